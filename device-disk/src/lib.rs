@@ -1,0 +1,1 @@
+//! The direct-access block device (SBC-4).

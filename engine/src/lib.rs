@@ -1,0 +1,1 @@
+//! The SCSI engine: ports, nexuses, logical units, task sets, task management and the command table.

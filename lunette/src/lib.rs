@@ -1,0 +1,1 @@
+//! The lunette program: command line, configuration, wiring.

@@ -1,0 +1,1 @@
+//! The iSCSI way in: sockets, sessions and data buffers.

@@ -1,0 +1,1 @@
+//! The vhost-user protocol as sans-I/O state machines: back end and front end.
