@@ -1,0 +1,187 @@
+//! The context in which everything on a reactor runs: kernel I/O, timers, messages to other reactors.
+//!
+//! Nothing above the reactor makes a blocking call, starts a thread or reads a clock: it asks its [`Cx`]. Results come back
+//! to a [`Sink`], never while the caller is still running, so a sink may hold its own state borrowed while it calls a `Cx`.
+
+use crate::{IoError, IoResult, Sg, Submit};
+use std::any::{Any, TypeId};
+use std::os::fd::RawFd;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Which reactor of the program, from 0.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
+pub struct ReactorId(pub u16);
+
+/// A registered [`Sink`] of one reactor.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct SinkId(pub u32);
+
+/// To whom a completion goes, and for what.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct IoId {
+    /// Who is told.
+    pub sink: SinkId,
+    /// What the sink knows the operation by; any value.
+    pub token: u64,
+}
+
+/// Takes completions.
+pub trait Sink {
+    /// The operation `token` has completed, its timer has fired, or its descriptor has become ready.
+    fn complete(&self, token: u64, result: IoResult, cx: &mut dyn Cx);
+
+    /// Looks for work that arrives without an event (an avail ring in guest memory). Returns whether there was some.
+    /// Called for sinks that asked for it by [`Cx::poll_while_awake`], while the reactor spins.
+    fn poll(&self, cx: &mut dyn Cx) -> bool {
+        let _ = cx;
+        false
+    }
+
+    /// Called for the same sinks when the reactor is about to sleep: arrange to be woken (enable notifications), then look
+    /// once more. Returns whether there was work after all.
+    fn before_sleep(&self, cx: &mut dyn Cx) -> bool {
+        let _ = cx;
+        false
+    }
+}
+
+/// An operation on a file descriptor that the reactor carries out to the end: short transfers are continued.
+#[derive(Clone, Copy, Debug)]
+pub enum FileOp<'a> {
+    /// Read from `offset`; [`IoError::Short`] at the end of the file.
+    Read {
+        /// The file.
+        fd: RawFd,
+        /// First byte.
+        offset: u64,
+        /// Where the bytes go.
+        to: Sg<'a>,
+    },
+    /// Write at `offset`.
+    Write {
+        /// The file.
+        fd: RawFd,
+        /// First byte.
+        offset: u64,
+        /// Where the bytes come from.
+        from: Sg<'a>,
+        /// With `RWF_DSYNC`.
+        durable: bool,
+    },
+    /// `fdatasync`.
+    Sync {
+        /// The file.
+        fd: RawFd,
+    },
+    /// `fallocate`.
+    Allocate {
+        /// The file.
+        fd: RawFd,
+        /// `FALLOC_FL_*` bits.
+        mode: i32,
+        /// First byte.
+        offset: u64,
+        /// Number of bytes.
+        length: u64,
+    },
+}
+
+/// What to wait for on a descriptor.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Interest {
+    /// Bytes, a connection or the peer's end.
+    Readable,
+    /// Room to write.
+    Writable,
+}
+
+/// Work for another reactor, or for this one at its next turn.
+pub type Message = Box<dyn FnOnce(&mut dyn Cx) + Send>;
+
+/// Sends work to reactors; usable on every thread.
+pub trait Post: Send + Sync {
+    /// Runs `message` on reactor `to`, soon, in the order of posting from one thread. A reactor that has ended drops it.
+    fn post(&self, to: ReactorId, message: Message);
+}
+
+/// What a reactor offers to the code that runs on it.
+pub trait Cx {
+    /// This reactor.
+    fn reactor(&self) -> ReactorId;
+
+    /// Time since the program's start; does not go back.
+    fn now(&self) -> Duration;
+
+    /// Adds a receiver of completions.
+    fn register(&mut self, sink: Rc<dyn Sink>) -> SinkId;
+
+    /// Removes a receiver; completions that are still on their way to it are dropped.
+    fn unregister(&mut self, sink: SinkId);
+
+    /// Has [`Sink::poll`] and [`Sink::before_sleep`] called from now on, or no more.
+    fn poll_while_awake(&mut self, sink: SinkId, on: bool);
+
+    /// Delivers a completion, after the caller has returned.
+    fn complete(&mut self, id: IoId, result: IoResult);
+
+    /// Delivers `Ok(0)` at the end of this turn, when no other completion is waiting: the moment to publish a batch.
+    fn defer(&mut self, id: IoId);
+
+    /// Starts an operation on a file. The descriptor stays open and the bytes of the list stay mapped until it completes;
+    /// the list itself may go.
+    fn file(&mut self, op: FileOp<'_>, id: IoId) -> Submit;
+
+    /// Tells `id` (with `Ok(0)`) whenever `fd` has *become* ready, beginning with now if it is: edge-triggered, until
+    /// [`Cx::cancel`]. The watcher reads or writes until the descriptor would block.
+    fn watch(&mut self, fd: RawFd, interest: Interest, id: IoId);
+
+    /// Tells `id` (with `Ok(0)`) once, after `after`.
+    fn timer(&mut self, after: Duration, id: IoId);
+
+    /// Ends every watch and timer that `id` was given to; it hears nothing more of them. File operations go on.
+    fn cancel(&mut self, id: IoId);
+
+    /// Runs a call that may block on a thread of a bounded pool.
+    fn blocking(&mut self, work: Box<dyn FnOnce() -> IoResult + Send>, id: IoId);
+
+    /// A sender of messages to reactors.
+    fn poster(&self) -> Arc<dyn Post>;
+
+    /// What [`set_local`](Cx::set_local) has kept under this type; see [`local`].
+    fn local(&self, key: TypeId) -> Option<Rc<dyn Any>>;
+
+    /// Keeps one value of the type `key` for everything on this reactor.
+    fn set_local(&mut self, key: TypeId, value: Rc<dyn Any>);
+}
+
+/// The value of type `T` that is kept on this reactor, made by `make` when there is none yet.
+pub fn local_or_insert<T: 'static>(
+    cx: &mut dyn Cx,
+    make: impl FnOnce(&mut dyn Cx) -> Rc<T>,
+) -> Rc<T> {
+    if let Some(found) = local(cx) {
+        return found;
+    }
+    let made = make(cx);
+    cx.set_local(TypeId::of::<T>(), made.clone());
+    made
+}
+
+/// The value of type `T` that is kept on this reactor.
+pub fn local<T: 'static>(cx: &dyn Cx) -> Option<Rc<T>> {
+    cx.local(TypeId::of::<T>())
+        .and_then(|any| any.downcast().ok())
+}
+
+impl Submit {
+    /// The result, with `Full` turned into a completion error; for callers that keep no queue of their own.
+    pub fn done(self) -> Option<IoResult> {
+        match self {
+            Submit::Done(result) => Some(result),
+            Submit::Queued => None,
+            Submit::Full => Some(Err(IoError::Os(libc::EAGAIN))),
+        }
+    }
+}

@@ -1,0 +1,4 @@
+//! Layers: stores that stand in front of another store and do one thing.
+
+pub mod fault;
+pub mod stats;

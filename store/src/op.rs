@@ -1,0 +1,200 @@
+//! What is asked of a store, what it answers, and what it can do.
+
+use crate::{Cx, IoId, Sg};
+use thiserror::Error;
+
+/// One operation on a store. Offsets and lengths are in bytes and multiples of the store's logical block.
+#[derive(Clone, Copy, Debug)]
+pub enum Op<'a> {
+    /// Fill `to` with the bytes from `offset` on.
+    Read {
+        /// First byte.
+        offset: u64,
+        /// Where the bytes go.
+        to: Sg<'a>,
+    },
+    /// Store the bytes of `from` at `offset`.
+    Write {
+        /// First byte.
+        offset: u64,
+        /// Where the bytes come from.
+        from: Sg<'a>,
+        /// Complete only when the bytes survive a power loss (FUA).
+        durable: bool,
+    },
+    /// Complete only when everything written and completed before survives a power loss.
+    Flush,
+    /// Make the bytes of a range read as zero.
+    Zero {
+        /// First byte.
+        offset: u64,
+        /// Number of bytes.
+        length: u64,
+        /// Give the room back if the store can.
+        unmap: bool,
+    },
+    /// The bytes of a range are not needed any more; afterwards they read as [`Discard::reads_zero`] says.
+    Discard {
+        /// First byte.
+        offset: u64,
+        /// Number of bytes.
+        length: u64,
+    },
+}
+
+impl Op<'_> {
+    /// First byte and number of bytes that the operation touches; `Flush` touches none.
+    pub fn range(&self) -> (u64, u64) {
+        match *self {
+            Op::Read { offset, to } => (offset, to.len()),
+            Op::Write { offset, from, .. } => (offset, from.len()),
+            Op::Flush => (0, 0),
+            Op::Zero { offset, length, .. } | Op::Discard { offset, length } => (offset, length),
+        }
+    }
+
+    /// Whether the operation changes the store's content.
+    pub const fn is_write(&self) -> bool {
+        matches!(
+            self,
+            Op::Write { .. } | Op::Zero { .. } | Op::Discard { .. }
+        )
+    }
+}
+
+/// What became of an operation: the number of bytes moved (reads and writes), or why not all of them were.
+pub type IoResult = Result<u64, IoError>;
+
+/// Why an operation did not do all that was asked.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Error)]
+pub enum IoError {
+    /// The range lies outside the store.
+    #[error("the range lies outside the store")]
+    OutOfRange,
+    /// The store is read-only.
+    #[error("the store is read-only")]
+    ReadOnly,
+    /// There is no room left where the bytes are kept.
+    #[error("no space left where the bytes are kept")]
+    NoSpace,
+    /// The store cannot do this operation.
+    #[error("the store does not support the operation")]
+    Unsupported,
+    /// The operation was aborted before it was carried out.
+    #[error("aborted")]
+    Aborted,
+    /// The store ended early: what it keeps its bytes in has become shorter.
+    #[error("only {moved} bytes were there")]
+    Short {
+        /// Bytes that were moved.
+        moved: u64,
+    },
+    /// The device or connection behind the store has gone.
+    #[error("the device has gone")]
+    Gone,
+    /// Any other error number of the operating system.
+    #[error("{}", std::io::Error::from_raw_os_error(*.0))]
+    Os(i32),
+}
+
+impl IoError {
+    /// The meaning of an error number (`errno`, positive).
+    pub fn from_errno(errno: i32) -> Self {
+        use rustix::io::Errno;
+        match Errno::from_raw_os_error(errno) {
+            Errno::NOSPC | Errno::DQUOT | Errno::FBIG => Self::NoSpace,
+            Errno::ROFS => Self::ReadOnly,
+            Errno::OPNOTSUPP | Errno::NOSYS => Self::Unsupported,
+            Errno::NODEV | Errno::NXIO | Errno::NOMEDIUM => Self::Gone,
+            Errno::CANCELED => Self::Aborted,
+            _ => Self::Os(errno),
+        }
+    }
+}
+
+impl From<std::io::Error> for IoError {
+    fn from(error: std::io::Error) -> Self {
+        Self::from_errno(error.raw_os_error().unwrap_or(libc::EIO))
+    }
+}
+
+impl From<rustix::io::Errno> for IoError {
+    fn from(error: rustix::io::Errno) -> Self {
+        Self::from_errno(error.raw_os_error())
+    }
+}
+
+/// What happened to a submitted operation.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Submit {
+    /// It is done; no completion follows.
+    Done(IoResult),
+    /// It is on its way; [`Sink::complete`](crate::Sink::complete) will be called once with its id.
+    Queued,
+    /// There is no room for it now; nothing was done.
+    Full,
+}
+
+/// What discarding does.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Discard {
+    /// Smallest useful range in bytes.
+    pub granularity: u32,
+    /// Discarded bytes read as zero.
+    pub reads_zero: bool,
+}
+
+/// What a store can do. Asked, never guessed.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Caps {
+    /// Size in bytes.
+    pub size: u64,
+    /// Writes fail with [`IoError::ReadOnly`].
+    pub read_only: bool,
+    /// Offsets and lengths are multiples of this many bytes.
+    pub logical_block: u32,
+    /// The unit that is written without reading the rest of it first, in bytes.
+    pub physical_block: u32,
+    /// Longest read or write in bytes.
+    pub max_transfer: u64,
+    /// A completed write may be lost with the power until a [`Op::Flush`].
+    pub volatile_cache: bool,
+    /// How ranges are given back; `None` if they cannot be.
+    pub discard: Option<Discard>,
+    /// [`Op::Zero`] is cheaper than writing zeroes.
+    pub fast_zero: bool,
+    /// There are moving parts: neighbouring blocks are cheaper.
+    pub rotational: bool,
+}
+
+impl Caps {
+    /// Checks that `op` is allowed here and lies inside.
+    pub fn check(&self, op: &Op<'_>) -> Result<(), IoError> {
+        if self.read_only && op.is_write() {
+            return Err(IoError::ReadOnly);
+        }
+        let (offset, length) = op.range();
+        match offset.checked_add(length) {
+            Some(end) if end <= self.size => Ok(()),
+            _ => Err(IoError::OutOfRange),
+        }
+    }
+}
+
+/// A store as one reactor uses it.
+pub trait Store {
+    /// What it can do.
+    fn caps(&self) -> &Caps;
+
+    /// Carries `op` out, now or later. `Queued` is followed by exactly one completion with `id` on the same reactor.
+    fn submit(&self, op: Op<'_>, id: IoId, cx: &mut dyn Cx) -> Submit;
+}
+
+/// A store as the whole program shares it: what each reactor gets its own [`Store`] handle from.
+pub trait Backing: Send + Sync {
+    /// What it can do.
+    fn caps(&self) -> &Caps;
+
+    /// A handle for the reactor of `cx`.
+    fn attach(&self, cx: &mut dyn Cx) -> std::rc::Rc<dyn Store>;
+}
