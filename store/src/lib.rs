@@ -34,7 +34,9 @@
 mod cx;
 pub mod layer;
 mod op;
+pub mod pool;
 pub mod ram;
+mod relay;
 mod sg;
 pub mod sim;
 
@@ -42,4 +44,5 @@ pub use cx::{
     Cx, FileOp, Interest, IoId, Message, Post, ReactorId, Sink, SinkId, local, local_or_insert,
 };
 pub use op::{Backing, Caps, Discard, IoError, IoResult, Op, Store, Submit};
+pub use relay::{Pending, Relay, attach_relay};
 pub use sg::{Memory, Seg, Sg, SgList};

@@ -53,6 +53,39 @@ impl Op<'_> {
         }
     }
 
+    /// The memory of a read or write; no bytes for the others.
+    pub const fn sg(&self) -> Sg<'_> {
+        match *self {
+            Op::Read { to: sg, .. } | Op::Write { from: sg, .. } => sg,
+            _ => Sg::empty(),
+        }
+    }
+
+    /// The same operation with other memory; those without memory stay as they are.
+    pub const fn with_sg<'b>(&self, sg: Sg<'b>) -> Op<'b> {
+        match *self {
+            Op::Read { offset, .. } => Op::Read { offset, to: sg },
+            Op::Write {
+                offset, durable, ..
+            } => Op::Write {
+                offset,
+                from: sg,
+                durable,
+            },
+            Op::Flush => Op::Flush,
+            Op::Zero {
+                offset,
+                length,
+                unmap,
+            } => Op::Zero {
+                offset,
+                length,
+                unmap,
+            },
+            Op::Discard { offset, length } => Op::Discard { offset, length },
+        }
+    }
+
     /// Whether the operation changes the store's content.
     pub const fn is_write(&self) -> bool {
         matches!(
@@ -181,7 +214,7 @@ impl Caps {
     }
 }
 
-/// A store as one reactor uses it.
+/// A store as one reactor uses it. The handle is kept until the last operation that was given to it has completed.
 pub trait Store {
     /// What it can do.
     fn caps(&self) -> &Caps;

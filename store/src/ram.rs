@@ -8,8 +8,12 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::sync::Arc;
+use touched::{CHUNK, Touched};
 
-/// Bytes in memory, taken as they are first written and given back when they are discarded. They end with the process.
+mod touched;
+
+/// Bytes in memory, taken as they are first written and given back when they are discarded; reading takes none. They end
+/// with the process.
 #[derive(Clone, Debug)]
 pub struct Ram {
     map: Arc<Map>,
@@ -21,6 +25,7 @@ struct Map {
     file: OwnedFd,
     address: *mut c_void,
     length: usize,
+    touched: Touched,
 }
 
 // SAFETY: the address is only used to copy bytes in and out, as with memory that a guest shares with us: concurrent
@@ -68,6 +73,7 @@ impl Ram {
                 file,
                 address,
                 length,
+                touched: Touched::new(size),
             }),
             caps,
         })
@@ -82,8 +88,8 @@ impl Ram {
     fn run(&self, op: Op<'_>) -> IoResult {
         self.caps.check(&op)?;
         match op {
-            Op::Read { offset, to } => Ok(self.map.copy(offset, to, Direction::Out)),
-            Op::Write { offset, from, .. } => Ok(self.map.copy(offset, from, Direction::In)),
+            Op::Read { offset, to } => Ok(self.map.read(offset, to)),
+            Op::Write { offset, from, .. } => Ok(self.map.write(offset, from)),
             Op::Flush => Ok(0),
             Op::Zero { offset, length, .. } | Op::Discard { offset, length } => {
                 self.map.punch(offset, length)
@@ -112,32 +118,53 @@ impl Store for Ram {
     }
 }
 
-enum Direction {
-    In,
-    Out,
-}
-
 impl Map {
-    fn copy(&self, offset: u64, sg: Sg<'_>, direction: Direction) -> u64 {
+    /// Copies chunk by chunk: a page of a shared mapping is taken as soon as it is looked at, so chunks that hold nothing
+    /// are not.
+    fn read(&self, offset: u64, to: Sg<'_>) -> u64 {
         let mut at = offset as usize;
-        for seg in sg.iter() {
-            let ours = self.address.cast::<u8>().wrapping_add(at);
-            debug_assert!(at + seg.len() <= self.length);
-            // SAFETY: the range was checked against the size of the mapping, and the segment is mapped (`Seg::new`).
-            // `copy` and not `copy_nonoverlapping`, for a guest's memory could be this very file.
-            unsafe {
-                match direction {
-                    Direction::In => std::ptr::copy(seg.address().cast_const(), ours, seg.len()),
-                    Direction::Out => std::ptr::copy(ours.cast_const(), seg.address(), seg.len()),
+        for seg in to.iter() {
+            let mut done = 0;
+            while done < seg.len() {
+                let part = seg.part(done, CHUNK - at % CHUNK);
+                if self.touched.contains(at) {
+                    let ours = self.at(at, part.len()).cast_const();
+                    // SAFETY: both runs are mapped (`at`, `Seg::new`). `copy`, for a guest's memory could be this very
+                    // file.
+                    unsafe { std::ptr::copy(ours, part.address(), part.len()) };
+                } else {
+                    // SAFETY: the run is mapped and writable (`Seg::new`).
+                    unsafe { std::ptr::write_bytes(part.address(), 0, part.len()) };
                 }
+                at += part.len();
+                done += part.len();
             }
+        }
+        to.len()
+    }
+
+    fn write(&self, offset: u64, from: Sg<'_>) -> u64 {
+        let mut at = offset as usize;
+        for seg in from.iter() {
+            let ours = self.at(at, seg.len());
+            // SAFETY: as in `read`, the other way round.
+            unsafe { std::ptr::copy(seg.address().cast_const(), ours, seg.len()) };
             at += seg.len();
         }
-        sg.len()
+        self.touched.insert(offset as usize, at);
+        from.len()
+    }
+
+    /// The address of byte `offset`, of which `length` follow; the caller has checked the range.
+    fn at(&self, offset: usize, length: usize) -> *mut u8 {
+        assert!(offset + length <= self.length);
+        self.address.cast::<u8>().wrapping_add(offset)
     }
 
     fn punch(&self, offset: u64, length: u64) -> IoResult {
         if length > 0 {
+            self.touched
+                .remove(offset as usize, (offset + length) as usize);
             let mode = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
             rustix::fs::fallocate(&self.file, mode, offset, length).map_err(IoError::from)?;
         }
@@ -156,6 +183,7 @@ impl Drop for Map {
 mod tests {
     use super::*;
     use crate::{Memory, SinkId, sim::Sim};
+    use proptest::prelude::*;
 
     fn submit(ram: &Ram, op: Op<'_>) -> Submit {
         Store::submit(
@@ -225,6 +253,76 @@ mod tests {
                 .map(|n| u8::from(!(100..5100).contains(&n)))
                 .collect();
             assert_eq!(back.to_vec(), expected);
+        }
+    }
+
+    fn blocks(ram: &Ram) -> i64 {
+        rustix::fs::fstat(&ram.map.file).unwrap().st_blocks
+    }
+
+    #[test]
+    fn reading_takes_no_memory() {
+        let ram = Ram::new(1 << 30).unwrap();
+        let buffer = Memory::from_bytes(&vec![0xff; 1 << 20]);
+        let segs = [buffer.seg()];
+        let read_all = || {
+            for offset in (0..1u64 << 30).step_by(1 << 20) {
+                let to = Sg::new(&segs);
+                let read = Op::Read { offset, to };
+                assert_eq!(submit(&ram, read), Submit::Done(Ok(1 << 20)));
+            }
+        };
+        read_all();
+        assert_eq!(blocks(&ram), 0);
+        assert_eq!(buffer.to_vec(), vec![0; 1 << 20]);
+
+        let write = Op::Write {
+            offset: 1 << 20,
+            from: Sg::new(&segs),
+            durable: false,
+        };
+        submit(&ram, write);
+        assert_eq!(blocks(&ram), 2048);
+        let discard = Op::Discard {
+            offset: 0,
+            length: 1 << 30,
+        };
+        submit(&ram, discard);
+        read_all();
+        assert_eq!(blocks(&ram), 0);
+    }
+
+    proptest! {
+        #[test]
+        fn agrees_with_a_plain_vector(
+            steps in proptest::collection::vec((0u8..3, 0usize..300_000, 0usize..140_000, 1u8..), 1..12),
+        ) {
+            const SIZE: usize = 300_000;
+            let ram = Ram::new(SIZE as u64).unwrap();
+            let mut model = vec![0u8; SIZE];
+            for (kind, from, length, fill) in steps {
+                let end = SIZE.min(from + length);
+                let (offset, length) = (from as u64, (end - from) as u64);
+                match kind {
+                    0 => {
+                        let bytes = Memory::from_bytes(&vec![fill; end - from]);
+                        let segs = [bytes.seg().part(0, 70_000), bytes.seg().part(70_000, usize::MAX)];
+                        let from = Sg::new(&segs);
+                        submit(&ram, Op::Write { offset, from, durable: false });
+                        model[offset as usize..end].fill(fill);
+                    }
+                    1 => {
+                        submit(&ram, Op::Discard { offset, length });
+                        model[from..end].fill(0);
+                    }
+                    _ => {
+                        let back = Memory::from_bytes(&vec![fill; end - from]);
+                        let segs = [back.seg().part(0, 333), back.seg().part(333, usize::MAX)];
+                        submit(&ram, Op::Read { offset, to: Sg::new(&segs) });
+                        prop_assert_eq!(back.to_vec(), &model[from..end]);
+                    }
+                }
+            }
         }
     }
 

@@ -1,7 +1,7 @@
 //! Reactors without a kernel: many of them on one thread, in an order of the caller's choice.
 //!
-//! For unit tests, fuzzers and seeded simulations. Time stands still until it is moved; files do not exist
-//! ([`Cx::file`] answers [`IoError::Unsupported`]); blocking work runs at once.
+//! For unit tests, fuzzers and seeded simulations. Time stands still until it is moved; operations on files are refused
+//! ([`IoError::Unsupported`]) unless [`SimCx::answer_files`] says what they do; blocking work runs at once.
 
 use crate::{
     Cx, FileOp, Interest, IoError, IoId, IoResult, Message, Post, ReactorId, Sink, SinkId, Submit,
@@ -28,7 +28,10 @@ pub struct SimCx {
     timers: Vec<(Duration, IoId)>,
     locals: HashMap<TypeId, Rc<dyn Any>>,
     mail: Arc<Mail>,
+    files: Option<Files>,
 }
+
+type Files = Box<dyn FnMut(FileOp<'_>) -> Submit>;
 
 #[derive(Default)]
 struct Mail {
@@ -89,7 +92,13 @@ impl SimCx {
             timers: Vec::new(),
             locals: HashMap::new(),
             mail,
+            files: None,
         }
+    }
+
+    /// Has operations on files answered by `answer`; one that is `Done` completes later, as on a real reactor.
+    pub fn answer_files(&mut self, answer: impl FnMut(FileOp<'_>) -> Submit + 'static) {
+        self.files = Some(Box::new(answer));
     }
 
     fn step(&mut self) -> bool {
@@ -154,8 +163,15 @@ impl Cx for SimCx {
         self.deferred.push_back(id);
     }
 
-    fn file(&mut self, _op: FileOp<'_>, _id: IoId) -> Submit {
-        Submit::Done(Err(IoError::Unsupported))
+    fn file(&mut self, op: FileOp<'_>, id: IoId) -> Submit {
+        let answer = self.files.as_mut().map(|answer| answer(op));
+        match answer.unwrap_or(Submit::Done(Err(IoError::Unsupported))) {
+            Submit::Done(result) => {
+                self.complete(id, result);
+                Submit::Queued
+            }
+            other => other,
+        }
     }
 
     fn watch(&mut self, _fd: RawFd, _interest: Interest, _id: IoId) {}
