@@ -1,10 +1,14 @@
 //! The back end's side of a session.
 
 mod event;
+mod state;
 
 use std::os::fd::OwnedFd;
 
+use zerocopy::IntoBytes;
+
 pub use event::{Change, ConfigReply, Event, InflightReply, SharedRegion, VringBaseReply};
+pub use state::{MAX_QUEUES, Offer, State, Vring};
 
 use crate::error::{Error, Fault};
 use crate::features::{Features, ProtocolFeatures};
@@ -13,58 +17,6 @@ use crate::payload::{
     Config, InflightArea, LogArea, MemoryRegion, MemoryTable, SingleRegion, VringAddress, VringFd,
     VringState,
 };
-use zerocopy::IntoBytes;
-
-/// Most queues that a session can have: SET_VRING_KICK has eight bits for the index.
-pub const MAX_QUEUES: u16 = 256;
-
-/// What a back end offers.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Offer {
-    /// Virtio features. [`Features::PROTOCOL_FEATURES`] is added if there are any protocol features.
-    pub features: Features,
-    /// Protocol features; those outside [`Backend::SUPPORTED`] are not offered.
-    pub protocol_features: ProtocolFeatures,
-    /// Number of queues; those beyond [`MAX_QUEUES`] are not offered.
-    pub queues: u16,
-    /// Largest size of a queue.
-    pub max_queue_size: u16,
-    /// Most memory regions at a time, with [`ProtocolFeatures::CONFIGURE_MEM_SLOTS`].
-    pub max_memory_slots: u16,
-}
-
-/// What a session has agreed upon so far: plain data, enough to go on with the session in another process together
-/// with the descriptors.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct State {
-    /// Whether SET_OWNER has come.
-    pub owned: bool,
-    /// Features acknowledged, of those offered.
-    pub features: Features,
-    /// Protocol features acknowledged, of those offered.
-    pub protocol_features: ProtocolFeatures,
-    /// The virtio device status (VIRTIO 1.2 clause 2.1), with [`ProtocolFeatures::STATUS`].
-    pub status: u8,
-    /// Guest memory.
-    pub memory: Vec<MemoryRegion>,
-    /// The rings, by queue index.
-    pub vrings: Vec<Vring>,
-}
-
-/// One ring as the front end has set it up.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Vring {
-    /// Number of descriptors; 0 until set.
-    pub size: u16,
-    /// Where its parts are.
-    pub address: Option<VringAddress>,
-    /// Where it starts: the next available index (split), or both indexes and wrap counters (packed).
-    pub base: u32,
-    /// Whether requests are executed. Kept while the ring is stopped.
-    pub enabled: bool,
-    /// Whether the ring is looked at at all: from SET_VRING_KICK to GET_VRING_BASE.
-    pub started: bool,
-}
 
 /// The back end of one connection: takes the front end's messages, keeps [`State`], and says what is to be done.
 ///
