@@ -1,1 +1,15 @@
 //! iSCSI (RFC 7143) as sans-I/O state machines: target and initiator.
+#![forbid(unsafe_code)]
+
+pub mod digest;
+mod error;
+mod frame;
+pub mod limits;
+mod outbox;
+pub mod params;
+pub mod pdu;
+mod serial;
+pub mod text;
+
+pub use error::Error;
+pub use outbox::{Outbox, Payload, Piece};

@@ -1,0 +1,340 @@
+//! What is to be sent: encoded bytes, and places of payload that stays where it is.
+
+use std::io::IoSlice;
+use std::ops::Range;
+
+use crate::digest::{Crc32c, Digests, crc32c};
+use crate::frame::padding;
+use crate::pdu::{BHS, Header, U24};
+
+/// Bytes of the caller that a machine sends in data segments without copying them.
+///
+/// The slices are read only while the call lasts, and only when data digests are on. The outbox keeps the token;
+/// the bytes must neither change nor go away before the outbox gives the token back.
+#[derive(Clone, Copy, Debug)]
+pub struct Payload<'a> {
+    token: u64,
+    chunks: &'a [IoSlice<'a>],
+    length: u32,
+}
+
+impl<'a> Payload<'a> {
+    /// Payload under the caller's own name for it. Bytes past 4 GiB - 1 are left out.
+    pub fn new(token: u64, chunks: &'a [IoSlice<'a>]) -> Self {
+        let length: usize = chunks.iter().map(|chunk| chunk.len()).sum();
+        Self {
+            token,
+            chunks,
+            length: u32::try_from(length).unwrap_or(u32::MAX),
+        }
+    }
+
+    /// Total length, in bytes.
+    pub fn len(&self) -> u32 {
+        self.length
+    }
+
+    /// Whether there are no bytes.
+    pub fn is_empty(&self) -> bool {
+        self.length == 0
+    }
+
+    fn digest(&self, range: &Range<u32>) -> [u8; 4] {
+        let mut sum = Crc32c::default();
+        let (mut skip, mut left) = (range.start as usize, range.len());
+        for chunk in self.chunks {
+            let start = skip.min(chunk.len());
+            let taken = left.min(chunk.len() - start);
+            sum.update(&chunk[start..start + taken]);
+            skip -= start;
+            left -= taken;
+            if left == 0 {
+                break;
+            }
+        }
+        sum.update(&[0; 3][..padding(range.len() as u32)]);
+        sum.take()
+    }
+}
+
+/// The next thing to send.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Piece<'a> {
+    /// Encoded bytes.
+    Bytes(&'a [u8]),
+    /// Part of a caller's payload.
+    Payload {
+        /// The name given to [`Payload::new`].
+        token: u64,
+        /// Byte range in the payload.
+        range: Range<u32>,
+    },
+}
+
+impl Piece<'_> {
+    fn len(&self) -> usize {
+        match self {
+            Self::Bytes(bytes) => bytes.len(),
+            Self::Payload { range, .. } => range.len(),
+        }
+    }
+}
+
+#[derive(Debug)]
+enum Span {
+    Bytes(Range<usize>),
+    Payload {
+        token: u64,
+        range: Range<u32>,
+        last: bool,
+    },
+}
+
+/// Output of the machines: a queue of [`Piece`]s, each an `iovec` for whoever owns the socket.
+///
+/// Its buffers are kept when it runs empty, so a busy connection allocates nothing. While the kernel reads the
+/// pieces, put another outbox in its place: encoding may move the bytes. Nothing bounds an outbox but its user:
+/// stop calling `receive` while [`len`](Self::len) is above what the peer deserves.
+#[derive(Debug, Default)]
+pub struct Outbox {
+    bytes: Vec<u8>,
+    spans: Vec<Span>,
+    /// Spans that are sent.
+    done: usize,
+    /// Bytes sent of the span after those.
+    sent: usize,
+    left: usize,
+}
+
+impl Outbox {
+    /// Bytes still to be sent, payloads included.
+    pub fn len(&self) -> usize {
+        self.left
+    }
+
+    /// Whether all is sent.
+    pub fn is_empty(&self) -> bool {
+        self.left == 0 && self.done == self.spans.len()
+    }
+
+    /// What is to be sent, in order.
+    pub fn pieces(&self) -> impl Iterator<Item = Piece<'_>> {
+        let mut skip = self.sent;
+        self.spans[self.done..].iter().filter_map(move |span| {
+            let skip = std::mem::take(&mut skip);
+            let piece = match span {
+                Span::Bytes(range) => Piece::Bytes(&self.bytes[range.start + skip..range.end]),
+                Span::Payload { token, range, .. } => Piece::Payload {
+                    token: *token,
+                    range: range.start + skip as u32..range.end,
+                },
+            };
+            (piece.len() > 0).then_some(piece)
+        })
+    }
+
+    /// Takes note that the first `count` bytes are sent. `released` gets the token of every payload that is not
+    /// needed any more.
+    ///
+    /// # Panics
+    /// If `count` is more than [`len`](Self::len).
+    pub fn advance(&mut self, count: usize, mut released: impl FnMut(u64)) {
+        self.left = self
+            .left
+            .checked_sub(count)
+            .expect("no more is sent than was to be sent");
+        let mut count = count + self.sent;
+        while let Some(span) = self.spans.get(self.done) {
+            let length = match span {
+                Span::Bytes(range) => range.len(),
+                Span::Payload { range, .. } => range.len(),
+            };
+            if count < length {
+                break;
+            }
+            if let Span::Payload {
+                token, last: true, ..
+            } = span
+            {
+                released(*token);
+            }
+            count -= length;
+            self.done += 1;
+        }
+        self.sent = count;
+        if self.done == self.spans.len() {
+            self.bytes.clear();
+            self.spans.clear();
+            self.done = 0;
+        }
+    }
+
+    /// Forgets everything; `released` gets the tokens of the payloads.
+    pub fn clear(&mut self, released: impl FnMut(u64)) {
+        self.advance(self.left, released);
+    }
+
+    /// Appends a PDU whose data segment is copied. Fills in the lengths of `header`.
+    pub(crate) fn pdu(
+        &mut self,
+        digests: Digests,
+        header: impl Into<[u8; BHS]>,
+        additional: &[u8],
+        data: &[u8],
+    ) {
+        self.header(digests, header.into(), additional, data.len() as u32);
+        if data.is_empty() {
+            return;
+        }
+        let start = self.bytes.len();
+        self.bytes.extend_from_slice(data);
+        self.bytes
+            .resize(self.bytes.len() + padding(data.len() as u32), 0);
+        if digests.data {
+            let digest = crc32c(&self.bytes[start..]);
+            self.bytes.extend_from_slice(&digest);
+        }
+        self.close_bytes(start);
+    }
+
+    /// Appends a PDU whose data segment is a part of `payload`; `last`: the payload is not needed after it.
+    pub(crate) fn pdu_with_payload(
+        &mut self,
+        digests: Digests,
+        header: impl Into<[u8; BHS]>,
+        additional: &[u8],
+        (payload, range, last): (&Payload<'_>, Range<u32>, bool),
+    ) {
+        let length = range.len() as u32;
+        self.header(digests, header.into(), additional, length);
+        let start = self.bytes.len();
+        self.bytes.resize(start + padding(length), 0);
+        if digests.data && length > 0 {
+            let digest = payload.digest(&range);
+            self.bytes.extend_from_slice(&digest);
+        }
+        self.left += range.len();
+        self.spans.push(Span::Payload {
+            token: payload.token,
+            range,
+            last,
+        });
+        self.close_bytes(start);
+    }
+
+    /// Gives `payload` back in its turn without sending any of it.
+    pub(crate) fn release(&mut self, payload: &Payload<'_>) {
+        self.spans.push(Span::Payload {
+            token: payload.token,
+            range: 0..0,
+            last: true,
+        });
+    }
+
+    fn header(&mut self, digests: Digests, mut header: [u8; BHS], additional: &[u8], length: u32) {
+        debug_assert_eq!(additional.len() % 4, 0);
+        let common: &mut Header = zerocopy::transmute_mut!(&mut header);
+        common.total_ahs_length = (additional.len() / 4) as u8;
+        common.data_segment_length = U24::from(length);
+        let start = self.bytes.len();
+        self.bytes.extend_from_slice(&header);
+        self.bytes.extend_from_slice(additional);
+        if digests.header {
+            let digest = crc32c(&self.bytes[start..]);
+            self.bytes.extend_from_slice(&digest);
+        }
+        self.close_bytes(start);
+    }
+
+    /// Makes a span of the bytes from `start` on.
+    fn close_bytes(&mut self, start: usize) {
+        let end = self.bytes.len();
+        self.left += end - start;
+        match self.spans.last_mut() {
+            Some(Span::Bytes(last)) if last.end == start => last.end = end,
+            _ if start < end => self.spans.push(Span::Bytes(start..end)),
+            _ => {}
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::pdu::NopOut;
+
+    const BOTH: Digests = Digests {
+        header: true,
+        data: true,
+    };
+
+    fn flatten(out: &Outbox, payload: &[u8]) -> Vec<u8> {
+        let mut wire = Vec::new();
+        for piece in out.pieces() {
+            match piece {
+                Piece::Bytes(bytes) => wire.extend(bytes),
+                Piece::Payload { range, .. } => {
+                    wire.extend(&payload[range.start as usize..range.end as usize])
+                }
+            }
+        }
+        assert_eq!(wire.len(), out.len());
+        wire
+    }
+
+    #[test]
+    fn payload_in_slices_gives_the_same_wire_bytes() {
+        let data: Vec<u8> = (0..100).collect();
+        for cut in [0, 1, 40, 99, 100] {
+            let chunks = [
+                IoSlice::new(&data[..cut]),
+                IoSlice::new(&[]),
+                IoSlice::new(&data[cut..]),
+            ];
+            for range in [0..100, 3..42, 41..98, 7..7] {
+                let mut copied = Outbox::default();
+                let bytes = &data[range.start as usize..range.end as usize];
+                copied.pdu(BOTH, NopOut::default(), &[1, 2, 3, 4], bytes);
+                let mut placed = Outbox::default();
+                let segment = (&Payload::new(5, &chunks), range, true);
+                placed.pdu_with_payload(BOTH, NopOut::default(), &[1, 2, 3, 4], segment);
+                assert_eq!(flatten(&copied, &[]), flatten(&placed, &data));
+            }
+        }
+    }
+
+    #[test]
+    fn tokens_come_back_when_their_bytes_are_sent() {
+        let data = [7; 10];
+        let chunks = [IoSlice::new(&data)];
+        let payload = Payload::new(5, &chunks);
+        for step in 1..200 {
+            let mut out = Outbox::default();
+            out.release(&Payload::new(4, &[]));
+            out.pdu_with_payload(
+                Digests::default(),
+                NopOut::default(),
+                &[],
+                (&payload, 0..5, false),
+            );
+            out.pdu_with_payload(
+                Digests::default(),
+                NopOut::default(),
+                &[],
+                (&payload, 5..10, true),
+            );
+            out.pdu(Digests::default(), NopOut::default(), &[], b"ping");
+            let whole = flatten(&out, &data);
+            let mut released = Vec::new();
+            let mut sent = 0;
+            while !out.is_empty() {
+                let count = step.min(out.len());
+                sent += count;
+                out.advance(count, |token| released.push(token));
+                assert_eq!(flatten(&out, &data), whole[sent..]);
+                assert_eq!(released.contains(&5), sent >= 48 + 8 + 48 + 5);
+            }
+            assert_eq!(released, [4, 5]);
+        }
+    }
+}

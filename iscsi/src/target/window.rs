@@ -1,0 +1,113 @@
+//! CmdSN: which commands may come, and in which order they are delivered (RFC 7143 4.2.2.1).
+
+use std::collections::VecDeque;
+
+use super::TaskId;
+use crate::serial::before;
+
+/// Place of a received command in the order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Arrival {
+    /// The one that is due.
+    Due,
+    /// Inside the window, but others before it are missing.
+    Early,
+    /// Outside the window or a duplicate: to be ignored.
+    Ignored,
+}
+
+#[derive(Debug)]
+pub(crate) struct CommandWindow {
+    expected: u32,
+    max: u32,
+    /// Numbers received ahead of `expected`, with the tasks that wait for their turn.
+    early: Vec<(u32, Option<TaskId>)>,
+    /// Tasks whose turn has come.
+    due: VecDeque<TaskId>,
+}
+
+impl CommandWindow {
+    /// A window of `size` commands from CmdSN `first` on.
+    pub(crate) fn new(first: u32, size: u16) -> Self {
+        let max = first.wrapping_add(u32::from(size)).wrapping_sub(1);
+        Self { expected: first, max, early: Vec::new(), due: VecDeque::new() }
+    }
+
+    /// ExpCmdSN.
+    pub(crate) fn expected(&self) -> u32 {
+        self.expected
+    }
+
+    /// MaxCmdSN.
+    pub(crate) fn max(&self) -> u32 {
+        self.max
+    }
+
+    pub(crate) fn classify(&self, cmd_sn: u32) -> Arrival {
+        if cmd_sn == self.expected && !before(self.max, cmd_sn) {
+            Arrival::Due
+        } else if before(cmd_sn, self.expected)
+            || before(self.max, cmd_sn)
+            || self.early.iter().any(|&(early, _)| early == cmd_sn)
+        {
+            Arrival::Ignored
+        } else {
+            Arrival::Early
+        }
+    }
+
+    /// Counts a command that `classify` did not call ignored. `task`, if given and early, is delivered later.
+    pub(crate) fn receive(&mut self, cmd_sn: u32, task: Option<TaskId>) {
+        if cmd_sn != self.expected {
+            self.early.push((cmd_sn, task));
+            return;
+        }
+        self.expected = self.expected.wrapping_add(1);
+        while let Some(next) = self.early.iter().position(|&(early, _)| early == self.expected) {
+            let (_, task) = self.early.swap_remove(next);
+            self.due.extend(task);
+            self.expected = self.expected.wrapping_add(1);
+        }
+    }
+
+    /// The next task whose turn has come.
+    pub(crate) fn next_due(&mut self) -> Option<TaskId> {
+        self.due.pop_front()
+    }
+
+    /// Lets the initiator send one more command.
+    pub(crate) fn widen(&mut self) {
+        self.max = self.max.wrapping_add(1);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn task(index: u16) -> TaskId {
+        TaskId { slot: index, generation: 0 }
+    }
+
+    #[test]
+    fn order_and_window_across_the_wrap() {
+        let first = u32::MAX - 1;
+        let mut window = CommandWindow::new(first, 4);
+        assert_eq!((window.expected(), window.max()), (first, 1));
+        assert_eq!(window.classify(first.wrapping_sub(1)), Arrival::Ignored);
+        assert_eq!(window.classify(2), Arrival::Ignored);
+        assert_eq!(window.classify(first), Arrival::Due);
+        for (cmd_sn, index) in [(1, 3), (u32::MAX, 1)] {
+            assert_eq!(window.classify(cmd_sn), Arrival::Early);
+            window.receive(cmd_sn, Some(task(index)));
+            assert_eq!(window.classify(cmd_sn), Arrival::Ignored, "a duplicate");
+        }
+        window.receive(first, None);
+        assert_eq!((window.expected(), window.next_due(), window.next_due()), (0, Some(task(1)), None));
+        window.receive(0, None);
+        assert_eq!((window.expected(), window.next_due()), (2, Some(task(3))));
+        assert_eq!(window.classify(2), Arrival::Ignored, "the window is closed");
+        window.widen();
+        assert_eq!(window.classify(2), Arrival::Due);
+    }
+}

@@ -1,0 +1,242 @@
+//! The data an initiator sends for one command: immediate, unsolicited and solicited (RFC 7143 4.2.5.2, 11.8).
+//!
+//! DataPDUInOrder and DataSequenceInOrder are always Yes, so all data comes with rising offsets and the R2Ts open
+//! at once need no list: they cut the rest of the transfer into pieces of MaxBurstLength.
+
+use thiserror::Error;
+
+use crate::params::Parameters;
+
+/// Why the data of a command is unusable. The command must end with CHECK CONDITION, ABORTED COMMAND.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+pub enum DataError {
+    /// Data that nobody asked for, or under a wrong target transfer tag.
+    #[error("Data-Out under a wrong target transfer tag")]
+    TransferTag,
+    /// A DataSN is wrong: repeated, skipped or out of order.
+    #[error("Data-Out with a wrong DataSN")]
+    DataSn,
+    /// A buffer offset is wrong.
+    #[error("Data-Out with a wrong buffer offset")]
+    Offset,
+    /// More or less data than the R2T, FirstBurstLength or the command allows.
+    #[error("Data-Out with an incorrect amount of data")]
+    Length,
+    /// A data digest is wrong.
+    #[error("Data-Out with a wrong data digest")]
+    Digest,
+}
+
+impl DataError {
+    /// Sense key, additional sense code and qualifier (RFC 7143 11.4.7.2; SPC-6 where it has no code).
+    pub fn sense(self) -> (u8, u8, u8) {
+        match self {
+            Self::TransferTag => (0x0b, 0x4b, 0x01),
+            Self::DataSn => (0x0b, 0x4b, 0x00),
+            Self::Offset => (0x0b, 0x4b, 0x05),
+            Self::Length => (0x0b, 0x0c, 0x0d),
+            Self::Digest => (0x0b, 0x47, 0x05),
+        }
+    }
+}
+
+/// The fields of a Data-Out PDU that place its data.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct DataPdu {
+    /// `None`: unsolicited.
+    pub(crate) transfer: Option<u16>,
+    pub(crate) data_sn: u32,
+    pub(crate) offset: u32,
+    pub(crate) length: u32,
+    pub(crate) last: bool,
+}
+
+/// An R2T to be sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Request {
+    pub(crate) transfer: u16,
+    pub(crate) offset: u32,
+    pub(crate) length: u32,
+}
+
+/// Where a transfer stands after a PDU.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Progress {
+    More,
+    Complete,
+    Failed(DataError),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    /// Data that needs no R2T is still to come, up to `burst_end`.
+    Unsolicited,
+    Solicited,
+    /// Ended by success or failure: nothing more is taken.
+    Closed,
+}
+
+#[derive(Debug)]
+pub(crate) struct WriteTransfer {
+    phase: Phase,
+    /// Data length the initiator expects to send.
+    expected: u32,
+    /// What the command needs of that, once known.
+    wanted: Option<u32>,
+    received: u32,
+    /// Where the current sequence ends.
+    burst_end: u32,
+    next_data_sn: u32,
+    /// Where the last R2T ends.
+    requested: u32,
+    /// R2Ts not yet answered.
+    outstanding: u32,
+    /// Names the R2T that is answered next.
+    transfer: u16,
+    max_burst: u32,
+    max_outstanding: u32,
+    /// A digest error: reported once all sequences in flight have ended (RFC 7143 7.8).
+    bad_digest: bool,
+}
+
+impl WriteTransfer {
+    /// A transfer of `expected` bytes, the first `immediate` of them in the command itself. `announced`: more
+    /// unsolicited data follows. `transfer` names the first R2T.
+    pub(crate) fn new(expected: u32, immediate: u32, announced: bool, transfer: u16, agreed: &Parameters) -> Self {
+        let first_burst = agreed.first_burst_length.min(expected);
+        let unsolicited = announced && immediate < first_burst;
+        Self {
+            phase: if unsolicited { Phase::Unsolicited } else { Phase::Solicited },
+            expected,
+            wanted: None,
+            received: immediate,
+            burst_end: if unsolicited { first_burst } else { immediate },
+            next_data_sn: 0,
+            requested: immediate,
+            outstanding: 0,
+            transfer,
+            max_burst: agreed.max_burst_length,
+            max_outstanding: agreed.max_outstanding_r2t,
+            bad_digest: false,
+        }
+    }
+
+    /// Checks a Data-Out header. The data follows; [`end_pdu`](Self::end_pdu) counts it.
+    pub(crate) fn check(&mut self, pdu: DataPdu) -> Result<(), DataError> {
+        let expected_tag = match self.phase {
+            Phase::Unsolicited => None,
+            Phase::Solicited if self.outstanding > 0 => Some(self.transfer),
+            Phase::Solicited | Phase::Closed => return Err(DataError::TransferTag),
+        };
+        if pdu.transfer != expected_tag {
+            return Err(DataError::TransferTag);
+        }
+        if pdu.data_sn != self.next_data_sn {
+            return Err(DataError::DataSn);
+        }
+        if pdu.offset != self.received {
+            return Err(DataError::Offset);
+        }
+        let left = self.burst_end - self.received;
+        if pdu.length > left || pdu.last != (pdu.length == left) {
+            return Err(DataError::Length);
+        }
+        Ok(())
+    }
+
+    /// Counts the data of the PDU that passed `check`.
+    pub(crate) fn end_pdu(&mut self, length: u32, digest_ok: bool) -> Progress {
+        self.bad_digest |= !digest_ok;
+        self.received += length;
+        self.next_data_sn = self.next_data_sn.wrapping_add(1);
+        if self.received == self.burst_end {
+            self.next_data_sn = 0;
+            if self.phase == Phase::Unsolicited {
+                self.phase = Phase::Solicited;
+                self.requested = self.received;
+            } else {
+                self.outstanding -= 1;
+                self.transfer = self.next_transfer(1);
+                self.aim();
+            }
+        }
+        self.progress()
+    }
+
+    /// Judges the immediate data, which `new` has counted.
+    pub(crate) fn end_immediate(&mut self, digest_ok: bool) -> Progress {
+        self.bad_digest |= !digest_ok;
+        self.progress()
+    }
+
+    /// Says how many bytes the command needs; R2Ts ask for the missing ones.
+    pub(crate) fn want(&mut self, wanted: u32) -> Progress {
+        self.wanted = Some(wanted.min(self.expected));
+        self.progress()
+    }
+
+    /// The next R2T, if one may be sent.
+    pub(crate) fn next_request(&mut self) -> Option<Request> {
+        let wanted = self.wanted?;
+        if self.phase != Phase::Solicited
+            || self.bad_digest
+            || self.outstanding >= self.max_outstanding
+            || self.requested >= wanted
+        {
+            return None;
+        }
+        let length = self.max_burst.min(wanted - self.requested);
+        let request = Request { transfer: self.next_transfer(self.outstanding), offset: self.requested, length };
+        self.requested += length;
+        self.outstanding += 1;
+        if self.outstanding == 1 {
+            self.aim();
+        }
+        Some(request)
+    }
+
+    /// Takes no more data.
+    pub(crate) fn close(&mut self) {
+        self.phase = Phase::Closed;
+    }
+
+    /// Data arrives that no one needs: the transfer has failed or is over.
+    pub(crate) fn is_closed(&self) -> bool {
+        self.phase == Phase::Closed
+    }
+
+    /// The name the R2Ts of the next task in this slot start from.
+    pub(crate) fn unused_transfer(&self) -> u16 {
+        self.next_transfer(self.outstanding)
+    }
+
+    fn next_transfer(&self, ahead: u32) -> u16 {
+        self.transfer.wrapping_add(ahead as u16) & 0x7fff
+    }
+
+    /// Sets the end of the sequence that answers the oldest R2T.
+    fn aim(&mut self) {
+        if self.outstanding > 0 {
+            self.burst_end = self.requested.min(self.received.saturating_add(self.max_burst));
+        }
+    }
+
+    fn progress(&mut self) -> Progress {
+        if self.phase == Phase::Closed {
+            return Progress::More;
+        }
+        let idle = self.phase == Phase::Solicited && self.outstanding == 0;
+        if idle && self.bad_digest {
+            self.close();
+            return Progress::Failed(DataError::Digest);
+        }
+        if idle && self.wanted.is_some_and(|wanted| self.received >= wanted) {
+            self.close();
+            return Progress::Complete;
+        }
+        Progress::More
+    }
+}
+
+#[cfg(test)]
+mod tests;
