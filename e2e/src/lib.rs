@@ -1,1 +1,27 @@
-//! End-to-end tests against real kernels and clients.
+//! End-to-end rigs: what it takes to show `lunette` to unmodified kernels and clients.
+//!
+//! The crate exists so that a scenario reads as a short test: start a daemon, boot a guest, run a
+//! script, look at what it says. It knows the daemon only from outside (command line, output,
+//! sockets, signals) and must not depend on any other crate of the workspace.
+//!
+//! * [`daemon::Lunette`] starts, stops, kills and restarts the daemon.
+//! * [`uml::Uml`] boots User-Mode Linux, [`qemu::Qemu`] boots a Debian kernel without KVM. Both run
+//!   on the file system of the host, below an overlay, and give a [`guest::Guest`] to run scripts in.
+//! * [`netns::Netns`] is a network of the test's own.
+//! * [`iscsi_test_cu::Suite`] runs libiscsi's conformance suite test by test.
+//! * [`tools`] runs host commands with a time limit; [`checks`] holds what several scenarios share.
+//!
+//! Everything a rig starts ends with the value that stands for it. Time limits only catch hangs.
+//!
+//! ```
+//! use lunette_e2e::tools;
+//!
+//! let said = tools::output("echo", ["ready"])?.ok()?;
+//! assert_eq!(said.stdout, "ready\n");
+//! # Ok::<(), anyhow::Error>(())
+//! ```
+
+pub mod guest;
+pub mod netns;
+pub mod tools;
+pub mod uml;
