@@ -50,6 +50,12 @@ pub(crate) fn put(out: &mut [u8], at: usize, value: &[u8]) {
     out[at..at + value.len()].copy_from_slice(value);
 }
 
+/// The longest prefix of `text` of at most `maximum` bytes.
+pub(crate) fn prefix(text: &str, maximum: usize) -> &str {
+    let end = (0..=maximum.min(text.len())).rev().find(|&at| text.is_char_boundary(at));
+    &text[..end.unwrap_or(0)]
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -62,5 +68,10 @@ mod tests {
         assert_eq!(u32_at(&bytes, 1), 0x0203_0000);
         assert_eq!(u64_at(&bytes, usize::MAX), 0);
         assert!(bit_at(&bytes, 2, 1) && !bit_at(&bytes, 2, 2));
+    }
+
+    #[test]
+    fn prefixes_end_between_characters() {
+        assert_eq!((prefix("aé", 2), prefix("aé", 3), prefix("", 3)), ("a", "aé", ""));
     }
 }

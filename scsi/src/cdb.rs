@@ -45,10 +45,7 @@ impl Cdb {
     pub const fn new(bytes: &[u8]) -> Result<Self, CdbError> {
         match bytes.len() {
             0 => Err(CdbError::Empty),
-            1..=Self::CAPACITY => Ok(Self {
-                bytes: bytes::array_at(bytes, 0),
-                length: bytes.len() as u8,
-            }),
+            1..=Self::CAPACITY => Ok(Self { bytes: bytes::array_at(bytes, 0), length: bytes.len() as u8 }),
             length => Err(CdbError::TooLong(length)),
         }
     }
@@ -66,16 +63,17 @@ impl Cdb {
         if needed > Self::CAPACITY {
             return Err(CdbError::TooLong(needed));
         }
-        Self::new(
-            field
-                .get(..needed)
-                .ok_or(CdbError::Truncated { needed, actual })?,
-        )
+        Self::new(field.get(..needed).ok_or(CdbError::Truncated { needed, actual })?)
     }
 
     /// All its bytes.
     pub fn as_bytes(&self) -> &[u8] {
         &self.bytes[..usize::from(self.length)]
+    }
+
+    /// The first 16 bytes, zero past the end.
+    pub const fn first_16(&self) -> [u8; 16] {
+        bytes::array_at(&self.bytes, 0)
     }
 
     /// Its length in bytes, at least one.

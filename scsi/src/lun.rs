@@ -12,7 +12,7 @@ use crate::bytes::{u8_at, u16_at, u24_at};
 #[repr(transparent)]
 pub struct Lun(pub u64);
 
-/// The first level of a LUN, decoded (SAM-5 4.7.7).
+/// The first level of a LUN, decoded (SAM-5 4.7).
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum LunAddress {
     /// Peripheral device addressing (00b). Bus 0 is this device itself; any other bus asks to
@@ -86,27 +86,18 @@ impl Lun {
             LunAddress::LongExtendedFlat(lun) => (lun, self.0 << 48),
             _ => return None,
         };
-        if rest == 0 && index <= u32::MAX as u64 {
-            Some(index as u32)
-        } else {
-            None
-        }
+        if rest == 0 && index <= u32::MAX as u64 { Some(index as u32) } else { None }
     }
 
     /// Decodes the first level.
     pub const fn address(self) -> LunAddress {
         let bytes = self.to_bytes();
         match bytes[0] >> 6 {
-            0b00 => LunAddress::Peripheral {
-                bus: bytes[0] & 0x3f,
-                lun: bytes[1],
-            },
+            0b00 => LunAddress::Peripheral { bus: bytes[0] & 0x3f, lun: bytes[1] },
             0b01 => LunAddress::Flat(u16_at(&bytes, 0) & 0x3fff),
-            0b10 => LunAddress::LogicalUnit {
-                target: bytes[0] & 0x3f,
-                bus: bytes[1] >> 5,
-                lun: bytes[1] & 0x1f,
-            },
+            0b10 => {
+                LunAddress::LogicalUnit { target: bytes[0] & 0x3f, bus: bytes[1] >> 5, lun: bytes[1] & 0x1f }
+            }
             _ => match bytes[0] {
                 0xc1 => LunAddress::WellKnown(bytes[1]),
                 0xd2 => LunAddress::ExtendedFlat(u24_at(&bytes, 1)),
@@ -170,11 +161,7 @@ mod tests {
 
     #[test]
     fn every_single_level_form_is_the_same_unit() {
-        for bytes in [
-            [0, 5, 0, 0, 0, 0, 0, 0],
-            [0x40, 5, 0, 0, 0, 0, 0, 0],
-            [0xd2, 0, 0, 5, 0, 0, 0, 0],
-        ] {
+        for bytes in [[0, 5, 0, 0, 0, 0, 0, 0], [0x40, 5, 0, 0, 0, 0, 0, 0], [0xd2, 0, 0, 5, 0, 0, 0, 0]] {
             assert_eq!(Lun::from_bytes(bytes).index(), Some(5), "{bytes:02x?}");
         }
     }
@@ -195,18 +182,8 @@ mod tests {
 
     #[test]
     fn addresses() {
-        assert_eq!(
-            Lun(0x0307 << 48).address(),
-            LunAddress::Peripheral { bus: 3, lun: 7 }
-        );
-        assert_eq!(
-            Lun(0x8127 << 48).address(),
-            LunAddress::LogicalUnit {
-                target: 1,
-                bus: 1,
-                lun: 7
-            }
-        );
+        assert_eq!(Lun(0x0307 << 48).address(), LunAddress::Peripheral { bus: 3, lun: 7 });
+        assert_eq!(Lun(0x8127 << 48).address(), LunAddress::LogicalUnit { target: 1, bus: 1, lun: 7 });
         assert_eq!(Lun::REPORT_LUNS_WLUN.address(), LunAddress::WellKnown(1));
         assert!(Lun::REPORT_LUNS_WLUN.is_well_known());
         assert_eq!(Lun(u64::MAX).address(), LunAddress::NotSpecified);

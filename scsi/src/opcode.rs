@@ -271,14 +271,8 @@ mod tests {
     fn names() {
         assert_eq!(Opcode(0x28).name(), Some("READ(10)"));
         assert_eq!(Opcode(0xc0).to_string(), "0xc0");
-        assert_eq!(
-            command_name(Opcode(0x9e), Some(0x10)),
-            Some("READ CAPACITY(16)")
-        );
-        assert_eq!(
-            command_name(Opcode(0xa3), Some(0x1f)),
-            Some("MAINTENANCE IN")
-        );
+        assert_eq!(command_name(Opcode(0x9e), Some(0x10)), Some("READ CAPACITY(16)"));
+        assert_eq!(command_name(Opcode(0xa3), Some(0x1f)), Some("MAINTENANCE IN"));
         assert_eq!(command_name(Opcode(0x12), None), Some("INQUIRY"));
     }
 

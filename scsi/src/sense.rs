@@ -116,10 +116,8 @@ pub struct Sense {
 
 impl Sense {
     /// "No sense": nothing to report.
-    pub const NO_SENSE: Self = Self::new(
-        SenseKey::NO_SENSE,
-        AdditionalSense::NO_ADDITIONAL_SENSE_INFORMATION,
-    );
+    pub const NO_SENSE: Self =
+        Self::new(SenseKey::NO_SENSE, AdditionalSense::NO_ADDITIONAL_SENSE_INFORMATION);
 
     /// A current error without further detail.
     pub const fn new(key: SenseKey, additional: AdditionalSense) -> Self {
@@ -173,34 +171,21 @@ impl Sense {
     /// ILLEGAL REQUEST, INVALID FIELD IN CDB, with a pointer to the field's first byte and, if
     /// it is narrower than a byte, its most significant bit.
     pub const fn invalid_field_in_cdb(byte: u16, bit: Option<u8>) -> Self {
-        Self::illegal_request(AdditionalSense::INVALID_FIELD_IN_CDB).with_specific(
-            SenseKeySpecific::FieldPointer {
-                in_cdb: true,
-                byte,
-                bit,
-            },
-        )
+        Self::illegal_request(AdditionalSense::INVALID_FIELD_IN_CDB)
+            .with_specific(SenseKeySpecific::FieldPointer { in_cdb: true, byte, bit })
     }
 
     /// ILLEGAL REQUEST, INVALID FIELD IN PARAMETER LIST, with a pointer into the data-out buffer.
     pub const fn invalid_field_in_parameter_list(byte: u16, bit: Option<u8>) -> Self {
-        Self::illegal_request(AdditionalSense::INVALID_FIELD_IN_PARAMETER_LIST).with_specific(
-            SenseKeySpecific::FieldPointer {
-                in_cdb: false,
-                byte,
-                bit,
-            },
-        )
+        Self::illegal_request(AdditionalSense::INVALID_FIELD_IN_PARAMETER_LIST)
+            .with_specific(SenseKeySpecific::FieldPointer { in_cdb: false, byte, bit })
     }
 
     /// MISCOMPARE DURING VERIFY OPERATION; `offset` is the first byte that differs
     /// (SBC-3 5.2, 5.30).
     pub const fn miscompare(offset: u64) -> Self {
-        Self::new(
-            SenseKey::MISCOMPARE,
-            AdditionalSense::MISCOMPARE_DURING_VERIFY_OPERATION,
-        )
-        .with_information(offset)
+        Self::new(SenseKey::MISCOMPARE, AdditionalSense::MISCOMPARE_DURING_VERIFY_OPERATION)
+            .with_information(offset)
     }
 
     /// The same with INFORMATION.

@@ -25,22 +25,13 @@ fn padding_is_cut_off() {
     let ready = Cdb::from_padded(&field).unwrap();
     assert_eq!((ready.len(), ready.control(), ready.naca()), (6, 4, true));
 
-    assert_eq!(
-        Cdb::from_padded(&[0x28, 0, 0]),
-        Err(CdbError::Truncated {
-            needed: 10,
-            actual: 3
-        })
-    );
+    assert_eq!(Cdb::from_padded(&[0x28, 0, 0]), Err(CdbError::Truncated { needed: 10, actual: 3 }));
     assert_eq!(Cdb::from_padded(&[0xc0, 1, 2]).unwrap().len(), 3);
     field[0] = 0x7f;
     field[7] = 0x18;
     field[9] = 0x09;
     let read = Cdb::from_padded(&field).unwrap();
-    assert_eq!(
-        (read.len(), read.service_action(), read.name()),
-        (32, Some(9), Some("READ(32)"))
-    );
+    assert_eq!((read.len(), read.service_action(), read.name()), (32, Some(9), Some("READ(32)")));
     field[7] = 0x19;
     assert_eq!(Cdb::from_padded(&field), Err(CdbError::TooLong(33)));
 }
@@ -49,20 +40,13 @@ fn padding_is_cut_off() {
 fn service_actions() {
     assert_eq!(cdb(&[0x9e, 0xf0, 0]).service_action(), Some(0x10));
     assert_eq!(cdb(&[0x28, 0x10, 0]).service_action(), None);
-    assert_eq!(
-        cdb(&[0x5f, 0x06]).name(),
-        Some("PERSISTENT RESERVE OUT REGISTER AND IGNORE EXISTING KEY")
-    );
+    assert_eq!(cdb(&[0x5f, 0x06]).name(), Some("PERSISTENT RESERVE OUT REGISTER AND IGNORE EXISTING KEY"));
 }
 
 #[test]
 fn six_byte_transfers() {
     let read = transfer(&[0x08, 0xff, 0xff, 0xff, 0, 0]);
-    assert_eq!(
-        (read.lba, read.blocks),
-        (0x1f_ffff, 256),
-        "bits 7 to 5 of byte 1 are no LBA"
-    );
+    assert_eq!((read.lba, read.blocks), (0x1f_ffff, 256), "bits 7 to 5 of byte 1 are no LBA");
     assert_eq!(transfer(&[0x0a, 0, 1, 2, 3, 0]).blocks, 3);
 }
 
@@ -78,25 +62,12 @@ fn ten_twelve_and_sixteen_byte_transfers() {
         ..Transfer::default()
     };
     assert_eq!(transfer(&[0x2a, 0x38, 1, 2, 3, 4, 0xc5, 7, 8, 0]), expected);
-    assert_eq!(
-        transfer(&[0xaa, 0x38, 1, 2, 3, 4, 0, 0, 7, 8, 5, 0]),
-        expected
-    );
-    let wide = Transfer {
-        lba: 0x0102_0304_0506_0708,
-        blocks: 0x090a_0b0c,
-        ..expected
-    };
-    assert_eq!(
-        transfer(&[0x88, 0x38, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 5, 0]),
-        wide
-    );
+    assert_eq!(transfer(&[0xaa, 0x38, 1, 2, 3, 4, 0, 0, 7, 8, 5, 0]), expected);
+    let wide = Transfer { lba: 0x0102_0304_0506_0708, blocks: 0x090a_0b0c, ..expected };
+    assert_eq!(transfer(&[0x88, 0x38, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 5, 0]), wide);
     assert_eq!(
         transfer(&[0x9c, 0x38, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 5, 0]),
-        Transfer {
-            blocks: 0x0b0c,
-            ..wide
-        }
+        Transfer { blocks: 0x0b0c, ..wide }
     );
     assert_eq!(
         transfer(&[0x89, 0x38, 1, 2, 3, 4, 5, 6, 7, 8, 0, 0, 0, 12, 5, 0]),
@@ -108,42 +79,26 @@ fn ten_twelve_and_sixteen_byte_transfers() {
 fn flags_mean_what_the_command_says() {
     let verify = transfer(&[0x2f, 0x56, 0, 0, 0, 0, 0, 0, 1, 0]);
     assert_eq!(
-        (
-            verify.protect,
-            verify.dpo,
-            verify.bytchk,
-            verify.fua,
-            verify.immed
-        ),
+        (verify.protect, verify.dpo, verify.bytchk, verify.fua, verify.immed),
         (2, true, 3, false, false)
     );
     let flush = transfer(&[0x35, 0x02, 0, 0, 0, 0, 0, 0, 0, 0]);
     assert_eq!((flush.immed, flush.bytchk, flush.blocks), (true, 0, 0));
     let same = transfer(&[0x93, 0x19, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0]);
-    assert_eq!(
-        (same.anchor, same.unmap, same.ndob, same.dpo, same.fua),
-        (true, true, true, false, false)
-    );
+    assert_eq!((same.anchor, same.unmap, same.ndob, same.dpo, same.fua), (true, true, true, false, false));
     assert!(!transfer(&[0x41, 0x01, 0, 0, 0, 0, 0, 0, 1, 0]).ndob);
 }
 
 #[test]
 fn other_commands_have_no_transfer() {
     assert_eq!(Transfer::parse(&cdb(&[0x12, 0, 0, 0, 36, 0])), None);
-    let wrapping = Transfer {
-        lba: u64::MAX,
-        blocks: 1,
-        ..Transfer::default()
-    };
+    let wrapping = Transfer { lba: u64::MAX, blocks: 1, ..Transfer::default() };
     assert_eq!(wrapping.end(), None);
 }
 
 #[test]
 fn display() {
-    assert_eq!(
-        cdb(&[0x00, 0, 0, 0, 0, 0]).to_string(),
-        "TEST UNIT READY [00 00 00 00 00 00]"
-    );
+    assert_eq!(cdb(&[0x00, 0, 0, 0, 0, 0]).to_string(), "TEST UNIT READY [00 00 00 00 00 00]");
 }
 
 proptest! {

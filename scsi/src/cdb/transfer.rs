@@ -52,16 +52,8 @@ impl Transfer {
         let immed = cdb.bit(1, 1);
         Some(match cdb.opcode() {
             Opcode::READ_6 | Opcode::WRITE_6 => {
-                let blocks = if cdb.u8(4) == 0 {
-                    256
-                } else {
-                    cdb.u8(4) as u32
-                };
-                Self {
-                    lba: (cdb.u24(1) & 0x1f_ffff) as u64,
-                    blocks,
-                    ..Self::EMPTY
-                }
+                let blocks = if cdb.u8(4) == 0 { 256 } else { cdb.u8(4) as u32 };
+                Self { lba: (cdb.u24(1) & 0x1f_ffff) as u64, blocks, ..Self::EMPTY }
             }
             Opcode::READ_10
             | Opcode::READ_12
@@ -69,54 +61,23 @@ impl Transfer {
             | Opcode::WRITE_10
             | Opcode::WRITE_12
             | Opcode::WRITE_16
-            | Opcode::ORWRITE_16 => Self {
-                protect,
-                dpo,
-                fua,
-                ..range
-            },
-            Opcode::COMPARE_AND_WRITE => Self {
-                protect,
-                dpo,
-                fua,
-                blocks: cdb.u8(13) as u32,
-                ..range
-            },
-            Opcode::WRITE_ATOMIC_16 => Self {
-                protect,
-                dpo,
-                fua,
-                blocks: cdb.u16(12) as u32,
-                ..range
-            },
+            | Opcode::ORWRITE_16 => Self { protect, dpo, fua, ..range },
+            Opcode::COMPARE_AND_WRITE => Self { protect, dpo, fua, blocks: cdb.u8(13) as u32, ..range },
+            Opcode::WRITE_ATOMIC_16 => Self { protect, dpo, fua, blocks: cdb.u16(12) as u32, ..range },
             Opcode::VERIFY_10
             | Opcode::VERIFY_12
             | Opcode::VERIFY_16
             | Opcode::WRITE_AND_VERIFY_10
             | Opcode::WRITE_AND_VERIFY_12
-            | Opcode::WRITE_AND_VERIFY_16 => Self {
-                protect,
-                dpo,
-                bytchk,
-                ..range
-            },
+            | Opcode::WRITE_AND_VERIFY_16 => Self { protect, dpo, bytchk, ..range },
             Opcode::SYNCHRONIZE_CACHE_10
             | Opcode::SYNCHRONIZE_CACHE_16
             | Opcode::PRE_FETCH_10
             | Opcode::PRE_FETCH_16 => Self { immed, ..range },
-            Opcode::WRITE_SAME_10 => Self {
-                protect,
-                anchor: cdb.bit(1, 4),
-                unmap: cdb.bit(1, 3),
-                ..range
-            },
-            Opcode::WRITE_SAME_16 => Self {
-                protect,
-                anchor: cdb.bit(1, 4),
-                unmap: cdb.bit(1, 3),
-                ndob: cdb.bit(1, 0),
-                ..range
-            },
+            Opcode::WRITE_SAME_10 => Self { protect, anchor: cdb.bit(1, 4), unmap: cdb.bit(1, 3), ..range },
+            Opcode::WRITE_SAME_16 => {
+                Self { protect, anchor: cdb.bit(1, 4), unmap: cdb.bit(1, 3), ndob: cdb.bit(1, 0), ..range }
+            }
             _ => return None,
         })
     }
@@ -148,11 +109,6 @@ impl Transfer {
             Some(16) => (cdb.u64(2), cdb.u32(10), cdb.u8(14)),
             _ => (0, 0, 0),
         };
-        Self {
-            lba,
-            blocks,
-            group: group & 0x3f,
-            ..Self::EMPTY
-        }
+        Self { lba, blocks, group: group & 0x3f, ..Self::EMPTY }
     }
 }

@@ -35,13 +35,7 @@ impl AdditionalSense {
 
 impl fmt::Display for AdditionalSense {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "{:02X}h/{:02X}h {}",
-            self.asc,
-            self.ascq,
-            self.description()
-        )
+        write!(f, "{:02X}h/{:02X}h {}", self.asc, self.ascq, self.description())
     }
 }
 
@@ -514,30 +508,10 @@ mod tests {
     #[test]
     fn codes_and_texts() {
         let cases = [
-            (
-                AdditionalSense::INVALID_FIELD_IN_CDB,
-                0x24,
-                0x00,
-                "INVALID FIELD IN CDB",
-            ),
-            (
-                AdditionalSense::LBA_OUT_OF_RANGE,
-                0x21,
-                0x00,
-                "LOGICAL BLOCK ADDRESS OUT OF RANGE",
-            ),
-            (
-                AdditionalSense::CAPACITY_DATA_HAS_CHANGED,
-                0x2a,
-                0x09,
-                "CAPACITY DATA HAS CHANGED",
-            ),
-            (
-                AdditionalSense::I_T_NEXUS_LOSS_OCCURRED,
-                0x29,
-                0x07,
-                "I_T NEXUS LOSS OCCURRED",
-            ),
+            (AdditionalSense::INVALID_FIELD_IN_CDB, 0x24, 0x00, "INVALID FIELD IN CDB"),
+            (AdditionalSense::LBA_OUT_OF_RANGE, 0x21, 0x00, "LOGICAL BLOCK ADDRESS OUT OF RANGE"),
+            (AdditionalSense::CAPACITY_DATA_HAS_CHANGED, 0x2a, 0x09, "CAPACITY DATA HAS CHANGED"),
+            (AdditionalSense::I_T_NEXUS_LOSS_OCCURRED, 0x29, 0x07, "I_T NEXUS LOSS OCCURRED"),
         ];
         for (code, asc, ascq, text) in cases {
             assert_eq!(code, AdditionalSense::new(asc, ascq));
@@ -547,22 +521,10 @@ mod tests {
 
     #[test]
     fn unnamed_codes_are_classed() {
-        assert_eq!(
-            AdditionalSense::new(0x40, 0x85).description(),
-            "DIAGNOSTIC FAILURE ON COMPONENT NN"
-        );
-        assert_eq!(
-            AdditionalSense::new(0x04, 0x80).description(),
-            "VENDOR SPECIFIC"
-        );
-        assert_eq!(
-            AdditionalSense::new(0x7f, 0x01).description(),
-            "UNKNOWN ADDITIONAL SENSE CODE"
-        );
-        assert_eq!(
-            AdditionalSense::new(0x24, 0).to_string(),
-            "24h/00h INVALID FIELD IN CDB"
-        );
+        assert_eq!(AdditionalSense::new(0x40, 0x85).description(), "DIAGNOSTIC FAILURE ON COMPONENT NN");
+        assert_eq!(AdditionalSense::new(0x04, 0x80).description(), "VENDOR SPECIFIC");
+        assert_eq!(AdditionalSense::new(0x7f, 0x01).description(), "UNKNOWN ADDITIONAL SENSE CODE");
+        assert_eq!(AdditionalSense::new(0x24, 0).to_string(), "24h/00h INVALID FIELD IN CDB");
     }
 
     #[test]

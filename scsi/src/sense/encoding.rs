@@ -22,10 +22,7 @@ impl SenseBytes {
 
     /// No bytes.
     pub const fn new() -> Self {
-        Self {
-            bytes: [0; Self::CAPACITY],
-            length: 0,
-        }
+        Self { bytes: [0; Self::CAPACITY], length: 0 }
     }
 
     /// Bytes that came from a device; what exceeds the capacity is cut off.
@@ -86,16 +83,10 @@ impl SenseKeySpecific {
             [SKSV | flag | bit, high, low]
         };
         match self {
-            Self::FieldPointer {
-                in_cdb,
-                byte,
-                bit: b,
-            } => pointer(bit(in_cdb, 6), byte, b),
-            Self::SegmentPointer {
-                in_segment_descriptor,
-                byte,
-                bit: b,
-            } => pointer(bit(in_segment_descriptor, 5), byte, b),
+            Self::FieldPointer { in_cdb, byte, bit: b } => pointer(bit(in_cdb, 6), byte, b),
+            Self::SegmentPointer { in_segment_descriptor, byte, bit: b } => {
+                pointer(bit(in_segment_descriptor, 5), byte, b)
+            }
             Self::ActualRetryCount(value) | Self::Progress(value) => pointer(0, value, None),
             Self::UnitAttentionQueue { overflow } => [SKSV | bit(overflow, 0), 0, 0],
         }
@@ -108,11 +99,9 @@ impl SenseKeySpecific {
         let value = u16_at(&bytes, 1);
         let field_bit = bit_at(&bytes, 0, 3).then_some(bytes[0] & 7);
         match key {
-            SenseKey::ILLEGAL_REQUEST => Some(Self::FieldPointer {
-                in_cdb: bit_at(&bytes, 0, 6),
-                byte: value,
-                bit: field_bit,
-            }),
+            SenseKey::ILLEGAL_REQUEST => {
+                Some(Self::FieldPointer { in_cdb: bit_at(&bytes, 0, 6), byte: value, bit: field_bit })
+            }
             SenseKey::RECOVERED_ERROR | SenseKey::MEDIUM_ERROR | SenseKey::HARDWARE_ERROR => {
                 Some(Self::ActualRetryCount(value))
             }
@@ -122,9 +111,7 @@ impl SenseKeySpecific {
                 byte: value,
                 bit: field_bit,
             }),
-            SenseKey::UNIT_ATTENTION => Some(Self::UnitAttentionQueue {
-                overflow: bit_at(&bytes, 0, 0),
-            }),
+            SenseKey::UNIT_ATTENTION => Some(Self::UnitAttentionQueue { overflow: bit_at(&bytes, 0, 0) }),
             _ => None,
         }
     }
@@ -142,12 +129,8 @@ impl Sense {
     /// Fixed format, 18 bytes (SPC-4 4.5.3).
     pub fn to_fixed(&self) -> SenseBytes {
         let information = self.information.and_then(|value| self.narrow(value));
-        let command_specific = self
-            .command_specific
-            .and_then(|value| u32::try_from(value).ok());
-        let ili = self
-            .flags
-            .intersects(SenseFlags::ILI | SenseFlags::BLOCK_ILI);
+        let command_specific = self.command_specific.and_then(|value| u32::try_from(value).ok());
+        let ili = self.flags.intersects(SenseFlags::ILI | SenseFlags::BLOCK_ILI);
         let stream = self.flags & (SenseFlags::FILEMARK | SenseFlags::EOM);
 
         let mut out = [0; FIXED_LENGTH];
@@ -170,9 +153,7 @@ impl Sense {
         if self.flags.is_empty() {
             u32::try_from(information).ok()
         } else {
-            i32::try_from(information.cast_signed())
-                .ok()
-                .map(i32::cast_unsigned)
+            i32::try_from(information.cast_signed()).ok().map(i32::cast_unsigned)
         }
     }
 
@@ -180,16 +161,7 @@ impl Sense {
     pub fn to_descriptor(&self) -> SenseBytes {
         let mut out = SenseBytes::new();
         let AdditionalSense { asc, ascq } = self.additional;
-        out.append(&[
-            0x72 | u8::from(self.deferred),
-            self.key.0 & 0x0f,
-            asc,
-            ascq,
-            0,
-            0,
-            0,
-            0,
-        ]);
+        out.append(&[0x72 | u8::from(self.deferred), self.key.0 & 0x0f, asc, ascq, 0, 0, 0, 0]);
         if let Some(information) = self.information {
             out.append(&[0x00, 0x0a, 0x80, 0]);
             out.append(&information.to_be_bytes());
@@ -243,8 +215,7 @@ impl Sense {
             additional: AdditionalSense::new(u8_at(bytes, 12), u8_at(bytes, 13)),
             deferred: bit_at(bytes, 0, 0),
             information: (bit_at(bytes, 0, 7) && end >= 7).then_some(information),
-            command_specific: (end >= 12 && command_specific != 0)
-                .then_some(u64::from(command_specific)),
+            command_specific: (end >= 12 && command_specific != 0).then_some(u64::from(command_specific)),
             field_replaceable_unit: u8_at(bytes, 14),
             sense_key_specific: (end >= 18)
                 .then(|| SenseKeySpecific::parse(key, array_at(bytes, 15)))
@@ -261,9 +232,7 @@ impl Sense {
                 AdditionalSense::new(u8_at(bytes, 2), u8_at(bytes, 3)),
             )
         };
-        let end = bytes
-            .len()
-            .min(DESCRIPTOR_HEADER + usize::from(u8_at(bytes, 7)));
+        let end = bytes.len().min(DESCRIPTOR_HEADER + usize::from(u8_at(bytes, 7)));
         let mut rest = bytes.get(DESCRIPTOR_HEADER..end).unwrap_or_default();
         while let [_, length, ..] = *rest {
             let Some((descriptor, tail)) = rest.split_at_checked(2 + usize::from(length)) else {
@@ -279,21 +248,16 @@ impl Sense {
     fn add_descriptor(&mut self, descriptor: &[u8]) {
         let specific = |key| SenseKeySpecific::parse(key, array_at(descriptor, 4));
         match (descriptor[0], descriptor.len()) {
-            (0x00, 12..) if bit_at(descriptor, 2, 7) => {
-                self.information = Some(u64_at(descriptor, 4))
-            }
+            (0x00, 12..) if bit_at(descriptor, 2, 7) => self.information = Some(u64_at(descriptor, 4)),
             (0x01, 12..) => self.command_specific = Some(u64_at(descriptor, 4)),
             (0x02, 7..) => self.sense_key_specific = specific(self.key),
             (0x03, 4..) => self.field_replaceable_unit = descriptor[3],
             (0x04, 4..) => self.flags |= SenseFlags::from_bits_retain(descriptor[3] & 0xe0),
-            (0x05, 4..) => self
-                .flags
-                .set(SenseFlags::BLOCK_ILI, bit_at(descriptor, 3, 5)),
+            (0x05, 4..) => self.flags.set(SenseFlags::BLOCK_ILI, bit_at(descriptor, 3, 5)),
             // Direct-access block device: all of the above in one (SBC-4 4.18).
             (0x0d, 24..) => {
                 self.information = bit_at(descriptor, 2, 7).then_some(u64_at(descriptor, 8));
-                self.flags
-                    .set(SenseFlags::BLOCK_ILI, bit_at(descriptor, 2, 5));
+                self.flags.set(SenseFlags::BLOCK_ILI, bit_at(descriptor, 2, 5));
                 self.sense_key_specific = specific(self.key);
                 self.field_replaceable_unit = descriptor[7];
                 self.command_specific = Some(u64_at(descriptor, 16));

@@ -6,30 +6,22 @@ use super::*;
 fn specific_for(key: SenseKey) -> BoxedStrategy<Option<SenseKeySpecific>> {
     let pointer = || (any::<bool>(), any::<u16>(), option::of(0u8..8));
     match key.0 {
-        0x5 => option::of(
-            pointer().prop_map(|(in_cdb, byte, bit)| SenseKeySpecific::FieldPointer {
-                in_cdb,
-                byte,
-                bit,
-            }),
-        )
+        0x5 => option::of(pointer().prop_map(|(in_cdb, byte, bit)| SenseKeySpecific::FieldPointer {
+            in_cdb,
+            byte,
+            bit,
+        }))
         .boxed(),
         0xa => option::of(pointer().prop_map(|(in_segment_descriptor, byte, bit)| {
-            SenseKeySpecific::SegmentPointer {
-                in_segment_descriptor,
-                byte,
-                bit,
-            }
+            SenseKeySpecific::SegmentPointer { in_segment_descriptor, byte, bit }
         }))
         .boxed(),
         0x0 | 0x2 => option::of(any::<u16>().prop_map(SenseKeySpecific::Progress)).boxed(),
-        0x1 | 0x3 | 0x4 => {
-            option::of(any::<u16>().prop_map(SenseKeySpecific::ActualRetryCount)).boxed()
+        0x1 | 0x3 | 0x4 => option::of(any::<u16>().prop_map(SenseKeySpecific::ActualRetryCount)).boxed(),
+        0x6 => {
+            option::of(any::<bool>().prop_map(|overflow| SenseKeySpecific::UnitAttentionQueue { overflow }))
+                .boxed()
         }
-        0x6 => option::of(
-            any::<bool>().prop_map(|overflow| SenseKeySpecific::UnitAttentionQueue { overflow }),
-        )
-        .boxed(),
         _ => Just(None).boxed(),
     }
 }
@@ -96,14 +88,11 @@ proptest! {
 
 #[test]
 fn fixed_layout() {
-    let sense = Sense::invalid_field_in_cdb(2, Some(5))
-        .with_information(0x0102_0304)
-        .with_command_specific(0x0506);
+    let sense =
+        Sense::invalid_field_in_cdb(2, Some(5)).with_information(0x0102_0304).with_command_specific(0x0506);
     assert_eq!(
         *sense.to_fixed(),
-        [
-            0xf0, 0, 5, 1, 2, 3, 4, 10, 0, 0, 5, 6, 0x24, 0, 0, 0xcd, 0, 2
-        ],
+        [0xf0, 0, 5, 1, 2, 3, 4, 10, 0, 0, 5, 6, 0x24, 0, 0, 0xcd, 0, 2],
         "response code, key, information, length, command specific, code, field pointer"
     );
 }
@@ -113,25 +102,18 @@ fn descriptor_layout() {
     let sense = Sense::invalid_field_in_parameter_list(0x0102, None).with_information(7);
     assert_eq!(
         *sense.to_descriptor(),
-        [
-            0x72, 5, 0x26, 0, 0, 0, 0, 20, 0, 10, 0x80, 0, 0, 0, 0, 0, 0, 0, 0, 7, 2, 6, 0, 0,
-            0x80, 1, 2, 0
-        ]
+        [0x72, 5, 0x26, 0, 0, 0, 0, 20, 0, 10, 0x80, 0, 0, 0, 0, 0, 0, 0, 0, 7, 2, 6, 0, 0, 0x80, 1, 2, 0]
     );
     assert_eq!(Sense::miscompare(1).deferred().to_descriptor()[0], 0x73);
 }
 
 #[test]
 fn wide_information_is_not_valid_in_fixed_format() {
-    let sense =
-        Sense::medium_error(AdditionalSense::UNRECOVERED_READ_ERROR).with_information(1 << 32);
+    let sense = Sense::medium_error(AdditionalSense::UNRECOVERED_READ_ERROR).with_information(1 << 32);
     let bytes = sense.to_fixed();
     assert_eq!(bytes[0], 0x70);
     assert_eq!(bytes[3..7], [0; 4]);
-    assert_eq!(
-        Sense::parse(&sense.to_descriptor()).unwrap().information,
-        Some(1 << 32)
-    );
+    assert_eq!(Sense::parse(&sense.to_descriptor()).unwrap().information, Some(1 << 32));
 }
 
 #[test]
@@ -144,17 +126,12 @@ fn residues_of_stream_commands_are_signed() {
     assert_eq!((bytes[0], bytes[2]), (0xf0, 0x80));
     assert_eq!(bytes[3..7], [0xff, 0xff, 0xff, 0xfd]);
     assert_eq!(Sense::parse(&bytes), Some(sense));
-    assert_eq!(
-        sense.with_information(u64::from(u32::MAX)).to_fixed()[0],
-        0x70
-    );
+    assert_eq!(sense.with_information(u64::from(u32::MAX)).to_fixed()[0], 0x70);
 }
 
 #[test]
 fn the_combined_block_descriptor_is_understood() {
-    let mut bytes = vec![
-        0x72, 3, 0x11, 0, 0, 0, 0, 32, 0x0d, 30, 0xa0, 0, 0x80, 0, 9, 4,
-    ];
+    let mut bytes = vec![0x72, 3, 0x11, 0, 0, 0, 0, 32, 0x0d, 30, 0xa0, 0, 0x80, 0, 9, 4];
     bytes.extend(77u64.to_be_bytes());
     bytes.extend(5u64.to_be_bytes());
     bytes.extend([0; 8]);
@@ -171,28 +148,19 @@ fn the_combined_block_descriptor_is_understood() {
 
 #[test]
 fn what_is_no_sense_data_is_refused() {
-    for bytes in [
-        &[][..],
-        &[0x70],
-        &[0x70, 0],
-        &[0x72],
-        &[0x74, 0, 0, 0],
-        &[0x7f; 18],
-    ] {
+    for bytes in [&[][..], &[0x70], &[0x70, 0], &[0x72], &[0x74, 0, 0, 0], &[0x7f; 18]] {
         assert_eq!(Sense::parse(bytes), None, "{bytes:02x?}");
     }
 }
 
 #[test]
 fn display() {
-    let sense = Sense::invalid_field_in_cdb(14, Some(7))
-        .with_information(16)
-        .deferred();
+    let sense = Sense::invalid_field_in_cdb(14, Some(7)).with_information(16).deferred();
     assert_eq!(
         sense.to_string(),
         "deferred ILLEGAL REQUEST, 24h/00h INVALID FIELD IN CDB, information 0x10, CDB byte 14 bit 7"
     );
-    let formatting = Sense::not_ready(AdditionalSense::LOGICAL_UNIT_NOT_READY_FORMAT_IN_PROGRESS)
-        .with_progress(0x8000);
+    let formatting =
+        Sense::not_ready(AdditionalSense::LOGICAL_UNIT_NOT_READY_FORMAT_IN_PROGRESS).with_progress(0x8000);
     assert!(formatting.to_string().ends_with(", 50 % done"));
 }

@@ -1,0 +1,142 @@
+use proptest::prelude::*;
+
+use super::*;
+use crate::designator::{Association, Designator, Identifier, Naa};
+
+#[test]
+fn supported_pages_are_sorted_and_name_themselves() {
+    let pages: SupportedPages =
+        [BlockLimits::CODE, UnitSerialNumber::CODE, ExtendedInquiry::CODE].into_iter().collect();
+    assert_eq!(pages.encode(0), [0, 0, 0, 4, 0x00, 0x80, 0x86, 0xb0]);
+    assert_eq!(SupportedPages::parse(&pages.encode(0)), Ok(pages));
+}
+
+#[test]
+fn serial_number() {
+    let serial = UnitSerialNumber("LUN-7".to_owned());
+    assert_eq!(serial.encode(0x05), b"\x05\x80\x00\x05LUN-7");
+    assert_eq!(UnitSerialNumber::parse(&serial.encode(0)), Ok(serial));
+}
+
+#[test]
+fn device_identification() {
+    let naa = Naa::ieee_registered_extended(0x00_1405, 1, 2);
+    let page = DeviceIdentification(vec![
+        Designator::logical_unit(Identifier::Naa(naa)),
+        Designator::new(Association::TARGET_PORT, Identifier::RelativeTargetPort(1)),
+    ]);
+    let bytes = page.encode(0);
+    assert_eq!(bytes[..8], [0, 0x83, 0, 28, 0x01, 0x03, 0, 16]);
+    assert_eq!(bytes[24..], [0x01, 0x14, 0, 4, 0, 0, 0, 1]);
+    assert_eq!(DeviceIdentification::parse(&bytes), Ok(page));
+    assert!(DeviceIdentification::parse(&bytes[..bytes.len() - 1]).is_err());
+}
+
+#[test]
+fn too_many_designators_are_left_out() {
+    let one = Designator::logical_unit(Identifier::ScsiName("n".repeat(250)));
+    let page = DeviceIdentification(vec![one; 1000]);
+    let bytes = page.encode(0);
+    assert_eq!(bytes.len() - HEADER, usize::from(u16_at(&bytes, 2)));
+    assert_eq!(DeviceIdentification::parse(&bytes).unwrap().0.len(), 65_535 / 256);
+}
+
+#[test]
+fn extended_inquiry_layout() {
+    let page = ExtendedInquiry {
+        head_of_queue: true,
+        ordered: true,
+        simple: true,
+        volatile_cache: true,
+        nexus_clear: true,
+        maximum_sense_length: 252,
+        ..Default::default()
+    };
+    let bytes = page.encode(0);
+    assert_eq!(bytes.len(), 64);
+    assert_eq!(bytes[..14], [0, 0x86, 0, 0x3c, 0, 0x07, 0x01, 0x01, 0, 0, 0, 0, 0, 252]);
+}
+
+#[test]
+fn block_limits_layout() {
+    let page = BlockLimits {
+        write_same_non_zero: true,
+        maximum_compare_and_write: 16,
+        optimal_transfer_granularity: 8,
+        maximum_transfer: 0x0102_0304,
+        maximum_unmap_blocks: u32::MAX,
+        maximum_unmap_descriptors: 256,
+        unmap_granularity_alignment: Some(5),
+        maximum_write_same: 0x0102_0304_0506_0708,
+        maximum_atomic_boundary: 9,
+        ..Default::default()
+    };
+    let bytes = page.encode(0);
+    assert_eq!(bytes[..12], [0, 0xb0, 0, 0x3c, 1, 16, 0, 8, 1, 2, 3, 4]);
+    assert_eq!(bytes[20..28], [0xff, 0xff, 0xff, 0xff, 0, 0, 1, 0]);
+    assert_eq!(bytes[32..44], [0x80, 0, 0, 5, 1, 2, 3, 4, 5, 6, 7, 8]);
+    assert_eq!(bytes[60..], [0, 0, 0, 9]);
+}
+
+#[test]
+fn other_block_page_layouts() {
+    let characteristics = BlockDeviceCharacteristics {
+        medium_rotation_rate: 1,
+        write_after_block_erase: 1,
+        write_after_cryptographic_erase: 2,
+        nominal_form_factor: 3,
+        fua_behavior: true,
+        ..Default::default()
+    };
+    assert_eq!(characteristics.encode(0)[..9], [0, 0xb1, 0, 0x3c, 0, 1, 0, 0x63, 0x02]);
+    let provisioning = LogicalBlockProvisioning {
+        unmap: true,
+        write_same_16: true,
+        write_same_10: true,
+        read_zeros: 1,
+        anchor: true,
+        provisioning_type: 2,
+        ..Default::default()
+    };
+    assert_eq!(provisioning.encode(0), [0, 0xb2, 0, 4, 0, 0xe6, 2, 0]);
+}
+
+#[test]
+fn another_page_is_refused() {
+    let bytes = BlockLimits::default().encode(0);
+    assert!(matches!(ExtendedInquiry::parse(&bytes), Err(ParseError::Invalid { byte: 1, .. })));
+    assert!(matches!(BlockLimits::parse(&bytes[..3]), Err(ParseError::Truncated { .. })));
+}
+
+#[test]
+fn an_older_shorter_page_reads_as_zero_beyond_its_end() {
+    let mut bytes =
+        BlockLimits { maximum_prefetch: 1, maximum_write_same: 7, ..Default::default() }.encode(0);
+    bytes[3] = 0x10;
+    let page = BlockLimits::parse(&bytes).unwrap();
+    assert_eq!((page.maximum_prefetch, page.maximum_write_same), (1, 0));
+}
+
+proptest! {
+    #[test]
+    fn fixed_pages_round_trip(mut bytes in prop::collection::vec(any::<u8>(), 4..80)) {
+        macro_rules! check {
+            ($($page:ident),*) => {$(
+                bytes[1] = $page::CODE.0;
+                let page = $page::parse(&bytes).unwrap();
+                prop_assert_eq!($page::parse(&page.encode(0)), Ok(page));
+            )*};
+        }
+        check!(ExtendedInquiry, BlockLimits, BlockDeviceCharacteristics, LogicalBlockProvisioning, SupportedPages);
+        bytes[1] = DeviceIdentification::CODE.0;
+        if let Ok(page) = DeviceIdentification::parse(&bytes) {
+            prop_assert_eq!(DeviceIdentification::parse(&page.encode(0)), Ok(page));
+        }
+    }
+
+    #[test]
+    fn random_bytes_never_panic(bytes in prop::collection::vec(any::<u8>(), 0..300)) {
+        let _ = (SupportedPages::parse(&bytes), UnitSerialNumber::parse(&bytes), DeviceIdentification::parse(&bytes));
+        let _ = (ExtendedInquiry::parse(&bytes), BlockLimits::parse(&bytes));
+    }
+}
