@@ -1,1 +1,68 @@
-//! The SCSI engine: ports, nexuses, logical units, task sets, task management and the command table.
+//! The SCSI engine: one for every transport, every device type and every backing store.
+//!
+//! It is SAM and SPC: target ports and nexuses, logical units, task sets, task management, unit attentions, the command
+//! table and the commands that every device has. A command comes in through a [`Session`], is looked up in its logical
+//! unit's table, decoded to a [`Plan`] and carried out; its [`Outcome`] goes back to the transport.
+//!
+//! It knows no transport, no device type and no kind of store, only the traits [`Responder`], [`Device`] and
+//! [`Backing`](lunette_store::Backing). It starts no thread, reads no clock and opens no file: everything runs on a reactor
+//! and asks the reactor's [`Cx`](lunette_store::Cx).
+//!
+//! Entry types: [`Device`] and [`Command`] to add a device type, [`LogicalUnit`], [`TargetPort`] and
+//! [`Nexus`] to put a target together, [`Session`] and [`Responder`] to add a transport.
+//!
+//! ```
+//! use lunette_engine::{CommandFrame, Nexus, Responder, Session, Started, TargetPort, Completion};
+//! use lunette_scsi::{designator::Protocol, Cdb, Lun, ServiceResponse, Status, TaskAttribute};
+//! use lunette_store::{sim::Sim, Cx, Memory, Sg};
+//! use std::{collections::BTreeMap, rc::{Rc, Weak}};
+//!
+//! struct Transport;
+//! impl Responder for Transport {
+//!     fn command_ended(&self, _: u64, _: Completion, _: &mut dyn Cx) {}
+//!     fn management_ended(&self, _: u64, _: ServiceResponse, _: &mut dyn Cx) {}
+//! }
+//!
+//! let mut sim = Sim::new(1);
+//! let cx = sim.cx(0);
+//! let port = TargetPort::new("iqn.2026-11.dev.lunette:doc,t,0x0001", 1, Protocol::ISCSI, BTreeMap::new());
+//! let transport: Rc<dyn Responder> = Rc::new(Transport);
+//! let session = Session::open(Nexus::new("initiator", port), Rc::downgrade(&transport), cx);
+//!
+//! // There is no logical unit, so INQUIRY says "no such device here".
+//! let cdb = Cdb::new(&[0x12, 0, 0, 0, 36, 0]).unwrap();
+//! let command = CommandFrame { lun: Lun::from_index(0), tag: 1, attribute: TaskAttribute::Simple, cdb: &cdb, cookie: 1 };
+//! let memory = Memory::zeroed(36);
+//! let Started::Ended(outcome) = session.execute(&command, Sg::empty(), Sg::new(&[memory.seg()]), cx) else { panic!() };
+//! assert_eq!(outcome.status, Status::GOOD);
+//! assert_eq!(memory.to_vec()[0], 0x7f);
+//! ```
+#![forbid(unsafe_code)]
+
+mod attention;
+mod command;
+mod device;
+mod engine;
+mod identity;
+mod manage;
+mod mode;
+mod nexus;
+mod placeholder;
+mod plan;
+mod run;
+mod session;
+pub mod spc;
+mod task_set;
+mod tasks;
+mod unit;
+
+pub use command::{Attention, Command, CommandSpec, Decoded, Direction, Request, Reservation, Timeouts};
+pub use device::{Device, sense_of};
+pub use identity::Identity;
+pub use mode::{ModePageSpec, PageControl};
+pub use nexus::{Nexus, NexusId, TargetPort};
+pub use plan::{Aborted, Completion, Io, IoKind, Outcome, Plan, Reply, Residual, RunPlan, RunStart};
+pub use run::{Run, RunFuture};
+pub use session::{Admission, CommandFrame, Management, Responder, Session, Started};
+pub use tasks::TaskId;
+pub use unit::LogicalUnit;

@@ -1,0 +1,223 @@
+//! The command table: one row per opcode, from which everything else about commands is derived.
+
+use crate::{LogicalUnit, Nexus, Plan};
+use lunette_scsi::{Cdb, Opcode, Sense};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Which way a command's data goes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Direction {
+    /// No data.
+    None,
+    /// From the device to the initiator.
+    In,
+    /// From the initiator to the device.
+    Out,
+}
+
+/// What a pending unit attention condition does to a command (SAM-5 5.14).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Attention {
+    /// The command ends with the unit attention.
+    Reported,
+    /// The command is processed and the condition stays (INQUIRY, REPORT LUNS).
+    Kept,
+    /// The command itself returns the condition as data (REQUEST SENSE).
+    Delivered,
+}
+
+/// What a persistent reservation of another I_T nexus does to a command (SPC-4 5.13, SBC-4 4.17).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Reservation {
+    /// Processed whatever the reservation.
+    Allowed,
+    /// Processed unless the reservation excludes reading.
+    Read,
+    /// Processed unless the reservation excludes writing.
+    Write,
+}
+
+/// How long a command takes, as REPORT SUPPORTED OPERATION CODES says it (SPC-4 6.34.4).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Timeouts {
+    /// Usual longest time.
+    pub nominal: Duration,
+    /// Time after which an initiator should give up.
+    pub recommended: Duration,
+}
+
+impl Timeouts {
+    /// Commands that touch no medium.
+    pub const SHORT: Self = Self::seconds(1, 10);
+    /// Commands that move data.
+    pub const DATA: Self = Self::seconds(10, 30);
+    /// Commands that may work on a whole medium.
+    pub const LONG: Self = Self::seconds(60, 600);
+
+    const fn seconds(nominal: u64, recommended: u64) -> Self {
+        Self { nominal: Duration::from_secs(nominal), recommended: Duration::from_secs(recommended) }
+    }
+}
+
+/// Everything about one command except what it does.
+#[derive(Clone, Debug)]
+pub struct CommandSpec {
+    /// Operation code.
+    pub opcode: Opcode,
+    /// Service action, for operation codes that have them.
+    pub service_action: Option<u16>,
+    /// The standard's name for it.
+    pub name: &'static str,
+    /// CDB usage data (SPC-4 6.34.3): the operation code, then a one for each bit that is evaluated. A CDB with any other
+    /// bit set is refused. Its length is the CDB's.
+    pub usage: &'static [u8],
+    /// Data direction.
+    pub direction: Direction,
+    /// What a pending unit attention does to it.
+    pub attention: Attention,
+    /// What a reservation of another nexus does to it.
+    pub reservation: Reservation,
+    /// Time-outs.
+    pub timeouts: Timeouts,
+}
+
+/// A command as a device crate writes it: the row beside the function that decodes it for a `T`.
+pub struct Command<T: ?Sized + 'static> {
+    /// The row.
+    pub spec: CommandSpec,
+    /// Checks the CDB and says what is to be done. Pure: no I/O, no waiting.
+    pub decode: fn(&T, &Request<'_>) -> Decoded,
+}
+
+/// What decoding a CDB yields.
+pub type Decoded = Result<Plan, Sense>;
+
+/// A command on its way to the function that decodes it.
+#[derive(Clone, Copy)]
+pub struct Request<'a> {
+    /// The command descriptor block; its reserved bits have been checked.
+    pub cdb: &'a Cdb,
+    /// The logical unit it is for.
+    pub unit: &'a Arc<LogicalUnit>,
+    /// The I_T nexus it came by.
+    pub nexus: &'a Arc<Nexus>,
+}
+
+/// The commands of one logical unit, found by operation code.
+#[derive(Debug)]
+pub(crate) struct CommandTable {
+    rows: Vec<Row>,
+    /// For each operation code the rows that have it.
+    by_opcode: Box<[(u16, u16); 256]>,
+}
+
+/// Who decodes a row.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Owner {
+    /// `spc::COMMANDS` at this index.
+    Primary(usize),
+    /// The device's own table at this index.
+    Device(usize),
+}
+
+/// Why there is no row for a CDB.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Unknown {
+    OperationCode,
+    ServiceAction,
+}
+
+#[derive(Debug)]
+pub(crate) struct Row {
+    pub(crate) spec: &'static CommandSpec,
+    pub(crate) owner: Owner,
+    /// Bits of the first 16 CDB bytes that must be zero.
+    reserved: u128,
+}
+
+impl CommandTable {
+    /// Builds the table; a device's row takes the place of a primary row for the same command.
+    pub(crate) fn new(
+        primary: impl Iterator<Item = &'static CommandSpec>,
+        device: impl Iterator<Item = &'static CommandSpec>,
+    ) -> Self {
+        let mut rows: Vec<Row> =
+            device.enumerate().map(|(n, spec)| Row::new(spec, Owner::Device(n))).collect();
+        for (n, spec) in primary.enumerate() {
+            if !rows.iter().any(|row| row.key() == (spec.opcode.0, spec.service_action)) {
+                rows.push(Row::new(spec, Owner::Primary(n)));
+            }
+        }
+        rows.sort_by_key(Row::key);
+        let by_opcode = std::array::from_fn(|opcode| {
+            let first = rows.partition_point(|row| usize::from(row.spec.opcode.0) < opcode);
+            let end = rows.partition_point(|row| usize::from(row.spec.opcode.0) <= opcode);
+            (first as u16, end as u16)
+        });
+        Self { rows, by_opcode: Box::new(by_opcode) }
+    }
+
+    pub(crate) fn rows(&self) -> &[Row] {
+        &self.rows
+    }
+
+    /// The rows of an operation code, by service action.
+    pub(crate) fn rows_of(&self, opcode: u8) -> &[Row] {
+        let (first, end) = self.by_opcode[usize::from(opcode)];
+        &self.rows[usize::from(first)..usize::from(end)]
+    }
+
+    /// The row for `cdb`, or which part of it is unknown.
+    pub(crate) fn find(&self, cdb: &Cdb) -> Result<&Row, Unknown> {
+        match self.rows_of(cdb.opcode().0) {
+            [row] if row.spec.service_action.is_none() => Ok(row),
+            [] => Err(Unknown::OperationCode),
+            rows => {
+                let action = cdb.service_action();
+                rows.iter().find(|row| row.spec.service_action == action).ok_or(Unknown::ServiceAction)
+            }
+        }
+    }
+}
+
+impl Row {
+    fn new(spec: &'static CommandSpec, owner: Owner) -> Self {
+        debug_assert_eq!(spec.usage[0], spec.opcode.0, "{}", spec.name);
+        let mut mask = [0; 16];
+        for (mask, usage) in mask.iter_mut().zip(spec.usage) {
+            *mask = !usage;
+        }
+        mask[0] = 0;
+        Self { spec, owner, reserved: u128::from_be_bytes(mask) }
+    }
+
+    fn key(&self) -> (u8, Option<u16>) {
+        (self.spec.opcode.0, self.spec.service_action)
+    }
+
+    /// Refuses a CDB of the wrong length or with a bit set that the command does not know, pointing at the first.
+    pub(crate) fn check(&self, cdb: &Cdb) -> Result<(), Sense> {
+        let bytes = cdb.as_bytes();
+        if bytes.len() < self.spec.usage.len() {
+            return Err(Sense::invalid_field_in_cdb(bytes.len() as u16, None));
+        }
+        let head = u128::from_be_bytes(cdb.first_16());
+        let long = self.spec.usage.len() > 16;
+        if head & self.reserved == 0 && !long {
+            return Ok(());
+        }
+        self.check_bytes(&bytes[..self.spec.usage.len()])
+    }
+
+    #[cold]
+    fn check_bytes(&self, bytes: &[u8]) -> Result<(), Sense> {
+        for (at, (byte, usage)) in bytes.iter().zip(self.spec.usage).enumerate().skip(1) {
+            let wrong = byte & !usage;
+            if wrong != 0 {
+                return Err(Sense::invalid_field_in_cdb(at as u16, Some(7 - wrong.leading_zeros() as u8)));
+            }
+        }
+        Ok(())
+    }
+}

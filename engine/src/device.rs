@@ -1,0 +1,99 @@
+//! What a peripheral device type is to the engine.
+
+use crate::{CommandSpec, Decoded, Io, IoKind, LogicalUnit, ModePageSpec, Request};
+use lunette_scsi::{AdditionalSense, Sense, SenseKey};
+use lunette_store::IoError;
+
+/// A peripheral device type: its commands and pages. One for each logical unit; its methods are called from every reactor.
+pub trait Device: Send + Sync {
+    /// Peripheral qualifier and device type: byte 0 of INQUIRY data and of VPD pages (SPC-4 6.6.2).
+    fn peripheral(&self) -> u8;
+
+    /// The rows of its commands; [`decode`](Device::decode) is called with an index into them.
+    fn commands(&self) -> Box<dyn Iterator<Item = &'static CommandSpec>>;
+
+    /// Checks a CDB of the row `row` and says what is to be done.
+    fn decode(&self, row: usize, request: &Request<'_>) -> Decoded;
+
+    /// Whether the medium can be removed (RMB).
+    fn removable(&self) -> bool {
+        false
+    }
+
+    /// Version descriptors for INQUIRY data after SAM and SPC (SPC-4 6.6.2).
+    fn version_descriptors(&self) -> &'static [u16] {
+        &[]
+    }
+
+    /// The device's own vital product data pages: codes, ascending.
+    fn vpd_pages(&self) -> &'static [u8] {
+        &[]
+    }
+
+    /// The vital product data page `code`, one of [`vpd_pages`](Device::vpd_pages), whole.
+    fn vpd_page(&self, code: u8, unit: &LogicalUnit) -> Option<Vec<u8>> {
+        let _ = (code, unit);
+        None
+    }
+
+    /// The device's own mode pages.
+    fn mode_pages(&self, unit: &LogicalUnit) -> Vec<ModePageSpec> {
+        let _ = unit;
+        Vec::new()
+    }
+
+    /// The mode parameter block descriptor: 8 bytes, or 16 if `long`; empty if the device has none.
+    fn block_descriptor(&self, long: bool) -> Vec<u8> {
+        let _ = long;
+        Vec::new()
+    }
+
+    /// Byte 2 of the mode parameter header (device-specific parameter).
+    fn mode_device_specific(&self, unit: &LogicalUnit) -> u8 {
+        let _ = unit;
+        0
+    }
+
+    /// Called when mode pages have changed, with the new values in force.
+    fn mode_changed(&self, unit: &LogicalUnit) {
+        let _ = unit;
+    }
+
+    /// Whether the unit is ready for commands that access the medium; TEST UNIT READY's answer.
+    fn ready(&self) -> Result<(), Sense> {
+        Ok(())
+    }
+
+    /// The sense data for a store operation that failed; a device can add where (INFORMATION).
+    fn io_failed(&self, io: &Io, error: IoError) -> Sense {
+        sense_of(io.kind, error)
+    }
+
+    /// The answer to commands that are in no row.
+    fn unknown_command(&self) -> Sense {
+        Sense::illegal_request(AdditionalSense::INVALID_COMMAND_OPERATION_CODE)
+    }
+
+    /// Whether this stands for a logical unit that is not there, or for a well-known one: it has no unit attentions.
+    fn is_placeholder(&self) -> bool {
+        false
+    }
+}
+
+/// The sense data for an error of a store, before a device adds where it happened.
+pub fn sense_of(kind: IoKind, error: IoError) -> Sense {
+    match error {
+        IoError::OutOfRange => Sense::illegal_request(AdditionalSense::LBA_OUT_OF_RANGE),
+        IoError::ReadOnly => Sense::data_protect(AdditionalSense::WRITE_PROTECTED),
+        IoError::NoSpace => Sense::data_protect(AdditionalSense::SPACE_ALLOCATION_FAILED_WRITE_PROTECT),
+        IoError::Unsupported => Sense::illegal_request(AdditionalSense::INVALID_COMMAND_OPERATION_CODE),
+        IoError::Aborted => {
+            Sense::new(SenseKey::ABORTED_COMMAND, AdditionalSense::NO_ADDITIONAL_SENSE_INFORMATION)
+        }
+        IoError::Gone => Sense::hardware_error(AdditionalSense::INTERNAL_TARGET_FAILURE),
+        IoError::Short { .. } | IoError::Os(_) => Sense::medium_error(match kind {
+            IoKind::Read => AdditionalSense::UNRECOVERED_READ_ERROR,
+            IoKind::Write { .. } | IoKind::Flush => AdditionalSense::WRITE_ERROR,
+        }),
+    }
+}

@@ -1,0 +1,430 @@
+//! The engine of one reactor: takes tasks from admission to their end.
+
+use crate::command::{Attention, Row, Unknown};
+use crate::manage::{Jobs, Waits};
+use crate::plan::{Completion, Io, IoKind, Outcome, Plan, Reply, RunPlan};
+use crate::run::{Progress, Run, RunCell, Running};
+use crate::session::{Admission, CommandFrame, Itl, Started};
+use crate::task_set::{Next, TaskSet};
+use crate::tasks::{Parked, Phase, Task, TaskId, Tasks};
+use crate::{LogicalUnit, Request};
+use lunette_scsi::{AdditionalSense, Sense, Status, TaskAttribute};
+use lunette_store::{Cx, IoError, IoId, IoResult, Message, Op, ReactorId, Sg, Sink, SinkId, Submit};
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::rc::Rc;
+use std::sync::Arc;
+
+/// Everything of the engine that lives on one reactor.
+pub(crate) struct Engine {
+    pub(crate) reactor: ReactorId,
+    sink: Cell<SinkId>,
+    pub(crate) tasks: RefCell<Tasks>,
+    sets: RefCell<HashMap<u64, Rc<TaskSet>>>,
+    pub(crate) jobs: RefCell<Jobs>,
+    pub(crate) waits: RefCell<Waits>,
+}
+
+/// What a completion that comes to the engine is about; kept in its token.
+pub(crate) enum Token {
+    /// A task's store operation, or its abort.
+    Task(TaskId),
+    /// The task set of this logical unit may be able to go on.
+    Advance(u64),
+    /// This task management function may have ended.
+    Job(u32),
+}
+
+impl Token {
+    const ADVANCE: u64 = 0b10 << 62;
+    const JOB: u64 = 0b11 << 62;
+    const KIND: u64 = 0b11 << 62;
+
+    fn encode(self) -> u64 {
+        match self {
+            Token::Task(id) => id.to_token(),
+            Token::Advance(unit) => Self::ADVANCE | unit,
+            Token::Job(job) => Self::JOB | u64::from(job),
+        }
+    }
+
+    fn decode(token: u64) -> Self {
+        match token & Self::KIND {
+            Self::ADVANCE => Token::Advance(token & !Self::KIND),
+            Self::JOB => Token::Job(token as u32),
+            _ => Token::Task(TaskId::from_token(token)),
+        }
+    }
+}
+
+impl Engine {
+    /// The engine of the reactor of `cx`, made when it is first asked for.
+    pub(crate) fn on(cx: &mut dyn Cx) -> Rc<Self> {
+        lunette_store::local_or_insert(cx, |cx| {
+            let engine = Rc::new(Self {
+                reactor: cx.reactor(),
+                sink: Cell::new(SinkId(0)),
+                tasks: RefCell::default(),
+                sets: RefCell::default(),
+                jobs: RefCell::default(),
+                waits: RefCell::default(),
+            });
+            engine.sink.set(cx.register(engine.clone()));
+            engine
+        })
+    }
+
+    /// The part of a unit's task set on this reactor.
+    pub(crate) fn task_set(&self, unit: &Arc<LogicalUnit>, cx: &mut dyn Cx) -> Rc<TaskSet> {
+        if let Some(set) = self.sets.borrow().get(&unit.number()) {
+            return set.clone();
+        }
+        let store = unit.backing().map(|backing| backing.attach(cx));
+        let set = TaskSet::new(unit.clone(), store, self.reactor);
+        self.sets.borrow_mut().insert(unit.number(), set.clone());
+        set
+    }
+
+    /// Tells this engine of something, after its caller has returned.
+    pub(crate) fn tell(&self, token: Token, result: IoResult, cx: &mut dyn Cx) {
+        cx.complete(IoId { sink: self.sink.get(), token: token.encode() }, result);
+    }
+
+    /// Runs `act` on the engine of another reactor.
+    pub(crate) fn post(
+        to: ReactorId,
+        cx: &mut dyn Cx,
+        act: impl FnOnce(&Engine, &mut dyn Cx) + Send + 'static,
+    ) {
+        let message: Message = Box::new(move |cx| {
+            let engine = Engine::on(cx);
+            act(&engine, cx);
+        });
+        cx.poster().post(to, message);
+    }
+
+    pub(crate) fn admit(&self, itl: &Rc<Itl>, command: &CommandFrame<'_>, cx: &mut dyn Cx) -> Admission {
+        let unit = itl.unit();
+        let row = unit.commands().find(command.cdb);
+        if !itl.shared.gate.is_open()
+            && row.map_or(Attention::Reported, |row| row.spec.attention) == Attention::Reported
+            && let Some(sense) = itl.shared.take_attention()
+        {
+            return Admission::Ended(check_condition(unit, sense));
+        }
+        match self.decode(itl, row, command) {
+            Ok(plan) => self.enter(itl, command, plan, cx),
+            Err(sense) => Admission::Ended(check_condition(unit, sense)),
+        }
+    }
+
+    fn decode(
+        &self,
+        itl: &Rc<Itl>,
+        row: Result<&Row, Unknown>,
+        command: &CommandFrame<'_>,
+    ) -> Result<Plan, Sense> {
+        let unit = itl.unit();
+        let row = row.map_err(|unknown| match unknown {
+            Unknown::ServiceAction if !unit.device().is_placeholder() => {
+                Sense::invalid_field_in_cdb(1, Some(4))
+            }
+            _ => unit.device().unknown_command(),
+        })?;
+        row.check(command.cdb)?;
+        if command.attribute == TaskAttribute::Aca {
+            return Err(Sense::aborted_command(AdditionalSense::INVALID_MESSAGE_ERROR));
+        }
+        unit.decode(row, &Request { cdb: command.cdb, unit, nexus: &itl.nexus })
+    }
+
+    fn enter(&self, itl: &Rc<Itl>, command: &CommandFrame<'_>, plan: Plan, cx: &mut dyn Cx) -> Admission {
+        let task = Task::new(itl.clone(), command, plan);
+        let (wanted_out, wanted_in) = (task.wanted_out, task.wanted_in);
+        let mut tasks = self.tasks.borrow_mut();
+        let Some(id) = tasks.insert(task) else {
+            return Admission::Ended(Outcome::status(Status::TASK_SET_FULL));
+        };
+        let set = &itl.set;
+        let ordered = command.attribute == TaskAttribute::Ordered;
+        let head = command.attribute == TaskAttribute::HeadOfQueue;
+        if head || (!ordered && !set.is_blocked()) {
+            set.began();
+            tasks.enable(id);
+        } else {
+            set.make_dormant(id, ordered);
+            self.tell(Token::Advance(set.unit.number()), Ok(0), cx);
+        }
+        Admission::Admitted { task: id, wanted_out, wanted_in }
+    }
+
+    pub(crate) fn start(&self, id: TaskId, data_out: Sg<'_>, data_in: Sg<'_>, cx: &mut dyn Cx) -> Started {
+        let mut tasks = self.tasks.borrow_mut();
+        let Some(task) = tasks.get(id) else { return Started::Pending };
+        if task.phase != Phase::Admitted {
+            return Started::Pending;
+        }
+        if !task.enabled {
+            task.phase = Phase::Parked;
+            task.parked = Some(Box::new(Parked::new(data_out, data_in)));
+            return Started::Pending;
+        }
+        drop(tasks);
+        match self.run(id, data_out, data_in, cx) {
+            Some(outcome) => {
+                self.end(id, cx);
+                Started::Ended(outcome)
+            }
+            None => Started::Pending,
+        }
+    }
+
+    pub(crate) fn abandon(&self, id: TaskId, cx: &mut dyn Cx) {
+        let mut tasks = self.tasks.borrow_mut();
+        if tasks.get(id).is_some_and(|task| task.phase == Phase::Admitted) {
+            drop(tasks);
+            self.end(id, cx);
+        }
+    }
+
+    /// Carries out an enabled task's plan; its outcome if it has one already.
+    fn run(&self, id: TaskId, data_out: Sg<'_>, data_in: Sg<'_>, cx: &mut dyn Cx) -> Option<Outcome> {
+        let mut tasks = self.tasks.borrow_mut();
+        let task = tasks.get(id)?;
+        task.phase = Phase::Running;
+        match task.plan.take()? {
+            Plan::Done(reply) => Some(outcome_of_reply(task, reply, data_in)),
+            Plan::Io(io) => {
+                task.plan = Some(Plan::Io(io));
+                let result = self.submit(id, task, io, data_out, data_in, cx)?;
+                Some(outcome_of_io(task, io, result))
+            }
+            Plan::Run(plan) => {
+                begin(task, plan, data_out, data_in);
+                self.drive(id, task, None, cx)
+            }
+        }
+    }
+
+    /// Gives the one operation of most commands to the store.
+    fn submit(
+        &self,
+        id: TaskId,
+        task: &mut Task,
+        io: Io,
+        data_out: Sg<'_>,
+        data_in: Sg<'_>,
+        cx: &mut dyn Cx,
+    ) -> Option<IoResult> {
+        let op = match io.kind {
+            IoKind::Read => Op::Read { offset: io.offset, to: data_in.part(0, io.length) },
+            IoKind::Write { durable } => {
+                let there = data_out.len().min(io.length);
+                let whole = there - there % u64::from(io.granularity.max(1));
+                Op::Write { offset: io.offset, from: data_out.part(0, whole), durable }
+            }
+            IoKind::Flush => Op::Flush,
+        };
+        task.moving = op.range().1;
+        let store = task.itl.as_ref().and_then(|itl| itl.set.store.as_ref());
+        let Some(store) = store else { return Some(Err(IoError::Gone)) };
+        if task.moving == 0 && io.kind != IoKind::Flush {
+            return Some(Ok(0));
+        }
+        store.submit(op, self.id_of(id), cx).done()
+    }
+
+    /// Takes a command of several steps as far as it goes without waiting.
+    fn drive(
+        &self,
+        id: TaskId,
+        task: &mut Task,
+        mut answer: Option<IoResult>,
+        cx: &mut dyn Cx,
+    ) -> Option<Outcome> {
+        let running = task.running.as_mut()?;
+        let store = task.itl.as_ref().and_then(|itl| itl.set.store.clone());
+        loop {
+            let step = match running.proceed(answer) {
+                Progress::Done(result) => return Some(outcome_of_run(task, result)),
+                Progress::Wants(step) => step,
+            };
+            let submitted = match &store {
+                Some(store) => running.cell.with_op(&step, |op| store.submit(op, self.id_of(id), cx)),
+                None => Submit::Done(Err(IoError::Gone)),
+            };
+            answer = Some(submitted.done()?);
+        }
+    }
+
+    fn id_of(&self, id: TaskId) -> IoId {
+        IoId { sink: self.sink.get(), token: Token::Task(id).encode() }
+    }
+
+    /// A task's store operation has completed, or the task was aborted before it had one.
+    fn task_completed(&self, id: TaskId, result: IoResult, cx: &mut dyn Cx) {
+        let mut tasks = self.tasks.borrow_mut();
+        let Some(task) = tasks.get(id) else { return };
+        let outcome = if task.running.is_some() {
+            match self.drive(id, task, Some(result), cx) {
+                Some(outcome) => outcome,
+                None => return,
+            }
+        } else if let Some(Plan::Io(io)) = task.plan {
+            outcome_of_io(task, io, result)
+        } else {
+            Outcome::status(Status::TASK_ABORTED)
+        };
+        drop(tasks);
+        self.report(id, outcome, cx);
+    }
+
+    /// Ends a task and tells its transport.
+    fn report(&self, id: TaskId, outcome: Outcome, cx: &mut dyn Cx) {
+        let mut tasks = self.tasks.borrow_mut();
+        let Some(task) = tasks.get(id) else { return };
+        let cookie = task.cookie;
+        let completion = task.aborted.map_or(Completion::Ended(outcome), Completion::Aborted);
+        drop(tasks);
+        let Some(itl) = self.end(id, cx) else { return };
+        if let Some(responder) = itl.responder.upgrade() {
+            responder.command_ended(cookie, completion, cx);
+        }
+        self.check_waits(id, cx);
+    }
+
+    /// Takes a task out of its task set.
+    fn end(&self, id: TaskId, cx: &mut dyn Cx) -> Option<Rc<Itl>> {
+        let mut tasks = self.tasks.borrow_mut();
+        let enabled = tasks.get(id)?.enabled;
+        let itl = tasks.remove(id)?;
+        let set = &itl.set;
+        let changed = if enabled { set.ended() } else { set.forget(id) };
+        if changed {
+            self.tell(Token::Advance(set.unit.number()), Ok(0), cx);
+        }
+        Some(itl)
+    }
+
+    /// Lets the part of a task set go on as far as it can.
+    fn advance(&self, unit: u64, cx: &mut dyn Cx) {
+        let Some(set) = self.sets.borrow().get(&unit).cloned() else { return };
+        loop {
+            match set.next() {
+                Next::Wait => return,
+                Next::Enable(task) => self.enable(task, cx),
+                Next::Acknowledge(owner) => {
+                    Self::post(owner, cx, move |engine, cx| engine.with_set(unit, cx, TaskSet::acknowledged));
+                }
+                Next::Acquire => {
+                    let Some(granted) = set.acquire(self.reactor) else { continue };
+                    let (grant, owner) = (granted.grant, self.reactor);
+                    for part in granted.others {
+                        Self::post(part, cx, move |engine, cx| {
+                            engine.with_set(unit, cx, |set| set.stop(grant, owner));
+                        });
+                    }
+                }
+                Next::Release => {
+                    let released = set.release(self.reactor);
+                    for part in released.others {
+                        Self::post(part, cx, move |engine, cx| {
+                            engine.with_set(unit, cx, |set| set.go_on(released.grant));
+                        });
+                    }
+                    if let Some(next) = released.next {
+                        Self::post(next, cx, move |engine, cx| {
+                            engine.with_set(unit, cx, TaskSet::barrier_free)
+                        });
+                    }
+                }
+            }
+        }
+    }
+
+    fn with_set(&self, unit: u64, cx: &mut dyn Cx, act: impl FnOnce(&TaskSet)) {
+        if let Some(set) = self.sets.borrow().get(&unit) {
+            act(set);
+        }
+        self.advance(unit, cx);
+    }
+
+    /// The turn of a dormant task has come.
+    fn enable(&self, id: TaskId, cx: &mut dyn Cx) {
+        let mut tasks = self.tasks.borrow_mut();
+        tasks.enable(id);
+        let Some(task) = tasks.get(id) else { return };
+        if task.phase != Phase::Parked {
+            return;
+        }
+        let Some(parked) = task.parked.take() else { return };
+        drop(tasks);
+        if let Some(outcome) = self.run(id, parked.data_out.as_sg(), parked.data_in.as_sg(), cx) {
+            self.report(id, outcome, cx);
+        }
+    }
+}
+
+impl Sink for Engine {
+    fn complete(&self, token: u64, result: IoResult, cx: &mut dyn Cx) {
+        match Token::decode(token) {
+            Token::Task(id) => self.task_completed(id, result, cx),
+            Token::Advance(unit) => self.advance(unit, cx),
+            Token::Job(job) => self.check_job(job, cx),
+        }
+    }
+}
+
+fn check_condition(unit: &LogicalUnit, sense: Sense) -> Outcome {
+    Outcome { descriptor_sense: unit.descriptor_sense(), ..Outcome::check_condition(sense) }
+}
+
+/// Prepares a command of several steps.
+fn begin(task: &mut Task, plan: RunPlan, data_out: Sg<'_>, data_in: Sg<'_>) {
+    let Some(itl) = &task.itl else { return };
+    let cell = RunCell::new(data_out.part(0, plan.wanted_out), data_in);
+    let run = Run::new(itl.unit().clone(), itl.nexus.clone(), task.cdb, cell.clone());
+    task.moving = data_out.len().min(plan.wanted_out);
+    task.running = Some(Running::new(cell, (plan.start)(run)));
+}
+
+fn outcome_of_reply(task: &Task, reply: Reply, data_in: Sg<'_>) -> Outcome {
+    let moved_in = data_in.copy_in(0, &reply.data) as u64;
+    Outcome { sense: reply.sense, moved_in, ..outcome(task, reply.status) }
+}
+
+fn outcome_of_io(task: &Task, io: Io, result: IoResult) -> Outcome {
+    match result {
+        Ok(_) => {
+            let is_read = io.kind == IoKind::Read;
+            Outcome {
+                moved_in: if is_read { task.moving } else { 0 },
+                moved_out: if is_read { 0 } else { task.moving },
+                ..outcome(task, Status::GOOD)
+            }
+        }
+        Err(error) => failed(task, |unit| unit.device().io_failed(&io, error)),
+    }
+}
+
+fn outcome_of_run(task: &Task, result: Result<(), Sense>) -> Outcome {
+    let moved_in = task.running.as_ref().map_or(0, |running| running.cell.moved_in());
+    match result {
+        Ok(()) => {
+            let wanted_in = task.wanted_in.max(moved_in);
+            Outcome { moved_in, wanted_in, moved_out: task.moving, ..outcome(task, Status::GOOD) }
+        }
+        Err(sense) => Outcome { moved_out: task.moving, ..failed(task, |_| sense) },
+    }
+}
+
+fn outcome(task: &Task, status: Status) -> Outcome {
+    Outcome { wanted_in: task.wanted_in, wanted_out: task.wanted_out, ..Outcome::status(status) }
+}
+
+fn failed(task: &Task, sense: impl FnOnce(&LogicalUnit) -> Sense) -> Outcome {
+    match &task.itl {
+        Some(itl) => check_condition(itl.unit(), sense(itl.unit())),
+        None => Outcome::status(Status::CHECK_CONDITION),
+    }
+}

@@ -1,0 +1,31 @@
+//! Who a logical unit says it is.
+
+use lunette_scsi::Naa;
+
+/// The names of a logical unit. Made once and kept: initiators know a disk by them.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Identity {
+    /// T10 vendor identification, at most 8 ASCII characters.
+    pub vendor: String,
+    /// Product identification, at most 16 ASCII characters.
+    pub product: String,
+    /// Product revision, at most 4 ASCII characters.
+    pub revision: String,
+    /// Unit serial number (VPD page 80h), ASCII.
+    pub serial: String,
+    /// World-wide name (VPD page 83h).
+    pub naa: Naa,
+}
+
+impl Identity {
+    /// lunette's own vendor and product names with the given serial number and world-wide name.
+    pub fn new(serial: impl Into<String>, naa: Naa) -> Self {
+        Self {
+            vendor: "LUNETTE".into(),
+            product: "VIRTUAL-DISK".into(),
+            revision: concat!(env!("CARGO_PKG_VERSION_MAJOR"), ".", env!("CARGO_PKG_VERSION_MINOR")).into(),
+            serial: serial.into(),
+            naa,
+        }
+    }
+}

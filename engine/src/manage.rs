@@ -1,0 +1,326 @@
+//! Task management functions (SAM-5 7): what they select, what they do, when they are answered.
+//!
+//! The reactor that received the function tells every reactor that may hold such tasks. Each marks them as aborted and
+//! acknowledges when the last of them has ended; the function is answered when all have acknowledged.
+
+use crate::engine::{Engine, Token};
+use crate::plan::Aborted;
+use crate::session::{Itl, Management, Responder, Session};
+use crate::tasks::{Phase, Task, TaskId};
+use crate::{LogicalUnit, Nexus, NexusId};
+use lunette_scsi::{AdditionalSense, SenseKey, ServiceResponse, TaskManagementFunction};
+use lunette_store::{Cx, IoError, ReactorId};
+use std::collections::{BTreeSet, HashMap};
+use std::rc::Weak;
+use std::sync::Arc;
+
+/// The functions in progress that this reactor received.
+#[derive(Default)]
+pub(crate) struct Jobs {
+    next: u32,
+    jobs: HashMap<u32, Job>,
+}
+
+struct Job {
+    /// Reactors that have not acknowledged.
+    waiting_for: usize,
+    found: bool,
+    /// The answer, when it does not depend on any task.
+    response: Option<ServiceResponse>,
+    /// `None` for the end of a nexus.
+    function: Option<TaskManagementFunction>,
+    cookie: u64,
+    responder: Weak<dyn Responder>,
+}
+
+/// Aborted tasks of this reactor that have not ended, and who is to be told when they have.
+#[derive(Default)]
+pub(crate) struct Waits {
+    waits: Vec<Wait>,
+}
+
+struct Wait {
+    tasks: Vec<TaskId>,
+    job: JobId,
+}
+
+/// A job anywhere in the program.
+#[derive(Clone, Copy)]
+struct JobId {
+    reactor: ReactorId,
+    job: u32,
+}
+
+/// Which tasks a function is about; `None` means all.
+#[derive(Clone)]
+struct Selector {
+    /// Numbers of logical units.
+    units: Option<Arc<[u64]>>,
+    nexus: Option<NexusId>,
+    tag: Option<u64>,
+}
+
+/// What a function does with the tasks.
+#[derive(Clone, Copy)]
+enum Action {
+    /// Only says whether there are any.
+    Query,
+    /// Aborts them. `requester` is the nexus that the function came by.
+    Abort { requester: NexusId, because: Because },
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Because {
+    Function,
+    Reset,
+    NexusLost,
+}
+
+impl Selector {
+    fn matches(&self, task: &Task, itl: &Itl) -> bool {
+        self.units.as_ref().is_none_or(|units| units.contains(&itl.unit().number()))
+            && self.nexus.is_none_or(|nexus| nexus == itl.nexus.id())
+            && self.tag.is_none_or(|tag| tag == task.tag)
+    }
+}
+
+impl Action {
+    fn reason(self, nexus: NexusId) -> Option<Aborted> {
+        let Action::Abort { requester, because } = self else { return None };
+        Some(match because {
+            Because::Reset => Aborted::ByReset,
+            Because::NexusLost => Aborted::NexusLost,
+            Because::Function if requester == nexus => Aborted::ByItsNexus,
+            Because::Function => Aborted::ByAnotherNexus,
+        })
+    }
+}
+
+/// What a function that acts on tasks does.
+struct Effect {
+    /// All logical units of the target port, or only the addressed one.
+    all_units: bool,
+    /// Only tasks of the nexus that the function came by.
+    own_tasks: bool,
+    /// Only the task with the tag.
+    tagged: bool,
+    /// Why tasks are aborted; `None` for queries.
+    aborts: Option<Because>,
+}
+
+impl Effect {
+    /// `None` for functions that are not about tasks.
+    fn of(function: TaskManagementFunction) -> Option<Self> {
+        use Because::{Function as Asked, NexusLost, Reset};
+        use TaskManagementFunction as Function;
+        let (all_units, own_tasks, tagged, aborts) = match function {
+            Function::AbortTask => (false, true, true, Some(Asked)),
+            Function::AbortTaskSet => (false, true, false, Some(Asked)),
+            Function::ClearTaskSet => (false, false, false, Some(Asked)),
+            Function::LogicalUnitReset => (false, false, false, Some(Reset)),
+            Function::ITNexusReset => (true, true, false, Some(NexusLost)),
+            Function::TargetWarmReset | Function::TargetColdReset => (true, false, false, Some(Reset)),
+            Function::QueryTask => (false, true, true, None),
+            Function::QueryTaskSet => (false, true, false, None),
+            Function::QueryAsynchronousEvent | Function::ClearAca => return None,
+        };
+        Some(Self { all_units, own_tasks, tagged, aborts })
+    }
+}
+
+impl Engine {
+    pub(crate) fn manage(&self, session: &Session, function: &Management, cookie: u64, cx: &mut dyn Cx) {
+        let nexus = session.nexus();
+        let unit = nexus.port.resolve(function.lun);
+        let job = self.jobs.borrow_mut().insert(session, cookie, Some(function.function));
+        let effect = Effect::of(function.function);
+        let addressed_unit = effect.as_ref().is_none_or(|effect| !effect.all_units);
+        if addressed_unit && unit.device().is_placeholder() {
+            return self.answer(job, ServiceResponse::IncorrectLogicalUnitNumber, cx);
+        }
+        let Some(effect) = effect else {
+            let response = match function.function {
+                TaskManagementFunction::QueryAsynchronousEvent => {
+                    asynchronous_event(unit.itl(nexus).attention())
+                }
+                _ => ServiceResponse::FunctionRejected,
+            };
+            return self.answer(job, response, cx);
+        };
+        let units = if effect.all_units { nexus.port.units().values().collect() } else { vec![unit] };
+        units.iter().for_each(|unit| establish(function.function, unit, nexus));
+        let selector = Selector {
+            units: Some(units.iter().map(|unit| unit.number()).collect()),
+            nexus: effect.own_tasks.then_some(nexus.id()),
+            tag: effect.tagged.then_some(function.tag),
+        };
+        let action = match effect.aborts {
+            Some(because) => Action::Abort { requester: nexus.id(), because },
+            None => Action::Query,
+        };
+        self.spread(job, &units, &selector, action, cx);
+    }
+
+    /// The end of a nexus: aborts its tasks everywhere.
+    pub(crate) fn close(&self, session: &Session, cookie: u64, cx: &mut dyn Cx) {
+        let nexus = session.nexus();
+        let job = self.jobs.borrow_mut().insert(session, cookie, None);
+        let selector = Selector { units: None, nexus: Some(nexus.id()), tag: None };
+        let action = Action::Abort { requester: nexus.id(), because: Because::NexusLost };
+        self.spread(job, &nexus.port.all_units(), &selector, action, cx);
+    }
+
+    /// Tells every reactor that has a part of a unit's task set.
+    fn spread(
+        &self,
+        job: u32,
+        units: &[&Arc<LogicalUnit>],
+        selector: &Selector,
+        action: Action,
+        cx: &mut dyn Cx,
+    ) {
+        let mut reactors = BTreeSet::new();
+        for unit in units {
+            reactors.extend(unit.coordination().parts().iter().copied());
+        }
+        reactors.remove(&self.reactor);
+        self.jobs.borrow_mut().expect(job, reactors.len() + 1);
+        let id = JobId { reactor: self.reactor, job };
+        for reactor in reactors {
+            let selector = selector.clone();
+            Self::post(reactor, cx, move |engine, cx| engine.act(&selector, action, id, cx));
+        }
+        self.act(selector, action, id, cx);
+    }
+
+    /// Does here what a function asks for, and acknowledges it at once or when the last aborted task has ended.
+    fn act(&self, selector: &Selector, action: Action, job: JobId, cx: &mut dyn Cx) {
+        let selected = self.tasks.borrow().select(|task, itl| selector.matches(task, itl));
+        let found = !selected.is_empty();
+        if matches!(action, Action::Query) || !found {
+            return Self::acknowledge(job, found, cx);
+        }
+        for id in &selected {
+            self.abort(*id, action, cx);
+        }
+        self.waits.borrow_mut().waits.push(Wait { tasks: selected, job });
+    }
+
+    fn abort(&self, id: TaskId, action: Action, cx: &mut dyn Cx) {
+        let mut tasks = self.tasks.borrow_mut();
+        let Some(task) = tasks.get(id) else { return };
+        let Some(itl) = task.itl.clone() else { return };
+        let Some(reason) = action.reason(itl.nexus.id()) else { return };
+        let first = task.aborted.is_none();
+        task.aborted = task.aborted.or(Some(reason));
+        if let Some(running) = &task.running {
+            running.abort();
+        }
+        if first && task.phase != Phase::Running {
+            task.phase = Phase::Running;
+            self.tell(Token::Task(id), Err(IoError::Aborted), cx);
+        }
+        if first && reason == Aborted::ByAnotherNexus {
+            itl.shared.establish(AdditionalSense::COMMANDS_CLEARED_BY_ANOTHER_INITIATOR);
+        }
+    }
+
+    /// A task has ended: whoever waits for it may be told.
+    pub(crate) fn check_waits(&self, ended: TaskId, cx: &mut dyn Cx) {
+        let mut waits = self.waits.borrow_mut();
+        if waits.waits.is_empty() {
+            return;
+        }
+        waits.waits.iter_mut().for_each(|wait| wait.tasks.retain(|task| *task != ended));
+        for done in waits.waits.extract_if(.., |wait| wait.tasks.is_empty()) {
+            Self::acknowledge(done.job, true, cx);
+        }
+    }
+
+    fn acknowledge(job: JobId, found: bool, cx: &mut dyn Cx) {
+        Self::post(job.reactor, cx, move |engine, cx| {
+            engine.jobs.borrow_mut().acknowledge(job.job, found);
+            engine.check_job(job.job, cx);
+        });
+    }
+
+    fn answer(&self, job: u32, response: ServiceResponse, cx: &mut dyn Cx) {
+        self.jobs.borrow_mut().answer(job, response);
+        self.tell(Token::Job(job), Ok(0), cx);
+    }
+
+    pub(crate) fn check_job(&self, job: u32, cx: &mut dyn Cx) {
+        let Some((job, response)) = self.jobs.borrow_mut().take_ended(job) else { return };
+        if let Some(responder) = job.responder.upgrade() {
+            responder.management_ended(job.cookie, response, cx);
+        }
+    }
+}
+
+impl Jobs {
+    fn insert(&mut self, session: &Session, cookie: u64, function: Option<TaskManagementFunction>) -> u32 {
+        self.next = self.next.wrapping_add(1);
+        let responder = session.responder().clone();
+        self.jobs.insert(
+            self.next,
+            Job { waiting_for: 0, found: false, response: None, function, cookie, responder },
+        );
+        self.next
+    }
+
+    fn expect(&mut self, job: u32, acknowledgements: usize) {
+        if let Some(job) = self.jobs.get_mut(&job) {
+            job.waiting_for = acknowledgements;
+        }
+    }
+
+    fn acknowledge(&mut self, job: u32, found: bool) {
+        if let Some(job) = self.jobs.get_mut(&job) {
+            job.waiting_for -= 1;
+            job.found |= found;
+        }
+    }
+
+    fn answer(&mut self, job: u32, response: ServiceResponse) {
+        if let Some(job) = self.jobs.get_mut(&job) {
+            job.response = Some(response);
+        }
+    }
+
+    fn take_ended(&mut self, job: u32) -> Option<(Job, ServiceResponse)> {
+        if self.jobs.get(&job)?.waiting_for > 0 {
+            return None;
+        }
+        let job = self.jobs.remove(&job)?;
+        let response = job.response.unwrap_or(match job.function {
+            Some(TaskManagementFunction::QueryTask | TaskManagementFunction::QueryTaskSet) if job.found => {
+                ServiceResponse::FunctionSucceeded { additional: [0; 3] }
+            }
+            _ => ServiceResponse::FunctionComplete,
+        });
+        Some((job, response))
+    }
+}
+
+/// The unit attention conditions that come with a function (SAM-5 5.14, 6.3).
+fn establish(function: TaskManagementFunction, unit: &LogicalUnit, nexus: &Nexus) {
+    use TaskManagementFunction as Function;
+    match function {
+        Function::LogicalUnitReset => unit.reset(AdditionalSense::BUS_DEVICE_RESET_FUNCTION_OCCURRED),
+        Function::TargetWarmReset | Function::TargetColdReset => {
+            unit.reset(AdditionalSense::POWER_ON_RESET_OR_BUS_DEVICE_RESET_OCCURRED);
+        }
+        Function::ITNexusReset => unit.itl(nexus).establish(AdditionalSense::I_T_NEXUS_LOSS_OCCURRED),
+        _ => {}
+    }
+}
+
+/// The answer of QUERY ASYNCHRONOUS EVENT (SAM-5 7.10): whether a unit attention is pending, and which.
+fn asynchronous_event(pending: Option<AdditionalSense>) -> ServiceResponse {
+    match pending {
+        Some(condition) => ServiceResponse::FunctionSucceeded {
+            additional: [SenseKey::UNIT_ATTENTION.0, condition.asc, condition.ascq],
+        },
+        None => ServiceResponse::FunctionComplete,
+    }
+}

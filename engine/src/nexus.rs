@@ -1,0 +1,148 @@
+//! Target ports, initiator ports and the I_T nexuses between them (SAM-5 4.5 to 4.8).
+
+use crate::LogicalUnit;
+use crate::attention::Attentions;
+use crate::placeholder;
+use lunette_scsi::designator::Protocol;
+use lunette_scsi::{AdditionalSense, Lun, Sense};
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+
+/// A way in: a target port and the logical units that are seen through it.
+pub struct TargetPort {
+    /// The port's name: a SCSI name string, as an iSCSI port has it (`iqn…,t,0x0001`).
+    pub name: String,
+    /// Relative target port identifier, from 1.
+    pub relative_id: u16,
+    /// Its transport protocol.
+    pub protocol: Protocol,
+    units: BTreeMap<u32, Arc<LogicalUnit>>,
+    missing: Arc<LogicalUnit>,
+    report_luns: Arc<LogicalUnit>,
+}
+
+impl TargetPort {
+    /// A port that shows `units` by logical unit number.
+    pub fn new(
+        name: impl Into<String>,
+        relative_id: u16,
+        protocol: Protocol,
+        units: BTreeMap<u32, Arc<LogicalUnit>>,
+    ) -> Arc<Self> {
+        Arc::new(Self {
+            name: name.into(),
+            relative_id,
+            protocol,
+            units,
+            missing: placeholder::missing_unit(),
+            report_luns: placeholder::report_luns_unit(),
+        })
+    }
+
+    /// The logical units and their numbers, ascending.
+    pub fn units(&self) -> &BTreeMap<u32, Arc<LogicalUnit>> {
+        &self.units
+    }
+
+    /// The logical units and what stands in for the rest.
+    pub(crate) fn all_units(&self) -> Vec<&Arc<LogicalUnit>> {
+        self.units.values().chain([&self.missing, &self.report_luns]).collect()
+    }
+
+    /// What answers at `lun`: a logical unit, the REPORT LUNS well-known logical unit, or a stand-in for a missing one.
+    pub fn resolve(&self, lun: Lun) -> &Arc<LogicalUnit> {
+        if lun == Lun::REPORT_LUNS_WLUN {
+            return &self.report_luns;
+        }
+        lun.index().and_then(|index| self.units.get(&index)).unwrap_or(&self.missing)
+    }
+}
+
+/// Identifies an I_T nexus within the program.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
+pub struct NexusId(u64);
+
+/// An initiator port and a target port that talk to each other.
+pub struct Nexus {
+    id: NexusId,
+    /// The initiator port's name: a SCSI name string (`iqn…,i,0x…`) or the name of a vhost-user export.
+    pub initiator: String,
+    /// The target port.
+    pub port: Arc<TargetPort>,
+}
+
+impl Nexus {
+    /// A new nexus: the initiator has just logged in or connected.
+    pub fn new(initiator: impl Into<String>, port: Arc<TargetPort>) -> Arc<Self> {
+        static NEXT: AtomicU64 = AtomicU64::new(1);
+        let id = NexusId(NEXT.fetch_add(1, Ordering::Relaxed));
+        Arc::new(Self { id, initiator: initiator.into(), port })
+    }
+
+    /// Its identity.
+    pub fn id(&self) -> NexusId {
+        self.id
+    }
+}
+
+/// What must be looked at before a command of an I_T_L nexus is processed, in one word: zero means go ahead.
+#[derive(Default, Debug)]
+pub(crate) struct Gate(AtomicU32);
+
+impl Gate {
+    const ATTENTION: u32 = 1;
+
+    /// The one load of the hot path.
+    pub(crate) fn is_open(&self) -> bool {
+        self.0.load(Ordering::Acquire) == 0
+    }
+
+    fn set_attention(&self, on: bool) {
+        if on {
+            self.0.fetch_or(Self::ATTENTION, Ordering::AcqRel);
+        } else {
+            self.0.fetch_and(!Self::ATTENTION, Ordering::AcqRel);
+        }
+    }
+}
+
+/// The state of one I_T_L nexus, shared by all reactors.
+#[derive(Debug)]
+pub(crate) struct ItlNexus {
+    pub(crate) nexus: NexusId,
+    pub(crate) gate: Gate,
+    attentions: Mutex<Attentions>,
+}
+
+impl ItlNexus {
+    /// A new one, whose first command learns that the unit was powered on or reset (SAM-5 5.14.5).
+    pub(crate) fn new(nexus: NexusId) -> Arc<Self> {
+        let itl = Self { nexus, gate: Gate::default(), attentions: Mutex::default() };
+        itl.establish(AdditionalSense::POWER_ON_RESET_OR_BUS_DEVICE_RESET_OCCURRED);
+        Arc::new(itl)
+    }
+
+    pub(crate) fn establish(&self, condition: AdditionalSense) {
+        self.with(|attentions| attentions.establish(condition));
+    }
+
+    pub(crate) fn take_attention(&self) -> Option<Sense> {
+        self.with(Attentions::take)
+    }
+
+    pub(crate) fn forget_attention(&self, condition: AdditionalSense) {
+        self.with(|attentions| attentions.forget(condition));
+    }
+
+    pub(crate) fn attention(&self) -> Option<AdditionalSense> {
+        self.with(|attentions| attentions.peek())
+    }
+
+    fn with<R>(&self, act: impl FnOnce(&mut Attentions) -> R) -> R {
+        let mut attentions = self.attentions.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        let result = act(&mut attentions);
+        self.gate.set_attention(attentions.peek().is_some());
+        result
+    }
+}

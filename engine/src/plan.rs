@@ -1,0 +1,204 @@
+//! What a decoded command wants done, and what became of it.
+
+use crate::run::{Run, RunFuture};
+use lunette_scsi::{Sense, Status};
+
+/// What a command wants done.
+pub enum Plan {
+    /// Nothing: this is the answer.
+    Done(Reply),
+    /// One operation on the store, straight between it and the initiator's memory.
+    Io(Io),
+    /// Several steps.
+    Run(RunPlan),
+}
+
+/// One operation on the store.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Io {
+    /// Which operation.
+    pub kind: IoKind,
+    /// First byte.
+    pub offset: u64,
+    /// Number of bytes.
+    pub length: u64,
+    /// What a write is cut to multiples of when the initiator sends less than it announced: the logical block length.
+    pub granularity: u32,
+}
+
+/// Which operation on the store.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum IoKind {
+    /// Data-in.
+    Read,
+    /// Data-out.
+    Write {
+        /// Survives a power loss before GOOD.
+        durable: bool,
+    },
+    /// What was written before survives a power loss before GOOD.
+    Flush,
+}
+
+/// The start of a command of several steps: given its [`Run`], the future that carries it out.
+pub type RunStart = Box<dyn FnOnce(Run) -> RunFuture>;
+
+/// A command of several steps.
+pub struct RunPlan {
+    /// Bytes of data-out that it needs.
+    pub wanted_out: u64,
+    /// The most bytes of data-in that it gives.
+    pub wanted_in: u64,
+    /// Makes the future.
+    pub start: RunStart,
+}
+
+impl Plan {
+    /// GOOD without data.
+    pub fn good() -> Self {
+        Plan::Done(Reply::good(Vec::new()))
+    }
+
+    /// GOOD with `data`, cut to the command's allocation length.
+    pub fn data(mut data: Vec<u8>, allocation_length: u64) -> Self {
+        data.truncate(usize::try_from(allocation_length).unwrap_or(usize::MAX));
+        Plan::Done(Reply::good(data))
+    }
+
+    /// Several steps, written as an `async` closure, that need `wanted_out` bytes of data-out.
+    pub fn run<F>(wanted_out: u64, steps: impl FnOnce(Run) -> F + 'static) -> Self
+    where
+        F: Future<Output = Result<(), Sense>> + 'static,
+    {
+        Plan::Run(RunPlan { wanted_out, wanted_in: 0, start: Box::new(|run| Box::pin(steps(run))) })
+    }
+
+    /// Bytes of data-out that the command needs before it can start.
+    pub fn wanted_out(&self) -> u64 {
+        match self {
+            Plan::Io(Io { kind: IoKind::Write { .. }, length, .. }) => *length,
+            Plan::Run(run) => run.wanted_out,
+            _ => 0,
+        }
+    }
+
+    /// The most bytes of data-in that the command gives.
+    pub fn wanted_in(&self) -> u64 {
+        match self {
+            Plan::Io(Io { kind: IoKind::Read, length, .. }) => *length,
+            Plan::Run(run) => run.wanted_in,
+            Plan::Done(reply) => reply.data.len() as u64,
+            Plan::Io(_) => 0,
+        }
+    }
+}
+
+/// The answer of a command that needs no I/O.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Reply {
+    /// Status.
+    pub status: Status,
+    /// Sense data, with CHECK CONDITION.
+    pub sense: Option<Box<Sense>>,
+    /// Data-in.
+    pub data: Vec<u8>,
+}
+
+impl Reply {
+    /// GOOD with `data`.
+    pub fn good(data: Vec<u8>) -> Self {
+        Self { status: Status::GOOD, sense: None, data }
+    }
+}
+
+/// What became of a command: what the transport frames.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Outcome {
+    /// Status.
+    pub status: Status,
+    /// Sense data, with CHECK CONDITION.
+    pub sense: Option<Box<Sense>>,
+    /// Whether sense data is asked for in descriptor format (the D_SENSE bit of the Control mode page).
+    pub descriptor_sense: bool,
+    /// Bytes of data-in that the initiator's memory received.
+    pub moved_in: u64,
+    /// Bytes of data-out that were taken.
+    pub moved_out: u64,
+    /// Bytes of data-in that the command would have given to a large enough buffer.
+    pub wanted_in: u64,
+    /// Bytes of data-out that the command would have taken.
+    pub wanted_out: u64,
+}
+
+impl Outcome {
+    pub(crate) fn status(status: Status) -> Self {
+        Self {
+            status,
+            sense: None,
+            descriptor_sense: false,
+            moved_in: 0,
+            moved_out: 0,
+            wanted_in: 0,
+            wanted_out: 0,
+        }
+    }
+
+    pub(crate) fn check_condition(sense: Sense) -> Self {
+        Self { sense: Some(Box::new(sense)), ..Self::status(Status::CHECK_CONDITION) }
+    }
+
+    /// Data-in residual against the initiator's expected length.
+    pub fn residual_in(&self, expected: u64) -> Residual {
+        Residual::of(expected, self.moved_in, self.wanted_in)
+    }
+
+    /// Data-out residual against the initiator's expected length.
+    pub fn residual_out(&self, expected: u64) -> Residual {
+        Residual::of(expected, self.moved_out, self.wanted_out)
+    }
+}
+
+/// The difference between what an initiator expected to move and what the command moved or wanted to.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Residual {
+    /// None.
+    None,
+    /// This many expected bytes were not moved.
+    Underflow(u64),
+    /// The command had this many bytes more than the initiator expected; they were not moved.
+    Overflow(u64),
+}
+
+impl Residual {
+    fn of(expected: u64, moved: u64, wanted: u64) -> Self {
+        if wanted > expected {
+            Residual::Overflow(wanted - expected)
+        } else if moved < expected {
+            Residual::Underflow(expected - moved)
+        } else {
+            Residual::None
+        }
+    }
+}
+
+/// Why a command was ended without a status of its own (SAM-5 5.6).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Aborted {
+    /// By a task management function of its own I_T nexus.
+    ByItsNexus,
+    /// By a task management function of another I_T nexus.
+    ByAnotherNexus,
+    /// By a logical unit or target reset.
+    ByReset,
+    /// By the end of its I_T nexus.
+    NexusLost,
+}
+
+/// How a command that was not answered at once has ended.
+#[derive(Clone, PartialEq, Debug)]
+pub enum Completion {
+    /// With a status.
+    Ended(Outcome),
+    /// Aborted: nothing touches the initiator's memory any more.
+    Aborted(Aborted),
+}

@@ -1,0 +1,199 @@
+//! Commands of several steps, written as plain `async` functions.
+//!
+//! The future asks for one store operation at a time by leaving it in a cell that it shares with the engine; the engine
+//! submits it and polls again when it has completed. No waker, no executor: the engine knows exactly when to poll. Buffers
+//! belong to the cell, so they outlive the future whatever happens to it.
+
+use crate::{LogicalUnit, Nexus};
+use lunette_scsi::{Cdb, Sense};
+use lunette_store::{IoError, IoResult, Memory, Op, Sg, SgList};
+use std::cell::{Cell, RefCell};
+use std::future::Future;
+use std::ops::Range;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
+
+/// What carries out a command of several steps; GOOD or CHECK CONDITION in the end.
+pub type RunFuture = Pin<Box<dyn Future<Output = Result<(), Sense>>>>;
+
+/// What the steps of a command work with.
+pub struct Run {
+    /// The logical unit.
+    pub unit: Arc<LogicalUnit>,
+    /// The nexus the command came by.
+    pub nexus: Arc<Nexus>,
+    /// The command.
+    pub cdb: Cdb,
+    cell: Rc<RunCell>,
+}
+
+/// Shared between a [`Run`] and the engine.
+#[derive(Default)]
+pub(crate) struct RunCell {
+    data_out: RefCell<SgList>,
+    data_in: RefCell<SgList>,
+    moved_in: Cell<u64>,
+    step: RefCell<Option<Step>>,
+    answer: Cell<Option<IoResult>>,
+    aborted: Cell<bool>,
+}
+
+/// One store operation that owns its memory.
+#[derive(Clone)]
+pub(crate) enum Step {
+    Read { offset: u64, to: Bytes },
+    Write { offset: u64, from: Bytes, durable: bool },
+    Flush,
+    Zero { offset: u64, length: u64, unmap: bool },
+    Discard { offset: u64, length: u64 },
+}
+
+/// Bytes that a step moves.
+#[derive(Clone)]
+pub(crate) enum Bytes {
+    Own(Rc<Memory>, Range<u64>),
+    DataOut(Range<u64>),
+}
+
+impl Run {
+    pub(crate) fn new(unit: Arc<LogicalUnit>, nexus: Arc<Nexus>, cdb: Cdb, cell: Rc<RunCell>) -> Self {
+        Self { unit, nexus, cdb, cell }
+    }
+
+    /// How many bytes of data-out there are: fewer than the command wanted when the initiator sent fewer.
+    pub fn data_out_len(&self) -> u64 {
+        self.cell.data_out.borrow().as_sg().len()
+    }
+
+    /// A private copy of data-out bytes from `at`, as many as there are.
+    pub fn data_out(&self, at: u64, length: u64) -> Vec<u8> {
+        self.cell.data_out.borrow().as_sg().part(at, length).to_vec(length)
+    }
+
+    /// Puts `bytes` at position `at` of data-in; what does not fit the initiator's buffer is counted as a residual.
+    pub fn put_data_in(&self, at: u64, bytes: &[u8]) {
+        let moved = self.cell.data_in.borrow().as_sg().copy_in(at, bytes);
+        self.cell.moved_in.set(self.cell.moved_in.get().max(at + moved as u64));
+    }
+
+    /// Reads `memory.len()` bytes of the store, or the first `length` of them.
+    pub async fn read(&self, offset: u64, to: &Rc<Memory>, length: u64) -> IoResult {
+        self.step(Step::Read { offset, to: Bytes::Own(to.clone(), 0..length) }).await
+    }
+
+    /// Writes the first `length` bytes of `from` to the store.
+    pub async fn write(&self, offset: u64, from: &Rc<Memory>, length: u64, durable: bool) -> IoResult {
+        self.step(Step::Write { offset, from: Bytes::Own(from.clone(), 0..length), durable }).await
+    }
+
+    /// Writes a range of data-out to the store, straight from the initiator's memory.
+    pub async fn write_data_out(&self, offset: u64, range: Range<u64>, durable: bool) -> IoResult {
+        self.step(Step::Write { offset, from: Bytes::DataOut(range), durable }).await
+    }
+
+    /// Makes what was written before durable.
+    pub async fn flush(&self) -> IoResult {
+        self.step(Step::Flush).await
+    }
+
+    /// Makes a range read as zero, giving back its room if `unmap`.
+    pub async fn zero(&self, offset: u64, length: u64, unmap: bool) -> IoResult {
+        self.step(Step::Zero { offset, length, unmap }).await
+    }
+
+    /// Gives a range back.
+    pub async fn discard(&self, offset: u64, length: u64) -> IoResult {
+        self.step(Step::Discard { offset, length }).await
+    }
+
+    async fn step(&self, step: Step) -> IoResult {
+        if self.cell.aborted.get() {
+            return Err(IoError::Aborted);
+        }
+        *self.cell.step.borrow_mut() = Some(step);
+        Answer(&self.cell).await
+    }
+}
+
+struct Answer<'a>(&'a RunCell);
+
+impl Future for Answer<'_> {
+    type Output = IoResult;
+
+    fn poll(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<IoResult> {
+        self.0.answer.take().map_or(Poll::Pending, Poll::Ready)
+    }
+}
+
+/// A command of several steps in progress, as the engine holds it.
+pub(crate) struct Running {
+    pub(crate) cell: Rc<RunCell>,
+    future: RunFuture,
+}
+
+/// What a command of several steps has come to.
+pub(crate) enum Progress {
+    /// It wants this operation.
+    Wants(Step),
+    /// It is done.
+    Done(Result<(), Sense>),
+}
+
+impl Running {
+    pub(crate) fn new(cell: Rc<RunCell>, future: RunFuture) -> Self {
+        Self { cell, future }
+    }
+
+    /// Goes on until the next operation or the end. `answer` is the result of the last operation.
+    pub(crate) fn proceed(&mut self, answer: Option<IoResult>) -> Progress {
+        let aborted = self.cell.aborted.get();
+        self.cell.answer.set(answer.map(|result| if aborted { Err(IoError::Aborted) } else { result }));
+        match self.future.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
+            Poll::Ready(result) => Progress::Done(result),
+            Poll::Pending => {
+                let step = self.cell.step.borrow_mut().take();
+                Progress::Wants(step.expect("a command's steps await only operations of their Run"))
+            }
+        }
+    }
+
+    pub(crate) fn abort(&self) {
+        self.cell.aborted.set(true);
+    }
+}
+
+impl RunCell {
+    pub(crate) fn new(data_out: Sg<'_>, data_in: Sg<'_>) -> Rc<Self> {
+        let cell = Self::default();
+        cell.data_out.borrow_mut().assign(data_out);
+        cell.data_in.borrow_mut().assign(data_in);
+        Rc::new(cell)
+    }
+
+    pub(crate) fn moved_in(&self) -> u64 {
+        self.moved_in.get()
+    }
+
+    /// Calls `submit` with the operation of `step`.
+    pub(crate) fn with_op<R>(&self, step: &Step, submit: impl FnOnce(Op<'_>) -> R) -> R {
+        let data_out = self.data_out.borrow();
+        let own = match step {
+            Step::Read { to: Bytes::Own(memory, _), .. }
+            | Step::Write { from: Bytes::Own(memory, _), .. } => Some(memory.seg()),
+            _ => None,
+        };
+        let sg = |bytes: &Bytes| match bytes {
+            Bytes::Own(_, range) => Sg::new(own.as_slice()).part(range.start, range.end - range.start),
+            Bytes::DataOut(range) => data_out.as_sg().part(range.start, range.end - range.start),
+        };
+        submit(match *step {
+            Step::Read { offset, ref to } => Op::Read { offset, to: sg(to) },
+            Step::Write { offset, ref from, durable } => Op::Write { offset, from: sg(from), durable },
+            Step::Flush => Op::Flush,
+            Step::Zero { offset, length, unmap } => Op::Zero { offset, length, unmap },
+            Step::Discard { offset, length } => Op::Discard { offset, length },
+        })
+    }
+}

@@ -1,0 +1,197 @@
+//! An I_T nexus as one reactor uses it: the way in for commands and task management functions.
+
+use crate::engine::Engine;
+use crate::nexus::ItlNexus;
+use crate::plan::Completion;
+use crate::task_set::TaskSet;
+use crate::tasks::TaskId;
+use crate::{LogicalUnit, Nexus, Outcome};
+use lunette_scsi::{Cdb, Lun, ServiceResponse, TaskAttribute, TaskManagementFunction};
+use lunette_store::{Cx, Sg};
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::rc::{Rc, Weak};
+use std::sync::Arc;
+
+/// A transport's connection, as the engine answers it. Never called while the transport calls the engine.
+pub trait Responder {
+    /// The command with this cookie has ended; nothing touches its memory any more.
+    fn command_ended(&self, cookie: u64, completion: Completion, cx: &mut dyn Cx);
+
+    /// The task management function with this cookie has ended; of the tasks that it aborted nothing touches the
+    /// initiator's memory any more.
+    fn management_ended(&self, cookie: u64, response: ServiceResponse, cx: &mut dyn Cx);
+}
+
+/// A command as a transport received it (SAM-5 5.4.2, Send SCSI Command).
+#[derive(Clone, Copy, Debug)]
+pub struct CommandFrame<'a> {
+    /// Logical unit number.
+    pub lun: Lun,
+    /// Command identifier: what ABORT TASK and QUERY TASK will name it by.
+    pub tag: u64,
+    /// Task attribute.
+    pub attribute: TaskAttribute,
+    /// Command descriptor block.
+    pub cdb: &'a Cdb,
+    /// What the transport knows it by.
+    pub cookie: u64,
+}
+
+/// A task management function as a transport received it.
+#[derive(Clone, Copy, Debug)]
+pub struct Management {
+    /// Which function.
+    pub function: TaskManagementFunction,
+    /// Logical unit number; functions that concern the whole target do not look at it.
+    pub lun: Lun,
+    /// Command identifier, for ABORT TASK and QUERY TASK.
+    pub tag: u64,
+}
+
+/// What became of a command when it arrived.
+#[derive(Debug)]
+pub enum Admission {
+    /// It is in the task set. Gather `wanted_out` bytes of data-out (or as many as the initiator has), then
+    /// [`start`](Session::start) it.
+    Admitted {
+        /// The task.
+        task: TaskId,
+        /// Bytes of data-out that it needs.
+        wanted_out: u64,
+        /// The most bytes of data-in that it gives.
+        wanted_in: u64,
+    },
+    /// It has ended already, without data.
+    Ended(Outcome),
+}
+
+/// How a started command goes on.
+#[derive(Debug)]
+pub enum Started {
+    /// It has ended.
+    Ended(Outcome),
+    /// [`Responder::command_ended`] follows.
+    Pending,
+}
+
+/// An I_T nexus on one reactor.
+///
+/// A nexus may have sessions on several reactors (the queues of one virtual machine); its tasks can be aborted from each.
+pub struct Session {
+    engine: Rc<Engine>,
+    nexus: Arc<Nexus>,
+    responder: Weak<dyn Responder>,
+    /// The I_T_L nexuses met so far, by the number of their logical unit.
+    itls: RefCell<HashMap<u64, Rc<Itl>>>,
+    /// The one used last: most initiators stay with one logical unit for a while.
+    last: RefCell<Option<(Lun, Rc<Itl>)>>,
+    closed: Cell<bool>,
+}
+
+/// An I_T_L nexus on one reactor.
+pub(crate) struct Itl {
+    pub(crate) shared: Arc<ItlNexus>,
+    pub(crate) nexus: Arc<Nexus>,
+    pub(crate) set: Rc<TaskSet>,
+    pub(crate) responder: Weak<dyn Responder>,
+}
+
+impl Itl {
+    pub(crate) fn unit(&self) -> &Arc<LogicalUnit> {
+        &self.set.unit
+    }
+}
+
+impl Session {
+    /// Opens a nexus on the reactor of `cx`. The engine keeps no strong reference to `responder`.
+    pub fn open(nexus: Arc<Nexus>, responder: Weak<dyn Responder>, cx: &mut dyn Cx) -> Self {
+        Self {
+            engine: Engine::on(cx),
+            nexus,
+            responder,
+            itls: RefCell::default(),
+            last: RefCell::default(),
+            closed: Cell::new(false),
+        }
+    }
+
+    /// The nexus.
+    pub fn nexus(&self) -> &Arc<Nexus> {
+        &self.nexus
+    }
+
+    /// Takes a command into the task set.
+    pub fn admit(&self, command: &CommandFrame<'_>, cx: &mut dyn Cx) -> Admission {
+        let itl = self.itl(command.lun, cx);
+        self.engine.admit(&itl, command, cx)
+    }
+
+    /// Starts an admitted command. The bytes behind both lists stay mapped until the command has ended; the lists
+    /// themselves may go. A command that was aborted meanwhile answers `Pending`: its end has been or will be reported.
+    pub fn start(&self, task: TaskId, data_out: Sg<'_>, data_in: Sg<'_>, cx: &mut dyn Cx) -> Started {
+        self.engine.start(task, data_out, data_in, cx)
+    }
+
+    /// Admits and starts a command whose data-out is there already.
+    pub fn execute(
+        &self,
+        command: &CommandFrame<'_>,
+        data_out: Sg<'_>,
+        data_in: Sg<'_>,
+        cx: &mut dyn Cx,
+    ) -> Started {
+        match self.admit(command, cx) {
+            Admission::Admitted { task, .. } => self.start(task, data_out, data_in, cx),
+            Admission::Ended(outcome) => Started::Ended(outcome),
+        }
+    }
+
+    /// Gives up a command that was admitted but not started, because its data-out will not come. It is not answered.
+    pub fn abandon(&self, task: TaskId, cx: &mut dyn Cx) {
+        self.engine.abandon(task, cx);
+    }
+
+    /// Carries out a task management function; [`Responder::management_ended`] follows, with `cookie`.
+    pub fn manage(&self, management: &Management, cookie: u64, cx: &mut dyn Cx) {
+        self.engine.manage(self, management, cookie, cx);
+    }
+
+    /// The nexus is lost: aborts its commands on all reactors. [`Responder::management_ended`] follows, with `cookie`,
+    /// when nothing touches the initiator's memory any more. No command may be admitted from now on.
+    pub fn close(&self, cookie: u64, cx: &mut dyn Cx) {
+        self.closed.set(true);
+        self.last.take();
+        self.engine.close(self, cookie, cx);
+        self.itls.borrow_mut().clear();
+    }
+
+    pub(crate) fn responder(&self) -> &Weak<dyn Responder> {
+        &self.responder
+    }
+
+    fn itl(&self, lun: Lun, cx: &mut dyn Cx) -> Rc<Itl> {
+        debug_assert!(!self.closed.get());
+        if let Some((last, itl)) = &*self.last.borrow()
+            && *last == lun
+        {
+            return itl.clone();
+        }
+        let unit = self.nexus.port.resolve(lun);
+        let known = self.itls.borrow().get(&unit.number()).cloned();
+        let itl = known.unwrap_or_else(|| self.meet(unit, cx));
+        *self.last.borrow_mut() = Some((lun, itl.clone()));
+        itl
+    }
+
+    fn meet(&self, unit: &Arc<LogicalUnit>, cx: &mut dyn Cx) -> Rc<Itl> {
+        let itl = Rc::new(Itl {
+            shared: unit.itl(&self.nexus),
+            nexus: self.nexus.clone(),
+            set: self.engine.task_set(unit, cx),
+            responder: self.responder.clone(),
+        });
+        self.itls.borrow_mut().insert(unit.number(), itl.clone());
+        itl
+    }
+}

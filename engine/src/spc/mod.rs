@@ -1,0 +1,24 @@
+//! The commands that every device has (SPC-4, SPC-5). A device's own row takes the place of one of these.
+//!
+//! One file a command; [`COMMANDS`] lists their rows.
+
+use crate::LogicalUnit;
+use crate::command::Command;
+
+mod inquiry;
+pub(crate) mod pages;
+mod report_luns;
+mod request_sense;
+mod test_unit_ready;
+mod vpd;
+
+pub(crate) use inquiry::INQUIRY;
+pub(crate) use report_luns::REPORT_LUNS;
+pub(crate) use request_sense::REQUEST_SENSE;
+pub(crate) use test_unit_ready::TEST_UNIT_READY;
+
+/// A row of a command that every device has.
+pub type PrimaryCommand = Command<LogicalUnit>;
+
+/// The rows.
+pub static COMMANDS: &[&PrimaryCommand] = &[&TEST_UNIT_READY, &REQUEST_SENSE, &INQUIRY, &REPORT_LUNS];

@@ -1,0 +1,42 @@
+//! REPORT LUNS (SPC-4 6.33).
+
+use super::PrimaryCommand;
+use crate::{Attention, CommandSpec, Decoded, Direction, LogicalUnit, Plan, Request, Reservation, Timeouts};
+use lunette_scsi::{AdditionalSense, Lun, Opcode, Sense};
+
+pub(crate) static REPORT_LUNS: PrimaryCommand = PrimaryCommand {
+    spec: CommandSpec {
+        opcode: Opcode::REPORT_LUNS,
+        service_action: None,
+        name: "REPORT LUNS",
+        usage: &[0xa0, 0x00, 0xff, 0x00, 0x00, 0x00, 0xff, 0xff, 0xff, 0xff, 0x00, 0x00],
+        direction: Direction::In,
+        attention: Attention::Kept,
+        reservation: Reservation::Allowed,
+        timeouts: Timeouts::SHORT,
+    },
+    decode,
+};
+
+fn decode(_: &LogicalUnit, request: &Request<'_>) -> Decoded {
+    let port = &request.nexus.port;
+    let units = || port.units().keys().map(|index| Lun::from_index(*index));
+    let luns: Vec<Lun> = match request.cdb.u8(2) {
+        0x00 => units().collect(),
+        0x01 => vec![Lun::REPORT_LUNS_WLUN],
+        0x02 => units().chain([Lun::REPORT_LUNS_WLUN]).collect(),
+        _ => return Err(Sense::invalid_field_in_cdb(2, None)),
+    };
+    for unit in port.units().values() {
+        unit.itl(request.nexus).forget_attention(AdditionalSense::REPORTED_LUNS_DATA_HAS_CHANGED);
+    }
+    Ok(Plan::data(parameter_data(&luns), u64::from(request.cdb.u32(6))))
+}
+
+fn parameter_data(luns: &[Lun]) -> Vec<u8> {
+    let mut data = Vec::with_capacity(8 + luns.len() * 8);
+    data.extend((luns.len() as u32 * 8).to_be_bytes());
+    data.extend([0; 4]);
+    luns.iter().for_each(|lun| data.extend(lun.to_bytes()));
+    data
+}

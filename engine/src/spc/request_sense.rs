@@ -1,0 +1,29 @@
+//! REQUEST SENSE (SPC-4 6.39).
+
+use super::PrimaryCommand;
+use crate::{Attention, CommandSpec, Decoded, Direction, LogicalUnit, Plan, Request, Reservation, Timeouts};
+use lunette_scsi::{AdditionalSense, Opcode, Sense, SenseFormat, SenseKey};
+
+pub(crate) static REQUEST_SENSE: PrimaryCommand = PrimaryCommand {
+    spec: CommandSpec {
+        opcode: Opcode::REQUEST_SENSE,
+        service_action: None,
+        name: "REQUEST SENSE",
+        usage: &[0x03, 0x01, 0x00, 0x00, 0xff, 0x00],
+        direction: Direction::In,
+        attention: Attention::Delivered,
+        reservation: Reservation::Allowed,
+        timeouts: Timeouts::SHORT,
+    },
+    decode,
+};
+
+/// Sense data always comes with a status here, so what is left to ask for is a unit attention or why the unit is not ready.
+fn decode(unit: &LogicalUnit, request: &Request<'_>) -> Decoded {
+    let pending = request.unit.itl(request.nexus).take_attention();
+    let sense = pending
+        .or_else(|| unit.device().ready().err())
+        .unwrap_or(Sense::new(SenseKey::NO_SENSE, AdditionalSense::NO_ADDITIONAL_SENSE_INFORMATION));
+    let format = if request.cdb.bit(1, 0) { SenseFormat::Descriptor } else { SenseFormat::Fixed };
+    Ok(Plan::data(sense.encode(format).to_vec(), u64::from(request.cdb.u8(4))))
+}

@@ -1,0 +1,66 @@
+//! Vital product data pages that every device has (SPC-4 7.8).
+
+use crate::{LogicalUnit, Request};
+use lunette_scsi::designator::{Association, Designator, Identifier};
+use lunette_scsi::vpd::{DeviceIdentification, ExtendedInquiry, SupportedPages, UnitSerialNumber, VpdPage};
+
+/// The page `code` of the request's logical unit, whole; `None` if it has no such page.
+pub(crate) fn page(code: u8, request: &Request<'_>) -> Option<Vec<u8>> {
+    let unit = request.unit;
+    let peripheral = unit.device().peripheral();
+    if unit.device().is_placeholder() {
+        return (VpdPage(code) == VpdPage::SUPPORTED_PAGES)
+            .then(|| SupportedPages([VpdPage::SUPPORTED_PAGES].into()).encode(peripheral));
+    }
+    match VpdPage(code) {
+        VpdPage::SUPPORTED_PAGES => Some(supported(unit).encode(peripheral)),
+        VpdPage::UNIT_SERIAL_NUMBER => {
+            Some(UnitSerialNumber(unit.identity.serial.clone()).encode(peripheral))
+        }
+        VpdPage::DEVICE_IDENTIFICATION => Some(identification(request).encode(peripheral)),
+        VpdPage::EXTENDED_INQUIRY_DATA => Some(extended(unit).encode(peripheral)),
+        _ => unit.device().vpd_page(code, unit),
+    }
+}
+
+fn supported(unit: &LogicalUnit) -> SupportedPages {
+    let primary = [
+        VpdPage::SUPPORTED_PAGES,
+        VpdPage::UNIT_SERIAL_NUMBER,
+        VpdPage::DEVICE_IDENTIFICATION,
+        VpdPage::EXTENDED_INQUIRY_DATA,
+    ];
+    SupportedPages(
+        primary.into_iter().chain(unit.device().vpd_pages().iter().copied().map(VpdPage)).collect(),
+    )
+}
+
+/// The unit by its world-wide name and by its vendor's, and the target port by number and name.
+fn identification(request: &Request<'_>) -> DeviceIdentification {
+    let (identity, port) = (&request.unit.identity, &request.nexus.port);
+    let mut vendor = [b' '; 8];
+    for (to, from) in vendor.iter_mut().zip(identity.vendor.bytes()) {
+        *to = from;
+    }
+    let of_port =
+        |identifier| Designator::new(Association::TARGET_PORT, identifier).with_protocol(port.protocol);
+    DeviceIdentification(vec![
+        Designator::logical_unit(Identifier::Naa(identity.naa)),
+        Designator::logical_unit(Identifier::T10Vendor {
+            vendor,
+            specific: identity.serial.clone().into_bytes(),
+        }),
+        of_port(Identifier::RelativeTargetPort(port.relative_id)),
+        of_port(Identifier::ScsiName(port.name.clone())),
+    ])
+}
+
+fn extended(unit: &LogicalUnit) -> ExtendedInquiry {
+    ExtendedInquiry {
+        head_of_queue: true,
+        ordered: true,
+        simple: true,
+        volatile_cache: unit.backing().is_some_and(|backing| backing.caps().volatile_cache),
+        ..ExtendedInquiry::default()
+    }
+}

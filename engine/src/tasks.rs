@@ -1,0 +1,152 @@
+//! The task slots of one reactor.
+
+use crate::plan::{Aborted, Plan};
+use crate::run::Running;
+use crate::session::{CommandFrame, Itl};
+use lunette_scsi::Cdb;
+use lunette_store::{Sg, SgList};
+use std::rc::Rc;
+
+/// A task of one reactor. A number is not used again before 2³⁰ other tasks have had the same slot.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct TaskId {
+    index: u32,
+    generation: u32,
+}
+
+impl TaskId {
+    pub(crate) fn to_token(self) -> u64 {
+        u64::from(self.generation) << 32 | u64::from(self.index)
+    }
+
+    pub(crate) fn from_token(token: u64) -> Self {
+        Self { index: token as u32, generation: (token >> 32) as u32 }
+    }
+}
+
+/// How far a task has come.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Phase {
+    /// In the task set; its transport gathers data-out.
+    Admitted,
+    /// Its transport is done, but an older ORDERED task, or being ORDERED itself, holds it back.
+    Parked,
+    /// At work: the store or the kernel may touch its memory.
+    Running,
+}
+
+pub(crate) struct Task {
+    generation: u32,
+    pub(crate) itl: Option<Rc<Itl>>,
+    pub(crate) phase: Phase,
+    /// Counted among the active tasks of its task set; a dormant one waits for its turn (SAM-5 8.5).
+    pub(crate) enabled: bool,
+    pub(crate) aborted: Option<Aborted>,
+    pub(crate) cookie: u64,
+    pub(crate) tag: u64,
+    pub(crate) cdb: Cdb,
+    pub(crate) plan: Option<Plan>,
+    pub(crate) wanted_in: u64,
+    pub(crate) wanted_out: u64,
+    /// Bytes that the store operation in progress moves.
+    pub(crate) moving: u64,
+    pub(crate) parked: Option<Box<Parked>>,
+    pub(crate) running: Option<Running>,
+}
+
+/// The initiator's memory, kept for a task that cannot start yet.
+pub(crate) struct Parked {
+    pub(crate) data_out: SgList,
+    pub(crate) data_in: SgList,
+}
+
+impl Parked {
+    pub(crate) fn new(data_out: Sg<'_>, data_in: Sg<'_>) -> Self {
+        let mut parked = Self { data_out: SgList::new(), data_in: SgList::new() };
+        parked.data_out.assign(data_out);
+        parked.data_in.assign(data_in);
+        parked
+    }
+}
+
+/// How many tasks one reactor holds; the next is answered TASK SET FULL.
+const LIMIT: usize = 1 << 15;
+
+#[derive(Default)]
+pub(crate) struct Tasks {
+    slots: Vec<Task>,
+    free: Vec<u32>,
+}
+
+impl Tasks {
+    /// A slot for a task that has just arrived.
+    pub(crate) fn insert(&mut self, task: Task) -> Option<TaskId> {
+        if let Some(index) = self.free.pop() {
+            let slot = &mut self.slots[index as usize];
+            let generation = slot.generation;
+            *slot = Task { generation, ..task };
+            return Some(TaskId { index, generation });
+        }
+        if self.slots.len() == LIMIT {
+            return None;
+        }
+        let index = self.slots.len() as u32;
+        self.slots.push(Task { generation: 0, ..task });
+        Some(TaskId { index, generation: 0 })
+    }
+
+    pub(crate) fn get(&mut self, id: TaskId) -> Option<&mut Task> {
+        self.slots
+            .get_mut(id.index as usize)
+            .filter(|task| task.generation == id.generation && task.itl.is_some())
+    }
+
+    /// The task counts as active from now on.
+    pub(crate) fn enable(&mut self, id: TaskId) {
+        if let Some(task) = self.get(id) {
+            task.enabled = true;
+        }
+    }
+
+    /// Ends a task and frees its slot.
+    pub(crate) fn remove(&mut self, id: TaskId) -> Option<Rc<Itl>> {
+        let task = self.get(id)?;
+        task.generation = (task.generation + 1) & 0x3fff_ffff;
+        task.plan = None;
+        task.parked = None;
+        task.running = None;
+        let itl = task.itl.take();
+        self.free.push(id.index);
+        itl
+    }
+
+    /// The tasks that `wanted` says yes to.
+    pub(crate) fn select(&self, wanted: impl Fn(&Task, &Itl) -> bool) -> Vec<TaskId> {
+        let used =
+            self.slots.iter().enumerate().filter_map(|(index, task)| Some((index, task, task.itl.as_ref()?)));
+        used.filter(|(_, task, itl)| wanted(task, itl))
+            .map(|(index, task, _)| TaskId { index: index as u32, generation: task.generation })
+            .collect()
+    }
+}
+
+impl Task {
+    pub(crate) fn new(itl: Rc<Itl>, command: &CommandFrame<'_>, plan: Plan) -> Self {
+        Self {
+            generation: 0,
+            itl: Some(itl),
+            phase: Phase::Admitted,
+            enabled: false,
+            aborted: None,
+            cookie: command.cookie,
+            tag: command.tag,
+            cdb: *command.cdb,
+            wanted_in: plan.wanted_in(),
+            wanted_out: plan.wanted_out(),
+            moving: 0,
+            plan: Some(plan),
+            parked: None,
+            running: None,
+        }
+    }
+}

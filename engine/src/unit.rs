@@ -1,0 +1,215 @@
+//! A logical unit as all reactors share it.
+
+use crate::command::{CommandTable, Owner, Row};
+use crate::mode::{ModePages, PageControl};
+use crate::nexus::ItlNexus;
+use crate::task_set::Coordination;
+use crate::{Decoded, Device, Identity, Nexus, Request, spc};
+use lunette_scsi::{AdditionalSense, Sense};
+use lunette_store::Backing;
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, Weak};
+
+/// A logical unit: a device, its identity and its bytes.
+pub struct LogicalUnit {
+    number: u64,
+    /// A name for logs and people.
+    pub name: String,
+    /// Who it says it is.
+    pub identity: Identity,
+    device: Box<dyn Device>,
+    backing: Option<Arc<dyn Backing>>,
+    commands: CommandTable,
+    flags: AtomicU32,
+    state: Mutex<State>,
+    coordination: Mutex<Coordination>,
+}
+
+/// What changes rarely and is looked at only off the hot path.
+#[derive(Default)]
+struct State {
+    nexuses: HashMap<crate::NexusId, Weak<ItlNexus>>,
+    modes: ModePages,
+}
+
+/// Bits of the mode pages that commands look at, in one word.
+struct Flag;
+
+impl Flag {
+    const WRITE_CACHE: u32 = 1;
+    const WRITE_PROTECT: u32 = 2;
+    const DESCRIPTOR_SENSE: u32 = 4;
+}
+
+impl LogicalUnit {
+    /// Puts a unit together. `backing` is `None` for devices that keep no bytes.
+    pub fn new(
+        name: impl Into<String>,
+        identity: Identity,
+        device: Box<dyn Device>,
+        backing: Option<Arc<dyn Backing>>,
+    ) -> Arc<Self> {
+        static NEXT: AtomicU64 = AtomicU64::new(0);
+        let primary: &[&'static spc::PrimaryCommand] =
+            if device.is_placeholder() { &[] } else { spc::COMMANDS };
+        let commands = CommandTable::new(primary.iter().map(|row| &row.spec), device.commands());
+        let mut unit = Self {
+            number: NEXT.fetch_add(1, Ordering::Relaxed),
+            name: name.into(),
+            identity,
+            device,
+            backing,
+            commands,
+            flags: AtomicU32::new(0),
+            state: Mutex::default(),
+            coordination: Mutex::default(),
+        };
+        let mut specs = spc::pages::mode_pages();
+        specs.retain(|_| !unit.device.is_placeholder());
+        specs.extend(unit.device.mode_pages(&unit));
+        unit.state.get_mut().unwrap_or_else(|poisoned| poisoned.into_inner()).modes = ModePages::new(specs);
+        unit.apply_modes();
+        Arc::new(unit)
+    }
+
+    /// The device.
+    pub fn device(&self) -> &dyn Device {
+        &*self.device
+    }
+
+    /// What keeps its bytes.
+    pub fn backing(&self) -> Option<&Arc<dyn Backing>> {
+        self.backing.as_ref()
+    }
+
+    /// Whether completed writes may stay in a volatile cache (WCE of the Caching mode page).
+    pub fn write_cache_enabled(&self) -> bool {
+        self.flags.load(Ordering::Relaxed) & Flag::WRITE_CACHE != 0
+    }
+
+    /// Whether writes are refused: SWP of the Control mode page, or a store that is read-only.
+    pub fn write_protected(&self) -> bool {
+        self.flags.load(Ordering::Relaxed) & Flag::WRITE_PROTECT != 0
+    }
+
+    /// Whether sense data is returned in descriptor format (D_SENSE of the Control mode page).
+    pub fn descriptor_sense(&self) -> bool {
+        self.flags.load(Ordering::Relaxed) & Flag::DESCRIPTOR_SENSE != 0
+    }
+
+    /// The bytes of a mode page after its header.
+    pub fn mode_page(&self, code: u8, subpage: u8, control: PageControl) -> Option<Vec<u8>> {
+        self.state().modes.values(code, subpage, control).map(<[u8]>::to_vec)
+    }
+
+    /// The codes and subpage codes of its mode pages, ascending.
+    pub fn mode_page_codes(&self) -> Vec<(u8, u8)> {
+        self.state().modes.codes().collect()
+    }
+
+    /// Puts a set of mode pages in force, all or none, and tells the other nexuses. Each entry is page code, subpage code,
+    /// values after the header, and where those stand in the parameter list.
+    pub(crate) fn select_modes(&self, pages: &[(u8, u8, &[u8], usize)], by: &Nexus) -> Result<(), Sense> {
+        let mut state = self.state();
+        let mut changed = false;
+        for &(code, subpage, values, at) in pages {
+            changed |= state.modes.check(code, subpage, values, at)?;
+        }
+        for &(code, subpage, values, _) in pages {
+            state.modes.set(code, subpage, values);
+        }
+        drop(state);
+        if changed {
+            self.apply_modes();
+            self.establish_attention(AdditionalSense::MODE_PARAMETERS_CHANGED, Some(by));
+        }
+        Ok(())
+    }
+
+    /// Establishes a unit attention condition for every nexus, or for every one but `except`.
+    pub fn establish_attention(&self, condition: AdditionalSense, except: Option<&Nexus>) {
+        self.state().nexuses.retain(|id, itl| {
+            let Some(itl) = itl.upgrade() else { return false };
+            if except.is_none_or(|nexus| nexus.id() != *id) {
+                itl.establish(condition);
+            }
+            true
+        });
+    }
+
+    /// The state of the I_T_L nexus of `nexus`, made when it is first asked for.
+    pub(crate) fn itl(&self, nexus: &Nexus) -> Arc<ItlNexus> {
+        let mut state = self.state();
+        if let Some(itl) = state.nexuses.get(&nexus.id()).and_then(Weak::upgrade) {
+            return itl;
+        }
+        let itl = ItlNexus::new(nexus.id());
+        if self.device.is_placeholder() {
+            itl.take_attention();
+        } else {
+            state.nexuses.retain(|_, itl| itl.strong_count() > 0);
+            state.nexuses.insert(nexus.id(), Arc::downgrade(&itl));
+        }
+        itl
+    }
+
+    /// A logical unit reset (SAM-5 6.3.3), but for the tasks, which the caller aborts.
+    pub(crate) fn reset(&self, condition: AdditionalSense) {
+        self.state().modes.reset();
+        self.apply_modes();
+        self.establish_attention(condition, None);
+    }
+
+    pub(crate) fn coordination(&self) -> MutexGuard<'_, Coordination> {
+        self.coordination.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+
+    pub(crate) fn commands(&self) -> &CommandTable {
+        &self.commands
+    }
+
+    pub(crate) fn number(&self) -> u64 {
+        self.number
+    }
+
+    pub(crate) fn decode(&self, row: &Row, request: &Request<'_>) -> Decoded {
+        match row.owner {
+            Owner::Primary(index) => (spc::COMMANDS[index].decode)(self, request),
+            Owner::Device(index) => self.device.decode(index, request),
+        }
+    }
+
+    fn apply_modes(&self) {
+        let state = self.state();
+        let bit = |code, byte: usize, mask: u8| {
+            let values = state.modes.values(code, 0, PageControl::Current);
+            values.and_then(|bytes| bytes.get(byte)).is_some_and(|byte| byte & mask != 0)
+        };
+        let mut flags = 0;
+        // Byte positions are those in the page less its two header bytes.
+        if bit(0x08, 0, 0x04) {
+            flags |= Flag::WRITE_CACHE;
+        }
+        if bit(0x0a, 2, 0x08) || self.backing.as_ref().is_some_and(|b| b.caps().read_only) {
+            flags |= Flag::WRITE_PROTECT;
+        }
+        if bit(0x0a, 0, 0x04) {
+            flags |= Flag::DESCRIPTOR_SENSE;
+        }
+        drop(state);
+        self.flags.store(flags, Ordering::Relaxed);
+        self.device.mode_changed(self);
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+}
+
+impl fmt::Debug for LogicalUnit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("LogicalUnit").field("name", &self.name).finish_non_exhaustive()
+    }
+}
