@@ -21,7 +21,9 @@
 //! # Ok::<(), anyhow::Error>(())
 //! ```
 
+pub mod daemon;
 pub mod guest;
+pub mod iscsi_test_cu;
 pub mod netns;
 pub mod tools;
 pub mod uml;

@@ -56,19 +56,13 @@ impl Output {
 
 impl fmt::Display for Output {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "status {}\n--- stdout\n{}\n--- stderr\n{}",
-            self.status, self.stdout, self.stderr
-        )
+        write!(f, "status {}\n--- stdout\n{}\n--- stderr\n{}", self.status, self.stdout, self.stderr)
     }
 }
 
 /// The number a shell would give for `status`.
 pub fn status_number(status: ExitStatus) -> i32 {
-    status
-        .code()
-        .unwrap_or_else(|| 128 + status.signal().unwrap_or(0))
+    status.code().unwrap_or_else(|| 128 + status.signal().unwrap_or(0))
 }
 
 /// The Debian package that holds a program.
@@ -145,11 +139,8 @@ pub fn run(command: &mut Command, limit: Duration) -> Result<Output> {
     let settle = Instant::now() + Duration::from_secs(10);
     stdout.wait_for_end(settle);
     stderr.wait_for_end(settle);
-    let output = Output {
-        status: status.map_or(124, status_number),
-        stdout: stdout.text(),
-        stderr: stderr.text(),
-    };
+    let output =
+        Output { status: status.map_or(124, status_number), stdout: stdout.text(), stderr: stderr.text() };
     if status.is_none() {
         bail!("{command:?} was killed after {limit:?}: {output}");
     }
@@ -188,18 +179,12 @@ pub fn free_port() -> Result<u16> {
 
 /// A directory that goes away with the value. Its path is short, as socket paths must be.
 pub fn temp_dir() -> Result<TempDir> {
-    tempfile::Builder::new()
-        .prefix("lunette-e2e-")
-        .tempdir()
-        .context("cannot make a temporary directory")
+    tempfile::Builder::new().prefix("lunette-e2e-").tempdir().context("cannot make a temporary directory")
 }
 
 /// The build's target directory, found from the running test.
 pub fn target_dir() -> Result<PathBuf> {
-    Ok(profile_dir()?
-        .parent()
-        .context("a target directory holds the profile directory")?
-        .to_owned())
+    Ok(profile_dir()?.parent().context("a target directory holds the profile directory")?.to_owned())
 }
 
 /// Where the binaries of the running test's profile are, such as `target/debug`.
@@ -295,12 +280,7 @@ impl Capture {
             let Some(left) = deadline.checked_duration_since(Instant::now()) else {
                 return Waited::TimedOut;
             };
-            captured = self
-                .0
-                .1
-                .wait_timeout(captured, left)
-                .unwrap_or_else(PoisonError::into_inner)
-                .0;
+            captured = self.0.1.wait_timeout(captured, left).unwrap_or_else(PoisonError::into_inner).0;
         }
     }
 
@@ -311,12 +291,7 @@ impl Capture {
             let Some(left) = deadline.checked_duration_since(Instant::now()) else {
                 return false;
             };
-            captured = self
-                .0
-                .1
-                .wait_timeout(captured, left)
-                .unwrap_or_else(PoisonError::into_inner)
-                .0;
+            captured = self.0.1.wait_timeout(captured, left).unwrap_or_else(PoisonError::into_inner).0;
         }
         true
     }
@@ -355,10 +330,7 @@ mod tests {
 
     #[test]
     fn a_hang_ends_with_the_limit() {
-        let error = run(
-            command("sleep").unwrap().arg("10000"),
-            Duration::from_millis(100),
-        );
+        let error = run(command("sleep").unwrap().arg("10000"), Duration::from_millis(100));
         assert!(error.unwrap_err().to_string().contains("was killed after"));
     }
 

@@ -81,13 +81,7 @@ pub struct Guest {
 impl Guest {
     /// Waits until the agent answers.
     pub(crate) fn new(job: Job, wiring: Wiring) -> Result<Guest> {
-        let mut guest = Guest {
-            job,
-            wiring,
-            sequence: 0,
-            seen: (0, 0),
-            limit: LIMIT,
-        };
+        let mut guest = Guest { job, wiring, sequence: 0, seen: (0, 0), limit: LIMIT };
         guest.finish().context("the guest did not boot")?.ok()?;
         Ok(guest)
     }
@@ -119,10 +113,8 @@ impl Guest {
 
     /// Runs [`Guest::check`] on a script with `name=value` set before it.
     pub fn check_with(&mut self, variables: &[(&str, &str)], script: &str) -> Result<String> {
-        let assignments: String = variables
-            .iter()
-            .map(|(name, value)| format!("{name}='{value}'\n"))
-            .collect();
+        let assignments: String =
+            variables.iter().map(|(name, value)| format!("{name}='{value}'\n")).collect();
         self.check(&format!("{assignments}{script}"))
     }
 
@@ -160,18 +152,10 @@ impl Guest {
         let end = format!(" {}.{}\n", self.job.nonce, self.sequence);
         let (stderr, _) = collect(&self.wiring.stderr, &mut self.seen.1, &end, deadline);
         let (stdout, end) = collect(&self.wiring.stdout, &mut self.seen.0, &end, deadline);
-        let output = |status| Output {
-            status,
-            stdout,
-            stderr,
-        };
+        let output = |status| Output { status, stdout, stderr };
         match end {
             End::Status(status) => Ok(output(status)),
-            End::Died => bail!(
-                "the guest died: {}\n{}",
-                output(125),
-                self.kernel_log_tail()
-            ),
+            End::Died => bail!("the guest died: {}\n{}", output(125), self.kernel_log_tail()),
             End::TimedOut => {
                 self.stop();
                 bail!(

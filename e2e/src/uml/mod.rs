@@ -58,8 +58,7 @@ impl<'a> Uml<'a> {
 
     /// Adds a SCSI host whose back end listens on `socket`. May be repeated.
     pub fn vhost_user_scsi(self, socket: impl Into<PathBuf>) -> Self {
-        self.vhost_user(VIRTIO_SCSI, socket)
-            .modules(["virtio_scsi", "sd_mod", "sg"])
+        self.vhost_user(VIRTIO_SCSI, socket).modules(["virtio_scsi", "sd_mod", "sg"])
     }
 
     /// Adds any virtio device by its number, with its back end on `socket`. May be repeated.
@@ -151,10 +150,7 @@ impl<'a> Uml<'a> {
 
 fn make_executable(file: &Path) -> Result<()> {
     use std::os::unix::fs::PermissionsExt;
-    Ok(std::fs::set_permissions(
-        file,
-        std::fs::Permissions::from_mode(0o755),
-    )?)
+    Ok(std::fs::set_permissions(file, std::fs::Permissions::from_mode(0o755))?)
 }
 
 #[cfg(test)]

@@ -1,0 +1,246 @@
+//! The daemon under test: start it, wait until it serves, end it gently or not, start it again.
+
+use std::ffi::OsString;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::time::Instant;
+
+use anyhow::{Context, Result, bail};
+use rustix::process::{Pid, Signal, kill_process};
+use tempfile::TempDir;
+
+use crate::netns::Netns;
+use crate::tools::{self, Capture, LIMIT, Output, Waited};
+
+/// How to start `lunette serve`. It has a state directory of its own, which lives as long as the
+/// value or any of its daemons.
+#[derive(Clone)]
+pub struct Lunette<'a> {
+    arguments: Vec<OsString>,
+    wrapper: Vec<OsString>,
+    netns: Option<&'a Netns>,
+    home: Arc<TempDir>,
+}
+
+impl<'a> Lunette<'a> {
+    /// A daemon that serves nothing yet.
+    pub fn new() -> Result<Self> {
+        Ok(Lunette {
+            arguments: Vec::new(),
+            wrapper: Vec::new(),
+            netns: None,
+            home: Arc::new(tools::temp_dir()?),
+        })
+    }
+
+    /// Adds `--lu`.
+    pub fn lu(self, lu: impl AsRef<str>) -> Self {
+        self.arg("--lu").arg(lu.as_ref())
+    }
+
+    /// Adds `--iscsi` on a free port of the loopback interface.
+    pub fn iscsi(self) -> Self {
+        self.arg("--iscsi").arg("127.0.0.1:0")
+    }
+
+    /// Adds `--vhost-user` with a socket in the directory of [`Lunette::path`].
+    pub fn vhost_user(self, name: &str) -> Self {
+        let socket = self.path(name);
+        self.arg("--vhost-user").arg(socket)
+    }
+
+    /// Adds any argument.
+    pub fn arg(mut self, argument: impl Into<OsString>) -> Self {
+        self.arguments.push(argument.into());
+        self
+    }
+
+    /// Runs the daemon in a network namespace.
+    pub fn inside(mut self, netns: &'a Netns) -> Self {
+        self.netns = Some(netns);
+        self
+    }
+
+    /// Puts a program and its arguments before the daemon's. It must become the daemon (`exec`),
+    /// so that signals reach it.
+    pub fn wrapped<const N: usize>(mut self, wrapper: [&str; N]) -> Self {
+        self.wrapper = wrapper.map(OsString::from).to_vec();
+        self
+    }
+
+    /// The path of a file in the daemon's own directory, for stores and sockets.
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.home.path().join(name)
+    }
+
+    /// A sparse file of `size` bytes in that directory.
+    pub fn file(&self, name: &str, size: u64) -> Result<PathBuf> {
+        let path = self.path(name);
+        fs::File::create(&path)?.set_len(size)?;
+        Ok(path)
+    }
+
+    fn command(&self) -> Result<Command> {
+        let mut words = self.wrapper.clone();
+        words.push(binary()?.into());
+        let program = words.remove(0).into_string().ok();
+        let program = program.context("the path of the daemon is not UTF-8")?;
+        let mut command = match self.netns {
+            Some(netns) => netns.command(&program)?,
+            None => tools::command(&program)?,
+        };
+        command
+            .args(words)
+            .arg("serve")
+            .args(&self.arguments)
+            .env("LUNETTE_STATE_DIR", self.path("state"))
+            .current_dir(self.home.path());
+        Ok(command)
+    }
+
+    /// Starts the daemon and waits until everything listens.
+    pub fn start(&self) -> Result<Daemon> {
+        let mut child = self
+            .command()?
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .context("cannot start lunette")?;
+        let daemon = Daemon {
+            stdout: Capture::of(child.stdout.take().context("stdout is piped")?),
+            log: Capture::of(child.stderr.take().context("stderr is piped")?),
+            child,
+            _home: Arc::clone(&self.home),
+        };
+        daemon.wait_until_ready()?;
+        Ok(daemon)
+    }
+
+    /// Runs a daemon that is expected to refuse its arguments, and gives what it said.
+    pub fn refused(&self) -> Result<Output> {
+        tools::run(&mut self.command()?, LIMIT)?.fails()
+    }
+}
+
+/// The daemon's binary: `LUNETTE_BIN`, or the one built beside the running test.
+pub fn binary() -> Result<PathBuf> {
+    if let Some(path) = std::env::var_os("LUNETTE_BIN") {
+        return Ok(fs::canonicalize(path)?);
+    }
+    let path = tools::profile_dir()?.join("lunette");
+    if !path.is_file() {
+        bail!("{} is missing: run `cargo build -p lunette`, or set LUNETTE_BIN", path.display());
+    }
+    Ok(path)
+}
+
+/// A daemon that serves. Dropping it kills it.
+pub struct Daemon {
+    child: Child,
+    stdout: Capture,
+    log: Capture,
+    _home: Arc<TempDir>,
+}
+
+impl Daemon {
+    fn wait_until_ready(&self) -> Result<()> {
+        let deadline = Instant::now() + LIMIT;
+        // A line that begins with the word: the log goes elsewhere, so this is unambiguous.
+        let found = match self.stdout.wait_for(0, b"ready", deadline) {
+            Waited::Found(0) => Waited::Found(0),
+            Waited::Found(_) => self.stdout.wait_for(0, b"\nready", deadline),
+            other => other,
+        };
+        match found {
+            Waited::Found(_) => Ok(()),
+            Waited::Ended => bail!("lunette ended before it was ready\n{}", self.said()),
+            Waited::TimedOut => bail!("lunette was not ready in time\n{}", self.said()),
+        }
+    }
+
+    /// What it printed for the user: its exports and how to connect.
+    pub fn printed(&self) -> String {
+        self.stdout.text()
+    }
+
+    /// Its log.
+    pub fn log(&self) -> String {
+        self.log.text()
+    }
+
+    fn said(&self) -> String {
+        format!("--- stdout\n{}--- log\n{}", self.printed(), self.log())
+    }
+
+    /// The iSCSI URL of a logical unit, as `iscsi://ADDRESS:PORT/NAME/LUN`.
+    pub fn iscsi_url(&self, lun: u32) -> Result<String> {
+        let printed = self.printed();
+        let url = printed
+            .split(|c: char| c.is_whitespace() || matches!(c, '"' | '\'' | ',' | '`'))
+            .find(|word| word.starts_with("iscsi://"))
+            .with_context(|| format!("no iSCSI URL is printed\n{}", self.said()))?;
+        let (target, _) = url.rsplit_once('/').context("the URL has no LUN")?;
+        Ok(format!("{target}/{lun}"))
+    }
+
+    /// The port on which it serves iSCSI.
+    pub fn iscsi_port(&self) -> Result<u16> {
+        let url = self.iscsi_url(0)?;
+        let port = url
+            .split('/')
+            .nth(2)
+            .and_then(|portal| portal.rsplit_once(':'))
+            .and_then(|(_, port)| port.parse().ok());
+        port.with_context(|| format!("{url} has no port"))
+    }
+
+    /// Fails when the daemon no longer runs.
+    pub fn alive(&mut self) -> Result<()> {
+        match self.child.try_wait()? {
+            None => Ok(()),
+            Some(status) => bail!("lunette ended: {status}\n{}", self.said()),
+        }
+    }
+
+    /// Asks it to end (SIGTERM), and fails unless it ends with status 0.
+    pub fn stop(mut self) -> Result<Output> {
+        kill_process(Pid::from_child(&self.child), Signal::TERM)?;
+        let Some(status) = tools::wait(&mut self.child, Instant::now() + LIMIT)? else {
+            bail!("lunette did not end after SIGTERM\n{}", self.said());
+        };
+        self.stdout.wait_for_end(Instant::now() + LIMIT);
+        self.log.wait_for_end(Instant::now() + LIMIT);
+        let status = tools::status_number(status);
+        Output { status, stdout: self.printed(), stderr: self.log() }
+            .ok()
+            .context("lunette did not end well after SIGTERM")
+    }
+
+    /// Kills it (SIGKILL). Returns once the process is gone as far as its parent can see; I/O of
+    /// its may still be on the way to the disk.
+    pub fn kill(mut self) -> Result<()> {
+        self.alive()?;
+        self.child.kill()?;
+        self.child.wait()?;
+        Ok(())
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        if std::thread::panicking() {
+            eprintln!("lunette said:\n{}", self.said());
+        }
+    }
+}
+
+/// The size in bytes that a file really takes.
+pub fn allocated(file: &Path) -> Result<u64> {
+    use std::os::unix::fs::MetadataExt;
+    Ok(fs::metadata(file)?.blocks() * 512)
+}
