@@ -68,7 +68,7 @@ pub enum SenseKeySpecific {
 }
 
 bitflags! {
-    /// Flags of stream and block commands (SPC-4 4.5.2.6, SBC-3 4.18.3).
+    /// Flags of stream and block commands (SPC-4 4.5.2).
     #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
     pub struct SenseFlags: u8 {
         /// A stream command read a filemark or setmark.
@@ -181,8 +181,7 @@ impl Sense {
             .with_specific(SenseKeySpecific::FieldPointer { in_cdb: false, byte, bit })
     }
 
-    /// MISCOMPARE DURING VERIFY OPERATION; `offset` is the first byte that differs
-    /// (SBC-3 5.2, 5.30).
+    /// MISCOMPARE DURING VERIFY OPERATION; `offset` is the first byte that differs (SBC-3 5.2).
     pub const fn miscompare(offset: u64) -> Self {
         Self::new(SenseKey::MISCOMPARE, AdditionalSense::MISCOMPARE_DURING_VERIFY_OPERATION)
             .with_information(offset)

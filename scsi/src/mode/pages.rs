@@ -192,7 +192,7 @@ layout! {
 mode_page!(ControlExtension, 0x0a, 0x01);
 
 layout! {
-    /// Power Condition (1Ah), timers in 100 ms (SPC-4 7.5.13).
+    /// Power Condition (1Ah), timers in 100 ms (SPC-4 7.5).
     pub struct PowerCondition[40] {
         /// PM_BG_PRECEDENCE, 2 bits.
         background_precedence: bits(2, 7, 2),
@@ -228,7 +228,7 @@ layout! {
 mode_page!(PowerCondition, 0x1a, 0);
 
 layout! {
-    /// Informational Exceptions Control (1Ch) (SPC-4 7.5.11).
+    /// Informational Exceptions Control (1Ch) (SPC-4 7.5).
     pub struct InformationalExceptions[12] {
         /// PERF: nothing that delays commands.
         performance: flag(2, 7),

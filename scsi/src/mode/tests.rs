@@ -43,23 +43,39 @@ fn page_layouts() {
     let recovery = ReadWriteErrorRecovery {
         automatic_write_reallocation: true,
         provisioning_error_reporting: true,
+        read_retry_count: 1,
+        write_retry_count: 2,
+        recovery_time_limit: 3,
         ..Default::default()
     };
-    assert_eq!(recovery.encode(false), [0x01, 0x0a, 0x80, 0, 0, 0, 0, 0x80, 0, 0, 0, 0]);
+    assert_eq!(recovery.encode(false), [0x01, 0x0a, 0x80, 1, 0, 0, 0, 0x80, 2, 0, 0, 3]);
     let power = PowerCondition {
+        background_precedence: 2,
+        standby_y: true,
+        idle_b: true,
         standby_z: true,
-        standby_z_timer: 5,
+        idle_a_timer: 1,
+        standby_z_timer: 2,
+        idle_b_timer: 3,
+        idle_c_timer: 4,
+        standby_y_timer: 5,
         check_condition_from_idle: 1,
+        check_condition_from_standby: 2,
+        check_condition_from_stopped: 1,
         ..Default::default()
     };
     let bytes = power.encode(false);
-    assert_eq!((bytes[1], bytes[3], bytes[11], bytes[39]), (0x26, 0x01, 5, 0x40));
+    assert_eq!(bytes[..12], [0x1a, 0x26, 0x81, 0x05, 0, 0, 0, 1, 0, 0, 0, 2]);
+    assert_eq!(bytes[12..24], [0, 0, 0, 3, 0, 0, 0, 4, 0, 0, 0, 5]);
+    assert_eq!(bytes[39], 0x64);
     let exceptions = InformationalExceptions {
         disable_exception_control: true,
         method_of_reporting: 6,
+        interval_timer: 7,
+        report_count: 8,
         ..Default::default()
     };
-    assert_eq!(exceptions.encode(false)[..4], [0x1c, 0x0a, 0x08, 0x06]);
+    assert_eq!(exceptions.encode(false), [0x1c, 0x0a, 0x08, 0x06, 0, 0, 0, 7, 0, 0, 0, 8]);
 }
 
 #[test]

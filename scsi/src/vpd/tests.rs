@@ -44,38 +44,54 @@ fn too_many_designators_are_left_out() {
 #[test]
 fn extended_inquiry_layout() {
     let page = ExtendedInquiry {
+        activate_microcode: 1,
+        supported_protection_types: 7,
+        reference_tag_check: true,
         head_of_queue: true,
         ordered: true,
         simple: true,
+        write_uncorrectable: true,
         volatile_cache: true,
         nexus_clear: true,
+        revert_to_defaults: true,
+        extended_self_test_minutes: 0x0102,
+        power_on_activation: true,
         maximum_sense_length: 252,
+        maximum_inquiry_change_logs: 3,
+        maximum_mode_page_change_logs: 4,
         ..Default::default()
     };
     let bytes = page.encode(0);
     assert_eq!(bytes.len(), 64);
-    assert_eq!(bytes[..14], [0, 0x86, 0, 0x3c, 0, 0x07, 0x01, 0x01, 0, 0, 0, 0, 0, 252]);
+    assert_eq!(bytes[..12], [0, 0x86, 0, 0x3c, 0x79, 0x07, 0x09, 0x01, 0x08, 0, 1, 2]);
+    assert_eq!(bytes[12..20], [0x80, 252, 0, 0, 3, 0, 4, 0]);
 }
 
 #[test]
 fn block_limits_layout() {
     let page = BlockLimits {
         write_same_non_zero: true,
-        maximum_compare_and_write: 16,
-        optimal_transfer_granularity: 8,
-        maximum_transfer: 0x0102_0304,
+        maximum_compare_and_write: 2,
+        optimal_transfer_granularity: 3,
+        maximum_transfer: 4,
+        optimal_transfer: 5,
+        maximum_prefetch: 6,
         maximum_unmap_blocks: u32::MAX,
-        maximum_unmap_descriptors: 256,
-        unmap_granularity_alignment: Some(5),
+        maximum_unmap_descriptors: 8,
+        optimal_unmap_granularity: 9,
+        unmap_granularity_alignment: Some(10),
         maximum_write_same: 0x0102_0304_0506_0708,
-        maximum_atomic_boundary: 9,
-        ..Default::default()
+        maximum_atomic_transfer: 11,
+        atomic_alignment: 12,
+        atomic_transfer_granularity: 13,
+        maximum_atomic_transfer_with_boundary: 14,
+        maximum_atomic_boundary: 15,
     };
     let bytes = page.encode(0);
-    assert_eq!(bytes[..12], [0, 0xb0, 0, 0x3c, 1, 16, 0, 8, 1, 2, 3, 4]);
-    assert_eq!(bytes[20..28], [0xff, 0xff, 0xff, 0xff, 0, 0, 1, 0]);
-    assert_eq!(bytes[32..44], [0x80, 0, 0, 5, 1, 2, 3, 4, 5, 6, 7, 8]);
-    assert_eq!(bytes[60..], [0, 0, 0, 9]);
+    assert_eq!(bytes[..20], [0, 0xb0, 0, 0x3c, 1, 2, 0, 3, 0, 0, 0, 4, 0, 0, 0, 5, 0, 0, 0, 6]);
+    assert_eq!(bytes[20..32], [0xff, 0xff, 0xff, 0xff, 0, 0, 0, 8, 0, 0, 0, 9]);
+    assert_eq!(bytes[32..44], [0x80, 0, 0, 10, 1, 2, 3, 4, 5, 6, 7, 8]);
+    assert_eq!(bytes[44..], [0, 0, 0, 11, 0, 0, 0, 12, 0, 0, 0, 13, 0, 0, 0, 14, 0, 0, 0, 15]);
 }
 
 #[test]
