@@ -25,5 +25,6 @@ pub mod daemon;
 pub mod guest;
 pub mod iscsi_test_cu;
 pub mod netns;
+pub mod qemu;
 pub mod tools;
 pub mod uml;

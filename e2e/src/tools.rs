@@ -182,6 +182,12 @@ pub fn temp_dir() -> Result<TempDir> {
     tempfile::Builder::new().prefix("lunette-e2e-").tempdir().context("cannot make a temporary directory")
 }
 
+/// Lets everyone execute `file`.
+pub fn make_executable(file: &Path) -> Result<()> {
+    use std::os::unix::fs::PermissionsExt;
+    Ok(fs::set_permissions(file, fs::Permissions::from_mode(0o755))?)
+}
+
 /// The build's target directory, found from the running test.
 pub fn target_dir() -> Result<PathBuf> {
     Ok(profile_dir()?.parent().context("a target directory holds the profile directory")?.to_owned())

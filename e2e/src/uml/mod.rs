@@ -94,7 +94,7 @@ impl<'a> Uml<'a> {
         }
         let job = Job::new()?;
         job.write("init", include_str!("init.sh"))?;
-        make_executable(&job.path("init"))?;
+        tools::make_executable(&job.path("init"))?;
         let folders = self.writable.iter().map(|f| format!("{}\n", f.display()));
         job.write("writable", &folders.collect::<String>())?;
         let wiring = self.spawn(&job)?;
@@ -146,11 +146,6 @@ impl<'a> Uml<'a> {
             child,
         })
     }
-}
-
-fn make_executable(file: &Path) -> Result<()> {
-    use std::os::unix::fs::PermissionsExt;
-    Ok(std::fs::set_permissions(file, std::fs::Permissions::from_mode(0o755))?)
 }
 
 #[cfg(test)]

@@ -1,0 +1,141 @@
+//! QEMU without KVM: a Debian kernel on an emulated PC with two processors.
+//!
+//! Slower than User-Mode Linux, but with a real virtio-pci transport, SeaBIOS (which uses the disk
+//! before Linux does) and several request queues. The root is the host's, over virtio-9p.
+
+mod kernel;
+
+use std::path::PathBuf;
+use std::process::Stdio;
+
+use anyhow::{Context, Result};
+
+use crate::guest::{Guest, Job, Wiring};
+use crate::tools::{self, Capture};
+use kernel::Kernel;
+
+/// How to boot a guest.
+#[derive(Clone)]
+pub struct Qemu {
+    memory_mib: u32,
+    modules: Vec<String>,
+    arguments: Vec<String>,
+}
+
+impl Default for Qemu {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Qemu {
+    /// A guest with 768 MiB, two processors and no disks.
+    pub fn new() -> Self {
+        Qemu { memory_mib: 768, modules: Vec::new(), arguments: Vec::new() }
+    }
+
+    /// The guest's memory.
+    pub fn memory_mib(mut self, size: u32) -> Self {
+        self.memory_mib = size;
+        self
+    }
+
+    /// Loads kernel modules after the boot.
+    pub fn modules<const N: usize>(mut self, names: [&str; N]) -> Self {
+        self.modules.extend(names.map(str::to_owned));
+        self
+    }
+
+    /// Adds a SCSI host with two request queues, whose back end listens on `socket`. `properties`
+    /// are more of the device's, such as `,packed=on`. May be repeated.
+    pub fn vhost_user_scsi(self, socket: impl Into<PathBuf>, properties: &str) -> Self {
+        let socket = socket.into();
+        let id = format!("scsi{}", self.arguments.len());
+        self.arg("-chardev")
+            .arg(&format!("socket,id={id},path={}", socket.display()))
+            .arg("-device")
+            .arg(&format!("vhost-user-scsi-pci,chardev={id},num_queues=2{properties}"))
+            .modules(["virtio_scsi", "sd_mod", "sg"])
+    }
+
+    /// Adds any argument.
+    pub fn arg(mut self, argument: &str) -> Self {
+        self.arguments.push(argument.to_owned());
+        self
+    }
+
+    /// Boots the guest and waits until it takes scripts.
+    pub fn boot(&self) -> Result<Guest> {
+        tools::need(["qemu-system-x86_64", "busybox", "modprobe"])?;
+        let kernel = Kernel::get()?;
+        let job = Job::new()?;
+        kernel.write_initramfs(include_str!("init.sh"), &job.path("initramfs"))?;
+        let wiring = self.spawn(&kernel, &job)?;
+        Guest::new(job, wiring)
+    }
+
+    fn spawn(&self, kernel: &Kernel, job: &Job) -> Result<Wiring> {
+        let redirect = r#"exec "$@" 4>&2 2>>"$0""#;
+        let mut command = tools::command("sh")?;
+        command
+            .args(["-c", redirect])
+            .arg(job.kernel_log())
+            .arg(tools::program("qemu-system-x86_64")?)
+            .args(["-accel", "tcg", "-smp", "2"])
+            .args(["-machine", "q35,memory-backend=memory"])
+            .args(["-m", &self.memory_mib.to_string()])
+            .arg("-object")
+            .arg(format!("memory-backend-memfd,id=memory,size={}M,share=on", self.memory_mib))
+            .args(["-display", "none", "-no-reboot", "-nodefaults"])
+            .arg("-kernel")
+            .arg(kernel.image())
+            .arg("-initrd")
+            .arg(job.path("initramfs"))
+            .arg("-append")
+            .arg(format!(
+                "console=ttyS0 loglevel=5 panic=-1 E2E_KERNEL={} {}",
+                kernel.root().display(),
+                job.kernel_arguments(&self.modules)
+            ))
+            .arg("-chardev")
+            .arg(format!("file,id=log,append=on,path={}", job.kernel_log().display()))
+            .args(["-serial", "chardev:log"])
+            .args(["-device", "virtio-serial-pci"])
+            .args(["-chardev", "stdio,id=stdio,signal=off"])
+            .args(["-device", "virtserialport,chardev=stdio,name=stdio"])
+            .args(["-chardev", "file,id=stderr,path=/dev/fd/4"])
+            .args(["-device", "virtserialport,chardev=stderr,name=stderr"]);
+        let root = "local,path=/,mount_tag=root,security_model=none,readonly=on,multidevs=remap";
+        let shared = format!("local,path={},mount_tag=job,security_model=none", job.path("").display());
+        command.args(["-virtfs", root, "-virtfs", &shared]);
+        command.args(&self.arguments);
+        let mut child = std::os::unix::process::CommandExt::process_group(&mut command, 0)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .context("cannot start QEMU")?;
+        Ok(Wiring {
+            input: Box::new(child.stdin.take().context("stdin is piped")?),
+            stdout: Capture::of(child.stdout.take().context("stdout is piped")?),
+            stderr: Capture::of(child.stderr.take().context("stderr is piped")?),
+            child,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn scripts_run_on_two_processors() {
+        let mut guest = Qemu::new().boot().unwrap();
+        assert_eq!(guest.check("nproc").unwrap(), "2\n");
+        let said = guest.run("echo -n o; echo -n e >&2; exit 7").unwrap();
+        let said = (said.status, said.stdout.as_str(), said.stderr.as_str());
+        assert_eq!(said, (7, "o", "e"));
+        guest.check("modprobe ext4 && touch /etc/lunette-e2e-was-here").unwrap();
+        guest.power_off().unwrap();
+    }
+}
