@@ -66,3 +66,6 @@ pub use run::{Run, RunFuture};
 pub use session::{Admission, CommandFrame, Management, Responder, Session, Started};
 pub use tasks::TaskId;
 pub use unit::LogicalUnit;
+
+#[cfg(test)]
+mod tests;

@@ -231,7 +231,9 @@ impl TaskSet {
                 self.barrier.set(Barrier::Used);
                 self.enable_front(task)
             }
-            (Barrier::Held | Barrier::Used, _) if idle => Next::Release,
+            (Barrier::Used, _) if idle => Next::Release,
+            // The ORDERED task was aborted meanwhile.
+            (Barrier::Held, None | Some((_, false))) => Next::Release,
             _ => Next::Wait,
         }
     }

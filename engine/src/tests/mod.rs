@@ -1,0 +1,250 @@
+//! The engine driven over simulated reactors, with a store whose operations complete when the test says so.
+
+mod ordering;
+mod task_management;
+mod units;
+
+use crate::{
+    Admission, Attention, Command, CommandFrame, CommandSpec, Completion, Decoded, Device, Direction,
+    Identity, Io, IoKind, LogicalUnit, Management, Nexus, Outcome, Plan, Request, Reservation, Responder,
+    Session, Started, TargetPort, Timeouts,
+};
+use lunette_scsi::{Cdb, Lun, Naa, Opcode, Protocol, ServiceResponse, TaskAttribute, TaskManagementFunction};
+use lunette_store::sim::Sim;
+use lunette_store::{Backing, Caps, Cx, IoId, IoResult, Memory, Op, ReactorId, Sg, Store, Submit};
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::rc::Rc;
+use std::sync::{Arc, Mutex};
+
+/// READ(10) reads one byte of a [`Manual`] store; service action 1 of A3h is a command of several steps.
+struct Toy;
+
+static READ: Command<Toy> = Command {
+    spec: CommandSpec {
+        opcode: Opcode::READ_10,
+        service_action: None,
+        name: "READ(10)",
+        usage: &[0x28, 0, 0, 0, 0, 0, 0, 0, 0, 0],
+        direction: Direction::In,
+        attention: Attention::Reported,
+        reservation: Reservation::Read,
+        timeouts: Timeouts::DATA,
+    },
+    decode: |_, _| Ok(Plan::Io(Io { kind: IoKind::Read, offset: 0, length: 1, granularity: 1 })),
+};
+
+static TWO_STEPS: Command<Toy> = Command {
+    spec: CommandSpec {
+        opcode: Opcode::VERIFY_10,
+        service_action: None,
+        name: "VERIFY(10)",
+        usage: &[0x2f, 0, 0, 0, 0, 0, 0, 0, 0, 0],
+        direction: Direction::None,
+        attention: Attention::Reported,
+        reservation: Reservation::Read,
+        timeouts: Timeouts::DATA,
+    },
+    decode: |toy, request| {
+        let failed = toy.io_failed(
+            &Io { kind: IoKind::Read, offset: 0, length: 1, granularity: 1 },
+            lunette_store::IoError::Os(5),
+        );
+        let _ = request;
+        Ok(Plan::run(0, move |run| async move {
+            let memory = Rc::new(Memory::zeroed(1));
+            run.read(0, &memory, 1).await.map_err(|_| failed)?;
+            run.read(0, &memory, 1).await.map_err(|_| failed)?;
+            Ok(())
+        }))
+    },
+};
+
+static COMMANDS: [&Command<Toy>; 2] = [&READ, &TWO_STEPS];
+
+impl Device for Toy {
+    fn peripheral(&self) -> u8 {
+        0
+    }
+
+    fn commands(&self) -> Box<dyn Iterator<Item = &'static CommandSpec>> {
+        Box::new(COMMANDS.iter().map(|command| &command.spec))
+    }
+
+    fn decode(&self, row: usize, request: &Request<'_>) -> Decoded {
+        (COMMANDS[row].decode)(self, request)
+    }
+}
+
+/// A store that keeps every operation until it is told to complete it.
+struct Manual {
+    caps: Caps,
+    pending: Arc<Mutex<Vec<(ReactorId, IoId)>>>,
+}
+
+struct ManualHandle {
+    caps: Caps,
+    pending: Arc<Mutex<Vec<(ReactorId, IoId)>>>,
+}
+
+impl Backing for Manual {
+    fn caps(&self) -> &Caps {
+        &self.caps
+    }
+
+    fn attach(&self, _: &mut dyn Cx) -> Rc<dyn Store> {
+        Rc::new(ManualHandle { caps: self.caps.clone(), pending: self.pending.clone() })
+    }
+}
+
+impl Store for ManualHandle {
+    fn caps(&self) -> &Caps {
+        &self.caps
+    }
+
+    fn submit(&self, _: Op<'_>, id: IoId, cx: &mut dyn Cx) -> Submit {
+        self.pending.lock().unwrap().push((cx.reactor(), id));
+        Submit::Queued
+    }
+}
+
+/// What a transport was told.
+#[derive(Debug, PartialEq)]
+enum Event {
+    Ended(u64, Completion),
+    Managed(u64, ServiceResponse),
+}
+
+#[derive(Default)]
+struct Log(RefCell<Vec<Event>>);
+
+impl Responder for Log {
+    fn command_ended(&self, cookie: u64, completion: Completion, _: &mut dyn Cx) {
+        self.0.borrow_mut().push(Event::Ended(cookie, completion));
+    }
+
+    fn management_ended(&self, cookie: u64, response: ServiceResponse, _: &mut dyn Cx) {
+        self.0.borrow_mut().push(Event::Managed(cookie, response));
+    }
+}
+
+/// One initiator on one reactor.
+struct Initiator {
+    reactor: usize,
+    session: Session,
+    log: Rc<Log>,
+    memory: Memory,
+}
+
+struct Rig {
+    sim: Sim,
+    port: Arc<TargetPort>,
+    unit: Arc<LogicalUnit>,
+    pending: Arc<Mutex<Vec<(ReactorId, IoId)>>>,
+}
+
+impl Rig {
+    fn new(reactors: u16) -> Self {
+        let pending = Arc::<Mutex<Vec<_>>>::default();
+        let caps = Caps {
+            size: 1 << 20,
+            read_only: false,
+            logical_block: 1,
+            physical_block: 1,
+            max_transfer: 1 << 20,
+            volatile_cache: false,
+            discard: None,
+            fast_zero: false,
+            rotational: false,
+        };
+        let backing = Manual { caps, pending: pending.clone() };
+        let identity = Identity::new("1", Naa::locally_assigned(1));
+        let unit = LogicalUnit::new("toy", identity, Box::new(Toy), Some(Arc::new(backing)));
+        let port = TargetPort::new("toy,t,0x0001", 1, Protocol::ISCSI, BTreeMap::from([(0, unit.clone())]));
+        Self { sim: Sim::new(reactors), port, unit, pending }
+    }
+
+    /// A new nexus whose power-on unit attention has been reported.
+    fn initiator(&mut self, reactor: usize) -> Initiator {
+        let nexus = Nexus::new("initiator", self.port.clone());
+        self.open(&nexus, reactor)
+    }
+
+    fn open(&mut self, nexus: &Arc<Nexus>, reactor: usize) -> Initiator {
+        let log = Rc::<Log>::default();
+        let responder: Rc<dyn Responder> = log.clone();
+        let session = Session::open(nexus.clone(), Rc::downgrade(&responder), self.sim.cx(reactor));
+        let initiator = Initiator { reactor, session, log, memory: Memory::zeroed(1) };
+        self.send(&initiator, 0, "simple", &READ.spec);
+        self.complete_all();
+        initiator.log.0.borrow_mut().clear();
+        initiator
+    }
+
+    fn send(
+        &mut self,
+        from: &Initiator,
+        tag: u64,
+        attribute: &str,
+        command: &CommandSpec,
+    ) -> Option<Outcome> {
+        let attribute = match attribute {
+            "simple" => TaskAttribute::Simple,
+            "ordered" => TaskAttribute::Ordered,
+            _ => TaskAttribute::HeadOfQueue,
+        };
+        let mut bytes = [0; 10];
+        bytes[0] = command.opcode.0;
+        let cdb = Cdb::new(&bytes).unwrap();
+        let frame = CommandFrame { lun: Lun::from_index(0), tag, attribute, cdb: &cdb, cookie: tag };
+        let cx = self.sim.cx(from.reactor);
+        match from.session.execute(&frame, Sg::empty(), Sg::new(&[from.memory.seg()]), cx) {
+            Started::Ended(outcome) => Some(outcome),
+            Started::Pending => None,
+        }
+    }
+
+    fn read(&mut self, from: &Initiator, tag: u64, attribute: &str) {
+        assert_eq!(self.send(from, tag, attribute, &READ.spec), None);
+    }
+
+    fn manage(&mut self, from: &Initiator, function: TaskManagementFunction, tag: u64) {
+        let management = Management { function, lun: Lun::from_index(0), tag };
+        from.session.manage(&management, 1000, self.sim.cx(from.reactor));
+    }
+
+    /// How many operations the store holds.
+    fn at_store(&mut self) -> usize {
+        self.sim.settle();
+        self.pending.lock().unwrap().len()
+    }
+
+    /// Completes the oldest operation.
+    fn complete_one(&mut self, result: IoResult) {
+        let (reactor, id) = self.pending.lock().unwrap().remove(0);
+        self.sim.cx(usize::from(reactor.0)).complete(id, result);
+        self.sim.settle();
+    }
+
+    fn complete_all(&mut self) {
+        while self.at_store() > 0 {
+            self.complete_one(Ok(1));
+        }
+    }
+}
+
+impl Initiator {
+    /// The tags of the commands that ended with GOOD, in order; forgets everything reported so far.
+    fn good(&self) -> Vec<u64> {
+        let events = self.log.0.take();
+        let good = events.into_iter().map(|event| match event {
+            Event::Ended(tag, Completion::Ended(outcome)) if outcome.sense.is_none() => tag,
+            other => panic!("{other:?}"),
+        });
+        good.collect()
+    }
+
+    fn events(&self) -> Vec<Event> {
+        self.log.0.take()
+    }
+}

@@ -1,0 +1,126 @@
+use super::*;
+
+#[test]
+fn simple_tasks_run_beside_each_other() {
+    let mut rig = Rig::new(1);
+    let a = rig.initiator(0);
+    rig.read(&a, 1, "simple");
+    rig.read(&a, 2, "simple");
+    assert_eq!(rig.at_store(), 2);
+}
+
+#[test]
+fn an_ordered_task_waits_for_older_ones_and_holds_younger_ones() {
+    let mut rig = Rig::new(1);
+    let a = rig.initiator(0);
+    rig.read(&a, 1, "simple");
+    rig.read(&a, 2, "ordered");
+    rig.read(&a, 3, "simple");
+    assert_eq!(rig.at_store(), 1);
+    rig.complete_one(Ok(1));
+    assert_eq!(rig.at_store(), 1, "only the ordered task");
+    assert_eq!(a.good(), [1]);
+    rig.complete_one(Ok(1));
+    assert_eq!(a.good(), [2]);
+    assert_eq!(rig.at_store(), 1);
+    rig.complete_one(Ok(1));
+    assert_eq!(a.good(), [3]);
+}
+
+#[test]
+fn a_head_of_queue_task_does_not_wait() {
+    let mut rig = Rig::new(1);
+    let a = rig.initiator(0);
+    rig.read(&a, 1, "simple");
+    rig.read(&a, 2, "ordered");
+    rig.read(&a, 3, "head of queue");
+    assert_eq!(rig.at_store(), 2, "the simple and the head-of-queue task");
+    rig.complete_all();
+    assert_eq!(a.good(), [1, 3, 2]);
+}
+
+#[test]
+fn an_ordered_task_stops_the_other_reactors() {
+    let mut rig = Rig::new(3);
+    let (a, b, c) = (rig.initiator(0), rig.initiator(1), rig.initiator(2));
+    rig.read(&a, 1, "simple");
+    rig.read(&b, 2, "simple");
+    rig.read(&a, 3, "ordered");
+    assert_eq!(rig.at_store(), 2);
+    rig.read(&b, 4, "simple");
+    rig.read(&c, 5, "simple");
+    assert_eq!(rig.at_store(), 2, "younger tasks wait on every reactor");
+    rig.complete_one(Ok(1));
+    assert_eq!(rig.at_store(), 1, "one older task is still at work");
+    rig.complete_one(Ok(1));
+    assert_eq!(rig.at_store(), 1, "now the ordered task has the set to itself");
+    assert_eq!((a.good(), b.good()), (vec![1], vec![2]));
+    rig.complete_one(Ok(1));
+    assert_eq!(a.good(), [3]);
+    assert_eq!(rig.at_store(), 2);
+    rig.complete_all();
+    assert_eq!((b.good(), c.good()), (vec![4], vec![5]));
+}
+
+#[test]
+fn ordered_tasks_of_several_reactors_take_turns() {
+    let mut rig = Rig::new(3);
+    let all = [rig.initiator(0), rig.initiator(1), rig.initiator(2)];
+    for tag in 0..4 {
+        for initiator in &all {
+            rig.read(initiator, tag, "ordered");
+        }
+    }
+    for _ in 0..12 {
+        assert_eq!(rig.at_store(), 1);
+        rig.complete_one(Ok(1));
+    }
+    assert_eq!(rig.at_store(), 0);
+    for initiator in &all {
+        assert_eq!(initiator.good(), [0, 1, 2, 3]);
+        rig.read(initiator, 9, "simple");
+    }
+    assert_eq!(rig.at_store(), 3, "the barrier is gone");
+}
+
+#[test]
+fn a_task_that_waits_for_its_data_is_older_than_an_ordered_one() {
+    let mut rig = Rig::new(1);
+    let a = rig.initiator(0);
+    let cdb = Cdb::new(&[0x28, 0, 0, 0, 0, 0, 0, 0, 0, 0]).unwrap();
+    let frame = CommandFrame {
+        lun: Lun::from_index(0),
+        tag: 1,
+        attribute: TaskAttribute::Simple,
+        cdb: &cdb,
+        cookie: 1,
+    };
+    let Admission::Admitted { task, wanted_in, .. } = a.session.admit(&frame, rig.sim.cx(0)) else {
+        panic!()
+    };
+    assert_eq!(wanted_in, 1);
+    rig.read(&a, 2, "ordered");
+    assert_eq!(rig.at_store(), 0);
+    let started = a.session.start(task, Sg::empty(), Sg::new(&[a.memory.seg()]), rig.sim.cx(0));
+    assert!(matches!(started, Started::Pending));
+    rig.complete_all();
+    assert_eq!(a.good(), [1, 2]);
+}
+
+#[test]
+fn a_reactor_that_joins_during_a_barrier_waits() {
+    let mut rig = Rig::new(2);
+    let a = rig.initiator(0);
+    rig.read(&a, 1, "ordered");
+    assert_eq!(rig.at_store(), 1);
+    let nexus = Nexus::new("late", rig.port.clone());
+    let log = Rc::<Log>::default();
+    let responder: Rc<dyn Responder> = log.clone();
+    let session = Session::open(nexus, Rc::downgrade(&responder), rig.sim.cx(1));
+    let late = Initiator { reactor: 1, session, log, memory: Memory::zeroed(1) };
+    assert!(rig.send(&late, 0, "simple", &READ.spec).unwrap().sense.is_some(), "power on");
+    rig.read(&late, 1, "simple");
+    assert_eq!(rig.at_store(), 1);
+    rig.complete_all();
+    assert_eq!((a.good(), late.good()), (vec![1], vec![1]));
+}

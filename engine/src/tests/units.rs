@@ -1,0 +1,95 @@
+use super::*;
+use lunette_scsi::{AdditionalSense, Sense, SenseKey, Status};
+
+fn execute(rig: &mut Rig, from: &Initiator, lun: Lun, cdb: &[u8]) -> (Outcome, Vec<u8>) {
+    let cdb = Cdb::new(cdb).unwrap();
+    let frame = CommandFrame { lun, tag: 1, attribute: TaskAttribute::Simple, cdb: &cdb, cookie: 1 };
+    let memory = Memory::zeroed(4096);
+    let data_in = [memory.seg()];
+    let cx = rig.sim.cx(from.reactor);
+    let Started::Ended(outcome) = from.session.execute(&frame, Sg::empty(), Sg::new(&data_in), cx) else {
+        panic!()
+    };
+    let data = memory.to_vec()[..outcome.moved_in as usize].to_vec();
+    (outcome, data)
+}
+
+fn sense(outcome: &Outcome) -> &Sense {
+    assert_eq!(outcome.status, Status::CHECK_CONDITION);
+    outcome.sense.as_ref().unwrap()
+}
+
+#[test]
+fn a_missing_unit_says_so() {
+    let mut rig = Rig::new(1);
+    let a = rig.initiator(0);
+    let nowhere = Lun::from_index(3);
+    let (_, inquiry) = execute(&mut rig, &a, nowhere, &[0x12, 0, 0, 0, 36, 0]);
+    assert_eq!(inquiry[0], 0x7f);
+    let (outcome, _) = execute(&mut rig, &a, nowhere, &[0; 6]);
+    assert_eq!(*sense(&outcome), Sense::illegal_request(AdditionalSense::LOGICAL_UNIT_NOT_SUPPORTED));
+    let (outcome, data) = execute(&mut rig, &a, nowhere, &[0x03, 0, 0, 0, 252, 0]);
+    assert_eq!(outcome.status, Status::GOOD);
+    assert_eq!((data[2] & 0xf, data[12]), (0x05, 0x25));
+    let (_, luns) = execute(&mut rig, &a, nowhere, &[0xa0, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0]);
+    assert_eq!(luns, [0, 0, 0, 8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
+}
+
+#[test]
+fn the_well_known_unit_reports_the_luns() {
+    let mut rig = Rig::new(1);
+    let a = rig.initiator(0);
+    let well_known = Lun::REPORT_LUNS_WLUN;
+    let (_, inquiry) = execute(&mut rig, &a, well_known, &[0x12, 0, 0, 0, 36, 0]);
+    assert_eq!(inquiry[0], 0x1e);
+    let (_, luns) = execute(&mut rig, &a, well_known, &[0xa0, 0, 2, 0, 0, 0, 0, 0, 1, 0, 0, 0]);
+    assert_eq!(luns[3], 16);
+    assert_eq!(luns[16..18], [0xc1, 0x01]);
+    let (outcome, _) = execute(&mut rig, &a, well_known, &[0; 6]);
+    assert_eq!(outcome.status, Status::GOOD);
+}
+
+#[test]
+fn a_unit_attention_waits_for_a_command_that_reports_it() {
+    let mut rig = Rig::new(1);
+    let a = rig.initiator(0);
+    let lun = Lun::from_index(0);
+    rig.unit.establish_attention(AdditionalSense::CAPACITY_DATA_HAS_CHANGED, None);
+    let (outcome, _) = execute(&mut rig, &a, lun, &[0x12, 0, 0, 0, 36, 0]);
+    assert_eq!(outcome.status, Status::GOOD, "INQUIRY leaves it");
+    let (outcome, _) = execute(&mut rig, &a, lun, &[0xa0, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0]);
+    assert_eq!(outcome.status, Status::GOOD, "REPORT LUNS leaves it");
+    let (outcome, _) = execute(&mut rig, &a, lun, &[0; 6]);
+    assert_eq!(*sense(&outcome), Sense::unit_attention(AdditionalSense::CAPACITY_DATA_HAS_CHANGED));
+    let (outcome, _) = execute(&mut rig, &a, lun, &[0; 6]);
+    assert_eq!(outcome.status, Status::GOOD, "and it is gone");
+
+    rig.unit.establish_attention(AdditionalSense::CAPACITY_DATA_HAS_CHANGED, None);
+    let (_, data) = execute(&mut rig, &a, lun, &[0x03, 1, 0, 0, 252, 0]);
+    assert_eq!(data[..4], [0x72, SenseKey::UNIT_ATTENTION.0, 0x2a, 0x09]);
+    let (outcome, _) = execute(&mut rig, &a, lun, &[0; 6]);
+    assert_eq!(outcome.status, Status::GOOD, "REQUEST SENSE takes it");
+}
+
+#[test]
+fn report_luns_takes_the_attention_that_asks_for_it() {
+    let mut rig = Rig::new(1);
+    let a = rig.initiator(0);
+    rig.unit.establish_attention(AdditionalSense::REPORTED_LUNS_DATA_HAS_CHANGED, None);
+    execute(&mut rig, &a, Lun::from_index(0), &[0xa0, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0]);
+    let (outcome, _) = execute(&mut rig, &a, Lun::from_index(0), &[0; 6]);
+    assert_eq!(outcome.status, Status::GOOD);
+}
+
+#[test]
+fn reserved_bits_and_unknown_commands_are_pointed_at() {
+    let mut rig = Rig::new(1);
+    let a = rig.initiator(0);
+    let lun = Lun::from_index(0);
+    let (outcome, _) = execute(&mut rig, &a, lun, &[0x00, 0, 0, 0x10, 0, 0]);
+    assert_eq!(*sense(&outcome), Sense::invalid_field_in_cdb(3, Some(4)));
+    let (outcome, _) = execute(&mut rig, &a, lun, &[0xc7, 0, 0, 0, 0, 0]);
+    assert_eq!(*sense(&outcome), Sense::illegal_request(AdditionalSense::INVALID_COMMAND_OPERATION_CODE));
+    let (outcome, _) = execute(&mut rig, &a, lun, &[0x00, 0, 0]);
+    assert_eq!(sense(&outcome).additional, AdditionalSense::INVALID_FIELD_IN_CDB);
+}
