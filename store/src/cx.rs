@@ -157,10 +157,7 @@ pub trait Cx {
 }
 
 /// The value of type `T` that is kept on this reactor, made by `make` when there is none yet.
-pub fn local_or_insert<T: 'static>(
-    cx: &mut dyn Cx,
-    make: impl FnOnce(&mut dyn Cx) -> Rc<T>,
-) -> Rc<T> {
+pub fn local_or_insert<T: 'static>(cx: &mut dyn Cx, make: impl FnOnce(&mut dyn Cx) -> Rc<T>) -> Rc<T> {
     if let Some(found) = local(cx) {
         return found;
     }
@@ -171,8 +168,7 @@ pub fn local_or_insert<T: 'static>(
 
 /// The value of type `T` that is kept on this reactor.
 pub fn local<T: 'static>(cx: &dyn Cx) -> Option<Rc<T>> {
-    cx.local(TypeId::of::<T>())
-        .and_then(|any| any.downcast().ok())
+    cx.local(TypeId::of::<T>()).and_then(|any| any.downcast().ok())
 }
 
 impl Submit {

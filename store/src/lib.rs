@@ -40,9 +40,7 @@ mod relay;
 mod sg;
 pub mod sim;
 
-pub use cx::{
-    Cx, FileOp, Interest, IoId, Message, Post, ReactorId, Sink, SinkId, local, local_or_insert,
-};
+pub use cx::{Cx, FileOp, Interest, IoId, Message, Post, ReactorId, Sink, SinkId, local, local_or_insert};
 pub use op::{Backing, Caps, Discard, IoError, IoResult, Op, Store, Submit};
 pub use relay::{Pending, Relay, attach_relay};
 pub use sg::{Memory, Seg, Sg, SgList};

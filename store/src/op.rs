@@ -65,33 +65,16 @@ impl Op<'_> {
     pub const fn with_sg<'b>(&self, sg: Sg<'b>) -> Op<'b> {
         match *self {
             Op::Read { offset, .. } => Op::Read { offset, to: sg },
-            Op::Write {
-                offset, durable, ..
-            } => Op::Write {
-                offset,
-                from: sg,
-                durable,
-            },
+            Op::Write { offset, durable, .. } => Op::Write { offset, from: sg, durable },
             Op::Flush => Op::Flush,
-            Op::Zero {
-                offset,
-                length,
-                unmap,
-            } => Op::Zero {
-                offset,
-                length,
-                unmap,
-            },
+            Op::Zero { offset, length, unmap } => Op::Zero { offset, length, unmap },
             Op::Discard { offset, length } => Op::Discard { offset, length },
         }
     }
 
     /// Whether the operation changes the store's content.
     pub const fn is_write(&self) -> bool {
-        matches!(
-            self,
-            Op::Write { .. } | Op::Zero { .. } | Op::Discard { .. }
-        )
+        matches!(self, Op::Write { .. } | Op::Zero { .. } | Op::Discard { .. })
     }
 }
 

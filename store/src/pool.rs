@@ -75,12 +75,7 @@ impl Pool {
             None => Memory::zeroed(size),
         };
         self.0.in_use.set(self.0.in_use.get() + size);
-        Some(PoolBuf {
-            memory: Some(memory),
-            class,
-            length,
-            pool: self.0.clone(),
-        })
+        Some(PoolBuf { memory: Some(memory), class, length, pool: self.0.clone() })
     }
 
     /// Appends buffers for `length` bytes to `list`; when the pool cannot give all of them, none and `false`.
@@ -137,11 +132,7 @@ impl PoolBuf {
 
     /// The bytes, for operations and sockets to fill and drain.
     pub fn seg(&self) -> Seg {
-        self.memory
-            .as_ref()
-            .expect("present until dropped")
-            .seg()
-            .part(0, self.length)
+        self.memory.as_ref().expect("present until dropped").seg().part(0, self.length)
     }
 
     /// Copies `bytes` to position `at`; returns how many found room.

@@ -61,22 +61,11 @@ impl Ram {
             physical_block: 4096,
             max_transfer: u64::from(u32::MAX),
             volatile_cache: false,
-            discard: Some(Discard {
-                granularity: 4096,
-                reads_zero: true,
-            }),
+            discard: Some(Discard { granularity: 4096, reads_zero: true }),
             fast_zero: true,
             rotational: false,
         };
-        Ok(Self {
-            map: Arc::new(Map {
-                file,
-                address,
-                length,
-                touched: Touched::new(size),
-            }),
-            caps,
-        })
+        Ok(Self { map: Arc::new(Map { file, address, length, touched: Touched::new(size) }), caps })
     }
 
     /// The same memory, for readers only.
@@ -163,8 +152,7 @@ impl Map {
 
     fn punch(&self, offset: u64, length: u64) -> IoResult {
         if length > 0 {
-            self.touched
-                .remove(offset as usize, (offset + length) as usize);
+            self.touched.remove(offset as usize, (offset + length) as usize);
             let mode = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
             rustix::fs::fallocate(&self.file, mode, offset, length).map_err(IoError::from)?;
         }
@@ -186,15 +174,7 @@ mod tests {
     use proptest::prelude::*;
 
     fn submit(ram: &Ram, op: Op<'_>) -> Submit {
-        Store::submit(
-            ram,
-            op,
-            IoId {
-                sink: SinkId(0),
-                token: 0,
-            },
-            Sim::new(1).cx(0),
-        )
+        Store::submit(ram, op, IoId { sink: SinkId(0), token: 0 }, Sim::new(1).cx(0))
     }
 
     #[test]
@@ -202,15 +182,7 @@ mod tests {
         let ram = Ram::new(4096).unwrap();
         let memory = Memory::zeroed(512);
         let segs = [memory.seg()];
-        let read = |offset| {
-            submit(
-                &ram,
-                Op::Read {
-                    offset,
-                    to: Sg::new(&segs),
-                },
-            )
-        };
+        let read = |offset| submit(&ram, Op::Read { offset, to: Sg::new(&segs) });
         assert_eq!(read(3584), Submit::Done(Ok(512)));
         assert_eq!(read(3585), Submit::Done(Err(IoError::OutOfRange)));
         assert_eq!(read(u64::MAX), Submit::Done(Err(IoError::OutOfRange)));
@@ -221,37 +193,14 @@ mod tests {
         let ram = Ram::new(1 << 16).unwrap();
         let ones = Memory::from_bytes(&[1; 8192]);
         let segs = [ones.seg()];
-        for op in [
-            Op::Zero {
-                offset: 100,
-                length: 5000,
-                unmap: false,
-            },
-            Op::Discard {
-                offset: 100,
-                length: 5000,
-            },
-        ] {
-            submit(
-                &ram,
-                Op::Write {
-                    offset: 0,
-                    from: Sg::new(&segs),
-                    durable: false,
-                },
-            );
+        for op in
+            [Op::Zero { offset: 100, length: 5000, unmap: false }, Op::Discard { offset: 100, length: 5000 }]
+        {
+            submit(&ram, Op::Write { offset: 0, from: Sg::new(&segs), durable: false });
             assert_eq!(submit(&ram, op), Submit::Done(Ok(0)));
             let back = Memory::zeroed(8192);
-            submit(
-                &ram,
-                Op::Read {
-                    offset: 0,
-                    to: Sg::new(&[back.seg()]),
-                },
-            );
-            let expected: Vec<u8> = (0..8192)
-                .map(|n| u8::from(!(100..5100).contains(&n)))
-                .collect();
+            submit(&ram, Op::Read { offset: 0, to: Sg::new(&[back.seg()]) });
+            let expected: Vec<u8> = (0..8192).map(|n| u8::from(!(100..5100).contains(&n))).collect();
             assert_eq!(back.to_vec(), expected);
         }
     }
@@ -276,17 +225,10 @@ mod tests {
         assert_eq!(blocks(&ram), 0);
         assert_eq!(buffer.to_vec(), vec![0; 1 << 20]);
 
-        let write = Op::Write {
-            offset: 1 << 20,
-            from: Sg::new(&segs),
-            durable: false,
-        };
+        let write = Op::Write { offset: 1 << 20, from: Sg::new(&segs), durable: false };
         submit(&ram, write);
         assert_eq!(blocks(&ram), 2048);
-        let discard = Op::Discard {
-            offset: 0,
-            length: 1 << 30,
-        };
+        let discard = Op::Discard { offset: 0, length: 1 << 30 };
         submit(&ram, discard);
         read_all();
         assert_eq!(blocks(&ram), 0);
@@ -329,10 +271,7 @@ mod tests {
     #[test]
     fn a_read_only_view_refuses_writes() {
         let ram = Ram::new(4096).unwrap().read_only();
-        let discard = Op::Discard {
-            offset: 0,
-            length: 512,
-        };
+        let discard = Op::Discard { offset: 0, length: 512 };
         assert_eq!(submit(&ram, discard), Submit::Done(Err(IoError::ReadOnly)));
     }
 }

@@ -46,10 +46,7 @@ impl<T> Pending<T> {
 
 impl<T> Default for Pending<T> {
     fn default() -> Self {
-        Self {
-            sink: OnceCell::new(),
-            kept: RefCell::default(),
-        }
+        Self { sink: OnceCell::new(), kept: RefCell::default() }
     }
 }
 
@@ -61,12 +58,7 @@ pub fn attach_relay<T: Relay + 'static>(cx: &mut dyn Cx, relay: T) -> Rc<dyn Sto
     let relay = Rc::new(relay);
     let sink = cx.register(relay.clone());
     let _ = relay.pending().sink.set(sink);
-    Rc::new(Handle {
-        relay,
-        sink,
-        reactor: cx.reactor(),
-        poster: cx.poster(),
-    })
+    Rc::new(Handle { relay, sink, reactor: cx.reactor(), poster: cx.poster() })
 }
 
 struct Handle<T: Relay> {

@@ -43,10 +43,7 @@ impl Seg {
     /// The part from byte `from`, at most `length` bytes long; empty when `from` lies beyond the end.
     pub fn part(self, from: usize, length: usize) -> Self {
         let from = from.min(self.length);
-        Self {
-            address: self.address.wrapping_add(from),
-            length: length.min(self.length - from),
-        }
+        Self { address: self.address.wrapping_add(from), length: length.min(self.length - from) }
     }
 
     fn copy_in(self, bytes: &[u8]) {
@@ -59,13 +56,7 @@ impl Seg {
     fn copy_out(self, bytes: &mut [u8]) {
         debug_assert!(bytes.len() <= self.length);
         // SAFETY: as in `copy_in`, with source and destination exchanged.
-        unsafe {
-            std::ptr::copy_nonoverlapping(
-                self.address.cast_const(),
-                bytes.as_mut_ptr(),
-                bytes.len(),
-            )
-        }
+        unsafe { std::ptr::copy_nonoverlapping(self.address.cast_const(), bytes.as_mut_ptr(), bytes.len()) }
     }
 }
 
@@ -86,20 +77,12 @@ pub struct Sg<'a> {
 impl<'a> Sg<'a> {
     /// All bytes of `segs`.
     pub fn new(segs: &'a [Seg]) -> Self {
-        Self {
-            segs,
-            skip: 0,
-            length: segs.iter().map(|s| s.len() as u64).sum(),
-        }
+        Self { segs, skip: 0, length: segs.iter().map(|s| s.len() as u64).sum() }
     }
 
     /// No bytes.
     pub const fn empty() -> Self {
-        Self {
-            segs: &[],
-            skip: 0,
-            length: 0,
-        }
+        Self { segs: &[], skip: 0, length: 0 }
     }
 
     /// How many bytes.
@@ -129,11 +112,7 @@ impl<'a> Sg<'a> {
             skip -= first.len() as u64;
             segs = rest;
         }
-        Self {
-            segs,
-            skip: skip as usize,
-            length,
-        }
+        Self { segs, skip: skip as usize, length }
     }
 
     /// The runs of bytes, trimmed to this list, empty ones left out.
@@ -155,10 +134,7 @@ impl<'a> Sg<'a> {
 
     /// The only run of bytes, when there is just one: the common case, which needs no list.
     pub fn single(&self) -> Option<Seg> {
-        let first = self
-            .segs
-            .first()?
-            .part(self.skip, usize::try_from(self.length).ok()?);
+        let first = self.segs.first()?.part(self.skip, usize::try_from(self.length).ok()?);
         (first.len() as u64 == self.length).then_some(first)
     }
 
@@ -178,6 +154,22 @@ impl<'a> Sg<'a> {
         for seg in self.part(at, bytes.len() as u64).iter() {
             seg.copy_out(&mut bytes[done..done + seg.len()]);
             done += seg.len();
+        }
+        done
+    }
+
+    /// Copies to the start of `to`, as many bytes as both lists have; returns how many. The two may overlap, and then mix.
+    pub fn copy_to(&self, to: Sg<'_>) -> u64 {
+        let mut done = 0;
+        for seg in self.iter() {
+            let mut copied = 0;
+            for part in to.part(done, seg.len() as u64).iter() {
+                let from = seg.part(copied, part.len());
+                // SAFETY: both runs are mapped (`Seg::new`) and of the same length.
+                unsafe { std::ptr::copy(from.address().cast_const(), part.address(), part.len()) };
+                copied += part.len();
+            }
+            done += copied as u64;
         }
         done
     }
@@ -339,6 +331,29 @@ mod tests {
             prop_assert_eq!(sg.copy_in(0, &new), new.len());
             prop_assert_eq!(sg.to_vec(u64::MAX), new);
         }
+    }
+
+    #[test]
+    fn lists_are_copied_across_their_seams() {
+        let bytes: Vec<u8> = (0..100).collect();
+        let cut = |memory: &Memory, at: &[usize]| -> Vec<Seg> {
+            let mut from = 0;
+            at.iter()
+                .map(|to| {
+                    let seg = memory.seg().part(from, to - from);
+                    from = *to;
+                    seg
+                })
+                .collect()
+        };
+        let source = Memory::from_bytes(&bytes);
+        let target = Memory::zeroed(90);
+        let from = cut(&source, &[10, 10, 35, 80, 100]);
+        let to = cut(&target, &[20, 35, 36, 90]);
+        assert_eq!(Sg::new(&from).copy_to(Sg::new(&to)), 90);
+        assert_eq!(target.to_vec(), bytes[..90]);
+        assert_eq!(Sg::new(&from).part(50, 5).copy_to(Sg::new(&to)), 5);
+        assert_eq!(target.to_vec()[..6], [50, 51, 52, 53, 54, 5]);
     }
 
     #[test]

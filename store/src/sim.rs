@@ -3,9 +3,7 @@
 //! For unit tests, fuzzers and seeded simulations. Time stands still until it is moved; operations on files are refused
 //! ([`IoError::Unsupported`]) unless [`SimCx::answer_files`] says what they do; blocking work runs at once.
 
-use crate::{
-    Cx, FileOp, Interest, IoError, IoId, IoResult, Message, Post, ReactorId, Sink, SinkId, Submit,
-};
+use crate::{Cx, FileOp, Interest, IoError, IoId, IoResult, Message, Post, ReactorId, Sink, SinkId, Submit};
 use std::any::{Any, TypeId};
 use std::collections::{HashMap, VecDeque};
 use std::os::fd::RawFd;
@@ -40,12 +38,7 @@ struct Mail {
 
 impl Post for Mail {
     fn post(&self, to: ReactorId, message: Message) {
-        self.boxes
-            .lock()
-            .unwrap()
-            .entry(to)
-            .or_default()
-            .push_back(message);
+        self.boxes.lock().unwrap().entry(to).or_default().push_back(message);
     }
 }
 
@@ -53,9 +46,7 @@ impl Sim {
     /// `count` reactors, numbered from 0.
     pub fn new(count: u16) -> Self {
         let mail = Arc::<Mail>::default();
-        let reactors = (0..count)
-            .map(|n| SimCx::new(ReactorId(n), mail.clone()))
-            .collect();
+        let reactors = (0..count).map(|n| SimCx::new(ReactorId(n), mail.clone())).collect();
         Self { reactors }
     }
 
@@ -102,13 +93,7 @@ impl SimCx {
     }
 
     fn step(&mut self) -> bool {
-        let message = self
-            .mail
-            .boxes
-            .lock()
-            .unwrap()
-            .get_mut(&self.id)
-            .and_then(VecDeque::pop_front);
+        let message = self.mail.boxes.lock().unwrap().get_mut(&self.id).and_then(VecDeque::pop_front);
         if let Some(message) = message {
             message(self);
             return true;

@@ -112,11 +112,8 @@ impl Backing for Fault {
     }
 
     fn attach(&self, cx: &mut dyn Cx) -> Rc<dyn Store> {
-        let attached = Attached {
-            inner: self.inner.attach(cx),
-            plan: self.plan.clone(),
-            pending: Pending::default(),
-        };
+        let attached =
+            Attached { inner: self.inner.attach(cx), plan: self.plan.clone(), pending: Pending::default() };
         attach_relay(cx, attached)
     }
 }
@@ -140,9 +137,7 @@ const RETRY: Duration = Duration::from_millis(1);
 impl Attached {
     fn hold(&self, op: Op<'_>, id: IoId, delay: Duration, cx: &mut dyn Cx) {
         let segs = op.sg().iter().collect();
-        let timer = self
-            .pending
-            .keep(Kept::Held(id, op.with_sg(Sg::empty()), segs));
+        let timer = self.pending.keep(Kept::Held(id, op.with_sg(Sg::empty()), segs));
         cx.timer(delay, timer);
     }
 
@@ -244,34 +239,19 @@ mod tests {
             let log = Rc::new(Log::default());
             let sink = sim.cx(0).register(log.clone());
             let store = fault.attach(sim.cx(0));
-            Self {
-                sim,
-                ram,
-                store,
-                log,
-                sink,
-            }
+            Self { sim, ram, store, log, sink }
         }
 
         fn submit(&mut self, op: Op<'_>, token: u64) -> Submit {
-            let id = IoId {
-                sink: self.sink,
-                token,
-            };
+            let id = IoId { sink: self.sink, token };
             self.store.submit(op, id, self.sim.cx(0))
         }
 
         fn content(&mut self, offset: u64, length: usize) -> Vec<u8> {
             let back = Memory::zeroed(length);
             let to = [back.seg()];
-            let read = Op::Read {
-                offset,
-                to: Sg::new(&to),
-            };
-            let id = IoId {
-                sink: self.sink,
-                token: 0,
-            };
+            let read = Op::Read { offset, to: Sg::new(&to) };
+            let id = IoId { sink: self.sink, token: 0 };
             let store = self.ram.attach(self.sim.cx(0));
             let done = Submit::Done(Ok(length as u64));
             assert_eq!(store.submit(read, id, self.sim.cx(0)), done);
@@ -280,11 +260,7 @@ mod tests {
     }
 
     fn write(offset: u64, segs: &[Seg]) -> Op<'_> {
-        Op::Write {
-            offset,
-            from: Sg::new(segs),
-            durable: false,
-        }
+        Op::Write { offset, from: Sg::new(segs), durable: false }
     }
 
     #[test]
@@ -298,15 +274,9 @@ mod tests {
         assert_eq!(rig.submit(write(1000, &segs), 0), eio);
         let full = Submit::Done(Err(IoError::NoSpace));
         assert_eq!(rig.submit(write(1001, &segs), 0), full);
-        let read = Op::Read {
-            offset: 1001,
-            to: Sg::new(&segs),
-        };
+        let read = Op::Read { offset: 1001, to: Sg::new(&segs) };
         assert_eq!(rig.submit(read, 0), Submit::Done(Ok(1000)));
-        let discard = Op::Discard {
-            offset: 0,
-            length: 1 << 16,
-        };
+        let discard = Op::Discard { offset: 0, length: 1 << 16 };
         assert_eq!(rig.submit(discard, 0), eio);
         assert_eq!(rig.submit(Op::Flush, 0), Submit::Done(Ok(0)));
     }
@@ -337,11 +307,8 @@ mod tests {
         rig.sim.advance(Duration::from_millis(1));
         rig.sim.settle();
         assert_eq!(rig.content(0, 1), [7]);
-        let expected = [
-            (1, Ok(512)),
-            (2, Err(IoError::Os(libc::EIO))),
-            (3, Err(IoError::Short { moved: 100 })),
-        ];
+        let expected =
+            [(1, Ok(512)), (2, Err(IoError::Os(libc::EIO))), (3, Err(IoError::Short { moved: 100 }))];
         assert_eq!(*rig.log.0.borrow(), expected);
     }
 
@@ -365,12 +332,7 @@ mod tests {
     fn a_handle_dropped_too_early_still_completes() {
         let mut rig = Rig::new("delay:10");
         rig.submit(Op::Flush, 1);
-        let Rig {
-            mut sim,
-            store,
-            log,
-            ..
-        } = rig;
+        let Rig { mut sim, store, log, .. } = rig;
         drop(store);
         sim.advance(Duration::from_millis(10));
         sim.settle();
@@ -393,11 +355,8 @@ mod tests {
         }
         let mut rig = Rig::new("delay:10");
         let busy = Busy(Cell::new(2), Backing::caps(&rig.ram).clone());
-        let attached = Attached {
-            inner: Rc::new(busy),
-            plan: "delay:10".parse().unwrap(),
-            pending: Pending::default(),
-        };
+        let attached =
+            Attached { inner: Rc::new(busy), plan: "delay:10".parse().unwrap(), pending: Pending::default() };
         rig.store = attach_relay(rig.sim.cx(0), attached);
         rig.submit(Op::Flush, 1);
         rig.sim.advance(Duration::from_millis(11));

@@ -1,8 +1,7 @@
 //! Counters of what passes through.
 
 use crate::{
-    Backing, Caps, Cx, IoId, IoResult, Op, Pending, ReactorId, Relay, Sink, Store, Submit,
-    attach_relay,
+    Backing, Caps, Cx, IoId, IoResult, Op, Pending, ReactorId, Relay, Sink, Store, Submit, attach_relay,
 };
 use std::collections::HashMap;
 use std::ops::{AddAssign, Index, IndexMut};
@@ -65,10 +64,7 @@ struct Counted {
 impl Stats {
     /// Counts what is done to `inner` through the result.
     pub fn new(inner: Arc<dyn Backing>) -> Self {
-        Self {
-            inner,
-            counters: Mutex::default(),
-        }
+        Self { inner, counters: Mutex::default() }
     }
 
     /// What was counted so far.
@@ -83,9 +79,7 @@ impl Stats {
     }
 
     fn reactors(&self) -> std::sync::MutexGuard<'_, HashMap<ReactorId, Arc<Counters>>> {
-        self.counters
-            .lock()
-            .unwrap_or_else(|poisoned| poisoned.into_inner())
+        self.counters.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 }
 
@@ -96,11 +90,7 @@ impl Backing for Stats {
 
     fn attach(&self, cx: &mut dyn Cx) -> Rc<dyn Store> {
         let counters = self.reactors().entry(cx.reactor()).or_default().clone();
-        let attached = Attached {
-            inner: self.inner.attach(cx),
-            counters,
-            pending: Pending::default(),
-        };
+        let attached = Attached { inner: self.inner.attach(cx), counters, pending: Pending::default() };
         attach_relay(cx, attached)
     }
 }
@@ -147,10 +137,7 @@ impl Counters {
     fn add(&self, kind: Kind, bytes: u64, result: IoResult) {
         let bump = |field: usize, by: u64| {
             let counter = &self.0[kind as usize][field];
-            counter.store(
-                counter.load(Ordering::Relaxed).wrapping_add(by),
-                Ordering::Relaxed,
-            );
+            counter.store(counter.load(Ordering::Relaxed).wrapping_add(by), Ordering::Relaxed);
         };
         bump(0, 1);
         match result {
@@ -171,13 +158,7 @@ impl Counters {
 
 impl Kind {
     /// All kinds.
-    pub const ALL: [Self; 5] = [
-        Self::Read,
-        Self::Write,
-        Self::Flush,
-        Self::Zero,
-        Self::Discard,
-    ];
+    pub const ALL: [Self; 5] = [Self::Read, Self::Write, Self::Flush, Self::Zero, Self::Discard];
 
     /// The kind of `op`.
     pub const fn of(op: &Op<'_>) -> Self {
@@ -226,10 +207,7 @@ mod tests {
         let plan = "delay:5+eio:8192".parse().unwrap();
         let stats = Stats::new(Arc::new(Fault::new(ram, plan)));
         let mut sim = Sim::new(2);
-        let id = IoId {
-            sink: SinkId(u32::MAX),
-            token: 0,
-        };
+        let id = IoId { sink: SinkId(u32::MAX), token: 0 };
         let memory = Memory::zeroed(4096);
         let segs = [memory.seg()];
         for reactor in 0..2 {
@@ -245,11 +223,7 @@ mod tests {
             sim.settle();
         }
         let snapshot = stats.snapshot();
-        let reads = Count {
-            operations: 6,
-            bytes: 4 * 4096,
-            errors: 2,
-        };
+        let reads = Count { operations: 6, bytes: 4 * 4096, errors: 2 };
         assert_eq!(snapshot[Kind::Read], reads);
         assert_eq!(snapshot[Kind::Flush].operations, 2);
         assert_eq!(snapshot[Kind::Write], Count::default());

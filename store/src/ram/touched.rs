@@ -19,9 +19,7 @@ pub(super) struct Touched {
 impl Touched {
     pub(super) fn new(size: u64) -> Self {
         let words = size.div_ceil(CHUNK as u64 * 64);
-        Self {
-            words: (0..words).map(|_| AtomicU64::new(0)).collect(),
-        }
+        Self { words: (0..words).map(|_| AtomicU64::new(0)).collect() }
     }
 
     pub(super) fn contains(&self, offset: usize) -> bool {
@@ -68,8 +66,7 @@ mod tests {
         touched.insert(CHUNK - 1, CHUNK + 1);
         touched.insert(199 * CHUNK, 200 * CHUNK);
         touched.insert(5 * CHUNK, 5 * CHUNK);
-        let set =
-            |t: &Touched| -> Vec<usize> { (0..200).filter(|n| t.contains(n * CHUNK)).collect() };
+        let set = |t: &Touched| -> Vec<usize> { (0..200).filter(|n| t.contains(n * CHUNK)).collect() };
         assert_eq!(set(&touched), [0, 1, 199]);
         touched.remove(1, 200 * CHUNK - 1);
         assert_eq!(set(&touched), [0, 199]);

@@ -1,0 +1,337 @@
+//! A file as one reactor uses it.
+
+use crate::file::Shared;
+use crate::job::{Bounce, Job, Zeroing};
+use crate::probe::{Discarding, Inline};
+use crate::sys;
+use lunette_store::pool::{LARGEST, Pool};
+use lunette_store::{
+    Caps, Cx, FileOp, IoError, IoId, IoResult, Memory, Op, Pending, Relay, Sg, Sink, Store, Submit,
+};
+use std::cell::{Cell, OnceCell, RefCell};
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Bytes of bounce buffers in use at most. More operations wait, so that buffers never run out for good.
+const BOUNCE_LIMIT: usize = 8 * LARGEST;
+/// Bytes that are written at a time where zeroes must be written out.
+const ZERO_CHUNK: usize = 256 << 10;
+/// How long a job waits when the reactor takes no more file operations.
+const RETRY: Duration = Duration::from_millis(1);
+
+pub(crate) struct Attached {
+    shared: Arc<Shared>,
+    pending: Pending<Kept>,
+    guess: Guess,
+    bounce: Pool,
+    /// Jobs that wait for a bounce buffer, oldest first. Not empty only while others are pending.
+    waiting: RefCell<VecDeque<(IoId, Bounce)>>,
+    zeroes: OnceCell<Memory>,
+}
+
+pub(crate) enum Kept {
+    Flush(IoId),
+    DurableWrite(IoId),
+    /// One step of a job is on its way.
+    Job(IoId, Job),
+    /// A timer runs until the job's next step is tried again.
+    Stalled(IoId, Job),
+}
+
+impl Attached {
+    pub(crate) fn new(shared: Arc<Shared>) -> Self {
+        Self {
+            shared,
+            pending: Pending::default(),
+            guess: Guess::default(),
+            bounce: Pool::new(BOUNCE_LIMIT, LARGEST),
+            waiting: RefCell::default(),
+            zeroes: OnceCell::new(),
+        }
+    }
+
+    fn read(&self, offset: u64, to: Sg<'_>, id: IoId, cx: &mut dyn Cx) -> Submit {
+        if self.shared.probed.inline == Inline::Always {
+            return Submit::Done(sys::read_all(self.shared.borrow(), offset, to));
+        }
+        if let Some(moved) = self.read_cached(offset, to) {
+            return Submit::Done(Ok(moved));
+        }
+        if self.is_misaligned(to) {
+            return self.bounce(Bounce::new(Op::Read { offset, to }), id, cx);
+        }
+        let fd = self.shared.fd();
+        cx.file(FileOp::Read { fd, offset, to }, id)
+    }
+
+    /// All of the bytes, if they are in the page cache.
+    fn read_cached(&self, offset: u64, to: Sg<'_>) -> Option<u64> {
+        if !self.shared.can_read_cached() || !self.guess.likely() {
+            return None;
+        }
+        let result = sys::read_cached(self.shared.borrow(), offset, to);
+        if let Err(error) = &result
+            && IoError::from_errno(error.raw_os_error().unwrap_or(0)) == IoError::Unsupported
+        {
+            self.shared.cannot_read_cached();
+        }
+        let all = result.ok().filter(|moved| *moved == to.len());
+        self.guess.learn(all.is_some());
+        all
+    }
+
+    fn write(&self, offset: u64, from: Sg<'_>, durable: bool, id: IoId, cx: &mut dyn Cx) -> Submit {
+        let probed = &self.shared.probed;
+        if probed.inline == Inline::Always && (!durable || probed.memory) {
+            let fd = self.shared.borrow();
+            return Submit::Done(sys::write_all(fd, offset, from, durable));
+        }
+        if self.is_misaligned(from) {
+            let op = Op::Write { offset, from, durable };
+            return self.bounce(Bounce::new(op), id, cx);
+        }
+        let op = FileOp::Write { fd: self.shared.fd(), offset, from, durable };
+        if durable { self.file(op, Kept::DurableWrite(id), cx) } else { cx.file(op, id) }
+    }
+
+    fn flush(&self, id: IoId, cx: &mut dyn Cx) -> Submit {
+        if self.shared.probed.caps.read_only {
+            return Submit::Done(Ok(0));
+        }
+        if let Some(error) = self.shared.failure() {
+            return Submit::Done(Err(error));
+        }
+        let fd = self.shared.fd();
+        self.file(FileOp::Sync { fd }, Kept::Flush(id), cx)
+    }
+
+    fn discard(&self, offset: u64, length: u64, id: IoId, cx: &mut dyn Cx) -> Submit {
+        match self.shared.probed.discarding {
+            Discarding::No => Submit::Done(Err(IoError::Unsupported)),
+            Discarding::Punch => self.zero(offset, length, true, id, cx),
+            Discarding::Device => self.discard_device(offset, length, id, cx),
+        }
+    }
+
+    /// Discards the whole sectors of the range; what is left over may keep its content.
+    fn discard_device(&self, offset: u64, length: u64, id: IoId, cx: &mut dyn Cx) -> Submit {
+        let sector = u64::from(self.shared.probed.sector);
+        let start = offset.next_multiple_of(sector);
+        let end = (offset + length) / sector * sector;
+        if start >= end {
+            return Submit::Done(Ok(0));
+        }
+        let shared = self.shared.clone();
+        let work = move || {
+            sys::discard(shared.borrow(), start, end - start)?;
+            Ok(0)
+        };
+        cx.blocking(Box::new(work), id);
+        Submit::Queued
+    }
+
+    fn zero(&self, offset: u64, length: u64, unmap: bool, id: IoId, cx: &mut dyn Cx) -> Submit {
+        let job = Zeroing::new(offset, length, unmap, &self.shared);
+        self.step(id, Job::Zero(job), cx)
+    }
+
+    /// Direct I/O needs aligned memory, and lengths that are multiples of the block in each segment.
+    fn is_misaligned(&self, sg: Sg<'_>) -> bool {
+        self.shared.probed.direct.is_some_and(|need| {
+            let (memory, length) = (need.memory as usize - 1, need.offset as usize - 1);
+            sg.iter().any(|seg| seg.address().addr() & memory != 0 || seg.len() & length != 0)
+        })
+    }
+
+    fn bounce(&self, mut bounce: Bounce, id: IoId, cx: &mut dyn Cx) -> Submit {
+        if self.waiting.borrow().is_empty() && bounce.take_buffer(&self.bounce) {
+            return self.step(id, Job::Bounce(bounce), cx);
+        }
+        self.waiting.borrow_mut().push_back((id, bounce));
+        Submit::Queued
+    }
+
+    /// Starts a file operation whose completion we want to see.
+    fn file(&self, op: FileOp<'_>, kept: Kept, cx: &mut dyn Cx) -> Submit {
+        let ours = self.pending.keep(kept);
+        match cx.file(op, ours) {
+            Submit::Queued => Submit::Queued,
+            Submit::Full => {
+                self.pending.take(ours.token);
+                Submit::Full
+            }
+            Submit::Done(result) => {
+                cx.complete(ours, result);
+                Submit::Queued
+            }
+        }
+    }
+
+    /// Starts the next step of a job.
+    fn step(&self, id: IoId, job: Job, cx: &mut dyn Cx) -> Submit {
+        let zeroes = || self.zeroes.get_or_init(|| Memory::zeroed(ZERO_CHUNK)).seg();
+        let step = job.step(zeroes);
+        let ours = self.pending.keep(Kept::Job(id, job));
+        match cx.file(step.as_op(self.shared.fd()), ours) {
+            Submit::Queued => Submit::Queued,
+            Submit::Done(result) => {
+                cx.complete(ours, result);
+                Submit::Queued
+            }
+            Submit::Full => {
+                if let Some(Kept::Job(id, job)) = self.pending.take(ours.token) {
+                    cx.timer(RETRY, self.pending.keep(Kept::Stalled(id, job)));
+                }
+                Submit::Queued
+            }
+        }
+    }
+
+    fn advance(&self, id: IoId, mut job: Job, result: IoResult, cx: &mut dyn Cx) {
+        match job.advance(result, &self.shared) {
+            None => {
+                self.step(id, job, cx);
+            }
+            Some(result) => {
+                if job.is_durable() {
+                    self.note_durable(result);
+                }
+                drop(job);
+                cx.complete(id, result);
+                self.start_waiting(cx);
+            }
+        }
+    }
+
+    /// Gives buffers that came back to the jobs that wait for one.
+    fn start_waiting(&self, cx: &mut dyn Cx) {
+        while let Some((id, bounce)) = self.next_waiting() {
+            self.step(id, Job::Bounce(bounce), cx);
+        }
+    }
+
+    fn next_waiting(&self) -> Option<(IoId, Bounce)> {
+        let mut waiting = self.waiting.borrow_mut();
+        let (_, bounce) = waiting.front_mut()?;
+        bounce.take_buffer(&self.bounce).then_some(())?;
+        waiting.pop_front()
+    }
+
+    /// A durable write that fails may have been told of the loss of bytes that were written before it. Want of space is
+    /// not a loss: the write itself was refused.
+    fn note_durable(&self, result: IoResult) {
+        if let Err(error @ IoError::Os(_)) = result {
+            self.shared.fail(error);
+        }
+    }
+
+    fn flushed(&self, result: IoResult) -> IoResult {
+        let result = result.map_err(|error| self.shared.fail(error));
+        // Another flush may have failed while this one ran.
+        self.shared.failure().map_or(result.map(|_| 0), Err)
+    }
+}
+
+impl Store for Attached {
+    fn caps(&self) -> &Caps {
+        &self.shared.probed.caps
+    }
+
+    fn submit(&self, op: Op<'_>, id: IoId, cx: &mut dyn Cx) -> Submit {
+        if let Err(error) = self.caps().check(&op) {
+            return Submit::Done(Err(error));
+        }
+        match op {
+            Op::Flush => self.flush(id, cx),
+            _ if op.range().1 == 0 => Submit::Done(Ok(0)),
+            Op::Read { offset, to } => self.read(offset, to, id, cx),
+            Op::Write { offset, from, durable } => self.write(offset, from, durable, id, cx),
+            Op::Zero { offset, length, unmap } => self.zero(offset, length, unmap, id, cx),
+            Op::Discard { offset, length } => self.discard(offset, length, id, cx),
+        }
+    }
+}
+
+impl Sink for Attached {
+    fn complete(&self, token: u64, result: IoResult, cx: &mut dyn Cx) {
+        match self.pending.take(token) {
+            Some(Kept::Flush(id)) => cx.complete(id, self.flushed(result)),
+            Some(Kept::DurableWrite(id)) => {
+                self.note_durable(result);
+                cx.complete(id, result);
+            }
+            Some(Kept::Job(id, job)) => self.advance(id, job, result, cx),
+            Some(Kept::Stalled(id, job)) => {
+                self.step(id, job, cx);
+            }
+            None => {}
+        }
+    }
+}
+
+impl Relay for Attached {
+    type Kept = Kept;
+
+    fn pending(&self) -> &Pending<Kept> {
+        &self.pending
+    }
+}
+
+/// Whether the next read is worth looking for in the page cache. After misses in a row, ever more reads go to the kernel
+/// at once.
+#[derive(Default)]
+struct Guess {
+    misses: Cell<u32>,
+    skip: Cell<u32>,
+}
+
+impl Guess {
+    const MOST: u32 = 6;
+
+    fn likely(&self) -> bool {
+        match self.skip.get().checked_sub(1) {
+            Some(left) => {
+                self.skip.set(left);
+                false
+            }
+            None => true,
+        }
+    }
+
+    fn learn(&self, hit: bool) {
+        if hit {
+            self.misses.set(0);
+        } else {
+            let misses = (self.misses.get() + 1).min(Self::MOST);
+            self.misses.set(misses);
+            self.skip.set((1 << misses) - 1);
+        }
+    }
+}
+
+#[cfg(test)]
+mod guess_tests {
+    use super::Guess;
+
+    #[test]
+    fn misses_in_a_row_make_it_look_less_often() {
+        let guess = Guess::default();
+        let looks = |reads: u32, hit: bool| -> u32 {
+            (0..reads)
+                .map(|_| {
+                    let look = guess.likely();
+                    if look {
+                        guess.learn(hit);
+                    }
+                    u32::from(look)
+                })
+                .sum()
+        };
+        assert_eq!(looks(100, true), 100);
+        assert_eq!(looks(1 + 1 + 1 + 3 + 1 + 7, false), 3);
+        assert!(looks(6400, false) <= 110);
+        assert!(looks(64, true) >= 1);
+        assert_eq!(looks(100, true), 100);
+    }
+}

@@ -1,0 +1,130 @@
+//! A file as the whole program shares it.
+
+use crate::attached::Attached;
+use crate::probe::{Discarding, Inline, Probed};
+use crate::{OpenError, Options, open, probe};
+use lunette_store::{Backing, Caps, Cx, IoError, Store, attach_relay};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
+
+/// An open and locked file or block device.
+///
+/// The lock is held until the last clone and every handle is gone.
+#[derive(Clone, Debug)]
+pub struct File {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+pub(crate) struct Shared {
+    fd: OwnedFd,
+    path: PathBuf,
+    pub(crate) probed: Probed,
+    /// What [`Probed`] promised may turn out to be missing.
+    punch: AtomicBool,
+    zero_range: AtomicBool,
+    cached_reads: AtomicBool,
+    failed: OnceLock<IoError>,
+}
+
+impl File {
+    /// Opens `path`, or creates it if [`Options::create_size`] says so, and locks it. Blocks for as long as somebody else
+    /// holds the lock, up to [`Options::lock_wait`].
+    ///
+    /// # Errors
+    /// See [`OpenError`]; nothing stays open or locked then, and a file that was created is removed again.
+    pub fn open(path: &Path, options: &Options) -> Result<Self, OpenError> {
+        let opened = open::open(path, options)?;
+        let probed = probe::probe(path, &opened, options)?;
+        tracing::debug!(path = %path.display(), ?probed, "opened");
+        Ok(Self { shared: Arc::new(Shared::new(path, opened.fd, probed)) })
+    }
+
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.shared.path
+    }
+
+    /// How reads and writes are done, for people: "inline", "direct" and so on.
+    pub fn mode(&self) -> &'static str {
+        match (self.shared.probed.inline, self.shared.probed.direct) {
+            (Inline::Always, _) => "inline",
+            (Inline::Cached, _) => "page cache, cached reads inline",
+            (Inline::Never, None) => "page cache",
+            (Inline::Never, Some(_)) => "direct",
+        }
+    }
+}
+
+impl Backing for File {
+    fn caps(&self) -> &Caps {
+        &self.shared.probed.caps
+    }
+
+    fn attach(&self, cx: &mut dyn Cx) -> Rc<dyn Store> {
+        attach_relay(cx, Attached::new(self.shared.clone()))
+    }
+}
+
+impl Shared {
+    pub(crate) fn new(path: &Path, fd: OwnedFd, probed: Probed) -> Self {
+        Self {
+            fd,
+            path: path.to_owned(),
+            punch: AtomicBool::new(probed.can_punch || probed.discarding == Discarding::Punch),
+            zero_range: AtomicBool::new(probed.can_zero_range),
+            cached_reads: AtomicBool::new(probed.inline == Inline::Cached),
+            failed: OnceLock::new(),
+            probed,
+        }
+    }
+
+    pub(crate) fn fd(&self) -> RawFd {
+        self.fd.as_raw_fd()
+    }
+
+    pub(crate) fn borrow(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+
+    pub(crate) fn can_punch(&self) -> bool {
+        self.punch.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn cannot_punch(&self) {
+        self.punch.store(false, Ordering::Relaxed);
+    }
+
+    pub(crate) fn can_zero_range(&self) -> bool {
+        self.zero_range.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn cannot_zero_range(&self) {
+        self.zero_range.store(false, Ordering::Relaxed);
+    }
+
+    pub(crate) fn can_read_cached(&self) -> bool {
+        self.cached_reads.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn cannot_read_cached(&self) {
+        self.cached_reads.store(false, Ordering::Relaxed);
+    }
+
+    /// The error of the first flush that failed. The kernel reports lost pages once and then calls the file clean, so no
+    /// later flush may be believed.
+    pub(crate) fn failure(&self) -> Option<IoError> {
+        self.failed.get().copied()
+    }
+
+    pub(crate) fn fail(&self, error: IoError) -> IoError {
+        if self.failed.set(error).is_ok() {
+            let path = self.path.display();
+            tracing::error!(%path, %error, "data may be lost: no flush will succeed until the file is opened again");
+        }
+        error
+    }
+}

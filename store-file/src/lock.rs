@@ -1,0 +1,146 @@
+//! Who else has the same bytes open.
+//!
+//! An open-file lock covers the whole file, exclusive for writers and shared for readers, and a block device is claimed
+//! (`O_EXCL`) besides, which a mounted one refuses. The kernel drops both only when the last I/O on the open file has let
+//! go of it, so whoever gets the lock after a crash writes after everything the dead process had begun.
+//!
+//! The holder of such a lock cannot be asked for: it belongs to an open file, not to a process. So a busy lock is tried
+//! again for a while, whoever holds it, and then refused: waiting too short is never unsafe, it only starts nothing.
+
+use crate::sys;
+use crate::{OpenError, Options};
+use rustix::fs::{FileType, Mode, OFlags, Stat};
+use rustix::io::Errno;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
+use std::time::Duration;
+
+const STEP: Duration = Duration::from_millis(10);
+
+/// How often to try again.
+pub(crate) struct Patience(u128);
+
+impl Patience {
+    pub(crate) fn new(wait: Duration) -> Self {
+        Self(wait.as_millis().div_ceil(STEP.as_millis()))
+    }
+
+    /// Waits a little; `false` when it has waited long enough, or the holder is this very process.
+    fn wait(&mut self, path: &Path) -> bool {
+        let ours = || path.canonicalize().is_ok_and(|path| has_locked(std::process::id(), &path));
+        if self.0 == 0 || ours() {
+            return false;
+        }
+        self.0 -= 1;
+        std::thread::sleep(STEP);
+        true
+    }
+}
+
+/// Opens `path`, which has the status `stat`, and locks it.
+pub(crate) fn open(
+    path: &Path,
+    stat: &Stat,
+    options: &Options,
+    patience: &mut Patience,
+) -> Result<OwnedFd, OpenError> {
+    let fd = match FileType::from_raw_mode(stat.st_mode) {
+        FileType::BlockDevice => claim(path, stat, options, patience)?,
+        _ => rustix::fs::open(path, flags(options), Mode::empty())
+            .map_err(|error| failed("open", path, error))?,
+    };
+    lock(&fd, path, options, patience)?;
+    Ok(fd)
+}
+
+/// Locks an open file.
+pub(crate) fn lock(
+    fd: &OwnedFd,
+    path: &Path,
+    options: &Options,
+    patience: &mut Patience,
+) -> Result<(), OpenError> {
+    loop {
+        match sys::lock(fd.as_fd(), !options.read_only) {
+            Ok(()) => return Ok(()),
+            Err(error) if error.kind() != io::ErrorKind::WouldBlock => {
+                return Err(failed("lock", path, error));
+            }
+            Err(_) if patience.wait(path) => {}
+            Err(_) => return Err(in_use(path)),
+        }
+    }
+}
+
+/// Opens a block device that nobody else has claimed. Readers may share it with one that has: the first reader's claim
+/// keeps writers away for all of them.
+fn claim(path: &Path, stat: &Stat, options: &Options, patience: &mut Patience) -> Result<OwnedFd, OpenError> {
+    loop {
+        match rustix::fs::open(path, flags(options) | OFlags::EXCL, Mode::empty()) {
+            Ok(fd) => return Ok(fd),
+            Err(Errno::BUSY) => {}
+            Err(error) => return Err(failed("open", path, error)),
+        }
+        if let Some(at) = mounted_on(stat) {
+            let path = path.to_owned();
+            return Err(OpenError::Mounted { path, at });
+        }
+        if options.read_only {
+            let fd = rustix::fs::open(path, flags(options), Mode::empty())
+                .map_err(|error| failed("open", path, error))?;
+            if sys::has_reader(fd.as_fd()) {
+                return Ok(fd);
+            }
+        }
+        if !patience.wait(path) {
+            return Err(in_use(path));
+        }
+    }
+}
+
+fn flags(options: &Options) -> OFlags {
+    let access = if options.read_only { OFlags::RDONLY } else { OFlags::RDWR };
+    access | OFlags::CLOEXEC | OFlags::NOCTTY
+}
+
+pub(crate) fn failed(what: &'static str, path: &Path, error: impl Into<io::Error>) -> OpenError {
+    OpenError::System { what, path: path.to_owned(), error: error.into() }
+}
+
+fn in_use(path: &Path) -> OpenError {
+    OpenError::InUse { path: path.to_owned(), pid: holder(path) }
+}
+
+/// A process that has a lock on the file, this one first. Only those whose open files we may look at are found.
+fn holder(path: &Path) -> Option<u32> {
+    let path = path.canonicalize().ok()?;
+    let own = std::process::id();
+    let others = std::fs::read_dir("/proc").into_iter().flatten().flatten();
+    let others = others.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+    std::iter::once(own).chain(others.filter(|pid| *pid != own)).find(|pid| has_locked(*pid, &path))
+}
+
+fn has_locked(pid: u32, path: &Path) -> bool {
+    let Ok(open) = std::fs::read_dir(format!("/proc/{pid}/fd")) else {
+        return false;
+    };
+    open.flatten()
+        .filter(|entry| std::fs::read_link(entry.path()).is_ok_and(|target| target == path))
+        .filter_map(|entry| entry.file_name().into_string().ok())
+        .filter_map(|fd| std::fs::read_to_string(format!("/proc/{pid}/fdinfo/{fd}")).ok())
+        .any(|info| info.lines().any(|line| line.starts_with("lock:")))
+}
+
+/// Where the block device is mounted, if it is.
+fn mounted_on(stat: &Stat) -> Option<String> {
+    let (major, minor) = (rustix::fs::major(stat.st_rdev), rustix::fs::minor(stat.st_rdev));
+    let device = format!("{major}:{minor}");
+    let mounts = std::fs::read_to_string("/proc/self/mountinfo").ok()?;
+    // proc_pid_mountinfo(5): identity, parent, device, root, mount point, ...
+    mounts.lines().find_map(|line| {
+        let mut fields = line.split(' ').skip(2);
+        (fields.next()? == device).then_some(())?;
+        fields.nth(1).map(str::to_owned)
+    })
+}

@@ -1,0 +1,119 @@
+//! System calls that have no safe wrapper elsewhere: vectored I/O on raw segments, open-file locks, discarding.
+
+use lunette_store::{IoError, IoResult, Sg};
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd};
+
+/// Segments that are passed to the kernel with one call.
+const BATCH: usize = 64;
+
+#[derive(Clone, Copy)]
+enum Direction {
+    Read,
+    Write,
+}
+
+/// Fills `to` from `offset` on, however long it takes.
+pub(crate) fn read_all(fd: BorrowedFd<'_>, offset: u64, to: Sg<'_>) -> IoResult {
+    transfer_all(fd, offset, to, Direction::Read, 0)
+}
+
+/// Writes all of `from` at `offset`, however long it takes.
+pub(crate) fn write_all(fd: BorrowedFd<'_>, offset: u64, from: Sg<'_>, durable: bool) -> IoResult {
+    let flags = if durable { libc::RWF_DSYNC } else { 0 };
+    transfer_all(fd, offset, from, Direction::Write, flags)
+}
+
+/// Reads what can be had at once, perhaps only a part; `WouldBlock` if nothing can.
+pub(crate) fn read_cached(fd: BorrowedFd<'_>, offset: u64, to: Sg<'_>) -> io::Result<u64> {
+    transfer(fd, offset, to, Direction::Read, libc::RWF_NOWAIT)
+}
+
+fn transfer_all(fd: BorrowedFd<'_>, offset: u64, sg: Sg<'_>, direction: Direction, flags: i32) -> IoResult {
+    let mut moved = 0;
+    while moved < sg.len() {
+        let rest = sg.part(moved, u64::MAX);
+        match transfer(fd, offset + moved, rest, direction, flags)? {
+            0 => return Err(IoError::Short { moved }),
+            more => moved += more,
+        }
+    }
+    Ok(moved)
+}
+
+fn transfer(
+    fd: BorrowedFd<'_>,
+    offset: u64,
+    sg: Sg<'_>,
+    direction: Direction,
+    flags: i32,
+) -> io::Result<u64> {
+    const EMPTY: libc::iovec = libc::iovec { iov_base: std::ptr::null_mut(), iov_len: 0 };
+    let mut vector = [EMPTY; BATCH];
+    let mut count = 0;
+    for (entry, seg) in vector.iter_mut().zip(sg.iter()) {
+        entry.iov_base = seg.address().cast();
+        entry.iov_len = seg.len();
+        count += 1;
+    }
+    let offset = libc::off_t::try_from(offset).map_err(|_| io::ErrorKind::InvalidInput)?;
+    loop {
+        // SAFETY: the first `count` entries describe memory that `Seg::new` promises is mapped, readable and writable.
+        let result = unsafe {
+            match direction {
+                Direction::Read => libc::preadv2(fd.as_raw_fd(), vector.as_ptr(), count, offset, flags),
+                Direction::Write => libc::pwritev2(fd.as_raw_fd(), vector.as_ptr(), count, offset, flags),
+            }
+        };
+        match u64::try_from(result) {
+            Ok(moved) => return Ok(moved),
+            Err(_) => match io::Error::last_os_error() {
+                error if error.kind() == io::ErrorKind::Interrupted => {}
+                error => return Err(error),
+            },
+        }
+    }
+}
+
+/// Locks the whole file for this open file, shared or exclusive. `WouldBlock` if others hold it.
+pub(crate) fn lock(fd: BorrowedFd<'_>, exclusive: bool) -> io::Result<()> {
+    let mut lock = whole_file(exclusive);
+    // SAFETY: the kernel reads a `flock` at the address.
+    match unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_OFD_SETLK, &raw mut lock) } {
+        0 => Ok(()),
+        _ => match io::Error::last_os_error() {
+            error if error.raw_os_error() == Some(libc::EACCES) => Err(io::ErrorKind::WouldBlock.into()),
+            error => Err(error),
+        },
+    }
+}
+
+/// Whether another open file holds a shared lock.
+pub(crate) fn has_reader(fd: BorrowedFd<'_>) -> bool {
+    let mut lock = whole_file(true);
+    // SAFETY: the kernel reads and writes a `flock` at the address.
+    let result = unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_OFD_GETLK, &raw mut lock) };
+    result == 0 && i32::from(lock.l_type) == libc::F_RDLCK
+}
+
+fn whole_file(exclusive: bool) -> libc::flock {
+    let kind = if exclusive { libc::F_WRLCK } else { libc::F_RDLCK };
+    libc::flock {
+        l_type: kind as libc::c_short,
+        l_whence: libc::SEEK_SET as libc::c_short,
+        l_start: 0,
+        l_len: 0,
+        l_pid: 0,
+    }
+}
+
+/// Tells a block device that it need not keep a range (`BLKDISCARD`); multiples of its sector.
+pub(crate) fn discard(fd: BorrowedFd<'_>, offset: u64, length: u64) -> io::Result<()> {
+    const BLKDISCARD: u32 = 0x1277;
+    let range = [offset, length];
+    // SAFETY: the kernel reads two 64-bit numbers at the address.
+    match unsafe { libc::ioctl(fd.as_raw_fd(), BLKDISCARD as _, range.as_ptr()) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}

@@ -1,0 +1,115 @@
+//! What happens when the kernel refuses or fails.
+
+use super::*;
+use std::time::Duration;
+
+const EIO: IoError = IoError::Os(libc::EIO);
+
+fn rig(directory: &TempDir) -> Rig {
+    let options = Options { inline: Some(false), ..sized(4 << 20) };
+    Rig::create(&disk_image(directory), &options)
+}
+
+#[test]
+fn a_failed_flush_fails_all_later_ones() {
+    let directory = on_disk();
+    let file = File::open(&disk_image(&directory), &sized(1 << 20)).unwrap();
+    let (mut rig, mut other) = (Rig::new(&file), Rig::new(&file));
+    // Both are on their way when the first one fails.
+    assert_eq!(rig.submit(Op::Flush, 1), Submit::Queued);
+    rig.kernel.borrow_mut().sync = Some(EIO);
+    assert_eq!(rig.submit(Op::Flush, 2), Submit::Queued);
+    assert_eq!(rig.submit(Op::Flush, 3), Submit::Queued);
+    rig.kernel.borrow_mut().sync = None;
+    assert_eq!(rig.submit(Op::Flush, 4), Submit::Queued);
+    rig.sim.settle();
+    let expected = [(1, Ok(0)), (2, Err(EIO)), (3, Err(EIO)), (4, Err(EIO))];
+    assert_eq!(*rig.log.0.borrow(), expected);
+    assert_eq!(other.run(Op::Flush), Err(EIO));
+    drop((rig, other, file));
+    let file = File::open(&disk_image(&directory), &sized(1 << 20)).unwrap();
+    assert_eq!(Rig::new(&file).run(Op::Flush), Ok(0));
+}
+
+#[test]
+fn a_failed_durable_write_fails_later_flushes_but_want_of_space_does_not() {
+    let directory = on_disk();
+    let mut rig = rig(&directory);
+    let memory = Memory::zeroed(512);
+    let segs = [memory.seg()];
+    for (error, flush) in [(IoError::NoSpace, Ok(0)), (EIO, Err(EIO))] {
+        rig.kernel.borrow_mut().write = Some(error);
+        assert_eq!(rig.run(durable(0, &segs)), Err(error));
+        rig.kernel.borrow_mut().write = None;
+        assert_eq!(rig.run(Op::Flush), flush);
+    }
+}
+
+#[test]
+fn zeroes_are_written_where_the_file_system_cannot_make_them() {
+    let directory = on_disk();
+    let mut rig = rig(&directory);
+    rig.write(0, &pattern(2 << 20)).unwrap();
+    rig.done();
+    rig.kernel.borrow_mut().allocate = Some(IoError::Unsupported);
+    let (start, length) = (512, (1 << 20) + 512);
+    assert_eq!(rig.run(zero(start, length, true)), Ok(0));
+    let done = rig.done();
+    assert_eq!(done.trim_start_matches(['p', 'z']), "wwwww");
+    let mut expected = pattern(2 << 20);
+    expected[512..(1 << 20) + 1024].fill(0);
+    assert_eq!(rig.read(0, 2 << 20), expected);
+    rig.done();
+    assert_eq!(rig.run(zero(0, 512, false)), Ok(0));
+    assert_eq!(rig.done(), "w", "it has learnt");
+}
+
+#[test]
+fn other_errors_end_zeroing() {
+    let directory = on_disk();
+    let mut rig = rig(&directory);
+    rig.kernel.borrow_mut().allocate = Some(EIO);
+    assert_eq!(rig.run(zero(0, 4096, true)), Err(EIO));
+    rig.kernel.borrow_mut().allocate = Some(IoError::Unsupported);
+    rig.kernel.borrow_mut().write = Some(IoError::NoSpace);
+    assert_eq!(rig.run(zero(0, 4096, true)), Err(IoError::NoSpace));
+}
+
+#[test]
+fn a_full_reactor_is_passed_on_or_waited_for() {
+    let directory = on_disk();
+    let mut rig = rig(&directory);
+    let memory = Memory::zeroed(512);
+    let segs = [memory.seg()];
+    for op in [read(0, &segs), write(0, &segs), durable(0, &segs), Op::Flush] {
+        rig.kernel.borrow_mut().full = 1;
+        assert_eq!(rig.submit(op, 0), Submit::Full);
+    }
+    rig.kernel.borrow_mut().full = 2;
+    assert_eq!(rig.submit(zero(0, 4096, true), 7), Submit::Queued);
+    for _ in 0..2 {
+        rig.sim.settle();
+        assert!(rig.log.0.borrow().is_empty());
+        rig.sim.advance(Duration::from_millis(1));
+    }
+    rig.sim.settle();
+    assert_eq!(*rig.log.0.borrow(), [(7, Ok(0))]);
+}
+
+#[test]
+fn a_file_that_was_cut_ends_reads_early() {
+    let path_of = |inline, directory: &TempDir| {
+        let path = disk_image(directory);
+        let options = Options { inline, ..sized(8192) };
+        (Rig::create(&path, &options), path)
+    };
+    for inline in [None, Some(true), Some(false)] {
+        let directory = on_disk();
+        let (mut rig, path) = path_of(inline, &directory);
+        cut(&path, 5000);
+        let memory = Memory::zeroed(4096);
+        let segs = [memory.seg()];
+        let short = Err(IoError::Short { moved: 904 });
+        assert_eq!(rig.run(read(4096, &segs)), short);
+    }
+}

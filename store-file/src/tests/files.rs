@@ -1,0 +1,134 @@
+//! Reading, writing, zeroing and discarding on healthy files.
+
+use super::*;
+
+#[test]
+fn memory_files_are_served_inline() {
+    let directory = in_memory();
+    let mut rig = Rig::create(&disk_image(&directory), &sized(1 << 20));
+    let bytes = pattern(10_000);
+    let source = Memory::from_bytes(&bytes);
+    // More segments than go into one call.
+    let segs: Vec<Seg> = (0..100).map(|n| source.seg().part(n * 100, 100)).collect();
+    assert_eq!(rig.submit(write(512, &segs), 0), Submit::Done(Ok(10_000)));
+    assert_eq!(rig.submit(durable(512, &segs), 0), Submit::Done(Ok(10_000)));
+    let target = Memory::zeroed(10_000);
+    let segs: Vec<Seg> = (0..100).map(|n| target.seg().part(n * 100, 100)).collect();
+    assert_eq!(rig.submit(read(512, &segs), 0), Submit::Done(Ok(10_000)));
+    assert_eq!(target.to_vec(), bytes);
+    assert_eq!(rig.done(), "");
+    assert_eq!(rig.run(Op::Flush), Ok(0));
+    assert_eq!(rig.run(zero(0, 1024, false)), Ok(0));
+    assert_eq!(rig.run(discard(1024, 1024)), Ok(0));
+    assert_eq!(rig.done(), "spp");
+    assert_eq!(rig.read(0, 2048), [0; 2048]);
+    assert_eq!(rig.read(2048, 100), bytes[1536..1636]);
+}
+
+#[test]
+fn other_files_are_written_by_the_reactor_and_read_from_the_cache() {
+    let directory = on_disk();
+    let mut rig = Rig::create(&disk_image(&directory), &sized(1 << 20));
+    let bytes = pattern(8192);
+    assert_eq!(rig.write(4096, &bytes), Ok(8192));
+    assert_eq!(rig.done(), "w");
+    assert_eq!(rig.read(4096, 8192), bytes);
+    assert_eq!(rig.done(), "", "just written, so in the cache");
+    let memory = Memory::from_bytes(&bytes);
+    assert_eq!(rig.run(durable(0, &[memory.seg()])), Ok(8192));
+    assert_eq!(rig.run(Op::Flush), Ok(0));
+    assert_eq!(rig.done(), "ds");
+}
+
+#[test]
+fn inline_off_and_on_are_obeyed() {
+    for directory in [on_disk(), in_memory()] {
+        let path = disk_image(&directory);
+        let off = Options { inline: Some(false), ..sized(1 << 20) };
+        let mut rig = Rig::create(&path, &off);
+        assert_eq!(rig.write(0, &[1; 512]), Ok(512));
+        assert_eq!(rig.read(0, 512), [1; 512]);
+        assert_eq!(rig.done(), "wr");
+    }
+    let directory = on_disk();
+    let on = Options { inline: Some(true), ..sized(1 << 20) };
+    let mut rig = Rig::create(&disk_image(&directory), &on);
+    assert_eq!(rig.write(0, &[1; 512]), Ok(512));
+    assert_eq!(rig.read(0, 512), [1; 512]);
+    assert_eq!(rig.done(), "");
+    let memory = Memory::zeroed(512);
+    assert_eq!(rig.run(durable(0, &[memory.seg()])), Ok(512));
+    assert_eq!(rig.done(), "d", "waiting for a device is never inline");
+}
+
+#[test]
+fn zeroing_and_discarding_give_exactly_the_range() {
+    let directories = [on_disk(), in_memory()];
+    for (directory, inline) in directories.iter().zip([Some(false), None]) {
+        let options = Options { inline, ..sized(1 << 20) };
+        let mut rig = Rig::create(&disk_image(directory), &options);
+        for op in [zero(512, 99 * 512, false), zero(512, 99 * 512, true), discard(512, 99 * 512)] {
+            assert_eq!(rig.write(0, &pattern(1 << 16)), Ok(1 << 16));
+            assert_eq!(rig.run(op), Ok(0));
+            let mut expected = pattern(1 << 16);
+            expected[512..100 * 512].fill(0);
+            assert_eq!(rig.read(0, 1 << 16), expected);
+        }
+    }
+}
+
+#[test]
+fn discarding_gives_the_room_back() {
+    let directory = on_disk();
+    let path = disk_image(&directory);
+    let mut rig = Rig::create(&path, &sized(1 << 20));
+    let Some(able) = rig.store.caps().discard else {
+        eprintln!("skipped: no holes on this file system");
+        return;
+    };
+    assert!(able.reads_zero);
+    rig.write(0, &pattern(1 << 20)).unwrap();
+    rig.run(Op::Flush).unwrap();
+    let blocks = || rustix::fs::stat(&path).unwrap().st_blocks;
+    let full = blocks();
+    rig.run(discard(0, 1 << 20)).unwrap();
+    assert!(blocks() + 1024 < full, "{full} became {}", blocks());
+    assert_eq!(rig.read(0, 1 << 20), vec![0; 1 << 20]);
+}
+
+#[test]
+fn readers_change_nothing() {
+    let directory = on_disk();
+    let path = disk_image(&directory);
+    std::fs::write(&path, pattern(4096)).unwrap();
+    let options = Options { read_only: true, ..Options::default() };
+    let mut rig = Rig::create(&path, &options);
+    assert_eq!(rig.store.caps().discard, None);
+    assert_eq!(rig.read(512, 512), pattern(4096)[512..1024]);
+    assert_eq!(rig.write(0, &[0; 512]), Err(IoError::ReadOnly));
+    assert_eq!(rig.run(zero(0, 512, true)), Err(IoError::ReadOnly));
+    assert_eq!(rig.run(Op::Flush), Ok(0));
+}
+
+#[test]
+fn nothing_is_asked_of_the_kernel_for_no_bytes() {
+    let directory = on_disk();
+    let mut rig = Rig::create(&disk_image(&directory), &sized(4096));
+    for op in [read(4096, &[]), write(0, &[]), zero(0, 0, false), discard(0, 0)] {
+        assert_eq!(rig.submit(op, 0), Submit::Done(Ok(0)));
+    }
+    let memory = Memory::zeroed(512);
+    let outside = rig.run(read(4096, &[memory.seg()]));
+    assert_eq!(outside, Err(IoError::OutOfRange));
+}
+
+#[test]
+fn what_a_file_can_do_is_said() {
+    let directory = in_memory();
+    let options = Options { rotational: Some(true), logical_block: 4096, ..sized(1 << 20) };
+    let file = File::open(&disk_image(&directory), &options).unwrap();
+    let caps = file.caps();
+    assert!(caps.rotational && caps.volatile_cache && caps.fast_zero);
+    assert_eq!((caps.logical_block, caps.physical_block), (4096, 4096));
+    assert_eq!(file.mode(), "inline");
+}

@@ -1,0 +1,154 @@
+//! Opening, creating, locking.
+
+use super::*;
+use std::io::{BufRead, BufReader};
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+fn refusal(path: &Path, options: &Options) -> String {
+    File::open(path, options).unwrap_err().to_string()
+}
+
+#[test]
+fn a_new_file_is_sparse_and_has_the_size_asked_for() {
+    for directory in [on_disk(), in_memory()] {
+        let path = disk_image(&directory);
+        let file = File::open(&path, &sized(1 << 30)).unwrap();
+        assert_eq!(file.caps().size, 1 << 30);
+        let stat = rustix::fs::stat(&path).unwrap();
+        assert_eq!(stat.st_size, 1 << 30);
+        assert!(stat.st_blocks < 64, "sparse");
+        drop(file);
+        let again = File::open(&path, &sized(1 << 30)).unwrap();
+        assert_eq!(again.caps().size, 1 << 30);
+    }
+}
+
+#[test]
+fn an_empty_file_is_given_a_size() {
+    let directory = on_disk();
+    let path = disk_image(&directory);
+    std::fs::write(&path, []).unwrap();
+    let plain = Options::default();
+    let shown = path.display();
+    let empty = format!("{shown} is empty (size=… gives it a size)");
+    assert_eq!(refusal(&path, &plain), empty);
+    assert_eq!(File::open(&path, &sized(4096)).unwrap().caps().size, 4096);
+}
+
+#[test]
+fn refusals_say_what_to_do() {
+    let directory = on_disk();
+    let path = disk_image(&directory);
+    let shown = path.display();
+    let plain = Options::default();
+    let missing = format!("{shown} does not exist (size=… creates it)");
+    assert_eq!(refusal(&path, &plain), missing);
+    let reader = Options { read_only: true, ..sized(4096) };
+    assert_eq!(refusal(&path, &reader), missing);
+
+    std::fs::write(&path, [0; 5000]).unwrap();
+    let partial = format!(
+        "the size of {shown}, 5000 bytes, is not a multiple of the block size 512: 392 bytes are left over"
+    );
+    assert_eq!(refusal(&path, &plain), partial);
+    let other = format!("{shown} has 5000 bytes, not the 4096 of size=; leave size= out to use it as it is");
+    assert_eq!(refusal(&path, &sized(4096)), other);
+    assert!(refusal(&path, &sized(1000)).contains("not a multiple"));
+    assert!(refusal(&path, &sized(0)).ends_with("size= must not be 0"));
+    let odd = Options { logical_block: 520, ..plain.clone() };
+    assert!(refusal(&path, &odd).contains("power of two"));
+
+    let directory = directory.path();
+    let folder = format!("{} is not a regular file or block device", directory.display());
+    assert_eq!(refusal(directory, &plain), folder);
+    assert!(refusal(Path::new("/dev/null"), &plain).ends_with("block device"));
+    let below = directory.join("disk.img/below");
+    let error = format!("cannot open {}: Not a directory", below.display());
+    assert_eq!(refusal(&below, &plain), error);
+}
+
+#[test]
+fn a_file_that_cannot_get_its_size_is_not_left_behind() {
+    let directory = on_disk();
+    let path = disk_image(&directory);
+    let huge = sized(i64::MAX as u64 & !511);
+    let message = refusal(&path, &huge);
+    assert!(message.starts_with("cannot give a size to"), "{message}");
+    assert!(!path.exists());
+}
+
+#[test]
+fn the_same_bytes_are_open_once_unless_all_only_read() {
+    for directory in [on_disk(), in_memory()] {
+        let path = disk_image(&directory);
+        let writer = sized(4096);
+        let reader = Options { read_only: true, ..writer.clone() };
+        let first = File::open(&path, &writer).unwrap();
+        let in_use = format!("{} is in use by this process already", path.display());
+        // However long it may wait: whoever holds it is asking.
+        let patient = Options { lock_wait: Duration::from_secs(3600), ..writer.clone() };
+        assert_eq!(refusal(&path, &patient), in_use);
+        assert_eq!(refusal(&path, &reader), in_use);
+        let link = directory.path().join("link");
+        std::os::unix::fs::symlink(&path, &link).unwrap();
+        assert!(File::open(&link, &writer).is_err());
+        drop(first);
+        let _reader = File::open(&path, &reader).unwrap();
+        let _another = File::open(&link, &reader).unwrap();
+        assert_eq!(refusal(&path, &writer), in_use);
+    }
+}
+
+#[test]
+fn a_handle_keeps_the_lock() {
+    let directory = in_memory();
+    let path = disk_image(&directory);
+    let mut rig = Rig::create(&path, &sized(4096));
+    assert!(File::open(&path, &sized(4096)).is_err());
+    let Rig { sim, store, .. } = &mut rig;
+    *store = Rc::new(lunette_store::ram::Ram::new(512).unwrap());
+    sim.settle();
+    assert!(File::open(&path, &sized(4096)).is_ok());
+}
+
+const HOLD: &str = "LUNETTE_TEST_HOLD";
+
+/// Not a test of its own: the second process of the next one.
+#[test]
+fn hold_for_another_process() {
+    if let Some(path) = std::env::var_os(HOLD) {
+        let _file = File::open(Path::new(&path), &sized(4096)).unwrap();
+        println!("\nholding");
+        std::io::stdin().lines().for_each(drop);
+    }
+}
+
+#[test]
+fn another_process_is_named_and_waited_for() {
+    let directory = on_disk();
+    let path = disk_image(&directory);
+    let mut child = Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "tests::opening::hold_for_another_process"])
+        .arg("--nocapture")
+        .env(HOLD, &path)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let output = BufReader::new(child.stdout.take().unwrap());
+    let mut lines = output.lines().map_while(Result::ok);
+    assert!(lines.any(|line| line == "holding"));
+
+    let in_use = format!("{} is in use by another process (pid {})", path.display(), child.id());
+    assert_eq!(refusal(&path, &sized(4096)), in_use);
+
+    let patient = Options { lock_wait: Duration::from_secs(600), ..sized(4096) };
+    let waiting = std::thread::spawn({
+        let path = path.clone();
+        move || File::open(&path, &patient).map(drop)
+    });
+    drop(child.stdin.take());
+    waiting.join().unwrap().unwrap();
+    child.wait().unwrap();
+}
