@@ -12,7 +12,7 @@ use std::sync::{Arc, OnceLock};
 
 /// An open and locked file or block device.
 ///
-/// The lock is held until the last clone and every handle is gone.
+/// The lock is held until the last clone and every handle is gone, and the reactors of the handles have had a turn.
 #[derive(Clone, Debug)]
 pub struct File {
     shared: Arc<Shared>,
