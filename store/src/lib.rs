@@ -8,7 +8,7 @@
 //! This crate knows nothing of SCSI, of threads or of file formats.
 //!
 //! Entry types: [`Store`] and [`Backing`] (implement these for a new kind of store), [`Op`], [`Caps`], [`Sg`], [`Cx`],
-//! [`ram::Ram`], and the layers in [`layer`].
+//! [`ram::Ram`], the layers in [`layer`], [`Relay`] for stores that see their own completions, and [`pool::Pool`].
 //!
 //! ```
 //! use lunette_store::{ram::Ram, sim::Sim, Backing, Memory, Op, Sg, Submit, IoId, SinkId};
