@@ -19,9 +19,7 @@ pub enum Error {
         limit: u32,
     },
     /// More additional header segments than any PDU needs.
-    #[error(
-        "the peer sent {length} bytes of additional header segments; at most {limit} are allowed"
-    )]
+    #[error("the peer sent {length} bytes of additional header segments; at most {limit} are allowed")]
     HeaderTooLong {
         /// What the header says, in bytes.
         length: usize,

@@ -119,10 +119,7 @@ impl Framer {
         }
         let additional = usize::from(self.common().total_ahs_length) * 4;
         if additional > MAX_AHS {
-            return Err(Error::HeaderTooLong {
-                length: additional,
-                limit: MAX_AHS,
-            });
+            return Err(Error::HeaderTooLong { length: additional, limit: MAX_AHS });
         }
         let signed = BHS + additional;
         let total = signed + if self.digests.header { DIGEST } else { 0 };
@@ -135,16 +132,11 @@ impl Framer {
         }
         let length = self.data_length();
         if length > self.max_data {
-            return Err(Error::DataSegmentTooLong {
-                length,
-                limit: self.max_data,
-            });
+            return Err(Error::DataSegmentTooLong { length, limit: self.max_data });
         }
         self.have = 0;
         if length > 0 {
-            self.state = State::Data {
-                left: length as usize,
-            };
+            self.state = State::Data { left: length as usize };
         }
         Ok((used, Part::Header))
     }
@@ -198,11 +190,7 @@ mod tests {
     }
 
     /// Data and digest verdicts of every PDU, for any cut of the stream.
-    fn receive(
-        framer: &mut Framer,
-        wire: &[u8],
-        cut: usize,
-    ) -> Result<Vec<(Vec<u8>, bool)>, Error> {
+    fn receive(framer: &mut Framer, wire: &[u8], cut: usize) -> Result<Vec<(Vec<u8>, bool)>, Error> {
         let mut pdus = Vec::new();
         let mut data = Vec::new();
         for mut input in wire.chunks(cut) {
@@ -226,10 +214,7 @@ mod tests {
         for (header, data) in [(false, false), (true, false), (false, true), (true, true)] {
             let digests = Digests { header, data };
             let payloads: [&[u8]; 4] = [b"", b"abcd", b"abcde", &[9; 300]];
-            let stream: Vec<u8> = payloads
-                .iter()
-                .flat_map(|data| wire(digests, data))
-                .collect();
+            let stream: Vec<u8> = payloads.iter().flat_map(|data| wire(digests, data)).collect();
             for cut in [1, 2, 3, 7, 48, 52, 61, 10_000] {
                 let mut framer = Framer::new(8192);
                 framer.set_digests(digests);
@@ -244,10 +229,7 @@ mod tests {
 
     #[test]
     fn digests_notice_every_flipped_byte() {
-        let digests = Digests {
-            header: true,
-            data: true,
-        };
+        let digests = Digests { header: true, data: true };
         let good = wire(digests, b"abcde");
         for position in 0..good.len() {
             let mut bad = good.clone();
@@ -258,10 +240,7 @@ mod tests {
                 Err(_) => assert!(position < 52),
                 Ok(pdus) => {
                     assert!(position >= 52 || pdus.is_empty(), "byte {position}");
-                    assert!(
-                        pdus.iter().all(|(_, digest_ok)| !digest_ok),
-                        "byte {position}"
-                    );
+                    assert!(pdus.iter().all(|(_, digest_ok)| !digest_ok), "byte {position}");
                 }
             }
         }
@@ -271,22 +250,10 @@ mod tests {
     fn limits() {
         let mut framer = Framer::new(512);
         let long = wire(Digests::default(), &[0; 513]);
-        assert_eq!(
-            framer.step(&long),
-            Err(Error::DataSegmentTooLong {
-                length: 513,
-                limit: 512
-            })
-        );
+        assert_eq!(framer.step(&long), Err(Error::DataSegmentTooLong { length: 513, limit: 512 }));
         let mut framer = Framer::new(512);
         let mut header = wire(Digests::default(), b"");
         header[4] = 255;
-        assert_eq!(
-            framer.step(&header),
-            Err(Error::HeaderTooLong {
-                length: 1020,
-                limit: MAX_AHS
-            })
-        );
+        assert_eq!(framer.step(&header), Err(Error::HeaderTooLong { length: 1020, limit: MAX_AHS }));
     }
 }

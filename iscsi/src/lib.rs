@@ -9,6 +9,7 @@ mod outbox;
 pub mod params;
 pub mod pdu;
 mod serial;
+pub mod target;
 pub mod text;
 
 pub use error::Error;

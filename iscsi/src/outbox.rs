@@ -22,11 +22,7 @@ impl<'a> Payload<'a> {
     /// Payload under the caller's own name for it. Bytes past 4 GiB - 1 are left out.
     pub fn new(token: u64, chunks: &'a [IoSlice<'a>]) -> Self {
         let length: usize = chunks.iter().map(|chunk| chunk.len()).sum();
-        Self {
-            token,
-            chunks,
-            length: u32::try_from(length).unwrap_or(u32::MAX),
-        }
+        Self { token, chunks, length: u32::try_from(length).unwrap_or(u32::MAX) }
     }
 
     /// Total length, in bytes.
@@ -83,11 +79,7 @@ impl Piece<'_> {
 #[derive(Debug)]
 enum Span {
     Bytes(Range<usize>),
-    Payload {
-        token: u64,
-        range: Range<u32>,
-        last: bool,
-    },
+    Payload { token: u64, range: Range<u32>, last: bool },
 }
 
 /// Output of the machines: a queue of [`Piece`]s, each an `iovec` for whoever owns the socket.
@@ -124,10 +116,9 @@ impl Outbox {
             let skip = std::mem::take(&mut skip);
             let piece = match span {
                 Span::Bytes(range) => Piece::Bytes(&self.bytes[range.start + skip..range.end]),
-                Span::Payload { token, range, .. } => Piece::Payload {
-                    token: *token,
-                    range: range.start + skip as u32..range.end,
-                },
+                Span::Payload { token, range, .. } => {
+                    Piece::Payload { token: *token, range: range.start + skip as u32..range.end }
+                }
             };
             (piece.len() > 0).then_some(piece)
         })
@@ -139,10 +130,7 @@ impl Outbox {
     /// # Panics
     /// If `count` is more than [`len`](Self::len).
     pub fn advance(&mut self, count: usize, mut released: impl FnMut(u64)) {
-        self.left = self
-            .left
-            .checked_sub(count)
-            .expect("no more is sent than was to be sent");
+        self.left = self.left.checked_sub(count).expect("no more is sent than was to be sent");
         let mut count = count + self.sent;
         while let Some(span) = self.spans.get(self.done) {
             let length = match span {
@@ -152,10 +140,7 @@ impl Outbox {
             if count < length {
                 break;
             }
-            if let Span::Payload {
-                token, last: true, ..
-            } = span
-            {
+            if let Span::Payload { token, last: true, .. } = span {
                 released(*token);
             }
             count -= length;
@@ -188,8 +173,7 @@ impl Outbox {
         }
         let start = self.bytes.len();
         self.bytes.extend_from_slice(data);
-        self.bytes
-            .resize(self.bytes.len() + padding(data.len() as u32), 0);
+        self.bytes.resize(self.bytes.len() + padding(data.len() as u32), 0);
         if digests.data {
             let digest = crc32c(&self.bytes[start..]);
             self.bytes.extend_from_slice(&digest);
@@ -214,21 +198,13 @@ impl Outbox {
             self.bytes.extend_from_slice(&digest);
         }
         self.left += range.len();
-        self.spans.push(Span::Payload {
-            token: payload.token,
-            range,
-            last,
-        });
+        self.spans.push(Span::Payload { token: payload.token, range, last });
         self.close_bytes(start);
     }
 
     /// Gives `payload` back in its turn without sending any of it.
     pub(crate) fn release(&mut self, payload: &Payload<'_>) {
-        self.spans.push(Span::Payload {
-            token: payload.token,
-            range: 0..0,
-            last: true,
-        });
+        self.spans.push(Span::Payload { token: payload.token, range: 0..0, last: true });
     }
 
     fn header(&mut self, digests: Digests, mut header: [u8; BHS], additional: &[u8], length: u32) {
@@ -263,10 +239,7 @@ mod tests {
     use super::*;
     use crate::pdu::NopOut;
 
-    const BOTH: Digests = Digests {
-        header: true,
-        data: true,
-    };
+    const BOTH: Digests = Digests { header: true, data: true };
 
     fn flatten(out: &Outbox, payload: &[u8]) -> Vec<u8> {
         let mut wire = Vec::new();
@@ -286,11 +259,7 @@ mod tests {
     fn payload_in_slices_gives_the_same_wire_bytes() {
         let data: Vec<u8> = (0..100).collect();
         for cut in [0, 1, 40, 99, 100] {
-            let chunks = [
-                IoSlice::new(&data[..cut]),
-                IoSlice::new(&[]),
-                IoSlice::new(&data[cut..]),
-            ];
+            let chunks = [IoSlice::new(&data[..cut]), IoSlice::new(&[]), IoSlice::new(&data[cut..])];
             for range in [0..100, 3..42, 41..98, 7..7] {
                 let mut copied = Outbox::default();
                 let bytes = &data[range.start as usize..range.end as usize];
@@ -311,18 +280,8 @@ mod tests {
         for step in 1..200 {
             let mut out = Outbox::default();
             out.release(&Payload::new(4, &[]));
-            out.pdu_with_payload(
-                Digests::default(),
-                NopOut::default(),
-                &[],
-                (&payload, 0..5, false),
-            );
-            out.pdu_with_payload(
-                Digests::default(),
-                NopOut::default(),
-                &[],
-                (&payload, 5..10, true),
-            );
+            out.pdu_with_payload(Digests::default(), NopOut::default(), &[], (&payload, 0..5, false));
+            out.pdu_with_payload(Digests::default(), NopOut::default(), &[], (&payload, 5..10, true));
             out.pdu(Digests::default(), NopOut::default(), &[], b"ping");
             let whole = flatten(&out, &data);
             let mut released = Vec::new();

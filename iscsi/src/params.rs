@@ -109,21 +109,11 @@ struct Spec {
 const LENGTH_MAX: u32 = (1 << 24) - 1;
 
 const fn session(key: &'static str, rule: Rule) -> Spec {
-    Spec {
-        key,
-        normal_only: true,
-        any_time: false,
-        rule,
-    }
+    Spec { key, normal_only: true, any_time: false, rule }
 }
 
 const fn connection(key: &'static str, rule: Rule) -> Spec {
-    Spec {
-        key,
-        normal_only: false,
-        any_time: false,
-        rule,
-    }
+    Spec { key, normal_only: false, any_time: false, rule }
 }
 
 /// One row per key that has a result.
@@ -136,46 +126,19 @@ static TABLE: [Spec; 16] = [
         any_time: true,
         rule: Rule::Declare(|p| &mut p.max_recv_data_segment_length, 512, LENGTH_MAX),
     },
-    session(
-        "MaxConnections",
-        Rule::Min(|p| &mut p.max_connections, 1, 65_535),
-    ),
+    session("MaxConnections", Rule::Min(|p| &mut p.max_connections, 1, 65_535)),
     session("InitialR2T", Rule::Or(|p| &mut p.initial_r2t)),
     session("ImmediateData", Rule::And(|p| &mut p.immediate_data)),
-    session(
-        "MaxBurstLength",
-        Rule::Min(|p| &mut p.max_burst_length, 512, LENGTH_MAX),
-    ),
-    session(
-        "FirstBurstLength",
-        Rule::Min(|p| &mut p.first_burst_length, 512, LENGTH_MAX),
-    ),
-    connection(
-        "DefaultTime2Wait",
-        Rule::Max(|p| &mut p.default_time_to_wait, 0, 3600),
-    ),
-    connection(
-        "DefaultTime2Retain",
-        Rule::Min(|p| &mut p.default_time_to_retain, 0, 3600),
-    ),
-    session(
-        "MaxOutstandingR2T",
-        Rule::Min(|p| &mut p.max_outstanding_r2t, 1, 65_535),
-    ),
+    session("MaxBurstLength", Rule::Min(|p| &mut p.max_burst_length, 512, LENGTH_MAX)),
+    session("FirstBurstLength", Rule::Min(|p| &mut p.first_burst_length, 512, LENGTH_MAX)),
+    connection("DefaultTime2Wait", Rule::Max(|p| &mut p.default_time_to_wait, 0, 3600)),
+    connection("DefaultTime2Retain", Rule::Min(|p| &mut p.default_time_to_retain, 0, 3600)),
+    session("MaxOutstandingR2T", Rule::Min(|p| &mut p.max_outstanding_r2t, 1, 65_535)),
     session("DataPDUInOrder", Rule::Or(|p| &mut p.data_pdu_in_order)),
-    session(
-        "DataSequenceInOrder",
-        Rule::Or(|p| &mut p.data_sequence_in_order),
-    ),
-    connection(
-        "ErrorRecoveryLevel",
-        Rule::Min(|p| &mut p.error_recovery_level, 0, 2),
-    ),
+    session("DataSequenceInOrder", Rule::Or(|p| &mut p.data_sequence_in_order)),
+    connection("ErrorRecoveryLevel", Rule::Min(|p| &mut p.error_recovery_level, 0, 2)),
     session("TaskReporting", Rule::TaskReporting),
-    session(
-        "iSCSIProtocolLevel",
-        Rule::Min(|p| &mut p.protocol_level, 0, 31),
-    ),
+    session("iSCSIProtocolLevel", Rule::Min(|p| &mut p.protocol_level, 0, 31)),
 ];
 
 /// When a key is negotiated.
@@ -205,11 +168,7 @@ impl Negotiation {
     /// Starts from the defaults of the standard.
     pub fn new(mut ours: Parameters) -> Self {
         ours.first_burst_length = ours.first_burst_length.min(ours.max_burst_length);
-        Self {
-            ours,
-            agreed: Parameters::DEFAULT,
-            seen: 0,
-        }
+        Self { ours, agreed: Parameters::DEFAULT, seen: 0 }
     }
 
     /// What was agreed so far.
@@ -264,11 +223,7 @@ impl Negotiation {
                     return reject();
                 };
                 let ours = *field(&mut self.ours);
-                let result = if matches!(rule, Rule::And(_)) {
-                    theirs && ours
-                } else {
-                    theirs || ours
-                };
+                let result = if matches!(rule, Rule::And(_)) { theirs && ours } else { theirs || ours };
                 *field(&mut self.agreed) = result;
                 Some(yes_no(result).to_owned())
             }
@@ -277,11 +232,7 @@ impl Negotiation {
                     return reject();
                 };
                 let ours = *field(&mut self.ours);
-                let result = if matches!(rule, Rule::Min(..)) {
-                    theirs.min(ours)
-                } else {
-                    theirs.max(ours)
-                };
+                let result = if matches!(rule, Rule::Min(..)) { theirs.min(ours) } else { theirs.max(ours) };
                 *field(&mut self.agreed) = result;
                 Some(result.to_string())
             }
@@ -293,9 +244,8 @@ impl Negotiation {
                 None
             }
             Rule::Digest(field) => {
-                let supported = |choice: &&str| {
-                    *choice == "None" || *choice == "CRC32C" && *field(&mut self.ours)
-                };
+                let supported =
+                    |choice: &&str| *choice == "None" || *choice == "CRC32C" && *field(&mut self.ours);
                 let Some(choice) = value.split(',').find(supported) else {
                     return reject();
                 };
@@ -311,20 +261,13 @@ impl Negotiation {
 
     /// Appends our MaxRecvDataSegmentLength.
     pub fn declare(&self, out: &mut Vec<u8>) {
-        text::push(
-            out,
-            "MaxRecvDataSegmentLength",
-            &self.ours.max_recv_data_segment_length.to_string(),
-        );
+        text::push(out, "MaxRecvDataSegmentLength", &self.ours.max_recv_data_segment_length.to_string());
     }
 
     /// Appends an offer of every key, as an initiator does.
     pub fn offer(&self, phase: Phase, out: &mut Vec<u8>) {
         let mut ours = self.ours;
-        for spec in TABLE
-            .iter()
-            .filter(|spec| phase == Phase::Login || !spec.normal_only)
-        {
+        for spec in TABLE.iter().filter(|spec| phase == Phase::Login || !spec.normal_only) {
             let number;
             let value = match spec.rule {
                 Rule::And(field) | Rule::Or(field) => yes_no(*field(&mut ours)),
@@ -355,15 +298,9 @@ impl Negotiation {
                 };
                 let ours = *field(&mut self.ours);
                 *field(&mut self.agreed) = result;
-                if matches!(spec.rule, Rule::And(_)) {
-                    ours || !result
-                } else {
-                    result || !ours
-                }
+                if matches!(spec.rule, Rule::And(_)) { ours || !result } else { result || !ours }
             }
-            Rule::Min(field, low, high)
-            | Rule::Max(field, low, high)
-            | Rule::Declare(field, low, high) => {
+            Rule::Min(field, low, high) | Rule::Max(field, low, high) | Rule::Declare(field, low, high) => {
                 let Some(result) = number_within(value, low, high) else {
                     return false;
                 };

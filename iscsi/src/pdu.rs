@@ -22,9 +22,7 @@ pub const BHS: usize = 48;
 pub const NO_TAG: u32 = 0xffff_ffff;
 
 /// A 24-bit length.
-#[derive(
-    Clone, Copy, Default, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned,
-)]
+#[derive(Clone, Copy, Default, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
 #[repr(transparent)]
 pub struct U24([u8; 3]);
 

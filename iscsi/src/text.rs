@@ -73,15 +73,10 @@ pub fn push(text: &mut Vec<u8>, key: &str, value: &str) {
 
 /// A number, decimal or `0x` and hexadecimal digits, that fits in 32 bits.
 pub fn number(value: &str) -> Option<u32> {
-    let hexadecimal = value
-        .strip_prefix("0x")
-        .or_else(|| value.strip_prefix("0X"));
+    let hexadecimal = value.strip_prefix("0x").or_else(|| value.strip_prefix("0X"));
     let (digits, radix) = hexadecimal.map_or((value, 10), |digits| (digits, 16));
     // from_str_radix would also take a sign.
-    digits
-        .bytes()
-        .all(|byte| byte.is_ascii_hexdigit())
-        .then(|| u32::from_str_radix(digits, radix).ok())?
+    digits.bytes().all(|byte| byte.is_ascii_hexdigit()).then(|| u32::from_str_radix(digits, radix).ok())?
 }
 
 #[cfg(test)]
@@ -96,10 +91,7 @@ mod tests {
     fn well_formed() {
         assert_eq!(pairs(b""), Ok(vec![]));
         assert_eq!(pairs(b"\0\0"), Ok(vec![]));
-        assert_eq!(
-            pairs(b"A=1\0B=\0C=x=y"),
-            Ok(vec![("A", "1"), ("B", ""), ("C", "x=y")])
-        );
+        assert_eq!(pairs(b"A=1\0B=\0C=x=y"), Ok(vec![("A", "1"), ("B", ""), ("C", "x=y")]));
         let long = format!("CHAP_R={}", "a".repeat(8192));
         assert_eq!(pairs(long.as_bytes()).unwrap().len(), 1);
         let mut text = Vec::new();

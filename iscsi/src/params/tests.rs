@@ -60,76 +60,37 @@ fn result_functions() {
 #[test]
 fn declarations_and_reserved_values_have_no_answer() {
     let (answer, agreed) = answer_of(ours(), Phase::Login, "MaxRecvDataSegmentLength", "65536");
-    assert_eq!(
-        (answer.as_str(), agreed.max_recv_data_segment_length),
-        ("", 65536)
-    );
+    assert_eq!((answer.as_str(), agreed.max_recv_data_segment_length), ("", 65536));
     let (answer, agreed) = answer_of(ours(), Phase::Login, "MaxRecvDataSegmentLength", "17");
     assert_eq!(
         (answer.as_str(), agreed.max_recv_data_segment_length),
         ("MaxRecvDataSegmentLength=Reject\0", 8192)
     );
     for value in ["Reject", "Irrelevant", "NotUnderstood"] {
-        assert_eq!(
-            answer_of(ours(), Phase::Login, "MaxBurstLength", value).0,
-            ""
-        );
+        assert_eq!(answer_of(ours(), Phase::Login, "MaxBurstLength", value).0, "");
         assert_eq!(answer_of(ours(), Phase::Login, "X-y", value).0, "");
     }
 }
 
 #[test]
 fn phases() {
-    for key in [
-        "MaxBurstLength",
-        "InitialR2T",
-        "TaskReporting",
-        "iSCSIProtocolLevel",
-    ] {
-        assert_eq!(
-            answer_of(ours(), Phase::DiscoveryLogin, key, "junk").0,
-            format!("{key}=Irrelevant\0")
-        );
-        assert_eq!(
-            answer_of(ours(), Phase::FullFeature, key, "junk").0,
-            format!("{key}=Reject\0")
-        );
+    for key in ["MaxBurstLength", "InitialR2T", "TaskReporting", "iSCSIProtocolLevel"] {
+        assert_eq!(answer_of(ours(), Phase::DiscoveryLogin, key, "junk").0, format!("{key}=Irrelevant\0"));
+        assert_eq!(answer_of(ours(), Phase::FullFeature, key, "junk").0, format!("{key}=Reject\0"));
     }
-    assert_eq!(
-        answer_of(ours(), Phase::DiscoveryLogin, "HeaderDigest", "CRC32C").0,
-        "HeaderDigest=CRC32C\0"
-    );
-    let (answer, agreed) = answer_of(
-        ours(),
-        Phase::FullFeature,
-        "MaxRecvDataSegmentLength",
-        "512",
-    );
-    assert_eq!(
-        (answer.as_str(), agreed.max_recv_data_segment_length),
-        ("", 512)
-    );
+    assert_eq!(answer_of(ours(), Phase::DiscoveryLogin, "HeaderDigest", "CRC32C").0, "HeaderDigest=CRC32C\0");
+    let (answer, agreed) = answer_of(ours(), Phase::FullFeature, "MaxRecvDataSegmentLength", "512");
+    assert_eq!((answer.as_str(), agreed.max_recv_data_segment_length), ("", 512));
 }
 
 #[test]
 fn a_key_may_come_once_in_a_login() {
     let mut negotiation = Negotiation::new(ours());
     let mut out = Vec::new();
-    assert_eq!(
-        negotiation.answer(Phase::Login, "ImmediateData", "Yes", &mut out),
-        Ok(())
-    );
-    assert_eq!(
-        negotiation.answer(Phase::Login, "ImmediateData", "Yes", &mut out),
-        Err(Repeated)
-    );
+    assert_eq!(negotiation.answer(Phase::Login, "ImmediateData", "Yes", &mut out), Ok(()));
+    assert_eq!(negotiation.answer(Phase::Login, "ImmediateData", "Yes", &mut out), Err(Repeated));
     let declare = |n: &mut Negotiation| {
-        n.answer(
-            Phase::FullFeature,
-            "MaxRecvDataSegmentLength",
-            "512",
-            &mut Vec::new(),
-        )
+        n.answer(Phase::FullFeature, "MaxRecvDataSegmentLength", "512", &mut Vec::new())
     };
     assert_eq!(declare(&mut negotiation), Ok(()));
     assert_eq!(declare(&mut negotiation), Ok(()));
@@ -137,14 +98,9 @@ fn a_key_may_come_once_in_a_login() {
 
 #[test]
 fn first_burst_never_exceeds_the_burst() {
-    let mut negotiation = Negotiation::new(Parameters {
-        first_burst_length: 1 << 24,
-        ..ours()
-    });
+    let mut negotiation = Negotiation::new(Parameters { first_burst_length: 1 << 24, ..ours() });
     let mut out = Vec::new();
-    negotiation
-        .answer(Phase::Login, "MaxBurstLength", "4096", &mut out)
-        .unwrap();
+    negotiation.answer(Phase::Login, "MaxBurstLength", "4096", &mut out).unwrap();
     assert_eq!(negotiation.agreed().first_burst_length, 4096);
 }
 
@@ -167,37 +123,21 @@ fn an_initiator_refuses_impossible_answers() {
         ("Unknown=1", true),
     ] {
         let (key, value) = answer.split_once('=').unwrap();
-        assert_eq!(
-            Negotiation::new(ours()).accept(key, value),
-            possible,
-            "{answer}"
-        );
+        assert_eq!(Negotiation::new(ours()).accept(key, value), possible, "{answer}");
     }
-    let mut off = Negotiation::new(Parameters {
-        header_digest: false,
-        immediate_data: false,
-        ..ours()
-    });
+    let mut off = Negotiation::new(Parameters { header_digest: false, immediate_data: false, ..ours() });
     assert!(!off.accept("HeaderDigest", "CRC32C"));
     assert!(!off.accept("ImmediateData", "Yes"));
 }
 
 #[test]
 fn offer_and_answer_agree() {
-    let mut initiator = Negotiation::new(Parameters {
-        max_burst_length: 70_000,
-        ..ours()
-    });
-    let mut target = Negotiation::new(Parameters {
-        data_digest: false,
-        ..ours()
-    });
+    let mut initiator = Negotiation::new(Parameters { max_burst_length: 70_000, ..ours() });
+    let mut target = Negotiation::new(Parameters { data_digest: false, ..ours() });
     let (mut offer, mut answers) = (Vec::new(), Vec::new());
     initiator.offer(Phase::Login, &mut offer);
     for (key, value) in text::parse(&offer).unwrap() {
-        target
-            .answer(Phase::Login, key, value, &mut answers)
-            .unwrap();
+        target.answer(Phase::Login, key, value, &mut answers).unwrap();
     }
     target.declare(&mut answers);
     for (key, value) in text::parse(&answers).unwrap() {

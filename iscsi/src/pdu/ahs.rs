@@ -33,10 +33,7 @@ impl<'a> AdditionalHeaders<'a> {
             match head[2] & 0x3f {
                 EXTENDED_CDB => {
                     let tail = body.get(1..).ok_or(MalformedAhs)?;
-                    if !headers.extended_cdb.is_empty()
-                        || tail.is_empty()
-                        || 16 + tail.len() > MAX_CDB
-                    {
+                    if !headers.extended_cdb.is_empty() || tail.is_empty() || 16 + tail.len() > MAX_CDB {
                         return Err(MalformedAhs);
                     }
                     headers.extended_cdb = tail;
@@ -44,11 +41,7 @@ impl<'a> AdditionalHeaders<'a> {
                 BIDIRECTIONAL_READ_LENGTH => {
                     let length: [u8; 5] = body.try_into().map_err(|_| MalformedAhs)?;
                     let [_, length @ ..] = length;
-                    if headers
-                        .bidirectional_read_length
-                        .replace(u32::from_be_bytes(length))
-                        .is_some()
-                    {
+                    if headers.bidirectional_read_length.replace(u32::from_be_bytes(length)).is_some() {
                         return Err(MalformedAhs);
                     }
                 }
@@ -84,10 +77,7 @@ mod tests {
     fn round_trip() {
         for tail in [&[][..], &[7; 16], &[9; 17], &[1; 244]] {
             for read in [None, Some(0x0102_0304)] {
-                let headers = AdditionalHeaders {
-                    extended_cdb: tail,
-                    bidirectional_read_length: read,
-                };
+                let headers = AdditionalHeaders { extended_cdb: tail, bidirectional_read_length: read };
                 let mut bytes = Vec::new();
                 headers.encode(&mut bytes);
                 assert_eq!(bytes.len() % 4, 0);
@@ -108,29 +98,16 @@ mod tests {
             &[0, 1, 9, 0, 0],          // trailing byte
             &[0, 5, 2, 0, 1, 2, 3, 4, 0, 5, 2, 0, 1, 2, 3, 4],
         ] {
-            assert_eq!(
-                AdditionalHeaders::parse(bytes),
-                Err(MalformedAhs),
-                "{bytes:?}"
-            );
+            assert_eq!(AdditionalHeaders::parse(bytes), Err(MalformedAhs), "{bytes:?}");
         }
         let mut long = vec![0, 246, 1, 0];
         long.resize(4 + 248, 0);
-        assert_eq!(
-            AdditionalHeaders::parse(&long),
-            Err(MalformedAhs),
-            "CDB over 260 bytes"
-        );
+        assert_eq!(AdditionalHeaders::parse(&long), Err(MalformedAhs), "CDB over 260 bytes");
     }
 
     #[test]
     fn unknown_types_are_passed_over() {
         let bytes = [0, 1, 0x3e, 0, 0, 5, 2, 0, 0, 0, 0, 9];
-        assert_eq!(
-            AdditionalHeaders::parse(&bytes)
-                .unwrap()
-                .bidirectional_read_length,
-            Some(9)
-        );
+        assert_eq!(AdditionalHeaders::parse(&bytes).unwrap().bidirectional_read_length, Some(9));
     }
 }

@@ -4,8 +4,8 @@ use zerocopy::network_endian::{U16, U32};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 use super::{
-    AsyncEvent, BHS, LogoutResult, Opcode, RejectReason, ServiceResponse, TaskManagementResult,
-    U24, flag, header,
+    AsyncEvent, BHS, LogoutResult, Opcode, RejectReason, ServiceResponse, TaskManagementResult, U24, flag,
+    header,
 };
 
 header! {

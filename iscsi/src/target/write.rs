@@ -69,6 +69,10 @@ pub(crate) enum Progress {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Phase {
+    /// The immediate data is still coming in; `announced`: unsolicited data follows it.
+    Immediate {
+        announced: bool,
+    },
     /// Data that needs no R2T is still to come, up to `burst_end`.
     Unsolicited,
     Solicited,
@@ -101,24 +105,33 @@ pub(crate) struct WriteTransfer {
 
 impl WriteTransfer {
     /// A transfer of `expected` bytes, the first `immediate` of them in the command itself. `announced`: more
-    /// unsolicited data follows. `transfer` names the first R2T.
-    pub(crate) fn new(expected: u32, immediate: u32, announced: bool, transfer: u16, agreed: &Parameters) -> Self {
+    /// unsolicited data follows. `first_transfer` names the first R2T.
+    pub(crate) fn new(
+        expected: u32,
+        immediate: u32,
+        announced: bool,
+        first_transfer: u16,
+        agreed: &Parameters,
+    ) -> Self {
         let first_burst = agreed.first_burst_length.min(expected);
-        let unsolicited = announced && immediate < first_burst;
-        Self {
-            phase: if unsolicited { Phase::Unsolicited } else { Phase::Solicited },
+        let mut transfer = Self {
+            phase: Phase::Immediate { announced: announced && immediate < first_burst },
             expected,
             wanted: None,
             received: immediate,
-            burst_end: if unsolicited { first_burst } else { immediate },
+            burst_end: first_burst,
             next_data_sn: 0,
             requested: immediate,
             outstanding: 0,
-            transfer,
+            transfer: first_transfer,
             max_burst: agreed.max_burst_length,
             max_outstanding: agreed.max_outstanding_r2t,
             bad_digest: false,
+        };
+        if immediate == 0 {
+            transfer.end_immediate(true);
         }
+        transfer
     }
 
     /// Checks a Data-Out header. The data follows; [`end_pdu`](Self::end_pdu) counts it.
@@ -126,7 +139,7 @@ impl WriteTransfer {
         let expected_tag = match self.phase {
             Phase::Unsolicited => None,
             Phase::Solicited if self.outstanding > 0 => Some(self.transfer),
-            Phase::Solicited | Phase::Closed => return Err(DataError::TransferTag),
+            Phase::Immediate { .. } | Phase::Solicited | Phase::Closed => return Err(DataError::TransferTag),
         };
         if pdu.transfer != expected_tag {
             return Err(DataError::TransferTag);
@@ -146,6 +159,9 @@ impl WriteTransfer {
 
     /// Counts the data of the PDU that passed `check`.
     pub(crate) fn end_pdu(&mut self, length: u32, digest_ok: bool) -> Progress {
+        if self.phase == Phase::Closed {
+            return Progress::More;
+        }
         self.bad_digest |= !digest_ok;
         self.received += length;
         self.next_data_sn = self.next_data_sn.wrapping_add(1);
@@ -166,12 +182,15 @@ impl WriteTransfer {
     /// Judges the immediate data, which `new` has counted.
     pub(crate) fn end_immediate(&mut self, digest_ok: bool) -> Progress {
         self.bad_digest |= !digest_ok;
+        if let Phase::Immediate { announced } = self.phase {
+            self.phase = if announced { Phase::Unsolicited } else { Phase::Solicited };
+        }
         self.progress()
     }
 
-    /// Says how many bytes the command needs; R2Ts ask for the missing ones.
+    /// Says how many bytes the command needs; R2Ts ask for the missing ones. Only the first call counts.
     pub(crate) fn want(&mut self, wanted: u32) -> Progress {
-        self.wanted = Some(wanted.min(self.expected));
+        self.wanted.get_or_insert(wanted.min(self.expected));
         self.progress()
     }
 
@@ -186,7 +205,8 @@ impl WriteTransfer {
             return None;
         }
         let length = self.max_burst.min(wanted - self.requested);
-        let request = Request { transfer: self.next_transfer(self.outstanding), offset: self.requested, length };
+        let request =
+            Request { transfer: self.next_transfer(self.outstanding), offset: self.requested, length };
         self.requested += length;
         self.outstanding += 1;
         if self.outstanding == 1 {

@@ -23,6 +23,12 @@ fn take(write: &mut WriteTransfer, pdu: DataPdu) -> Progress {
 fn immediate_unsolicited_and_solicited_data() {
     let mut write = WriteTransfer::new(5500, 400, true, 0x7fff, &agreed());
     assert_eq!(write.want(5500), Progress::More);
+    assert_eq!(
+        write.check(pdu(None, 0, 400, 500, false)),
+        Err(DataError::TransferTag),
+        "immediate data first"
+    );
+    assert_eq!(write.end_immediate(true), Progress::More);
     assert_eq!(write.next_request(), None, "unsolicited data first");
     assert_eq!(take(&mut write, pdu(None, 0, 400, 500, false)), Progress::More);
     assert_eq!(take(&mut write, pdu(None, 1, 900, 100, true)), Progress::More);
@@ -49,7 +55,11 @@ fn a_command_that_needs_less_or_nothing() {
     let mut immediate = WriteTransfer::new(512, 512, false, 0, &agreed());
     assert_eq!(immediate.end_immediate(true), Progress::More);
     assert_eq!(immediate.want(9999), Progress::Complete, "never more than expected");
+    let mut early = WriteTransfer::new(512, 512, false, 0, &agreed());
+    assert_eq!(early.want(512), Progress::More, "the data is not there yet");
+    assert_eq!(early.end_immediate(true), Progress::Complete);
     let mut announced = WriteTransfer::new(512, 512, true, 0, &agreed());
+    announced.end_immediate(true);
     assert_eq!(announced.want(512), Progress::Complete, "no room for the announced data");
 }
 

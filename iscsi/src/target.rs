@@ -1,0 +1,22 @@
+//! The target's side: [`Login`] first, then one [`Connection`] and its [`Session`].
+
+mod connection;
+mod directory;
+mod login;
+mod receive;
+mod respond;
+mod session;
+mod tasks;
+mod text;
+mod window;
+mod write;
+
+pub use connection::{Command, Connection, Event, Received, TaskManagement};
+pub use directory::{
+    Admission, Directory, Identity, Portal, Refusal, SecurityMethod, SecurityStep, TargetRecord,
+};
+pub use login::{Accepted, Login, Progress, Settings};
+pub use respond::{AsyncMessage, Residual, Response};
+pub use session::{Session, SessionInfo, SessionType};
+pub use tasks::TaskId;
+pub use write::DataError;

@@ -1,0 +1,391 @@
+//! Requests of the initiator.
+
+use super::session::SessionType;
+use super::tasks::{Task, TaskKind};
+use super::window::Arrival;
+use super::write::{DataPdu, Progress, WriteTransfer};
+use super::{Connection, DataError, Directory, Session, TaskId};
+use crate::error::Error;
+use crate::limits::MAX_PING;
+use crate::outbox::Outbox;
+use crate::pdu::{
+    AdditionalHeaders, DataOut, LogoutReason, LogoutRequest, LogoutResult, NO_TAG, NopOut, Opcode,
+    RejectReason, ScsiCommand, TaskManagementFunction, TaskManagementRequest, TaskManagementResult, flag,
+};
+use crate::serial::before;
+
+/// Where the data segment of the PDU being received goes.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Sink {
+    Discard,
+    /// Kept for the machine itself, up to a limit.
+    Collect {
+        limit: usize,
+    },
+    /// Data of a write command.
+    Task {
+        task: TaskId,
+        offset: u32,
+        immediate: bool,
+    },
+}
+
+/// An event, but for what it borrows.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Outcome {
+    Command { task: TaskId, read_length: u32, write_length: u32, unsolicited_length: u32, held: bool },
+    TaskManagement { task: TaskId, referenced: Option<TaskId>, held: bool },
+    DataComplete(TaskId),
+    DataFailed(TaskId, DataError),
+    Pong(u32),
+    Logout(u32, LogoutReason),
+}
+
+/// The data lengths of a SCSI command.
+struct Lengths {
+    read: u32,
+    write: u32,
+    unsolicited: u32,
+}
+
+impl Connection {
+    /// A header is complete: checks it and decides where its data goes.
+    pub(crate) fn take_header(
+        &mut self,
+        session: &mut Session,
+        directory: &dyn Directory,
+        out: &mut Outbox,
+    ) -> Result<Option<Outcome>, Error> {
+        self.sink = Sink::Discard;
+        let outcome = match self.framer.common().opcode.kind() {
+            Opcode::SCSI_COMMAND => self.scsi_command(session, out),
+            Opcode::DATA_OUT => self.data_out(session, out),
+            Opcode::TASK_MANAGEMENT_REQUEST => self.task_management(session, out),
+            Opcode::LOGOUT_REQUEST => self.logout(session, out),
+            Opcode::NOP_OUT | Opcode::TEXT_REQUEST => {
+                // Both have their CmdSN at the same place.
+                let header: &NopOut = self.framer.bhs().as_ref();
+                let (immediate, cmd_sn) = (header.opcode.is_immediate(), header.cmd_sn.get());
+                if session.ignores(immediate, cmd_sn) {
+                    return Ok(None);
+                }
+                session.count(immediate, cmd_sn);
+                self.segment.clear();
+                let nop = header.opcode.kind() == Opcode::NOP_OUT;
+                let limit = if nop { MAX_PING.min(self.peer_max_data as usize) } else { usize::MAX };
+                self.sink = Sink::Collect { limit };
+                if self.framer.data_length() == 0 { self.collected(session, directory, out) } else { None }
+            }
+            Opcode::LOGIN_REQUEST => return Err(Error::Unexpected(Opcode::LOGIN_REQUEST)),
+            Opcode::SNACK_REQUEST => {
+                self.reject(session, RejectReason::SNACK, out);
+                None
+            }
+            _ => {
+                self.reject(session, RejectReason::NOT_SUPPORTED, out);
+                None
+            }
+        };
+        Ok(outcome)
+    }
+
+    /// A piece of a data segment; returns whose it is, unless the machine keeps or drops it.
+    pub(crate) fn take_data(&mut self, bytes: &[u8]) -> Option<(TaskId, u32)> {
+        match &mut self.sink {
+            Sink::Discard => None,
+            Sink::Collect { limit } => {
+                let room = limit.saturating_sub(self.segment.len());
+                self.segment.extend_from_slice(&bytes[..room.min(bytes.len())]);
+                None
+            }
+            Sink::Task { task, offset, .. } => {
+                let start = *offset;
+                *offset += bytes.len() as u32;
+                Some((*task, start))
+            }
+        }
+    }
+
+    /// A data segment is complete.
+    pub(crate) fn end_data(
+        &mut self,
+        session: &mut Session,
+        directory: &dyn Directory,
+        digest_ok: bool,
+        out: &mut Outbox,
+    ) -> Option<Outcome> {
+        if !digest_ok {
+            self.reject(session, RejectReason::DATA_DIGEST, out);
+        }
+        match std::mem::replace(&mut self.sink, Sink::Discard) {
+            Sink::Collect { .. } if digest_ok => self.collected(session, directory, out),
+            Sink::Task { task, immediate, .. } => {
+                let length = self.framer.data_length();
+                let write = &mut session.tasks.get_mut(task)?.write;
+                let progress =
+                    if immediate { write.end_immediate(digest_ok) } else { write.end_pdu(length, digest_ok) };
+                self.progressed(session, task, progress, out)
+            }
+            Sink::Collect { .. } | Sink::Discard => None,
+        }
+    }
+
+    /// A PDU that the machine answers is complete.
+    fn collected(
+        &mut self,
+        session: &mut Session,
+        directory: &dyn Directory,
+        out: &mut Outbox,
+    ) -> Option<Outcome> {
+        if self.framer.common().opcode.kind() == Opcode::TEXT_REQUEST {
+            self.text_request(session, directory, out);
+            return None;
+        }
+        let header: &NopOut = self.framer.bhs().as_ref();
+        let (tag, transfer_tag) = (header.task_tag.get(), header.transfer_tag.get());
+        if tag != NO_TAG {
+            self.pong(session, out);
+            None
+        } else {
+            (transfer_tag != NO_TAG).then_some(Outcome::Pong(transfer_tag))
+        }
+    }
+
+    fn scsi_command(&mut self, session: &mut Session, out: &mut Outbox) -> Option<Outcome> {
+        let header: ScsiCommand = *self.framer.bhs().as_ref();
+        let (immediate, cmd_sn) = (header.opcode.is_immediate(), header.cmd_sn.get());
+        if session.ignores(immediate, cmd_sn) {
+            return None;
+        }
+        let lengths = match self.check_command(session, &header) {
+            Ok(lengths) => lengths,
+            Err(reason) => {
+                session.count(immediate, cmd_sn);
+                self.reject(session, reason, out);
+                return None;
+            }
+        };
+        let agreed = *session.parameters();
+        let data_length = self.framer.data_length();
+        let announced = header.flags & flag::FINAL == 0;
+        let make = |transfer| Task {
+            tag: header.task_tag.get(),
+            kind: TaskKind::Command,
+            lun: header.lun,
+            immediate,
+            write: WriteTransfer::new(lengths.write, data_length, announced, transfer, &agreed),
+            read_expected: lengths.read,
+            read_sent: 0,
+            data_sn: 0,
+            data_in_pdus: 0,
+        };
+        let (task, held) = open(session, immediate, cmd_sn, make)?;
+        if data_length > 0 {
+            self.sink = Sink::Task { task, offset: 0, immediate: true };
+        }
+        Some(Outcome::Command {
+            task,
+            read_length: lengths.read,
+            write_length: lengths.write,
+            unsolicited_length: lengths.unsolicited,
+            held,
+        })
+    }
+
+    fn check_command(&self, session: &Session, header: &ScsiCommand) -> Result<Lengths, RejectReason> {
+        self.check_new_task(session, header.opcode.is_immediate(), header.task_tag.get())?;
+        let additional =
+            AdditionalHeaders::parse(self.framer.additional()).map_err(|_| RejectReason::INVALID_FIELD)?;
+        let agreed = session.parameters();
+        let expected = header.expected_length.get();
+        let (reads, writes) = (header.flags & flag::READ != 0, header.flags & flag::WRITE != 0);
+        let write = if writes { expected } else { 0 };
+        let read = match (reads, writes) {
+            (true, true) => additional.bidirectional_read_length.unwrap_or(0),
+            (true, false) => expected,
+            (false, _) => 0,
+        };
+        let first_burst = agreed.first_burst_length.min(write);
+        let immediate_data = self.framer.data_length();
+        if immediate_data > 0 && !agreed.immediate_data {
+            return Err(RejectReason::PROTOCOL);
+        }
+        let announced = header.flags & flag::FINAL == 0;
+        if immediate_data > first_burst || announced && (!writes || agreed.initial_r2t) {
+            return Err(RejectReason::INVALID_FIELD);
+        }
+        Ok(Lengths { read, write, unsolicited: if announced { first_burst } else { immediate_data } })
+    }
+
+    fn check_new_task(&self, session: &Session, immediate: bool, tag: u32) -> Result<(), RejectReason> {
+        if session.info().session_type == SessionType::Discovery {
+            return Err(RejectReason::PROTOCOL);
+        }
+        if tag == NO_TAG {
+            return Err(RejectReason::INVALID_FIELD);
+        }
+        if session.tasks.find(tag).is_some() {
+            return Err(RejectReason::TASK_IN_PROGRESS);
+        }
+        if !session.tasks.has_room(immediate) {
+            return Err(RejectReason::IMMEDIATE);
+        }
+        Ok(())
+    }
+
+    /// Data for a task that is gone, or needs none, is dropped: it was on its way when the task ended.
+    fn data_out(&mut self, session: &mut Session, out: &mut Outbox) -> Option<Outcome> {
+        let header: &DataOut = self.framer.bhs().as_ref();
+        let task = session.tasks.find(header.task_tag.get())?;
+        let write = &mut session.tasks.get_mut(task).filter(|task| task.kind == TaskKind::Command)?.write;
+        if write.is_closed() {
+            return None;
+        }
+        let pdu = DataPdu {
+            transfer: match header.transfer_tag.get() {
+                NO_TAG => None,
+                tag => transfer_of(task, tag),
+            },
+            data_sn: header.data_sn.get(),
+            offset: header.buffer_offset.get(),
+            length: self.framer.data_length(),
+            last: header.flags & flag::FINAL != 0,
+        };
+        let wrong_tag = pdu.transfer.is_none() && header.transfer_tag.get() != NO_TAG;
+        let checked = if wrong_tag { Err(DataError::TransferTag) } else { write.check(pdu) };
+        if let Err(error) = checked {
+            write.close();
+            return Some(Outcome::DataFailed(task, error));
+        }
+        if pdu.length == 0 {
+            let progress = write.end_pdu(0, true);
+            return self.progressed(session, task, progress, out);
+        }
+        self.sink = Sink::Task { task, offset: pdu.offset, immediate: false };
+        None
+    }
+
+    fn progressed(
+        &mut self,
+        session: &mut Session,
+        task: TaskId,
+        progress: Progress,
+        out: &mut Outbox,
+    ) -> Option<Outcome> {
+        match progress {
+            Progress::More => {
+                self.send_requests(session, task, out);
+                None
+            }
+            Progress::Complete => Some(Outcome::DataComplete(task)),
+            Progress::Failed(error) => Some(Outcome::DataFailed(task, error)),
+        }
+    }
+
+    fn task_management(&mut self, session: &mut Session, out: &mut Outbox) -> Option<Outcome> {
+        let header: TaskManagementRequest = *self.framer.bhs().as_ref();
+        let (immediate, cmd_sn) = (header.opcode.is_immediate(), header.cmd_sn.get());
+        if session.ignores(immediate, cmd_sn) {
+            return None;
+        }
+        let tag = header.task_tag.get();
+        if let Err(reason) = self.check_new_task(session, immediate, tag) {
+            session.count(immediate, cmd_sn);
+            self.reject(session, reason, out);
+            return None;
+        }
+        let referenced = session.tasks.find(header.referenced_task_tag.get()).filter(|&task| {
+            let task = session.tasks.get(task);
+            task.is_some_and(|task| task.kind == TaskKind::Command && task.lun == header.lun)
+        });
+        let agreed = *session.parameters();
+        let make = |transfer| Task {
+            tag,
+            kind: TaskKind::TaskManagement,
+            lun: header.lun,
+            immediate,
+            write: WriteTransfer::new(0, 0, false, transfer, &agreed),
+            read_expected: 0,
+            read_sent: 0,
+            data_sn: 0,
+            data_in_pdus: 0,
+        };
+        let (task, held) = open(session, immediate, cmd_sn, make)?;
+        let own_answer = match header.function() {
+            TaskManagementFunction::ABORT_TASK if referenced.is_none() => {
+                Some(abort_missing(session, &header))
+            }
+            TaskManagementFunction::QUERY_TASK if referenced.is_none() => {
+                Some(TaskManagementResult::COMPLETE)
+            }
+            TaskManagementFunction::TASK_REASSIGN => Some(TaskManagementResult::NO_REASSIGNMENT),
+            _ => None,
+        };
+        if let Some(result) = own_answer {
+            self.finish_task_management(session, task, result, out);
+            return None;
+        }
+        let names_one = matches!(
+            header.function(),
+            TaskManagementFunction::ABORT_TASK | TaskManagementFunction::QUERY_TASK
+        );
+        Some(Outcome::TaskManagement { task, referenced: referenced.filter(|_| names_one), held })
+    }
+
+    fn logout(&mut self, session: &mut Session, out: &mut Outbox) -> Option<Outcome> {
+        let header: &LogoutRequest = self.framer.bhs().as_ref();
+        let (immediate, cmd_sn) = (header.opcode.is_immediate(), header.cmd_sn.get());
+        let (tag, reason, cid) = (header.task_tag.get(), LogoutReason(header.flags & 0x7f), header.cid.get());
+        if session.ignores(immediate, cmd_sn) {
+            return None;
+        }
+        session.count(immediate, cmd_sn);
+        match reason {
+            LogoutReason::CLOSE_SESSION => return Some(Outcome::Logout(tag, reason)),
+            LogoutReason::CLOSE_CONNECTION if cid == self.cid => return Some(Outcome::Logout(tag, reason)),
+            LogoutReason::CLOSE_CONNECTION => {
+                self.finish_logout(session, tag, LogoutResult::NO_CONNECTION, out)
+            }
+            LogoutReason::REMOVE_FOR_RECOVERY => {
+                self.finish_logout(session, tag, LogoutResult::NO_RECOVERY, out)
+            }
+            _ => self.reject(session, RejectReason::INVALID_FIELD, out),
+        }
+        None
+    }
+}
+
+/// Target transfer tag of an R2T: its name in the task above the slot.
+pub(crate) fn transfer_tag(task: TaskId, transfer: u16) -> u32 {
+    u32::from(transfer) << 16 | u32::from(task.slot)
+}
+
+fn transfer_of(task: TaskId, tag: u32) -> Option<u16> {
+    (tag & 0xffff == u32::from(task.slot)).then_some((tag >> 16) as u16)
+}
+
+/// Opens a task and takes its CmdSN; returns whether it is held.
+fn open(
+    session: &mut Session,
+    immediate: bool,
+    cmd_sn: u32,
+    make: impl FnOnce(u16) -> Task,
+) -> Option<(TaskId, bool)> {
+    let task = session.tasks.open(make)?;
+    let held = !immediate && session.window.classify(cmd_sn) == Arrival::Early;
+    if !immediate {
+        session.window.receive(cmd_sn, Some(task));
+    }
+    Some((task, held))
+}
+
+/// ABORT TASK of a task we do not know. If its command is still to come, it counts as received and aborted
+/// (RFC 7143 11.5.1).
+fn abort_missing(session: &mut Session, header: &TaskManagementRequest) -> TaskManagementResult {
+    let cmd_sn = header.ref_cmd_sn.get();
+    if session.window.classify(cmd_sn) == Arrival::Ignored || !before(cmd_sn, header.cmd_sn.get()) {
+        return TaskManagementResult::NO_TASK;
+    }
+    session.count(false, cmd_sn);
+    TaskManagementResult::COMPLETE
+}

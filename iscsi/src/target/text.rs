@@ -1,0 +1,152 @@
+//! Text requests in full-feature phase: discovery and renegotiation (RFC 7143 11.10, appendix C).
+
+use super::session::SessionType;
+use super::{Connection, Directory, Session, TargetRecord};
+use crate::limits::{MAX_TEXT_REQUEST, MAX_TEXT_RESPONSE};
+use crate::outbox::Outbox;
+use crate::params::Phase;
+use crate::pdu::{NO_TAG, RejectReason, TextRequest, TextResponse, flag};
+use crate::text::{self, answer};
+
+/// The text request in progress, which may take several PDUs each way.
+#[derive(Debug, Default)]
+pub(crate) struct TextExchange {
+    /// Tag of the request; the exchange is open if `transfer_tag` is not 0.
+    task_tag: u32,
+    /// What the next request of the exchange must carry.
+    transfer_tag: u32,
+    incoming: Vec<u8>,
+    outgoing: Vec<u8>,
+    sent: usize,
+}
+
+impl TextExchange {
+    fn reset(&mut self) {
+        *self = Self { transfer_tag: self.transfer_tag, ..Self::default() };
+    }
+}
+
+impl Connection {
+    /// A text request is complete; its data is in `segment`.
+    pub(crate) fn text_request(&mut self, session: &Session, directory: &dyn Directory, out: &mut Outbox) {
+        if let Err(reason) = self.take_text(session, directory, out) {
+            self.text.reset();
+            self.reject(session, reason, out);
+        }
+    }
+
+    fn take_text(
+        &mut self,
+        session: &Session,
+        directory: &dyn Directory,
+        out: &mut Outbox,
+    ) -> Result<(), RejectReason> {
+        let request: TextRequest = *self.framer.bhs().as_ref();
+        let (task_tag, transfer_tag) = (request.task_tag.get(), request.transfer_tag.get());
+        let more = request.flags & flag::CONTINUE != 0;
+        let last = request.flags & flag::FINAL != 0;
+        if task_tag == NO_TAG || more && last {
+            return Err(RejectReason::INVALID_FIELD);
+        }
+        if transfer_tag == NO_TAG {
+            self.text.reset();
+            self.text.task_tag = task_tag;
+        } else if (task_tag, transfer_tag) != (self.text.task_tag, self.text.transfer_tag) {
+            return Err(RejectReason::INVALID_FIELD);
+        }
+        let incoming = &mut self.text.incoming;
+        if incoming.len() + self.segment.len() > MAX_TEXT_REQUEST {
+            return Err(RejectReason::PROTOCOL);
+        }
+        incoming.extend_from_slice(&self.segment);
+        let answers_pending = self.text.sent < self.text.outgoing.len();
+        if !more && !answers_pending {
+            self.answer_text(session, directory)?;
+        }
+        self.send_text(session, last, out);
+        Ok(())
+    }
+
+    /// Sends the next part of the answers. `last`: the initiator is done.
+    fn send_text(&mut self, session: &Session, last: bool, out: &mut Outbox) {
+        let stat_sn = self.next_stat_sn();
+        let text = &mut self.text;
+        let rest = &text.outgoing[text.sent..];
+        let part = &rest[..rest.len().min(self.peer_max_data as usize)];
+        let more = part.len() < rest.len();
+        let done = last && !more;
+        text.transfer_tag = text.transfer_tag.wrapping_add(1) & 0x7fff_ffff;
+        let header = TextResponse {
+            flags: if done { flag::FINAL } else { 0 } | if more { flag::CONTINUE } else { 0 },
+            task_tag: text.task_tag.into(),
+            transfer_tag: if done { NO_TAG } else { text.transfer_tag }.into(),
+            stat_sn: stat_sn.into(),
+            exp_cmd_sn: session.window.expected().into(),
+            max_cmd_sn: session.window.max().into(),
+            ..Default::default()
+        };
+        out.pdu(self.digests, header, &[], part);
+        text.sent += part.len();
+        if done {
+            text.reset();
+        }
+    }
+
+    fn answer_text(&mut self, session: &Session, directory: &dyn Directory) -> Result<(), RejectReason> {
+        let incoming = std::mem::take(&mut self.text.incoming);
+        let mut answers = Vec::new();
+        for (key, value) in text::parse(&incoming).map_err(|_| RejectReason::PROTOCOL)? {
+            match key {
+                "SendTargets" => send_targets(session, directory, value, &mut answers),
+                "InitiatorAlias" => {}
+                _ => {
+                    // Outside a login a key may come again.
+                    let _ = self.negotiation.answer(Phase::FullFeature, key, value, &mut answers);
+                }
+            }
+            if answers.len() > MAX_TEXT_RESPONSE {
+                return Err(RejectReason::PROTOCOL);
+            }
+        }
+        self.peer_max_data = self.negotiation.agreed().max_recv_data_segment_length;
+        self.text.outgoing = answers;
+        self.text.sent = 0;
+        Ok(())
+    }
+}
+
+/// A normal session is told about its own target only, a discovery session about those it may see.
+fn send_targets(session: &Session, directory: &dyn Directory, which: &str, answers: &mut Vec<u8>) {
+    let info = session.info();
+    let own = info.target_name.as_str();
+    let wanted = match (info.session_type, which) {
+        (SessionType::Discovery, "All") => None,
+        (SessionType::Discovery, name) if is_name(name) => Some(name),
+        (SessionType::Normal, "" | "All") => Some(own),
+        (SessionType::Normal, name) if name.eq_ignore_ascii_case(own) => Some(own),
+        _ => return text::push(answers, "SendTargets", answer::REJECT),
+    };
+    directory.targets(&info.initiator_name, &mut |record: TargetRecord<'_>| {
+        if wanted.is_some_and(|name| !name.eq_ignore_ascii_case(record.name)) {
+            return;
+        }
+        let start = answers.len();
+        text::push(answers, "TargetName", record.name);
+        for portal in record.portals {
+            text::push(answers, "TargetAddress", &portal.to_string());
+        }
+        if answers.len() > MAX_TEXT_RESPONSE {
+            answers.truncate(start);
+        }
+    });
+}
+
+/// Whether this has the form of an iSCSI name (RFC 7143 4.2.7).
+pub(crate) fn is_name(name: &str) -> bool {
+    let known = ["iqn.", "eui.", "naa."].iter().any(|kind| {
+        name.get(..4).is_some_and(|start| start.eq_ignore_ascii_case(kind)) && name.len() > kind.len()
+    });
+    known
+        && name.len() <= crate::limits::MAX_NAME
+        && !name.chars().any(|c| c.is_control() || c.is_whitespace())
+}
