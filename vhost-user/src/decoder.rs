@@ -35,14 +35,9 @@ impl Decoder {
             return;
         }
         let start = self.last_message();
-        let held = self
-            .fds
-            .iter()
-            .filter(|(offset, _)| *offset == start)
-            .count();
+        let held = self.fds.iter().filter(|(offset, _)| *offset == start).count();
         let room = MAX_FDS.saturating_sub(held);
-        self.fds
-            .extend(fds.into_iter().take(room).map(|fd| (start, fd)));
+        self.fds.extend(fds.into_iter().take(room).map(|fd| (start, fd)));
     }
 
     /// The next whole message, or `None` until more bytes have come.
@@ -106,11 +101,7 @@ impl Decoder {
 
     /// The descriptors of the message at the front, which ended at `end`.
     fn take_fds(&mut self, end: usize) -> Vec<OwnedFd> {
-        let count = self
-            .fds
-            .iter()
-            .take_while(|(offset, _)| *offset == 0)
-            .count();
+        let count = self.fds.iter().take_while(|(offset, _)| *offset == 0).count();
         let taken = self.fds.drain(..count).map(|(_, fd)| fd).collect();
         for (offset, _) in &mut self.fds {
             *offset -= end;
@@ -136,16 +127,11 @@ mod tests {
     }
 
     fn inode(fd: &OwnedFd) -> u64 {
-        File::from(fd.try_clone().unwrap())
-            .metadata()
-            .unwrap()
-            .ino()
+        File::from(fd.try_clone().unwrap()).metadata().unwrap().ino()
     }
 
     fn message(request: u32, length: usize) -> Vec<u8> {
-        Message::request(request, vec![request as u8; length])
-            .into_parts()
-            .0
+        Message::request(request, vec![request as u8; length]).into_parts().0
     }
 
     #[test]
@@ -193,10 +179,7 @@ mod tests {
         assert!(decoder.next_message().unwrap().unwrap().fds.is_empty());
         assert!(decoder.next_message().unwrap().unwrap().fds.is_empty());
         let third = decoder.next_message().unwrap().unwrap();
-        assert_eq!(
-            (third.request, third.fds.iter().map(inode).collect()),
-            (3, vec![known])
-        );
+        assert_eq!((third.request, third.fds.iter().map(inode).collect()), (3, vec![known]));
     }
 
     #[test]
@@ -208,10 +191,7 @@ mod tests {
         decoder.feed(&bytes[1..], vec![b.0]);
         decoder.feed(&message(2, 0), Vec::new());
         let message = decoder.next_message().unwrap().unwrap();
-        assert_eq!(
-            message.fds.iter().map(inode).collect::<Vec<_>>(),
-            [a.1, b.1]
-        );
+        assert_eq!(message.fds.iter().map(inode).collect::<Vec<_>>(), [a.1, b.1]);
         assert!(decoder.next_message().unwrap().unwrap().fds.is_empty());
     }
 

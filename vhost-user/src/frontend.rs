@@ -9,8 +9,8 @@ use crate::error::{Error, Fault};
 use crate::features::{Features, ProtocolFeatures};
 use crate::message::{Ack, BackendRequest, Flags, FrontendRequest, Message};
 use crate::payload::{
-    Config, InflightArea, LogArea, MemoryRegion, MemoryTable, SingleRegion, VringAddress,
-    VringArea, VringFd, VringState,
+    Config, InflightArea, LogArea, MemoryRegion, MemoryTable, SingleRegion, VringAddress, VringArea, VringFd,
+    VringState,
 };
 
 /// The front end of one connection: builds requests and makes sense of the replies, which come in order.
@@ -100,10 +100,7 @@ impl Frontend {
     /// Acknowledges protocol features; they hold from this very message on.
     pub fn set_protocol_features(&mut self, features: ProtocolFeatures) -> Message {
         self.protocol_features = features;
-        self.request(
-            FrontendRequest::SET_PROTOCOL_FEATURES,
-            features.bits().to_ne_bytes(),
-        )
+        self.request(FrontendRequest::SET_PROTOCOL_FEATURES, features.bits().to_ne_bytes())
     }
 
     /// Starts the session.
@@ -142,27 +139,15 @@ impl Frontend {
     }
 
     /// Shares all guest memory; at most [`MAX_TABLE_REGIONS`](crate::MAX_TABLE_REGIONS) regions.
-    pub fn set_mem_table(
-        &mut self,
-        regions: impl IntoIterator<Item = (MemoryRegion, OwnedFd)>,
-    ) -> Message {
+    pub fn set_mem_table(&mut self, regions: impl IntoIterator<Item = (MemoryRegion, OwnedFd)>) -> Message {
         let (regions, fds) = regions.into_iter().unzip();
-        Message {
-            fds,
-            ..self.request(
-                FrontendRequest::SET_MEM_TABLE,
-                MemoryTable(regions).encode(),
-            )
-        }
+        Message { fds, ..self.request(FrontendRequest::SET_MEM_TABLE, MemoryTable(regions).encode()) }
     }
 
     /// Shares one more region of guest memory.
     pub fn add_mem_reg(&mut self, region: MemoryRegion, fd: OwnedFd) -> Message {
         let payload = SingleRegion { padding: 0, region };
-        Message {
-            fds: vec![fd],
-            ..self.request(FrontendRequest::ADD_MEM_REG, payload.as_bytes())
-        }
+        Message { fds: vec![fd], ..self.request(FrontendRequest::ADD_MEM_REG, payload.as_bytes()) }
     }
 
     /// Takes a region of guest memory away.
@@ -173,10 +158,7 @@ impl Frontend {
 
     /// Sets a ring's size.
     pub fn set_vring_num(&mut self, index: u32, num: u32) -> Message {
-        self.request(
-            FrontendRequest::SET_VRING_NUM,
-            VringState { index, num }.as_bytes(),
-        )
+        self.request(FrontendRequest::SET_VRING_NUM, VringState { index, num }.as_bytes())
     }
 
     /// Sets a ring's addresses.
@@ -186,30 +168,17 @@ impl Frontend {
 
     /// Sets where a ring goes on.
     pub fn set_vring_base(&mut self, index: u32, num: u32) -> Message {
-        self.request(
-            FrontendRequest::SET_VRING_BASE,
-            VringState { index, num }.as_bytes(),
-        )
+        self.request(FrontendRequest::SET_VRING_BASE, VringState { index, num }.as_bytes())
     }
 
     /// Stops a ring and asks where it stands.
     pub fn get_vring_base(&mut self, index: u32) -> Message {
-        self.request(
-            FrontendRequest::GET_VRING_BASE,
-            VringState { index, num: 0 }.as_bytes(),
-        )
+        self.request(FrontendRequest::GET_VRING_BASE, VringState { index, num: 0 }.as_bytes())
     }
 
     /// Enables or disables a ring.
     pub fn set_vring_enable(&mut self, index: u32, enable: bool) -> Message {
-        self.request(
-            FrontendRequest::SET_VRING_ENABLE,
-            VringState {
-                index,
-                num: enable.into(),
-            }
-            .as_bytes(),
-        )
+        self.request(FrontendRequest::SET_VRING_ENABLE, VringState { index, num: enable.into() }.as_bytes())
     }
 
     /// Starts a ring; without descriptor the back end polls it.
@@ -229,18 +198,12 @@ impl Frontend {
 
     /// Notifies the back end in band.
     pub fn vring_kick(&mut self, index: u32) -> Message {
-        self.request(
-            FrontendRequest::VRING_KICK,
-            VringState { index, num: 0 }.as_bytes(),
-        )
+        self.request(FrontendRequest::VRING_KICK, VringState { index, num: 0 }.as_bytes())
     }
 
     /// Hands over the channel for the back end's own requests.
     pub fn set_backend_req_fd(&mut self, fd: OwnedFd) -> Message {
-        Message {
-            fds: vec![fd],
-            ..self.request(FrontendRequest::SET_BACKEND_REQ_FD, [])
-        }
+        Message { fds: vec![fd], ..self.request(FrontendRequest::SET_BACKEND_REQ_FD, []) }
     }
 
     /// Asks for a piece of the configuration space; only the number of bytes counts.
@@ -255,45 +218,30 @@ impl Frontend {
 
     /// Sets the dirty log.
     pub fn set_log_base(&mut self, area: LogArea, fd: OwnedFd) -> Message {
-        Message {
-            fds: vec![fd],
-            ..self.request(FrontendRequest::SET_LOG_BASE, area.as_bytes())
-        }
+        Message { fds: vec![fd], ..self.request(FrontendRequest::SET_LOG_BASE, area.as_bytes()) }
     }
 
     /// Sets the eventfd that tells of changes in the dirty log.
     pub fn set_log_fd(&mut self, fd: OwnedFd) -> Message {
-        Message {
-            fds: vec![fd],
-            ..self.request(FrontendRequest::SET_LOG_FD, [])
-        }
+        Message { fds: vec![fd], ..self.request(FrontendRequest::SET_LOG_FD, []) }
     }
 
     /// Asks for memory that tracks requests in flight.
     pub fn get_inflight_fd(&mut self, queues: u16, queue_size: u16) -> Message {
-        let area = InflightArea {
-            mmap_size: 0,
-            mmap_offset: 0,
-            queues,
-            queue_size,
-        };
+        let area = InflightArea { mmap_size: 0, mmap_offset: 0, queues, queue_size };
         self.request(FrontendRequest::GET_INFLIGHT_FD, area.encode())
     }
 
     /// Hands over the memory that tracked requests in flight.
     pub fn set_inflight_fd(&mut self, area: InflightArea, fd: OwnedFd) -> Message {
-        Message {
-            fds: vec![fd],
-            ..self.request(FrontendRequest::SET_INFLIGHT_FD, area.encode())
-        }
+        Message { fds: vec![fd], ..self.request(FrontendRequest::SET_INFLIGHT_FD, area.encode()) }
     }
 
     /// Any request, for what has no method of its own.
     pub fn request(&mut self, request: FrontendRequest, payload: impl Into<Vec<u8>>) -> Message {
         let mut message = Message::request(request.0, payload);
         let has_reply = request.has_reply(self.protocol_features);
-        if !has_reply && !self.quiet && self.protocol_features.contains(ProtocolFeatures::REPLY_ACK)
-        {
+        if !has_reply && !self.quiet && self.protocol_features.contains(ProtocolFeatures::REPLY_ACK) {
             message.flags.0 |= Flags::NEED_REPLY;
         }
         if has_reply || message.flags.needs_reply() {
@@ -303,21 +251,14 @@ impl Frontend {
     }
 
     fn vring_fd(&mut self, request: FrontendRequest, index: u8, fd: Option<OwnedFd>) -> Message {
-        let word = u64::from(VringFd {
-            index,
-            has_fd: fd.is_some(),
-        });
-        Message {
-            fds: fd.into_iter().collect(),
-            ..self.request(request, word.to_ne_bytes())
-        }
+        let word = u64::from(VringFd { index, has_fd: fd.is_some() });
+        Message { fds: fd.into_iter().collect(), ..self.request(request, word.to_ne_bytes()) }
     }
 
     /// Takes a reply; it has to be the one to the oldest open request.
     pub fn receive(&mut self, message: Message) -> Result<Reply, Error> {
         let request = FrontendRequest(message.request);
-        self.read_reply(request, message)
-            .map_err(|fault| Error::Reply { request, fault })
+        self.read_reply(request, message).map_err(|fault| Error::Reply { request, fault })
     }
 
     fn read_reply(&mut self, request: FrontendRequest, message: Message) -> Result<Reply, Fault> {
@@ -345,10 +286,7 @@ impl Frontend {
                 let area = InflightArea::parse(&message.payload)?;
                 Reply::Inflight(area, message.fds.into_iter().next())
             }
-            _ => Reply::Ack {
-                request,
-                success: message.body::<u64>()? == 0,
-            },
+            _ => Reply::Ack { request, success: message.body::<u64>()? == 0 },
         })
     }
 
@@ -359,22 +297,20 @@ impl Frontend {
         if message.flags.is_reply() {
             return Err(fail(Fault::NotARequest));
         }
-        let asked = message.flags.needs_reply()
-            && self.protocol_features.contains(ProtocolFeatures::REPLY_ACK);
-        let ack = Ack {
-            wanted_for: asked.then_some(request.0),
-        };
+        let asked =
+            message.flags.needs_reply() && self.protocol_features.contains(ProtocolFeatures::REPLY_ACK);
+        let ack = Ack { wanted_for: asked.then_some(request.0) };
         let notice = match request {
             BackendRequest::CONFIG_CHANGE_MSG => message.body().map(|()| Notice::ConfigChanged),
-            BackendRequest::VRING_CALL => message
-                .body()
-                .map(|state: VringState| Notice::VringCall(state.index)),
-            BackendRequest::VRING_ERR => message
-                .body()
-                .map(|state: VringState| Notice::VringError(state.index)),
-            BackendRequest::VRING_HOST_NOTIFIER_MSG => message
-                .body()
-                .map(|area| Notice::HostNotifier(area, message.fds.into_iter().next())),
+            BackendRequest::VRING_CALL => {
+                message.body().map(|state: VringState| Notice::VringCall(state.index))
+            }
+            BackendRequest::VRING_ERR => {
+                message.body().map(|state: VringState| Notice::VringError(state.index))
+            }
+            BackendRequest::VRING_HOST_NOTIFIER_MSG => {
+                message.body().map(|area| Notice::HostNotifier(area, message.fds.into_iter().next()))
+            }
             _ => Ok(Notice::Unknown(request)),
         };
         Ok((notice.map_err(fail)?, ack))

@@ -74,38 +74,24 @@ pub struct Message {
 impl Message {
     /// A request that asks for no acknowledgement.
     pub fn request(request: u32, payload: impl Into<Vec<u8>>) -> Self {
-        Self {
-            request,
-            flags: Flags(Flags::VERSION),
-            payload: payload.into(),
-            fds: Vec::new(),
-        }
+        Self { request, flags: Flags(Flags::VERSION), payload: payload.into(), fds: Vec::new() }
     }
 
     /// A reply to `request`.
     pub fn reply(request: u32, payload: impl Into<Vec<u8>>) -> Self {
-        Self {
-            flags: Flags(Flags::VERSION | Flags::REPLY),
-            ..Self::request(request, payload)
-        }
+        Self { flags: Flags(Flags::VERSION | Flags::REPLY), ..Self::request(request, payload) }
     }
 
     /// The payload as a `T`; [`Fault::PayloadSize`] unless it has exactly that size.
     pub fn body<T: FromBytes>(&self) -> Result<T, Fault> {
-        T::read_from_bytes(&self.payload).map_err(|_| Fault::PayloadSize {
-            expected: size_of::<T>(),
-            actual: self.payload.len(),
-        })
+        T::read_from_bytes(&self.payload)
+            .map_err(|_| Fault::PayloadSize { expected: size_of::<T>(), actual: self.payload.len() })
     }
 
     /// The bytes to send, and the descriptors to send with the first of them.
     pub fn into_parts(self) -> (Vec<u8>, Vec<OwnedFd>) {
         let size = u32::try_from(self.payload.len()).expect("payloads are bounded by MAX_PAYLOAD");
-        let header = Header {
-            request: self.request,
-            flags: self.flags.0,
-            size,
-        };
+        let header = Header { request: self.request, flags: self.flags.0, size };
         let mut bytes = Vec::with_capacity(HEADER_SIZE + self.payload.len());
         bytes.extend_from_slice(header.as_bytes());
         bytes.extend_from_slice(&self.payload);

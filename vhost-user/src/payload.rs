@@ -59,10 +59,7 @@ impl VringFd {
 
 impl From<u64> for VringFd {
     fn from(word: u64) -> Self {
-        Self {
-            index: (word & 0xff) as u8,
-            has_fd: word & Self::NO_FD == 0,
-        }
+        Self { index: (word & 0xff) as u8, has_fd: word & Self::NO_FD == 0 }
     }
 }
 
@@ -92,10 +89,7 @@ impl MemoryRegion {
         let ends = [self.guest_address, self.user_address, self.mmap_offset]
             .map(|start| start.checked_add(self.size));
         if self.size == 0 || ends.contains(&None) {
-            return Err(Fault::Region {
-                guest_address: self.guest_address,
-                size: self.size,
-            });
+            return Err(Fault::Region { guest_address: self.guest_address, size: self.size });
         }
         Ok(())
     }
@@ -138,10 +132,7 @@ pub struct MemoryTable(pub Vec<MemoryRegion>);
 impl MemoryTable {
     /// Reads as many regions as the count says. Bytes beyond them are ignored: User-Mode Linux pads its table.
     pub fn parse(payload: &[u8]) -> Result<Self, Fault> {
-        let short = |expected| Fault::PayloadSize {
-            expected,
-            actual: payload.len(),
-        };
+        let short = |expected| Fault::PayloadSize { expected, actual: payload.len() };
         let (header, rest) =
             TableHeader::read_from_prefix(payload).map_err(|_| short(size_of::<TableHeader>()))?;
         let count = header.regions as usize;
@@ -149,23 +140,16 @@ impl MemoryTable {
             return Err(Fault::TooManyRegions(MAX_TABLE_REGIONS));
         }
         let regions = rest.chunks_exact(size_of::<MemoryRegion>()).take(count);
-        let regions: Vec<_> = regions
-            .filter_map(|bytes| MemoryRegion::read_from_bytes(bytes).ok())
-            .collect();
+        let regions: Vec<_> = regions.filter_map(|bytes| MemoryRegion::read_from_bytes(bytes).ok()).collect();
         if regions.len() < count {
-            return Err(short(
-                size_of::<TableHeader>() + count * size_of::<MemoryRegion>(),
-            ));
+            return Err(short(size_of::<TableHeader>() + count * size_of::<MemoryRegion>()));
         }
         Ok(Self(regions))
     }
 
     /// The payload bytes.
     pub fn encode(&self) -> Vec<u8> {
-        let header = TableHeader {
-            regions: self.0.len() as u32,
-            padding: 0,
-        };
+        let header = TableHeader { regions: self.0.len() as u32, padding: 0 };
         [header.as_bytes(), self.0.as_bytes()].concat()
     }
 }
@@ -203,37 +187,22 @@ pub struct Config {
 impl Config {
     /// Reads a payload; its size has to match and the bytes have to lie within [`MAX_CONFIG_SIZE`].
     pub fn parse(payload: &[u8]) -> Result<Self, Fault> {
-        let wrong = |expected| Fault::PayloadSize {
-            expected,
-            actual: payload.len(),
-        };
-        let (header, bytes) = ConfigHeader::read_from_prefix(payload)
-            .map_err(|_| wrong(size_of::<ConfigHeader>()))?;
-        let ConfigHeader {
-            offset,
-            size,
-            flags,
-        } = header;
+        let wrong = |expected| Fault::PayloadSize { expected, actual: payload.len() };
+        let (header, bytes) =
+            ConfigHeader::read_from_prefix(payload).map_err(|_| wrong(size_of::<ConfigHeader>()))?;
+        let ConfigHeader { offset, size, flags } = header;
         if u64::from(offset) + u64::from(size) > MAX_CONFIG_SIZE as u64 {
             return Err(Fault::ConfigRange { offset, size });
         }
         if bytes.len() != size as usize {
             return Err(wrong(size_of::<ConfigHeader>() + size as usize));
         }
-        Ok(Self {
-            offset,
-            flags: ConfigFlags(flags),
-            bytes: bytes.to_vec(),
-        })
+        Ok(Self { offset, flags: ConfigFlags(flags), bytes: bytes.to_vec() })
     }
 
     /// The payload bytes.
     pub fn encode(&self) -> Vec<u8> {
-        let header = ConfigHeader {
-            offset: self.offset,
-            size: self.bytes.len() as u32,
-            flags: self.flags.0,
-        };
+        let header = ConfigHeader { offset: self.offset, size: self.bytes.len() as u32, flags: self.flags.0 };
         [header.as_bytes(), &self.bytes].concat()
     }
 }
@@ -293,45 +262,18 @@ impl InflightArea {
     /// Reads a payload of either size.
     pub fn parse(payload: &[u8]) -> Result<Self, Fault> {
         if ![Self::SIZE, Self::PADDED_SIZE].contains(&payload.len()) {
-            return Err(Fault::PayloadSize {
-                expected: Self::PADDED_SIZE,
-                actual: payload.len(),
-            });
+            return Err(Fault::PayloadSize { expected: Self::PADDED_SIZE, actual: payload.len() });
         }
         let mut wire = InflightWire::new_zeroed();
         wire.as_mut_bytes()[..payload.len()].copy_from_slice(payload);
-        let InflightWire {
-            mmap_size,
-            mmap_offset,
-            queues,
-            queue_size,
-            ..
-        } = wire;
-        Ok(Self {
-            mmap_size,
-            mmap_offset,
-            queues,
-            queue_size,
-        })
+        let InflightWire { mmap_size, mmap_offset, queues, queue_size, .. } = wire;
+        Ok(Self { mmap_size, mmap_offset, queues, queue_size })
     }
 
     /// The payload bytes with QEMU's padding.
     pub fn encode(&self) -> Vec<u8> {
-        let Self {
-            mmap_size,
-            mmap_offset,
-            queues,
-            queue_size,
-        } = *self;
-        InflightWire {
-            mmap_size,
-            mmap_offset,
-            queues,
-            queue_size,
-            padding: 0,
-        }
-        .as_bytes()
-        .to_vec()
+        let Self { mmap_size, mmap_offset, queues, queue_size } = *self;
+        InflightWire { mmap_size, mmap_offset, queues, queue_size, padding: 0 }.as_bytes().to_vec()
     }
 }
 
@@ -340,12 +282,7 @@ mod tests {
     use super::*;
 
     fn region(guest_address: u64, size: u64) -> MemoryRegion {
-        MemoryRegion {
-            guest_address,
-            size,
-            user_address: 0x7f00_0000_0000,
-            mmap_offset: 0,
-        }
+        MemoryRegion { guest_address, size, user_address: 0x7f00_0000_0000, mmap_offset: 0 }
     }
 
     #[test]
@@ -362,27 +299,9 @@ mod tests {
 
     #[test]
     fn vring_fd_keeps_index_and_descriptor_flag_apart() {
-        assert_eq!(
-            VringFd::from(0xff),
-            VringFd {
-                index: 255,
-                has_fd: true
-            }
-        );
-        assert_eq!(
-            VringFd::from(0x103),
-            VringFd {
-                index: 3,
-                has_fd: false
-            }
-        );
-        assert_eq!(
-            u64::from(VringFd {
-                index: 3,
-                has_fd: false
-            }),
-            0x103
-        );
+        assert_eq!(VringFd::from(0xff), VringFd { index: 255, has_fd: true });
+        assert_eq!(VringFd::from(0x103), VringFd { index: 3, has_fd: false });
+        assert_eq!(u64::from(VringFd { index: 3, has_fd: false }), 0x103);
     }
 
     #[test]
@@ -397,20 +316,8 @@ mod tests {
     fn memory_table_must_hold_what_it_counts() {
         let mut payload = MemoryTable(vec![region(0, 0x1000); 2]).encode();
         payload.pop();
-        assert_eq!(
-            MemoryTable::parse(&payload),
-            Err(Fault::PayloadSize {
-                expected: 72,
-                actual: 71
-            })
-        );
-        assert_eq!(
-            MemoryTable::parse(&[0; 7]),
-            Err(Fault::PayloadSize {
-                expected: 8,
-                actual: 7
-            })
-        );
+        assert_eq!(MemoryTable::parse(&payload), Err(Fault::PayloadSize { expected: 72, actual: 71 }));
+        assert_eq!(MemoryTable::parse(&[0; 7]), Err(Fault::PayloadSize { expected: 8, actual: 7 }));
         let payload = MemoryTable(vec![region(0, 0x1000); 9]).encode();
         assert_eq!(MemoryTable::parse(&payload), Err(Fault::TooManyRegions(8)));
     }
@@ -420,22 +327,8 @@ mod tests {
         assert!(region(0, 1).check().is_ok());
         assert!(region(0, 0).check().is_err());
         assert!(region(u64::MAX, 1).check().is_err());
-        assert!(
-            MemoryRegion {
-                user_address: u64::MAX,
-                ..region(0, 1)
-            }
-            .check()
-            .is_err()
-        );
-        assert!(
-            MemoryRegion {
-                mmap_offset: u64::MAX,
-                ..region(0, 1)
-            }
-            .check()
-            .is_err()
-        );
+        assert!(MemoryRegion { user_address: u64::MAX, ..region(0, 1) }.check().is_err());
+        assert!(MemoryRegion { mmap_offset: u64::MAX, ..region(0, 1) }.check().is_err());
     }
 
     #[test]
@@ -447,64 +340,21 @@ mod tests {
 
     #[test]
     fn config_size_must_match_and_fit() {
-        let config = Config {
-            offset: 20,
-            flags: ConfigFlags::LIVE_MIGRATION,
-            bytes: vec![1, 2, 3, 4],
-        };
+        let config = Config { offset: 20, flags: ConfigFlags::LIVE_MIGRATION, bytes: vec![1, 2, 3, 4] };
         let mut payload = config.encode();
         assert_eq!(Config::parse(&payload), Ok(config));
         payload.push(0);
-        assert_eq!(
-            Config::parse(&payload),
-            Err(Fault::PayloadSize {
-                expected: 16,
-                actual: 17
-            })
-        );
-        assert_eq!(
-            Config::parse(&payload[..11]),
-            Err(Fault::PayloadSize {
-                expected: 12,
-                actual: 11
-            })
-        );
-        let payload = Config {
-            offset: 255,
-            flags: ConfigFlags::WRITABLE,
-            bytes: vec![0; 2],
-        }
-        .encode();
-        assert_eq!(
-            Config::parse(&payload),
-            Err(Fault::ConfigRange {
-                offset: 255,
-                size: 2
-            })
-        );
-        let payload = Config {
-            offset: u32::MAX,
-            flags: ConfigFlags::WRITABLE,
-            bytes: vec![0; 2],
-        }
-        .encode();
-        assert_eq!(
-            Config::parse(&payload),
-            Err(Fault::ConfigRange {
-                offset: u32::MAX,
-                size: 2
-            })
-        );
+        assert_eq!(Config::parse(&payload), Err(Fault::PayloadSize { expected: 16, actual: 17 }));
+        assert_eq!(Config::parse(&payload[..11]), Err(Fault::PayloadSize { expected: 12, actual: 11 }));
+        let payload = Config { offset: 255, flags: ConfigFlags::WRITABLE, bytes: vec![0; 2] }.encode();
+        assert_eq!(Config::parse(&payload), Err(Fault::ConfigRange { offset: 255, size: 2 }));
+        let payload = Config { offset: u32::MAX, flags: ConfigFlags::WRITABLE, bytes: vec![0; 2] }.encode();
+        assert_eq!(Config::parse(&payload), Err(Fault::ConfigRange { offset: u32::MAX, size: 2 }));
     }
 
     #[test]
     fn inflight_area_is_read_with_and_without_padding() {
-        let area = InflightArea {
-            mmap_size: 1 << 20,
-            mmap_offset: 4096,
-            queues: 3,
-            queue_size: 128,
-        };
+        let area = InflightArea { mmap_size: 1 << 20, mmap_offset: 4096, queues: 3, queue_size: 128 };
         let payload = area.encode();
         assert_eq!(InflightArea::parse(&payload), Ok(area));
         assert_eq!(InflightArea::parse(&payload[..20]), Ok(area));

@@ -23,11 +23,7 @@ struct Session {
 fn deliver(decoder: &mut Decoder, message: Message) -> Message {
     let (bytes, mut fds) = message.into_parts();
     for (i, byte) in bytes.iter().enumerate() {
-        assert!(
-            decoder.next_message().unwrap().is_none(),
-            "complete after {i} of {} bytes",
-            bytes.len()
-        );
+        assert!(decoder.next_message().unwrap().is_none(), "complete after {i} of {} bytes", bytes.len());
         decoder.feed(&[*byte], std::mem::take(&mut fds));
     }
     decoder.next_message().unwrap().expect("a whole message")
@@ -63,13 +59,11 @@ impl Session {
             }
             Event::StopVring { index, reply } => Some(reply.stopped_at(u32::from(index) + 100)),
             Event::ReadConfig { reply, .. } => Some(reply.from_space(&CONFIG_SPACE)),
+            Event::GetInflight { reply, .. } => Some(reply.none()),
             other => panic!("{other:?}"),
         };
-        let reply = answer.map(|answer| {
-            self.frontend
-                .receive(deliver(&mut self.to_frontend, answer))
-                .unwrap()
-        });
+        let reply =
+            answer.map(|answer| self.frontend.receive(deliver(&mut self.to_frontend, answer)).unwrap());
         assert!(!self.frontend.is_waiting());
         reply
     }
@@ -77,10 +71,7 @@ impl Session {
     /// Sends a request that is to be acknowledged.
     fn acked(&mut self, expected: FrontendRequest, build: impl FnOnce(&mut Frontend) -> Message) {
         match self.send(build) {
-            Some(Reply::Ack {
-                request,
-                success: true,
-            }) if request == expected => {}
+            Some(Reply::Ack { request, success: true }) if request == expected => {}
             other => panic!("{expected}: {other:?}"),
         }
     }
@@ -91,12 +82,7 @@ impl Session {
     }
 
     fn running(&self) -> Vec<bool> {
-        self.backend
-            .state()
-            .vrings
-            .iter()
-            .map(|vring| vring.started && vring.enabled)
-            .collect()
+        self.backend.state().vrings.iter().map(|vring| vring.started && vring.enabled).collect()
     }
 }
 
@@ -115,87 +101,70 @@ fn region(guest_address: u64) -> MemoryRegion {
 
 fn address(index: u32) -> VringAddress {
     let base = 0x7f12_0000_0000 + u64::from(index) * 0x10000;
-    VringAddress {
-        index,
-        flags: 0,
-        descriptor: base,
-        used: base + 0x8000,
-        available: base + 0x4000,
-        log: 0,
-    }
+    VringAddress { index, flags: 0, descriptor: base, used: base + 0x8000, available: base + 0x4000, log: 0 }
 }
 
 #[test]
 fn qemu_7_2() {
     let mut s = Session::new(Backend::SUPPORTED);
-    let Some(Reply::Features(offered)) = s.send(Frontend::get_features) else {
-        panic!()
-    };
+    let Some(Reply::Features(offered)) = s.send(Frontend::get_features) else { panic!() };
     assert!(offered.contains(Features::PROTOCOL_FEATURES));
-    let Some(Reply::ProtocolFeatures(protocol)) = s.send(Frontend::get_protocol_features) else {
-        panic!()
-    };
+    let Some(Reply::ProtocolFeatures(protocol)) = s.send(Frontend::get_protocol_features) else { panic!() };
     // QEMU does not take CONFIG for a SCSI controller, and asks for acknowledgement here and there only.
     s.frontend.want_acks(false);
     let protocol = protocol - ProtocolFeatures::CONFIG - ProtocolFeatures::STATUS;
     s.silent(|f| f.set_protocol_features(protocol));
-    assert!(matches!(
-        s.send(Frontend::get_queue_num),
-        Some(Reply::Queues(3))
-    ));
-    assert!(matches!(
-        s.send(Frontend::get_max_mem_slots),
-        Some(Reply::MemorySlots(8))
-    ));
+    assert!(matches!(s.send(Frontend::get_queue_num), Some(Reply::Queues(3))));
+    assert!(matches!(s.send(Frontend::get_max_mem_slots), Some(Reply::MemorySlots(8))));
     s.frontend.want_acks(true);
-    s.acked(FrontendRequest::SET_BACKEND_REQ_FD, |f| {
-        f.set_backend_req_fd(fd())
-    });
+    s.acked(FrontendRequest::SET_BACKEND_REQ_FD, |f| f.set_backend_req_fd(fd()));
     s.frontend.want_acks(false);
     s.silent(Frontend::set_owner);
+    assert!(matches!(s.send(Frontend::get_features), Some(Reply::Features(again)) if again == offered));
     for index in 0..QUEUES as u8 {
         s.silent(|f| f.set_vring_call(index, Some(fd())));
+        s.silent(|f| f.set_vring_err(index, Some(fd())));
     }
 
-    // The firmware starts the device, stops it, and the kernel starts it anew.
-    for round in 0..2 {
+    // The firmware sets only the last ring up; later the kernel takes all of them. Memory is shared once.
+    let regions = [region(0), region(0x1_0000_0000)];
+    for (round, rings) in [2..3, 0..3].into_iter().enumerate() {
+        s.silent(Frontend::reset_device);
+        let reply = s.send(|f| f.get_inflight_fd(QUEUES, 128));
+        assert!(matches!(reply, Some(Reply::Inflight(area, None)) if area.mmap_size == 0));
         let scsi_change = Features::from_bits_retain(1 << 2);
-        s.silent(|f| {
-            f.set_features(Features::VERSION_1 | Features::PROTOCOL_FEATURES | scsi_change)
-        });
-        s.frontend.want_acks(true);
-        let addresses = [0x1_0000_0000, 0];
+        let features = Features::VERSION_1 | Features::PROTOCOL_FEATURES | scsi_change;
+        s.silent(|f| f.set_features(features));
         if round == 0 {
-            for address in addresses {
-                s.acked(FrontendRequest::ADD_MEM_REG, |f| {
-                    f.add_mem_reg(region(address), fd())
-                });
+            s.frontend.want_acks(true);
+            for region in regions {
+                s.acked(FrontendRequest::ADD_MEM_REG, |f| f.add_mem_reg(region, fd()));
             }
+            s.frontend.want_acks(false);
         }
-        s.frontend.want_acks(false);
-        for index in 0..u32::from(QUEUES) {
+        for index in rings.clone() {
             s.silent(|f| f.set_vring_num(index, 128));
             s.silent(|f| f.set_vring_base(index, 0));
             s.silent(|f| f.set_vring_addr(address(index)));
             s.silent(|f| f.set_vring_kick(index as u8, Some(fd())));
-            s.silent(|f| f.set_vring_call(index as u8, Some(fd())));
         }
         assert_eq!(s.running(), [false; 3]);
         for index in 0..u32::from(QUEUES) {
             s.silent(|f| f.set_vring_enable(index, true));
         }
-        assert_eq!(s.running(), [true; 3]);
-        assert_eq!(s.backend.state().memory, addresses.map(region));
+        for index in 0..QUEUES as u8 {
+            s.silent(|f| f.set_vring_call(index, Some(fd())));
+        }
+        assert_eq!(s.running(), [0, 1, 2].map(|index| rings.contains(&index)));
+        assert_eq!(s.backend.state().memory, regions);
         let vring = &s.backend.state().vrings[2];
         assert_eq!((vring.size, vring.address), (128, Some(address(2))));
         for index in 0..u32::from(QUEUES) {
             s.silent(|f| f.set_vring_enable(index, false));
         }
-        for index in 0..u32::from(QUEUES) {
+        for index in rings {
             let reply = s.send(|f| f.get_vring_base(index));
-            let Some(Reply::VringBase(state)) = reply else {
-                panic!("{reply:?}")
-            };
+            let Some(Reply::VringBase(state)) = reply else { panic!("{reply:?}") };
             assert_eq!((state.index, state.num), (index, index + 100));
         }
         assert_eq!(s.running(), [false; 3]);
@@ -211,43 +180,21 @@ fn qemu_7_2() {
 fn user_mode_linux() {
     let mut s = Session::new(Backend::SUPPORTED);
     s.silent(Frontend::set_owner);
-    let Some(Reply::Features(offered)) = s.send(Frontend::get_features) else {
-        panic!()
-    };
-    let Some(Reply::ProtocolFeatures(protocol)) = s.send(Frontend::get_protocol_features) else {
-        panic!()
-    };
-    let taken =
-        ProtocolFeatures::REPLY_ACK | ProtocolFeatures::BACKEND_REQ | ProtocolFeatures::CONFIG;
+    let Some(Reply::Features(offered)) = s.send(Frontend::get_features) else { panic!() };
+    let Some(Reply::ProtocolFeatures(protocol)) = s.send(Frontend::get_protocol_features) else { panic!() };
+    let taken = ProtocolFeatures::REPLY_ACK | ProtocolFeatures::BACKEND_REQ | ProtocolFeatures::CONFIG;
     assert!(protocol.contains(taken));
     // Acknowledgements are wanted from this message on, itself included.
-    s.acked(FrontendRequest::SET_PROTOCOL_FEATURES, |f| {
-        f.set_protocol_features(taken)
-    });
-    s.acked(FrontendRequest::SET_BACKEND_REQ_FD, |f| {
-        f.set_backend_req_fd(fd())
-    });
-    assert!(matches!(
-        s.changes.last(),
-        Some(Change::SetBackendRequestFd(_))
-    ));
+    s.acked(FrontendRequest::SET_PROTOCOL_FEATURES, |f| f.set_protocol_features(taken));
+    s.acked(FrontendRequest::SET_BACKEND_REQ_FD, |f| f.set_backend_req_fd(fd()));
+    assert!(matches!(s.changes.last(), Some(Change::SetBackendRequestFd(_))));
     s.acked(FrontendRequest::SET_FEATURES, |f| f.set_features(offered));
 
-    let ask = Config {
-        offset: 0,
-        flags: ConfigFlags::WRITABLE,
-        bytes: vec![0; 24],
-    };
+    let ask = Config { offset: 0, flags: ConfigFlags::WRITABLE, bytes: vec![0; 24] };
     let reply = s.send(|f| f.get_config(&ask));
-    let Some(Reply::Config(Some(config))) = reply else {
-        panic!("{reply:?}")
-    };
+    let Some(Reply::Config(Some(config))) = reply else { panic!("{reply:?}") };
     assert_eq!(config.bytes, CONFIG_SPACE[..24]);
-    let cdb_size = Config {
-        offset: 24,
-        flags: ConfigFlags::WRITABLE,
-        bytes: 32u32.to_le_bytes().to_vec(),
-    };
+    let cdb_size = Config { offset: 24, flags: ConfigFlags::WRITABLE, bytes: 32u32.to_le_bytes().to_vec() };
     s.acked(FrontendRequest::SET_CONFIG, |f| f.set_config(&cdb_size));
     assert!(matches!(s.changes.last(), Some(Change::SetConfig(config)) if *config == cdb_size));
 
@@ -259,72 +206,38 @@ fn user_mode_linux() {
     });
     assert_eq!(s.backend.state().memory, [region(0x60_0000)]);
     for index in 0..u32::from(QUEUES) {
-        s.acked(FrontendRequest::SET_VRING_CALL, |f| {
-            f.set_vring_call(index as u8, Some(fd()))
-        });
-        s.acked(FrontendRequest::SET_VRING_NUM, |f| {
-            f.set_vring_num(index, 256)
-        });
-        s.acked(FrontendRequest::SET_VRING_BASE, |f| {
-            f.set_vring_base(index, 0)
-        });
+        s.acked(FrontendRequest::SET_VRING_CALL, |f| f.set_vring_call(index as u8, Some(fd())));
+        s.acked(FrontendRequest::SET_VRING_NUM, |f| f.set_vring_num(index, 256));
+        s.acked(FrontendRequest::SET_VRING_BASE, |f| f.set_vring_base(index, 0));
         s.acked(FrontendRequest::SET_VRING_ADDR, |f| {
-            f.set_vring_addr(VringAddress {
-                log: u64::MAX,
-                ..address(index)
-            })
+            f.set_vring_addr(VringAddress { log: u64::MAX, ..address(index) })
         });
     }
     for index in 0..u32::from(QUEUES) {
-        s.acked(FrontendRequest::SET_VRING_KICK, |f| {
-            f.set_vring_kick(index as u8, Some(fd()))
-        });
-        s.acked(FrontendRequest::SET_VRING_ENABLE, |f| {
-            f.set_vring_enable(index, true)
-        });
+        s.acked(FrontendRequest::SET_VRING_KICK, |f| f.set_vring_kick(index as u8, Some(fd())));
+        s.acked(FrontendRequest::SET_VRING_ENABLE, |f| f.set_vring_enable(index, true));
     }
     assert_eq!(s.running(), [true; 3]);
 
-    let changed = s
-        .backend
-        .config_changed()
-        .expect("CONFIG and BACKEND_REQ are negotiated");
-    let (notice, ack): (Notice, Ack) = s
-        .frontend
-        .receive_notice(deliver(&mut s.to_frontend, changed))
-        .unwrap();
+    let changed = s.backend.config_changed().expect("CONFIG and BACKEND_REQ are negotiated");
+    let (notice, ack): (Notice, Ack) =
+        s.frontend.receive_notice(deliver(&mut s.to_frontend, changed)).unwrap();
     assert!(matches!(notice, Notice::ConfigChanged));
-    assert!(
-        ack.done(true).is_none(),
-        "the side channel is a pipe and carries no reply"
-    );
+    assert!(ack.done(true).is_none(), "the side channel is a pipe and carries no reply");
 
     // Unbinding the driver: rings are disabled but never stopped.
     for index in (0..u32::from(QUEUES)).rev() {
-        s.acked(FrontendRequest::SET_VRING_ENABLE, |f| {
-            f.set_vring_enable(index, false)
-        });
+        s.acked(FrontendRequest::SET_VRING_ENABLE, |f| f.set_vring_enable(index, false));
     }
-    assert!(matches!(
-        s.send(Frontend::get_features),
-        Some(Reply::Features(_))
-    ));
-    assert!(
-        s.backend
-            .state()
-            .vrings
-            .iter()
-            .all(|vring| vring.started && !vring.enabled)
-    );
+    assert!(matches!(s.send(Frontend::get_features), Some(Reply::Features(_))));
+    assert!(s.backend.state().vrings.iter().all(|vring| vring.started && !vring.enabled));
 }
 
 #[test]
 fn a_front_end_without_protocol_features() {
     let mut s = Session::new(ProtocolFeatures::empty());
     s.silent(Frontend::set_owner);
-    let Some(Reply::Features(offered)) = s.send(Frontend::get_features) else {
-        panic!()
-    };
+    let Some(Reply::Features(offered)) = s.send(Frontend::get_features) else { panic!() };
     s.silent(|f| f.set_features(offered));
     s.silent(|f| f.set_mem_table([(region(0), fd()), (region(0x2000_0000), fd())]));
     s.silent(|f| f.set_vring_kick(0, None));
@@ -334,16 +247,12 @@ fn a_front_end_without_protocol_features() {
 #[test]
 fn a_session_goes_on_in_another_process() {
     let mut s = Session::new(Backend::SUPPORTED);
-    s.acked(FrontendRequest::SET_PROTOCOL_FEATURES, |f| {
-        f.set_protocol_features(ProtocolFeatures::REPLY_ACK)
-    });
+    s.acked(FrontendRequest::SET_PROTOCOL_FEATURES, |f| f.set_protocol_features(ProtocolFeatures::REPLY_ACK));
     s.acked(FrontendRequest::SET_VRING_NUM, |f| f.set_vring_num(1, 64));
     let (offer, state) = (s.backend.offer().clone(), s.backend.state().clone());
     s.backend = Backend::resume(offer, state.clone());
     assert_eq!(*s.backend.state(), state);
-    s.acked(FrontendRequest::SET_VRING_ENABLE, |f| {
-        f.set_vring_enable(1, true)
-    });
+    s.acked(FrontendRequest::SET_VRING_ENABLE, |f| f.set_vring_enable(1, true));
     assert_eq!(s.backend.state().vrings[1].size, 64);
 }
 
@@ -351,13 +260,7 @@ fn a_session_goes_on_in_another_process() {
 fn replies_out_of_turn_are_errors() {
     let mut frontend = Frontend::new();
     let stray = Message::reply(FrontendRequest::GET_FEATURES.0, 0u64.to_ne_bytes());
-    assert!(
-        frontend
-            .receive(stray)
-            .unwrap_err()
-            .to_string()
-            .contains("out of turn")
-    );
+    assert!(frontend.receive(stray).unwrap_err().to_string().contains("out of turn"));
     frontend.get_features();
     let no_reply = Message::request(FrontendRequest::GET_FEATURES.0, 0u64.to_ne_bytes());
     assert_eq!(

@@ -4,9 +4,8 @@ use std::io::pipe;
 use std::os::fd::OwnedFd;
 
 use lunette_vhost_user::{
-    Backend, Config, ConfigFlags, Decoder, Event, Features, Flags, Frontend, FrontendRequest,
-    InflightArea, MAX_CONFIG_SIZE, MAX_TABLE_REGIONS, MemoryRegion, MemoryTable, Message, Offer,
-    ProtocolFeatures, State,
+    Backend, Config, ConfigFlags, Decoder, Event, Features, Flags, Frontend, FrontendRequest, InflightArea,
+    MAX_CONFIG_SIZE, MAX_TABLE_REGIONS, MemoryRegion, MemoryTable, Message, Offer, ProtocolFeatures, State,
 };
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -23,13 +22,7 @@ fn backend(negotiated: ProtocolFeatures) -> Backend {
         max_queue_size: 1024,
         max_memory_slots: 4,
     };
-    Backend::resume(
-        offer,
-        State {
-            protocol_features: negotiated & Backend::SUPPORTED,
-            ..State::default()
-        },
-    )
+    Backend::resume(offer, State { protocol_features: negotiated & Backend::SUPPORTED, ..State::default() })
 }
 
 fn check_invariants(backend: &Backend) {
@@ -47,9 +40,7 @@ fn check_invariants(backend: &Backend) {
     for (i, a) in state.memory.iter().enumerate() {
         let end = a.guest_address.checked_add(a.size).expect("does not wrap");
         assert!(a.size > 0);
-        let apart = |b: &MemoryRegion| {
-            end <= b.guest_address || b.guest_address + b.size <= a.guest_address
-        };
+        let apart = |b: &MemoryRegion| end <= b.guest_address || b.guest_address + b.size <= a.guest_address;
         assert!(state.memory[i + 1..].iter().all(apart));
     }
 }
@@ -62,11 +53,7 @@ fn answer(event: Event) {
             assert!(index < 4);
             drop(reply.stopped_at(0));
         }
-        Event::ReadConfig {
-            offset,
-            size,
-            reply,
-        } => {
+        Event::ReadConfig { offset, size, reply } => {
             assert!(offset as usize + size as usize <= MAX_CONFIG_SIZE);
             drop(reply.from_space(&[0; 36]));
         }
@@ -76,24 +63,13 @@ fn answer(event: Event) {
 }
 
 fn small() -> impl Strategy<Value = u64> {
-    prop_oneof![
-        0..8u64,
-        Just(0x100),
-        Just(0x1000),
-        Just(u64::MAX),
-        any::<u64>()
-    ]
+    prop_oneof![0..8u64, Just(0x100), Just(0x1000), Just(u64::MAX), any::<u64>()]
 }
 
 fn region() -> impl Strategy<Value = MemoryRegion> {
-    (small(), small(), small(), small()).prop_map(
-        |(guest_address, size, user_address, mmap_offset)| MemoryRegion {
-            guest_address,
-            size,
-            user_address,
-            mmap_offset,
-        },
-    )
+    (small(), small(), small(), small()).prop_map(|(guest_address, size, user_address, mmap_offset)| {
+        MemoryRegion { guest_address, size, user_address, mmap_offset }
+    })
 }
 
 /// Payloads of the right shape with odd values, and arbitrary bytes.
@@ -101,19 +77,11 @@ fn payload() -> impl Strategy<Value = Vec<u8>> {
     prop_oneof![
         Just(Vec::new()),
         small().prop_map(|word| word.to_ne_bytes().to_vec()),
-        (0..6u32, 0..2000u32)
-            .prop_map(|(index, num)| [index.to_ne_bytes(), num.to_ne_bytes()].concat()),
-        vec(small(), 5)
-            .prop_map(|words| words.iter().flat_map(|word| word.to_ne_bytes()).collect()),
+        (0..6u32, 0..2000u32).prop_map(|(index, num)| [index.to_ne_bytes(), num.to_ne_bytes()].concat()),
+        vec(small(), 5).prop_map(|words| words.iter().flat_map(|word| word.to_ne_bytes()).collect()),
         vec(region(), 0..10).prop_map(|regions| MemoryTable(regions).encode()),
-        (0..300u32, vec(any::<u8>(), 0..300)).prop_map(|(offset, bytes)| {
-            Config {
-                offset,
-                flags: ConfigFlags::WRITABLE,
-                bytes,
-            }
-            .encode()
-        }),
+        (0..300u32, vec(any::<u8>(), 0..300))
+            .prop_map(|(offset, bytes)| { Config { offset, flags: ConfigFlags::WRITABLE, bytes }.encode() }),
         vec(any::<u8>(), 0..400),
     ]
 }

@@ -7,9 +7,7 @@ use zerocopy::IntoBytes;
 use crate::error::Fault;
 use crate::features::{Features, ProtocolFeatures};
 use crate::message::{Ack, FrontendRequest, Message};
-use crate::payload::{
-    Config, ConfigFlags, InflightArea, LogArea, MemoryRegion, VringAddress, VringState,
-};
+use crate::payload::{Config, ConfigFlags, InflightArea, LogArea, MemoryRegion, VringAddress, VringState};
 
 /// What one message comes to.
 #[derive(Debug)]
@@ -164,7 +162,8 @@ pub enum Change {
     },
     /// Set the virtio device status; 0 resets the device.
     SetStatus(u8),
-    /// Stop and disable all rings and reset the device. Features and memory stay.
+    /// Stop and disable all rings and reset the device. Features, memory, and the rings' call and error descriptors
+    /// stay: QEMU sets those of errors once, before the first reset.
     ResetDevice,
 }
 
@@ -187,10 +186,7 @@ pub struct VringBaseReply {
 impl VringBaseReply {
     /// The ring has stopped at `base`, in the form of [`Vring::base`](super::Vring::base).
     pub fn stopped_at(self, base: u32) -> Message {
-        let state = VringState {
-            index: self.index.into(),
-            num: base,
-        };
+        let state = VringState { index: self.index.into(), num: base };
         Message::reply(FrontendRequest::GET_VRING_BASE.0, state.as_bytes())
     }
 }
@@ -208,15 +204,8 @@ impl ConfigReply {
     /// The bytes asked for, taken from the whole configuration space; bytes beyond its end read as 0.
     pub fn from_space(self, space: &[u8]) -> Message {
         let wanted = space.iter().skip(self.offset as usize).copied();
-        let bytes = wanted
-            .chain(std::iter::repeat(0))
-            .take(self.size as usize)
-            .collect();
-        let config = Config {
-            offset: self.offset,
-            flags: self.flags,
-            bytes,
-        };
+        let bytes = wanted.chain(std::iter::repeat(0)).take(self.size as usize).collect();
+        let config = Config { offset: self.offset, flags: self.flags, bytes };
         Message::reply(FrontendRequest::GET_CONFIG.0, config.encode())
     }
 
@@ -238,10 +227,7 @@ pub struct InflightReply {
 impl InflightReply {
     /// Hands over `mmap_size` bytes at `mmap_offset` of the file.
     pub fn share(self, mmap_size: u64, mmap_offset: u64, fd: OwnedFd) -> Message {
-        Message {
-            fds: vec![fd],
-            ..self.message(mmap_size, mmap_offset)
-        }
+        Message { fds: vec![fd], ..self.message(mmap_size, mmap_offset) }
     }
 
     /// There is no such memory; the front end goes on without.
@@ -250,12 +236,7 @@ impl InflightReply {
     }
 
     fn message(self, mmap_size: u64, mmap_offset: u64) -> Message {
-        let mut payload = InflightArea {
-            mmap_size,
-            mmap_offset,
-            ..self.area
-        }
-        .encode();
+        let mut payload = InflightArea { mmap_size, mmap_offset, ..self.area }.encode();
         payload.truncate(self.size);
         Message::reply(FrontendRequest::GET_INFLIGHT_FD.0, payload)
     }

@@ -14,8 +14,7 @@ use crate::error::{Error, Fault};
 use crate::features::{Features, ProtocolFeatures};
 use crate::message::{Ack, BackendRequest, FrontendRequest, Message};
 use crate::payload::{
-    Config, InflightArea, LogArea, MemoryRegion, MemoryTable, SingleRegion, VringAddress, VringFd,
-    VringState,
+    Config, InflightArea, LogArea, MemoryRegion, MemoryTable, SingleRegion, VringAddress, VringFd, VringState,
 };
 
 /// The back end of one connection: takes the front end's messages, keeps [`State`], and says what is to be done.
@@ -68,14 +67,9 @@ impl Backend {
     /// A back end in the middle of a session that another process began with the same offer.
     pub fn resume(mut offer: Offer, mut state: State) -> Self {
         offer.protocol_features &= Self::SUPPORTED;
-        offer.features.set(
-            Features::PROTOCOL_FEATURES,
-            !offer.protocol_features.is_empty(),
-        );
+        offer.features.set(Features::PROTOCOL_FEATURES, !offer.protocol_features.is_empty());
         offer.queues = offer.queues.min(MAX_QUEUES);
-        state
-            .vrings
-            .resize_with(offer.queues.into(), Vring::default);
+        state.vrings.resize_with(offer.queues.into(), Vring::default);
         Self { offer, state }
     }
 
@@ -98,10 +92,7 @@ impl Backend {
         let request = FrontendRequest(message.request);
         let flags = message.flags;
         if flags.is_reply() {
-            return Err(Error::Frontend {
-                request,
-                fault: Fault::NotARequest,
-            });
+            return Err(Error::Frontend { request, fault: Fault::NotARequest });
         }
         let outcome = self.execute(request, message);
         // User-Mode Linux asks for the acknowledgement of the very message that negotiates acknowledgements.
@@ -110,9 +101,7 @@ impl Backend {
         let asked = flags.needs_reply()
             && negotiated.contains(ProtocolFeatures::REPLY_ACK)
             && !request.has_reply(negotiated);
-        let ack = Ack {
-            wanted_for: (asked || forced).then_some(request.0),
-        };
+        let ack = Ack { wanted_for: (asked || forced).then_some(request.0) };
         match outcome {
             Ok(Outcome::Change(change)) => Ok(Event::Change(change, ack)),
             Ok(Outcome::Other(event)) => Ok(event),
@@ -123,57 +112,27 @@ impl Backend {
     /// The message for the front end's side channel that says that the configuration space has changed, if the
     /// front end can take it. It asks for no reply: the channel of User-Mode Linux is a pipe.
     pub fn config_changed(&self) -> Option<Message> {
-        self.notice(
-            BackendRequest::CONFIG_CHANGE_MSG,
-            ProtocolFeatures::CONFIG,
-            &[],
-        )
+        self.notice(BackendRequest::CONFIG_CHANGE_MSG, ProtocolFeatures::CONFIG, &[])
     }
 
     /// The in-band notification that buffers of a queue were used, if negotiated.
     pub fn vring_call(&self, index: u16) -> Option<Message> {
-        let state = VringState {
-            index: index.into(),
-            num: 0,
-        };
-        self.notice(
-            BackendRequest::VRING_CALL,
-            ProtocolFeatures::INBAND_NOTIFICATIONS,
-            state.as_bytes(),
-        )
+        let state = VringState { index: index.into(), num: 0 };
+        self.notice(BackendRequest::VRING_CALL, ProtocolFeatures::INBAND_NOTIFICATIONS, state.as_bytes())
     }
 
     /// The in-band notification that a ring is broken, if negotiated.
     pub fn vring_error(&self, index: u16) -> Option<Message> {
-        let state = VringState {
-            index: index.into(),
-            num: 0,
-        };
-        self.notice(
-            BackendRequest::VRING_ERR,
-            ProtocolFeatures::INBAND_NOTIFICATIONS,
-            state.as_bytes(),
-        )
+        let state = VringState { index: index.into(), num: 0 };
+        self.notice(BackendRequest::VRING_ERR, ProtocolFeatures::INBAND_NOTIFICATIONS, state.as_bytes())
     }
 
-    fn notice(
-        &self,
-        request: BackendRequest,
-        needed: ProtocolFeatures,
-        payload: &[u8],
-    ) -> Option<Message> {
+    fn notice(&self, request: BackendRequest, needed: ProtocolFeatures, payload: &[u8]) -> Option<Message> {
         let needed = needed | ProtocolFeatures::BACKEND_REQ;
-        self.state
-            .protocol_features
-            .contains(needed)
-            .then(|| Message::request(request.0, payload))
+        self.state.protocol_features.contains(needed).then(|| Message::request(request.0, payload))
     }
 
-    fn execute(
-        &mut self,
-        request: FrontendRequest,
-        mut message: Message,
-    ) -> Result<Outcome, Fault> {
+    fn execute(&mut self, request: FrontendRequest, mut message: Message) -> Result<Outcome, Fault> {
         use FrontendRequest as R;
         let needed = needed_feature(request)?;
         if !self.state.protocol_features.contains(needed) {
@@ -195,58 +154,33 @@ impl Backend {
                 let (index, fd) = self.vring_fd(m.body()?, fds)?;
                 Ok(Change::SetVringError { index, fd }.into())
             }
-            R::SET_BACKEND_REQ_FD => m
-                .body::<()>()
-                .and(one(fds))
-                .map(|fd| Change::SetBackendRequestFd(fd).into()),
+            R::SET_BACKEND_REQ_FD => {
+                m.body::<()>().and(one(fds)).map(|fd| Change::SetBackendRequestFd(fd).into())
+            }
             R::SET_LOG_BASE => {
                 let area = m.body::<LogArea>()?;
-                Ok(Change::SetLogBase {
-                    area,
-                    fd: one(fds)?,
-                }
-                .into())
+                Ok(Change::SetLogBase { area, fd: one(fds)? }.into())
             }
-            R::SET_LOG_FD => m
-                .body::<()>()
-                .and(one(fds))
-                .map(|fd| Change::SetLogFd(fd).into()),
+            R::SET_LOG_FD => m.body::<()>().and(one(fds)).map(|fd| Change::SetLogFd(fd).into()),
             R::SET_INFLIGHT_FD => {
                 let area = self.inflight_area(&m.payload)?;
-                Ok(Change::SetInflight {
-                    area,
-                    fd: one(fds)?,
-                }
-                .into())
+                Ok(Change::SetInflight { area, fd: one(fds)? }.into())
             }
             _ => none(fds).and_then(|()| self.execute_without_fds(request, m)),
         }
     }
 
-    fn execute_without_fds(
-        &mut self,
-        request: FrontendRequest,
-        m: &Message,
-    ) -> Result<Outcome, Fault> {
+    fn execute_without_fds(&mut self, request: FrontendRequest, m: &Message) -> Result<Outcome, Fault> {
         use FrontendRequest as R;
-        let number =
-            |value: u64| Ok(Event::Reply(Message::reply(request.0, value.to_ne_bytes())).into());
+        let number = |value: u64| Ok(Event::Reply(Message::reply(request.0, value.to_ne_bytes())).into());
         match request {
-            R::GET_FEATURES => m
-                .body::<()>()
-                .and_then(|()| number(self.offer.features.bits())),
-            R::GET_PROTOCOL_FEATURES => m
-                .body::<()>()
-                .and_then(|()| number(self.offer.protocol_features.bits())),
-            R::GET_QUEUE_NUM => m
-                .body::<()>()
-                .and_then(|()| number(self.offer.queues.into())),
-            R::GET_MAX_MEM_SLOTS => m
-                .body::<()>()
-                .and_then(|()| number(self.offer.max_memory_slots.into())),
-            R::GET_STATUS => m
-                .body::<()>()
-                .and_then(|()| number(self.state.status.into())),
+            R::GET_FEATURES => m.body::<()>().and_then(|()| number(self.offer.features.bits())),
+            R::GET_PROTOCOL_FEATURES => {
+                m.body::<()>().and_then(|()| number(self.offer.protocol_features.bits()))
+            }
+            R::GET_QUEUE_NUM => m.body::<()>().and_then(|()| number(self.offer.queues.into())),
+            R::GET_MAX_MEM_SLOTS => m.body::<()>().and_then(|()| number(self.offer.max_memory_slots.into())),
+            R::GET_STATUS => m.body::<()>().and_then(|()| number(self.state.status.into())),
             R::SET_FEATURES => Ok(self.set_features(m.body()?)),
             R::SET_PROTOCOL_FEATURES => self.set_protocol_features(m.body()?),
             R::SET_OWNER => m.body::<()>().map(|()| self.set_owner()),
@@ -263,14 +197,7 @@ impl Backend {
             R::GET_CONFIG => Ok(read_config(Config::parse(&m.payload)?)),
             R::GET_INFLIGHT_FD => {
                 let area = self.inflight_area(&m.payload)?;
-                Ok(Event::GetInflight {
-                    area,
-                    reply: InflightReply {
-                        area,
-                        size: m.payload.len(),
-                    },
-                }
-                .into())
+                Ok(Event::GetInflight { area, reply: InflightReply { area, size: m.payload.len() } }.into())
             }
             _ => Err(Fault::Unknown),
         }
@@ -304,11 +231,7 @@ impl Backend {
                 vring.enabled = true;
             }
         }
-        Change::SetFeatures {
-            acked,
-            unoffered: wanted - acked,
-        }
-        .into()
+        Change::SetFeatures { acked, unoffered: wanted - acked }.into()
     }
 
     fn set_protocol_features(&mut self, bits: u64) -> Result<Outcome, Fault> {
@@ -320,38 +243,26 @@ impl Backend {
             return Err(Fault::InbandAlone);
         }
         self.state.protocol_features = acked;
-        Ok(Change::SetProtocolFeatures {
-            acked,
-            unoffered: wanted - acked,
-        }
-        .into())
+        Ok(Change::SetProtocolFeatures { acked, unoffered: wanted - acked }.into())
     }
 
     fn set_status(&mut self, status: u64) -> Result<Outcome, Fault> {
-        self.state.status = u8::try_from(status).map_err(|_| Fault::Value {
-            field: "status",
-            value: status,
-        })?;
+        self.state.status =
+            u8::try_from(status).map_err(|_| Fault::Value { field: "status", value: status })?;
         Ok(Change::SetStatus(self.state.status).into())
     }
 
     fn set_memory_table(&mut self, payload: &[u8], fds: Vec<OwnedFd>) -> Result<Outcome, Fault> {
         let MemoryTable(regions) = MemoryTable::parse(payload)?;
         if regions.len() != fds.len() {
-            return Err(Fault::FdCount {
-                expected: regions.len(),
-                actual: fds.len(),
-            });
+            return Err(Fault::FdCount { expected: regions.len(), actual: fds.len() });
         }
         for (i, region) in regions.iter().enumerate() {
             region.check()?;
             no_overlap(region, &regions[..i])?;
         }
         self.state.memory.clone_from(&regions);
-        let shared = regions
-            .into_iter()
-            .zip(fds)
-            .map(|(region, fd)| SharedRegion { region, fd });
+        let shared = regions.into_iter().zip(fds).map(|(region, fd)| SharedRegion { region, fd });
         Ok(Change::SetMemoryTable(shared.collect()).into())
     }
 
@@ -368,11 +279,7 @@ impl Backend {
     }
 
     fn remove_memory_region(&mut self, single: SingleRegion) -> Result<Outcome, Fault> {
-        let found = self
-            .state
-            .memory
-            .iter()
-            .position(|region| region.is_same(&single.region));
+        let found = self.state.memory.iter().position(|region| region.is_same(&single.region));
         let position = found.ok_or(Fault::NoSuchRegion(single.region.guest_address))?;
         Ok(Change::RemoveMemoryRegion(self.state.memory.remove(position)).into())
     }
@@ -384,15 +291,8 @@ impl Backend {
         let size = u16::try_from(num)
             .ok()
             .filter(|&size| size > 0 && size <= max && (packed || size.is_power_of_two()));
-        vring.size = size.ok_or(Fault::Value {
-            field: "queue size",
-            value: num.into(),
-        })?;
-        Ok(Change::SetVringSize {
-            index,
-            size: vring.size,
-        }
-        .into())
+        vring.size = size.ok_or(Fault::Value { field: "queue size", value: num.into() })?;
+        Ok(Change::SetVringSize { index, size: vring.size }.into())
     }
 
     fn set_vring_address(&mut self, address: VringAddress) -> Result<Outcome, Fault> {
@@ -405,10 +305,7 @@ impl Backend {
         let packed = self.state.features.contains(Features::RING_PACKED);
         let (index, vring) = self.vring(index)?;
         if !packed && num > u16::MAX.into() {
-            return Err(Fault::Value {
-                field: "vring base",
-                value: num.into(),
-            });
+            return Err(Fault::Value { field: "vring base", value: num.into() });
         }
         vring.base = num;
         Ok(Change::SetVringBase { index, base: num }.into())
@@ -417,11 +314,7 @@ impl Backend {
     fn stop_vring(&mut self, VringState { index, .. }: VringState) -> Result<Outcome, Fault> {
         let (index, vring) = self.vring(index)?;
         vring.started = false;
-        Ok(Event::StopVring {
-            index,
-            reply: VringBaseReply { index },
-        }
-        .into())
+        Ok(Event::StopVring { index, reply: VringBaseReply { index } }.into())
     }
 
     fn enable_vring(&mut self, VringState { index, num }: VringState) -> Result<Outcome, Fault> {
@@ -430,17 +323,10 @@ impl Backend {
             0 => false,
             1 => true,
             other => {
-                return Err(Fault::Value {
-                    field: "vring enable",
-                    value: other.into(),
-                });
+                return Err(Fault::Value { field: "vring enable", value: other.into() });
             }
         };
-        Ok(Change::SetVringEnable {
-            index,
-            enable: vring.enabled,
-        }
-        .into())
+        Ok(Change::SetVringEnable { index, enable: vring.enabled }.into())
     }
 
     fn kick_vring(&mut self, VringState { index, .. }: VringState) -> Result<Outcome, Fault> {
@@ -465,27 +351,17 @@ impl Backend {
     fn vring_fd(&mut self, word: u64, fds: Vec<OwnedFd>) -> Result<(u16, Option<OwnedFd>), Fault> {
         let VringFd { index, has_fd } = word.into();
         let (index, _) = self.vring(index.into())?;
-        let fd = if has_fd {
-            Some(one(fds)?)
-        } else {
-            none(fds).map(|()| None)?
-        };
+        let fd = if has_fd { Some(one(fds)?) } else { none(fds).map(|()| None)? };
         Ok((index, fd))
     }
 
     fn inflight_area(&self, payload: &[u8]) -> Result<InflightArea, Fault> {
         let area = InflightArea::parse(payload)?;
         if area.queues > self.offer.queues {
-            return Err(Fault::Value {
-                field: "number of queues in flight",
-                value: area.queues.into(),
-            });
+            return Err(Fault::Value { field: "number of queues in flight", value: area.queues.into() });
         }
         if area.queue_size > self.offer.max_queue_size {
-            return Err(Fault::Value {
-                field: "queue size in flight",
-                value: area.queue_size.into(),
-            });
+            return Err(Fault::Value { field: "queue size in flight", value: area.queue_size.into() });
         }
         Ok(area)
     }
@@ -521,9 +397,7 @@ fn needed_feature(request: FrontendRequest) -> Result<ProtocolFeatures, Fault> {
         R::GET_INFLIGHT_FD | R::SET_INFLIGHT_FD => ProtocolFeatures::INFLIGHT_SHMFD,
         R::RESET_DEVICE => ProtocolFeatures::RESET_DEVICE,
         R::VRING_KICK => ProtocolFeatures::INBAND_NOTIFICATIONS,
-        R::GET_MAX_MEM_SLOTS | R::ADD_MEM_REG | R::REM_MEM_REG => {
-            ProtocolFeatures::CONFIGURE_MEM_SLOTS
-        }
+        R::GET_MAX_MEM_SLOTS | R::ADD_MEM_REG | R::REM_MEM_REG => ProtocolFeatures::CONFIGURE_MEM_SLOTS,
         R::GET_STATUS | R::SET_STATUS => ProtocolFeatures::STATUS,
         _ => return Err(Fault::Unknown),
     })
@@ -532,18 +406,10 @@ fn needed_feature(request: FrontendRequest) -> Result<ProtocolFeatures, Fault> {
 /// Tells the sender of a request that it failed, as far as the protocol allows.
 fn refuse(request: FrontendRequest, fault: Fault, ack: Ack) -> Result<Event, Error> {
     if request == FrontendRequest::GET_CONFIG {
-        return Ok(Event::Refused {
-            request,
-            fault,
-            reply: Message::reply(request.0, []),
-        });
+        return Ok(Event::Refused { request, fault, reply: Message::reply(request.0, []) });
     }
     match (ack.done(false), &fault) {
-        (Some(reply), _) => Ok(Event::Refused {
-            request,
-            fault,
-            reply,
-        }),
+        (Some(reply), _) => Ok(Event::Refused { request, fault, reply }),
         (None, Fault::Unknown | Fault::NotNegotiated(_)) => Ok(Event::Ignored { request, fault }),
         (None, _) => Err(Error::Frontend { request, fault }),
     }
@@ -554,11 +420,7 @@ fn read_config(config: Config) -> Outcome {
     Event::ReadConfig {
         offset: config.offset,
         size,
-        reply: ConfigReply {
-            offset: config.offset,
-            flags: config.flags,
-            size,
-        },
+        reply: ConfigReply { offset: config.offset, flags: config.flags, size },
     }
     .into()
 }
@@ -573,21 +435,11 @@ fn no_overlap(region: &MemoryRegion, others: &[MemoryRegion]) -> Result<(), Faul
 fn one(fds: Vec<OwnedFd>) -> Result<OwnedFd, Fault> {
     <[OwnedFd; 1]>::try_from(fds)
         .map(|[fd]| fd)
-        .map_err(|fds| Fault::FdCount {
-            expected: 1,
-            actual: fds.len(),
-        })
+        .map_err(|fds| Fault::FdCount { expected: 1, actual: fds.len() })
 }
 
 fn none(fds: Vec<OwnedFd>) -> Result<(), Fault> {
-    if fds.is_empty() {
-        Ok(())
-    } else {
-        Err(Fault::FdCount {
-            expected: 0,
-            actual: fds.len(),
-        })
-    }
+    if fds.is_empty() { Ok(()) } else { Err(Fault::FdCount { expected: 0, actual: fds.len() }) }
 }
 
 #[cfg(test)]

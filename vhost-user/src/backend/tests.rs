@@ -15,10 +15,7 @@ fn offer() -> Offer {
 }
 
 fn backend(negotiated: ProtocolFeatures) -> Backend {
-    let state = State {
-        protocol_features: negotiated,
-        ..State::default()
-    };
+    let state = State { protocol_features: negotiated, ..State::default() };
     Backend::resume(offer(), state)
 }
 
@@ -45,19 +42,11 @@ fn with_fds(mut message: Message, count: usize) -> Message {
 }
 
 fn region(guest_address: u64) -> MemoryRegion {
-    MemoryRegion {
-        guest_address,
-        size: 0x1000,
-        user_address: guest_address,
-        mmap_offset: 0,
-    }
+    MemoryRegion { guest_address, size: 0x1000, user_address: guest_address, mmap_offset: 0 }
 }
 
 fn single(request_: FrontendRequest, guest_address: u64, fds: usize) -> Message {
-    let payload = SingleRegion {
-        padding: 0,
-        region: region(guest_address),
-    };
+    let payload = SingleRegion { padding: 0, region: region(guest_address) };
     with_fds(request(request_, payload.as_bytes()), fds)
 }
 
@@ -70,151 +59,71 @@ fn fault(result: Result<Event, Error>) -> Fault {
 
 #[test]
 fn unsupported_protocol_features_and_queues_are_not_offered() {
-    let backend = Backend::new(Offer {
-        queues: 1000,
-        ..offer()
-    });
+    let backend = Backend::new(Offer { queues: 1000, ..offer() });
     assert_eq!(backend.offer().protocol_features, Backend::SUPPORTED);
-    assert!(
-        backend
-            .offer()
-            .features
-            .contains(Features::PROTOCOL_FEATURES)
-    );
-    assert_eq!(
-        (backend.offer().queues, backend.state().vrings.len()),
-        (256, 256)
-    );
+    assert!(backend.offer().features.contains(Features::PROTOCOL_FEATURES));
+    assert_eq!((backend.offer().queues, backend.state().vrings.len()), (256, 256));
 
-    let backend = Backend::new(Offer {
-        protocol_features: ProtocolFeatures::empty(),
-        ..offer()
-    });
-    assert!(
-        !backend
-            .offer()
-            .features
-            .contains(Features::PROTOCOL_FEATURES)
-    );
+    let backend = Backend::new(Offer { protocol_features: ProtocolFeatures::empty(), ..offer() });
+    assert!(!backend.offer().features.contains(Features::PROTOCOL_FEATURES));
 }
 
 #[test]
 fn unoffered_features_are_told_apart() {
     let mut backend = backend(ProtocolFeatures::empty());
     let bits = (1 << 2) | Features::VERSION_1.bits();
-    let event = backend
-        .handle(request(FrontendRequest::SET_FEATURES, bits.to_ne_bytes()))
-        .unwrap();
-    let Event::Change(Change::SetFeatures { acked, unoffered }, _) = event else {
-        panic!("{event:?}")
-    };
+    let event = backend.handle(request(FrontendRequest::SET_FEATURES, bits.to_ne_bytes())).unwrap();
+    let Event::Change(Change::SetFeatures { acked, unoffered }, _) = event else { panic!("{event:?}") };
     assert_eq!((acked, unoffered.bits()), (Features::VERSION_1, 1 << 2));
     assert_eq!(backend.state().features, Features::VERSION_1);
 }
 
 #[test]
 fn rings_are_enabled_by_features_only_without_protocol_features() {
-    for (bits, enabled) in [
-        (Features::VERSION_1, true),
-        (Features::VERSION_1 | Features::PROTOCOL_FEATURES, false),
-    ] {
+    for (bits, enabled) in
+        [(Features::VERSION_1, true), (Features::VERSION_1 | Features::PROTOCOL_FEATURES, false)]
+    {
         let mut backend = backend(ProtocolFeatures::empty());
-        backend
-            .handle(request(
-                FrontendRequest::SET_FEATURES,
-                bits.bits().to_ne_bytes(),
-            ))
-            .unwrap();
-        assert!(
-            backend
-                .state()
-                .vrings
-                .iter()
-                .all(|vring| vring.enabled == enabled)
-        );
+        backend.handle(request(FrontendRequest::SET_FEATURES, bits.bits().to_ne_bytes())).unwrap();
+        assert!(backend.state().vrings.iter().all(|vring| vring.enabled == enabled));
     }
 }
 
 #[test]
 fn new_features_do_not_disable_rings() {
     let mut backend = backend(ProtocolFeatures::empty());
-    backend
-        .handle(vring(FrontendRequest::SET_VRING_ENABLE, 1, 1))
-        .unwrap();
+    backend.handle(vring(FrontendRequest::SET_VRING_ENABLE, 1, 1)).unwrap();
     let bits = Features::PROTOCOL_FEATURES.bits().to_ne_bytes();
-    backend
-        .handle(request(FrontendRequest::SET_FEATURES, bits))
-        .unwrap();
+    backend.handle(request(FrontendRequest::SET_FEATURES, bits)).unwrap();
     assert!(backend.state().vrings[1].enabled);
 }
 
 #[test]
 fn a_ring_runs_from_kick_to_base() {
     let mut backend = backend(ProtocolFeatures::empty());
-    let kick = |word: u64, fds| {
-        with_fds(
-            request(FrontendRequest::SET_VRING_KICK, word.to_ne_bytes()),
-            fds,
-        )
-    };
+    let kick = |word: u64, fds| with_fds(request(FrontendRequest::SET_VRING_KICK, word.to_ne_bytes()), fds);
     let event = backend.handle(kick(2, 1)).unwrap();
-    assert!(matches!(
-        event,
-        Event::Change(
-            Change::SetVringKick {
-                index: 2,
-                fd: Some(_)
-            },
-            _
-        )
-    ));
+    assert!(matches!(event, Event::Change(Change::SetVringKick { index: 2, fd: Some(_) }, _)));
     let event = backend.handle(kick(0x101, 0)).unwrap();
-    assert!(matches!(
-        event,
-        Event::Change(Change::SetVringKick { index: 1, fd: None }, _)
-    ));
-    let started = |backend: &Backend| {
-        backend
-            .state()
-            .vrings
-            .iter()
-            .map(|vring| vring.started)
-            .collect::<Vec<_>>()
-    };
+    assert!(matches!(event, Event::Change(Change::SetVringKick { index: 1, fd: None }, _)));
+    let started =
+        |backend: &Backend| backend.state().vrings.iter().map(|vring| vring.started).collect::<Vec<_>>();
     assert_eq!(started(&backend), [false, true, true]);
 
-    let event = backend
-        .handle(vring(FrontendRequest::GET_VRING_BASE, 2, 0))
-        .unwrap();
-    let Event::StopVring { index: 2, reply } = event else {
-        panic!("{event:?}")
-    };
+    let event = backend.handle(vring(FrontendRequest::GET_VRING_BASE, 2, 0)).unwrap();
+    let Event::StopVring { index: 2, reply } = event else { panic!("{event:?}") };
     assert_eq!(started(&backend), [false, true, false]);
     let reply = reply.stopped_at(77);
     assert_eq!(reply.flags, Flags(Flags::VERSION | Flags::REPLY));
-    assert_eq!(
-        reply.body::<VringState>(),
-        Ok(VringState { index: 2, num: 77 })
-    );
+    assert_eq!(reply.body::<VringState>(), Ok(VringState { index: 2, num: 77 }));
 }
 
 #[test]
 fn kick_descriptors_must_match_the_flag() {
     let mut backend = backend(ProtocolFeatures::empty());
-    let kick = |word: u64, fds| {
-        with_fds(
-            request(FrontendRequest::SET_VRING_KICK, word.to_ne_bytes()),
-            fds,
-        )
-    };
+    let kick = |word: u64, fds| with_fds(request(FrontendRequest::SET_VRING_KICK, word.to_ne_bytes()), fds);
     for (word, fds, expected) in [(0, 0, 1), (0, 2, 1), (0x100, 1, 0)] {
-        assert_eq!(
-            fault(backend.handle(kick(word, fds))),
-            Fault::FdCount {
-                expected,
-                actual: fds
-            }
-        );
+        assert_eq!(fault(backend.handle(kick(word, fds))), Fault::FdCount { expected, actual: fds });
     }
     assert!(!backend.state().vrings[0].started);
 }
@@ -224,41 +133,17 @@ fn ring_numbers_are_checked() {
     let mut backend = backend(ProtocolFeatures::empty());
     for num in [0, 3, 512, 0x1_0080] {
         let fault = fault(backend.handle(vring(FrontendRequest::SET_VRING_NUM, 0, num)));
-        assert_eq!(
-            fault,
-            Fault::Value {
-                field: "queue size",
-                value: num.into()
-            }
-        );
+        assert_eq!(fault, Fault::Value { field: "queue size", value: num.into() });
     }
-    backend
-        .handle(vring(FrontendRequest::SET_VRING_NUM, 0, 256))
-        .unwrap();
+    backend.handle(vring(FrontendRequest::SET_VRING_NUM, 0, 256)).unwrap();
     assert_eq!(backend.state().vrings[0].size, 256);
-    assert!(
-        backend
-            .handle(vring(FrontendRequest::SET_VRING_BASE, 0, 0x1_0000))
-            .is_err()
-    );
-    assert!(
-        backend
-            .handle(vring(FrontendRequest::SET_VRING_ENABLE, 0, 2))
-            .is_err()
-    );
-    for request in [
-        FrontendRequest::SET_VRING_NUM,
-        FrontendRequest::GET_VRING_BASE,
-        FrontendRequest::SET_VRING_BASE,
-    ] {
+    assert!(backend.handle(vring(FrontendRequest::SET_VRING_BASE, 0, 0x1_0000)).is_err());
+    assert!(backend.handle(vring(FrontendRequest::SET_VRING_ENABLE, 0, 2)).is_err());
+    for request in
+        [FrontendRequest::SET_VRING_NUM, FrontendRequest::GET_VRING_BASE, FrontendRequest::SET_VRING_BASE]
+    {
         let fault = fault(backend.handle(vring(request, 3, 1)));
-        assert_eq!(
-            fault,
-            Fault::NoSuchQueue {
-                index: 3,
-                queues: 3
-            }
-        );
+        assert_eq!(fault, Fault::NoSuchQueue { index: 3, queues: 3 });
     }
 }
 
@@ -266,158 +151,67 @@ fn ring_numbers_are_checked() {
 fn acknowledgements_follow_the_outcome() {
     let mut backend = backend(ProtocolFeatures::REPLY_ACK);
     for success in [true, false] {
-        let event = backend
-            .handle(need_reply(vring(FrontendRequest::SET_VRING_NUM, 0, 128)))
-            .unwrap();
-        let Event::Change(
-            Change::SetVringSize {
-                index: 0,
-                size: 128,
-            },
-            ack,
-        ) = event
-        else {
+        let event = backend.handle(need_reply(vring(FrontendRequest::SET_VRING_NUM, 0, 128))).unwrap();
+        let Event::Change(Change::SetVringSize { index: 0, size: 128 }, ack) = event else {
             panic!("{event:?}")
         };
         let reply = ack.done(success).unwrap();
-        assert_eq!(
-            (reply.request, reply.flags.0),
-            (FrontendRequest::SET_VRING_NUM.0, 5)
-        );
+        assert_eq!((reply.request, reply.flags.0), (FrontendRequest::SET_VRING_NUM.0, 5));
         assert_eq!(reply.body::<u64>().unwrap() == 0, success);
     }
-    let event = backend
-        .handle(vring(FrontendRequest::SET_VRING_NUM, 0, 128))
-        .unwrap();
-    let Event::Change(_, ack) = event else {
-        panic!("{event:?}")
-    };
+    let event = backend.handle(vring(FrontendRequest::SET_VRING_NUM, 0, 128)).unwrap();
+    let Event::Change(_, ack) = event else { panic!("{event:?}") };
     assert!(ack.done(false).is_none(), "not asked for");
 }
 
 #[test]
 fn need_reply_counts_only_once_negotiated() {
     let mut backend = backend(ProtocolFeatures::empty());
-    let event = backend
-        .handle(need_reply(request(FrontendRequest::SET_OWNER, [])))
-        .unwrap();
-    let Event::Change(Change::SetOwner, ack) = event else {
-        panic!("{event:?}")
-    };
+    let event = backend.handle(need_reply(request(FrontendRequest::SET_OWNER, []))).unwrap();
+    let Event::Change(Change::SetOwner, ack) = event else { panic!("{event:?}") };
     assert!(ack.done(true).is_none());
     let bits = ProtocolFeatures::REPLY_ACK.bits().to_ne_bytes();
-    let event = backend
-        .handle(need_reply(request(
-            FrontendRequest::SET_PROTOCOL_FEATURES,
-            bits,
-        )))
-        .unwrap();
-    let Event::Change(_, ack) = event else {
-        panic!("{event:?}")
-    };
+    let event = backend.handle(need_reply(request(FrontendRequest::SET_PROTOCOL_FEATURES, bits))).unwrap();
+    let Event::Change(_, ack) = event else { panic!("{event:?}") };
     assert!(ack.done(true).is_some());
 }
 
 #[test]
 fn unknown_requests_do_not_end_the_connection() {
     let mut backend = backend(ProtocolFeatures::REPLY_ACK);
-    let event = backend
-        .handle(with_fds(request(FrontendRequest(99), [1, 2]), 1))
-        .unwrap();
-    assert!(matches!(
-        event,
-        Event::Ignored {
-            request: FrontendRequest(99),
-            fault: Fault::Unknown
-        }
-    ));
-    let event = backend
-        .handle(need_reply(request(FrontendRequest(99), [])))
-        .unwrap();
-    let Event::Refused { reply, .. } = event else {
-        panic!("{event:?}")
-    };
+    let event = backend.handle(with_fds(request(FrontendRequest(99), [1, 2]), 1)).unwrap();
+    assert!(matches!(event, Event::Ignored { request: FrontendRequest(99), fault: Fault::Unknown }));
+    let event = backend.handle(need_reply(request(FrontendRequest(99), []))).unwrap();
+    let Event::Refused { reply, .. } = event else { panic!("{event:?}") };
     assert_eq!(reply.body::<u64>(), Ok(1));
-    let event = backend
-        .handle(request(FrontendRequest::SET_STATUS, [0; 8]))
-        .unwrap();
-    assert!(matches!(
-        event,
-        Event::Ignored {
-            fault: Fault::NotNegotiated(ProtocolFeatures::STATUS),
-            ..
-        }
-    ));
+    let event = backend.handle(request(FrontendRequest::SET_STATUS, [0; 8])).unwrap();
+    assert!(matches!(event, Event::Ignored { fault: Fault::NotNegotiated(ProtocolFeatures::STATUS), .. }));
 }
 
 #[test]
 fn a_faulty_request_is_refused_if_its_sender_can_be_told() {
     let mut backend = backend(ProtocolFeatures::REPLY_ACK);
-    let event = backend
-        .handle(need_reply(vring(FrontendRequest::SET_VRING_NUM, 9, 128)))
-        .unwrap();
-    let Event::Refused { fault, reply, .. } = event else {
-        panic!("{event:?}")
-    };
-    assert_eq!(
-        fault,
-        Fault::NoSuchQueue {
-            index: 9,
-            queues: 3
-        }
-    );
+    let event = backend.handle(need_reply(vring(FrontendRequest::SET_VRING_NUM, 9, 128))).unwrap();
+    let Event::Refused { fault, reply, .. } = event else { panic!("{event:?}") };
+    assert_eq!(fault, Fault::NoSuchQueue { index: 9, queues: 3 });
     assert_eq!(reply.body::<u64>(), Ok(1));
     // An acknowledgement would be mistaken for the reply.
-    assert!(
-        backend
-            .handle(need_reply(vring(FrontendRequest::GET_VRING_BASE, 9, 0)))
-            .is_err()
-    );
+    assert!(backend.handle(need_reply(vring(FrontendRequest::GET_VRING_BASE, 9, 0))).is_err());
 }
 
 #[test]
 fn payload_sizes_and_descriptor_counts_are_exact() {
     let mut backend = backend(Backend::SUPPORTED - ProtocolFeatures::REPLY_ACK);
     let too_long = fault(backend.handle(request(FrontendRequest::SET_FEATURES, [0; 9])));
-    assert_eq!(
-        too_long,
-        Fault::PayloadSize {
-            expected: 8,
-            actual: 9
-        }
-    );
+    assert_eq!(too_long, Fault::PayloadSize { expected: 8, actual: 9 });
     let too_short = fault(backend.handle(request(FrontendRequest::SET_VRING_ADDR, [0; 39])));
-    assert_eq!(
-        too_short,
-        Fault::PayloadSize {
-            expected: 40,
-            actual: 39
-        }
-    );
+    assert_eq!(too_short, Fault::PayloadSize { expected: 40, actual: 39 });
     let not_empty = fault(backend.handle(request(FrontendRequest::GET_FEATURES, [0; 8])));
-    assert_eq!(
-        not_empty,
-        Fault::PayloadSize {
-            expected: 0,
-            actual: 8
-        }
-    );
+    assert_eq!(not_empty, Fault::PayloadSize { expected: 0, actual: 8 });
     let stray = fault(backend.handle(with_fds(request(FrontendRequest::GET_FEATURES, []), 1)));
-    assert_eq!(
-        stray,
-        Fault::FdCount {
-            expected: 0,
-            actual: 1
-        }
-    );
+    assert_eq!(stray, Fault::FdCount { expected: 0, actual: 1 });
     let missing = fault(backend.handle(request(FrontendRequest::SET_BACKEND_REQ_FD, [])));
-    assert_eq!(
-        missing,
-        Fault::FdCount {
-            expected: 1,
-            actual: 0
-        }
-    );
+    assert_eq!(missing, Fault::FdCount { expected: 1, actual: 0 });
     let reply = fault(backend.handle(Message::reply(FrontendRequest::GET_FEATURES.0, [])));
     assert_eq!(reply, Fault::NotARequest);
 }
@@ -427,42 +221,16 @@ fn memory_tables_are_checked_whole() {
     let mut backend = backend(ProtocolFeatures::empty());
     let table = |addresses: &[u64], fds| {
         let regions = addresses.iter().map(|&address| region(address)).collect();
-        with_fds(
-            request(
-                FrontendRequest::SET_MEM_TABLE,
-                MemoryTable(regions).encode(),
-            ),
-            fds,
-        )
+        with_fds(request(FrontendRequest::SET_MEM_TABLE, MemoryTable(regions).encode()), fds)
     };
     let event = backend.handle(table(&[0, 0x1000], 2)).unwrap();
-    let Event::Change(Change::SetMemoryTable(shared), _) = event else {
-        panic!("{event:?}")
-    };
-    assert_eq!(
-        shared
-            .iter()
-            .map(|shared| shared.region)
-            .collect::<Vec<_>>(),
-        backend.state().memory
-    );
+    let Event::Change(Change::SetMemoryTable(shared), _) = event else { panic!("{event:?}") };
+    assert_eq!(shared.iter().map(|shared| shared.region).collect::<Vec<_>>(), backend.state().memory);
 
     let before = backend.state().clone();
-    assert_eq!(
-        fault(backend.handle(table(&[0, 0x1000], 1))),
-        Fault::FdCount {
-            expected: 2,
-            actual: 1
-        }
-    );
-    assert_eq!(
-        fault(backend.handle(table(&[0x1000, 0x800], 2))),
-        Fault::RegionsOverlap(0x800)
-    );
-    assert!(matches!(
-        fault(backend.handle(table(&[0, u64::MAX], 2))),
-        Fault::Region { .. }
-    ));
+    assert_eq!(fault(backend.handle(table(&[0, 0x1000], 1))), Fault::FdCount { expected: 2, actual: 1 });
+    assert_eq!(fault(backend.handle(table(&[0x1000, 0x800], 2))), Fault::RegionsOverlap(0x800));
+    assert!(matches!(fault(backend.handle(table(&[0, u64::MAX], 2))), Fault::Region { .. }));
     assert_eq!(*backend.state(), before);
 }
 
@@ -470,22 +238,13 @@ fn memory_tables_are_checked_whole() {
 fn memory_regions_come_and_go_one_by_one() {
     let mut backend = backend(ProtocolFeatures::CONFIGURE_MEM_SLOTS);
     for address in [0, 0x2000, 0x4000] {
-        let event = backend
-            .handle(single(FrontendRequest::ADD_MEM_REG, address, 1))
-            .unwrap();
-        assert!(matches!(
-            event,
-            Event::Change(Change::AddMemoryRegion(_), _)
-        ));
+        let event = backend.handle(single(FrontendRequest::ADD_MEM_REG, address, 1)).unwrap();
+        assert!(matches!(event, Event::Change(Change::AddMemoryRegion(_), _)));
     }
     let full = fault(backend.handle(single(FrontendRequest::ADD_MEM_REG, 0x6000, 1)));
     assert_eq!(full, Fault::TooManyRegions(3));
-    let event = backend
-        .handle(single(FrontendRequest::REM_MEM_REG, 0x2000, 1))
-        .unwrap();
-    assert!(
-        matches!(event, Event::Change(Change::RemoveMemoryRegion(gone), _) if gone == region(0x2000))
-    );
+    let event = backend.handle(single(FrontendRequest::REM_MEM_REG, 0x2000, 1)).unwrap();
+    assert!(matches!(event, Event::Change(Change::RemoveMemoryRegion(gone), _) if gone == region(0x2000)));
     let gone = fault(backend.handle(single(FrontendRequest::REM_MEM_REG, 0x2000, 0)));
     assert_eq!(gone, Fault::NoSuchRegion(0x2000));
     let overlap = fault(backend.handle(single(FrontendRequest::ADD_MEM_REG, 0x3800, 1)));
@@ -495,108 +254,50 @@ fn memory_regions_come_and_go_one_by_one() {
 #[test]
 fn config_is_read_past_its_end_as_zero() {
     let mut backend = backend(ProtocolFeatures::CONFIG);
-    let ask = Config {
-        offset: 2,
-        flags: ConfigFlags::WRITABLE,
-        bytes: vec![0; 4],
-    };
-    let event = backend
-        .handle(request(FrontendRequest::GET_CONFIG, ask.encode()))
-        .unwrap();
-    let Event::ReadConfig {
-        offset: 2,
-        size: 4,
-        reply,
-    } = event
-    else {
-        panic!("{event:?}")
-    };
+    let ask = Config { offset: 2, flags: ConfigFlags::WRITABLE, bytes: vec![0; 4] };
+    let event = backend.handle(request(FrontendRequest::GET_CONFIG, ask.encode())).unwrap();
+    let Event::ReadConfig { offset: 2, size: 4, reply } = event else { panic!("{event:?}") };
     let reply = reply.from_space(&[9, 8, 7, 6]);
-    assert_eq!(
-        Config::parse(&reply.payload),
-        Ok(Config {
-            bytes: vec![7, 6, 0, 0],
-            ..ask
-        })
-    );
+    assert_eq!(Config::parse(&reply.payload), Ok(Config { bytes: vec![7, 6, 0, 0], ..ask }));
 
-    let beyond = Config {
-        offset: 250,
-        flags: ConfigFlags::WRITABLE,
-        bytes: vec![0; 7],
-    };
-    let event = backend
-        .handle(request(FrontendRequest::GET_CONFIG, beyond.encode()))
-        .unwrap();
-    let Event::Refused { reply, .. } = event else {
-        panic!("{event:?}")
-    };
+    let beyond = Config { offset: 250, flags: ConfigFlags::WRITABLE, bytes: vec![0; 7] };
+    let event = backend.handle(request(FrontendRequest::GET_CONFIG, beyond.encode())).unwrap();
+    let Event::Refused { reply, .. } = event else { panic!("{event:?}") };
     assert!(reply.payload.is_empty());
 }
 
 #[test]
 fn inflight_replies_are_as_long_as_the_request() {
     let mut backend = backend(ProtocolFeatures::INFLIGHT_SHMFD);
-    let area = InflightArea {
-        mmap_size: 0,
-        mmap_offset: 0,
-        queues: 3,
-        queue_size: 128,
-    };
+    let area = InflightArea { mmap_size: 0, mmap_offset: 0, queues: 3, queue_size: 128 };
     for size in [InflightArea::SIZE, InflightArea::PADDED_SIZE] {
-        let event = backend
-            .handle(request(
-                FrontendRequest::GET_INFLIGHT_FD,
-                &area.encode()[..size],
-            ))
-            .unwrap();
-        let Event::GetInflight { area: asked, reply } = event else {
-            panic!("{event:?}")
-        };
+        let event =
+            backend.handle(request(FrontendRequest::GET_INFLIGHT_FD, &area.encode()[..size])).unwrap();
+        let Event::GetInflight { area: asked, reply } = event else { panic!("{event:?}") };
         assert_eq!(asked, area);
         let reply = reply.share(8192, 4096, fd());
         assert_eq!((reply.payload.len(), reply.fds.len()), (size, 1));
         assert_eq!(InflightArea::parse(&reply.payload).unwrap().mmap_size, 8192);
     }
     let greedy = InflightArea { queues: 4, ..area };
-    assert!(
-        backend
-            .handle(request(FrontendRequest::GET_INFLIGHT_FD, greedy.encode()))
-            .is_err()
-    );
+    assert!(backend.handle(request(FrontendRequest::GET_INFLIGHT_FD, greedy.encode())).is_err());
 }
 
 #[test]
 fn inband_notifications_need_the_side_channel() {
     let mut backend = Backend::new(offer());
     let set = |features: ProtocolFeatures| {
-        request(
-            FrontendRequest::SET_PROTOCOL_FEATURES,
-            features.bits().to_ne_bytes(),
-        )
+        request(FrontendRequest::SET_PROTOCOL_FEATURES, features.bits().to_ne_bytes())
     };
-    assert_eq!(
-        fault(backend.handle(set(ProtocolFeatures::INBAND_NOTIFICATIONS))),
-        Fault::InbandAlone
-    );
+    assert_eq!(fault(backend.handle(set(ProtocolFeatures::INBAND_NOTIFICATIONS))), Fault::InbandAlone);
     assert!(backend.vring_call(1).is_none());
     let needed = ProtocolFeatures::BACKEND_REQ | ProtocolFeatures::REPLY_ACK;
-    backend
-        .handle(set(ProtocolFeatures::INBAND_NOTIFICATIONS | needed))
-        .unwrap();
+    backend.handle(set(ProtocolFeatures::INBAND_NOTIFICATIONS | needed)).unwrap();
     let call = backend.vring_call(1).unwrap();
-    assert_eq!(
-        call.body::<VringState>(),
-        Ok(VringState { index: 1, num: 0 })
-    );
-    assert!(
-        backend.config_changed().is_none(),
-        "CONFIG has not been negotiated"
-    );
+    assert_eq!(call.body::<VringState>(), Ok(VringState { index: 1, num: 0 }));
+    assert!(backend.config_changed().is_none(), "CONFIG has not been negotiated");
     assert!(matches!(
-        backend
-            .handle(vring(FrontendRequest::VRING_KICK, 1, 0))
-            .unwrap(),
+        backend.handle(vring(FrontendRequest::VRING_KICK, 1, 0)).unwrap(),
         Event::Change(Change::KickVring { index: 1 }, _)
     ));
     assert!(backend.state().vrings[1].started);
@@ -605,43 +306,19 @@ fn inband_notifications_need_the_side_channel() {
 #[test]
 fn the_dirty_log_is_always_acknowledged() {
     let mut backend = backend(ProtocolFeatures::LOG_SHMFD);
-    let area = LogArea {
-        size: 4096,
-        offset: 0,
-    };
-    let event = backend
-        .handle(with_fds(
-            request(FrontendRequest::SET_LOG_BASE, area.as_bytes()),
-            1,
-        ))
-        .unwrap();
-    let Event::Change(Change::SetLogBase { .. }, ack) = event else {
-        panic!("{event:?}")
-    };
+    let area = LogArea { size: 4096, offset: 0 };
+    let event = backend.handle(with_fds(request(FrontendRequest::SET_LOG_BASE, area.as_bytes()), 1)).unwrap();
+    let Event::Change(Change::SetLogBase { .. }, ack) = event else { panic!("{event:?}") };
     assert_eq!(ack.done(true).unwrap().body::<u64>(), Ok(0));
 }
 
 #[test]
 fn resets_touch_the_rings() {
     let mut backend = backend(ProtocolFeatures::RESET_DEVICE);
-    backend
-        .handle(vring(FrontendRequest::SET_VRING_NUM, 0, 64))
-        .unwrap();
-    backend
-        .handle(vring(FrontendRequest::SET_VRING_ENABLE, 0, 1))
-        .unwrap();
-    backend
-        .handle(request(FrontendRequest::RESET_OWNER, []))
-        .unwrap();
-    assert_eq!(
-        backend.state().vrings[0],
-        Vring {
-            size: 64,
-            ..Vring::default()
-        }
-    );
-    backend
-        .handle(request(FrontendRequest::RESET_DEVICE, []))
-        .unwrap();
+    backend.handle(vring(FrontendRequest::SET_VRING_NUM, 0, 64)).unwrap();
+    backend.handle(vring(FrontendRequest::SET_VRING_ENABLE, 0, 1)).unwrap();
+    backend.handle(request(FrontendRequest::RESET_OWNER, [])).unwrap();
+    assert_eq!(backend.state().vrings[0], Vring { size: 64, ..Vring::default() });
+    backend.handle(request(FrontendRequest::RESET_DEVICE, [])).unwrap();
     assert_eq!(backend.state().vrings, vec![Vring::default(); 3]);
 }
