@@ -1,0 +1,349 @@
+//! A reactor: the event loop, and the context it offers to what runs on it.
+
+use crate::kernel::{Event, Kernel, Wait};
+use crate::mailbox::{Letter, Mailboxes};
+use crate::pool::{Pool, Work};
+use crate::sinks::Sinks;
+use crate::spin::Spin;
+use crate::timers::{IdKey, Timers, id_key, sink_keys};
+use crate::watches::{Watch, WatchKey, Watches};
+use lunette_store::{Cx, FileOp, Interest, IoError, IoId, IoResult, Post, ReactorId, Sink, SinkId, Submit};
+use std::any::{Any, TypeId};
+use std::collections::{HashMap, VecDeque};
+use std::os::fd::RawFd;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// Most messages, and most completions, in one turn.
+const BATCH: usize = 256;
+
+pub(crate) struct Reactor {
+    /// Dropped first: it waits for operations on memory that sinks may own.
+    kernel: Box<dyn Kernel>,
+    id: ReactorId,
+    start: Instant,
+    now: Duration,
+    spin: Spin,
+    sinks: Sinks,
+    watches: Watches,
+    timers: Timers,
+    letters: VecDeque<Letter>,
+    events: VecDeque<Event>,
+    completions: VecDeque<(IoId, IoResult)>,
+    deferred: VecDeque<IoId>,
+    calls: usize,
+    closing: bool,
+    locals: HashMap<TypeId, Rc<dyn Any>>,
+    mailboxes: Arc<Mailboxes>,
+    pool: Arc<Pool>,
+}
+
+/// What all reactors of a program share.
+pub(crate) struct Shared {
+    pub(crate) start: Instant,
+    pub(crate) mailboxes: Arc<Mailboxes>,
+    pub(crate) pool: Arc<Pool>,
+}
+
+impl Reactor {
+    pub(crate) fn new(id: ReactorId, kernel: Box<dyn Kernel>, spin: Spin, shared: &Shared) -> Self {
+        Self {
+            kernel,
+            id,
+            start: shared.start,
+            now: shared.start.elapsed(),
+            spin,
+            sinks: Sinks::default(),
+            watches: Watches::default(),
+            timers: Timers::default(),
+            letters: VecDeque::new(),
+            events: VecDeque::with_capacity(BATCH),
+            completions: VecDeque::with_capacity(BATCH),
+            deferred: VecDeque::with_capacity(BATCH),
+            calls: 0,
+            closing: false,
+            locals: HashMap::new(),
+            mailboxes: shared.mailboxes.clone(),
+            pool: shared.pool.clone(),
+        }
+    }
+
+    /// Runs until the mailbox is closed and every operation has ended.
+    pub(crate) fn run(&mut self) {
+        while !self.closing {
+            if !self.turn() {
+                self.rest();
+            }
+        }
+        self.finish();
+    }
+
+    /// Does what there is to do, within bounds. Returns whether there was anything.
+    fn turn(&mut self) -> bool {
+        self.tick();
+        let mut worked = self.read_mail();
+        if self.closing {
+            return true;
+        }
+        let mut left = BATCH;
+        loop {
+            let before = left;
+            self.dispatch_events(&mut left);
+            self.dispatch_completions(&mut left);
+            self.dispatch_timers(&mut left);
+            if left == before {
+                break;
+            }
+            worked = true;
+        }
+        worked |= !self.deferred.is_empty();
+        for _ in 0..self.deferred.len() {
+            if let Some(id) = self.deferred.pop_front() {
+                self.deliver(id, Ok(0));
+            }
+        }
+        self.ask_pollers(|sink, cx| sink.poll(cx)) | worked
+    }
+
+    fn read_mail(&mut self) -> bool {
+        if self.letters.is_empty() {
+            self.mailboxes.of(self.id).take(&mut self.letters);
+        }
+        let mut worked = false;
+        for _ in 0..BATCH {
+            let Some(letter) = self.letters.pop_front() else {
+                break;
+            };
+            worked = true;
+            match letter {
+                Letter::Run(message) => message(self),
+                Letter::Called(id, result) => {
+                    self.calls -= 1;
+                    self.deliver(id, result);
+                }
+                Letter::Transferred(transfer, result) => {
+                    let id = transfer.id;
+                    self.kernel.reclaim(transfer);
+                    self.deliver(id, result);
+                }
+                Letter::Close => {
+                    self.closing = true;
+                    break;
+                }
+            }
+        }
+        worked
+    }
+
+    fn dispatch_events(&mut self, left: &mut usize) {
+        if self.events.is_empty() {
+            self.kernel.collect(Wait::No, &mut self.events);
+        }
+        while *left > 0
+            && let Some(event) = self.events.pop_front()
+        {
+            *left -= 1;
+            match event {
+                Event::File(id, result) => self.deliver(id, result),
+                Event::Ready(key) => self.ready(key),
+                Event::Last(key) => {
+                    if let Some(watch) = self.watches.get(key) {
+                        self.kernel.arm(key, watch.fd, watch.interest);
+                    }
+                    self.ready(key);
+                }
+                Event::Refused(key, error) => {
+                    if let Some(watch) = self.watches.remove(key) {
+                        self.deliver(watch.id, Err(error));
+                    }
+                }
+            }
+        }
+    }
+
+    fn ready(&mut self, key: WatchKey) {
+        if let Some(watch) = self.watches.get(key) {
+            self.deliver(watch.id, Ok(0));
+        }
+    }
+
+    fn dispatch_completions(&mut self, left: &mut usize) {
+        while *left > 0
+            && let Some((id, result)) = self.completions.pop_front()
+        {
+            *left -= 1;
+            self.deliver(id, result);
+        }
+    }
+
+    fn dispatch_timers(&mut self, left: &mut usize) {
+        while *left > 0
+            && let Some(id) = self.timers.pop(self.now)
+        {
+            *left -= 1;
+            self.deliver(id, Ok(0));
+        }
+    }
+
+    fn deliver(&mut self, id: IoId, result: IoResult) {
+        if let Some(sink) = self.sinks.get(id.sink) {
+            sink.complete(id.token, result, self);
+        }
+    }
+
+    fn ask_pollers(&mut self, ask: fn(&dyn Sink, &mut dyn Cx) -> bool) -> bool {
+        let mut found = false;
+        let mut index = 0;
+        while let Some(sink) = self.sinks.poller(index) {
+            found |= ask(&*sink, self);
+            index += 1;
+        }
+        found
+    }
+
+    /// Spins for a while and then sleeps, until there is something to do.
+    fn rest(&mut self) {
+        let since = self.now;
+        let mut worked = false;
+        while !worked && self.now - since < self.spin.budget() {
+            std::hint::spin_loop();
+            worked = self.turn();
+        }
+        if !worked {
+            worked = self.ask_pollers(|sink, cx| sink.before_sleep(cx));
+        }
+        if !worked {
+            self.sleep();
+            self.tick();
+        }
+        self.spin.learn(self.now - since);
+    }
+
+    fn sleep(&mut self) {
+        let queued = !self.completions.is_empty() || !self.deferred.is_empty();
+        let wait = match self.timers.next() {
+            _ if queued => return,
+            None => Wait::Forever,
+            Some(at) => match at.checked_sub(self.start.elapsed()) {
+                None | Some(Duration::ZERO) => return,
+                Some(rest) => Wait::AtMost(rest),
+            },
+        };
+        self.wait(wait);
+    }
+
+    fn wait(&mut self, wait: Wait) {
+        let mailbox = self.mailboxes.of(self.id);
+        if mailbox.sleep() {
+            self.kernel.collect(wait, &mut self.events);
+            mailbox.awake();
+        }
+    }
+
+    /// Waits for everything that may still touch memory of the sinks. Nobody is told of it any more.
+    fn finish(&mut self) {
+        self.cancel_range((0, 0), (u32::MAX, u64::MAX));
+        loop {
+            for letter in self.letters.drain(..) {
+                match letter {
+                    Letter::Called(..) => self.calls -= 1,
+                    Letter::Transferred(transfer, _) => self.kernel.reclaim(transfer),
+                    Letter::Run(_) | Letter::Close => (),
+                }
+            }
+            self.events.clear();
+            if self.calls == 0 && !self.kernel.busy() {
+                return;
+            }
+            self.wait(Wait::Forever);
+            self.mailboxes.of(self.id).take(&mut self.letters);
+        }
+    }
+
+    fn tick(&mut self) {
+        self.now = self.start.elapsed();
+    }
+
+    fn cancel_range(&mut self, first: IdKey, last: IdKey) {
+        self.timers.cancel(first, last);
+        while let Some(key) = self.watches.find(first, last) {
+            if let Some(watch) = self.watches.remove(key) {
+                self.kernel.disarm(key, watch.fd);
+            }
+        }
+    }
+}
+
+impl Cx for Reactor {
+    fn reactor(&self) -> ReactorId {
+        self.id
+    }
+
+    fn now(&self) -> Duration {
+        self.now
+    }
+
+    fn register(&mut self, sink: Rc<dyn Sink>) -> SinkId {
+        self.sinks.add(sink)
+    }
+
+    fn unregister(&mut self, sink: SinkId) {
+        let (first, last) = sink_keys(sink);
+        self.cancel_range(first, last);
+        self.sinks.remove(sink);
+    }
+
+    fn poll_while_awake(&mut self, sink: SinkId, on: bool) {
+        self.sinks.set_polled(sink, on);
+    }
+
+    fn complete(&mut self, id: IoId, result: IoResult) {
+        self.completions.push_back((id, result));
+    }
+
+    fn defer(&mut self, id: IoId) {
+        self.deferred.push_back(id);
+    }
+
+    fn file(&mut self, op: FileOp<'_>, id: IoId) -> Submit {
+        self.kernel.file(op, id)
+    }
+
+    fn watch(&mut self, fd: RawFd, interest: Interest, id: IoId) {
+        if self.sinks.contains(id.sink) {
+            let key = self.watches.add(Watch { fd, interest, id });
+            self.kernel.arm(key, fd, interest);
+        }
+    }
+
+    fn timer(&mut self, after: Duration, id: IoId) {
+        if self.sinks.contains(id.sink) {
+            let at = self.start.elapsed().saturating_add(after);
+            self.timers.add(at, id);
+        }
+    }
+
+    fn cancel(&mut self, id: IoId) {
+        self.cancel_range(id_key(id), id_key(id));
+    }
+
+    fn blocking(&mut self, work: Box<dyn FnOnce() -> IoResult + Send>, id: IoId) {
+        match self.pool.submit(self.id, Work::Call(work, id)) {
+            Ok(()) => self.calls += 1,
+            Err(_) => self.complete(id, Err(IoError::Os(libc::EAGAIN))),
+        }
+    }
+
+    fn poster(&self) -> Arc<dyn Post> {
+        self.mailboxes.clone()
+    }
+
+    fn local(&self, key: TypeId) -> Option<Rc<dyn Any>> {
+        self.locals.get(&key).cloned()
+    }
+
+    fn set_local(&mut self, key: TypeId, value: Rc<dyn Any>) {
+        self.locals.insert(key, value);
+    }
+}

@@ -1,0 +1,192 @@
+//! Starting and ending the threads.
+
+use crate::core::{Reactor, Shared};
+use crate::epoll::Epoll;
+use crate::kernel::Kernel;
+use crate::mailbox::{Letter, Mailbox, Mailboxes};
+use crate::pool::Pool;
+use crate::spin::Spin;
+use crate::uring::Uring;
+use crate::{Backend, Error, Io, Options};
+use lunette_store::{Cx, Post, ReactorId};
+use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
+use std::io;
+use std::sync::{Arc, mpsc};
+use std::thread::JoinHandle;
+use std::time::Instant;
+
+/// The running reactors. Dropping the value stops them, as [`Reactors::stop`] does.
+pub struct Reactors {
+    shared: Arc<Shared>,
+    threads: Vec<JoinHandle<()>>,
+    backend: Backend,
+}
+
+impl Reactors {
+    /// Starts the threads; they run until they are stopped.
+    pub fn start(options: &Options) -> Result<Self, Error> {
+        let cpus = Arc::new(Cpus::allowed());
+        let count = match options.reactors {
+            0 => u16::try_from(cpus.numbers.len()).unwrap_or(u16::MAX),
+            count => count,
+        };
+        let mailboxes = (0..count)
+            .map(|reactor| Mailbox::new().map_err(|source| Error::Descriptors { reactor, source }))
+            .collect::<Result<_, _>>()?;
+        let mailboxes = Arc::new(Mailboxes(mailboxes));
+        let pool = Pool::new(options.blocking_threads.into(), mailboxes.clone(), cpus.clone());
+        let shared = Shared { start: Instant::now(), mailboxes, pool: Arc::new(pool) };
+        let mut reactors = Self { shared: Arc::new(shared), threads: Vec::new(), backend: Backend::IoUring };
+        for reactor in 0..count {
+            let backend = reactors.start_one(ReactorId(reactor), options, &cpus)?;
+            if reactors.backend == Backend::IoUring {
+                reactors.backend = backend;
+            }
+        }
+        Ok(reactors)
+    }
+
+    fn start_one(&mut self, id: ReactorId, options: &Options, cpus: &Arc<Cpus>) -> Result<Backend, Error> {
+        let (tell, told) = mpsc::channel();
+        let (shared, options, cpus) = (self.shared.clone(), options.clone(), cpus.clone());
+        let thread = std::thread::Builder::new()
+            .name(format!("lunette-{}", id.0))
+            .spawn(move || {
+                if options.pin {
+                    cpus.pin(id);
+                }
+                let kernel = match open_kernel(id, &options, &shared) {
+                    Ok((kernel, backend)) => {
+                        let _ = tell.send(Ok(backend));
+                        kernel
+                    }
+                    Err(error) => {
+                        let _ = tell.send(Err(error));
+                        return;
+                    }
+                };
+                let spin = Spin::new(options.poll, cpus.numbers.len());
+                let mut reactor = Reactor::new(id, kernel, spin, &shared);
+                let _guard = AbortOnPanic;
+                reactor.run();
+            })
+            .map_err(|source| Error::Thread { reactor: id.0, source })?;
+        self.threads.push(thread);
+        told.recv()
+            .unwrap_or_else(|_| Err(io::ErrorKind::BrokenPipe.into()))
+            .map_err(|source| Error::Descriptors { reactor: id.0, source })
+    }
+
+    /// A sender of messages to the reactors.
+    pub fn poster(&self) -> Arc<dyn Post> {
+        self.shared.mailboxes.clone()
+    }
+
+    /// Runs `work` on a reactor and waits for its result; `None` if there is no such reactor. Not to be called on a
+    /// reactor, which would wait for itself.
+    pub fn call<T: Send + 'static>(
+        &self,
+        on: ReactorId,
+        work: impl FnOnce(&mut dyn Cx) -> T + Send + 'static,
+    ) -> Option<T> {
+        let (tell, told) = mpsc::channel();
+        let message = move |cx: &mut dyn Cx| {
+            let _ = tell.send(work(cx));
+        };
+        self.shared.mailboxes.post(on, Box::new(message));
+        told.recv().ok()
+    }
+
+    /// How many reactors there are.
+    pub fn count(&self) -> u16 {
+        self.shared.mailboxes.0.len() as u16
+    }
+
+    /// The kernel interface in use; epoll if at least one reactor has to use it.
+    pub fn backend(&self) -> &Backend {
+        &self.backend
+    }
+
+    /// Ends the reactors and waits for their threads. Messages posted before are still carried out, later ones dropped.
+    /// File operations and blocking calls under way are waited for, without telling anyone. Not to be called on a
+    /// reactor.
+    pub fn stop(self) {
+        drop(self);
+    }
+}
+
+impl Drop for Reactors {
+    fn drop(&mut self) {
+        for mailbox in &self.shared.mailboxes.0 {
+            mailbox.put(Letter::Close);
+        }
+        for thread in self.threads.drain(..) {
+            let _ = thread.join();
+        }
+        self.shared.pool.close();
+    }
+}
+
+fn open_kernel(id: ReactorId, options: &Options, shared: &Shared) -> io::Result<(Box<dyn Kernel>, Backend)> {
+    let wake = shared.mailboxes.of(id).wake_fd();
+    let refused = match options.io {
+        Io::Epoll => None,
+        Io::Auto => match Uring::new(wake, options.file_operations) {
+            Ok(uring) => return Ok((Box::new(uring), Backend::IoUring)),
+            Err(refused) => Some(refused),
+        },
+    };
+    let epoll = Epoll::new(id, wake, shared.pool.clone(), options.file_operations)?;
+    Ok((Box::new(epoll), Backend::Epoll { refused }))
+}
+
+/// The CPUs this process may use.
+pub(crate) struct Cpus {
+    set: Option<CpuSet>,
+    numbers: Vec<usize>,
+}
+
+impl Cpus {
+    fn allowed() -> Self {
+        let set = sched_getaffinity(None).ok();
+        let numbers = match &set {
+            Some(set) => (0..CpuSet::MAX_CPU).filter(|cpu| set.is_set(*cpu)).collect(),
+            None => vec![0],
+        };
+        Self { set, numbers }
+    }
+
+    fn pin(&self, id: ReactorId) {
+        if self.numbers.len() < 2 {
+            return;
+        }
+        let cpu = self.numbers[usize::from(id.0) % self.numbers.len()];
+        let mut set = CpuSet::new();
+        set.set(cpu);
+        if let Err(error) = sched_setaffinity(None, &set) {
+            tracing::warn!(%error, cpu, reactor = id.0, "cannot pin the reactor");
+        }
+    }
+
+    /// Lets the calling thread use all of them.
+    pub(crate) fn unpin(&self) {
+        if let Some(set) = &self.set
+            && let Err(error) = sched_setaffinity(None, set)
+        {
+            tracing::warn!(%error, "cannot unpin a thread");
+        }
+    }
+}
+
+/// A thread of ours that panics would leave tasks without an answer for ever, so it takes the process with it.
+pub(crate) struct AbortOnPanic;
+
+impl Drop for AbortOnPanic {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            let thread = std::thread::current();
+            tracing::error!(thread = thread.name(), "panic on a reactor's thread: aborting");
+            std::process::abort();
+        }
+    }
+}

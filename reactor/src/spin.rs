@@ -1,0 +1,82 @@
+//! How long an idle reactor spins before it sleeps.
+
+use crate::Poll;
+use std::time::Duration;
+
+const LONGEST: Duration = Duration::from_micros(50);
+const SHORTEST: Duration = Duration::from_micros(6);
+
+/// Learns from past idle times whether spinning pays: it does when the next work comes within [`LONGEST`].
+pub(crate) struct Spin {
+    budget: Duration,
+    adaptive: bool,
+}
+
+impl Spin {
+    /// With a single CPU only `Always` spins: whoever would bring the work needs that CPU.
+    pub(crate) fn new(poll: Poll, cpus: usize) -> Self {
+        let budget = match poll {
+            Poll::Always => Duration::MAX,
+            Poll::Adaptive | Poll::Never => Duration::ZERO,
+        };
+        Self { budget, adaptive: poll == Poll::Adaptive && cpus > 1 }
+    }
+
+    /// How long to spin when there is nothing to do.
+    pub(crate) fn budget(&self) -> Duration {
+        self.budget
+    }
+
+    /// Work has come after `idle` of spinning and sleeping.
+    pub(crate) fn learn(&mut self, idle: Duration) {
+        if !self.adaptive || idle <= self.budget {
+            return;
+        }
+        if idle <= LONGEST {
+            self.budget = (self.budget * 2).clamp(SHORTEST, LONGEST);
+        } else {
+            self.budget /= 2;
+            if self.budget < SHORTEST {
+                self.budget = Duration::ZERO;
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn us(n: u64) -> Duration {
+        Duration::from_micros(n)
+    }
+
+    #[test]
+    fn grows_while_work_comes_soon_and_shrinks_to_nothing() {
+        let mut spin = Spin::new(Poll::Adaptive, 2);
+        assert_eq!(spin.budget(), us(0));
+        for _ in 0..10 {
+            spin.learn(us(45));
+        }
+        assert_eq!(spin.budget(), us(48));
+        spin.learn(us(49));
+        assert_eq!(spin.budget(), us(50));
+        spin.learn(us(20));
+        assert_eq!(spin.budget(), us(50));
+        for _ in 0..4 {
+            spin.learn(us(2000));
+        }
+        assert_eq!(spin.budget(), us(0));
+    }
+
+    #[test]
+    fn fixed_policies_and_a_single_cpu_do_not_learn() {
+        for (poll, cpus, budget) in
+            [(Poll::Never, 2, us(0)), (Poll::Adaptive, 1, us(0)), (Poll::Always, 1, Duration::MAX)]
+        {
+            let mut spin = Spin::new(poll, cpus);
+            spin.learn(us(1));
+            assert_eq!(spin.budget(), budget);
+        }
+    }
+}
