@@ -38,6 +38,14 @@ pub enum Error {
     /// A PDU of the target does not fit the state of the task it names.
     #[error("the target sent a {0} PDU that fits no task")]
     NoSuchTask(Opcode),
+    /// The target skipped or repeated a StatSN.
+    #[error("the target sent StatSN {received}; {expected} was due")]
+    StatSn {
+        /// What came.
+        received: u32,
+        /// What was due.
+        expected: u32,
+    },
     /// A data digest of the target is wrong.
     #[error("a PDU arrived with a wrong data digest")]
     DataDigest,

@@ -58,10 +58,6 @@ impl Framer {
         self.digests = digests;
     }
 
-    pub(crate) fn set_max_data(&mut self, max_data: u32) {
-        self.max_data = max_data;
-    }
-
     /// The basic header segment of the PDU being received.
     pub(crate) fn bhs(&self) -> &[u8; BHS] {
         self.header.first_chunk().expect("the buffer is longer")

@@ -4,6 +4,7 @@
 pub mod digest;
 mod error;
 mod frame;
+pub mod initiator;
 pub mod limits;
 mod outbox;
 pub mod params;

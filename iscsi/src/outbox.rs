@@ -25,6 +25,10 @@ impl<'a> Payload<'a> {
         Self { token, chunks, length: u32::try_from(length).unwrap_or(u32::MAX) }
     }
 
+    pub(crate) fn token(&self) -> u64 {
+        self.token
+    }
+
     /// Total length, in bytes.
     pub fn len(&self) -> u32 {
         self.length
@@ -202,9 +206,9 @@ impl Outbox {
         self.close_bytes(start);
     }
 
-    /// Gives `payload` back in its turn without sending any of it.
-    pub(crate) fn release(&mut self, payload: &Payload<'_>) {
-        self.spans.push(Span::Payload { token: payload.token, range: 0..0, last: true });
+    /// Gives a payload back once everything before is sent.
+    pub(crate) fn release(&mut self, token: u64) {
+        self.spans.push(Span::Payload { token, range: 0..0, last: true });
     }
 
     fn header(&mut self, digests: Digests, mut header: [u8; BHS], additional: &[u8], length: u32) {
@@ -279,7 +283,7 @@ mod tests {
         let payload = Payload::new(5, &chunks);
         for step in 1..200 {
             let mut out = Outbox::default();
-            out.release(&Payload::new(4, &[]));
+            out.release(4);
             out.pdu_with_payload(Digests::default(), NopOut::default(), &[], (&payload, 0..5, false));
             out.pdu_with_payload(Digests::default(), NopOut::default(), &[], (&payload, 5..10, true));
             out.pdu(Digests::default(), NopOut::default(), &[], b"ping");

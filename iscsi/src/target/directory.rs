@@ -33,7 +33,7 @@ pub struct TargetRecord<'a> {
 /// Who wants to log in, as claimed in the first login request.
 #[derive(Clone, Copy, Debug)]
 pub struct Identity<'a> {
-    /// The session as it would be; its TSIH is what the initiator sent: 0 for a new session.
+    /// The session as it would be; its TSIH is still 0.
     pub info: &'a SessionInfo,
     /// Connection identifier.
     pub cid: u16,
@@ -88,7 +88,7 @@ pub trait SecurityMethod {
 /// The owner of the targets.
 pub trait Directory {
     /// Decides, before any authentication, whether and how a login may go on. Refuse an unknown target with
-    /// [`LoginStatus::NOT_FOUND`], and a TSIH that is not 0 with [`LoginStatus::NO_SUCH_SESSION`].
+    /// [`LoginStatus::NOT_FOUND`].
     fn admit(&mut self, identity: Identity<'_>) -> Result<Admission, Refusal>;
 
     /// Makes room for the session after authentication and returns its TSIH, which is never 0. A session of the

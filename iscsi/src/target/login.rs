@@ -8,7 +8,9 @@ use super::text::{TextExchange, is_name};
 use crate::digest::Digests;
 use crate::error::Error;
 use crate::frame::{Framer, Part};
-use crate::limits::{DEFAULT_COMMAND_WINDOW, LOGIN_DATA_SEGMENT, MAX_LOGIN_REQUESTS, MAX_TEXT_REQUEST};
+use crate::limits::{
+    DEFAULT_COMMAND_WINDOW, LOGIN_DATA_SEGMENT, MAX_COMMAND_WINDOW, MAX_LOGIN_REQUESTS, MAX_TEXT_REQUEST,
+};
 use crate::outbox::Outbox;
 use crate::params::{Negotiation, Parameters, Phase};
 use crate::pdu::{LoginRequest, LoginResponse, LoginStatus, Opcode, Stage, flag};
@@ -88,7 +90,10 @@ impl Login {
         };
         Self {
             framer: Framer::new(LOGIN_DATA_SEGMENT),
-            settings,
+            settings: Settings {
+                command_window: settings.command_window.clamp(1, MAX_COMMAND_WINDOW),
+                ..settings
+            },
             negotiation: Negotiation::new(parameters),
             stage: Stage::SECURITY,
             first: None,
@@ -250,6 +255,9 @@ impl Login {
             session_type,
             ..self.info
         };
+        if self.info.tsih != 0 {
+            return Err(status(LoginStatus::NO_SUCH_SESSION));
+        }
         let cid = self.first.map_or(0, |first| first.cid.get());
         let mut admission = directory.admit(Identity { info: &self.info, cid })?;
         self.security = Security::Open(std::mem::take(&mut admission.methods));
@@ -347,7 +355,7 @@ impl Login {
 
     fn respond(&mut self, request: &LoginRequest, flags: u8, text: &[u8], out: &mut Outbox) {
         let cmd_sn = request.cmd_sn.get();
-        let window = u32::from(self.settings.command_window.max(1));
+        let window = u32::from(self.settings.command_window);
         let header = LoginResponse {
             flags: flags | self.stage.0 << 2,
             isid: request.isid,

@@ -171,12 +171,12 @@ impl Connection {
         let max_burst = session.parameters().max_burst_length;
         let (expected_cmd_sn, mut max_cmd_sn) = (session.window.expected(), session.window.max());
         let Some(open) = session.tasks.get_mut(task) else {
-            out.release(payload);
+            out.release(payload.token());
             return None;
         };
         let total = payload.len().min(open.read_expected - open.read_sent);
         if total == 0 {
-            out.release(payload);
+            out.release(payload.token());
             return Some(false);
         }
         let mut start = 0;

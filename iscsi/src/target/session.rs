@@ -3,7 +3,7 @@
 use super::TaskId;
 use super::tasks::Tasks;
 use super::window::{Arrival, CommandWindow};
-use crate::limits::{MAX_COMMAND_WINDOW, MAX_IMMEDIATE_TASKS};
+use crate::limits::MAX_IMMEDIATE_TASKS;
 use crate::params::Parameters;
 
 /// Kind of a session.
@@ -44,7 +44,6 @@ pub struct Session {
 
 impl Session {
     pub(crate) fn new(info: SessionInfo, agreed: Parameters, first_cmd_sn: u32, window: u16) -> Self {
-        let window = window.clamp(1, MAX_COMMAND_WINDOW);
         Self {
             info,
             agreed,

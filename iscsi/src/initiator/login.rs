@@ -1,0 +1,115 @@
+use super::Initiator;
+use crate::digest::Digests;
+use crate::error::Error;
+use crate::frame::Framer;
+use crate::limits::{MAX_LOGIN_REQUESTS, MAX_TEXT_REQUEST};
+use crate::outbox::Outbox;
+use crate::params::Phase;
+use crate::pdu::{LoginRequest, LoginResponse, LoginStatus, Opcode, Stage, flag};
+use crate::target::SessionType;
+use crate::text;
+
+#[derive(Debug, Default)]
+pub(super) struct LoginState {
+    stage: u8,
+    requests: u32,
+    /// Answers gathered over responses with the C bit.
+    answers: Vec<u8>,
+}
+
+impl Initiator {
+    pub(super) fn begin_login(&mut self, out: &mut Outbox) {
+        let mut text = Vec::new();
+        text::push(&mut text, "InitiatorName", &self.settings.initiator_name);
+        if !self.settings.target_name.is_empty() {
+            text::push(&mut text, "TargetName", &self.settings.target_name);
+        }
+        if self.settings.session_type == SessionType::Discovery {
+            text::push(&mut text, "SessionType", "Discovery");
+        }
+        let stage = self.settings.first_stage;
+        self.enter(stage, text, out);
+    }
+
+    /// Sends the one request that says all there is to say in `stage`.
+    fn enter(&mut self, stage: Stage, mut text: Vec<u8>, out: &mut Outbox) {
+        if stage == Stage::SECURITY {
+            text::push(&mut text, "AuthMethod", "None");
+        } else if self.settings.negotiate {
+            let phase = match self.settings.session_type {
+                SessionType::Normal => Phase::Login,
+                SessionType::Discovery => Phase::DiscoveryLogin,
+            };
+            self.negotiation.offer(phase, &mut text);
+        }
+        if let Some(login) = &mut self.login {
+            login.stage = stage.0;
+        }
+        self.login_request(true, &text, out);
+    }
+
+    fn login_request(&mut self, transit: bool, text: &[u8], out: &mut Outbox) {
+        let Some(login) = &mut self.login else { return };
+        login.requests += 1;
+        let straight = login.stage == Stage::OPERATIONAL.0 || !self.settings.negotiate;
+        let next = if straight { Stage::FULL_FEATURE } else { Stage::OPERATIONAL };
+        let header = LoginRequest {
+            flags: login.stage << 2 | if transit { flag::TRANSIT | next.0 } else { 0 },
+            isid: self.settings.isid,
+            cid: self.settings.cid.into(),
+            cmd_sn: self.cmd_sn.into(),
+            exp_stat_sn: self.exp_stat_sn.unwrap_or(0).into(),
+            ..Default::default()
+        };
+        out.pdu(Digests::default(), header, &[], text);
+    }
+
+    /// A login response is complete; its text is in `segment`. True: the login is finished.
+    pub(super) fn login_response(&mut self, out: &mut Outbox) -> Result<bool, Error> {
+        let header: LoginResponse = *self.framer.bhs().as_ref();
+        let Some(login) = &mut self.login else { return Err(Error::Unexpected(Opcode::LOGIN_RESPONSE)) };
+        if header.status.get() != LoginStatus::SUCCESS.0 {
+            return Err(Error::LoginRefused(LoginStatus(header.status.get())));
+        }
+        login.answers.extend_from_slice(&self.segment);
+        if login.answers.len() > MAX_TEXT_REQUEST || login.requests > MAX_LOGIN_REQUESTS {
+            return Err(Error::TextTooLong);
+        }
+        self.use_stat_sn(header.stat_sn.get())?;
+        self.max_cmd_sn = header.max_cmd_sn.get();
+        if header.flags & flag::CONTINUE != 0 {
+            self.login_request(false, &[], out);
+            return Ok(false);
+        }
+        let answers = self.login.as_mut().map(|login| std::mem::take(&mut login.answers)).unwrap_or_default();
+        for (key, value) in text::parse(&answers).map_err(|_| Error::Negotiation)? {
+            if !self.negotiation.accept(key, value) {
+                return Err(Error::Negotiation);
+            }
+        }
+        if header.flags & flag::TRANSIT == 0 {
+            self.login_request(true, &[], out);
+            return Ok(false);
+        }
+        match Stage(header.flags & 3) {
+            Stage::OPERATIONAL => {
+                self.enter(Stage::OPERATIONAL, Vec::new(), out);
+                Ok(false)
+            }
+            Stage::FULL_FEATURE => {
+                self.finish_login(header.tsih.get());
+                Ok(true)
+            }
+            _ => Err(Error::Negotiation),
+        }
+    }
+
+    fn finish_login(&mut self, tsih: u16) {
+        self.login = None;
+        self.tsih = tsih;
+        self.agreed = self.negotiation.agreed();
+        self.digests = Digests { header: self.agreed.header_digest, data: self.agreed.data_digest };
+        self.framer = Framer::new(self.settings.parameters.max_recv_data_segment_length);
+        self.framer.set_digests(self.digests);
+    }
+}
