@@ -117,7 +117,8 @@ pub trait Cx {
     /// Adds a receiver of completions.
     fn register(&mut self, sink: Rc<dyn Sink>) -> SinkId;
 
-    /// Removes a receiver; completions that are still on their way to it are dropped.
+    /// Removes a receiver and ends its watches and timers; completions that are still on their way to it are dropped, and
+    /// its id is not given to another.
     fn unregister(&mut self, sink: SinkId);
 
     /// Has [`Sink::poll`] and [`Sink::before_sleep`] called from now on, or no more.
@@ -126,7 +127,8 @@ pub trait Cx {
     /// Delivers a completion, after the caller has returned.
     fn complete(&mut self, id: IoId, result: IoResult);
 
-    /// Delivers `Ok(0)` at the end of this turn, when no other completion is waiting: the moment to publish a batch.
+    /// Delivers `Ok(0)` at the end of this turn, when no other completion is waiting or a bounded number has been
+    /// delivered: the moment to publish a batch.
     fn defer(&mut self, id: IoId);
 
     /// Starts an operation on a file. The descriptor stays open and the bytes of the list stay mapped until it completes;
@@ -134,13 +136,15 @@ pub trait Cx {
     fn file(&mut self, op: FileOp<'_>, id: IoId) -> Submit;
 
     /// Tells `id` (with `Ok(0)`) whenever `fd` has *become* ready, beginning with now if it is: edge-triggered, until
-    /// [`Cx::cancel`]. The watcher reads or writes until the descriptor would block.
+    /// [`Cx::cancel`]. The watcher reads or writes until the descriptor would block, and bears being told once too often.
+    /// An error is told once and ends the watch (`EPERM` for files and block devices, which are always ready).
     fn watch(&mut self, fd: RawFd, interest: Interest, id: IoId);
 
     /// Tells `id` (with `Ok(0)`) once, after `after`.
     fn timer(&mut self, after: Duration, id: IoId);
 
-    /// Ends every watch and timer that `id` was given to; it hears nothing more of them. File operations go on.
+    /// Ends every watch and timer that `id` was given to; it hears nothing more of them, and their descriptors may be
+    /// closed. File operations go on.
     fn cancel(&mut self, id: IoId);
 
     /// Runs a call that may block on a thread of a bounded pool.
