@@ -3,16 +3,16 @@
 use std::ffi::OsString;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::Command;
 use std::sync::Arc;
 use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::Signal;
 use tempfile::TempDir;
 
 use crate::netns::Netns;
-use crate::tools::{self, Capture, LIMIT, Output, Waited};
+use crate::tools::{self, Capture, Guarded, LIMIT, Output, Waited};
 
 /// How to start `lunette serve`. It has a state directory of its own, which lives as long as the
 /// value or any of its daemons.
@@ -102,17 +102,13 @@ impl<'a> Lunette<'a> {
 
     /// Starts the daemon and waits until everything listens.
     pub fn start(&self) -> Result<Daemon> {
-        let mut child = self
-            .command()?
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .context("cannot start lunette")?;
+        let mut process = Guarded::spawn(&self.command()?)?;
+        let stdout = process.child().stdout.take();
+        let stderr = process.child().stderr.take();
         let daemon = Daemon {
-            stdout: Capture::of(child.stdout.take().context("stdout is piped")?),
-            log: Capture::of(child.stderr.take().context("stderr is piped")?),
-            child,
+            stdout: Capture::of(stdout.context("stdout is piped")?),
+            log: Capture::of(stderr.context("stderr is piped")?),
+            process,
             _home: Arc::clone(&self.home),
         };
         daemon.wait_until_ready()?;
@@ -139,7 +135,7 @@ pub fn binary() -> Result<PathBuf> {
 
 /// A daemon that serves. Dropping it kills it.
 pub struct Daemon {
-    child: Child,
+    process: Guarded,
     stdout: Capture,
     log: Capture,
     _home: Arc<TempDir>,
@@ -199,7 +195,7 @@ impl Daemon {
 
     /// Fails when the daemon no longer runs.
     pub fn alive(&mut self) -> Result<()> {
-        match self.child.try_wait()? {
+        match self.process.child().try_wait()? {
             None => Ok(()),
             Some(status) => bail!("lunette ended: {status}\n{}", self.said()),
         }
@@ -207,8 +203,8 @@ impl Daemon {
 
     /// Asks it to end (SIGTERM), and fails unless it ends with status 0.
     pub fn stop(mut self) -> Result<Output> {
-        kill_process(Pid::from_child(&self.child), Signal::TERM)?;
-        let Some(status) = tools::wait(&mut self.child, Instant::now() + LIMIT)? else {
+        self.process.signal(Signal::TERM)?;
+        let Some(status) = tools::wait(self.process.child(), Instant::now() + LIMIT)? else {
             bail!("lunette did not end after SIGTERM\n{}", self.said());
         };
         self.stdout.wait_for_end(Instant::now() + LIMIT);
@@ -223,16 +219,15 @@ impl Daemon {
     /// its may still be on the way to the disk.
     pub fn kill(mut self) -> Result<()> {
         self.alive()?;
-        self.child.kill()?;
-        self.child.wait()?;
+        self.process.signal(Signal::KILL)?;
+        self.process.child().wait()?;
         Ok(())
     }
 }
 
 impl Drop for Daemon {
     fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+        self.process.kill();
         if std::thread::panicking() {
             eprintln!("lunette said:\n{}", self.said());
         }

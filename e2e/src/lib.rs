@@ -21,6 +21,7 @@
 //! # Ok::<(), anyhow::Error>(())
 //! ```
 
+pub mod checks;
 pub mod daemon;
 pub mod guest;
 pub mod iscsi_test_cu;

@@ -5,13 +5,14 @@ use std::fmt;
 use std::fs;
 use std::io::Read;
 use std::net::TcpListener;
-use std::os::unix::process::ExitStatusExt;
+use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
+use rustix::process::{Pid, Signal, kill_process, kill_process_group};
 use tempfile::TempDir;
 
 /// The limit for one host command or one guest script. It only has to be longer than any sane run.
@@ -145,6 +146,70 @@ pub fn run(command: &mut Command, limit: Duration) -> Result<Output> {
         bail!("{command:?} was killed after {limit:?}: {output}");
     }
     Ok(output)
+}
+
+/// A long-running process in a process group of its own. The whole group is killed when the value
+/// is dropped, and also when this process dies without dropping it.
+pub struct Guarded {
+    child: Child,
+}
+
+impl Guarded {
+    /// Starts `command`, whose standard input becomes `/dev/null`. The process that `child` shows
+    /// is the command's own.
+    pub fn spawn(command: &Command) -> Result<Guarded> {
+        Guarded::spawn_with(command, Stdio::piped())
+    }
+
+    /// Starts `command` with its standard output where the caller wants it.
+    pub fn spawn_with(command: &Command, stdout: Stdio) -> Result<Guarded> {
+        // The guard reads from us: it meets the end of the file when we are gone.
+        let guard = r#"exec 9<&0 </dev/null; (cat <&9; kill -KILL 0) >/dev/null 2>&1 &
+                       exec "$@" 9<&-"#;
+        let mut guarded = self::command("sh")?;
+        guarded.args(["-c", guard, "guard"]);
+        guarded.arg(command.get_program()).args(command.get_args());
+        for (name, value) in command.get_envs() {
+            guarded.env(name, value.unwrap_or_default());
+        }
+        if let Some(folder) = command.get_current_dir() {
+            guarded.current_dir(folder);
+        }
+        let child = guarded
+            .process_group(0)
+            .stdin(Stdio::piped())
+            .stdout(stdout)
+            .stderr(Stdio::piped())
+            .spawn()
+            .with_context(|| format!("cannot start {command:?}"))?;
+        Ok(Guarded { child })
+    }
+
+    /// The process. Its streams may be taken; its standard input belongs to the guard.
+    pub fn child(&mut self) -> &mut Child {
+        &mut self.child
+    }
+
+    /// Sends a signal to the process, not to its group.
+    pub fn signal(&self, signal: Signal) -> Result<()> {
+        Ok(kill_process(Pid::from_child(&self.child), signal)?)
+    }
+
+    /// Kills the group.
+    pub fn kill(&mut self) {
+        // The guard is in the group, so the group is there and is ours, whatever became of the
+        // process itself.
+        if self.child.stdin.take().is_some() {
+            let _ = kill_process_group(Pid::from_child(&self.child), Signal::KILL);
+            let _ = self.child.wait();
+        }
+    }
+}
+
+impl Drop for Guarded {
+    fn drop(&mut self) {
+        self.kill();
+    }
 }
 
 /// Waits for `child` until `deadline`; `None` when it still runs then.
@@ -338,6 +403,24 @@ mod tests {
     fn a_hang_ends_with_the_limit() {
         let error = run(command("sleep").unwrap().arg("10000"), Duration::from_millis(100));
         assert!(error.unwrap_err().to_string().contains("was killed after"));
+    }
+
+    #[test]
+    fn a_guarded_group_ends_with_its_value() {
+        let mut sleepers = command("sh").unwrap();
+        sleepers.args(["-c", "sleep 10000 & echo $!; exec sleep 10000"]);
+        let mut guarded = Guarded::spawn(&sleepers).unwrap();
+        let stdout = Capture::of(guarded.child().stdout.take().unwrap());
+        stdout.wait_for(0, b"\n", Instant::now() + LIMIT);
+        let grandchild = PathBuf::from("/proc").join(stdout.text().trim());
+        assert!(grandchild.exists());
+        drop(guarded);
+        wait_until("the grandchild to end", || !runs(&grandchild)).unwrap();
+    }
+
+    fn runs(process: &Path) -> bool {
+        let state = fs::read_to_string(process.join("stat")).unwrap_or_default();
+        !state.is_empty() && !state.contains(") Z")
     }
 
     #[test]

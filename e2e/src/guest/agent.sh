@@ -16,8 +16,8 @@ for module in ${E2E_MODULES//,/ }; do
     modprobe "$module" 2>&4 || missing=1
 done
 finish $missing 0
-while read -r number <&3; do
-    bash "$E2E_JOB/$number.sh" </dev/null >&3 2>&4 3>&- 4>&-
+while read -r number <&3 && [ "$number" != off ]; do
+    BASH_ENV=$E2E_JOB/functions.sh bash "$E2E_JOB/$number.sh" </dev/null >&3 2>&4 3>&- 4>&-
     finish $? "$number"
 done
 sync

@@ -6,14 +6,16 @@
 
 use std::fs;
 use std::io::Write;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::process::Child;
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use tempfile::TempDir;
 
-use crate::tools::{self, Capture, LIMIT, Output, Waited};
+use crate::tools::{self, Capture, Guarded, LIMIT, Output, Waited};
 
 /// Where the agent puts its mark: no text has this character.
 const MARK: u8 = 0x1e;
@@ -32,6 +34,7 @@ impl Job {
         let job = Job { folder, nonce };
         job.write("agent.sh", include_str!("agent.sh"))?;
         job.write("root.sh", include_str!("root.sh"))?;
+        job.write("functions.sh", include_str!("functions.sh"))?;
         Ok(job)
     }
 
@@ -63,10 +66,33 @@ impl Job {
 
 /// What a guest's rig talks to it through.
 pub(crate) struct Wiring {
-    pub(crate) child: Child,
-    pub(crate) input: Box<dyn Write + Send>,
-    pub(crate) stdout: Capture,
-    pub(crate) stderr: Capture,
+    process: Guarded,
+    stdio: UnixStream,
+    stdout: Capture,
+    stderr: Capture,
+}
+
+impl Wiring {
+    /// Starts the guest's process. Its descriptor 3 carries the numbers down and the output up, its
+    /// descriptor 4 carries the errors up. What it prints itself goes to the kernel's log.
+    pub(crate) fn spawn(command: &Command, job: &Job) -> Result<Wiring> {
+        let redirect = r#"exec "$@" 3>&1 4>&2 </dev/null >>"$0" 2>&1"#;
+        let mut redirected = tools::command("sh")?;
+        redirected.args(["-c", redirect]).arg(job.kernel_log());
+        redirected.arg(command.get_program()).args(command.get_args());
+        for (name, value) in command.get_envs() {
+            redirected.env(name, value.unwrap_or_default());
+        }
+        let (stdio, theirs) = UnixStream::pair()?;
+        let mut process = Guarded::spawn_with(&redirected, OwnedFd::from(theirs).into())?;
+        let stderr = process.child().stderr.take();
+        Ok(Wiring {
+            stdout: Capture::of(stdio.try_clone()?),
+            stderr: Capture::of(stderr.context("stderr is piped")?),
+            stdio,
+            process,
+        })
+    }
 }
 
 /// A guest that has booted. Dropping it pulls the plug.
@@ -98,8 +124,7 @@ impl Guest {
         self.sequence += 1;
         let number = self.sequence;
         self.job.write(&format!("{number}.sh"), script)?;
-        writeln!(self.wiring.input, "{number}")
-            .and_then(|()| self.wiring.input.flush())
+        writeln!(self.wiring.stdio, "{number}")
             .with_context(|| format!("the guest is gone\n{}", self.kernel_log_tail()))?;
         self.finish()
     }
@@ -118,11 +143,11 @@ impl Guest {
         self.check(&format!("{assignments}{script}"))
     }
 
-    /// Hangs up, on which the guest syncs and powers off, and waits for its end.
+    /// Lets the guest sync and power off, and waits for its end.
     pub fn power_off(mut self) -> Result<()> {
-        self.wiring.input = Box::new(std::io::sink());
+        writeln!(self.wiring.stdio, "off").context("the guest is gone")?;
         let deadline = Instant::now() + self.limit;
-        match tools::wait(&mut self.wiring.child, deadline)? {
+        match tools::wait(self.wiring.process.child(), deadline)? {
             Some(_) => Ok(()),
             None => bail!("the guest did not power off\n{}", self.kernel_log_tail()),
         }
@@ -157,7 +182,7 @@ impl Guest {
             End::Status(status) => Ok(output(status)),
             End::Died => bail!("the guest died: {}\n{}", output(125), self.kernel_log_tail()),
             End::TimedOut => {
-                self.stop();
+                self.wiring.process.kill();
                 bail!(
                     "the guest was killed after {:?}: {}\n{}",
                     self.limit,
@@ -166,21 +191,6 @@ impl Guest {
                 )
             }
         }
-    }
-
-    /// Kills the guest's process group.
-    fn stop(&mut self) {
-        if let Ok(None) = self.wiring.child.try_wait() {
-            let group = rustix::process::Pid::from_child(&self.wiring.child);
-            let _ = rustix::process::kill_process_group(group, rustix::process::Signal::KILL);
-            let _ = self.wiring.child.wait();
-        }
-    }
-}
-
-impl Drop for Guest {
-    fn drop(&mut self) {
-        self.stop();
     }
 }
 

@@ -6,12 +6,12 @@
 mod kernel;
 
 use std::path::PathBuf;
-use std::process::Stdio;
+use std::process::Command;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 
 use crate::guest::{Guest, Job, Wiring};
-use crate::tools::{self, Capture};
+use crate::tools;
 use kernel::Kernel;
 
 /// How to boot a guest.
@@ -70,17 +70,13 @@ impl Qemu {
         let kernel = Kernel::get()?;
         let job = Job::new()?;
         kernel.write_initramfs(include_str!("init.sh"), &job.path("initramfs"))?;
-        let wiring = self.spawn(&kernel, &job)?;
+        let wiring = Wiring::spawn(&self.command(&kernel, &job)?, &job)?;
         Guest::new(job, wiring)
     }
 
-    fn spawn(&self, kernel: &Kernel, job: &Job) -> Result<Wiring> {
-        let redirect = r#"exec "$@" 4>&2 2>>"$0""#;
-        let mut command = tools::command("sh")?;
+    fn command(&self, kernel: &Kernel, job: &Job) -> Result<Command> {
+        let mut command = tools::command("qemu-system-x86_64")?;
         command
-            .args(["-c", redirect])
-            .arg(job.kernel_log())
-            .arg(tools::program("qemu-system-x86_64")?)
             .args(["-accel", "tcg", "-smp", "2"])
             .args(["-machine", "q35,memory-backend=memory"])
             .args(["-m", &self.memory_mib.to_string()])
@@ -101,7 +97,7 @@ impl Qemu {
             .arg(format!("file,id=log,append=on,path={}", job.kernel_log().display()))
             .args(["-serial", "chardev:log"])
             .args(["-device", "virtio-serial-pci"])
-            .args(["-chardev", "stdio,id=stdio,signal=off"])
+            .args(["-chardev", "socket,id=stdio,fd=3"])
             .args(["-device", "virtserialport,chardev=stdio,name=stdio"])
             .args(["-chardev", "file,id=stderr,path=/dev/fd/4"])
             .args(["-device", "virtserialport,chardev=stderr,name=stderr"]);
@@ -109,18 +105,7 @@ impl Qemu {
         let shared = format!("local,path={},mount_tag=job,security_model=none", job.path("").display());
         command.args(["-virtfs", root, "-virtfs", &shared]);
         command.args(&self.arguments);
-        let mut child = std::os::unix::process::CommandExt::process_group(&mut command, 0)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .context("cannot start QEMU")?;
-        Ok(Wiring {
-            input: Box::new(child.stdin.take().context("stdin is piped")?),
-            stdout: Capture::of(child.stdout.take().context("stdout is piped")?),
-            stderr: Capture::of(child.stderr.take().context("stderr is piped")?),
-            child,
-        })
+        Ok(command)
     }
 }
 

@@ -3,13 +3,13 @@
 //! It boots in seconds, needs no privilege, sees the programs of the host and has one CPU.
 
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
+use std::process::Command;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, bail};
 
 use crate::guest::{Guest, Job, Wiring};
 use crate::netns::Netns;
-use crate::tools::{self, Capture};
+use crate::tools;
 
 /// The virtio device number of a SCSI host (virtio 1.2, clause 5).
 const VIRTIO_SCSI: u32 = 8;
@@ -97,27 +97,22 @@ impl<'a> Uml<'a> {
         tools::make_executable(&job.path("init"))?;
         let folders = self.writable.iter().map(|f| format!("{}\n", f.display()));
         job.write("writable", &folders.collect::<String>())?;
-        let wiring = self.spawn(&job)?;
+        let wiring = Wiring::spawn(&self.command(&job)?, &job)?;
         Guest::new(job, wiring)
     }
 
-    fn spawn(&self, job: &Job) -> Result<Wiring> {
-        // The kernel polls the files of its serial lines, so these must be pipes; its messages go
-        // to its standard output, which therefore becomes a file of its own.
-        let redirect = r#"exec "$@" 3>&1 4>&2 5<&0 </dev/null >"$0" 2>&1"#;
+    fn command(&self, job: &Job) -> Result<Command> {
         let mut command = match self.netns {
-            Some(netns) => netns.command("sh")?,
-            None => tools::command("sh")?,
+            Some(netns) => netns.command("linux.uml")?,
+            None => tools::command("linux.uml")?,
         };
         command
-            .args(["-c", redirect])
-            .arg(job.kernel_log())
-            .arg(tools::program("linux.uml")?)
             .arg(format!("mem={}M", self.memory_mib))
-            .args(["rootfstype=hostfs", "rootflags=/", "ro", "loglevel=5", "panic=-1"])
+            .args(["rootfstype=hostfs", "rootflags=/", "ro"])
+            .args(["loglevel=5", "panic=-1"])
             .arg("initcall_blacklist=raid6_select_algo")
-            .args(["con=null", "con0=null,fd:1", "stderr=1", "ssl=null"])
-            .args(["ssl0=fd:5,fd:3", "ssl1=null,fd:4"])
+            .args(["con=null", "con0=null,fd:1", "stderr=1"])
+            .args(["ssl=null", "ssl0=fd:3", "ssl1=null,fd:4"])
             .arg(format!("uml_dir={}", job.path("").display()))
             .arg(format!("init={}", job.path("init").display()))
             .args(job.kernel_arguments(&self.modules).split(' '));
@@ -133,18 +128,7 @@ impl<'a> Uml<'a> {
         command.env("LD_PRELOAD", tools::preload_library("wide_registers", shim)?);
         // The memory file must be on an executable file system that is not the disk.
         command.env("TMPDIR", "/dev/shm");
-        let mut child = std::os::unix::process::CommandExt::process_group(&mut command, 0)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .context("cannot start User-Mode Linux")?;
-        Ok(Wiring {
-            input: Box::new(child.stdin.take().context("stdin is piped")?),
-            stdout: Capture::of(child.stdout.take().context("stdout is piped")?),
-            stderr: Capture::of(child.stderr.take().context("stderr is piped")?),
-            child,
-        })
+        Ok(command)
     }
 }
 

@@ -1,0 +1,60 @@
+# What a disk must do for a kernel and its user. $disk is a writable block device of at least
+# 96 MiB; what is on it is lost.
+sg=$(generic "$disk")
+
+sg_turs "$disk"
+sg_inq "$disk"
+sg_luns "$sg"
+sg_readcap --16 "$disk"
+for page in 0x00 0x80 0x83 0x86 0xb0 0xb1 0xb2; do
+    sg_vpd --page=$page "$disk"
+done
+for page in 0x01 0x08 0x0a 0x1c 0x3f; do
+    sg_modes --page=$page "$disk"
+done
+sg_requests "$disk"
+sg_sync "$disk"
+sg_opcodes --rctd "$disk" >/tmp/opcodes
+for name in 'Read(10)' 'Write(16)' 'Unmap' 'Write same(16)' 'Report supported operation codes'; do
+    grep -i "$name" /tmp/opcodes
+done
+
+# Past the end, and a command that is not there.
+status 5 sg_raw --request=512 "$sg" 88 00 ff ff ff ff ff ff ff fe 00 00 00 01 00 00
+status 9 sg_raw "$sg" c1 00 00 00 00 00
+
+# A file system with a tree on it.
+mkfs.ext4 -q -F "$disk"
+mkdir -p /tmp/tree
+mount "$disk" /tmp/tree
+cp -a /usr/lib/x86_64-linux-gnu/perl-base /tmp/tree/copy
+umount /tmp/tree
+fsck.ext4 -fn "$disk"
+mount "$disk" /tmp/tree
+diff -r /usr/lib/x86_64-linux-gnu/perl-base /tmp/tree/copy
+rm -r /tmp/tree/copy
+sync
+fstrim -v /tmp/tree
+umount /tmp/tree
+fsck.ext4 -fn "$disk"
+
+# Random writes of mixed sizes, each read back and checked.
+fio --name=verify --filename="$disk" --direct=1 --ioengine=libaio --iodepth=16 --rw=randwrite \
+    --bsrange=4k-256k --offset=1M --size=32M --norandommap --verify=crc32c --verify_fatal=1 \
+    --verify_state_save=0 --output=/tmp/fio.log || { cat /tmp/fio.log; exit 1; }
+
+# Discarded and zeroed blocks read as zeroes; their neighbours stay.
+yes lunette | head -c 16M >/tmp/pattern
+dd if=/tmp/pattern of="$disk" bs=1M oflag=direct status=none
+blkdiscard --offset 1M --length 4M "$disk"
+blkdiscard --zeroout --offset 8M --length 4M "$disk"
+dd if=/dev/zero of=/tmp/pattern bs=1M seek=1 count=4 conv=notrunc status=none
+dd if=/dev/zero of=/tmp/pattern bs=1M seek=8 count=4 conv=notrunc status=none
+dd if="$disk" of=/tmp/read bs=1M count=16 iflag=direct status=none
+cmp /tmp/pattern /tmp/read
+
+# A reset is survived and forgets nothing.
+sg_reset --device "$sg"
+dd if="$disk" of=/tmp/read bs=1M count=16 iflag=direct status=none
+cmp /tmp/pattern /tmp/read
+rm /tmp/pattern /tmp/read

@@ -1,0 +1,28 @@
+//! Guest scripts that hold for a disk whatever brings it to the guest.
+
+use anyhow::Result;
+
+use crate::guest::Guest;
+use crate::tools;
+
+/// Fails unless the host, and so every guest, has what the scripts call.
+pub fn need_tools() -> Result<()> {
+    tools::need(["sg_inq", "fio", "mkfs.ext4", "blkdiscard", "fstrim"])
+}
+
+/// Uses a writable disk in every way a user would, and checks its data. What is on
+/// it is lost.
+pub fn disk(guest: &mut Guest, lun: u32) -> Result<()> {
+    on_lun(guest, lun, include_str!("../scripts/disk.sh"))
+}
+
+/// Checks that a read-only disk can be read, says so, and refuses writes.
+pub fn read_only_disk(guest: &mut Guest, lun: u32) -> Result<()> {
+    on_lun(guest, lun, include_str!("../scripts/read_only.sh"))
+}
+
+/// Runs a script with `$disk` set to the block device of a logical unit.
+pub fn on_lun(guest: &mut Guest, lun: u32, script: &str) -> Result<()> {
+    guest.check(&format!("disk=$(disk {lun})\n{script}"))?;
+    Ok(())
+}
