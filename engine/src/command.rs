@@ -83,6 +83,7 @@ pub struct CommandSpec {
 }
 
 /// A command as a device crate writes it: the row beside the function that decodes it for a `T`.
+#[derive(Debug)]
 pub struct Command<T: ?Sized + 'static> {
     /// The row.
     pub spec: CommandSpec,

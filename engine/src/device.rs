@@ -1,6 +1,7 @@
 //! What a peripheral device type is to the engine.
 
 use crate::{CommandSpec, Decoded, Io, IoKind, LogicalUnit, ModePageSpec, Request};
+use lunette_scsi::mode::BlockDescriptor;
 use lunette_scsi::{AdditionalSense, Sense, SenseKey};
 use lunette_store::IoError;
 
@@ -42,10 +43,11 @@ pub trait Device: Send + Sync {
         Vec::new()
     }
 
-    /// The mode parameter block descriptor: 8 bytes, or 16 if `long`; empty if the device has none.
-    fn block_descriptor(&self, long: bool) -> Vec<u8> {
+    /// The mode parameter block descriptor, if the device has one: the short form, or the long one if `long` and the device
+    /// knows it.
+    fn block_descriptor(&self, long: bool) -> Option<BlockDescriptor> {
         let _ = long;
-        Vec::new()
+        None
     }
 
     /// Byte 2 of the mode parameter header (device-specific parameter).

@@ -1,18 +1,40 @@
 //! The mode pages of a logical unit: default, changeable and current values (SPC-4 7.5).
 
-use lunette_scsi::{AdditionalSense, Sense};
+use lunette_scsi::Sense;
+use lunette_scsi::mode::{ModePageCode, ModePageEntry, ModePageHeader};
 
-/// A mode page as its device defines it. The bytes are those after the page header (page code and length).
+/// A mode page as its device defines it: whole pages, header included.
 #[derive(Clone, Debug)]
 pub struct ModePageSpec {
-    /// Page code.
-    pub code: u8,
-    /// Subpage code; 0 for the page itself.
-    pub subpage: u8,
-    /// Values after a reset.
-    pub default: Vec<u8>,
-    /// A one for each bit that MODE SELECT may change.
-    pub changeable: Vec<u8>,
+    code: ModePageCode,
+    default: Vec<u8>,
+    changeable: Vec<u8>,
+}
+
+impl ModePageSpec {
+    /// A page with its values after a reset, and the same page with a one for each bit that MODE SELECT may change.
+    ///
+    /// # Panics
+    /// If these are not two pages of the same code and length.
+    pub fn new(default: &[u8], changeable: &[u8]) -> Self {
+        let header = ModePageHeader::parse(default).expect("a mode page");
+        assert_eq!(Ok(header), ModePageHeader::parse(changeable), "two pages of one code");
+        assert!(
+            default.len() == header.size() + usize::from(header.length) && changeable.len() == default.len()
+        );
+        Self { code: header.code, default: default.to_vec(), changeable: changeable.to_vec() }
+    }
+
+    /// A page of which nothing can be changed.
+    ///
+    /// # Panics
+    /// If this is not a page.
+    pub fn fixed(default: &[u8]) -> Self {
+        let header = ModePageHeader::parse(default).expect("a mode page").size();
+        let mut changeable = default.to_vec();
+        changeable[header..].fill(0);
+        Self::new(default, &changeable)
+    }
 }
 
 /// Which values of a page (the PC field of MODE SENSE).
@@ -34,18 +56,18 @@ pub(crate) struct ModePages {
 
 impl ModePages {
     pub(crate) fn new(mut specs: Vec<ModePageSpec>) -> Self {
-        specs.sort_by_key(|page| (page.code, page.subpage));
+        specs.sort_by_key(|page| page.code);
         Self { pages: specs.into_iter().map(|spec| (spec.clone(), spec.default)).collect() }
     }
 
     /// The codes of all pages, ascending.
-    pub(crate) fn codes(&self) -> impl Iterator<Item = (u8, u8)> {
-        self.pages.iter().map(|(spec, _)| (spec.code, spec.subpage))
+    pub(crate) fn codes(&self) -> impl Iterator<Item = ModePageCode> {
+        self.pages.iter().map(|(spec, _)| spec.code)
     }
 
-    /// The bytes of one page after its header.
-    pub(crate) fn values(&self, code: u8, subpage: u8, control: PageControl) -> Option<&[u8]> {
-        let (spec, current) = self.find(code, subpage)?;
+    /// One whole page.
+    pub(crate) fn page(&self, code: ModePageCode, control: PageControl) -> Option<&[u8]> {
+        let (spec, current) = self.find(code)?;
         Some(match control {
             PageControl::Current => current,
             PageControl::Changeable => &spec.changeable,
@@ -53,32 +75,33 @@ impl ModePages {
         })
     }
 
-    /// Checks that `values` changes only what may be changed; `at` is where they stand in the parameter list. Returns
-    /// whether they change anything.
-    pub(crate) fn check(&self, code: u8, subpage: u8, values: &[u8], at: usize) -> Result<bool, Sense> {
-        let refused = |at: usize, bit| Sense::invalid_field_in_parameter_list(at.min(0xffff) as u16, bit);
-        let header = if subpage == 0 { 2 } else { 4 };
-        let Some((spec, current)) = self.find(code, subpage) else {
-            return Err(refused(at.saturating_sub(header), Some(5)));
+    /// Checks that `page` changes only what may be changed. Returns whether it changes anything.
+    pub(crate) fn check(&self, page: &ModePageEntry<'_>) -> Result<bool, Sense> {
+        let refused = |at: usize, bit| {
+            Err(Sense::invalid_field_in_parameter_list(page.offset.saturating_add(at as u16), bit))
         };
-        if values.len() != current.len() {
-            return Err(refused(at.saturating_sub(1), None));
+        let Some((spec, current)) = self.find(page.code) else { return refused(0, Some(5)) };
+        let header = if page.code.subpage == 0 { 2 } else { 4 };
+        if page.bytes.len() != current.len() {
+            return refused(header / 2, None);
         }
-        for (n, ((new, old), changeable)) in values.iter().zip(current).zip(&spec.changeable).enumerate() {
+        let fields = page.bytes.iter().zip(current).zip(&spec.changeable).enumerate().skip(header);
+        let mut changes = false;
+        for (at, ((new, old), changeable)) in fields {
             let wrong = (new ^ old) & !changeable;
             if wrong != 0 {
-                return Err(refused(at + n, Some(7 - wrong.leading_zeros() as u8)));
+                return refused(at, Some(7 - wrong.leading_zeros() as u8));
             }
+            changes |= new != old;
         }
-        Ok(values != current)
+        Ok(changes)
     }
 
     /// Puts values in force that [`check`](Self::check) has passed.
-    pub(crate) fn set(&mut self, code: u8, subpage: u8, values: &[u8]) {
-        if let Some((_, current)) =
-            self.pages.iter_mut().find(|(p, _)| (p.code, p.subpage) == (code, subpage))
-        {
-            current.copy_from_slice(values);
+    pub(crate) fn set(&mut self, page: &ModePageEntry<'_>) {
+        let header = if page.code.subpage == 0 { 2 } else { 4 };
+        if let Some((_, current)) = self.pages.iter_mut().find(|(spec, _)| spec.code == page.code) {
+            current[header..].copy_from_slice(&page.bytes[header..]);
         }
     }
 
@@ -89,12 +112,7 @@ impl ModePages {
         }
     }
 
-    fn find(&self, code: u8, subpage: u8) -> Option<&(ModePageSpec, Vec<u8>)> {
-        self.pages.iter().find(|(page, _)| (page.code, page.subpage) == (code, subpage))
+    fn find(&self, code: ModePageCode) -> Option<&(ModePageSpec, Vec<u8>)> {
+        self.pages.iter().find(|(page, _)| page.code == code)
     }
-}
-
-/// The sense data for saved values, which no logical unit keeps yet.
-pub(crate) fn saving_not_supported() -> Sense {
-    Sense::illegal_request(AdditionalSense::SAVING_PARAMETERS_NOT_SUPPORTED)
 }

@@ -5,6 +5,7 @@ use crate::mode::{ModePages, PageControl};
 use crate::nexus::ItlNexus;
 use crate::task_set::Coordination;
 use crate::{Decoded, Device, Identity, Nexus, Request, spc};
+use lunette_scsi::mode::{ModePageCode, ModePageEntry};
 use lunette_scsi::{AdditionalSense, Sense};
 use lunette_store::Backing;
 use std::collections::HashMap;
@@ -99,27 +100,24 @@ impl LogicalUnit {
         self.flags.load(Ordering::Relaxed) & Flag::DESCRIPTOR_SENSE != 0
     }
 
-    /// The bytes of a mode page after its header.
-    pub fn mode_page(&self, code: u8, subpage: u8, control: PageControl) -> Option<Vec<u8>> {
-        self.state().modes.values(code, subpage, control).map(<[u8]>::to_vec)
+    /// A whole mode page, header included.
+    pub fn mode_page(&self, code: ModePageCode, control: PageControl) -> Option<Vec<u8>> {
+        self.state().modes.page(code, control).map(<[u8]>::to_vec)
     }
 
-    /// The codes and subpage codes of its mode pages, ascending.
-    pub fn mode_page_codes(&self) -> Vec<(u8, u8)> {
+    /// The codes of its mode pages, ascending.
+    pub fn mode_page_codes(&self) -> Vec<ModePageCode> {
         self.state().modes.codes().collect()
     }
 
-    /// Puts a set of mode pages in force, all or none, and tells the other nexuses. Each entry is page code, subpage code,
-    /// values after the header, and where those stand in the parameter list.
-    pub(crate) fn select_modes(&self, pages: &[(u8, u8, &[u8], usize)], by: &Nexus) -> Result<(), Sense> {
+    /// Puts a set of mode pages in force, all or none, and tells the other nexuses.
+    pub(crate) fn select_modes(&self, pages: &[ModePageEntry<'_>], by: &Nexus) -> Result<(), Sense> {
         let mut state = self.state();
         let mut changed = false;
-        for &(code, subpage, values, at) in pages {
-            changed |= state.modes.check(code, subpage, values, at)?;
+        for page in pages {
+            changed |= state.modes.check(page)?;
         }
-        for &(code, subpage, values, _) in pages {
-            state.modes.set(code, subpage, values);
-        }
+        pages.iter().for_each(|page| state.modes.set(page));
         drop(state);
         if changed {
             self.apply_modes();
@@ -184,18 +182,17 @@ impl LogicalUnit {
     fn apply_modes(&self) {
         let state = self.state();
         let bit = |code, byte: usize, mask: u8| {
-            let values = state.modes.values(code, 0, PageControl::Current);
-            values.and_then(|bytes| bytes.get(byte)).is_some_and(|byte| byte & mask != 0)
+            let page = state.modes.page(ModePageCode::page(code), PageControl::Current);
+            page.and_then(|bytes| bytes.get(byte)).is_some_and(|byte| byte & mask != 0)
         };
         let mut flags = 0;
-        // Byte positions are those in the page less its two header bytes.
-        if bit(0x08, 0, 0x04) {
+        if bit(0x08, 2, 0x04) {
             flags |= Flag::WRITE_CACHE;
         }
-        if bit(0x0a, 2, 0x08) || self.backing.as_ref().is_some_and(|b| b.caps().read_only) {
+        if bit(0x0a, 4, 0x08) || self.backing.as_ref().is_some_and(|b| b.caps().read_only) {
             flags |= Flag::WRITE_PROTECT;
         }
-        if bit(0x0a, 0, 0x04) {
+        if bit(0x0a, 2, 0x04) {
             flags |= Flag::DESCRIPTOR_SENSE;
         }
         drop(state);

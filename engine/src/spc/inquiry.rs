@@ -2,7 +2,7 @@
 
 use super::{PrimaryCommand, vpd};
 use crate::{Attention, CommandSpec, Decoded, Direction, LogicalUnit, Plan, Request, Reservation, Timeouts};
-use lunette_scsi::inquiry::{PeripheralDeviceType, StandardInquiry, version_descriptor};
+use lunette_scsi::inquiry::{PeripheralDeviceType, SpcVersion, StandardInquiry, version_descriptor};
 use lunette_scsi::{Opcode, Sense};
 
 pub(crate) static INQUIRY: PrimaryCommand = PrimaryCommand {
@@ -40,8 +40,9 @@ fn standard(unit: &LogicalUnit) -> Vec<u8> {
         &identity.revision,
     );
     data.peripheral_qualifier = peripheral >> 5;
+    data.version = SpcVersion::SPC_4.0;
     data.removable = device.removable();
-    let versions = [version_descriptor::SAM_5, version_descriptor::SPC_5];
+    let versions = [version_descriptor::SAM_5, version_descriptor::SPC_4];
     for (slot, version) in
         data.version_descriptors.iter_mut().zip(versions.iter().chain(device.version_descriptors()))
     {

@@ -1,8 +1,33 @@
-//! Mode pages that every device has (SPC-4 7.5): Control, Power Condition, Informational Exceptions Control.
+//! Mode pages that every device has: Control, Power Condition, Informational Exceptions Control (SPC-4 7.5).
 
 use crate::ModePageSpec;
+use lunette_scsi::mode::{Control, ControlExtension, InformationalExceptions, PowerCondition};
 
 /// The definitions.
 pub(crate) fn mode_pages() -> Vec<ModePageSpec> {
-    Vec::new()
+    vec![control(), control_extension(), power_condition(), informational_exceptions()]
+}
+
+/// One task set for all nexuses (TST 0), no abort on errors of others (QERR 0), and commands reordered as one likes: that
+/// is what concurrent I/O does.
+fn control() -> ModePageSpec {
+    let default =
+        Control { queue_algorithm_modifier: 1, busy_timeout_period: u16::MAX, ..Control::default() };
+    let changeable = Control { descriptor_sense: true, software_write_protect: true, ..Control::default() };
+    ModePageSpec::new(&default.encode(false), &changeable.encode(false))
+}
+
+fn control_extension() -> ModePageSpec {
+    ModePageSpec::fixed(&ControlExtension::default().encode(false))
+}
+
+/// No timer runs.
+fn power_condition() -> ModePageSpec {
+    ModePageSpec::fixed(&PowerCondition::default().encode(false))
+}
+
+/// Nothing is predicted: MRIE 0.
+fn informational_exceptions() -> ModePageSpec {
+    let page = InformationalExceptions { disable_exception_control: true, ..Default::default() };
+    ModePageSpec::fixed(&page.encode(false))
 }

@@ -1,0 +1,104 @@
+//! The commands of a disk: one file a family, one row a command.
+
+use crate::Disk;
+use crate::extent::Geometry;
+use lunette_engine::{Attention, Command, CommandSpec, Direction, Reservation, Run, Timeouts};
+use lunette_scsi::{AdditionalSense, Opcode, Sense, command_name};
+
+mod prevent_allow;
+mod read;
+mod read_capacity;
+mod start_stop;
+mod synchronize_cache;
+mod unmap;
+mod verify;
+mod write;
+mod write_and_verify;
+mod write_same;
+
+pub(crate) use write_same::MAX_WRITE_SAME;
+
+/// A row of a disk's command.
+pub(crate) type DiskCommand = Command<Disk>;
+
+/// On which disks there is a command.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum On {
+    All,
+    Thin,
+    Full,
+}
+
+/// The rows.
+static COMMANDS: &[(On, &DiskCommand)] = &[
+    (On::All, &read::READ_6),
+    (On::All, &read::READ_10),
+    (On::All, &read::READ_12),
+    (On::All, &read::READ_16),
+    (On::All, &write::WRITE_6),
+    (On::All, &write::WRITE_10),
+    (On::All, &write::WRITE_12),
+    (On::All, &write::WRITE_16),
+    (On::All, &write_and_verify::WRITE_AND_VERIFY_10),
+    (On::All, &write_and_verify::WRITE_AND_VERIFY_12),
+    (On::All, &write_and_verify::WRITE_AND_VERIFY_16),
+    (On::All, &verify::VERIFY_10),
+    (On::All, &verify::VERIFY_12),
+    (On::All, &verify::VERIFY_16),
+    (On::All, &synchronize_cache::SYNCHRONIZE_CACHE_10),
+    (On::All, &synchronize_cache::SYNCHRONIZE_CACHE_16),
+    (On::All, &read_capacity::READ_CAPACITY_10),
+    (On::All, &read_capacity::READ_CAPACITY_16),
+    (On::Full, &write_same::WRITE_SAME_10),
+    (On::Full, &write_same::WRITE_SAME_16),
+    (On::Thin, &write_same::WRITE_SAME_10_UNMAP),
+    (On::Thin, &write_same::WRITE_SAME_16_UNMAP),
+    (On::Thin, &unmap::UNMAP),
+    (On::All, &start_stop::START_STOP_UNIT),
+    (On::All, &prevent_allow::PREVENT_ALLOW_MEDIUM_REMOVAL),
+];
+
+/// The commands of a disk that is thin or not.
+pub(crate) fn of(thin: bool) -> Vec<&'static DiskCommand> {
+    let wanted = |on| match on {
+        On::All => true,
+        On::Thin => thin,
+        On::Full => !thin,
+    };
+    COMMANDS.iter().filter(|(on, _)| wanted(*on)).map(|(_, command)| *command).collect()
+}
+
+/// The row of a command that works on the medium; what it does to the data follows from `reservation`.
+const fn medium_access(
+    opcode: Opcode,
+    usage: &'static [u8],
+    direction: Direction,
+    reservation: Reservation,
+) -> CommandSpec {
+    CommandSpec {
+        opcode,
+        service_action: None,
+        name: match command_name(opcode, None) {
+            Some(name) => name,
+            None => panic!("a command without a name"),
+        },
+        usage,
+        direction,
+        attention: Attention::Reported,
+        reservation,
+        timeouts: Timeouts::DATA,
+    }
+}
+
+/// The row of a command that only asks or steers.
+const fn control(opcode: Opcode, usage: &'static [u8], direction: Direction) -> CommandSpec {
+    CommandSpec { timeouts: Timeouts::SHORT, ..medium_access(opcode, usage, direction, Reservation::Allowed) }
+}
+
+/// The one block of data-out of a command that repeats it.
+fn whole_block(run: &Run, geometry: Geometry) -> Result<Vec<u8>, Sense> {
+    let block = run.data_out(0, geometry.block());
+    let whole = block.len() as u64 == geometry.block();
+    // The transfer is shorter than the command says.
+    whole.then_some(block).ok_or(Sense::illegal_request(AdditionalSense::INVALID_FIELD_IN_CDB))
+}

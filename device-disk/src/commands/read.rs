@@ -1,0 +1,29 @@
+//! READ (SBC-4 5.15 to 5.18).
+
+use super::{DiskCommand, medium_access};
+use crate::Disk;
+use lunette_engine::{Decoded, Direction, IoKind, Plan, Request, Reservation};
+use lunette_scsi::Opcode;
+
+const fn read(opcode: Opcode, usage: &'static [u8]) -> DiskCommand {
+    DiskCommand { spec: medium_access(opcode, usage, Direction::In, Reservation::Read), decode }
+}
+
+pub(crate) static READ_6: DiskCommand = read(Opcode::READ_6, &[0x08, 0x1f, 0xff, 0xff, 0xff, 0]);
+
+// DPO, FUA and FUA_NV, which SBC-3 dropped.
+pub(crate) static READ_10: DiskCommand =
+    read(Opcode::READ_10, &[0x28, 0x1a, 0xff, 0xff, 0xff, 0xff, 0, 0xff, 0xff, 0]);
+pub(crate) static READ_12: DiskCommand =
+    read(Opcode::READ_12, &[0xa8, 0x1a, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0, 0]);
+pub(crate) static READ_16: DiskCommand = read(
+    Opcode::READ_16,
+    &[0x88, 0x1a, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0, 0],
+);
+
+/// A read sees every write that has completed, from whichever cache, so FUA asks for nothing more: there is no older copy
+/// on the medium that it could be after.
+fn decode(disk: &Disk, request: &Request<'_>) -> Decoded {
+    let (_, extent) = disk.transfer(request.cdb)?;
+    Ok(Plan::Io(disk.io(IoKind::Read, extent)))
+}

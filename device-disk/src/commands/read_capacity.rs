@@ -1,0 +1,36 @@
+//! READ CAPACITY (SBC-4 5.20, 5.21).
+
+use super::{DiskCommand, control};
+use crate::Disk;
+use lunette_engine::{CommandSpec, Direction, Plan};
+use lunette_scsi::{Capacity, Opcode, service_action};
+
+pub(crate) static READ_CAPACITY_10: DiskCommand = DiskCommand {
+    spec: control(Opcode::READ_CAPACITY_10, &[0x25, 0, 0, 0, 0, 0, 0, 0, 0, 0], Direction::In),
+    decode: |disk, _| Ok(Plan::data(capacity(disk).encode_10().to_vec(), 8)),
+};
+
+pub(crate) static READ_CAPACITY_16: DiskCommand = DiskCommand {
+    spec: CommandSpec {
+        service_action: Some(service_action::READ_CAPACITY_16),
+        name: "READ CAPACITY(16)",
+        ..control(
+            Opcode::SERVICE_ACTION_IN_16,
+            &[0x9e, 0x10, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, 0xff, 0xff, 0, 0],
+            Direction::In,
+        )
+    },
+    decode: |disk, request| Ok(Plan::data(capacity(disk).encode_16().to_vec(), request.cdb.u32(10).into())),
+};
+
+fn capacity(disk: &Disk) -> Capacity {
+    let geometry = disk.geometry;
+    Capacity {
+        last_lba: geometry.blocks - 1,
+        block_length: geometry.block_length,
+        physical_block_exponent: (disk.physical_block / geometry.block_length).ilog2().min(15) as u8,
+        provisioned: disk.discard.is_some(),
+        read_zeros: disk.discard.is_some_and(|discard| discard.reads_zero),
+        ..Capacity::default()
+    }
+}

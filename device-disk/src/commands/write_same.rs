@@ -1,0 +1,53 @@
+//! WRITE SAME (SBC-4 5.47, 5.48).
+
+use super::{DiskCommand, medium_access, whole_block};
+use crate::Disk;
+use crate::extent::{check_writable, length_at};
+use crate::medium::Medium;
+use lunette_engine::{CommandSpec, Decoded, Direction, Plan, Request, Reservation, Timeouts};
+use lunette_scsi::{Opcode, Sense, Transfer};
+
+/// The most bytes that one command writes.
+pub(crate) const MAX_WRITE_SAME: u64 = 4 << 30;
+
+const fn write_same(opcode: Opcode, usage: &'static [u8]) -> DiskCommand {
+    let spec = medium_access(opcode, usage, Direction::Out, Reservation::Write);
+    DiskCommand { spec: CommandSpec { timeouts: Timeouts::LONG, ..spec }, decode }
+}
+
+// UNMAP is a bit of thin disks only; NDOB stands in byte 1, bit 0, of the 16-byte form.
+pub(crate) static WRITE_SAME_10: DiskCommand =
+    write_same(Opcode::WRITE_SAME_10, &[0x41, 0, 0xff, 0xff, 0xff, 0xff, 0, 0xff, 0xff, 0]);
+pub(crate) static WRITE_SAME_10_UNMAP: DiskCommand =
+    write_same(Opcode::WRITE_SAME_10, &[0x41, 0x08, 0xff, 0xff, 0xff, 0xff, 0, 0xff, 0xff, 0]);
+pub(crate) static WRITE_SAME_16: DiskCommand = write_same(
+    Opcode::WRITE_SAME_16,
+    &[0x93, 0x01, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0, 0],
+);
+pub(crate) static WRITE_SAME_16_UNMAP: DiskCommand = write_same(
+    Opcode::WRITE_SAME_16,
+    &[0x93, 0x09, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0, 0],
+);
+
+/// Zeroes are left to the store, which gives the room back if it may; anything else is written.
+fn decode(disk: &Disk, request: &Request<'_>) -> Decoded {
+    check_writable(request.unit)?;
+    let Transfer { lba, blocks, unmap, ndob, .. } = Transfer::parse(request.cdb).unwrap_or_default();
+    let geometry = disk.geometry;
+    let extent = geometry.extent_or_rest(lba, blocks.into())?;
+    if extent.length > MAX_WRITE_SAME {
+        return Err(Sense::invalid_field_in_cdb(length_at(request.cdb), None));
+    }
+    let (fast_zero, durable) = (disk.fast_zero, disk.durable(false, request.unit));
+    let data_out = if ndob { 0 } else { geometry.block() };
+    Ok(Plan::run(data_out, async move |run| {
+        let block = if ndob { Vec::new() } else { whole_block(&run, geometry)? };
+        let medium = Medium { run, geometry };
+        if block.iter().all(|byte| *byte == 0) {
+            medium.zero(extent, unmap, fast_zero).await?;
+        } else {
+            medium.fill(extent, &block).await?;
+        }
+        medium.flush_if(durable).await
+    }))
+}

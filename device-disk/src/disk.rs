@@ -1,0 +1,126 @@
+//! The device as the engine sees it.
+
+use crate::commands::{self, DiskCommand};
+use crate::extent::Geometry;
+use crate::{Options, OptionsError, pages};
+use lunette_engine::{CommandSpec, Decoded, Device, Io, LogicalUnit, ModePageSpec, Request, sense_of};
+use lunette_scsi::inquiry::version_descriptor;
+use lunette_scsi::mode::{BlockDescriptor, DISK_DPO_FUA, DISK_WRITE_PROTECTED};
+use lunette_scsi::{PeripheralDeviceType, Sense};
+use lunette_store::{Caps, Discard, IoError};
+
+/// A disk over a store.
+#[derive(Debug)]
+pub struct Disk {
+    pub(crate) geometry: Geometry,
+    pub(crate) physical_block: u32,
+    /// Longest transfer in blocks.
+    pub(crate) max_transfer: u32,
+    /// What the store does with blocks that are given back; `None` if the disk is not thin.
+    pub(crate) discard: Option<Discard>,
+    pub(crate) volatile_cache: bool,
+    pub(crate) fast_zero: bool,
+    pub(crate) rotational: bool,
+    removable: bool,
+    commands: Vec<&'static DiskCommand>,
+}
+
+/// Longest transfer in bytes, whatever the store would take: a command's data has to fit the transports' buffers.
+const MAX_TRANSFER: u64 = 16 << 20;
+
+impl Disk {
+    /// A disk over a store with `caps`.
+    ///
+    /// # Errors
+    /// When the logical block length does not suit the store.
+    pub fn new(options: &Options, caps: &Caps) -> Result<Self, OptionsError> {
+        options.check(caps)?;
+        let block = u64::from(options.block_length);
+        let discard = caps.discard.filter(|_| options.thin);
+        Ok(Self {
+            geometry: Geometry { blocks: caps.size / block, block_length: options.block_length },
+            physical_block: caps.physical_block.max(options.block_length),
+            max_transfer: (caps.max_transfer.min(MAX_TRANSFER) / block).max(1) as u32,
+            discard,
+            volatile_cache: caps.volatile_cache,
+            fast_zero: caps.fast_zero,
+            rotational: options.rotational.unwrap_or(caps.rotational),
+            removable: options.removable,
+            commands: commands::of(discard.is_some()),
+        })
+    }
+
+    /// Capacity in logical blocks.
+    pub fn blocks(&self) -> u64 {
+        self.geometry.blocks
+    }
+
+    /// Logical block length in bytes.
+    pub fn block_length(&self) -> u32 {
+        self.geometry.block_length
+    }
+
+    /// Whether a write has to reach the medium before it completes: FUA, or the write cache is disabled. A store without a
+    /// volatile cache keeps what it has completed anyway.
+    pub(crate) fn durable(&self, fua: bool, unit: &LogicalUnit) -> bool {
+        self.volatile_cache && (fua || !unit.write_cache_enabled())
+    }
+}
+
+impl Device for Disk {
+    fn peripheral(&self) -> u8 {
+        PeripheralDeviceType::DISK.0
+    }
+
+    fn commands(&self) -> Box<dyn Iterator<Item = &'static CommandSpec>> {
+        Box::new(self.commands.clone().into_iter().map(|command| &command.spec))
+    }
+
+    fn decode(&self, row: usize, request: &Request<'_>) -> Decoded {
+        (self.commands[row].decode)(self, request)
+    }
+
+    fn removable(&self) -> bool {
+        self.removable
+    }
+
+    fn version_descriptors(&self) -> &'static [u16] {
+        &[version_descriptor::SBC_4, version_descriptor::SBC_3]
+    }
+
+    fn vpd_pages(&self) -> &'static [u8] {
+        pages::VPD_PAGES
+    }
+
+    fn vpd_page(&self, code: u8, _: &LogicalUnit) -> Option<Vec<u8>> {
+        pages::vpd_page(self, code)
+    }
+
+    fn mode_pages(&self, _: &LogicalUnit) -> Vec<ModePageSpec> {
+        pages::mode_pages(self)
+    }
+
+    fn block_descriptor(&self, long: bool) -> Option<BlockDescriptor> {
+        let Geometry { blocks, block_length } = self.geometry;
+        Some(match long {
+            true => BlockDescriptor::Long { blocks, block_length },
+            false => BlockDescriptor::short(blocks, block_length),
+        })
+    }
+
+    fn mode_device_specific(&self, unit: &LogicalUnit) -> u8 {
+        DISK_DPO_FUA | if unit.write_protected() { DISK_WRITE_PROTECTED } else { 0 }
+    }
+
+    /// INFORMATION is the LBA of the first block that failed (SBC-4 4.18), given only where that is known: the operation
+    /// was about one block, or the store says how far it came.
+    fn io_failed(&self, io: &Io, error: IoError) -> Sense {
+        let sense = sense_of(io.kind, error);
+        let block = self.geometry.block();
+        match error {
+            IoError::Short { moved } => sense.with_information((io.offset + moved) / block),
+            IoError::Os(_) if io.length == block => sense.with_information(io.offset / block),
+            _ => sense,
+        }
+    }
+}

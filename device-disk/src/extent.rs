@@ -1,0 +1,104 @@
+//! Ranges of blocks, checked.
+
+use crate::Disk;
+use lunette_engine::{Io, IoKind, LogicalUnit};
+use lunette_scsi::{AdditionalSense, Cdb, Sense, Transfer};
+
+/// How large a medium is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Geometry {
+    /// Capacity in logical blocks, at least one.
+    pub(crate) blocks: u64,
+    /// Logical block length in bytes.
+    pub(crate) block_length: u32,
+}
+
+/// A range of the medium in bytes, which lies inside.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Extent {
+    pub(crate) offset: u64,
+    pub(crate) length: u64,
+}
+
+impl Geometry {
+    /// Bytes of a logical block.
+    pub(crate) fn block(&self) -> u64 {
+        self.block_length.into()
+    }
+
+    /// The bytes of `blocks` blocks from `lba` on. A range that ends with the medium is inside, so no blocks at all may
+    /// begin there.
+    pub(crate) fn extent(&self, lba: u64, blocks: u64) -> Result<Extent, Sense> {
+        match lba.checked_add(blocks) {
+            Some(end) if end <= self.blocks => {
+                Ok(Extent { offset: lba * self.block(), length: blocks * self.block() })
+            }
+            _ => Err(Sense::illegal_request(AdditionalSense::LBA_OUT_OF_RANGE)),
+        }
+    }
+
+    /// The same with zero blocks meaning all that follow.
+    pub(crate) fn extent_or_rest(&self, lba: u64, blocks: u64) -> Result<Extent, Sense> {
+        let extent = self.extent(lba, blocks)?;
+        if blocks > 0 { Ok(extent) } else { self.extent(lba, self.blocks - lba) }
+    }
+}
+
+impl Extent {
+    /// The range in pieces of at most `step` bytes.
+    pub(crate) fn steps(self, step: u64) -> impl Iterator<Item = Extent> {
+        let end = self.offset + self.length;
+        let starts = (0..self.length.div_ceil(step)).map(move |n| self.offset + n * step);
+        starts.map(move |offset| Extent { offset, length: step.min(end - offset) })
+    }
+
+    /// As many whole blocks of the range as `length` bytes fill.
+    pub(crate) fn cut(self, length: u64, geometry: Geometry) -> Extent {
+        let length = length.min(self.length);
+        Extent { length: length - length % geometry.block(), ..self }
+    }
+}
+
+impl Disk {
+    /// The fields and bytes of a command that names a range.
+    pub(crate) fn range(&self, cdb: &Cdb) -> Result<(Transfer, Extent), Sense> {
+        let transfer = Transfer::parse(cdb).unwrap_or_default();
+        Ok((transfer, self.geometry.extent(transfer.lba, transfer.blocks.into())?))
+    }
+
+    /// The same for a command that transfers all its blocks.
+    pub(crate) fn transfer(&self, cdb: &Cdb) -> Result<(Transfer, Extent), Sense> {
+        let (transfer, extent) = self.range(cdb)?;
+        if transfer.blocks > self.max_transfer {
+            return Err(Sense::invalid_field_in_cdb(length_at(cdb), None));
+        }
+        Ok((transfer, extent))
+    }
+
+    /// One operation on the store.
+    pub(crate) fn io(&self, kind: IoKind, extent: Extent) -> Io {
+        Io { kind, offset: extent.offset, length: extent.length, granularity: self.geometry.block_length }
+    }
+}
+
+/// Refuses to write where that is forbidden (SBC-4 4.12).
+pub(crate) fn check_writable(unit: &LogicalUnit) -> Result<(), Sense> {
+    if !unit.write_protected() {
+        return Ok(());
+    }
+    let hardware = unit.backing().is_some_and(|backing| backing.caps().read_only);
+    Err(Sense::data_protect(match hardware {
+        true => AdditionalSense::WRITE_PROTECTED,
+        false => AdditionalSense::LOGICAL_UNIT_SOFTWARE_WRITE_PROTECTED,
+    }))
+}
+
+/// Where the number of blocks stands in a CDB, for field pointers.
+pub(crate) fn length_at(cdb: &Cdb) -> u16 {
+    match cdb.opcode().cdb_length() {
+        Some(6) => 4,
+        Some(10) => 7,
+        Some(12) => 6,
+        _ => 10,
+    }
+}

@@ -1,0 +1,112 @@
+//! Steps on the medium that several commands take, in pieces of bounded size.
+
+use crate::extent::{Extent, Geometry};
+use lunette_engine::{Io, IoKind, Run};
+use lunette_scsi::Sense;
+use lunette_store::{IoError, IoResult, Memory};
+use std::rc::Rc;
+
+/// Bytes that are read, compared or written at a time; a multiple of every block length.
+pub(crate) const STEP: u64 = 256 << 10;
+/// Bytes that are given back or cleared at a time, where that is not done by writing.
+const LARGE_STEP: u64 = 1 << 30;
+
+/// The medium of one command in progress.
+pub(crate) struct Medium {
+    pub(crate) run: Run,
+    pub(crate) geometry: Geometry,
+}
+
+impl Medium {
+    /// Reads a range, to learn whether it can be read.
+    pub(crate) async fn read_through(&self, extent: Extent) -> Result<(), Sense> {
+        let memory = step_memory(extent);
+        for part in extent.steps(STEP) {
+            self.read(part, &memory).await?;
+        }
+        Ok(())
+    }
+
+    /// Compares a range with what `expected` says of its bytes, by position in the range and number.
+    pub(crate) async fn compare(
+        &self,
+        extent: Extent,
+        expected: impl Fn(&Run, u64, u64) -> Vec<u8>,
+    ) -> Result<(), Sense> {
+        let memory = step_memory(extent);
+        for part in extent.steps(STEP) {
+            self.read(part, &memory).await?;
+            let at = part.offset - extent.offset;
+            let expected = expected(&self.run, at, part.length);
+            let differs = memory.to_vec().iter().zip(&expected).position(|(a, b)| a != b);
+            if let Some(position) = differs {
+                return Err(Sense::miscompare(at + position as u64));
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes data-out to a range, as many whole blocks as there are; returns which.
+    pub(crate) async fn write_data_out(&self, extent: Extent, durable: bool) -> Result<Extent, Sense> {
+        let extent = extent.cut(self.run.data_out_len(), self.geometry);
+        if extent.length > 0 {
+            let result = self.run.write_data_out(extent.offset, 0..extent.length, durable).await;
+            self.check(IoKind::Write { durable }, extent, result)?;
+        }
+        Ok(extent)
+    }
+
+    /// Writes `block` to every block of a range.
+    pub(crate) async fn fill(&self, extent: Extent, block: &[u8]) -> Result<(), Sense> {
+        let repeats = extent.length.min(STEP) / self.geometry.block();
+        let memory = Rc::new(Memory::from_bytes(&block.repeat(repeats as usize)));
+        for part in extent.steps(STEP) {
+            let result = self.run.write(part.offset, &memory, part.length, false).await;
+            self.check(IoKind::Write { durable: false }, part, result)?;
+        }
+        Ok(())
+    }
+
+    /// Makes a range read as zero; `fast` if the store does that without writing.
+    pub(crate) async fn zero(&self, extent: Extent, unmap: bool, fast: bool) -> Result<(), Sense> {
+        for part in extent.steps(if fast { LARGE_STEP } else { 16 * STEP }) {
+            let result = self.run.zero(part.offset, part.length, unmap).await;
+            self.check(IoKind::Write { durable: false }, part, result)?;
+        }
+        Ok(())
+    }
+
+    /// Gives a range back.
+    pub(crate) async fn discard(&self, extent: Extent) -> Result<(), Sense> {
+        for part in extent.steps(LARGE_STEP) {
+            let result = self.run.discard(part.offset, part.length).await;
+            self.check(IoKind::Write { durable: false }, part, result)?;
+        }
+        Ok(())
+    }
+
+    /// Makes what was written durable, if the command has to.
+    pub(crate) async fn flush_if(&self, durable: bool) -> Result<(), Sense> {
+        if durable {
+            let result = self.run.flush().await;
+            self.check(IoKind::Flush, Extent { offset: 0, length: 0 }, result)?;
+        }
+        Ok(())
+    }
+
+    async fn read(&self, part: Extent, memory: &Rc<Memory>) -> Result<(), Sense> {
+        let result = self.run.read(part.offset, memory, part.length).await;
+        self.check(IoKind::Read, part, result)
+    }
+
+    fn check(&self, kind: IoKind, extent: Extent, result: IoResult) -> Result<(), Sense> {
+        let Extent { offset, length } = extent;
+        let io = Io { kind, offset, length, granularity: self.geometry.block_length };
+        let failed = |error: IoError| self.run.unit.device().io_failed(&io, error);
+        result.map(|_| ()).map_err(failed)
+    }
+}
+
+fn step_memory(extent: Extent) -> Rc<Memory> {
+    Rc::new(Memory::zeroed(extent.length.min(STEP) as usize))
+}

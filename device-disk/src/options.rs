@@ -1,0 +1,77 @@
+//! What a disk is made from.
+
+use lunette_store::Caps;
+use thiserror::Error;
+
+/// How a disk shows its store.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Options {
+    /// Logical block length in bytes: 512 or 4096.
+    pub block_length: u32,
+    /// Whether the medium can be removed (RMB of INQUIRY data).
+    pub removable: bool,
+    /// Whether the medium rotates; `None`: as the store says.
+    pub rotational: Option<bool>,
+    /// Offer to give blocks back (UNMAP, WRITE SAME with UNMAP), if the store can.
+    pub thin: bool,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self { block_length: 512, removable: false, rotational: None, thin: true }
+    }
+}
+
+/// Why a store cannot be shown as this disk.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Error)]
+pub enum OptionsError {
+    /// Neither 512 nor 4096.
+    #[error("a logical block of {0} bytes is not supported: choose 512 or 4096")]
+    BlockLength(u32),
+    /// The store only takes larger blocks.
+    #[error(
+        "the store works in blocks of {store} bytes, which logical blocks of {asked} bytes do not fit: choose {store}"
+    )]
+    BlockTooSmall {
+        /// The logical block length asked for.
+        asked: u32,
+        /// The store's.
+        store: u32,
+    },
+    /// There is not one whole block.
+    #[error("the store has {size} bytes, less than one block of {block_length}")]
+    Empty {
+        /// Bytes of the store.
+        size: u64,
+        /// Logical block length.
+        block_length: u32,
+    },
+    /// The last block is incomplete.
+    #[error("the store has {size} bytes, which is not a multiple of the block length {block_length}")]
+    NotWholeBlocks {
+        /// Bytes of the store.
+        size: u64,
+        /// Logical block length.
+        block_length: u32,
+    },
+}
+
+impl Options {
+    /// Checks that a store with `caps` can be shown this way.
+    pub(crate) fn check(&self, caps: &Caps) -> Result<(), OptionsError> {
+        let (block_length, size) = (self.block_length, caps.size);
+        if !matches!(block_length, 512 | 4096) {
+            return Err(OptionsError::BlockLength(block_length));
+        }
+        if !block_length.is_multiple_of(caps.logical_block.max(1)) {
+            return Err(OptionsError::BlockTooSmall { asked: block_length, store: caps.logical_block });
+        }
+        if size < u64::from(block_length) {
+            return Err(OptionsError::Empty { size, block_length });
+        }
+        if !size.is_multiple_of(u64::from(block_length)) {
+            return Err(OptionsError::NotWholeBlocks { size, block_length });
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,26 @@
+//! Block Limits (SBC-4 6.6.4).
+
+use crate::Disk;
+use crate::commands::MAX_WRITE_SAME;
+use lunette_engine::Device;
+use lunette_scsi::vpd::BlockLimits;
+
+/// The most descriptors of one UNMAP command.
+pub(crate) const MAX_UNMAP_DESCRIPTORS: u32 = 256;
+
+pub(crate) fn page(disk: &Disk) -> Vec<u8> {
+    let block = disk.geometry.block_length;
+    let mut limits = BlockLimits {
+        optimal_transfer_granularity: (disk.physical_block / block).try_into().unwrap_or(0),
+        maximum_transfer: disk.max_transfer,
+        maximum_write_same: MAX_WRITE_SAME / u64::from(block),
+        ..BlockLimits::default()
+    };
+    if let Some(discard) = disk.discard {
+        limits.maximum_unmap_blocks = u32::MAX;
+        limits.maximum_unmap_descriptors = MAX_UNMAP_DESCRIPTORS;
+        limits.optimal_unmap_granularity = (discard.granularity / block).max(1);
+        limits.unmap_granularity_alignment = Some(0);
+    }
+    limits.encode(disk.peripheral())
+}

@@ -1,0 +1,35 @@
+//! What a disk says of itself: vital product data and mode pages, one file a page.
+
+use crate::Disk;
+use lunette_engine::ModePageSpec;
+use lunette_scsi::VpdPage;
+
+mod block_device_characteristics;
+mod block_limits;
+mod caching;
+mod error_recovery;
+mod logical_block_provisioning;
+
+pub(crate) use block_limits::MAX_UNMAP_DESCRIPTORS;
+
+/// The codes of the vital product data pages, ascending.
+pub(crate) const VPD_PAGES: &[u8] = &[
+    VpdPage::BLOCK_LIMITS.0,
+    VpdPage::BLOCK_DEVICE_CHARACTERISTICS.0,
+    VpdPage::LOGICAL_BLOCK_PROVISIONING.0,
+];
+
+/// A vital product data page, whole.
+pub(crate) fn vpd_page(disk: &Disk, code: u8) -> Option<Vec<u8>> {
+    Some(match VpdPage(code) {
+        VpdPage::BLOCK_LIMITS => block_limits::page(disk),
+        VpdPage::BLOCK_DEVICE_CHARACTERISTICS => block_device_characteristics::page(disk),
+        VpdPage::LOGICAL_BLOCK_PROVISIONING => logical_block_provisioning::page(disk),
+        _ => return None,
+    })
+}
+
+/// The mode pages.
+pub(crate) fn mode_pages(disk: &Disk) -> Vec<ModePageSpec> {
+    vec![error_recovery::page(), caching::page(disk)]
+}

@@ -1,0 +1,94 @@
+//! MODE SELECT (SPC-4 6.9, 6.10).
+
+use super::PrimaryCommand;
+use crate::{
+    Attention, CommandSpec, Decoded, Direction, IoKind, LogicalUnit, Plan, Request, Reservation, Run,
+    Timeouts, sense_of,
+};
+use lunette_scsi::mode::{BlockDescriptor, ModeForm, ModeParameterList};
+use lunette_scsi::{Opcode, Sense};
+
+// SP is not among the bits: values are not saved.
+pub(crate) static MODE_SELECT_6: PrimaryCommand = PrimaryCommand {
+    spec: CommandSpec {
+        opcode: Opcode::MODE_SELECT_6,
+        service_action: None,
+        name: "MODE SELECT(6)",
+        usage: &[0x15, 0x10, 0x00, 0x00, 0xff, 0x00],
+        direction: Direction::Out,
+        attention: Attention::Reported,
+        reservation: Reservation::Write,
+        timeouts: Timeouts::SHORT,
+    },
+    decode: |_, request| select(request, ModeForm::Six, request.cdb.u8(4).into()),
+};
+
+pub(crate) static MODE_SELECT_10: PrimaryCommand = PrimaryCommand {
+    spec: CommandSpec {
+        opcode: Opcode::MODE_SELECT_10,
+        service_action: None,
+        name: "MODE SELECT(10)",
+        usage: &[0x55, 0x10, 0x00, 0x00, 0x00, 0x00, 0x00, 0xff, 0xff, 0x00],
+        direction: Direction::Out,
+        attention: Attention::Reported,
+        reservation: Reservation::Write,
+        timeouts: Timeouts::SHORT,
+    },
+    decode: |_, request| select(request, ModeForm::Ten, request.cdb.u16(7)),
+};
+
+fn select(request: &Request<'_>, form: ModeForm, length: u16) -> Decoded {
+    let page_format = request.cdb.bit(1, 4);
+    if length == 0 {
+        return Ok(Plan::good());
+    }
+    if !page_format {
+        return Err(Sense::invalid_field_in_cdb(1, Some(4)));
+    }
+    Ok(Plan::run(length.into(), async move |run: Run| {
+        let list = run.data_out(0, length.into());
+        let list = ModeParameterList::parse(form, &list)?;
+        check_header(&run.unit, form, &list)?;
+        let cached = run.unit.write_cache_enabled();
+        run.unit.select_modes(&list.pages, &run.nexus)?;
+        // What the cache holds reaches the medium before it counts as disabled (SBC-4 6.5.6).
+        if cached && !run.unit.write_cache_enabled() {
+            run.flush().await.map_err(|error| sense_of(IoKind::Flush, error))?;
+        }
+        Ok(())
+    }))
+}
+
+/// Medium type and block descriptor cannot be changed. DEVICE-SPECIFIC PARAMETER is not looked at, as its bits are reserved
+/// in MODE SELECT.
+fn check_header(unit: &LogicalUnit, form: ModeForm, list: &ModeParameterList<'_>) -> Result<(), Sense> {
+    let (medium_type_at, descriptor_length_at) = match form {
+        ModeForm::Six => (1, 3),
+        ModeForm::Ten => (2, 6),
+    };
+    if list.header.medium_type != 0 {
+        return Err(Sense::invalid_field_in_parameter_list(medium_type_at, None));
+    }
+    let Some(given) = list.descriptor else { return Ok(()) };
+    let long = matches!(given, BlockDescriptor::Long { .. });
+    let Some(ours) = unit.device().block_descriptor(long) else {
+        return Err(Sense::invalid_field_in_parameter_list(descriptor_length_at, None));
+    };
+    let ((blocks, length), (our_blocks, our_length)) = (fields(given), fields(ours));
+    let at = list.descriptor_offset;
+    // No blocks means: as many as there are.
+    if blocks != 0 && blocks != our_blocks {
+        return Err(Sense::invalid_field_in_parameter_list(at, None));
+    }
+    if length != our_length {
+        return Err(Sense::invalid_field_in_parameter_list(at + if long { 12 } else { 5 }, None));
+    }
+    Ok(())
+}
+
+fn fields(descriptor: BlockDescriptor) -> (u64, u32) {
+    match descriptor {
+        BlockDescriptor::Short { blocks, block_length } => (blocks.into(), block_length),
+        BlockDescriptor::Long { blocks, block_length } => (blocks, block_length),
+    }
+}
