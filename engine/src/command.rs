@@ -99,6 +99,9 @@ pub type Decoded = Result<Plan, Sense>;
 pub struct Request<'a> {
     /// The command descriptor block; its reserved bits have been checked.
     pub cdb: &'a Cdb,
+    /// How many bytes the initiator means to send. Most commands take what they want of them and leave the rest to the
+    /// transport, which tells the initiator of the residual.
+    pub data_out: u64,
     /// The logical unit it is for.
     pub unit: &'a Arc<LogicalUnit>,
     /// The I_T nexus it came by.

@@ -15,6 +15,9 @@ use std::collections::HashMap;
 use std::rc::Rc;
 use std::sync::Arc;
 
+/// How many steps of one command are taken before others have their turn, when the store completes them at once.
+const STEPS_AT_A_TIME: usize = 16;
+
 /// Everything of the engine that lives on one reactor.
 pub(crate) struct Engine {
     pub(crate) reactor: ReactorId,
@@ -135,7 +138,8 @@ impl Engine {
         if command.attribute == TaskAttribute::Aca {
             return Err(Sense::aborted_command(AdditionalSense::INVALID_MESSAGE_ERROR));
         }
-        unit.decode(row, &Request { cdb: command.cdb, unit, nexus: &itl.nexus })
+        let data_out = command.data_out;
+        unit.decode(row, &Request { cdb: command.cdb, data_out, unit, nexus: &itl.nexus })
     }
 
     fn enter(&self, itl: &Rc<Itl>, command: &CommandFrame<'_>, plan: Plan, cx: &mut dyn Cx) -> Admission {
@@ -244,7 +248,7 @@ impl Engine {
     ) -> Option<Outcome> {
         let running = task.running.as_mut()?;
         let store = task.itl.as_ref().and_then(|itl| itl.set.store.clone());
-        loop {
+        for _ in 0..STEPS_AT_A_TIME {
             let step = match running.proceed(answer) {
                 Progress::Done(result) => return Some(outcome_of_run(task, result)),
                 Progress::Wants(step) => step,
@@ -255,6 +259,8 @@ impl Engine {
             };
             answer = Some(submitted.done()?);
         }
+        self.tell(Token::Task(id), answer?, cx);
+        None
     }
 
     fn id_of(&self, id: TaskId) -> IoId {

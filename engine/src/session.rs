@@ -34,6 +34,8 @@ pub struct CommandFrame<'a> {
     pub attribute: TaskAttribute,
     /// Command descriptor block.
     pub cdb: &'a Cdb,
+    /// How many bytes the initiator means to send (iSCSI: Expected Data Transfer Length).
+    pub data_out: u64,
     /// What the transport knows it by.
     pub cookie: u64,
 }

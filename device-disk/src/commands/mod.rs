@@ -2,7 +2,7 @@
 
 use crate::Disk;
 use crate::extent::Geometry;
-use lunette_engine::{Attention, Command, CommandSpec, Direction, Reservation, Run, Timeouts};
+use lunette_engine::{Attention, Command, CommandSpec, Direction, Request, Reservation, Run, Timeouts};
 use lunette_scsi::{AdditionalSense, Opcode, Sense, command_name};
 
 mod prevent_allow;
@@ -95,10 +95,15 @@ const fn control(opcode: Opcode, usage: &'static [u8], direction: Direction) -> 
     CommandSpec { timeouts: Timeouts::SHORT, ..medium_access(opcode, usage, direction, Reservation::Allowed) }
 }
 
-/// The one block of data-out of a command that repeats it.
-fn whole_block(run: &Run, geometry: Geometry) -> Result<Vec<u8>, Sense> {
+/// Refuses a command that repeats one block unless that is just what the initiator sends (SBC-4 5.47).
+fn check_one_block(request: &Request<'_>, geometry: Geometry) -> Result<(), Sense> {
+    let one = request.data_out == geometry.block();
+    one.then_some(()).ok_or(Sense::illegal_request(AdditionalSense::INVALID_FIELD_IN_CDB))
+}
+
+/// That block, once it is there.
+fn one_block(run: &Run, geometry: Geometry) -> Result<Vec<u8>, Sense> {
     let block = run.data_out(0, geometry.block());
     let whole = block.len() as u64 == geometry.block();
-    // The transfer is shorter than the command says.
-    whole.then_some(block).ok_or(Sense::illegal_request(AdditionalSense::INVALID_FIELD_IN_CDB))
+    whole.then_some(block).ok_or(Sense::aborted_command(AdditionalSense::DATA_PHASE_ERROR))
 }

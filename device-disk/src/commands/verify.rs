@@ -1,6 +1,6 @@
 //! VERIFY (SBC-4 5.37 to 5.39).
 
-use super::{DiskCommand, medium_access};
+use super::{DiskCommand, check_one_block, medium_access, one_block};
 use crate::Disk;
 use crate::medium::Medium;
 use lunette_engine::{Decoded, Direction, Plan, Request, Reservation};
@@ -41,11 +41,14 @@ fn decode(disk: &Disk, request: &Request<'_>) -> Decoded {
             let extent = extent.cut(run.data_out_len(), geometry);
             Medium { run, geometry }.compare(extent, |run, at, length| run.data_out(at, length)).await
         })),
-        SAME_BLOCK => Ok(Plan::run(block, async move |run| {
-            let one = super::whole_block(&run, geometry)?;
-            let repeated = |_: &_, _, length: u64| one.repeat((length / block) as usize);
-            Medium { run, geometry }.compare(extent, repeated).await
-        })),
+        SAME_BLOCK => {
+            check_one_block(request, geometry)?;
+            Ok(Plan::run(block, async move |run| {
+                let one = one_block(&run, geometry)?;
+                let repeated = |_: &_, _, length: u64| one.repeat((length / block) as usize);
+                Medium { run, geometry }.compare(extent, repeated).await
+            }))
+        }
         _ => Err(Sense::invalid_field_in_cdb(1, Some(2))),
     }
 }

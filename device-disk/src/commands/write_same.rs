@@ -1,6 +1,6 @@
 //! WRITE SAME (SBC-4 5.47, 5.48).
 
-use super::{DiskCommand, medium_access, whole_block};
+use super::{DiskCommand, check_one_block, medium_access, one_block};
 use crate::Disk;
 use crate::extent::{check_writable, length_at};
 use crate::medium::Medium;
@@ -39,9 +39,12 @@ fn decode(disk: &Disk, request: &Request<'_>) -> Decoded {
         return Err(Sense::invalid_field_in_cdb(length_at(request.cdb), None));
     }
     let (fast_zero, durable) = (disk.fast_zero, disk.durable(false, request.unit));
-    let data_out = if ndob { 0 } else { geometry.block() };
-    Ok(Plan::run(data_out, async move |run| {
-        let block = if ndob { Vec::new() } else { whole_block(&run, geometry)? };
+    let wanted = if ndob { 0 } else { geometry.block() };
+    if !ndob {
+        check_one_block(request, geometry)?;
+    }
+    Ok(Plan::run(wanted, async move |run| {
+        let block = if ndob { Vec::new() } else { one_block(&run, geometry)? };
         let medium = Medium { run, geometry };
         if block.iter().all(|byte| *byte == 0) {
             medium.zero(extent, unmap, fast_zero).await?;

@@ -93,6 +93,7 @@ fn a_task_that_waits_for_its_data_is_older_than_an_ordered_one() {
         tag: 1,
         attribute: TaskAttribute::Simple,
         cdb: &cdb,
+        data_out: 0,
         cookie: 1,
     };
     let Admission::Admitted { task, wanted_in, .. } = a.session.admit(&frame, rig.sim.cx(0)) else {

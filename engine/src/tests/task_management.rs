@@ -75,6 +75,7 @@ fn a_task_that_waits_for_data_is_aborted_at_once() {
         tag: 1,
         attribute: TaskAttribute::Simple,
         cdb: &cdb,
+        data_out: 0,
         cookie: 1,
     };
     let Admission::Admitted { task, .. } = a.session.admit(&frame, rig.sim.cx(0)) else { panic!() };
