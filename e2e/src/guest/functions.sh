@@ -14,8 +14,9 @@ generic() {
     echo "/dev/$(ls "/sys/block/${1#/dev/}/device/scsi_generic")"
 }
 
-# status EXPECTED COMMAND...: fails unless the command ends with that status. The sg3_utils end with
-# the sense key: 3 medium error, 5 illegal request, 6 unit attention, 7 data protect.
+# status EXPECTED COMMAND...: fails unless the command ends with that status. sg3_utils have one for
+# each outcome: 3 medium error, 6 unit attention, 7 data protect, 9 invalid opcode, 22 LBA out of
+# range.
 status() {
     local expected=$1 got=0
     shift
