@@ -81,6 +81,11 @@ pub fn cdb(seed: u8, moves: u32, status: u8) -> [u8; 16] {
     cdb
 }
 
+/// What the test device moves; never much, whatever the CDB says.
+fn moves(cdb: &[u8; 16]) -> u32 {
+    u32::from_be_bytes([cdb[4], cdb[5], cdb[6], cdb[7]]).min(100_000)
+}
+
 #[derive(Default)]
 struct Running {
     cdb: [u8; 16],
@@ -170,7 +175,7 @@ impl TargetEnd {
                         tag: command.tag,
                         read: command.read_length,
                         write: command.write_length,
-                        data: vec![0; (command.write_length as usize).min(1 << 20)],
+                        data: vec![0; (command.write_length as usize).min(100_000)],
                         held: command.held,
                     };
                     let task = command.task;
@@ -202,8 +207,7 @@ impl TargetEnd {
                     self.failures.push(error);
                     self.running.remove(&task);
                     let (key, code, qualifier) = error.sense();
-                    let mut sense = [0x70, 0, key, 0, 0, 0, 0, 10, 0, 0, 0, 0, code, qualifier, 0, 0, 0, 0];
-                    sense[7] = 10;
+                    let sense = [0x70, 0, key, 0, 0, 0, 0, 10, 0, 0, 0, 0, code, qualifier, 0, 0, 0, 0];
                     let response = Response { status: 2, sense: &sense, ..Response::default() };
                     assert!(connection.respond(session, task, &response, None, &mut self.out));
                 }
@@ -227,7 +231,7 @@ impl TargetEnd {
     fn start(&mut self, accepted: Parts<'_>, task: TaskId) {
         let running = &self.running[&task];
         self.delivered.push(running.tag);
-        let moves = u32::from_be_bytes(running.cdb[4..8].try_into().unwrap());
+        let moves = moves(&running.cdb);
         if self.lazy {
             return;
         }
@@ -238,7 +242,7 @@ impl TargetEnd {
 
     fn finish(&mut self, (connection, session): Parts<'_>, task: TaskId) {
         let mut running = self.running.remove(&task).unwrap();
-        let moves = u32::from_be_bytes(running.cdb[4..8].try_into().unwrap());
+        let moves = moves(&running.cdb);
         let difference = |expected: u32| match expected {
             0 => Residual::Exact,
             expected if moves < expected => Residual::Underflow(expected - moves),
@@ -503,4 +507,25 @@ pub fn initiator_settings(parameters: Parameters) -> initiator::Settings {
         parameters,
         ..initiator::Settings::default()
     }
+}
+
+/// A PDU without digests.
+pub fn wire(header: impl Into<[u8; 48]>, data: &[u8]) -> Vec<u8> {
+    let mut wire = header.into().to_vec();
+    wire[5..8].copy_from_slice(&(data.len() as u32).to_be_bytes()[1..]);
+    wire.extend(data);
+    wire.resize(wire.len().next_multiple_of(4), 0);
+    wire
+}
+
+/// Splits bytes of a connection without digests into headers and data.
+pub fn split(mut wire: &[u8]) -> Vec<([u8; 48], Vec<u8>)> {
+    let mut pdus = Vec::new();
+    while let Some((header, rest)) = wire.split_first_chunk::<48>() {
+        let length = u32::from_be_bytes([0, header[5], header[6], header[7]]) as usize;
+        pdus.push((*header, rest[..length].to_vec()));
+        wire = &rest[length.next_multiple_of(4)..];
+    }
+    assert!(wire.is_empty());
+    pdus
 }

@@ -1,0 +1,522 @@
+//! The rest of full-feature phase: order, task management, pings, texts, logout, and what wrong PDUs do.
+
+mod common;
+
+use common::{OTHER, Pair, TARGET, cdb, initiator_settings, pattern, split, wire};
+use lunette_iscsi::Error;
+use lunette_iscsi::initiator::{self, TaskManagementRequest as Management};
+use lunette_iscsi::params::Parameters;
+use lunette_iscsi::pdu::{
+    self, AsyncEvent, DataOut, LogoutReason, LogoutRequest, LogoutResult, NO_TAG, NopOut, Opcode,
+    ReadyToTransfer, Reject, RejectReason, ScsiCommand, ScsiResponse, TaskManagementFunction,
+    TaskManagementResult, TextRequest,
+};
+use lunette_iscsi::target::{AsyncMessage, DataError, SessionType, Settings};
+
+/// No digests, small bursts, R2T for all but immediate data.
+const PLAIN: Parameters = Parameters {
+    header_digest: false,
+    data_digest: false,
+    initial_r2t: true,
+    immediate_data: false,
+    max_burst_length: 4096,
+    first_burst_length: 2048,
+    ..Parameters::PREFERRED
+};
+
+const WRITE: u8 = 0x20;
+const READ: u8 = 0x40;
+const FINAL: u8 = 0x80;
+
+fn plain() -> Pair {
+    Pair::logged_in(PLAIN, PLAIN)
+}
+
+fn command(tag: u32, cmd_sn: u32, flags: u8, length: u32) -> ScsiCommand {
+    ScsiCommand {
+        flags,
+        task_tag: tag.into(),
+        cmd_sn: cmd_sn.into(),
+        expected_length: length.into(),
+        cdb: cdb(0, length, 0),
+        ..Default::default()
+    }
+}
+
+fn header<T: Copy>(pdu: &([u8; 48], Vec<u8>)) -> T
+where
+    [u8; 48]: AsRef<T>,
+{
+    *pdu.0.as_ref()
+}
+
+fn opcode(pdu: &([u8; 48], Vec<u8>)) -> Opcode {
+    Opcode(pdu.0[0]).kind()
+}
+
+fn reject_reason(answer: &[u8]) -> RejectReason {
+    let pdus = split(answer);
+    assert_eq!(opcode(&pdus[0]), Opcode::REJECT);
+    header::<Reject>(&pdus[0]).reason
+}
+
+/// The session still works.
+fn assert_alive(pair: &mut Pair) {
+    assert_eq!(pair.target.error, None);
+    let answer = pair
+        .inject(&wire(NopOut { task_tag: 0xabc.into(), opcode: Opcode(0x40), ..Default::default() }, b"hi"));
+    let pdus = split(&answer);
+    assert_eq!((opcode(&pdus[0]), pdus[0].1.as_slice()), (Opcode::NOP_IN, &b"hi"[..]));
+}
+
+#[test]
+fn pings_of_both_sides() {
+    let mut pair =
+        Pair::logged_in(Parameters::PREFERRED, Parameters { max_recv_data_segment_length: 512, ..PLAIN });
+    pair.initiator.ping(b"hello", &mut pair.out).unwrap();
+    pair.initiator.ping(&[7; 600], &mut pair.out).unwrap();
+    let accepted = pair.target.accepted.as_mut().unwrap();
+    accepted.connection.ping(&accepted.session, 77, &mut pair.target.out);
+    pair.run();
+    assert_eq!(pair.pongs, [b"hello".to_vec(), vec![7; 512]], "no more than the initiator takes");
+    assert_eq!(pair.target.pongs, [77]);
+    assert_eq!((pair.error, pair.target.error), (None, None));
+}
+
+#[test]
+fn commands_outside_the_window_are_ignored() {
+    let mut pair = plain();
+    for cmd_sn in [0, u32::MAX, 1 + 128, 0x8000_0001] {
+        assert!(pair.inject(&wire(command(5, cmd_sn, FINAL, 0), b"")).is_empty(), "{cmd_sn}");
+        assert!(
+            pair.inject(&wire(
+                NopOut { task_tag: 6.into(), cmd_sn: cmd_sn.into(), ..Default::default() },
+                b""
+            ))
+            .is_empty()
+        );
+    }
+    assert!(pair.target.delivered.is_empty());
+    assert_alive(&mut pair);
+    pair.inject(&wire(command(5, 1, FINAL, 0), b""));
+    assert!(pair.inject(&wire(command(6, 1, FINAL, 0), b"")).is_empty(), "a duplicate");
+    assert_eq!(pair.target.delivered, [5]);
+}
+
+#[test]
+fn commands_are_delivered_in_order() {
+    let mut pair = plain();
+    for (tag, cmd_sn) in [(13, 3), (14, 4), (12, 2)] {
+        assert!(pair.inject(&wire(command(tag, cmd_sn, FINAL, 0), b"")).is_empty());
+    }
+    let immediate = ScsiCommand { opcode: Opcode(0x41), ..command(20, 1, FINAL, 0) };
+    pair.inject(&wire(immediate, b""));
+    assert_eq!(pair.target.delivered, [20]);
+    let answers = split(&pair.inject(&wire(command(11, 1, FINAL, 0), b"")));
+    assert_eq!(pair.target.delivered, [20, 11, 12, 13, 14]);
+    let last: ScsiResponse = header(answers.last().unwrap());
+    assert_eq!((last.exp_cmd_sn.get(), last.max_cmd_sn.get()), (5, 5 + 127));
+}
+
+#[test]
+fn early_data_of_held_commands_is_kept() {
+    let both = Parameters { immediate_data: true, ..PLAIN };
+    let mut pair = Pair::logged_in(both, both);
+    pair.inject(&wire(command(12, 2, FINAL | WRITE, 8), b"payload!"));
+    assert!(pair.target.written.is_empty());
+    pair.inject(&wire(command(11, 1, FINAL, 0), b""));
+    assert_eq!(pair.target.written[&12], b"payload!");
+}
+
+#[test]
+fn malformed_commands_are_rejected_and_counted() {
+    let mut pair = plain();
+    pair.target.lazy = true;
+    pair.inject(&wire(command(1, 1, FINAL | READ, 512), b""));
+    for (cmd_sn, pdu, data, reason) in [
+        (2, command(1, 2, FINAL, 0), &b""[..], RejectReason::TASK_IN_PROGRESS),
+        (3, command(NO_TAG, 3, FINAL, 0), b"", RejectReason::INVALID_FIELD),
+        (4, command(2, 4, WRITE | FINAL, 8), b"12345678", RejectReason::PROTOCOL),
+        (5, command(2, 5, WRITE, 8), b"", RejectReason::INVALID_FIELD),
+        (6, command(2, 6, 0, 0), b"", RejectReason::INVALID_FIELD),
+    ] {
+        let answer = pair.inject(&wire(pdu, data));
+        assert_eq!(reject_reason(&answer), reason, "CmdSN {cmd_sn}");
+        let pdus = split(&answer);
+        assert_eq!(pdus[0].1[32..], <[u8; 48]>::from(pdu)[32..], "the header comes back");
+        assert_eq!(header::<Reject>(&pdus[0]).exp_cmd_sn.get(), cmd_sn + 1);
+    }
+    let both = Parameters { immediate_data: true, initial_r2t: false, ..PLAIN };
+    let mut pair = Pair::logged_in(both, both);
+    for (pdu, data) in [
+        (command(2, 1, WRITE | FINAL, 4), &b"12345678"[..]),
+        (command(2, 2, READ | FINAL, 8), b"12345678"),
+        (command(2, 3, WRITE | FINAL, 9000), &[0; 2049]),
+    ] {
+        assert_eq!(reject_reason(&pair.inject(&wire(pdu, data))), RejectReason::INVALID_FIELD);
+    }
+    let mut bad_additional = wire(command(2, 4, FINAL, 0), b"");
+    bad_additional[4] = 1;
+    bad_additional.extend([0, 9, 1, 0]);
+    assert_eq!(reject_reason(&pair.inject(&bad_additional)), RejectReason::INVALID_FIELD);
+    assert!(pair.target.delivered.is_empty());
+    assert_alive(&mut pair);
+}
+
+#[test]
+fn unknown_requests_are_rejected() {
+    let mut pair = plain();
+    for (byte, reason) in [
+        (0x10, RejectReason::SNACK),
+        (0x1c, RejectReason::NOT_SUPPORTED),
+        (0x21, RejectReason::NOT_SUPPORTED),
+        (0x3f, RejectReason::NOT_SUPPORTED),
+    ] {
+        let answer = pair.inject(&wire(NopOut { opcode: Opcode(byte), ..Default::default() }, b"data"));
+        assert_eq!(reject_reason(&answer), reason);
+    }
+    assert_alive(&mut pair);
+    pair.inject(&wire(pdu::LoginRequest::default(), b""));
+    assert_eq!(pair.target.error, Some(Error::Unexpected(Opcode::LOGIN_REQUEST)));
+}
+
+#[test]
+fn immediate_commands_are_bounded() {
+    let mut pair = plain();
+    pair.target.lazy = true;
+    for tag in 0..32 {
+        let pdu = ScsiCommand { opcode: Opcode(0x41), ..command(tag, 1, FINAL, 0) };
+        assert!(pair.inject(&wire(pdu, b"")).is_empty());
+    }
+    let pdu = ScsiCommand { opcode: Opcode(0x41), ..command(99, 1, FINAL, 0) };
+    assert_eq!(reject_reason(&pair.inject(&wire(pdu, b""))), RejectReason::IMMEDIATE);
+    for tag in 100..228 {
+        assert!(pair.inject(&wire(command(tag, tag - 99, FINAL, 0), b"")).is_empty());
+    }
+    assert_eq!(pair.target.delivered.len(), 32 + 128, "the window is untouched");
+    assert_eq!(pair.target.accepted.as_ref().unwrap().session.slots(), 160);
+}
+
+/// Starts a write of 6000 bytes and returns the target transfer tag of its first R2T.
+fn begin_write(pair: &mut Pair, tag: u32, cmd_sn: u32) -> u32 {
+    let pdus = split(&pair.inject(&wire(command(tag, cmd_sn, FINAL | WRITE, 6000), b"")));
+    let request: ReadyToTransfer = header(&pdus[0]);
+    assert_eq!((opcode(&pdus[0]), request.desired_length.get()), (Opcode::READY_TO_TRANSFER, 4096));
+    request.transfer_tag.get()
+}
+
+fn data_out(
+    tag: u32,
+    transfer_tag: u32,
+    (data_sn, offset, length): (u32, u32, usize),
+    last: bool,
+) -> Vec<u8> {
+    let header = DataOut {
+        flags: if last { FINAL } else { 0 },
+        task_tag: tag.into(),
+        transfer_tag: transfer_tag.into(),
+        data_sn: data_sn.into(),
+        buffer_offset: offset.into(),
+        ..Default::default()
+    };
+    wire(header, &vec![5; length])
+}
+
+#[test]
+fn wrong_data_out_fails_its_command_only() {
+    let mut pair = plain();
+    let mut cmd_sn = 1;
+    let mut check = |fields, last, change_tag: u32, error: DataError| {
+        let tag = 100 + cmd_sn;
+        let transfer_tag = begin_write(&mut pair, tag, cmd_sn) ^ change_tag;
+        cmd_sn += 1;
+        let pdus = split(&pair.inject(&data_out(tag, transfer_tag, fields, last)));
+        let response: ScsiResponse = header(&pdus[0]);
+        assert_eq!((opcode(&pdus[0]), response.status), (Opcode::SCSI_RESPONSE, 2), "{fields:?}");
+        let (key, code, qualifier) = error.sense();
+        assert_eq!((pdus[0].1[4], pdus[0].1[14], pdus[0].1[15]), (key, code, qualifier));
+        assert_eq!(pair.target.failures.pop(), Some(error), "{fields:?}");
+        assert!(
+            pair.inject(&data_out(tag, transfer_tag, (0, 0, 4096), true)).is_empty(),
+            "late data is dropped"
+        );
+        assert_alive(&mut pair);
+    };
+    check((1, 0, 4096), true, 0, DataError::DataSn);
+    check((27, 0, 4096), true, 0, DataError::DataSn);
+    check((u32::MAX, 0, 4096), true, 0, DataError::DataSn);
+    check((0, 512, 4096), true, 0, DataError::Offset);
+    check((0, 0, 4096), false, 0, DataError::Length);
+    check((0, 0, 4095), true, 0, DataError::Length);
+    check((0, 0, 4097), true, 0, DataError::Length);
+    check((0, 0, 4096), true, 1, DataError::TransferTag);
+    check((0, 0, 4096), true, 0x1_0000, DataError::TransferTag);
+    check((0, 0, 4096), true, 0x8000_0000, DataError::TransferTag);
+}
+
+#[test]
+fn repeated_and_unsolicited_data_fail_too() {
+    let mut pair = plain();
+    let transfer_tag = begin_write(&mut pair, 1, 1);
+    assert!(pair.inject(&data_out(1, transfer_tag, (0, 0, 2048), false)).is_empty());
+    pair.inject(&data_out(1, transfer_tag, (0, 2048, 2048), true));
+    begin_write(&mut pair, 2, 2);
+    pair.inject(&data_out(2, NO_TAG, (0, 0, 2048), true));
+    assert_eq!(pair.target.failures, [DataError::DataSn, DataError::TransferTag]);
+    assert!(pair.target.written.is_empty());
+    // The same session still takes a write in the right order.
+    let transfer_tag = begin_write(&mut pair, 3, 3);
+    pair.inject(&data_out(3, transfer_tag, (0, 0, 2048), false));
+    pair.inject(&data_out(3, transfer_tag, (1, 2048, 2048), true));
+    pair.inject(&data_out(3, transfer_tag + 0x1_0000, (0, 4096, 1904), true));
+    assert_eq!(pair.target.written[&3], [5; 6000]);
+}
+
+#[test]
+fn unsolicited_data_must_fill_the_first_burst() {
+    let both = Parameters { initial_r2t: false, ..PLAIN };
+    for (length, last, good) in
+        [(2048, true, true), (2048, false, false), (1000, true, false), (2049, true, false)]
+    {
+        let mut pair = Pair::logged_in(both, both);
+        pair.inject(&wire(command(1, 1, WRITE, 2048), b""));
+        pair.inject(&data_out(1, NO_TAG, (0, 0, length), last));
+        assert_eq!(pair.target.written.contains_key(&1), good, "{length} {last}");
+        assert_eq!(pair.target.failures.is_empty(), good);
+    }
+}
+
+#[test]
+fn data_digest_errors_fail_the_command() {
+    let both =
+        Parameters { data_digest: true, immediate_data: true, max_recv_data_segment_length: 4096, ..PLAIN };
+    let mut pair = Pair::logged_in(both, both);
+    let mut bad = wire(command(1, 1, FINAL | WRITE, 8), b"payload!");
+    bad.extend([1, 2, 3, 4]);
+    let answer = pair.inject(&bad);
+    assert_eq!(
+        header::<Reject>(&(answer[..48].try_into().unwrap(), Vec::new())).reason,
+        RejectReason::DATA_DIGEST
+    );
+    assert_eq!(pair.target.failures, [DataError::Digest]);
+    assert!(pair.target.written.is_empty());
+    // A ping with a bad digest is rejected, and not echoed.
+    let mut bad = wire(NopOut { task_tag: 9.into(), opcode: Opcode(0x40), ..Default::default() }, b"ping");
+    bad.extend([1, 2, 3, 4]);
+    let answer = pair.inject(&bad);
+    assert_eq!((answer[0], answer.len()), (0x3f, 48 + 48 + 4));
+    assert_eq!(pair.target.error, None);
+}
+
+#[test]
+fn header_digest_errors_end_the_connection() {
+    let both = Parameters { header_digest: true, ..PLAIN };
+    let mut pair = Pair::logged_in(both, both);
+    let mut bad = wire(command(1, 1, FINAL, 0), b"");
+    bad.extend([0; 4]);
+    assert!(pair.inject(&bad).is_empty());
+    assert_eq!(pair.target.error, Some(Error::HeaderDigest));
+}
+
+fn manage(
+    pair: &mut Pair,
+    function: TaskManagementFunction,
+    task: u32,
+    ref_cmd_sn: u32,
+) -> TaskManagementResult {
+    let request =
+        Management { function, lun: [0; 8], referenced_task_tag: task, ref_cmd_sn, immediate: true };
+    let tag = pair.initiator.task_management(&request, &mut pair.out).unwrap();
+    pair.run();
+    let (answered, result) = pair.management.pop().expect("an answer");
+    assert_eq!((answered, pair.error), (tag, None));
+    result
+}
+
+#[test]
+fn task_management() {
+    let mut pair = plain();
+    pair.target.lazy = true;
+    pair.inject(&wire(command(500, 1, FINAL | READ, 512), b""));
+    // Keep the initiator's CmdSN in step with the command sent past it.
+    pair.initiator.ping(b"", &mut pair.out);
+    let abort = TaskManagementFunction::ABORT_TASK;
+    assert_eq!(manage(&mut pair, abort, 501, 0), TaskManagementResult::NO_TASK);
+    assert_eq!(pair.target.accepted.as_ref().unwrap().session.tasks().count(), 1);
+    assert_eq!(manage(&mut pair, abort, 500, 1), TaskManagementResult::COMPLETE);
+    assert_eq!(pair.target.accepted.as_ref().unwrap().session.tasks().count(), 0);
+    let reassign = TaskManagementFunction::TASK_REASSIGN;
+    assert_eq!(manage(&mut pair, reassign, 500, 1), TaskManagementResult::NO_REASSIGNMENT);
+    let query = TaskManagementFunction::QUERY_TASK;
+    assert_eq!(manage(&mut pair, query, 500, 1), TaskManagementResult::COMPLETE);
+    let reset = TaskManagementFunction::TARGET_WARM_RESET;
+    assert_eq!(manage(&mut pair, reset, NO_TAG, 0), TaskManagementResult::COMPLETE);
+    assert_eq!(pair.target.delivered, [500]);
+}
+
+#[test]
+fn abort_of_a_command_that_is_still_to_come() {
+    let mut pair = plain();
+    let abort = pdu::TaskManagementRequest {
+        opcode: Opcode(0x42),
+        flags: FINAL | TaskManagementFunction::ABORT_TASK.0,
+        task_tag: 9.into(),
+        referenced_task_tag: 1.into(),
+        cmd_sn: 2.into(),
+        ref_cmd_sn: 1.into(),
+        ..Default::default()
+    };
+    let pdus = split(&pair.inject(&wire(abort, b"")));
+    let response: pdu::TaskManagementResponse = header(&pdus[0]);
+    assert_eq!((response.result, response.exp_cmd_sn.get()), (TaskManagementResult::COMPLETE, 2));
+    assert!(pair.inject(&wire(command(1, 1, FINAL, 0), b"")).is_empty(), "it counts as received");
+    pair.inject(&wire(command(2, 2, FINAL, 0), b""));
+    assert_eq!(pair.target.delivered, [2]);
+}
+
+fn ask(pair: &mut Pair, text: &str) -> String {
+    pair.initiator.text(text.replace(' ', "\0").as_bytes(), &mut pair.out).unwrap();
+    pair.run();
+    assert_eq!((pair.error, pair.target.error), (None, None));
+    pair.texts.pop().expect("an answer").replace('\0', " ")
+}
+
+fn discovery() -> Pair {
+    let settings = initiator::Settings {
+        session_type: SessionType::Discovery,
+        target_name: String::new(),
+        ..initiator_settings(PLAIN)
+    };
+    let mut pair = Pair::new(Settings::default(), settings, 11);
+    pair.run();
+    assert!(pair.logged_in);
+    pair
+}
+
+#[test]
+fn send_targets() {
+    let disk = format!("TargetName={TARGET} TargetAddress=10.0.0.1:3260,1 TargetAddress=[fd00::1]:3260,1 ");
+    let tape = format!("TargetName={OTHER} TargetAddress=10.0.0.1:3260,1 ");
+    let mut pair = plain();
+    for own in ["", "All", TARGET] {
+        assert_eq!(ask(&mut pair, &format!("SendTargets={own}")), disk);
+    }
+    for refused in [OTHER, "junk", "iqn."] {
+        assert_eq!(ask(&mut pair, &format!("SendTargets={refused}")), "SendTargets=Reject ");
+    }
+    let mut pair = discovery();
+    assert_eq!(ask(&mut pair, "SendTargets=All"), disk.clone() + &tape);
+    assert_eq!(ask(&mut pair, &format!("SendTargets={OTHER}")), tape);
+    assert_eq!(ask(&mut pair, "SendTargets=iqn.unknown"), "");
+    assert_eq!(ask(&mut pair, "SendTargets="), "SendTargets=Reject ");
+}
+
+#[test]
+fn long_lists_take_several_responses_and_have_an_end() {
+    let mut pair = discovery();
+    pair.target.targets.extra = 5000;
+    let answer = ask(&mut pair, "SendTargets=All");
+    assert_eq!(answer.matches("TargetName=").count(), 5002);
+    pair.target.targets.extra = 50_000;
+    let answer = ask(&mut pair, "SendTargets=All");
+    assert!(answer.len() <= 1 << 20 && answer.ends_with("3260,1 "), "cut at a whole target");
+}
+
+#[test]
+fn other_keys_in_texts() {
+    let mut pair = plain();
+    assert_eq!(ask(&mut pair, ""), "");
+    assert_eq!(ask(&mut pair, "X-a=1 MaxBurstLength=512"), "X-a=NotUnderstood MaxBurstLength=Reject ");
+    assert_eq!(ask(&mut pair, "MaxRecvDataSegmentLength=512"), "");
+    let tag = pair.command(&cdb(1, 2000, 0), 2000, None).unwrap();
+    pair.run();
+    assert_eq!(pair.ended[&tag].data, pattern(1, 2000), "in segments of 512 bytes");
+}
+
+#[test]
+fn junk_texts_are_rejected_and_the_session_goes_on() {
+    let mut pair = plain();
+    let text = |transfer_tag: u32, flags, data: &[u8]| {
+        let header = TextRequest {
+            opcode: Opcode(0x44),
+            flags,
+            task_tag: 3.into(),
+            transfer_tag: transfer_tag.into(),
+            ..Default::default()
+        };
+        wire(header, data)
+    };
+    for (pdu, reason) in [
+        (text(NO_TAG, FINAL, b"junk"), RejectReason::PROTOCOL),
+        (text(NO_TAG, FINAL, b"\xff=\xff\0"), RejectReason::PROTOCOL),
+        (text(NO_TAG, FINAL | 0x40, b"A=1"), RejectReason::INVALID_FIELD),
+        (text(17, FINAL, b"A=1"), RejectReason::INVALID_FIELD),
+        (text(NO_TAG, FINAL, &[b'a'; 65 * 1024]), RejectReason::PROTOCOL),
+    ] {
+        assert_eq!(reject_reason(&pair.inject(&pdu)), reason);
+    }
+    // A text in pieces.
+    let pdus = split(&pair.inject(&text(NO_TAG, 0x40, b"Send")));
+    let response: pdu::TextResponse = header(&pdus[0]);
+    assert_eq!((response.flags, pdus[0].1.len()), (0, 0));
+    let pdus = split(&pair.inject(&text(response.transfer_tag.get(), FINAL, b"Targets=\0")));
+    assert!(pdus[0].1.starts_with(b"TargetName="));
+    assert_alive(&mut pair);
+}
+
+#[test]
+fn discovery_sessions_take_no_commands() {
+    let mut pair = discovery();
+    assert_eq!(reject_reason(&pair.inject(&wire(command(1, 1, FINAL, 0), b""))), RejectReason::PROTOCOL);
+    assert_alive(&mut pair);
+}
+
+#[test]
+fn logout() {
+    let mut pair = plain();
+    let logout = |reason: LogoutReason, cid: u16| {
+        let header = LogoutRequest {
+            opcode: Opcode(0x46),
+            flags: FINAL | reason.0,
+            task_tag: 3.into(),
+            cid: cid.into(),
+            ..Default::default()
+        };
+        wire(header, b"")
+    };
+    let result = |answer: &[u8]| header::<pdu::LogoutResponse>(&split(answer)[0]).result;
+    let answer = pair.inject(&logout(LogoutReason::CLOSE_CONNECTION, 9));
+    assert_eq!(result(&answer), LogoutResult::NO_CONNECTION);
+    let answer = pair.inject(&logout(LogoutReason::REMOVE_FOR_RECOVERY, 0));
+    assert_eq!(result(&answer), LogoutResult::NO_RECOVERY);
+    assert_eq!(reject_reason(&pair.inject(&logout(LogoutReason(7), 0))), RejectReason::INVALID_FIELD);
+    assert!(!pair.target.logged_out);
+    for reason in [LogoutReason::CLOSE_CONNECTION, LogoutReason::CLOSE_SESSION] {
+        let mut pair = plain();
+        pair.target.lazy = true;
+        pair.command(&cdb(0, 512, 0), 512, None).unwrap();
+        pair.initiator.logout(reason, &mut pair.out).unwrap();
+        pair.run();
+        assert_eq!((pair.target.logged_out, pair.logged_out), (true, Some(LogoutResult::CLOSED)));
+    }
+}
+
+#[test]
+fn asynchronous_messages() {
+    let mut pair = plain();
+    let accepted = pair.target.accepted.as_mut().unwrap();
+    let message =
+        AsyncMessage { event: AsyncEvent::SCSI, lun: [0; 8], parameters: [0; 3], sense: &[1, 2, 3] };
+    accepted.connection.notify(&accepted.session, &message, &mut pair.target.out);
+    pair.run();
+    assert_eq!((pair.messages, pair.error), (vec![(AsyncEvent::SCSI, vec![0, 3, 1, 2, 3])], None));
+}
+
+#[test]
+fn too_long_segments_end_the_connection() {
+    let mut pair = plain();
+    let mut long = wire(NopOut::default(), b"");
+    long[5..8].copy_from_slice(&[4, 0, 1]);
+    pair.inject(&long);
+    assert_eq!(pair.target.error, Some(Error::DataSegmentTooLong { length: 262_145, limit: 262_144 }));
+}
