@@ -15,8 +15,10 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// Most messages, and most completions, in one turn.
-const BATCH: usize = 256;
+/// Most messages in one turn, and the number of completions that ends it.
+const BATCH: usize = 64;
+/// What the kernel takes for a time; longer ones would turn negative.
+const LONGEST_SLEEP: Duration = Duration::from_secs(1 << 31);
 
 pub(crate) struct Reactor {
     /// Dropped first: it waits for operations on memory that sinks may own.
@@ -86,18 +88,14 @@ impl Reactor {
         if self.closing {
             return true;
         }
-        let mut left = BATCH;
-        loop {
-            let before = left;
-            self.dispatch_events(&mut left);
-            self.dispatch_completions(&mut left);
-            self.dispatch_timers(&mut left);
-            if left == before {
-                break;
+        let mut done = 0;
+        while done < BATCH {
+            match self.dispatch_events() + self.dispatch_completions() + self.dispatch_timers() {
+                0 => break,
+                count => done += count,
             }
-            worked = true;
         }
-        worked |= !self.deferred.is_empty();
+        worked |= done > 0 || !self.deferred.is_empty();
         for _ in 0..self.deferred.len() {
             if let Some(id) = self.deferred.pop_front() {
                 self.deliver(id, Ok(0));
@@ -136,30 +134,28 @@ impl Reactor {
         worked
     }
 
-    fn dispatch_events(&mut self, left: &mut usize) {
-        if self.events.is_empty() {
-            self.kernel.collect(Wait::No, &mut self.events);
-        }
-        while *left > 0
-            && let Some(event) = self.events.pop_front()
-        {
-            *left -= 1;
-            match event {
-                Event::File(id, result) => self.deliver(id, result),
-                Event::Ready(key) => self.ready(key),
-                Event::Last(key) => {
+    fn dispatch_events(&mut self) -> usize {
+        self.kernel.collect(Wait::No, &mut self.events);
+        let count = self.events.len();
+        for _ in 0..count {
+            match self.events.pop_front() {
+                Some(Event::File(id, result)) => self.deliver(id, result),
+                Some(Event::Ready(key)) => self.ready(key),
+                Some(Event::Last(key)) => {
                     if let Some(watch) = self.watches.get(key) {
                         self.kernel.arm(key, watch.fd, watch.interest);
                     }
                     self.ready(key);
                 }
-                Event::Refused(key, error) => {
+                Some(Event::Refused(key, error)) => {
                     if let Some(watch) = self.watches.remove(key) {
                         self.deliver(watch.id, Err(error));
                     }
                 }
+                None => break,
             }
         }
+        count
     }
 
     fn ready(&mut self, key: WatchKey) {
@@ -168,22 +164,26 @@ impl Reactor {
         }
     }
 
-    fn dispatch_completions(&mut self, left: &mut usize) {
-        while *left > 0
-            && let Some((id, result)) = self.completions.pop_front()
-        {
-            *left -= 1;
-            self.deliver(id, result);
+    /// Delivers what is queued now; what this queues is for the next round, after the timers.
+    fn dispatch_completions(&mut self) -> usize {
+        let count = self.completions.len();
+        for _ in 0..count {
+            if let Some((id, result)) = self.completions.pop_front() {
+                self.deliver(id, result);
+            }
         }
+        count
     }
 
-    fn dispatch_timers(&mut self, left: &mut usize) {
-        while *left > 0
+    fn dispatch_timers(&mut self) -> usize {
+        let mut count = 0;
+        while count < BATCH
             && let Some(id) = self.timers.pop(self.now)
         {
-            *left -= 1;
             self.deliver(id, Ok(0));
+            count += 1;
         }
+        count
     }
 
     fn deliver(&mut self, id: IoId, result: IoResult) {
@@ -227,7 +227,7 @@ impl Reactor {
             None => Wait::Forever,
             Some(at) => match at.checked_sub(self.start.elapsed()) {
                 None | Some(Duration::ZERO) => return,
-                Some(rest) => Wait::AtMost(rest),
+                Some(rest) => Wait::AtMost(rest.min(LONGEST_SLEEP)),
             },
         };
         self.wait(wait);

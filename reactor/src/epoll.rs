@@ -16,7 +16,7 @@ use std::os::fd::{OwnedFd, RawFd};
 use std::sync::Arc;
 
 /// Most descriptors that one call of `collect` reports.
-const MOST_EVENTS: usize = 256;
+const MOST_EVENTS: usize = 64;
 /// Names the mailbox; descriptors are smaller.
 const WAKE: u64 = u64::MAX;
 

@@ -2,7 +2,7 @@
 
 use crate::transfer::{Action, Transfer};
 use lunette_store::Seg;
-use rustix::fs::{FallocateFlags, FileType};
+use rustix::fs::FallocateFlags;
 use std::os::fd::{BorrowedFd, RawFd};
 
 /// The descriptor of an operation or watch.
@@ -10,12 +10,6 @@ pub(crate) fn borrow<'a>(fd: RawFd) -> BorrowedFd<'a> {
     // SAFETY: -1 is the only value that must not be borrowed; the contract of `Cx` is that the descriptor stays open as
     // long as the operation or watch lasts. A wrong number makes the kernel answer EBADF and touches no memory.
     unsafe { BorrowedFd::borrow_raw(if fd == -1 { i32::MAX } else { fd }) }
-}
-
-/// Whether a descriptor never has to be waited for, as epoll sees it: it is a file, a directory or a block device.
-pub(crate) fn is_always_ready(fd: RawFd) -> bool {
-    let kind = rustix::fs::fstat(borrow(fd)).map(|stat| FileType::from_raw_mode(stat.st_mode));
-    matches!(kind, Ok(FileType::RegularFile | FileType::Directory | FileType::BlockDevice))
 }
 
 /// A list of segments in the shape the kernel takes.
@@ -53,6 +47,7 @@ type Vectored = unsafe extern "C" fn(i32, *const libc::iovec, i32, libc::off_t, 
 
 fn vectored(transfer: &Transfer, call: Vectored, flags: i32) -> Result<usize, i32> {
     let segs = transfer.piece();
+    const { assert!(size_of::<libc::off_t>() == 8) };
     let offset = transfer.offset as libc::off_t;
     // SAFETY: the list is as long as said, at most IOV_MAX; the memory behind it stays mapped until the operation has
     // completed, as whoever made the segments promised.

@@ -8,13 +8,15 @@ use io_uring::squeue::{Entry, Flags};
 use io_uring::types::{Fd, FsyncFlags, SubmitArgs, Timespec};
 use io_uring::{Builder, IoUring, cqueue, opcode};
 use lunette_store::{FileOp, Interest, IoError, IoId, Submit};
+use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
+use rustix::io::Errno;
 use std::collections::VecDeque;
 use std::io;
-use std::os::fd::RawFd;
+use std::os::fd::{OwnedFd, RawFd};
 
 const SUBMISSIONS: u32 = 256;
 /// Most events that one call of `collect` reports.
-const MOST_EVENTS: usize = 256;
+const MOST_EVENTS: usize = 64;
 
 /// The upper two bits of `user_data` say what has completed, the rest which one.
 const TAG_SHIFT: u32 = 62;
@@ -31,7 +33,9 @@ pub(crate) struct Uring {
     free: Vec<u32>,
     /// Watches that the kernel has not ended yet.
     armed: usize,
-    /// Watches that are not worth asking the kernel for.
+    /// An epoll set, always empty, that knows what can be watched: the ring reports a plain file as ready again and again.
+    probe: OwnedFd,
+    /// Watches on what cannot be watched.
     refused: Vec<WatchKey>,
     /// Entries that found no room in the submission queue.
     backlog: VecDeque<Entry>,
@@ -40,7 +44,11 @@ pub(crate) struct Uring {
 impl Uring {
     /// A ring for the calling thread, or why there is none.
     pub(crate) fn new(wake: RawFd, file_operations: u32) -> Result<Self, String> {
-        let ring = set_up(file_operations)?;
+        Self::with(wake, file_operations, &CHOICES)
+    }
+
+    fn with(wake: RawFd, file_operations: u32, choices: &[Choice]) -> Result<Self, String> {
+        let ring = set_up(file_operations, choices)?;
         let count = file_operations.max(1);
         let mut uring = Self {
             ring,
@@ -48,6 +56,7 @@ impl Uring {
             transfers: (0..count).map(|_| Transfer::idle()).collect(),
             free: (0..count).rev().collect(),
             armed: 0,
+            probe: epoll::create(CreateFlags::CLOEXEC).map_err(|error| format!("epoll_create: {error}"))?,
             refused: Vec::new(),
             backlog: VecDeque::new(),
         };
@@ -135,6 +144,15 @@ impl Uring {
         self.push(entry.flags(flags).user_data(tagged(FILE, slot.into())));
     }
 
+    fn can_watch(&self, fd: RawFd) -> bool {
+        let fd = sys::borrow(fd);
+        let probed = epoll::add(&self.probe, fd, EventData::new_u64(0), EventFlags::empty());
+        if probed.is_ok() {
+            let _ = epoll::delete(&self.probe, fd);
+        }
+        probed != Err(Errno::PERM)
+    }
+
     fn moving(&self) -> bool {
         self.free.len() < self.transfers.len()
     }
@@ -197,8 +215,7 @@ impl Kernel for Uring {
     }
 
     fn arm(&mut self, key: WatchKey, fd: RawFd, interest: Interest) {
-        // The ring would report it as ready again and again.
-        if sys::is_always_ready(fd) {
+        if !self.can_watch(fd) {
             self.refused.push(key);
             return;
         }
@@ -264,14 +281,17 @@ fn check(entered: io::Result<usize>) {
     }
 }
 
-fn set_up(file_operations: u32) -> Result<IoUring, String> {
+type Choice = fn(&mut Builder) -> &mut Builder;
+
+/// How a ring is set up, from the best to what every usable kernel knows.
+const CHOICES: [Choice; 3] = [
+    |builder| builder.setup_single_issuer().setup_defer_taskrun().setup_taskrun_flag().setup_submit_all(),
+    |builder| builder.setup_coop_taskrun().setup_taskrun_flag().setup_submit_all(),
+    |builder| builder,
+];
+
+fn set_up(file_operations: u32, choices: &[Choice]) -> Result<IoUring, String> {
     let completions = file_operations.saturating_mul(2).clamp(2 * SUBMISSIONS, 1 << 15);
-    // From the best to what every usable kernel knows.
-    let choices: [fn(&mut Builder) -> &mut Builder; 3] = [
-        |builder| builder.setup_single_issuer().setup_defer_taskrun().setup_taskrun_flag().setup_submit_all(),
-        |builder| builder.setup_coop_taskrun().setup_taskrun_flag().setup_submit_all(),
-        |builder| builder,
-    ];
     let mut refusal = String::new();
     for choose in choices {
         let mut builder = IoUring::builder();
@@ -295,5 +315,52 @@ fn usable(ring: IoUring) -> Result<IoUring, String> {
         Ok(ring)
     } else {
         Err("Linux 5.13 or later is needed".to_owned())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use lunette_store::{Memory, Sg, SinkId};
+    use rustix::event::{EventfdFlags, eventfd};
+    use std::os::fd::AsRawFd;
+    use std::os::unix::fs::FileExt;
+
+    #[test]
+    fn every_choice_of_flags_works() {
+        let wake = eventfd(0, EventfdFlags::NONBLOCK).unwrap();
+        let ready = eventfd(1, EventfdFlags::NONBLOCK).unwrap();
+        let file = tempfile::tempfile().unwrap();
+        file.write_all_at(b"abc", 0).unwrap();
+        for choice in CHOICES {
+            let Ok(mut uring) = Uring::with(wake.as_raw_fd(), 4, &[choice]) else {
+                continue;
+            };
+            let memory = Memory::zeroed(3);
+            let segs = [memory.seg()];
+            let id = IoId { sink: SinkId(0), token: 1 };
+            let read = FileOp::Read { fd: file.as_raw_fd(), offset: 0, to: Sg::new(&segs) };
+            let key = WatchKey::from_bits(7);
+            assert_eq!(uring.file(read, id), Submit::Queued);
+            uring.arm(key, ready.as_raw_fd(), Interest::Readable);
+            let mut events = VecDeque::new();
+            while events.len() < 2 {
+                uring.collect(Wait::Forever, &mut events);
+            }
+            assert!(events.contains(&Event::File(id, Ok(3))));
+            assert!(events.contains(&Event::Ready(key)));
+            assert_eq!(memory.to_vec(), b"abc");
+            uring.disarm(key, ready.as_raw_fd());
+            while uring.busy() {
+                uring.collect(Wait::Forever, &mut events);
+            }
+        }
+    }
+
+    #[test]
+    fn a_refusal_says_why() {
+        let impossible: Choice = |builder| builder.setup_defer_taskrun().setup_sqpoll(1);
+        let refusal = set_up(4, &[impossible]).err().unwrap();
+        assert!(refusal.starts_with("io_uring_setup: "), "{refusal}");
     }
 }

@@ -137,7 +137,7 @@ pub trait Cx {
 
     /// Tells `id` (with `Ok(0)`) whenever `fd` has *become* ready, beginning with now if it is: edge-triggered, until
     /// [`Cx::cancel`]. The watcher reads or writes until the descriptor would block, and bears being told once too often.
-    /// An error is told once and ends the watch (`EPERM` for files and block devices, which are always ready).
+    /// An error is told once and ends the watch (`EPERM` for what is always ready, such as files).
     fn watch(&mut self, fd: RawFd, interest: Interest, id: IoId);
 
     /// Tells `id` (with `Ok(0)`) once, after `after`.

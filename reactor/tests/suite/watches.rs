@@ -132,6 +132,9 @@ fn what_cannot_be_watched_is_refused(io: Io) {
     assert_eq!(next(&told), (1, Err(IoError::Os(libc::EBADF))));
     watch(&reactors, file.as_raw_fd(), Interest::Readable, sink, 2);
     assert_eq!(next(&told), (2, Err(IoError::Os(libc::EPERM))));
+    let device = std::fs::File::open("/dev/null").unwrap();
+    watch(&reactors, device.as_raw_fd(), Interest::Readable, sink, 3);
+    assert_eq!(next(&told), (3, Err(IoError::Os(libc::EPERM))));
 }
 
 fn a_cancelled_watch_is_silent(io: Io) {
