@@ -110,15 +110,14 @@ impl Gate {
 /// The state of one I_T_L nexus, shared by all reactors.
 #[derive(Debug)]
 pub(crate) struct ItlNexus {
-    pub(crate) nexus: NexusId,
     pub(crate) gate: Gate,
     attentions: Mutex<Attentions>,
 }
 
 impl ItlNexus {
     /// A new one, whose first command learns that the unit was powered on or reset (SAM-5 5.14.5).
-    pub(crate) fn new(nexus: NexusId) -> Arc<Self> {
-        let itl = Self { nexus, gate: Gate::default(), attentions: Mutex::default() };
+    pub(crate) fn new() -> Arc<Self> {
+        let itl = Self { gate: Gate::default(), attentions: Mutex::default() };
         itl.establish(AdditionalSense::POWER_ON_RESET_OR_BUS_DEVICE_RESET_OCCURRED);
         Arc::new(itl)
     }

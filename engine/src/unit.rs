@@ -143,7 +143,7 @@ impl LogicalUnit {
         if let Some(itl) = state.nexuses.get(&nexus.id()).and_then(Weak::upgrade) {
             return itl;
         }
-        let itl = ItlNexus::new(nexus.id());
+        let itl = ItlNexus::new();
         if self.device.is_placeholder() {
             itl.take_attention();
         } else {

@@ -196,7 +196,8 @@ impl Rig {
         let mut bytes = [0; 10];
         bytes[0] = command.opcode.0;
         let cdb = Cdb::new(&bytes).unwrap();
-        let frame = CommandFrame { lun: Lun::from_index(0), tag, attribute, cdb: &cdb, data_out: 0, cookie: tag };
+        let frame =
+            CommandFrame { lun: Lun::from_index(0), tag, attribute, cdb: &cdb, data_out: 0, cookie: tag };
         let cx = self.sim.cx(from.reactor);
         match from.session.execute(&frame, Sg::empty(), Sg::new(&[from.memory.seg()]), cx) {
             Started::Ended(outcome) => Some(outcome),
