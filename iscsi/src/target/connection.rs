@@ -144,7 +144,7 @@ impl Connection {
             let outcome = match part {
                 Part::More => return Ok(Received { used, event: None }),
                 Part::Header => self.take_header(session, directory, out)?,
-                Part::Data(bytes) => match self.take_data(bytes) {
+                Part::Data(bytes) => match self.take_data(session, bytes) {
                     Some((task, offset)) => {
                         return Ok(Received { used, event: Some(Event::Payload { task, offset, bytes }) });
                     }
@@ -161,13 +161,10 @@ impl Connection {
     /// If the next bytes of the stream are data of a command: the command, the offset and how many they are.
     ///
     /// They may be received right into the command's buffer and passed to [`receive`](Self::receive) from there.
-    pub fn expected_payload(&self) -> Option<(TaskId, u32, usize)> {
-        match self.sink {
-            Sink::Task { task, offset, .. } if self.framer.data_left() > 0 => {
-                Some((task, offset, self.framer.data_left()))
-            }
-            _ => None,
-        }
+    pub fn expected_payload(&self, session: &Session) -> Option<(TaskId, u32, usize)> {
+        let Sink::Task { task, offset, .. } = self.sink else { return None };
+        let left = self.framer.data_left();
+        (left > 0 && session.tasks.get(task).is_some()).then_some((task, offset, left))
     }
 
     /// Connection identifier.

@@ -90,7 +90,7 @@ impl Connection {
     }
 
     /// A piece of a data segment; returns whose it is, unless the machine keeps or drops it.
-    pub(crate) fn take_data(&mut self, bytes: &[u8]) -> Option<(TaskId, u32)> {
+    pub(crate) fn take_data(&mut self, session: &Session, bytes: &[u8]) -> Option<(TaskId, u32)> {
         match &mut self.sink {
             Sink::Discard => None,
             Sink::Collect { limit } => {
@@ -101,7 +101,7 @@ impl Connection {
             Sink::Task { task, offset, .. } => {
                 let start = *offset;
                 *offset += bytes.len() as u32;
-                Some((*task, start))
+                session.tasks.get(*task).map(|_| (*task, start))
             }
         }
     }

@@ -169,7 +169,6 @@ impl Connection {
         out: &mut Outbox,
     ) -> Option<bool> {
         let max_burst = session.parameters().max_burst_length;
-        let (expected_cmd_sn, mut max_cmd_sn) = (session.window.expected(), session.window.max());
         let Some(open) = session.tasks.get_mut(task) else {
             out.release(payload.token());
             return None;
@@ -187,7 +186,8 @@ impl Connection {
             let mut header = DataIn {
                 task_tag: open.tag.into(),
                 transfer_tag: NO_TAG.into(),
-                exp_cmd_sn: expected_cmd_sn.into(),
+                exp_cmd_sn: session.window.expected().into(),
+                max_cmd_sn: session.window.max().into(),
                 data_sn: open.data_sn.into(),
                 buffer_offset: open.read_sent.into(),
                 ..Default::default()
@@ -196,14 +196,15 @@ impl Connection {
                 header.flags |= flag::FINAL;
             }
             if let Some(response) = status.filter(|_| last) {
-                // The response closes the task, which lets in one more command.
-                max_cmd_sn = max_cmd_sn.wrapping_add(u32::from(!open.immediate));
+                if !open.immediate {
+                    // The task is about to be closed.
+                    header.max_cmd_sn = session.window.max_if_widened().into();
+                }
                 header.flags |= flag::STATUS | response.residual.flag(flag::UNDERFLOW, flag::OVERFLOW);
                 header.status = response.status;
                 header.stat_sn = self.next_stat_sn().into();
                 header.residual = response.residual.count();
             }
-            header.max_cmd_sn = max_cmd_sn.into();
             count_data_in(open, length);
             out.pdu_with_payload(
                 self.digests,

@@ -20,6 +20,9 @@ pub(crate) enum Arrival {
 pub(crate) struct CommandWindow {
     expected: u32,
     max: u32,
+    size: u32,
+    /// Commands that ended but could not move `max`: one before them is missing.
+    credit: u32,
     /// Numbers received ahead of `expected`, with the tasks that wait for their turn.
     early: Vec<(u32, Option<TaskId>)>,
     /// Tasks whose turn has come.
@@ -29,8 +32,9 @@ pub(crate) struct CommandWindow {
 impl CommandWindow {
     /// A window of `size` commands from CmdSN `first` on.
     pub(crate) fn new(first: u32, size: u16) -> Self {
-        let max = first.wrapping_add(u32::from(size)).wrapping_sub(1);
-        Self { expected: first, max, early: Vec::new(), due: VecDeque::new() }
+        let size = u32::from(size);
+        let max = first.wrapping_add(size).wrapping_sub(1);
+        Self { expected: first, max, size, credit: 0, early: Vec::new(), due: VecDeque::new() }
     }
 
     /// ExpCmdSN.
@@ -68,6 +72,7 @@ impl CommandWindow {
             self.due.extend(task);
             self.expected = self.expected.wrapping_add(1);
         }
+        self.settle();
     }
 
     /// The next task whose turn has come.
@@ -75,9 +80,26 @@ impl CommandWindow {
         self.due.pop_front()
     }
 
-    /// Lets the initiator send one more command.
+    /// A command has ended: the initiator may send one more, but never one that is more than the window's size
+    /// ahead.
     pub(crate) fn widen(&mut self) {
-        self.max = self.max.wrapping_add(1);
+        self.credit += 1;
+        self.settle();
+    }
+
+    /// MaxCmdSN after one more `widen`.
+    pub(crate) fn max_if_widened(&self) -> u32 {
+        self.max.wrapping_add(self.room().min(1))
+    }
+
+    fn room(&self) -> u32 {
+        self.size - self.max.wrapping_sub(self.expected).wrapping_add(1)
+    }
+
+    fn settle(&mut self) {
+        let step = self.credit.min(self.room());
+        self.credit -= step;
+        self.max = self.max.wrapping_add(step);
     }
 }
 
@@ -109,5 +131,23 @@ mod tests {
         assert_eq!(window.classify(2), Arrival::Ignored, "the window is closed");
         window.widen();
         assert_eq!(window.classify(2), Arrival::Due);
+    }
+
+    #[test]
+    fn a_missing_command_bounds_what_may_come_early() {
+        let mut window = CommandWindow::new(1, 4);
+        let mut taken = 0;
+        for cmd_sn in 2..100 {
+            if window.classify(cmd_sn) == Arrival::Early {
+                window.receive(cmd_sn, None);
+                window.widen();
+                taken += 1;
+            }
+        }
+        assert_eq!((taken, window.max(), window.max_if_widened()), (3, 4, 4));
+        window.receive(1, None);
+        assert_eq!((window.expected(), window.max(), window.max_if_widened()), (5, 7, 8));
+        window.widen();
+        assert_eq!(window.max(), 8);
     }
 }

@@ -163,7 +163,7 @@ impl TargetEnd {
     fn full_feature(&mut self, accepted: &mut Accepted, input: &mut &[u8]) -> Result<(), Error> {
         let Accepted { connection, session } = accepted;
         loop {
-            let expected = connection.expected_payload();
+            let expected = connection.expected_payload(session);
             let received = connection.receive(session, &self.targets, input, &mut self.out)?;
             *input = &input[received.used..];
             match received.event {
