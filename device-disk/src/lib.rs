@@ -34,3 +34,8 @@ mod pages;
 
 pub use disk::Disk;
 pub use options::{Options, OptionsError};
+
+#[cfg(test)]
+mod testing;
+#[cfg(test)]
+mod tests;

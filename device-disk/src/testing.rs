@@ -1,0 +1,280 @@
+//! What tests need to talk to a disk: initiators, a store that can be watched, CDBs.
+
+use crate::{Disk, Options};
+use lunette_engine::{
+    CommandFrame, Completion, Identity, LogicalUnit, Nexus, Outcome, Responder, Session, Started, TargetPort,
+};
+use lunette_scsi::designator::Protocol;
+use lunette_scsi::{Cdb, Lun, Naa, Opcode, ServiceResponse, Status, TaskAttribute};
+use lunette_store::ram::Ram;
+use lunette_store::sim::Sim;
+use lunette_store::{Backing, Caps, Cx, IoId, Memory, Op, Sg, Store, Submit};
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::rc::Rc;
+use std::sync::{Arc, Mutex};
+
+/// Bytes of the disks of these tests.
+pub(crate) const SIZE: u64 = 1 << 20;
+
+/// Sense key, additional sense code and qualifier.
+pub(crate) type Code = (u8, u8, u8);
+pub(crate) const INVALID_OPCODE: Code = (5, 0x20, 0);
+pub(crate) const OUT_OF_RANGE: Code = (5, 0x21, 0);
+pub(crate) const INVALID_FIELD: Code = (5, 0x24, 0);
+pub(crate) const INVALID_PARAMETER: Code = (5, 0x26, 0);
+pub(crate) const LIST_LENGTH: Code = (5, 0x1a, 0);
+pub(crate) const PROTECTED: Code = (7, 0x27, 0);
+pub(crate) const SOFTWARE_PROTECTED: Code = (7, 0x27, 2);
+pub(crate) const MISCOMPARE: Code = (0xe, 0x1d, 0);
+
+/// What became of a command.
+#[derive(Debug)]
+pub(crate) struct Answer {
+    pub(crate) outcome: Outcome,
+    /// Data-in that was moved.
+    pub(crate) data: Vec<u8>,
+    /// It ended without giving other commands a turn.
+    pub(crate) at_once: bool,
+}
+
+impl Answer {
+    pub(crate) fn code(&self) -> Option<Code> {
+        let sense = self.outcome.sense.as_ref()?;
+        Some((sense.key.0, sense.additional.asc, sense.additional.ascq))
+    }
+
+    /// The sense code, of which there must be one.
+    pub(crate) fn refused(&self) -> Code {
+        assert_eq!(self.outcome.status, Status::CHECK_CONDITION);
+        self.code().unwrap()
+    }
+
+    /// The byte and bit that the field pointer names.
+    pub(crate) fn field(&self) -> Option<(u16, Option<u8>)> {
+        use lunette_scsi::SenseKeySpecific::FieldPointer;
+        match self.outcome.sense.as_ref()?.sense_key_specific? {
+            FieldPointer { byte, bit, .. } => Some((byte, bit)),
+            _ => None,
+        }
+    }
+
+    pub(crate) fn information(&self) -> Option<u64> {
+        self.outcome.sense.as_ref()?.information
+    }
+
+    /// The data-in of a command that ended with GOOD.
+    pub(crate) fn good(self) -> Vec<u8> {
+        assert_eq!((self.outcome.status, self.code()), (Status::GOOD, None));
+        self.data
+    }
+}
+
+#[derive(Default)]
+struct Ended(RefCell<Option<Completion>>);
+
+impl Responder for Ended {
+    fn command_ended(&self, _: u64, completion: Completion, _: &mut dyn Cx) {
+        self.0.replace(Some(completion));
+    }
+
+    fn management_ended(&self, _: u64, _: ServiceResponse, _: &mut dyn Cx) {}
+}
+
+struct Initiator {
+    session: Session,
+    ended: Rc<Ended>,
+}
+
+/// An operation that reached the store: offset and length, and for writes whether durable, for zeroes whether unmapped.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Seen {
+    Read(u64, u64),
+    Write(u64, u64, bool),
+    Flush,
+    Zero(u64, u64, bool),
+    Discard(u64, u64),
+}
+
+/// A store with capabilities of the test's choice that keeps a list of what it was asked.
+#[derive(Clone)]
+struct Watched {
+    inner: Arc<dyn Backing>,
+    caps: Caps,
+    seen: Arc<Mutex<Vec<Seen>>>,
+}
+
+struct WatchedStore(Watched, Rc<dyn Store>);
+
+impl Backing for Watched {
+    fn caps(&self) -> &Caps {
+        &self.caps
+    }
+
+    fn attach(&self, cx: &mut dyn Cx) -> Rc<dyn Store> {
+        Rc::new(WatchedStore(self.clone(), self.inner.attach(cx)))
+    }
+}
+
+impl Store for WatchedStore {
+    fn caps(&self) -> &Caps {
+        &self.0.caps
+    }
+
+    fn submit(&self, op: Op<'_>, id: IoId, cx: &mut dyn Cx) -> Submit {
+        let (offset, length) = op.range();
+        self.0.seen.lock().unwrap().push(match op {
+            Op::Read { .. } => Seen::Read(offset, length),
+            Op::Write { durable, .. } => Seen::Write(offset, length, durable),
+            Op::Flush => Seen::Flush,
+            Op::Zero { unmap, .. } => Seen::Zero(offset, length, unmap),
+            Op::Discard { .. } => Seen::Discard(offset, length),
+        });
+        self.1.submit(op, id, cx)
+    }
+}
+
+/// A disk with initiators.
+pub(crate) struct Rig {
+    sim: Sim,
+    pub(crate) unit: Arc<LogicalUnit>,
+    port: Arc<TargetPort>,
+    initiators: Vec<Initiator>,
+    seen: Arc<Mutex<Vec<Seen>>>,
+}
+
+impl Rig {
+    /// A disk of 1 MiB in memory, with blocks of 512 bytes and one initiator.
+    pub(crate) fn new() -> Self {
+        Self::with(Options::default(), |_| {})
+    }
+
+    /// The same with other options and capabilities of the store.
+    pub(crate) fn with(options: Options, change: impl FnOnce(&mut Caps)) -> Self {
+        Self::over(options, Arc::new(Ram::new(SIZE).unwrap()), change)
+    }
+
+    /// A disk over another store.
+    pub(crate) fn over(options: Options, inner: Arc<dyn Backing>, change: impl FnOnce(&mut Caps)) -> Self {
+        let mut caps = inner.caps().clone();
+        change(&mut caps);
+        let seen = Arc::default();
+        let disk = Disk::new(&options, &caps).unwrap();
+        let store = Watched { inner, caps, seen: Arc::clone(&seen) };
+        let identity = Identity::new("0001", Naa::locally_assigned(1));
+        let unit = LogicalUnit::new("disk", identity, Box::new(disk), Some(Arc::new(store)));
+        let units = BTreeMap::from([(0, unit.clone())]);
+        let port = TargetPort::new("target,t,0x0001", 1, Protocol::ISCSI, units);
+        let mut rig = Self { sim: Sim::new(1), unit, port, initiators: Vec::new(), seen };
+        rig.log_in();
+        rig
+    }
+
+    /// Adds an initiator, which has seen its power-on unit attention; returns its number.
+    pub(crate) fn log_in(&mut self) -> usize {
+        let ended = Rc::<Ended>::default();
+        let responder: Rc<dyn Responder> = ended.clone();
+        let nexus = Nexus::new("initiator", self.port.clone());
+        let session = Session::open(nexus, Rc::downgrade(&responder), self.sim.cx(0));
+        self.initiators.push(Initiator { session, ended });
+        let number = self.initiators.len() - 1;
+        assert_eq!(self.ask_from(number, &[0; 6], &[], 0).refused(), (6, 0x29, 0));
+        number
+    }
+
+    /// Carries out a command of the first initiator.
+    pub(crate) fn ask(&mut self, cdb: &[u8], data_out: &[u8], room: usize) -> Answer {
+        self.ask_from(0, cdb, data_out, room)
+    }
+
+    pub(crate) fn ask_from(&mut self, from: usize, cdb: &[u8], data_out: &[u8], room: usize) -> Answer {
+        const CANARY: [u8; 64] = [0xc5; 64];
+        let cdb = Cdb::new(cdb).unwrap();
+        let lun = Lun::from_index(0);
+        let attribute = TaskAttribute::Simple;
+        let sent = data_out.len() as u64;
+        let command = CommandFrame { lun, tag: 1, attribute, cdb: &cdb, data_out: sent, cookie: 1 };
+        let out = Memory::from_bytes(data_out);
+        let into = Memory::from_bytes(&[&vec![0; room][..], &CANARY].concat());
+        let (out_segs, in_segs) = ([out.seg()], [into.seg().part(0, room)]);
+        let (out_sg, in_sg) = (Sg::new(&out_segs), Sg::new(&in_segs));
+        let initiator = &self.initiators[from];
+        let mut at_once = true;
+        let outcome = match initiator.session.execute(&command, out_sg, in_sg, self.sim.cx(0)) {
+            Started::Ended(outcome) => outcome,
+            Started::Pending => {
+                at_once = false;
+                self.sim.settle();
+                match initiator.ended.0.take() {
+                    Some(Completion::Ended(outcome)) => outcome,
+                    other => panic!("not ended: {other:?}"),
+                }
+            }
+        };
+        let mut data = into.to_vec();
+        assert_eq!(data.split_off(room), CANARY, "bytes beyond the buffer were written");
+        assert!(outcome.moved_in <= room as u64 && outcome.moved_out <= sent);
+        data.truncate(outcome.moved_in as usize);
+        Answer { outcome, data, at_once }
+    }
+
+    /// What reached the store since this was last asked.
+    pub(crate) fn seen(&mut self) -> Vec<Seen> {
+        std::mem::take(&mut self.seen.lock().unwrap())
+    }
+
+    /// The content of some blocks.
+    pub(crate) fn read(&mut self, lba: u64, blocks: u32) -> Vec<u8> {
+        let length = blocks as usize * self.block();
+        self.ask(&cdb(Opcode::READ_16, lba, blocks), &[], length).good()
+    }
+
+    /// Writes whole blocks.
+    pub(crate) fn write(&mut self, lba: u64, data: &[u8]) {
+        let blocks = data.len() / self.block();
+        self.ask(&cdb(Opcode::WRITE_16, lba, blocks as u32), data, 0).good();
+    }
+
+    pub(crate) fn block(&self) -> usize {
+        self.unit.device().block_descriptor(true).map_or(0, |descriptor| match descriptor {
+            lunette_scsi::mode::BlockDescriptor::Long { block_length, .. } => block_length as usize,
+            _ => 0,
+        })
+    }
+}
+
+/// The CDB of a command that names blocks, in the form of its opcode.
+pub(crate) fn cdb(opcode: Opcode, lba: u64, blocks: u32) -> Vec<u8> {
+    let mut cdb = vec![0; opcode.cdb_length().unwrap()];
+    cdb[0] = opcode.0;
+    match cdb.len() {
+        6 => {
+            cdb[1..4].copy_from_slice(&(lba as u32).to_be_bytes()[1..]);
+            cdb[4] = blocks as u8;
+        }
+        10 => {
+            cdb[2..6].copy_from_slice(&(lba as u32).to_be_bytes());
+            cdb[7..9].copy_from_slice(&(blocks as u16).to_be_bytes());
+        }
+        12 => {
+            cdb[2..6].copy_from_slice(&(lba as u32).to_be_bytes());
+            cdb[6..10].copy_from_slice(&blocks.to_be_bytes());
+        }
+        _ => {
+            cdb[2..10].copy_from_slice(&lba.to_be_bytes());
+            cdb[10..14].copy_from_slice(&blocks.to_be_bytes());
+        }
+    }
+    cdb
+}
+
+/// The same CDB with bits set.
+pub(crate) fn with(mut cdb: Vec<u8>, byte: usize, bits: u8) -> Vec<u8> {
+    cdb[byte] |= bits;
+    cdb
+}
+
+/// `blocks` blocks of 512 bytes, no two alike.
+pub(crate) fn pattern(blocks: usize) -> Vec<u8> {
+    (0..blocks * 512).map(|n| (n % 251) as u8 ^ (n / 512) as u8).collect()
+}

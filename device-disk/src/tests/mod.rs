@@ -1,0 +1,10 @@
+//! A disk as initiators see it.
+
+mod caching;
+mod identity;
+mod mode;
+mod operation_codes;
+mod properties;
+mod provisioning;
+mod read_write;
+mod verify;
