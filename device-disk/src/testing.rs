@@ -2,10 +2,11 @@
 
 use crate::{Disk, Options};
 use lunette_engine::{
-    CommandFrame, Completion, Identity, LogicalUnit, Nexus, Outcome, Responder, Session, Started, TargetPort,
+    CommandFrame, Completion, Identity, LogicalUnit, Management, Nexus, Outcome, Responder, Session, Started,
+    TargetPort,
 };
 use lunette_scsi::designator::Protocol;
-use lunette_scsi::{Cdb, Lun, Naa, Opcode, ServiceResponse, Status, TaskAttribute};
+use lunette_scsi::{Cdb, Lun, Naa, Opcode, ServiceResponse, Status, TaskAttribute, TaskManagementFunction};
 use lunette_store::ram::Ram;
 use lunette_store::sim::Sim;
 use lunette_store::{Backing, Caps, Cx, IoId, Memory, Op, Sg, Store, Submit};
@@ -13,6 +14,10 @@ use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+/// Simulated time after which a command counts as stuck.
+const LIMIT: Duration = Duration::from_secs(60);
 
 /// Bytes of the disks of these tests.
 pub(crate) const SIZE: u64 = 1 << 20;
@@ -205,6 +210,12 @@ impl Rig {
             Started::Pending => {
                 at_once = false;
                 self.sim.settle();
+                // Stores may wait for timers.
+                while initiator.ended.0.borrow().is_none() {
+                    self.sim.advance(Duration::from_millis(1));
+                    assert!(self.sim.step(0) || self.sim.cx(0).now() < LIMIT, "it never ends");
+                    self.sim.settle();
+                }
                 match initiator.ended.0.take() {
                     Some(Completion::Ended(outcome)) => outcome,
                     other => panic!("not ended: {other:?}"),
@@ -216,6 +227,15 @@ impl Rig {
         assert!(outcome.moved_in <= room as u64 && outcome.moved_out <= sent);
         data.truncate(outcome.moved_in as usize);
         Answer { outcome, data, at_once }
+    }
+
+    /// A logical unit reset by the first initiator, which then has seen its unit attention.
+    pub(crate) fn reset(&mut self) {
+        let function = TaskManagementFunction::LogicalUnitReset;
+        let reset = Management { function, lun: Lun::from_index(0), tag: 0 };
+        self.initiators[0].session.manage(&reset, 0, self.sim.cx(0));
+        self.sim.settle();
+        assert_eq!(self.ask(&[0; 6], &[], 0).refused().0, 6);
     }
 
     /// What reached the store since this was last asked.

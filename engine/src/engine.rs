@@ -111,7 +111,7 @@ impl Engine {
         let row = unit.commands().find(command.cdb);
         if !itl.shared.gate.is_open()
             && row.map_or(Attention::Reported, |row| row.spec.attention) == Attention::Reported
-            && let Some(sense) = itl.shared.take_attention()
+            && let Some(sense) = itl.nexus.take_attention(&itl.shared)
         {
             return Admission::Ended(check_condition(unit, sense));
         }

@@ -84,6 +84,23 @@ impl Nexus {
     pub fn id(&self) -> NexusId {
         self.id
     }
+
+    /// The initiator has learnt of the logical units, or that it should ask: no other of them has to tell it again
+    /// (SPC-4 7.8.7, LUICLR).
+    pub(crate) fn forget_reported_luns(&self) {
+        for unit in self.port.units().values() {
+            unit.itl(self).forget_attention(AdditionalSense::REPORTED_LUNS_DATA_HAS_CHANGED);
+        }
+    }
+
+    /// Takes the unit attention condition that a logical unit reports next.
+    pub(crate) fn take_attention(&self, itl: &ItlNexus) -> Option<Sense> {
+        let sense = itl.take_attention()?;
+        if sense.additional == AdditionalSense::REPORTED_LUNS_DATA_HAS_CHANGED {
+            self.forget_reported_luns();
+        }
+        Some(sense)
+    }
 }
 
 /// What must be looked at before a command of an I_T_L nexus is processed, in one word: zero means go ahead.

@@ -131,6 +131,15 @@ fn others_are_told_of_a_change() {
 }
 
 #[test]
+fn a_reset_brings_the_defaults_back() {
+    let mut rig = Rig::new();
+    select_page(&mut rig, &control(true, true)).good();
+    rig.reset();
+    assert_eq!(page(&mut rig, 0, 0x0a), control(false, false));
+    rig.write(0, &pattern(1));
+}
+
+#[test]
 fn software_write_protection() {
     use lunette_scsi::Opcode;
     let mut rig = Rig::new();

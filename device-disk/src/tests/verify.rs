@@ -117,6 +117,22 @@ fn what_is_written_is_verified_on_the_medium() {
 }
 
 #[test]
+fn every_step_may_take_its_time() {
+    let slow =
+        Arc::new(Fault::new(Arc::new(Ram::new(SIZE).unwrap()), "delay:3+eio:1048000".parse().unwrap()));
+    let mut rig = Rig::over(Options::default(), slow, |caps| caps.volatile_cache = true);
+    let data = pattern(1100);
+    rig.ask(&with(cdb(Opcode::WRITE_AND_VERIFY_16, 3, 1100), 1, EACH), &data, 0).good();
+    let answer = rig.ask(&with(cdb(Opcode::VERIFY_16, 3, 1100), 1, EACH), &data, 0);
+    assert!(!answer.at_once);
+    answer.good();
+    rig.ask(&cdb(Opcode::WRITE_SAME_16, 3, 1100), &[1; 512], 0).good();
+    rig.ask(&cdb(Opcode::SYNCHRONIZE_CACHE_10, 0, 0), &[], 0).good();
+    assert_eq!(rig.read(3, 1100), [1; 1100 * 512]);
+    assert_eq!(rig.ask(&cdb(Opcode::WRITE_SAME_16, 3, 0), &[1; 512], 0).refused(), (3, 0x0c, 0));
+}
+
+#[test]
 fn residuals_of_write_and_verify() {
     let mut rig = Rig::new();
     let one = with(cdb(Opcode::WRITE_AND_VERIFY_10, 0, 2), 1, EACH);

@@ -2,7 +2,7 @@
 
 use super::PrimaryCommand;
 use crate::{Attention, CommandSpec, Decoded, Direction, LogicalUnit, Plan, Request, Reservation, Timeouts};
-use lunette_scsi::{AdditionalSense, Lun, Opcode, Sense};
+use lunette_scsi::{Lun, Opcode, Sense};
 
 pub(crate) static REPORT_LUNS: PrimaryCommand = PrimaryCommand {
     spec: CommandSpec {
@@ -27,9 +27,7 @@ fn decode(_: &LogicalUnit, request: &Request<'_>) -> Decoded {
         0x02 => units().chain([Lun::REPORT_LUNS_WLUN]).collect(),
         _ => return Err(Sense::invalid_field_in_cdb(2, None)),
     };
-    for unit in port.units().values() {
-        unit.itl(request.nexus).forget_attention(AdditionalSense::REPORTED_LUNS_DATA_HAS_CHANGED);
-    }
+    request.nexus.forget_reported_luns();
     Ok(Plan::data(parameter_data(&luns), u64::from(request.cdb.u32(6))))
 }
 

@@ -20,7 +20,7 @@ pub(crate) static REQUEST_SENSE: PrimaryCommand = PrimaryCommand {
 
 /// Sense data always comes with a status here, so what is left to ask for is a unit attention or why the unit is not ready.
 fn decode(unit: &LogicalUnit, request: &Request<'_>) -> Decoded {
-    let pending = request.unit.itl(request.nexus).take_attention();
+    let pending = request.nexus.take_attention(&request.unit.itl(request.nexus));
     let sense = pending
         .or_else(|| unit.device().ready().err())
         .unwrap_or(Sense::new(SenseKey::NO_SENSE, AdditionalSense::NO_ADDITIONAL_SENSE_INFORMATION));

@@ -60,6 +60,7 @@ fn extended(unit: &LogicalUnit) -> ExtendedInquiry {
         head_of_queue: true,
         ordered: true,
         simple: true,
+        nexus_clear: true,
         volatile_cache: unit.backing().is_some_and(|backing| backing.caps().volatile_cache),
         ..ExtendedInquiry::default()
     }

@@ -83,6 +83,25 @@ fn report_luns_takes_the_attention_that_asks_for_it() {
 }
 
 #[test]
+fn changed_luns_are_told_of_once() {
+    let mut rig = Rig::new(1);
+    let other = LogicalUnit::new("b", rig.unit.identity.clone(), Box::new(Toy), None);
+    let units = BTreeMap::from([(0, rig.unit.clone()), (1, other.clone())]);
+    rig.port = TargetPort::new("toy,t,0x0001", 1, Protocol::ISCSI, units);
+    let a = rig.initiator(0);
+    let ready = |rig: &mut Rig, lun| {
+        let outcome = execute(rig, &a, Lun::from_index(lun), &[0; 6]).0;
+        outcome.sense.map(|sense| sense.additional)
+    };
+    assert_eq!(ready(&mut rig, 1), Some(AdditionalSense::POWER_ON_RESET_OR_BUS_DEVICE_RESET_OCCURRED));
+    for unit in [&rig.unit, &other] {
+        unit.establish_attention(AdditionalSense::REPORTED_LUNS_DATA_HAS_CHANGED, None);
+    }
+    assert_eq!(ready(&mut rig, 0), Some(AdditionalSense::REPORTED_LUNS_DATA_HAS_CHANGED));
+    assert_eq!((ready(&mut rig, 1), ready(&mut rig, 0)), (None, None));
+}
+
+#[test]
 fn reserved_bits_and_unknown_commands_are_pointed_at() {
     let mut rig = Rig::new(1);
     let a = rig.initiator(0);

@@ -126,7 +126,7 @@ layout! {
         no_protection_check: flag(7, 5),
         /// P_I_I_SUP: protection information intervals.
         protection_interval: flag(7, 4),
-        /// LUICLR: clearing a nexus clears its commands.
+        /// LUICLR: a change of the reported LUNs is told of once for all logical units of a nexus.
         nexus_clear: flag(7, 0),
         /// LU_COLL_TYPE, 3 bits.
         collection_type: bits(8, 7, 3),
