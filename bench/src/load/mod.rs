@@ -1,0 +1,361 @@
+//! The load generator, whatever the transport: keeps commands in flight, checks every block that comes back, measures.
+
+pub(crate) mod histogram;
+pub(crate) mod pattern;
+pub(crate) mod workload;
+
+use std::collections::VecDeque;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+use lunette_scsi::Opcode;
+
+use histogram::Histogram;
+use pattern::{BLOCK, WORDS};
+use workload::{Access, Addresses, Direction, Workload};
+
+/// How long a command may take before the daemon counts as hung.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
+
+/// A command in a slot.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Command {
+    pub(crate) cdb: [u8; 16],
+    pub(crate) direction: Direction,
+    /// Bytes of data.
+    pub(crate) length: usize,
+}
+
+impl Command {
+    fn data_in(cdb: &[u8], length: usize) -> Self {
+        let mut command = Self { cdb: [0; 16], direction: Direction::Read, length };
+        command.cdb[..cdb.len()].copy_from_slice(cdb);
+        command
+    }
+
+    /// READ or WRITE, in the 10-byte form where that reaches.
+    fn transfer(direction: Direction, lba: u64, blocks: u32) -> Self {
+        let read = direction == Direction::Read;
+        let mut cdb = [0; 16];
+        if let (Ok(lba), Ok(blocks)) = (u32::try_from(lba), u16::try_from(blocks)) {
+            cdb[0] = if read { Opcode::READ_10 } else { Opcode::WRITE_10 }.0;
+            cdb[2..6].copy_from_slice(&lba.to_be_bytes());
+            cdb[7..9].copy_from_slice(&blocks.to_be_bytes());
+        } else {
+            cdb[0] = if read { Opcode::READ_16 } else { Opcode::WRITE_16 }.0;
+            cdb[2..10].copy_from_slice(&lba.to_be_bytes());
+            cdb[10..14].copy_from_slice(&blocks.to_be_bytes());
+        }
+        Self { cdb, direction, length: blocks as usize * BLOCK }
+    }
+}
+
+/// A command that has ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Completion {
+    pub(crate) slot: usize,
+    /// SCSI status; [`Completion::FAILED`] if the command did not even reach a logical unit.
+    pub(crate) status: u8,
+    /// Bytes less than announced.
+    pub(crate) residual: u32,
+}
+
+impl Completion {
+    /// No status: the transport refused the command.
+    pub(crate) const FAILED: u8 = 0xff;
+    const GOOD: u8 = 0x00;
+    const CHECK_CONDITION: u8 = 0x02;
+}
+
+/// A connection to a logical unit with a fixed number of slots. Each slot holds one command and its data.
+pub(crate) trait Initiator {
+    /// Takes a command for a free slot; it need not leave before [`wait`](Self::wait).
+    fn submit(&mut self, slot: usize, command: &Command) -> Result<()>;
+    /// Waits until at least one command has ended and appends all that have.
+    fn wait(&mut self, done: &mut Vec<Completion>) -> Result<()>;
+    /// A little-endian word of a slot's data.
+    fn word(&self, slot: usize, index: usize) -> u64;
+    /// Sets a word of a slot's data.
+    fn set_word(&mut self, slot: usize, index: usize, value: u64);
+}
+
+/// How much of the data is made and looked at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Care {
+    /// The first word of each block: next to free.
+    Stamps,
+    Everything,
+}
+
+/// One READ or WRITE.
+#[derive(Clone, Copy, Debug)]
+struct Transfer {
+    direction: Direction,
+    lba: u64,
+    /// What is written, or what must be found; `None` takes any generation.
+    generation: Option<u8>,
+}
+
+impl Transfer {
+    fn prepare(&self, initiator: &mut impl Initiator, slot: usize, blocks: u32, care: Care) {
+        let (Direction::Write, Some(generation)) = (self.direction, self.generation) else { return };
+        let words = if care == Care::Everything { WORDS } else { 1 };
+        for (block, lba) in (self.lba..).take(blocks as usize).enumerate() {
+            for index in 0..words {
+                initiator.set_word(slot, block * WORDS + index, pattern::word(lba, generation, index));
+            }
+        }
+    }
+
+    fn check(&self, initiator: &impl Initiator, slot: usize, blocks: u32, care: Care) -> Result<()> {
+        if self.direction == Direction::Write {
+            return Ok(());
+        }
+        let words = if care == Care::Everything { WORDS } else { 1 };
+        for (block, lba) in (self.lba..).take(blocks as usize).enumerate() {
+            let stamp = initiator.word(slot, block * WORDS);
+            let (found, generation) = pattern::read_stamp(stamp);
+            let right = found == lba
+                && self.generation.is_none_or(|wanted| wanted == generation)
+                && (1..words).all(|index| {
+                    initiator.word(slot, block * WORDS + index) == pattern::word(lba, generation, index)
+                });
+            ensure!(right, "wrong data in block {lba}: it begins with {stamp:#018x}");
+        }
+        Ok(())
+    }
+}
+
+/// Where [`drive`] takes its transfers from.
+trait Source {
+    /// The next transfer, or `None`: no more.
+    fn next(&mut self, now: Instant) -> Result<Option<Transfer>>;
+    /// A transfer has ended well.
+    fn ended(&mut self, _transfer: &Transfer, _latency: Duration) {}
+}
+
+impl<T: Iterator<Item = Transfer>> Source for T {
+    fn next(&mut self, _now: Instant) -> Result<Option<Transfer>> {
+        Ok(Iterator::next(self))
+    }
+}
+
+/// Keeps `depth` transfers of `blocks` blocks in flight until the source runs dry.
+fn drive(
+    initiator: &mut impl Initiator,
+    depth: usize,
+    blocks: u32,
+    care: Care,
+    source: &mut impl Source,
+) -> Result<()> {
+    let mut in_flight: Vec<Option<(Transfer, Instant)>> = vec![None; depth];
+    let mut free: Vec<usize> = (0..depth).rev().collect();
+    let mut done = Vec::with_capacity(depth);
+    let mut now = Instant::now();
+    loop {
+        while let Some(&slot) = free.last() {
+            let Some(transfer) = source.next(now)? else { break };
+            transfer.prepare(initiator, slot, blocks, care);
+            initiator.submit(slot, &Command::transfer(transfer.direction, transfer.lba, blocks))?;
+            in_flight[slot] = Some((transfer, now));
+            free.pop();
+        }
+        if free.len() == depth {
+            return Ok(());
+        }
+        initiator.wait(&mut done)?;
+        now = Instant::now();
+        for completion in done.drain(..) {
+            let slot = in_flight.get_mut(completion.slot).context("a command has ended that was not sent")?;
+            let (transfer, started) = slot.take().context("a command has ended twice")?;
+            ensure!(
+                completion.status == Completion::GOOD && completion.residual == 0,
+                "{transfer:?} of {blocks} blocks failed: {completion:?}"
+            );
+            transfer.check(initiator, completion.slot, blocks, care)?;
+            source.ended(&transfer, now - started);
+            free.push(completion.slot);
+        }
+    }
+}
+
+/// Gets a logical unit ready; its capacity in blocks.
+pub(crate) fn prepare(initiator: &mut impl Initiator) -> Result<u64> {
+    let mut attempts = 0;
+    // The first commands of a nexus meet unit attentions.
+    while execute(initiator, &Command::data_in(&[Opcode::TEST_UNIT_READY.0], 0))?
+        == Completion::CHECK_CONDITION
+    {
+        attempts += 1;
+        ensure!(attempts < 10, "the logical unit does not become ready");
+    }
+    let status = execute(initiator, &Command::data_in(&[Opcode::READ_CAPACITY_10.0], 8))?;
+    ensure!(status == Completion::GOOD, "READ CAPACITY(10) failed with status {status:#04x}");
+    let bytes = initiator.word(0, 0).to_le_bytes();
+    let [last, size] =
+        [0, 4].map(|at| u32::from_be_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]]));
+    ensure!(size as usize == BLOCK, "the logical unit has blocks of {size} bytes, not {BLOCK}");
+    ensure!(last != u32::MAX, "the logical unit is too large for this benchmark");
+    Ok(u64::from(last) + 1)
+}
+
+fn execute(initiator: &mut impl Initiator, command: &Command) -> Result<u8> {
+    initiator.submit(0, command)?;
+    let mut done = Vec::new();
+    initiator.wait(&mut done)?;
+    match done[..] {
+        [Completion { slot: 0, status, .. }] => Ok(status),
+        _ => bail!("one command was sent, but {done:?} came back"),
+    }
+}
+
+/// Writes the pattern over the whole disk. All writes are of `blocks` blocks, a divisor of the capacity.
+pub(crate) fn fill(initiator: &mut impl Initiator, capacity: u64, blocks: u32, generation: u8) -> Result<()> {
+    let lbas = (0..capacity).step_by(blocks as usize);
+    let mut writes =
+        lbas.map(|lba| Transfer { direction: Direction::Write, lba, generation: Some(generation) });
+    drive(initiator, 4, blocks, Care::Everything, &mut writes)
+}
+
+/// Writes a new generation to places all over the disk and reads it back, every byte.
+fn verify(initiator: &mut impl Initiator, capacity: u64, workload: &Workload, generation: u8) -> Result<()> {
+    let transfers = |direction| {
+        Addresses::new(Access::Random, workload.blocks(), capacity, 0x1234_5678_9abc_def1)
+            .take(256)
+            .map(move |lba| Transfer { direction, lba, generation: Some(generation) })
+    };
+    for direction in [Direction::Write, Direction::Read] {
+        let depth = workload.depth;
+        drive(initiator, depth, workload.blocks(), Care::Everything, &mut transfers(direction))?;
+    }
+    Ok(())
+}
+
+/// What one run has shown.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct Sample {
+    /// Commands per second.
+    pub(crate) iops: f64,
+    /// CPU time of the daemon per command, all threads, user and system.
+    pub(crate) cpu: Duration,
+    /// Latency that half of the commands do not exceed.
+    pub(crate) p50: Duration,
+    /// Latency that 99 % of the commands do not exceed.
+    pub(crate) p99: Duration,
+}
+
+/// How long to run.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Span {
+    /// Before anything counts.
+    pub(crate) warm_up: Duration,
+    pub(crate) measured: Duration,
+}
+
+/// Verifies that the disk keeps what it is given, then runs a workload. `cpu` tells the CPU time that the daemon has
+/// used so far.
+pub(crate) fn measure(
+    initiator: &mut impl Initiator,
+    capacity: u64,
+    workload: &Workload,
+    span: Span,
+    generation: u8,
+    cpu: impl Fn() -> Result<Duration>,
+) -> Result<Sample> {
+    ensure!(capacity >= u64::from(workload.blocks()), "the logical unit is smaller than one transfer");
+    verify(initiator, capacity, workload, generation).context("verification before the run")?;
+    let mut run = Run::new(capacity, workload, span, generation.wrapping_add(1), cpu);
+    drive(initiator, workload.depth, workload.blocks(), Care::Stamps, &mut run)?;
+    if workload.direction == Direction::Write {
+        // What was written under load must be there as well.
+        let mut reads = run.recent.iter().map(|&lba| Transfer {
+            direction: Direction::Read,
+            lba,
+            generation: Some(run.generation),
+        });
+        drive(initiator, 1, workload.blocks(), Care::Stamps, &mut reads)
+            .context("verification after the run")?;
+    }
+    run.sample()
+}
+
+/// The timed source of a run.
+struct Run<C> {
+    addresses: Addresses,
+    direction: Direction,
+    generation: u8,
+    span: Span,
+    cpu: C,
+    begin: Instant,
+    /// Start of the measured part, and the daemon's CPU time then.
+    started: Option<(Instant, Duration)>,
+    /// Length of the measured part, the daemon's CPU time in it, and the commands that ended in it.
+    totals: Option<(Duration, Duration, u64)>,
+    latencies: Histogram,
+    /// Latest addresses.
+    recent: VecDeque<u64>,
+}
+
+impl<C: Fn() -> Result<Duration>> Run<C> {
+    const RECENT: usize = 128;
+
+    fn new(capacity: u64, workload: &Workload, span: Span, generation: u8, cpu: C) -> Self {
+        Self {
+            addresses: Addresses::new(workload.access, workload.blocks(), capacity, 0xdead_beef_cafe_f00d),
+            direction: workload.direction,
+            generation,
+            span,
+            cpu,
+            begin: Instant::now(),
+            started: None,
+            totals: None,
+            latencies: Histogram::new(),
+            recent: VecDeque::with_capacity(Self::RECENT),
+        }
+    }
+
+    fn sample(&self) -> Result<Sample> {
+        let (length, cpu, commands) = self.totals.context("the run has not ended")?;
+        ensure!(commands > 0, "no command has ended in {length:?}");
+        Ok(Sample {
+            iops: commands as f64 / length.as_secs_f64(),
+            cpu: cpu.div_f64(commands as f64),
+            p50: self.latencies.quantile(0.5),
+            p99: self.latencies.quantile(0.99),
+        })
+    }
+}
+
+impl<C: Fn() -> Result<Duration>> Source for Run<C> {
+    fn next(&mut self, now: Instant) -> Result<Option<Transfer>> {
+        match self.started {
+            None if now - self.begin >= self.span.warm_up => {
+                self.latencies.clear();
+                self.started = Some((now, (self.cpu)()?));
+            }
+            Some((start, cpu)) if now - start >= self.span.measured => {
+                if self.totals.is_none() {
+                    self.totals = Some((now - start, (self.cpu)()? - cpu, self.latencies.count()));
+                }
+                return Ok(None);
+            }
+            _ => {}
+        }
+        let transfer = self.addresses.next().map(|lba| Transfer {
+            direction: self.direction,
+            lba,
+            generation: (self.direction == Direction::Write).then_some(self.generation),
+        });
+        Ok(transfer)
+    }
+
+    fn ended(&mut self, transfer: &Transfer, latency: Duration) {
+        self.latencies.record(latency);
+        if self.direction == Direction::Write {
+            if self.recent.len() == Self::RECENT {
+                self.recent.pop_front();
+            }
+            self.recent.push_back(transfer.lba);
+        }
+    }
+}

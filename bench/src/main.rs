@@ -1,0 +1,125 @@
+//! Benchmarks: lunette side by side with its peers, in one run, on one machine.
+//!
+//! The load generators are the project's own, so that they cost little, check every block that comes back, and see the
+//! daemon as a guest or an initiator does. Absolute figures depend on the machine; the ratios are what counts. The
+//! crate measures the daemon from outside and depends on the protocol crates only.
+
+mod cpu;
+mod daemon;
+mod disk;
+mod iscsi;
+mod load;
+mod lunette;
+mod peers;
+mod report;
+mod run;
+mod vhost_user;
+
+use std::path::PathBuf;
+
+use anyhow::{Context, Result, bail};
+use clap::{Parser, ValueEnum};
+
+use cpu::Split;
+use run::Settings;
+
+/// Compares lunette with its peers, and writes the results as Markdown.
+#[derive(Parser)]
+struct Arguments {
+    /// What to run; everything unless given.
+    #[arg(value_enum)]
+    benchmarks: Vec<Benchmark>,
+    /// Rounds; the median of them counts.
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u16).range(1..))]
+    rounds: u16,
+    /// Seconds of each run.
+    #[arg(long, default_value_t = 3.0)]
+    seconds: f64,
+    /// Run only workloads whose name has this part, such as "4k random read QD32".
+    #[arg(long, default_value = "")]
+    filter: String,
+    /// The lunette program; by default the one beside this program.
+    #[arg(long)]
+    lunette: Option<PathBuf>,
+    /// Run the peers alone.
+    #[arg(long, conflicts_with = "lunette")]
+    peers_only: bool,
+    /// How lunette's reactors wait: adaptive, always or never.
+    #[arg(long, default_value = "adaptive")]
+    poll: String,
+    /// Let threads run on any CPU.
+    #[arg(long)]
+    no_pin: bool,
+    /// Chained instead of indirect descriptors; not for depth 128.
+    #[arg(long)]
+    direct: bool,
+    /// Fail if a claim does not hold.
+    #[arg(long)]
+    check: bool,
+    /// The results file; bench/results.md unless a filter is given or peers run alone.
+    #[arg(long)]
+    output: Option<PathBuf>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Benchmark {
+    /// vhost-user-scsi against vhost-device-scsi.
+    VhostUser,
+    /// iSCSI against tgt.
+    Iscsi,
+}
+
+impl Arguments {
+    fn settings(&self) -> Result<Settings> {
+        let lunette = match (&self.lunette, self.peers_only) {
+            (_, true) => None,
+            (Some(program), _) => {
+                Some(program.canonicalize().with_context(|| format!("no {}", program.display()))?)
+            }
+            (None, _) => Some(std::env::current_exe()?.with_file_name("lunette")),
+        };
+        if let Some(program) = lunette.as_ref().filter(|program| !program.is_file()) {
+            bail!("{} is missing: build it with `cargo build --release -p lunette`", program.display());
+        }
+        // Generations differ from those that an earlier run has left on the disk.
+        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH)?;
+        Ok(Settings {
+            rounds: self.rounds.into(),
+            seconds: self.seconds,
+            filter: self.filter.clone(),
+            lunette,
+            poll: self.poll.clone(),
+            split: if self.no_pin { None } else { Split::new()? },
+            direct: self.direct,
+            generations: std::cell::Cell::new(now.as_secs() as u8),
+        })
+    }
+
+    fn results(&self) -> Option<PathBuf> {
+        let whole = self.filter.is_empty() && !self.peers_only;
+        self.output.clone().or_else(|| whole.then(|| "bench/results.md".into()))
+    }
+}
+
+fn main() -> Result<()> {
+    let arguments = Arguments::parse();
+    let settings = arguments.settings()?;
+    let all = [Benchmark::VhostUser, Benchmark::Iscsi];
+    let chosen = if arguments.benchmarks.is_empty() { &all[..] } else { &arguments.benchmarks };
+    let mut sections = Vec::new();
+    for benchmark in chosen {
+        let section = match benchmark {
+            Benchmark::VhostUser => vhost_user::compare(&settings)?,
+            Benchmark::Iscsi => iscsi::compare(&settings)?,
+        };
+        println!("{}", section.markdown());
+        sections.push(section);
+    }
+    if let Some(path) = arguments.results() {
+        report::save(&path, &sections)?;
+    }
+    if arguments.check && !sections.iter().all(|section| section.holds()) {
+        bail!("a claim does not hold");
+    }
+    Ok(())
+}

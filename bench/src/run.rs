@@ -1,0 +1,163 @@
+//! Runs cells round by round, each contender in turn, and keeps what they show.
+
+use std::cell::Cell as Counter;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+
+use crate::cpu::Split;
+use crate::load::{Sample, Span};
+use crate::lunette::Lunette;
+
+/// What the command line says.
+pub(crate) struct Settings {
+    pub(crate) rounds: usize,
+    pub(crate) seconds: f64,
+    /// Part of the names of the cells to run.
+    pub(crate) filter: String,
+    /// The daemon, unless only peers are to run.
+    pub(crate) lunette: Option<PathBuf>,
+    /// How lunette's reactors wait.
+    pub(crate) poll: String,
+    /// CPUs, if threads are pinned.
+    pub(crate) split: Option<Split>,
+    /// Chained instead of indirect descriptors.
+    pub(crate) direct: bool,
+    /// Counts data generations.
+    pub(crate) generations: Counter<u8>,
+}
+
+impl Settings {
+    pub(crate) fn span(&self) -> Span {
+        Span { warm_up: Duration::from_millis(300), measured: Duration::from_secs_f64(self.seconds) }
+    }
+
+    pub(crate) fn lunette(&self) -> Option<Lunette> {
+        self.lunette.clone().map(Lunette::new)
+    }
+
+    /// A data generation; it and the next one have not been used lately.
+    pub(crate) fn generation(&self) -> u8 {
+        let generation = self.generations.get();
+        self.generations.set(generation.wrapping_add(2));
+        generation
+    }
+}
+
+/// A row of a table.
+pub(crate) trait Cell {
+    fn name(&self) -> String;
+}
+
+type Run<'a, C> = Box<dyn FnMut(&C) -> Result<Sample> + 'a>;
+
+/// A daemon, as something that turns a cell into a sample. Each run starts it anew.
+pub(crate) struct Contender<'a, C> {
+    name: &'static str,
+    run: Run<'a, C>,
+}
+
+impl<'a, C> Contender<'a, C> {
+    pub(crate) fn new(name: &'static str, run: impl FnMut(&C) -> Result<Sample> + 'a) -> Self {
+        Self { name, run: Box::new(run) }
+    }
+}
+
+/// The samples of all rounds.
+pub(crate) struct Tally {
+    pub(crate) contenders: Vec<&'static str>,
+    pub(crate) rows: Vec<Row>,
+}
+
+/// The samples of a cell, by contender.
+pub(crate) struct Row {
+    pub(crate) name: String,
+    pub(crate) samples: Vec<Vec<Sample>>,
+}
+
+impl Tally {
+    /// Runs all cells that the filter lets through.
+    pub(crate) fn of<C: Cell>(
+        settings: &Settings,
+        cells: &[C],
+        contenders: &mut [Contender<'_, C>],
+    ) -> Result<Self> {
+        let chosen: Vec<_> = cells.iter().filter(|cell| cell.name().contains(&settings.filter)).collect();
+        let empty = |cell: &&C| Row { name: cell.name(), samples: vec![Vec::new(); contenders.len()] };
+        let mut rows: Vec<_> = chosen.iter().map(empty).collect();
+        for round in 1..=settings.rounds {
+            for (cell, row) in chosen.iter().zip(&mut rows) {
+                for (contender, samples) in contenders.iter_mut().zip(&mut row.samples) {
+                    let sample =
+                        (contender.run)(cell).with_context(|| format!("{}, {}", contender.name, row.name))?;
+                    eprintln!(
+                        "round {round}, {}, {}: {:.0} IOPS, {:.2} µs CPU",
+                        row.name,
+                        contender.name,
+                        sample.iops,
+                        sample.cpu.as_secs_f64() * 1e6
+                    );
+                    samples.push(sample);
+                }
+            }
+        }
+        Ok(Self { contenders: contenders.iter().map(|contender| contender.name).collect(), rows })
+    }
+}
+
+impl Row {
+    /// The medians of a contender.
+    pub(crate) fn median(&self, contender: usize) -> Sample {
+        let samples = &self.samples[contender];
+        let duration = |pick: fn(&Sample) -> Duration| {
+            Duration::from_secs_f64(median(samples.iter().map(|sample| pick(sample).as_secs_f64())))
+        };
+        Sample {
+            iops: median(samples.iter().map(|sample| sample.iops)),
+            cpu: duration(|sample| sample.cpu),
+            p50: duration(|sample| sample.p50),
+            p99: duration(|sample| sample.p99),
+        }
+    }
+}
+
+/// The median; of an even number of values the mean of the middle two.
+fn median(values: impl Iterator<Item = f64>) -> f64 {
+    let mut values: Vec<_> = values.collect();
+    values.sort_by(f64::total_cmp);
+    match values.len() {
+        0 => f64::NAN,
+        count if count % 2 == 1 => values[count / 2],
+        count => (values[count / 2 - 1] + values[count / 2]) / 2.0,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn medians() {
+        assert_eq!(median([3.0, 1.0, 2.0].into_iter()), 2.0);
+        assert_eq!(median([4.0, 1.0, 2.0, 3.0].into_iter()), 2.5);
+        assert!(median([].into_iter()).is_nan());
+    }
+
+    #[test]
+    fn each_measure_has_a_median_of_its_own() {
+        let sample = |iops, micros| Sample {
+            iops,
+            cpu: Duration::from_micros(micros),
+            p50: Duration::ZERO,
+            p99: Duration::from_millis(micros),
+        };
+        let row =
+            Row { name: String::new(), samples: vec![vec![sample(1.0, 9), sample(5.0, 1), sample(3.0, 4)]] };
+        let median = row.median(0);
+        assert_eq!(
+            (median.iops, median.cpu, median.p99),
+            (3.0, Duration::from_micros(4), Duration::from_millis(4))
+        );
+    }
+}
