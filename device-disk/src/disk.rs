@@ -112,7 +112,7 @@ impl Device for Disk {
         DISK_DPO_FUA | if unit.write_protected() { DISK_WRITE_PROTECTED } else { 0 }
     }
 
-    /// INFORMATION is the LBA of the first block that failed (SBC-4 4.18), given only where that is known: the operation
+    /// INFORMATION is the LBA of the first block that failed (SBC-4 clause 4), given only where that is known: the operation
     /// was about one block, or the store says how far it came.
     fn io_failed(&self, io: &Io, error: IoError) -> Sense {
         let sense = sense_of(io.kind, error);

@@ -81,7 +81,7 @@ impl Disk {
     }
 }
 
-/// Refuses to write where that is forbidden (SBC-4 4.12).
+/// Refuses to write where that is forbidden (SBC-4 clause 4).
 pub(crate) fn check_writable(unit: &LogicalUnit) -> Result<(), Sense> {
     if !unit.write_protected() {
         return Ok(());

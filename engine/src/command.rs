@@ -38,7 +38,7 @@ pub enum Reservation {
     Write,
 }
 
-/// How long a command takes, as REPORT SUPPORTED OPERATION CODES says it (SPC-4 6.34.4).
+/// How long a command takes, as REPORT SUPPORTED OPERATION CODES says it (SPC-4 6.35.4).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Timeouts {
     /// Usual longest time.
@@ -69,7 +69,7 @@ pub struct CommandSpec {
     pub service_action: Option<u16>,
     /// The standard's name for it.
     pub name: &'static str,
-    /// CDB usage data (SPC-4 6.34.3): the operation code, then a one for each bit that is evaluated. A CDB with any other
+    /// CDB usage data (SPC-4 6.35.3): the operation code, then a one for each bit that is evaluated. A CDB with any other
     /// bit set is refused. Its length is the CDB's.
     pub usage: &'static [u8],
     /// Data direction.

@@ -86,7 +86,7 @@ impl Nexus {
     }
 
     /// The initiator has learnt of the logical units, or that it should ask: no other of them has to tell it again
-    /// (SPC-4 7.8.7, LUICLR).
+    /// (SPC-4 7.8, LUICLR).
     pub(crate) fn forget_reported_luns(&self) {
         for unit in self.port.units().values() {
             unit.itl(self).forget_attention(AdditionalSense::REPORTED_LUNS_DATA_HAS_CHANGED);

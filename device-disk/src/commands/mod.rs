@@ -95,7 +95,7 @@ const fn control(opcode: Opcode, usage: &'static [u8], direction: Direction) -> 
     CommandSpec { timeouts: Timeouts::SHORT, ..medium_access(opcode, usage, direction, Reservation::Allowed) }
 }
 
-/// Refuses a command that repeats one block unless that is just what the initiator sends (SBC-4 5.47).
+/// Refuses a command that repeats one block unless that is just what the initiator sends (SBC-4 clause 5).
 fn check_one_block(request: &Request<'_>, geometry: Geometry) -> Result<(), Sense> {
     let one = request.data_out == geometry.block();
     one.then_some(()).ok_or(Sense::illegal_request(AdditionalSense::INVALID_FIELD_IN_CDB))

@@ -1,4 +1,4 @@
-//! PREVENT ALLOW MEDIUM REMOVAL (SBC-4 5.13).
+//! PREVENT ALLOW MEDIUM REMOVAL (SBC-4 clause 5).
 
 use super::{DiskCommand, control};
 use lunette_engine::{Direction, Plan};

@@ -1,4 +1,4 @@
-//! READ (SBC-4 5.15 to 5.18).
+//! READ (SBC-4 clause 5).
 
 use super::{DiskCommand, medium_access};
 use crate::Disk;

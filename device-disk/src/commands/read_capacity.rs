@@ -1,4 +1,4 @@
-//! READ CAPACITY (SBC-4 5.20, 5.21).
+//! READ CAPACITY (SBC-4 clause 5).
 
 use super::{DiskCommand, control};
 use crate::Disk;

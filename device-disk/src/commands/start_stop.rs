@@ -1,4 +1,4 @@
-//! START STOP UNIT (SBC-4 5.34).
+//! START STOP UNIT (SBC-4 clause 5).
 
 use super::{DiskCommand, control};
 use crate::Disk;

@@ -1,4 +1,4 @@
-//! SYNCHRONIZE CACHE (SBC-4 5.35, 5.36).
+//! SYNCHRONIZE CACHE (SBC-4 clause 5).
 
 use super::{DiskCommand, medium_access};
 use crate::Disk;

@@ -1,4 +1,4 @@
-//! UNMAP (SBC-4 5.36).
+//! UNMAP (SBC-4 clause 5).
 
 use super::{DiskCommand, medium_access};
 use crate::Disk;

@@ -1,4 +1,4 @@
-//! VERIFY (SBC-4 5.37 to 5.39).
+//! VERIFY (SBC-4 clause 5).
 
 use super::{DiskCommand, check_one_block, medium_access, one_block};
 use crate::Disk;

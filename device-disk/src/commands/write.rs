@@ -1,4 +1,4 @@
-//! WRITE (SBC-4 5.40 to 5.43).
+//! WRITE (SBC-4 clause 5).
 
 use super::{DiskCommand, medium_access};
 use crate::Disk;

@@ -1,4 +1,4 @@
-//! WRITE AND VERIFY (SBC-4 5.44 to 5.46).
+//! WRITE AND VERIFY (SBC-4 clause 5).
 
 use super::{DiskCommand, medium_access};
 use crate::Disk;

@@ -1,4 +1,4 @@
-//! WRITE SAME (SBC-4 5.47, 5.48).
+//! WRITE SAME (SBC-4 clause 5).
 
 use super::{DiskCommand, check_one_block, medium_access, one_block};
 use crate::Disk;

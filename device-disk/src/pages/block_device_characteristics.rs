@@ -1,4 +1,4 @@
-//! Block Device Characteristics (SBC-4 6.6.2).
+//! Block Device Characteristics (SBC-4 6.6).
 
 use crate::Disk;
 use lunette_engine::Device;

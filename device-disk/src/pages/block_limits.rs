@@ -1,4 +1,4 @@
-//! Block Limits (SBC-4 6.6.4).
+//! Block Limits (SBC-4 6.6).
 
 use crate::Disk;
 use crate::commands::MAX_WRITE_SAME;

@@ -1,4 +1,4 @@
-//! Caching (SBC-4 6.5.6).
+//! Caching (SBC-4 6.5).
 
 use crate::Disk;
 use lunette_engine::ModePageSpec;

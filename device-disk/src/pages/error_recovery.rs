@@ -1,4 +1,4 @@
-//! Read-Write Error Recovery (SBC-4 6.5.8).
+//! Read-Write Error Recovery (SBC-4 6.5).
 
 use lunette_engine::ModePageSpec;
 use lunette_scsi::mode::ReadWriteErrorRecovery;

@@ -1,4 +1,4 @@
-//! Logical Block Provisioning (SBC-4 6.6.7).
+//! Logical Block Provisioning (SBC-4 6.6).
 
 use crate::Disk;
 use lunette_engine::Device;

@@ -1,4 +1,4 @@
-//! MODE SELECT (SPC-4 6.9, 6.10).
+//! MODE SELECT (SPC-4 6.11, 6.12).
 
 use super::PrimaryCommand;
 use crate::{
@@ -51,7 +51,7 @@ fn select(request: &Request<'_>, form: ModeForm, length: u16) -> Decoded {
         check_header(&run.unit, form, &list)?;
         let cached = run.unit.write_cache_enabled();
         run.unit.select_modes(&list.pages, &run.nexus)?;
-        // What the cache holds reaches the medium before it counts as disabled (SBC-4 6.5.6).
+        // What the cache holds reaches the medium before it counts as disabled (SBC-4 6.5).
         if cached && !run.unit.write_cache_enabled() {
             run.flush().await.map_err(|error| sense_of(IoKind::Flush, error))?;
         }

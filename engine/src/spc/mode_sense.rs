@@ -1,4 +1,4 @@
-//! MODE SENSE (SPC-4 6.11, 6.12).
+//! MODE SENSE (SPC-4 6.13, 6.14).
 
 use super::PrimaryCommand;
 use crate::{
@@ -8,7 +8,7 @@ use crate::{
 use lunette_scsi::mode::{ModeForm, ModeHeader, ModePageCode, encode_mode_data};
 use lunette_scsi::{AdditionalSense, Cdb, Opcode, Sense};
 
-// A reservation of any kind keeps others from asking (SPC-4 table 65), as it keeps them from writing.
+// A reservation of any kind keeps others from asking (SPC-4 5.13), as it keeps them from writing.
 pub(crate) static MODE_SENSE_6: PrimaryCommand = PrimaryCommand {
     spec: CommandSpec {
         opcode: Opcode::MODE_SENSE_6,

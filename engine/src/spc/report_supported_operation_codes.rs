@@ -1,4 +1,4 @@
-//! REPORT SUPPORTED OPERATION CODES (SPC-4 6.34).
+//! REPORT SUPPORTED OPERATION CODES (SPC-4 6.35).
 
 use super::PrimaryCommand;
 use crate::command::Row;
