@@ -1,0 +1,391 @@
+//! The full-feature phase of a connection: commands, from their arrival to their response.
+
+use crate::limits::{CONNECTION_BUFFERS, DIRECT_RECEIVE, MAX_TRANSFER};
+use crate::local::Local;
+use crate::memory;
+use crate::slots::{Request, SlotId, Slots, Stage};
+use lunette_engine::{self as engine, Admission, CommandFrame, Completion, Outcome, Started};
+use lunette_iscsi::target::{self, Accepted, Directory, Event, Residual, Response, TaskId};
+use lunette_iscsi::{Error, Outbox, Payload};
+use lunette_scsi::{AdditionalSense, Sense, SenseBytes, SenseFormat, SenseKey, Status};
+use lunette_store::{Cx, Sg, SinkId};
+use std::collections::VecDeque;
+use std::io::IoSlice;
+
+/// Most runs of bytes in the data-in of a command.
+const RUNS: usize = (MAX_TRANSFER as usize).div_ceil(lunette_store::pool::LARGEST);
+/// What a buffer counts at least, in bytes.
+const LEAST_CHARGE: usize = lunette_store::pool::SIZES[0];
+
+/// What surrounds a connection while it works.
+pub(crate) struct Env<'a> {
+    pub(crate) out: &'a mut Outbox,
+    pub(crate) local: &'a Local,
+    pub(crate) sink: SinkId,
+    pub(crate) cx: &'a mut dyn Cx,
+}
+
+/// What is beyond the commands.
+pub(crate) enum Wish {
+    /// Log out, under this initiator task tag.
+    Logout(u32),
+    /// End all sessions of the target.
+    ColdReset,
+}
+
+pub(crate) struct FullFeature {
+    pub(crate) machine: target::Connection,
+    pub(crate) session: target::Session,
+    /// `None` in a discovery session.
+    pub(crate) nexus: Option<engine::Session>,
+    pub(super) slots: Slots,
+    /// Whose slot is whose, by [`TaskId::index`].
+    by_task: Vec<SlotId>,
+    /// Commands that wait for buffers, in their order.
+    hungry: VecDeque<SlotId>,
+    charged: usize,
+    pub(super) managements: super::manage::Managements,
+}
+
+impl FullFeature {
+    pub(crate) fn new(accepted: Accepted, nexus: Option<engine::Session>) -> Self {
+        let Accepted { connection: machine, session } = accepted;
+        let by_task = vec![SlotId::NONE; session.slots()];
+        Self {
+            machine,
+            session,
+            nexus,
+            slots: Slots::default(),
+            by_task,
+            hungry: VecDeque::new(),
+            charged: 0,
+            managements: super::manage::Managements::default(),
+        }
+    }
+
+    /// Takes input up to the next event and deals with that. Returns how much that was and whether there may be more
+    /// events in the rest.
+    pub(crate) fn take(
+        &mut self,
+        directory: &dyn Directory,
+        input: &[u8],
+        env: &mut Env<'_>,
+    ) -> Result<(usize, bool, Option<Wish>), Error> {
+        let received = self.machine.receive(&mut self.session, directory, input, env.out)?;
+        let used = received.used;
+        let Some(event) = received.event else { return Ok((used, false, None)) };
+        let mut wish = None;
+        match event {
+            Event::Command(command) => {
+                let request = Request::of(&command);
+                self.command(request, env);
+            }
+            Event::Deliver(task) => self.deliver_held(task, env),
+            Event::Payload { task, offset, bytes } => {
+                // They are the end of what was used, and now they borrow only from there.
+                let bytes = &input[used - bytes.len()..used];
+                self.payload(task, offset, bytes);
+            }
+            Event::DataComplete(task) => {
+                if let Some(id) = self.slot_of(task) {
+                    self.start(id, env);
+                }
+            }
+            Event::DataFailed { task, error } => {
+                let (key, asc, ascq) = error.sense();
+                self.data_failed(task, Sense::new(SenseKey(key), AdditionalSense { asc, ascq }), env);
+            }
+            Event::TaskManagement(function) => self.manage(&function, env),
+            Event::Pong { .. } => {}
+            Event::Logout { tag, .. } => wish = Some(Wish::Logout(tag)),
+        }
+        Ok((used, true, wish))
+    }
+
+    /// Where the next bytes of the stream go, when they are data worth receiving straight into a command's buffer.
+    pub(crate) fn direct(&self) -> Option<Sg<'_>> {
+        let (task, offset, length) = self.machine.expected_payload(&self.session)?;
+        if length < DIRECT_RECEIVE {
+            return None;
+        }
+        let slot = self.slots.get(self.slot_of(task)?)?;
+        let to = slot.data_out.sg().part(offset.into(), length as u64);
+        let filling = matches!(slot.stage, Stage::Held | Stage::Hungry | Stage::Gathering);
+        (filling && to.len() == length as u64).then_some(to)
+    }
+
+    /// Whether the engine has none of the commands, and all management functions are answered.
+    pub(crate) fn is_quiet(&self) -> bool {
+        self.managements.is_empty() && self.slots.iter().all(|(_, slot)| slot.stage == Stage::Sending)
+    }
+
+    /// Gives up the commands that wait for the initiator.
+    pub(crate) fn abandon_waiting(&mut self, env: &mut Env<'_>) {
+        let waiting = |stage| matches!(stage, Stage::Held | Stage::Hungry | Stage::Gathering);
+        let ids: Vec<_> =
+            self.slots.iter().filter(|(_, slot)| waiting(slot.stage)).map(|(id, _)| id).collect();
+        for id in ids {
+            self.abandon(id, env.cx);
+            self.drop_command(id);
+        }
+    }
+
+    /// The bytes of a payload in the outbox.
+    pub(crate) fn data_in(&self, token: u64) -> Sg<'_> {
+        self.slots.get(SlotId::from_cookie(token)).map_or(Sg::empty(), |slot| slot.data_in.sg())
+    }
+
+    /// A payload has left the outbox.
+    pub(crate) fn sent(&mut self, token: u64) {
+        self.free(SlotId::from_cookie(token));
+    }
+
+    pub(super) fn slot_of(&self, task: TaskId) -> Option<SlotId> {
+        let id = *self.by_task.get(task.index())?;
+        self.slots.get(id).filter(|slot| slot.request.task == task).map(|_| id)
+    }
+
+    fn command(&mut self, request: Request, env: &mut Env<'_>) {
+        let (task, held) = (request.task, request.held);
+        let unsolicited = request.unsolicited_length.min(request.write_length);
+        let id = self.slots.insert(request);
+        if let Some(place) = self.by_task.get_mut(task.index()) {
+            *place = id;
+        }
+        if !held {
+            self.deliver(id, env);
+        } else if !self.fill_data_out(id, unsolicited, env.local) {
+            self.busy(id, env);
+        }
+    }
+
+    fn deliver_held(&mut self, task: TaskId, env: &mut Env<'_>) {
+        match self.slot_of(task) {
+            Some(id) => self.deliver(id, env),
+            None => self.deliver_management(task, env),
+        }
+    }
+
+    /// The turn of a command has come.
+    fn deliver(&mut self, id: SlotId, env: &mut Env<'_>) {
+        let Some(slot) = self.slots.get_mut(id) else { return };
+        let Some(nexus) = &self.nexus else { return };
+        let request = &slot.request;
+        let cdb = match &request.cdb {
+            Ok(cdb) => cdb,
+            Err(_) => {
+                return self.fail(id, Sense::illegal_request(AdditionalSense::INVALID_FIELD_IN_CDB), env);
+            }
+        };
+        let frame = CommandFrame {
+            lun: request.lun,
+            tag: request.tag.into(),
+            attribute: request.attribute,
+            cdb,
+            data_out: request.write_length.into(),
+            cookie: id.to_cookie(),
+        };
+        match nexus.admit(&frame, env.cx) {
+            Admission::Ended(outcome) => self.respond(id, &outcome, env),
+            Admission::Admitted { task, wanted_out, wanted_in } => {
+                slot.task = Some(task);
+                let wanted_out = wanted_out.min(slot.request.write_length.into());
+                let wanted_in = wanted_in.min(slot.request.read_length.into());
+                if wanted_out > MAX_TRANSFER || wanted_in > MAX_TRANSFER {
+                    self.abandon(id, env.cx);
+                    return self.fail(id, Sense::illegal_request(AdditionalSense::INVALID_FIELD_IN_CDB), env);
+                }
+                slot.wanted_out = wanted_out as u32;
+                slot.wanted_in = wanted_in as u32;
+                self.prepare(id, env);
+            }
+        }
+    }
+
+    /// Gets buffers for a command that was admitted, now or later.
+    fn prepare(&mut self, id: SlotId, env: &mut Env<'_>) {
+        let Some(slot) = self.slots.get_mut(id) else { return };
+        slot.stage = Stage::Hungry;
+        let coming = slot.request.unsolicited_length.min(slot.wanted_out);
+        if !self.fill_data_out(id, coming, env.local) {
+            self.abandon(id, env.cx);
+            return self.busy(id, env);
+        }
+        if !self.hungry.is_empty() || !self.supply(id, env) {
+            self.hungry.push_back(id);
+        }
+    }
+
+    /// Gives buffers to the commands that wait for some.
+    pub(crate) fn feed_hungry(&mut self, env: &mut Env<'_>) {
+        while let Some(&id) = self.hungry.front() {
+            if self.slots.get(id).is_some_and(|slot| slot.stage == Stage::Hungry) && !self.supply(id, env) {
+                return;
+            }
+            self.hungry.pop_front();
+        }
+    }
+
+    /// Gives a command all its buffers and lets it go on; false if there is no room for them yet.
+    fn supply(&mut self, id: SlotId, env: &mut Env<'_>) -> bool {
+        let Some(slot) = self.slots.get_mut(id) else { return true };
+        let more_out = (slot.wanted_out as usize).saturating_sub(slot.data_out.sg().len() as usize);
+        let wanted_in = slot.wanted_in as usize;
+        let charge = more_out.next_multiple_of(LEAST_CHARGE) + wanted_in.next_multiple_of(LEAST_CHARGE);
+        if charge > 0 && self.charged > 0 && self.charged + charge > CONNECTION_BUFFERS {
+            return false;
+        }
+        if !env.local.pool.fill(&mut slot.data_in, wanted_in) {
+            env.local.is_hungry(env.sink);
+            return false;
+        }
+        if !env.local.pool.fill(&mut slot.data_out, more_out) {
+            slot.data_in.clear();
+            env.local.is_hungry(env.sink);
+            return false;
+        }
+        slot.charged = charge;
+        self.charged += charge;
+        self.gather(id, env);
+        true
+    }
+
+    fn fill_data_out(&mut self, id: SlotId, length: u32, local: &Local) -> bool {
+        let Some(slot) = self.slots.get_mut(id) else { return true };
+        let missing = (length as usize).saturating_sub(slot.data_out.sg().len() as usize);
+        local.pool.fill(&mut slot.data_out, missing)
+    }
+
+    fn gather(&mut self, id: SlotId, env: &mut Env<'_>) {
+        let Some(slot) = self.slots.get_mut(id) else { return };
+        slot.stage = Stage::Gathering;
+        let (task, wanted) = (slot.request.task, slot.wanted_out);
+        if wanted == 0 || self.machine.request_data(&mut self.session, task, wanted, env.out) {
+            self.start(id, env);
+        }
+    }
+
+    fn payload(&mut self, task: TaskId, offset: u32, bytes: &[u8]) {
+        let Some(id) = self.slot_of(task) else { return };
+        let Some(slot) = self.slots.get_mut(id) else { return };
+        if matches!(slot.stage, Stage::Held | Stage::Hungry | Stage::Gathering) {
+            slot.data_out.sg().copy_in(offset.into(), bytes);
+        }
+    }
+
+    /// Data-out is all there.
+    fn start(&mut self, id: SlotId, env: &mut Env<'_>) {
+        let Some(slot) = self.slots.get_mut(id).filter(|slot| slot.stage == Stage::Gathering) else { return };
+        let (Some(nexus), Some(task)) = (&self.nexus, slot.task) else { return };
+        slot.stage = Stage::Running;
+        let data_out = slot.data_out.sg().part(0, slot.wanted_out.into());
+        if let Started::Ended(outcome) = nexus.start(task, data_out, slot.data_in.sg(), env.cx) {
+            self.respond(id, &outcome, env);
+        }
+    }
+
+    fn data_failed(&mut self, task: TaskId, sense: Sense, env: &mut Env<'_>) {
+        let Some(id) = self.slot_of(task) else { return };
+        // A command that runs does not need the data.
+        if self.slots.get(id).is_some_and(|slot| slot.stage != Stage::Running) {
+            self.abandon(id, env.cx);
+            self.fail(id, sense, env);
+        }
+    }
+
+    /// The engine has ended a command.
+    pub(crate) fn ended(&mut self, cookie: u64, completion: Completion, env: &mut Env<'_>) {
+        let id = SlotId::from_cookie(cookie);
+        match completion {
+            Completion::Ended(outcome) => self.respond(id, &outcome, env),
+            Completion::Aborted(_) => self.drop_command(id),
+        }
+    }
+
+    /// Ends a command without a response.
+    pub(super) fn drop_command(&mut self, id: SlotId) {
+        if let Some(slot) = self.slots.get(id) {
+            self.session.discard(slot.request.task);
+            self.free(id);
+        }
+    }
+
+    fn abandon(&mut self, id: SlotId, cx: &mut dyn Cx) {
+        let task = self.slots.get_mut(id).and_then(|slot| slot.task.take());
+        if let (Some(nexus), Some(task)) = (&self.nexus, task) {
+            nexus.abandon(task, cx);
+        }
+    }
+
+    fn free(&mut self, id: SlotId) {
+        self.charged -= self.slots.remove(id);
+    }
+
+    fn busy(&mut self, id: SlotId, env: &mut Env<'_>) {
+        self.respond(id, &ended(Status::BUSY, None), env);
+    }
+
+    fn fail(&mut self, id: SlotId, sense: Sense, env: &mut Env<'_>) {
+        self.respond(id, &ended(Status::CHECK_CONDITION, Some(Box::new(sense))), env);
+    }
+
+    fn respond(&mut self, id: SlotId, outcome: &Outcome, env: &mut Env<'_>) {
+        let Some(slot) = self.slots.get_mut(id) else { return };
+        slot.stage = Stage::Sending;
+        slot.task = None;
+        slot.data_out.clear();
+        let task = slot.request.task;
+        let sense = sense_bytes(outcome);
+        let (residual, read_residual) = residuals(outcome, &slot.request);
+        let response = Response {
+            status: outcome.status.0,
+            sense: &sense,
+            residual,
+            read_residual,
+            target_failure: false,
+        };
+        let mut runs = [IoSlice::new(&[]); RUNS];
+        // SAFETY: the command has ended, so the store is done with its data-in; the slot keeps it until the outbox has
+        // given the token back, and nobody writes to it meanwhile.
+        let count = unsafe { memory::gather(slot.data_in.sg().part(0, outcome.moved_in), &mut runs) };
+        let (machine, session) = (&mut self.machine, &mut self.session);
+        if count == 0 {
+            machine.respond(session, task, &response, None, env.out);
+            self.free(id);
+        } else {
+            let payload = Payload::new(id.to_cookie(), &runs[..count]);
+            machine.respond(session, task, &response, Some(&payload), env.out);
+        }
+    }
+}
+
+/// What became of a command that the engine did not end.
+fn ended(status: Status, sense: Option<Box<Sense>>) -> Outcome {
+    Outcome { status, sense, descriptor_sense: false, moved_in: 0, moved_out: 0, wanted_in: 0, wanted_out: 0 }
+}
+
+fn sense_bytes(outcome: &Outcome) -> SenseBytes {
+    let format = if outcome.descriptor_sense { SenseFormat::Descriptor } else { SenseFormat::Fixed };
+    outcome.sense.as_ref().map_or(SenseBytes::new(), |sense| sense.encode(format))
+}
+
+/// The residual, and that of the read part of a bidirectional command.
+fn residuals(outcome: &Outcome, request: &Request) -> (Residual, Residual) {
+    let read = || residual(outcome.residual_in(request.read_length.into()));
+    let write = || residual(outcome.residual_out(request.write_length.into()));
+    match (request.read_length, request.write_length) {
+        (0, 0) if outcome.wanted_out > 0 => (write(), Residual::Exact),
+        (_, 0) => (read(), Residual::Exact),
+        (0, _) => (write(), Residual::Exact),
+        _ => (write(), read()),
+    }
+}
+
+fn residual(residual: engine::Residual) -> Residual {
+    let count = |bytes: u64| u32::try_from(bytes).unwrap_or(u32::MAX);
+    match residual {
+        engine::Residual::None => Residual::Exact,
+        engine::Residual::Underflow(bytes) => Residual::Underflow(count(bytes)),
+        engine::Residual::Overflow(bytes) => Residual::Overflow(count(bytes)),
+    }
+}

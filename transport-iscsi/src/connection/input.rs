@@ -1,0 +1,184 @@
+//! Receiving.
+
+use super::{Closing, Connection, Phase, State, Token};
+use crate::error::End;
+use crate::limits::{BATCH, OUTBOX, RECEIVES_PER_TURN};
+use crate::memory;
+use lunette_iscsi::Error;
+use lunette_store::Cx;
+use std::io::{self, IoSliceMut, Read};
+
+/// Most runs of bytes of a command's buffer that one call fills, beside the buffer for what follows.
+const RUNS: usize = 7;
+
+/// What was received.
+struct Arrived {
+    /// Bytes that are in a command's buffer already.
+    direct: usize,
+    /// Bytes in the reactor's receive buffer.
+    rest: usize,
+    /// There may be more.
+    full: bool,
+}
+
+impl Connection {
+    /// Receives and parses what there is, within bounds.
+    pub(super) fn receive(&self, state: &mut State, cx: &mut dyn Cx) {
+        let mut buffer = self.local.receive.take();
+        let result = self.receive_some(state, &mut buffer, cx);
+        self.local.receive.replace(buffer);
+        if let Err(why) = result {
+            self.fail(state, why, cx);
+        }
+    }
+
+    fn receive_some(&self, state: &mut State, buffer: &mut [u8], cx: &mut dyn Cx) -> Result<(), End> {
+        for _ in 0..RECEIVES_PER_TURN {
+            if state.paused || state.waiting || state.closing.is_some() {
+                return Ok(());
+            }
+            let Some(arrived) = self.receive_once(state, buffer)? else { return Ok(()) };
+            state.hear(cx.now());
+            let before = state.out.len();
+            if arrived.direct > 0 {
+                self.parse_in_place(state, arrived.direct, cx)?;
+            }
+            self.parse(state, &buffer[..arrived.rest], cx)?;
+            // A request that came alone saves the call that would say so. Should the end of the stream have come with
+            // it, the answer's failure or the next tick will tell.
+            if !arrived.full && state.out.len() != before {
+                return Ok(());
+            }
+        }
+        if !state.receive_due {
+            state.receive_due = true;
+            cx.defer(self.id(Token::RECEIVE));
+        }
+        Ok(())
+    }
+
+    /// One call. `None`: nothing is there.
+    fn receive_once(&self, state: &mut State, buffer: &mut [u8]) -> Result<Option<Arrived>, End> {
+        let Some(socket) = &mut state.socket else { return Ok(None) };
+        let room = buffer.len();
+        let direct = match &state.phase {
+            Phase::FullFeature(full) => full.direct(),
+            Phase::Login(_) => None,
+        };
+        let mut runs: [IoSliceMut<'_>; RUNS + 1] = std::array::from_fn(|_| IoSliceMut::new(&mut []));
+        // SAFETY: the bytes belong to a command that waits for them, so nobody else uses them; `runs` goes before anything
+        // else happens to the command.
+        let count = direct.and_then(|to| unsafe { memory::scatter(to, &mut runs[..RUNS]) });
+        let wanted = direct.filter(|_| count.is_some()).map_or(0, |to| to.len() as usize);
+        let received = match count {
+            Some(count) => {
+                runs[count] = IoSliceMut::new(buffer);
+                socket.read_vectored(&mut runs[..=count])
+            }
+            None => socket.read(buffer),
+        };
+        match received {
+            Ok(0) => Err(End::Closed),
+            Ok(count) => {
+                let direct = count.min(wanted);
+                Ok(Some(Arrived { direct, rest: count - direct, full: count == wanted + room }))
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(None),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {
+                Ok(Some(Arrived { direct: 0, rest: 0, full: true }))
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Tells the machine of data that was received into a command's buffer.
+    fn parse_in_place(&self, state: &mut State, length: usize, cx: &mut dyn Cx) -> Result<(), End> {
+        let mut left = length;
+        while left > 0 {
+            let State { phase: Phase::FullFeature(full), out, .. } = &mut *state else { return Ok(()) };
+            let Some(run) = full.direct().and_then(|to| to.iter().next()) else { return Ok(()) };
+            let run = run.part(0, left);
+            // SAFETY: the command waits for more data, so nobody writes to the bytes until the machine has seen them.
+            let bytes = unsafe { memory::bytes(run) };
+            let mut nobody = String::new();
+            let door = self.door(&mut nobody);
+            let (used, _, _) = full.take(&door, bytes, &mut self.env(out, cx))?;
+            left -= used.min(left);
+        }
+        Ok(())
+    }
+
+    /// Parses input until there is none, or the connection takes no more.
+    pub(super) fn parse(&self, state: &mut State, mut input: &[u8], cx: &mut dyn Cx) -> Result<(), End> {
+        loop {
+            if state.closing.is_some() || state.socket.is_none() {
+                return Ok(());
+            }
+            if state.waiting || state.paused {
+                state.stash.extend_from_slice(input);
+                return Ok(());
+            }
+            let (used, more) = self.parse_one(state, input, cx)?;
+            input = &input[used..];
+            if !more {
+                return Ok(());
+            }
+            if state.out.len() >= BATCH && !state.blocked {
+                self.flush(state, cx);
+            }
+            state.paused = state.out.len() >= OUTBOX;
+        }
+    }
+
+    /// Parses up to the next event. Returns how much that was, and whether to go on.
+    fn parse_one(&self, state: &mut State, input: &[u8], cx: &mut dyn Cx) -> Result<(usize, bool), End> {
+        let mut name = String::new();
+        let mut door = self.door(&mut name);
+        match &mut state.phase {
+            Phase::FullFeature(full) => {
+                let (used, more, wish) = full.take(&door, input, &mut self.env(&mut state.out, cx))?;
+                if let Some(wish) = wish {
+                    self.wish(state, wish, cx);
+                }
+                Ok((used, more))
+            }
+            Phase::Login(login) => {
+                let progress = login.receive(&mut door, input, &mut state.out);
+                let opened = door.opened.take();
+                let progress = progress.inspect_err(|error| self.say_refused(&name, error))?;
+                let Some(accepted) = progress.accepted else { return Ok((progress.used, false)) };
+                self.logged_in(state, *accepted, opened, cx);
+                Ok((progress.used, true))
+            }
+        }
+    }
+
+    fn say_refused(&self, initiator: &str, error: &Error) {
+        if matches!(error, Error::LoginRefused(_)) {
+            tracing::warn!(initiator, address = %self.peer, "iSCSI {error}");
+        }
+    }
+
+    /// What the initiator sends makes no sense any more, or the socket is broken.
+    fn fail(&self, state: &mut State, why: End, cx: &mut dyn Cx) {
+        match why {
+            // The machine may have something to say to that.
+            End::Protocol(_) if !state.out.is_empty() => {
+                self.begin_closing(state, Closing::Flush(why), cx);
+            }
+            why => self.end(state, &why, cx),
+        }
+    }
+
+    /// Goes on with what was left, and with what has come meanwhile.
+    pub(super) fn resume(&self, state: &mut State, cx: &mut dyn Cx) {
+        state.paused = false;
+        let stash = std::mem::take(&mut state.stash);
+        if let Err(why) = self.parse(state, &stash, cx) {
+            return self.fail(state, why, cx);
+        }
+        if !state.paused {
+            self.receive(state, cx);
+        }
+    }
+}

@@ -1,0 +1,505 @@
+//! A connection: its socket, its phases and its end.
+
+mod door;
+mod full_feature;
+mod input;
+mod manage;
+mod output;
+
+use crate::error::End;
+use crate::local::{self, Local, Place};
+use crate::portal::Shared;
+use crate::target::InitiatorPort;
+use door::Door;
+use full_feature::{Env, FullFeature, Wish};
+use lunette_engine::{Completion, Responder, Session};
+use lunette_iscsi::Outbox;
+use lunette_iscsi::pdu::LogoutResult;
+use lunette_iscsi::target::{Accepted, Login, SessionType};
+use lunette_scsi::ServiceResponse;
+use lunette_store::{Cx, Interest, IoError, IoId, IoResult, Sink, SinkId};
+use std::cell::{Cell, RefCell};
+use std::net::{SocketAddr, TcpStream};
+use std::os::fd::AsRawFd;
+use std::rc::{Rc, Weak};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+/// What a connection is told of.
+pub(crate) struct Token;
+
+impl Token {
+    /// Bytes have come, or the peer's end.
+    const READABLE: u64 = 0;
+    /// There is room to send.
+    const WRITABLE: u64 = 1;
+    /// The end of a turn: send what has gathered.
+    const FLUSH: u64 = 2;
+    /// The next turn: receive on.
+    const RECEIVE: u64 = 3;
+    /// Look whether the initiator is alive.
+    const TICK: u64 = 4;
+    /// What was to be finished before the end has not been in time.
+    const LATE: u64 = 5;
+    /// Buffers have come back.
+    pub(crate) const BUFFERS: u64 = 6;
+}
+
+/// What the engine knows the end of the nexus by.
+const CLOSE: u64 = u64::MAX;
+
+pub(crate) struct Connection {
+    pub(crate) place: Place,
+    portal: Arc<Shared>,
+    local: Rc<Local>,
+    sink: Cell<SinkId>,
+    me: Weak<Connection>,
+    peer: SocketAddr,
+    /// The address that the initiator reached.
+    reached: SocketAddr,
+    state: RefCell<State>,
+}
+
+struct State {
+    /// `None` when the connection is over, but for what the engine still holds.
+    socket: Option<TcpStream>,
+    phase: Phase,
+    out: Outbox,
+    /// Input that is not parsed yet, because too much is to be sent.
+    stash: Vec<u8>,
+    /// Nothing is received until more is sent.
+    paused: bool,
+    /// The socket takes nothing more for now.
+    blocked: bool,
+    /// Whether it is watched for room to send.
+    watching: bool,
+    flush_due: bool,
+    receive_due: bool,
+    closing: Option<Closing>,
+    /// The engine holds nothing more of this nexus.
+    nexus_closed: bool,
+    session: Option<InitiatorPort>,
+    /// The session that this one replaces has not ended.
+    waiting: bool,
+    /// Those who wait for this session's end.
+    successors: Vec<Place>,
+    started: Duration,
+    heard: Duration,
+    pinged: Option<Duration>,
+}
+
+enum Phase {
+    Login(Box<Login>),
+    FullFeature(Box<FullFeature>),
+}
+
+/// What is left to do before the end. No input is taken any more.
+enum Closing {
+    /// The engine ends the commands; then a logout response is due under this tag.
+    Logout(u32),
+    /// Commands in flight finish.
+    Stop,
+    /// What is to be sent is sent, and then this is why.
+    Flush(End),
+}
+
+impl Connection {
+    /// Takes over a socket that was accepted.
+    pub(crate) fn start(socket: TcpStream, peer: SocketAddr, portal: Arc<Shared>, cx: &mut dyn Cx) {
+        static NEXT: AtomicU64 = AtomicU64::new(1);
+        let place = Place { reactor: cx.reactor(), connection: NEXT.fetch_add(1, Ordering::Relaxed) };
+        let prepared = socket.set_nonblocking(true).and_then(|()| socket.set_nodelay(true));
+        let Ok(reached) = prepared.and_then(|()| socket.local_addr()) else {
+            portal.login_ended();
+            return portal.connection_ended(place.reactor);
+        };
+        let fd = socket.as_raw_fd();
+        let local = Local::of(cx);
+        let login_time = portal.target.options.login_time;
+        let login = Login::new(portal.target.options.settings);
+        let connection = Rc::new_cyclic(|me| Self {
+            place,
+            portal,
+            local,
+            sink: Cell::new(SinkId(0)),
+            me: me.clone(),
+            peer: canonical(peer),
+            reached: canonical(reached),
+            state: RefCell::new(State::new(socket, login, cx.now())),
+        });
+        connection.sink.set(cx.register(connection.clone()));
+        connection.local.add(&connection);
+        cx.watch(fd, Interest::Readable, connection.id(Token::READABLE));
+        cx.timer(login_time, connection.id(Token::TICK));
+    }
+
+    pub(crate) fn is_of(&self, portal: &Arc<Shared>) -> bool {
+        Arc::ptr_eq(&self.portal, portal)
+    }
+
+    /// Finishes what is in flight, then ends.
+    pub(crate) fn stop(&self, cx: &mut dyn Cx) {
+        let mut state = self.state.borrow_mut();
+        if state.socket.is_none() || state.closing.is_some() {
+            return;
+        }
+        self.begin_closing(&mut state, Closing::Stop, cx);
+        if let State { phase: Phase::FullFeature(full), out, .. } = &mut *state {
+            full.abandon_waiting(&mut self.env(out, cx));
+        }
+        self.settle(&mut state, cx);
+    }
+
+    /// Ends the session after a reset of the whole target, once the answer to that is sent.
+    pub(crate) fn reset(&self, cx: &mut dyn Cx) {
+        let mut state = self.state.borrow_mut();
+        if state.socket.is_some() && state.closing.is_none() {
+            self.begin_closing(&mut state, Closing::Flush(End::ColdReset), cx);
+            self.settle(&mut state, cx);
+        }
+    }
+
+    fn id(&self, token: u64) -> IoId {
+        IoId { sink: self.sink.get(), token }
+    }
+
+    fn env<'a>(&'a self, out: &'a mut Outbox, cx: &'a mut dyn Cx) -> Env<'a> {
+        Env { out, local: &self.local, sink: self.sink.get(), cx }
+    }
+
+    fn door<'a>(&'a self, name: &'a mut String) -> Door<'a> {
+        Door { target: &self.portal.target, reached: self.reached, place: self.place, name, opened: None }
+    }
+
+    /// The login is finished: the session begins, when the one that it replaces has ended.
+    fn logged_in(
+        &self,
+        state: &mut State,
+        accepted: Accepted,
+        opened: Option<door::Opened>,
+        cx: &mut dyn Cx,
+    ) {
+        self.portal.login_ended();
+        let info = accepted.session.info();
+        tracing::info!(
+            initiator = info.initiator_name,
+            address = %self.peer,
+            session = info.tsih,
+            discovery = info.session_type == SessionType::Discovery,
+            reactor = self.place.reactor.0,
+            "iSCSI login"
+        );
+        let mut nexus = None;
+        if let Some(opened) = opened {
+            let responder: Weak<dyn Responder> = self.me.clone();
+            nexus = Some(Session::open(self.portal.target.nexus(&opened.initiator), responder, cx));
+            state.session = Some(opened.initiator);
+            if let Some(before) = opened.replaces {
+                state.waiting = true;
+                let me = self.place;
+                local::post_or(
+                    before,
+                    cx,
+                    move |connection, cx| connection.give_way(me, cx),
+                    move |cx| local::post(me, cx, Self::go_on),
+                );
+            }
+        }
+        state.phase = Phase::FullFeature(Box::new(FullFeature::new(accepted, nexus)));
+        cx.cancel(self.id(Token::TICK));
+        cx.timer(self.portal.target.options.idle_time, self.id(Token::TICK));
+    }
+
+    /// Another session replaces this one.
+    fn give_way(&self, successor: Place, cx: &mut dyn Cx) {
+        let mut state = self.state.borrow_mut();
+        state.successors.push(successor);
+        self.end(&mut state, &End::Replaced, cx);
+    }
+
+    /// The session that this one replaces has ended.
+    fn go_on(&self, cx: &mut dyn Cx) {
+        let mut state = self.state.borrow_mut();
+        state.waiting = false;
+        if state.socket.is_none() {
+            return self.finish_if_over(&mut state, cx);
+        }
+        self.resume(&mut state, cx);
+        self.settle(&mut state, cx);
+    }
+
+    fn begin_closing(&self, state: &mut State, closing: Closing, cx: &mut dyn Cx) {
+        state.closing = Some(closing);
+        state.stash = Vec::new();
+        cx.timer(self.portal.target.options.stop_time, self.id(Token::LATE));
+    }
+
+    fn wish(&self, state: &mut State, wish: Wish, cx: &mut dyn Cx) {
+        match wish {
+            Wish::Logout(tag) => {
+                self.begin_closing(state, Closing::Logout(tag), cx);
+                self.close_nexus(state, cx);
+            }
+            Wish::ColdReset => self.portal.target.cold_reset(cx),
+        }
+    }
+
+    /// Tells the engine that the nexus is lost.
+    fn close_nexus(&self, state: &mut State, cx: &mut dyn Cx) {
+        match &state.phase {
+            Phase::FullFeature(full) => match &full.nexus {
+                Some(nexus) => nexus.close(CLOSE, cx),
+                None => state.nexus_closed = true,
+            },
+            Phase::Login(_) => state.nexus_closed = true,
+        }
+    }
+
+    /// Looks what is next, after anything has happened.
+    fn settle(&self, state: &mut State, cx: &mut dyn Cx) {
+        if state.socket.is_none() {
+            return;
+        }
+        self.finish_logout(state);
+        if !state.out.is_empty() && !state.blocked && !state.waiting && !state.flush_due {
+            state.flush_due = true;
+            cx.defer(self.id(Token::FLUSH));
+        }
+        let sent = state.out.is_empty();
+        match (&state.closing, &state.phase) {
+            (Some(Closing::Flush(_)), _) if sent => {
+                if let Some(Closing::Flush(why)) = state.closing.take() {
+                    self.end(state, &why, cx);
+                }
+            }
+            (Some(Closing::Stop), Phase::Login(_)) => self.end(state, &End::Stopped, cx),
+            (Some(Closing::Stop), Phase::FullFeature(full)) if sent && full.is_quiet() => {
+                self.end(state, &End::Stopped, cx);
+            }
+            _ => {}
+        }
+    }
+
+    /// Answers a logout when the engine has ended the commands.
+    fn finish_logout(&self, state: &mut State) {
+        let State { closing, phase: Phase::FullFeature(full), out, nexus_closed: true, .. } = state else {
+            return;
+        };
+        if let Some(Closing::Logout(tag)) = *closing {
+            full.machine.finish_logout(&full.session, tag, LogoutResult::CLOSED, out);
+            *closing = Some(Closing::Flush(End::LoggedOut));
+        }
+    }
+
+    /// Closes the socket. The rest is freed when the engine lets go of it.
+    fn end(&self, state: &mut State, why: &End, cx: &mut dyn Cx) {
+        let Some(socket) = state.socket.take() else { return };
+        self.say_why(state, why);
+        for token in [Token::READABLE, Token::WRITABLE, Token::TICK, Token::LATE] {
+            cx.cancel(self.id(token));
+        }
+        // Lets what was sent arrive, which closing alone would not if there is unread input.
+        let _ = socket.shutdown(std::net::Shutdown::Write);
+        drop(socket);
+        state.stash = Vec::new();
+        let logging_out = matches!(state.closing, Some(Closing::Logout(_)));
+        if let State { phase: Phase::FullFeature(full), out, .. } = state {
+            out.clear(|token| full.sent(token));
+        }
+        if matches!(state.phase, Phase::Login(_)) {
+            self.portal.login_ended();
+        }
+        if !state.nexus_closed && !logging_out {
+            self.close_nexus(state, cx);
+        }
+        self.finish_if_over(state, cx);
+    }
+
+    fn say_why(&self, state: &State, why: &End) {
+        let address = self.peer;
+        match &state.phase {
+            Phase::FullFeature(full) => {
+                let info = full.session.info();
+                let initiator = &info.initiator_name;
+                tracing::info!(initiator, %address, session = info.tsih, "iSCSI session ended: {why}");
+            }
+            Phase::Login(_) => tracing::debug!(%address, "iSCSI connection ended without a login: {why}"),
+        }
+    }
+
+    fn finish_if_over(&self, state: &mut State, cx: &mut dyn Cx) {
+        if state.socket.is_some() || !state.nexus_closed || state.waiting {
+            return;
+        }
+        if let Phase::FullFeature(full) = &mut state.phase {
+            full.abandon_waiting(&mut self.env(&mut state.out, cx));
+        }
+        if let Some(initiator) = state.session.take() {
+            self.portal.target.close(&initiator, self.place);
+        }
+        for successor in state.successors.drain(..) {
+            local::post(successor, cx, Self::go_on);
+        }
+        self.local.remove(self);
+        self.local.feed_hungry(cx);
+        cx.unregister(self.sink.get());
+        self.portal.connection_ended(self.place.reactor);
+    }
+
+    /// Asks for a sign of life, or gives up.
+    fn tick(&self, state: &mut State, cx: &mut dyn Cx) {
+        // What has come is not missed even if nobody told of it.
+        self.receive(state, cx);
+        if state.socket.is_none() {
+            return;
+        }
+        let options = &self.portal.target.options;
+        let since = |then: Duration| cx.now().saturating_sub(then);
+        let full = match &mut state.phase {
+            Phase::FullFeature(full) if !state.waiting => full,
+            _ if since(state.started) >= options.login_time => {
+                tracing::info!(address = %self.peer, "iSCSI login took too long");
+                return self.end(state, &End::SlowLogin, cx);
+            }
+            _ => {
+                let left = options.login_time.saturating_sub(since(state.started));
+                return cx.timer(left, self.id(Token::TICK));
+            }
+        };
+        let (silent, asked) = (since(state.heard), state.pinged.map(since));
+        let next = match asked {
+            Some(asked) if asked >= options.silence_time => return self.end(state, &End::Silent, cx),
+            Some(asked) => options.silence_time - asked,
+            None if silent >= options.idle_time => {
+                state.pinged = Some(cx.now());
+                if full.session.info().session_type == SessionType::Normal && state.closing.is_none() {
+                    full.machine.ping(&full.session, 0, &mut state.out);
+                }
+                options.silence_time
+            }
+            None => options.idle_time - silent,
+        };
+        cx.timer(next, self.id(Token::TICK));
+    }
+
+    /// What was to be finished has not been in time.
+    fn late(&self, state: &mut State, cx: &mut dyn Cx) {
+        let why = match state.closing.take() {
+            Some(Closing::Flush(why)) => why,
+            Some(Closing::Logout(tag)) => {
+                state.closing = Some(Closing::Logout(tag));
+                End::LoggedOut
+            }
+            Some(Closing::Stop) | None => End::Stopped,
+        };
+        self.end(state, &why, cx);
+    }
+}
+
+impl State {
+    fn new(socket: TcpStream, login: Login, now: Duration) -> Self {
+        Self {
+            socket: Some(socket),
+            phase: Phase::Login(Box::new(login)),
+            out: Outbox::default(),
+            stash: Vec::new(),
+            paused: false,
+            blocked: false,
+            watching: false,
+            flush_due: false,
+            receive_due: false,
+            closing: None,
+            nexus_closed: false,
+            session: None,
+            waiting: false,
+            successors: Vec::new(),
+            started: now,
+            heard: now,
+            pinged: None,
+        }
+    }
+
+    /// The initiator is alive.
+    fn hear(&mut self, now: Duration) {
+        self.heard = now;
+        self.pinged = None;
+    }
+}
+
+impl Sink for Connection {
+    fn complete(&self, token: u64, result: IoResult, cx: &mut dyn Cx) {
+        let mut state = self.state.borrow_mut();
+        if state.socket.is_none() {
+            return;
+        }
+        match (token, result) {
+            (Token::READABLE | Token::WRITABLE, Err(error)) => {
+                let why = match error {
+                    IoError::Os(errno) => std::io::Error::from_raw_os_error(errno),
+                    other => std::io::Error::other(other),
+                };
+                self.end(&mut state, &End::Socket(why), cx);
+            }
+            (Token::READABLE, _) => self.receive(&mut state, cx),
+            (Token::RECEIVE, _) => {
+                state.receive_due = false;
+                self.receive(&mut state, cx);
+            }
+            (Token::WRITABLE, _) => {
+                state.blocked = false;
+                self.flush(&mut state, cx);
+            }
+            (Token::FLUSH, _) => {
+                state.flush_due = false;
+                self.flush(&mut state, cx);
+            }
+            (Token::TICK, _) => self.tick(&mut state, cx),
+            (Token::LATE, _) => self.late(&mut state, cx),
+            (Token::BUFFERS, _) => self.feed_hungry(&mut state, cx),
+            _ => {}
+        }
+        self.settle(&mut state, cx);
+    }
+}
+
+impl Responder for Connection {
+    fn command_ended(&self, cookie: u64, completion: Completion, cx: &mut dyn Cx) {
+        let mut state = self.state.borrow_mut();
+        let over = state.socket.is_none();
+        if let State { phase: Phase::FullFeature(full), out, .. } = &mut *state {
+            match completion {
+                Completion::Ended(_) if over => full.ended(
+                    cookie,
+                    Completion::Aborted(lunette_engine::Aborted::NexusLost),
+                    &mut self.env(out, cx),
+                ),
+                completion => full.ended(cookie, completion, &mut self.env(out, cx)),
+            }
+        }
+        if !over {
+            self.feed_hungry(&mut state, cx);
+            self.settle(&mut state, cx);
+        }
+        self.local.feed_hungry(cx);
+    }
+
+    fn management_ended(&self, cookie: u64, response: ServiceResponse, cx: &mut dyn Cx) {
+        let mut state = self.state.borrow_mut();
+        if cookie == CLOSE {
+            state.nexus_closed = true;
+            self.finish_if_over(&mut state, cx);
+        } else if state.socket.is_some()
+            && let State { phase: Phase::FullFeature(full), out, .. } = &mut *state
+            && let Some(wish) = full.managed(cookie, response, &mut self.env(out, cx))
+        {
+            self.wish(&mut state, wish, cx);
+        }
+        self.settle(&mut state, cx);
+    }
+}
+
+/// The address as it is written: IPv4 for IPv4, also on a socket that takes both.
+fn canonical(address: SocketAddr) -> SocketAddr {
+    SocketAddr::new(address.ip().to_canonical(), address.port())
+}

@@ -1,0 +1,56 @@
+use std::net::SocketAddr;
+use thiserror::Error;
+
+/// Why a target cannot be offered.
+#[derive(Debug, Error)]
+pub enum Error {
+    /// The name is not one (RFC 7143 4.2.7).
+    #[error("`{0}` is not an iSCSI name: one looks like iqn.2026-11.dev.lunette:default")]
+    Name(String),
+    /// The address cannot be listened on.
+    #[error("cannot listen on {address}: {source}")]
+    Listen {
+        /// The address asked for.
+        address: SocketAddr,
+        /// What the system says.
+        source: std::io::Error,
+    },
+    /// The reactors have ended.
+    #[error("cannot listen on {0}: the reactors have ended")]
+    NoReactor(SocketAddr),
+}
+
+/// Why a connection ended.
+#[derive(Debug, Error)]
+pub(crate) enum End {
+    #[error("logged out")]
+    LoggedOut,
+    #[error("the initiator closed the connection")]
+    Closed,
+    #[error("{0}")]
+    Socket(std::io::Error),
+    #[error("{0}")]
+    Protocol(lunette_iscsi::Error),
+    #[error("the login took too long")]
+    SlowLogin,
+    #[error("the initiator is silent")]
+    Silent,
+    #[error("the same initiator port has logged in anew")]
+    Replaced,
+    #[error("target cold reset")]
+    ColdReset,
+    #[error("the portal is stopped")]
+    Stopped,
+}
+
+impl From<lunette_iscsi::Error> for End {
+    fn from(error: lunette_iscsi::Error) -> Self {
+        Self::Protocol(error)
+    }
+}
+
+impl From<std::io::Error> for End {
+    fn from(error: std::io::Error) -> Self {
+        Self::Socket(error)
+    }
+}

@@ -1,0 +1,92 @@
+//! What the connections of one reactor share.
+
+use crate::connection::{Connection, Token};
+use crate::limits::{REACTOR_BUFFERS, REACTOR_BUFFERS_KEPT, RECEIVE};
+use lunette_store::pool::Pool;
+use lunette_store::{Cx, IoId, ReactorId, SinkId, local_or_insert};
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::rc::Rc;
+
+/// Where a connection is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Place {
+    pub(crate) reactor: ReactorId,
+    pub(crate) connection: u64,
+}
+
+pub(crate) struct Local {
+    pub(crate) pool: Pool,
+    /// What has just been received, before it is parsed.
+    pub(crate) receive: RefCell<Vec<u8>>,
+    connections: RefCell<HashMap<u64, Rc<Connection>>>,
+    /// Connections with commands that found no buffer.
+    hungry: RefCell<Vec<SinkId>>,
+}
+
+impl Local {
+    pub(crate) fn of(cx: &mut dyn Cx) -> Rc<Self> {
+        let pool = Pool::of(cx, || Pool::new(REACTOR_BUFFERS, REACTOR_BUFFERS_KEPT));
+        local_or_insert(cx, |_| {
+            Rc::new(Self {
+                pool,
+                receive: RefCell::new(vec![0; RECEIVE]),
+                connections: RefCell::default(),
+                hungry: RefCell::default(),
+            })
+        })
+    }
+
+    pub(crate) fn add(&self, connection: &Rc<Connection>) {
+        self.connections.borrow_mut().insert(connection.place.connection, connection.clone());
+    }
+
+    pub(crate) fn remove(&self, connection: &Connection) {
+        self.connections.borrow_mut().remove(&connection.place.connection);
+    }
+
+    pub(crate) fn connections(&self) -> Vec<Rc<Connection>> {
+        self.connections.borrow().values().cloned().collect()
+    }
+
+    /// Has a connection told when buffers have come back.
+    pub(crate) fn is_hungry(&self, sink: SinkId) {
+        let mut hungry = self.hungry.borrow_mut();
+        if !hungry.contains(&sink) {
+            hungry.push(sink);
+        }
+    }
+
+    /// Buffers have come back.
+    pub(crate) fn feed_hungry(&self, cx: &mut dyn Cx) {
+        for sink in self.hungry.borrow_mut().drain(..) {
+            cx.complete(IoId { sink, token: Token::BUFFERS }, Ok(0));
+        }
+    }
+}
+
+/// Calls `act` with a connection on its reactor, if it is still there.
+pub(crate) fn post(
+    place: Place,
+    cx: &mut dyn Cx,
+    act: impl FnOnce(&Connection, &mut dyn Cx) + Send + 'static,
+) {
+    post_or(place, cx, act, |_| ());
+}
+
+/// The same; `otherwise` is called there if it has gone.
+pub(crate) fn post_or(
+    place: Place,
+    cx: &mut dyn Cx,
+    act: impl FnOnce(&Connection, &mut dyn Cx) + Send + 'static,
+    otherwise: impl FnOnce(&mut dyn Cx) + Send + 'static,
+) {
+    let message = move |cx: &mut dyn Cx| {
+        let connection = Local::of(cx).connections.borrow().get(&place.connection).cloned();
+        match connection {
+            Some(connection) => act(&connection, cx),
+            None => otherwise(cx),
+        }
+    };
+    cx.poster().post(place.reactor, Box::new(message));
+}

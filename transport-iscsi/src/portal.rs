@@ -1,0 +1,200 @@
+//! A listening socket, and the connections that came in by it.
+
+use crate::connection::Connection;
+use crate::limits::{ACCEPTS_PER_TURN, MAX_CONNECTIONS, MAX_LOGINS};
+use crate::local::Local;
+use crate::{Error, Target};
+use lunette_reactor::Reactors;
+use lunette_store::{Cx, Interest, IoId, IoResult, ReactorId, Sink, SinkId};
+use std::cell::Cell;
+use std::io;
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::os::fd::AsRawFd;
+use std::rc::Rc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::time::Duration;
+
+/// An address on which initiators reach a target.
+///
+/// A portal that is dropped goes on until the reactors end.
+pub struct Portal {
+    shared: Arc<Shared>,
+    address: SocketAddr,
+    listener: SinkId,
+}
+
+/// What a portal and its connections share.
+pub(crate) struct Shared {
+    pub(crate) target: Arc<Target>,
+    connections: AtomicUsize,
+    logins: AtomicUsize,
+    /// Connections of each reactor.
+    loads: Vec<AtomicUsize>,
+    ended: Mutex<()>,
+    changed: Condvar,
+}
+
+/// The reactor that accepts connections.
+const HOME: ReactorId = ReactorId(0);
+/// How long to wait for a descriptor when there is none left.
+const NO_DESCRIPTORS: Duration = Duration::from_millis(100);
+/// How much longer than its connections a portal takes to stop.
+const GRACE: Duration = Duration::from_secs(1);
+
+impl Portal {
+    /// Listens on `address`, whose port may be 0 for any free one.
+    ///
+    /// # Errors
+    /// When the address cannot be listened on.
+    pub fn start(address: SocketAddr, target: &Arc<Target>, reactors: &Reactors) -> Result<Self, Error> {
+        let failed = |source| Error::Listen { address, source };
+        let socket = TcpListener::bind(address).map_err(failed)?;
+        socket.set_nonblocking(true).map_err(failed)?;
+        let real = socket.local_addr().map_err(failed)?;
+        let shared = Arc::new(Shared {
+            target: target.clone(),
+            connections: AtomicUsize::new(0),
+            logins: AtomicUsize::new(0),
+            loads: (0..reactors.count()).map(|_| AtomicUsize::new(0)).collect(),
+            ended: Mutex::default(),
+            changed: Condvar::new(),
+        });
+        let portal = shared.clone();
+        let listener = reactors.call(HOME, move |cx| Listener::start(socket, portal, cx));
+        let listener = listener.ok_or(Error::NoReactor(address))?;
+        tracing::info!(address = %real, target = target.name(), "listening for iSCSI initiators");
+        Ok(Self { shared, address: real, listener })
+    }
+
+    /// The address it listens on.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// How many connections are open.
+    pub fn connection_count(&self) -> usize {
+        self.shared.connections.load(Ordering::Acquire)
+    }
+
+    /// Stops listening, lets commands in flight finish within [`Options::stop_time`](crate::Options), and closes the
+    /// connections. Returns whether all of them have ended: a store that never completes keeps its connection. Not to be
+    /// called on a reactor.
+    pub fn stop(self, reactors: &Reactors) -> bool {
+        let listener = self.listener;
+        reactors.call(HOME, move |cx| cx.unregister(listener));
+        for reactor in 0..reactors.count() {
+            let shared = self.shared.clone();
+            let stop = move |cx: &mut dyn Cx| {
+                for connection in Local::of(cx).connections() {
+                    if connection.is_of(&shared) {
+                        connection.stop(cx);
+                    }
+                }
+            };
+            reactors.poster().post(ReactorId(reactor), Box::new(stop));
+        }
+        let guard = self.shared.ended.lock().unwrap_or_else(PoisonError::into_inner);
+        let most = self.shared.target.options.stop_time + GRACE;
+        let open = |(): &mut ()| self.shared.connections.load(Ordering::Acquire) > 0;
+        let (guard, timeout) =
+            self.shared.changed.wait_timeout_while(guard, most, open).unwrap_or_else(PoisonError::into_inner);
+        drop(guard);
+        if timeout.timed_out() {
+            let connections = self.connection_count();
+            tracing::warn!(address = %self.address, connections, "iSCSI connections did not end in time");
+        }
+        !timeout.timed_out()
+    }
+}
+
+impl Shared {
+    /// Counts a new connection and chooses its reactor, the one with the fewest; `None` when there are too many.
+    fn admit(&self) -> Option<ReactorId> {
+        let full = self.connections.load(Ordering::Acquire) >= MAX_CONNECTIONS
+            || self.logins.load(Ordering::Acquire) >= MAX_LOGINS;
+        let (index, load) =
+            self.loads.iter().enumerate().min_by_key(|(_, load)| load.load(Ordering::Relaxed))?;
+        if full {
+            return None;
+        }
+        load.fetch_add(1, Ordering::Relaxed);
+        self.connections.fetch_add(1, Ordering::AcqRel);
+        self.logins.fetch_add(1, Ordering::AcqRel);
+        Some(ReactorId(index as u16))
+    }
+
+    /// A login is over, well or not.
+    pub(crate) fn login_ended(&self) {
+        self.logins.fetch_sub(1, Ordering::AcqRel);
+    }
+
+    /// A connection is gone.
+    pub(crate) fn connection_ended(&self, reactor: ReactorId) {
+        if let Some(load) = self.loads.get(usize::from(reactor.0)) {
+            load.fetch_sub(1, Ordering::Relaxed);
+        }
+        let guard = self.ended.lock().unwrap_or_else(PoisonError::into_inner);
+        self.connections.fetch_sub(1, Ordering::AcqRel);
+        drop(guard);
+        self.changed.notify_all();
+    }
+}
+
+struct Listener {
+    socket: TcpListener,
+    portal: Arc<Shared>,
+    sink: Cell<SinkId>,
+    /// The last connection was refused for want of room, which has been said.
+    full: Cell<bool>,
+}
+
+impl Listener {
+    const READY: u64 = 0;
+
+    fn start(socket: TcpListener, portal: Arc<Shared>, cx: &mut dyn Cx) -> SinkId {
+        let fd = socket.as_raw_fd();
+        let listener = Rc::new(Self { socket, portal, sink: Cell::new(SinkId(0)), full: Cell::new(false) });
+        let sink = cx.register(listener.clone());
+        listener.sink.set(sink);
+        cx.watch(fd, Interest::Readable, listener.id());
+        sink
+    }
+
+    fn id(&self) -> IoId {
+        IoId { sink: self.sink.get(), token: Self::READY }
+    }
+
+    fn accepted(&self, socket: TcpStream, peer: SocketAddr, cx: &mut dyn Cx) {
+        let Some(reactor) = self.portal.admit() else {
+            if !self.full.replace(true) {
+                tracing::warn!(%peer, "too many iSCSI connections: refusing more");
+            }
+            return;
+        };
+        self.full.set(false);
+        let portal = self.portal.clone();
+        let start = move |cx: &mut dyn Cx| Connection::start(socket, peer, portal, cx);
+        cx.poster().post(reactor, Box::new(start));
+    }
+}
+
+impl Sink for Listener {
+    fn complete(&self, _: u64, _: IoResult, cx: &mut dyn Cx) {
+        for _ in 0..ACCEPTS_PER_TURN {
+            match self.socket.accept() {
+                Ok((socket, peer)) => self.accepted(socket, peer, cx),
+                Err(error) => match (error.kind(), error.raw_os_error()) {
+                    (io::ErrorKind::WouldBlock, _) => return,
+                    (_, Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM)) => {
+                        tracing::warn!(%error, "cannot accept iSCSI connections for the moment");
+                        return cx.timer(NO_DESCRIPTORS, self.id());
+                    }
+                    // Errors of the connection, which is gone.
+                    _ => {}
+                },
+            }
+        }
+        cx.defer(self.id());
+    }
+}

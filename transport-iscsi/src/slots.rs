@@ -1,0 +1,155 @@
+//! The commands of a connection, from their arrival until the last byte of their data is sent.
+
+use lunette_engine as engine;
+use lunette_iscsi::target::{Command, TaskId};
+use lunette_scsi::{Cdb, CdbError, Lun, TaskAttribute};
+use lunette_store::pool::BufList;
+
+/// A command of one connection; an id never names a second one.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct SlotId {
+    index: u32,
+    generation: u32,
+}
+
+impl SlotId {
+    /// Names no command.
+    pub(crate) const NONE: Self = Self { index: u32::MAX, generation: 0 };
+
+    pub(crate) fn to_cookie(self) -> u64 {
+        u64::from(self.generation) << 32 | u64::from(self.index)
+    }
+
+    pub(crate) fn from_cookie(cookie: u64) -> Self {
+        Self { index: cookie as u32, generation: (cookie >> 32) as u32 }
+    }
+}
+
+/// How far a command has come.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Stage {
+    /// Commands before it are missing.
+    Held,
+    /// In the task set; waits for buffers.
+    Hungry,
+    /// In the task set; its data-out is coming.
+    Gathering,
+    /// The engine has it.
+    Running,
+    /// It has ended; its data-in is being sent.
+    Sending,
+}
+
+/// What a command asks for.
+#[derive(Clone, Debug)]
+pub(crate) struct Request {
+    pub(crate) task: TaskId,
+    pub(crate) tag: u32,
+    pub(crate) lun: Lun,
+    pub(crate) attribute: TaskAttribute,
+    pub(crate) cdb: Result<Cdb, CdbError>,
+    pub(crate) read_length: u32,
+    pub(crate) write_length: u32,
+    pub(crate) unsolicited_length: u32,
+    pub(crate) held: bool,
+}
+
+impl Request {
+    pub(crate) fn of(command: &Command<'_>) -> Self {
+        Self {
+            task: command.task,
+            tag: command.tag,
+            lun: Lun::from_bytes(command.lun),
+            attribute: match command.attribute.0 {
+                2 => TaskAttribute::Ordered,
+                3 => TaskAttribute::HeadOfQueue,
+                4 => TaskAttribute::Aca,
+                _ => TaskAttribute::Simple,
+            },
+            cdb: match command.cdb_extension {
+                [] => Cdb::from_padded(command.cdb),
+                extension => Cdb::from_padded(&[command.cdb, extension].concat()),
+            },
+            read_length: command.read_length,
+            write_length: command.write_length,
+            unsolicited_length: command.unsolicited_length,
+            held: command.held,
+        }
+    }
+}
+
+pub(crate) struct Slot {
+    generation: u32,
+    pub(crate) stage: Stage,
+    pub(crate) request: Request,
+    /// The engine's name for it, once admitted.
+    pub(crate) task: Option<engine::TaskId>,
+    pub(crate) wanted_out: u32,
+    pub(crate) wanted_in: u32,
+    pub(crate) data_out: BufList,
+    pub(crate) data_in: BufList,
+    /// Bytes counted against the connection's limit.
+    pub(crate) charged: usize,
+    used: bool,
+}
+
+/// The slots of a connection. A slot's room is kept, so a busy connection allocates nothing.
+#[derive(Default)]
+pub(crate) struct Slots {
+    slots: Vec<Slot>,
+    free: Vec<u32>,
+}
+
+impl Slots {
+    pub(crate) fn insert(&mut self, request: Request) -> SlotId {
+        let Some(index) = self.free.pop() else {
+            self.slots.push(Slot {
+                generation: 0,
+                stage: Stage::Held,
+                request,
+                task: None,
+                wanted_out: 0,
+                wanted_in: 0,
+                data_out: BufList::default(),
+                data_in: BufList::default(),
+                charged: 0,
+                used: true,
+            });
+            return SlotId { index: self.slots.len() as u32 - 1, generation: 0 };
+        };
+        let slot = &mut self.slots[index as usize];
+        slot.stage = Stage::Held;
+        slot.request = request;
+        slot.used = true;
+        SlotId { index, generation: slot.generation }
+    }
+
+    pub(crate) fn get(&self, id: SlotId) -> Option<&Slot> {
+        self.slots.get(id.index as usize).filter(|slot| slot.used && slot.generation == id.generation)
+    }
+
+    pub(crate) fn get_mut(&mut self, id: SlotId) -> Option<&mut Slot> {
+        self.slots.get_mut(id.index as usize).filter(|slot| slot.used && slot.generation == id.generation)
+    }
+
+    /// Frees a slot and its buffers. Returns what it was charged with.
+    pub(crate) fn remove(&mut self, id: SlotId) -> usize {
+        let Some(slot) = self.get_mut(id) else { return 0 };
+        slot.generation = slot.generation.wrapping_add(1);
+        slot.used = false;
+        slot.task = None;
+        slot.wanted_out = 0;
+        slot.wanted_in = 0;
+        slot.data_out.clear();
+        slot.data_in.clear();
+        let charged = std::mem::take(&mut slot.charged);
+        self.free.push(id.index);
+        charged
+    }
+
+    /// The commands in use.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (SlotId, &Slot)> {
+        let used = self.slots.iter().enumerate().filter(|(_, slot)| slot.used);
+        used.map(|(index, slot)| (SlotId { index: index as u32, generation: slot.generation }, slot))
+    }
+}

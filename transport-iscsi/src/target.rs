@@ -1,0 +1,216 @@
+//! A target: its name, its port and its sessions.
+
+use crate::Error;
+use crate::local::{self, Place};
+use lunette_engine::{Nexus, TargetPort};
+use lunette_iscsi::limits::MAX_NAME;
+use lunette_iscsi::target::{SessionInfo, Settings};
+use lunette_store::Cx;
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+/// How a target behaves.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// iSCSI name, such as `iqn.2026-11.dev.lunette:default`.
+    pub name: String,
+    /// What is agreed to in a login.
+    pub settings: Settings,
+    /// How long a login may take.
+    pub login_time: Duration,
+    /// How long a session may be idle before the initiator is asked for a sign of life.
+    pub idle_time: Duration,
+    /// How long the sign of life may take.
+    pub silence_time: Duration,
+    /// How long commands in flight are waited for when a portal stops.
+    pub stop_time: Duration,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            name: "iqn.2026-11.dev.lunette:default".to_owned(),
+            settings: Settings::default(),
+            login_time: Duration::from_secs(15),
+            idle_time: Duration::from_secs(15),
+            silence_time: Duration::from_secs(30),
+            stop_time: Duration::from_secs(5),
+        }
+    }
+}
+
+/// A target, which several [`Portal`](crate::Portal)s may lead to.
+pub struct Target {
+    pub(crate) options: Options,
+    port: Arc<TargetPort>,
+    sessions: Mutex<Sessions>,
+}
+
+#[derive(Default)]
+struct Sessions {
+    last_tsih: u16,
+    open: HashMap<InitiatorPort, Session>,
+}
+
+/// What makes two sessions the same one (RFC 7143 6.3.5).
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub(crate) struct InitiatorPort {
+    name: String,
+    isid: [u8; 6],
+}
+
+struct Session {
+    tsih: u16,
+    place: Place,
+}
+
+impl InitiatorPort {
+    pub(crate) fn of(info: &SessionInfo) -> Self {
+        Self { name: info.initiator_name.to_lowercase(), isid: info.isid }
+    }
+}
+
+/// The name of a SCSI initiator port (RFC 7143 appendix E.1).
+impl fmt::Display for InitiatorPort {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{},i,0x", self.name)?;
+        self.isid.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+impl Target {
+    /// A target that shows the logical units of `port`.
+    ///
+    /// # Errors
+    /// When the name is not an iSCSI name.
+    pub fn new(mut options: Options, port: Arc<TargetPort>) -> Result<Arc<Self>, Error> {
+        let name = options.name.to_lowercase();
+        let known =
+            ["iqn.", "eui.", "naa."].iter().any(|kind| name.starts_with(kind) && name.len() > kind.len());
+        let clean = name.chars().all(|c| c.is_alphanumeric() || matches!(c, '-' | '.' | ':'));
+        if !known || !clean || name.len() > MAX_NAME {
+            return Err(Error::Name(options.name));
+        }
+        options.name = name;
+        Ok(Arc::new(Self { options, port, sessions: Mutex::default() }))
+    }
+
+    /// Its iSCSI name.
+    pub fn name(&self) -> &str {
+        &self.options.name
+    }
+
+    /// Its port.
+    pub fn port(&self) -> &Arc<TargetPort> {
+        &self.port
+    }
+
+    /// How many sessions are open; discovery sessions do not count.
+    pub fn session_count(&self) -> usize {
+        self.sessions().open.len()
+    }
+
+    pub(crate) fn nexus(&self, initiator: &InitiatorPort) -> Arc<Nexus> {
+        Nexus::new(initiator.to_string(), self.port.clone())
+    }
+
+    /// A target session identifying handle that no open session has.
+    pub(crate) fn new_tsih(&self) -> Option<u16> {
+        self.sessions().new_tsih()
+    }
+
+    /// Opens the session of `initiator` at `place`. Returns its handle and where the session is that it replaces.
+    pub(crate) fn open(&self, initiator: &InitiatorPort, place: Place) -> Option<(u16, Option<Place>)> {
+        let mut sessions = self.sessions();
+        let tsih = sessions.new_tsih()?;
+        let before = sessions.open.insert(initiator.clone(), Session { tsih, place });
+        Some((tsih, before.map(|session| session.place)))
+    }
+
+    /// The session at `place` is over.
+    pub(crate) fn close(&self, initiator: &InitiatorPort, place: Place) {
+        let mut sessions = self.sessions();
+        if sessions.open.get(initiator).is_some_and(|session| session.place == place) {
+            sessions.open.remove(initiator);
+        }
+    }
+
+    /// Ends all sessions (RFC 7143 11.5.1, TARGET COLD RESET).
+    pub(crate) fn cold_reset(&self, cx: &mut dyn Cx) {
+        let places: Vec<_> = self.sessions().open.values().map(|session| session.place).collect();
+        for place in places {
+            local::post(place, cx, |connection, cx| connection.reset(cx));
+        }
+    }
+
+    fn sessions(&self) -> MutexGuard<'_, Sessions> {
+        self.sessions.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Sessions {
+    fn new_tsih(&mut self) -> Option<u16> {
+        for _ in 0..u16::MAX {
+            self.last_tsih = self.last_tsih.checked_add(1).unwrap_or(1);
+            if self.open.values().all(|session| session.tsih != self.last_tsih) {
+                return Some(self.last_tsih);
+            }
+        }
+        None
+    }
+}
+
+impl fmt::Debug for Target {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Target({})", self.options.name)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use lunette_scsi::Protocol;
+    use lunette_store::ReactorId;
+    use std::collections::BTreeMap;
+
+    fn target(name: &str) -> Result<Arc<Target>, Error> {
+        let port = TargetPort::new(format!("{name},t,0x0001"), 1, Protocol::ISCSI, BTreeMap::new());
+        Target::new(Options { name: name.to_owned(), ..Options::default() }, port)
+    }
+
+    #[test]
+    fn names_are_checked_and_in_lower_case() {
+        assert_eq!(target("IQN.2026-11.dev.lunette:A").unwrap().name(), "iqn.2026-11.dev.lunette:a");
+        for bad in ["", "disk", "iqn.", "iqn.2026-11.dev.lunette:a b", &format!("iqn.{}", "x".repeat(220))] {
+            assert!(
+                target(bad).unwrap_err().to_string().starts_with(&format!("`{bad}` is not an iSCSI name"))
+            );
+        }
+    }
+
+    #[test]
+    fn a_session_is_replaced_by_one_of_the_same_initiator_port() {
+        let target = target("iqn.2026-11.dev.lunette:a").unwrap();
+        let port = |isid| InitiatorPort { name: "iqn.x".to_owned(), isid: [0, 0, 0, 0, 0, isid] };
+        let place = |connection| Place { reactor: ReactorId(0), connection };
+        assert_eq!(target.open(&port(1), place(1)), Some((1, None)));
+        assert_eq!(target.open(&port(2), place(2)), Some((2, None)));
+        assert_eq!(target.open(&port(1), place(3)), Some((3, Some(place(1)))));
+        target.close(&port(1), place(1));
+        assert_eq!(target.session_count(), 2);
+        target.close(&port(1), place(3));
+        assert_eq!(target.session_count(), 1);
+        assert_eq!(port(10).to_string(), "iqn.x,i,0x00000000000a");
+    }
+
+    #[test]
+    fn handles_in_use_and_zero_are_left_out() {
+        let target = target("iqn.2026-11.dev.lunette:a").unwrap();
+        let port = InitiatorPort { name: "iqn.x".to_owned(), isid: [0; 6] };
+        target.open(&port, Place { reactor: ReactorId(0), connection: 1 });
+        target.sessions().last_tsih = u16::MAX;
+        assert_eq!(target.new_tsih(), Some(2));
+    }
+}
