@@ -7,11 +7,11 @@ use lunette_iscsi::Error;
 use lunette_iscsi::initiator::{self, TaskManagementRequest as Management};
 use lunette_iscsi::params::Parameters;
 use lunette_iscsi::pdu::{
-    self, AsyncEvent, DataOut, LogoutReason, LogoutRequest, LogoutResult, NO_TAG, NopOut, Opcode,
+    self, AsyncEvent, DataIn, DataOut, LogoutReason, LogoutRequest, LogoutResult, NO_TAG, NopOut, Opcode,
     ReadyToTransfer, Reject, RejectReason, ScsiCommand, ScsiResponse, TaskManagementFunction,
     TaskManagementResult, TextRequest,
 };
-use lunette_iscsi::target::{AsyncMessage, DataError, SessionType, Settings};
+use lunette_iscsi::target::{Accepted, AsyncMessage, DataError, Event, Session, SessionType, Settings};
 
 /// No digests, small bursts, R2T for all but immediate data.
 const PLAIN: Parameters = Parameters {
@@ -272,6 +272,67 @@ fn repeated_and_unsolicited_data_fail_too() {
     assert_eq!(pair.target.written[&3], [5; 6000]);
 }
 
+/// Sends bytes to the machines without the test device.
+fn raw(pair: &mut Pair, mut input: &[u8], mut see: impl FnMut(&mut Session, Event<'_>)) {
+    let Accepted { connection, session } = &mut **pair.target.accepted.as_mut().unwrap();
+    loop {
+        let received =
+            connection.receive(session, &pair.target.targets, input, &mut pair.target.out).unwrap();
+        input = &input[received.used..];
+        let Some(event) = received.event else { return };
+        see(session, event);
+    }
+}
+
+#[test]
+fn data_for_tasks_that_are_over_is_dropped() {
+    let both = Parameters { immediate_data: true, ..PLAIN };
+    let mut pair = Pair::logged_in(both, both);
+    let pdu = wire(command(1, 1, FINAL | WRITE, 1000), &[5; 1000]);
+    let mut bytes_seen = 0;
+    for (input, discard) in [(&pdu[..300], true), (&pdu[300..], false)] {
+        raw(&mut pair, input, |session, event| match event {
+            Event::Command(_) => {}
+            Event::Payload { task, bytes, .. } => {
+                bytes_seen += bytes.len();
+                assert_eq!(session.discard(task), discard);
+            }
+            event => panic!("{event:?}"),
+        });
+        let Accepted { connection, session } = &**pair.target.accepted.as_ref().unwrap();
+        assert_eq!(connection.expected_payload(session), None);
+    }
+    assert_eq!(bytes_seen, 300 - 48);
+    assert_alive(&mut pair);
+}
+
+#[test]
+fn data_after_the_last_is_dropped() {
+    let both = Parameters { initial_r2t: false, ..PLAIN };
+    let mut pair = Pair::logged_in(both, both);
+    let mut task = None;
+    raw(&mut pair, &wire(command(1, 1, WRITE, 512), b""), |_, event| {
+        let Event::Command(command) = event else { panic!("{event:?}") };
+        task = Some(command.task);
+    });
+    let Accepted { connection, session } = &mut **pair.target.accepted.as_mut().unwrap();
+    assert!(!connection.request_data(session, task.unwrap(), 512, &mut pair.target.out));
+    let data = data_out(1, NO_TAG, (0, 0, 512), true);
+    let mut events = Vec::new();
+    raw(&mut pair, &data.repeat(2), |_, event| events.push(format!("{event:?}")));
+    assert_eq!(events.len(), 2, "payload and completion, once: {events:?}");
+    assert!(pair.target.out.is_empty());
+}
+
+#[test]
+fn reads_are_cut_into_sequences_of_segments() {
+    let short = Parameters { max_recv_data_segment_length: 1500, ..PLAIN };
+    let mut pair = Pair::logged_in(PLAIN, short);
+    let pdus = split(&pair.inject(&wire(command(1, 1, FINAL | READ, 6000), b"")));
+    let cuts: Vec<_> = pdus.iter().map(|pdu| (pdu.1.len(), header::<DataIn>(pdu).flags)).collect();
+    assert_eq!(cuts, [(1500, 0), (1500, 0), (1096, FINAL), (1500, 0), (404, FINAL | 1)]);
+}
+
 #[test]
 fn unsolicited_data_must_fill_the_first_burst() {
     let both = Parameters { initial_r2t: false, ..PLAIN };
@@ -338,20 +399,25 @@ fn task_management() {
     let mut pair = plain();
     pair.target.lazy = true;
     pair.inject(&wire(command(500, 1, FINAL | READ, 512), b""));
-    // Keep the initiator's CmdSN in step with the command sent past it.
+    // Its CmdSN was used by the command sent past the initiator: ignored.
     pair.initiator.ping(b"", &mut pair.out);
     let abort = TaskManagementFunction::ABORT_TASK;
     assert_eq!(manage(&mut pair, abort, 501, 0), TaskManagementResult::NO_TASK);
     assert_eq!(pair.target.accepted.as_ref().unwrap().session.tasks().count(), 1);
     assert_eq!(manage(&mut pair, abort, 500, 1), TaskManagementResult::COMPLETE);
     assert_eq!(pair.target.accepted.as_ref().unwrap().session.tasks().count(), 0);
+    pair.inject(&wire(
+        ScsiCommand { lun: [0, 9, 0, 0, 0, 0, 0, 0], ..command(500, 2, FINAL | READ, 512) },
+        b"",
+    ));
+    assert_eq!(manage(&mut pair, abort, 500, 2), TaskManagementResult::NO_TASK, "another logical unit");
     let reassign = TaskManagementFunction::TASK_REASSIGN;
     assert_eq!(manage(&mut pair, reassign, 500, 1), TaskManagementResult::NO_REASSIGNMENT);
     let query = TaskManagementFunction::QUERY_TASK;
     assert_eq!(manage(&mut pair, query, 500, 1), TaskManagementResult::COMPLETE);
     let reset = TaskManagementFunction::TARGET_WARM_RESET;
     assert_eq!(manage(&mut pair, reset, NO_TAG, 0), TaskManagementResult::COMPLETE);
-    assert_eq!(pair.target.delivered, [500]);
+    assert_eq!(pair.target.delivered, [500, 500]);
 }
 
 #[test]
@@ -455,6 +521,14 @@ fn junk_texts_are_rejected_and_the_session_goes_on() {
     ] {
         assert_eq!(reject_reason(&pair.inject(&pdu)), reason);
     }
+    // A rejected piece ends the exchange.
+    let pdus = split(&pair.inject(&text(NO_TAG, 0x40, b"Send")));
+    let transfer_tag = header::<pdu::TextResponse>(&pdus[0]).transfer_tag.get();
+    assert_eq!(
+        reject_reason(&pair.inject(&text(transfer_tag, 0x40, &[b'a'; 65 * 1024]))),
+        RejectReason::PROTOCOL
+    );
+    assert_eq!(reject_reason(&pair.inject(&text(transfer_tag, FINAL, b"=1"))), RejectReason::INVALID_FIELD);
     // A text in pieces.
     let pdus = split(&pair.inject(&text(NO_TAG, 0x40, b"Send")));
     let response: pdu::TextResponse = header(&pdus[0]);

@@ -186,10 +186,9 @@ impl TargetEnd {
                     }
                 }
                 Some(Event::Deliver(task)) => {
-                    if let Some(running) = self.running.get_mut(&task) {
-                        assert!(std::mem::take(&mut running.held));
-                        self.start(accepted_parts(connection, session), task);
-                    }
+                    let running = self.running.get_mut(&task).expect("delivered tasks are open");
+                    assert!(std::mem::take(&mut running.held));
+                    self.start(accepted_parts(connection, session), task);
                 }
                 Some(Event::Payload { task, offset, bytes }) => {
                     if let Some((expected_task, expected_offset, left)) = expected {
