@@ -14,9 +14,9 @@ for page in 0x01 0x08 0x0a 0x1c 0x3f; do
 done
 sg_requests "$disk"
 sg_sync "$disk"
-sg_opcodes --rctd "$disk" >/tmp/opcodes
+sg_opcodes --rctd "$disk" >/run/opcodes
 for name in 'Read(10)' 'Write(16)' 'Unmap' 'Write same(16)' 'Report supported operation codes'; do
-    grep -i "$name" /tmp/opcodes
+    grep -i "$name" /run/opcodes
 done
 
 # Past the end, and a command that is not there.
@@ -25,36 +25,36 @@ status 9 sg_raw "$sg" c1 00 00 00 00 00
 
 # A file system with a tree on it.
 mkfs.ext4 -q -F "$disk"
-mkdir -p /tmp/tree
-mount "$disk" /tmp/tree
-cp -a /usr/lib/x86_64-linux-gnu/perl-base /tmp/tree/copy
-umount /tmp/tree
+mkdir -p /run/tree
+mount "$disk" /run/tree
+cp -a /usr/lib/x86_64-linux-gnu/perl-base /run/tree/copy
+umount /run/tree
 fsck.ext4 -fn "$disk"
-mount "$disk" /tmp/tree
-diff -r /usr/lib/x86_64-linux-gnu/perl-base /tmp/tree/copy
-rm -r /tmp/tree/copy
+mount "$disk" /run/tree
+diff -r /usr/lib/x86_64-linux-gnu/perl-base /run/tree/copy
+rm -r /run/tree/copy
 sync
-fstrim -v /tmp/tree
-umount /tmp/tree
+fstrim -v /run/tree
+umount /run/tree
 fsck.ext4 -fn "$disk"
 
 # Random writes of mixed sizes, each read back and checked.
 fio --name=verify --filename="$disk" --direct=1 --ioengine=libaio --iodepth=16 --rw=randwrite \
     --bsrange=4k-256k --offset=1M --size=32M --verify=crc32c --verify_fatal=1 --verify_state_save=0 \
-    --output=/tmp/fio.log || { cat /tmp/fio.log; exit 1; }
+    --output=/run/fio.log || { cat /run/fio.log; exit 1; }
 
 # Discarded and zeroed blocks read as zeroes; their neighbours stay.
-head -c 16M /dev/urandom >/tmp/pattern
-dd if=/tmp/pattern of="$disk" bs=1M oflag=direct status=none
+head -c 16M /dev/urandom >/run/pattern
+dd if=/run/pattern of="$disk" bs=1M oflag=direct status=none
 blkdiscard --offset 1M --length 4M "$disk"
 blkdiscard --zeroout --offset 8M --length 4M "$disk"
-dd if=/dev/zero of=/tmp/pattern bs=1M seek=1 count=4 conv=notrunc status=none
-dd if=/dev/zero of=/tmp/pattern bs=1M seek=8 count=4 conv=notrunc status=none
-dd if="$disk" of=/tmp/read bs=1M count=16 iflag=direct status=none
-cmp /tmp/pattern /tmp/read
+dd if=/dev/zero of=/run/pattern bs=1M seek=1 count=4 conv=notrunc status=none
+dd if=/dev/zero of=/run/pattern bs=1M seek=8 count=4 conv=notrunc status=none
+dd if="$disk" of=/run/read bs=1M count=16 iflag=direct status=none
+cmp /run/pattern /run/read
 
 # A reset is survived and forgets nothing.
 sg_reset --device "$sg"
-dd if="$disk" of=/tmp/read bs=1M count=16 iflag=direct status=none
-cmp /tmp/pattern /tmp/read
-rm /tmp/pattern /tmp/read
+dd if="$disk" of=/run/read bs=1M count=16 iflag=direct status=none
+cmp /run/pattern /run/read
+rm /run/pattern /run/read

@@ -2,13 +2,13 @@
 # (overlay, upper layer in memory) below $root, and moves the kernel's file systems into it.
 mount -t overlay -o nosuid,lowerdir="$lower",upperdir="$upper",workdir="$work" root "$root"
 cd "$root"
-mkdir -p dev proc sys run tmp
+mkdir -p dev proc sys run
 mount -o move /proc proc
 mount -o move /dev dev
 mount -t sysfs sys sys
 mkdir -p dev/pts dev/shm
 mount -t devpts -o ptmxmode=666 pts dev/pts
-for folder in run tmp dev/shm; do
+for folder in run dev/shm; do
     mount -t tmpfs -o mode=1777 tmpfs "$folder"
 done
 mkdir -p run/lock

@@ -1,0 +1,113 @@
+//! iSCSI clients in user space: libiscsi's tools and its conformance suite, QEMU's block layer.
+
+use std::fs;
+
+use anyhow::{Result, bail};
+use lunette_e2e::daemon::{Daemon, Lunette};
+use lunette_e2e::iscsi_test_cu::{Expected, Outcome, Suite, Verdict};
+use lunette_e2e::tools;
+
+/// The families in which nothing may fail any more.
+const SETTLED: [&str; 16] = [
+    "Inquiry",
+    "Mandatory",
+    "ModeSense6",
+    "Read",
+    "ReadCapacity",
+    "ReportSupportedOpcodes",
+    "TestUnitReady",
+    "Unmap",
+    "Verify",
+    "Write",
+    "WriteSame",
+    "WriteVerify",
+    "iSCSIResiduals",
+    "iSCSITMF",
+    "iSCSIcmdsn",
+    "iSCSIdatasn",
+];
+
+/// Whether a test such as `Read10.Simple` is of a settled family.
+fn settled(name: &str) -> bool {
+    let suite = name.split('.').next().unwrap_or_default();
+    SETTLED.contains(&suite) || SETTLED.contains(&suite.trim_end_matches(|c: char| c.is_ascii_digit()))
+}
+
+/// Two memory disks, so that two tests can run at a time.
+fn suite() -> Result<(Daemon, Suite)> {
+    let daemon = Lunette::new()?.lu("disk:ram:512M,w").lu("disk:ram:512M,w").iscsi().start()?;
+    let suite = Suite::new([daemon.iscsi_url(0)?, daemon.iscsi_url(1)?]);
+    Ok((daemon, suite))
+}
+
+fn compare(outcomes: &[Outcome]) -> Result<()> {
+    Expected::parse(include_str!("../expected/iscsi-test-cu.txt"))?.compare(outcomes)
+}
+
+#[test]
+fn settled_conformance_tests_do_not_fail() -> Result<()> {
+    let (mut daemon, suite) = suite()?;
+    let outcomes = suite.run(settled)?;
+    daemon.alive()?;
+    for Outcome { name, verdict } in &outcomes {
+        if let Verdict::Fail(why) = verdict {
+            bail!("{name} fails: {why}");
+        }
+    }
+    compare(&outcomes)
+}
+
+#[test]
+fn other_conformance_tests_end_as_listed() -> Result<()> {
+    let (mut daemon, suite) = suite()?;
+    let outcomes = suite.run(|name| !settled(name))?;
+    daemon.alive()?;
+    compare(&outcomes)
+}
+
+#[test]
+fn libiscsi_finds_and_describes_the_disks() -> Result<()> {
+    let daemon = Lunette::new()?
+        .lu("disk:ram:64M,w,serial=ABC123")
+        .lu("disk:ram:8M,r,block=4096,lun=5")
+        .iscsi()
+        .start()?;
+    let portal = format!("iscsi://127.0.0.1:{}/", daemon.iscsi_port()?);
+    let listed = tools::output("iscsi-ls", ["-s", &portal])?.ok()?.stdout;
+    assert!(listed.contains("iqn.2026-11.dev.lunette:default"), "{listed}");
+    for lun in ["Lun:0 ", "Lun:5 "] {
+        assert!(listed.contains(lun), "{listed}");
+    }
+    assert_eq!(listed.matches("DIRECT_ACCESS").count(), 2, "{listed}");
+
+    let url = daemon.iscsi_url(0)?;
+    let serial = tools::output("iscsi-inq", ["-e", "1", "-c", "128", &url])?.ok()?;
+    assert!(serial.stdout.contains("ABC123"), "{serial}");
+    let size = tools::output("iscsi-readcapacity16", ["-s", &daemon.iscsi_url(5)?])?.ok()?;
+    assert_eq!(size.stdout.trim(), (8 << 20).to_string());
+    let absent = tools::output("iscsi-readcapacity16", [&daemon.iscsi_url(4)?])?;
+    absent.fails()?;
+    daemon.stop()?;
+    Ok(())
+}
+
+#[test]
+fn qemu_copies_an_image_in_and_out() -> Result<()> {
+    let lunette = Lunette::new()?.lu("disk:ram:64M,w").iscsi();
+    let daemon = lunette.start()?;
+    let url = daemon.iscsi_url(0)?;
+    let image = lunette.path("in.img");
+    let pattern: Vec<u8> = (0..16_u32 << 20).map(|n| (n ^ (n >> 9)) as u8).collect();
+    fs::write(&image, &pattern)?;
+    fs::File::options().write(true).open(&image)?.set_len(64 << 20)?;
+    let image = image.display().to_string();
+    let convert = ["convert", "-n", "-f", "raw", "-O", "raw"];
+    tools::output("qemu-img", convert.iter().copied().chain([&*image, &*url]))?.ok()?;
+    let compare = ["compare", "-f", "raw", "-F", "raw", &image, &url];
+    tools::output("qemu-img", compare)?.ok()?;
+    let discard = ["-f", "raw", "-d", "unmap", "-c", "discard 0 1M", "-c", "read -P 0 0 1M", &url];
+    let said = tools::output("qemu-io", discard)?.ok()?;
+    assert!(!said.stdout.contains("failed"), "{said}");
+    daemon.stop()?;
+    Ok(())
+}

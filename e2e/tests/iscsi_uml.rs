@@ -1,0 +1,94 @@
+//! An unmodified Linux over iSCSI: open-iscsi in User-Mode Linux, over a tap interface.
+
+use anyhow::Result;
+use lunette_e2e::daemon::{Lunette, allocated};
+use lunette_e2e::guest::Guest;
+use lunette_e2e::netns::Netns;
+use lunette_e2e::uml::Uml;
+use lunette_e2e::{checks, tools};
+
+const PORTAL: &str = "192.0.2.1:3260";
+
+fn network() -> Result<Netns> {
+    tools::need(["iscsid", "iscsiadm"])?;
+    checks::need_tools()?;
+    Netns::with_tap("tap0", "192.0.2.1/24")
+}
+
+/// A guest that is logged in.
+fn initiator(netns: &Netns) -> Result<Guest> {
+    let uml = Uml::new().memory_mib(512).tap("tap0").inside(netns);
+    let mut guest = uml.boot()?;
+    guest.check("ip address add 192.0.2.2/24 dev vec0; ip link set vec0 up")?;
+    guest.check(&format!("iscsi_login {PORTAL}"))?;
+    Ok(guest)
+}
+
+#[test]
+fn disks_serve_a_kernel() -> Result<()> {
+    let netns = network()?;
+    let lunette = Lunette::new()?.inside(&netns);
+    let file = lunette.file("disk.img", 128 << 20)?;
+    let daemon = lunette
+        .lu(format!("disk:{},w", file.display()))
+        .lu("disk:ram:16M,r")
+        .arg("--iscsi")
+        .arg(PORTAL)
+        .start()?;
+    let mut guest = initiator(&netns)?;
+    checks::disk(&mut guest, 0)?;
+    checks::read_only_disk(&mut guest, 1)?;
+
+    guest.check("iscsiadm -m node --logout")?;
+    guest.check(
+        "iscsiadm -m node --op update -n node.conn[0].iscsi.HeaderDigest -v CRC32C
+         iscsiadm -m node --op update -n node.conn[0].iscsi.DataDigest -v CRC32C
+         iscsiadm -m node --op update -n node.session.iscsi.InitialR2T -v Yes
+         iscsiadm -m node --op update -n node.session.iscsi.ImmediateData -v No
+         iscsiadm -m node --login",
+    )?;
+    let session = guest.check("iscsiadm -m session -P 2")?;
+    assert!(session.contains("DataDigest: CRC32C"), "{session}");
+    checks::disk(&mut guest, 0)?;
+    guest.check("iscsiadm -m node --logout")?;
+    guest.power_off()?;
+    daemon.stop()?;
+    Ok(())
+}
+
+/// The daemon is killed, and later ended gently, under a guest that writes: the guest's sessions
+/// come back by themselves and it notices nothing but the time.
+#[test]
+fn a_guest_outlives_the_daemon() -> Result<()> {
+    let netns = network()?;
+    let lunette = Lunette::new()?.inside(&netns);
+    let file = lunette.file("disk.img", 128 << 20)?;
+    let lunette = lunette.lu(format!("disk:{},w", file.display())).arg("--iscsi").arg(PORTAL);
+    let mut daemon = lunette.start()?;
+    let mut guest = initiator(&netns)?;
+    guest.check(
+        "disk=$(disk 0)
+         fio --name=verify --filename=$disk --direct=1 --ioengine=libaio --iodepth=16 \
+             --rw=randwrite --bs=16k --size=96M --verify=crc32c --verify_fatal=1 \
+             --verify_state_save=0 --output=/run/fio.log &
+         echo $! >/run/fio.pid",
+    )?;
+    for (step, gently) in [(1, false), (2, true)] {
+        tools::wait_until("the guest to write", || allocated(&file).is_ok_and(|size| size > step << 20))?;
+        if gently {
+            daemon.stop()?;
+        } else {
+            daemon.kill()?;
+        }
+        daemon = lunette.start()?;
+    }
+    guest.check(
+        "while kill -0 $(cat /run/fio.pid) 2>/dev/null; do sleep 0.2; done
+         cat /run/fio.log
+         grep 'err= 0' /run/fio.log",
+    )?;
+    guest.check("iscsiadm -m node --logout")?;
+    guest.power_off()?;
+    daemon.stop()?;
+    Ok(())
+}

@@ -1,0 +1,39 @@
+//! A Debian kernel under QEMU over vhost-user-scsi: virtio-pci, SeaBIOS, two request queues.
+
+use anyhow::Result;
+use lunette_e2e::checks;
+use lunette_e2e::daemon::Lunette;
+use lunette_e2e::qemu::Qemu;
+
+/// Boots twice against one daemon. SeaBIOS uses the disk before Linux does, so each boot stops and
+/// starts the device once more.
+#[test]
+fn a_debian_kernel_boots_twice_against_one_daemon() -> Result<()> {
+    checks::need_tools()?;
+    let lunette = Lunette::new()?;
+    let file = lunette.file("disk.img", 128 << 20)?;
+    let lunette = lunette
+        .lu(format!("disk:{},w", file.display()))
+        .lu("disk:ram:16M,r")
+        .arg("--reactors")
+        .arg("2")
+        .vhost_user("vm.sock");
+    let mut daemon = lunette.start()?;
+    let qemu = Qemu::new().vhost_user_scsi(lunette.path("vm.sock"), ",bootindex=0");
+
+    let mut guest = qemu.boot()?;
+    let queues = guest.check("ls /sys/block/$(basename $(disk 0))/mq | wc -l")?;
+    assert_eq!(queues, "2\n");
+    checks::disk(&mut guest, 0)?;
+    checks::read_only_disk(&mut guest, 1)?;
+    guest.check("echo from the first | dd of=$(disk 0) bs=512 conv=sync oflag=direct")?;
+    guest.power_off()?;
+    daemon.alive()?;
+
+    let mut guest = qemu.boot()?;
+    let read = "dd if=$(disk 0) bs=512 count=1 iflag=direct status=none | tr -d '\\0'";
+    assert_eq!(guest.check(read)?, "from the first\n");
+    guest.power_off()?;
+    daemon.stop()?;
+    Ok(())
+}
