@@ -1,0 +1,91 @@
+//! Disks to send commands to, and commands made from their tables.
+
+use crate::input::Input;
+use lunette_device_disk::{Disk, Options};
+use lunette_engine::{CommandSpec, Direction, Identity, LogicalUnit, Outcome, TargetPort, spc};
+use lunette_scsi::{Cdb, Naa, Protocol, Sense, SenseFormat, Status};
+use lunette_store::Backing;
+use lunette_store::layer::fault::Fault;
+use lunette_store::ram::Ram;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+/// Bytes of each disk: commands of several steps need more than one.
+const SIZE: u64 = 640 << 10;
+
+/// A disk over memory, with the faults of a plan.
+pub(crate) fn disk(options: &Options, faults: Option<&str>, read_only: bool) -> Arc<LogicalUnit> {
+    let ram = Ram::new(SIZE).expect("memory for a disk");
+    let ram: Arc<dyn Backing> = Arc::new(if read_only { ram.read_only() } else { ram });
+    let backing = match faults {
+        Some(plan) => Arc::new(Fault::new(ram, plan.parse().expect("a plan"))),
+        None => ram,
+    };
+    let disk = Disk::new(options, backing.caps()).expect("suits any memory");
+    LogicalUnit::new("disk", Identity::new("1", Naa::locally_assigned(1)), Box::new(disk), Some(backing))
+}
+
+/// A port that shows units from number 0 on.
+pub(crate) fn port(units: impl IntoIterator<Item = Arc<LogicalUnit>>) -> Arc<TargetPort> {
+    let units: BTreeMap<_, _> = (0..).zip(units).collect();
+    TargetPort::new("iqn.2026-11.dev.lunette:fuzz,t,0x0001", 1, Protocol::ISCSI, units)
+}
+
+/// The command table of a unit.
+pub(crate) fn commands(unit: &LogicalUnit) -> Vec<&'static CommandSpec> {
+    unit.device().commands().chain(spc::COMMANDS.iter().map(|row| &row.spec)).collect()
+}
+
+/// A CDB: mostly one of the table in which only bits are set that the command knows, now and then any bytes. With it the
+/// direction of its data, if that is known.
+pub(crate) fn cdb(commands: &[&'static CommandSpec], input: &mut Input<'_>) -> (Cdb, Option<Direction>) {
+    if input.one_in(8) {
+        let length = 1 + input.below(Cdb::CAPACITY);
+        let bytes = input.bytes(length);
+        let bytes = if bytes.is_empty() { &[0] } else { bytes };
+        return (Cdb::new(bytes).expect("1 to 32 bytes"), None);
+    }
+    let spec = input.pick(commands);
+    let mut bytes = spec.usage.to_vec();
+    let kept = input.u32() & input.u32();
+    for (at, byte) in bytes.iter_mut().enumerate().skip(1) {
+        *byte &= if kept >> at & 1 != 0 { input.u8() } else { 0 };
+    }
+    // Most block addresses are of blocks that are there.
+    if !input.one_in(8) {
+        match bytes.len() {
+            10 | 12 => bytes[2..4].fill(0),
+            16 => bytes[2..8].fill(0),
+            _ => {}
+        }
+    }
+    if let Some(action) = spec.service_action {
+        bytes[1] |= action as u8;
+    }
+    if input.one_in(32) {
+        let at = input.below(bytes.len());
+        bytes[at] ^= input.u8();
+    }
+    (Cdb::new(&bytes).expect("1 to 32 bytes"), Some(spec.direction))
+}
+
+/// What must be true of the end of every command. `sent` and `room` are the sizes of the initiator's buffers.
+pub(crate) fn check_outcome(outcome: &Outcome, sent: u64, room: u64) {
+    assert!(outcome.moved_in <= room && outcome.moved_out <= sent, "{outcome:?} for {sent} and {room} bytes");
+    match (&outcome.sense, outcome.status) {
+        (None, Status::GOOD) => {
+            assert_eq!(outcome.moved_in, room.min(outcome.wanted_in), "{outcome:?}");
+            let all_sent = sent >= outcome.wanted_out;
+            assert!(!all_sent || outcome.moved_out == outcome.wanted_out, "{outcome:?}");
+        }
+        (Some(sense), Status::CHECK_CONDITION) => check_sense(sense),
+        _ => panic!("{outcome:?}"),
+    }
+    let _ = (outcome.residual_in(room), outcome.residual_out(sent));
+}
+
+fn check_sense(sense: &Sense) {
+    assert_eq!(Sense::parse(&sense.encode(SenseFormat::Descriptor)), Some(*sense));
+    let fixed = Sense::parse(&sense.encode(SenseFormat::Fixed)).expect("sense data");
+    assert_eq!((fixed.key, fixed.additional), (sense.key, sense.additional));
+}

@@ -1,0 +1,22 @@
+//! The bodies of the fuzz targets.
+//!
+//! Each function takes any bytes, makes of them what an initiator, a guest or a front end might send, and panics when an
+//! invariant does not hold. `fuzz/targets` hands them to libFuzzer, `tests/smoke.rs` to a random generator, so that
+//! plain `cargo test` keeps them working. Everything here may know everything; nothing of the project depends on it.
+//!
+//! Entry points: [`TARGETS`] lists them.
+//!
+//! ```
+//! let (_, decode) = lunette_fuzz::TARGETS[0];
+//! decode(b"any bytes");
+//! ```
+#![forbid(unsafe_code)]
+
+mod decode;
+mod disks;
+mod input;
+
+pub use decode::decode;
+
+/// Every target by its name.
+pub const TARGETS: &[(&str, fn(&[u8]))] = &[("decode", decode)];
