@@ -1,0 +1,163 @@
+//! What is done with the requests that a queue holds: commands, and functions of the control queue.
+
+use crate::local::post;
+use crate::queue::{Queue, State};
+use crate::ring::RingError;
+use crate::wire::{Command, CommandResponse, ControlRequest, Expected, Response, Sizes};
+use lunette_engine::{CommandFrame, Completion, Management, Started};
+use lunette_scsi::ServiceResponse;
+use lunette_store::{Cx, Sg};
+
+impl Queue {
+    /// Begins the command in `state.chain`, and answers it if it ends at once.
+    #[inline]
+    pub(crate) fn take_command(
+        &self,
+        state: &mut State,
+        head: u16,
+        cx: &mut dyn Cx,
+    ) -> Result<(), RingError> {
+        let sizes = state.setup.sizes;
+        let (readable, writable) = (state.chain.readable.as_sg(), state.chain.writable.as_sg());
+        let data_out = readable.part(sizes.command(), u64::MAX);
+        let data_in = writable.part(sizes.response(), u64::MAX);
+        if readable.len() < sizes.command() || writable.len() < sizes.response() {
+            return Err(RingError::TooShort { readable: readable.len(), writable: writable.len() });
+        }
+        let command = Command::read(&readable, sizes);
+        let expected = Expected { data_in: data_in.len(), data_out: data_out.len() };
+        match self.execute(&command, head, sizes, data_out, data_in, cx) {
+            Some(response) => {
+                let written = response.write(&writable.part(0, sizes.response()), sizes);
+                if let Some(ring) = &mut state.ring {
+                    ring.push(head, written);
+                }
+            }
+            None => {
+                state.hold(head, expected, sizes.response());
+            }
+        }
+        Ok(())
+    }
+
+    /// The response, if there is one at once.
+    #[inline]
+    fn execute(
+        &self,
+        command: &Command,
+        head: u16,
+        sizes: Sizes,
+        data_out: Sg<'_>,
+        data_in: Sg<'_>,
+        cx: &mut dyn Cx,
+    ) -> Option<CommandResponse> {
+        let expected = Expected { data_in: data_in.len(), data_out: data_out.len() };
+        let failed = |response| Some(CommandResponse::failed(response, expected));
+        let Some(lun) = command.lun else { return failed(Response::BAD_TARGET) };
+        // Both directions need VIRTIO_SCSI_F_INOUT (VIRTIO 1.2 5.6.6.1).
+        if expected.data_in > 0 && expected.data_out > 0 {
+            return failed(Response::FAILURE);
+        }
+        let Ok(cdb) = &command.cdb else { return failed(Response::FAILURE) };
+        let frame = CommandFrame {
+            lun,
+            tag: command.tag,
+            attribute: command.attribute,
+            cdb,
+            data_out: expected.data_out,
+            cookie: u64::from(head),
+        };
+        match self.session.execute(&frame, data_out, data_in, cx) {
+            Started::Ended(outcome) => Some(CommandResponse::ended(&outcome, expected, sizes)),
+            Started::Pending => None,
+        }
+    }
+
+    pub(crate) fn command_answered(&self, cookie: u64, completion: Completion, cx: &mut dyn Cx) {
+        let respond = |field: &Sg<'_>, expected, sizes| {
+            let response = match &completion {
+                Completion::Ended(outcome) => CommandResponse::ended(outcome, expected, sizes),
+                Completion::Aborted(why) => CommandResponse::failed((*why).into(), expected),
+            };
+            response.write(field, sizes)
+        };
+        self.ended(cookie, respond, cx);
+    }
+
+    /// Begins the control request in `state.chain`, and answers it if it ends at once.
+    pub(crate) fn take_control(
+        &self,
+        state: &mut State,
+        head: u16,
+        cx: &mut dyn Cx,
+    ) -> Result<(), RingError> {
+        let (readable, writable) = (state.chain.readable.as_sg(), state.chain.writable.as_sg());
+        let request = ControlRequest::read(&readable, &writable)?;
+        let response = match request {
+            ControlRequest::Notifications { lun } => {
+                let response = if lun.is_some() { Response::OK } else { Response::BAD_TARGET };
+                let bytes = ControlRequest::no_notifications(response);
+                let written = writable.copy_in(0, &bytes);
+                if let Some(ring) = &mut state.ring {
+                    ring.push(head, written as u32);
+                }
+                return Ok(());
+            }
+            ControlRequest::Manage { lun: None, .. } => Response::BAD_TARGET,
+            ControlRequest::Manage { function: None, .. } => Response::FUNCTION_REJECTED,
+            ControlRequest::Manage { function: Some(function), lun: Some(lun), tag } => {
+                let reactors = self.reactors_of_requests();
+                let waiting = (Management { function, lun, tag }, reactors.len());
+                state.hold(head, Expected::default(), 1).waiting = Some(Box::new(waiting));
+                self.ask_to_catch_up(head, &reactors, cx);
+                return Ok(());
+            }
+        };
+        let written = writable.copy_in(0, &[response.0]);
+        if let Some(ring) = &mut state.ring {
+            ring.push(head, written as u32);
+        }
+        Ok(())
+    }
+
+    fn reactors_of_requests(&self) -> Vec<lunette_store::ReactorId> {
+        let mut reactors = self.place.reactors.to_vec();
+        reactors.sort_unstable();
+        reactors.dedup();
+        reactors
+    }
+
+    /// Has all request queues take what the driver sent before this function.
+    fn ask_to_catch_up(&self, head: u16, reactors: &[lunette_store::ReactorId], cx: &mut dyn Cx) {
+        let (connection, index, home) = (self.connection, self.index, self.place.home);
+        for reactor in reactors {
+            post(*reactor, cx, move |local, cx| {
+                local.queues_of(connection).iter().for_each(|queue| queue.catch_up(cx));
+                post(home, cx, move |local, cx| {
+                    if let Some(queue) = local.queue(connection, index) {
+                        queue.caught_up(head, cx);
+                    }
+                });
+            });
+        }
+    }
+
+    /// One more reactor has caught up; after the last one, the function is carried out.
+    fn caught_up(&self, head: u16, cx: &mut dyn Cx) {
+        let mut state = self.state();
+        let Some(slot) = state.slots.get_mut(usize::from(head)) else { return };
+        let Some(waiting) = &mut slot.waiting else { return };
+        waiting.1 -= 1;
+        if waiting.1 > 0 {
+            return;
+        }
+        let management = waiting.0;
+        slot.waiting = None;
+        drop(state);
+        self.session.manage(&management, u64::from(head), cx);
+    }
+
+    pub(crate) fn management_answered(&self, cookie: u64, response: ServiceResponse, cx: &mut dyn Cx) {
+        self.ended(cookie, |field, _, _| field.copy_in(0, &[Response::from(response).0]) as u32, cx);
+    }
+}

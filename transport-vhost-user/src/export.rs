@@ -1,0 +1,266 @@
+//! A target port at a Unix socket.
+
+use crate::bind::SocketFile;
+use crate::connection::Connection;
+use crate::local::{ExportId, Local};
+use crate::place::Place;
+use lunette_engine::{Nexus, TargetPort};
+use lunette_store::{Cx, Interest, IoId, IoResult, Post, ReactorId, Sink, SinkId};
+use std::cell::{Cell, RefCell};
+use std::io::ErrorKind;
+use std::os::fd::AsRawFd;
+use std::os::unix::net::UnixListener;
+use std::path::{Path, PathBuf};
+use std::rc::{Rc, Weak};
+use std::sync::{Arc, mpsc};
+use std::time::Duration;
+use thiserror::Error;
+
+/// Most request queues of a device: beside them there are a control and an event queue, and SET_VRING_KICK has eight bits
+/// for the index.
+pub const MAX_REQUEST_QUEUES: u16 = lunette_vhost_user::MAX_QUEUES - crate::connection::FIXED_QUEUES;
+
+/// What an export looks like.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Options {
+    /// Path of the socket that the front end connects to.
+    pub socket: PathBuf,
+    /// Number of request queues offered, 1 to [`MAX_REQUEST_QUEUES`]. One that is not used costs nothing.
+    pub request_queues: u16,
+}
+
+impl Options {
+    /// As many queues as there can be, at `socket`.
+    pub fn new(socket: impl Into<PathBuf>) -> Self {
+        Self { socket: socket.into(), request_queues: MAX_REQUEST_QUEUES }
+    }
+}
+
+/// Why an export cannot be started.
+#[derive(Debug, Error)]
+pub enum Error {
+    /// Another process listens at the path.
+    #[error("cannot listen at {}: address in use, another process listens there", .0.display())]
+    InUse(PathBuf),
+    /// There is something else at the path.
+    #[error("cannot listen at {}: there is a file that is not a socket", .0.display())]
+    NotASocket(PathBuf),
+    /// The socket cannot be made.
+    #[error("cannot listen at {}: {source}", path.display())]
+    Bind {
+        /// The path.
+        path: PathBuf,
+        /// What the system says.
+        source: std::io::Error,
+    },
+    /// The number of request queues is impossible.
+    #[error("a device can have 1 to {MAX_REQUEST_QUEUES} request queues, not {0}")]
+    RequestQueues(u16),
+    /// There is no reactor to run on.
+    #[error("no reactors are given to run on")]
+    NoReactors,
+}
+
+/// A target port that virtual machines reach over vhost-user-scsi, one at a time.
+///
+/// Each connection is an I_T nexus of its own. While one lasts, a second is closed at once; while one is ending, the next
+/// waits for that.
+pub struct VhostUserExport {
+    options: Options,
+    port: Arc<TargetPort>,
+}
+
+impl VhostUserExport {
+    /// An export of `port`.
+    pub fn new(options: Options, port: Arc<TargetPort>) -> Self {
+        Self { options, port }
+    }
+
+    /// Listens from now on. The connection, its control and its event queue live on the first of `reactors`; the request
+    /// queues are spread over all of them, round robin.
+    pub fn start(self, poster: Arc<dyn Post>, reactors: &[ReactorId]) -> Result<Handle, Error> {
+        let Self { options, port } = self;
+        if !(1..=MAX_REQUEST_QUEUES).contains(&options.request_queues) {
+            return Err(Error::RequestQueues(options.request_queues));
+        }
+        let home = *reactors.first().ok_or(Error::NoReactors)?;
+        let path = std::path::absolute(&options.socket).unwrap_or(options.socket);
+        let (socket, file) = SocketFile::bind(&path)?;
+        let (done, is_done) = mpsc::channel();
+        let listener = Blueprint {
+            name: path.display().to_string(),
+            port,
+            request_queues: options.request_queues,
+            reactors: reactors.into(),
+            socket,
+            file,
+            done,
+        };
+        let id = ExportId::next();
+        poster.post(home, Box::new(move |cx| Listener::open(id, listener, cx)));
+        Ok(Handle { id, path, home, poster, is_done })
+    }
+}
+
+/// A running export.
+pub struct Handle {
+    id: ExportId,
+    path: PathBuf,
+    home: ReactorId,
+    poster: Arc<dyn Post>,
+    /// Closed when everything has ended.
+    is_done: mpsc::Receiver<()>,
+}
+
+impl Handle {
+    /// The socket's path.
+    pub fn socket(&self) -> &Path {
+        &self.path
+    }
+
+    /// Removes the socket and ends the connection, if there is one, as soon as all that is in flight has finished.
+    /// Returns at once.
+    pub fn begin_stop(&self) {
+        let id = self.id;
+        let stop = move |cx: &mut dyn Cx| {
+            let listener = Local::on(cx).listeners.borrow().get(&id).cloned();
+            if let Some(listener) = listener {
+                listener.stop(cx);
+            }
+        };
+        self.poster.post(self.home, Box::new(stop));
+    }
+
+    /// [Begins to stop](Self::begin_stop) and waits until all has ended. Not to be called on a reactor.
+    pub fn stop(self) {
+        self.begin_stop();
+        let _ = self.is_done.recv();
+    }
+}
+
+/// What a listener is made from on its reactor.
+struct Blueprint {
+    name: String,
+    port: Arc<TargetPort>,
+    request_queues: u16,
+    reactors: Arc<[ReactorId]>,
+    socket: UnixListener,
+    file: SocketFile,
+    done: mpsc::Sender<()>,
+}
+
+/// Accepts one front end after the other.
+pub(crate) struct Listener {
+    id: ExportId,
+    this: Weak<Self>,
+    name: String,
+    port: Arc<TargetPort>,
+    request_queues: u16,
+    reactors: Arc<[ReactorId]>,
+    sink: Cell<SinkId>,
+    /// `None` once the export is to stop.
+    socket: RefCell<Option<(UnixListener, SocketFile)>>,
+    current: RefCell<Option<Rc<Connection>>>,
+    /// Dropped with the listener: that is what [`Handle::stop`] waits for.
+    _done: mpsc::Sender<()>,
+}
+
+/// How long to wait when no more descriptors can be opened.
+const RETRY: Duration = Duration::from_secs(1);
+
+impl Listener {
+    fn open(id: ExportId, from: Blueprint, cx: &mut dyn Cx) {
+        let descriptor = from.socket.as_raw_fd();
+        let listener = Rc::new_cyclic(|this| Self {
+            id,
+            this: this.clone(),
+            name: from.name,
+            port: from.port,
+            request_queues: from.request_queues,
+            reactors: from.reactors,
+            sink: Cell::new(SinkId(0)),
+            socket: RefCell::new(Some((from.socket, from.file))),
+            current: RefCell::default(),
+            _done: from.done,
+        });
+        listener.sink.set(cx.register(listener.clone()));
+        cx.watch(descriptor, Interest::Readable, listener.id());
+        Local::on(cx).listeners.borrow_mut().insert(id, listener);
+    }
+
+    fn id(&self) -> IoId {
+        IoId { sink: self.sink.get(), token: 0 }
+    }
+
+    fn accept(&self, cx: &mut dyn Cx) {
+        let socket = self.socket.borrow();
+        while let Some((listener, _)) = &*socket {
+            let mut current = self.current.borrow_mut();
+            if current.as_ref().is_some_and(|connection| connection.is_ending()) {
+                return;
+            }
+            match listener.accept() {
+                Ok(_) if current.is_some() => {
+                    tracing::warn!(export = %self.name, "a second front end is turned away: there is one already");
+                }
+                Ok((stream, _)) => {
+                    let this = self.this.clone();
+                    let ended = Box::new(move |cx: &mut dyn Cx| {
+                        if let Some(listener) = this.upgrade() {
+                            listener.connection_ended(cx);
+                        }
+                    });
+                    let queues = self.request_queues;
+                    *current = Some(Connection::open(self.place(), queues, stream.into(), ended, cx));
+                }
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return,
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) => {
+                    tracing::warn!(export = %self.name, %error, "cannot accept a connection");
+                    return cx.timer(RETRY, self.id());
+                }
+            }
+        }
+    }
+
+    fn place(&self) -> Place {
+        Place {
+            name: self.name.clone(),
+            nexus: Nexus::new(self.name.clone(), self.port.clone()),
+            home: self.reactors[0],
+            reactors: self.reactors.clone(),
+        }
+    }
+
+    fn connection_ended(&self, cx: &mut dyn Cx) {
+        *self.current.borrow_mut() = None;
+        if self.socket.borrow().is_some() {
+            self.accept(cx);
+        } else {
+            self.close(cx);
+        }
+    }
+
+    fn stop(&self, cx: &mut dyn Cx) {
+        cx.cancel(self.id());
+        if self.socket.take().is_none() {
+            return;
+        }
+        let current = self.current.borrow().clone();
+        match current {
+            Some(connection) => connection.stop(cx),
+            None => self.close(cx),
+        }
+    }
+
+    fn close(&self, cx: &mut dyn Cx) {
+        cx.unregister(self.sink.get());
+        Local::on(cx).listeners.borrow_mut().remove(&self.id);
+    }
+}
+
+impl Sink for Listener {
+    fn complete(&self, _token: u64, _result: IoResult, cx: &mut dyn Cx) {
+        self.accept(cx);
+    }
+}

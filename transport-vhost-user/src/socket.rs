@@ -1,0 +1,65 @@
+//! The Unix socket: bytes and descriptors in and out, without waiting.
+
+use lunette_vhost_user::MAX_FDS;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
+use rustix::net::{
+    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendFlags, recvmsg, send,
+};
+use std::io::{self, IoSliceMut};
+use std::mem::MaybeUninit;
+use std::os::fd::OwnedFd;
+
+/// What one receive came to.
+pub(crate) enum Received {
+    /// This many bytes, and the descriptors beside them.
+    Bytes(usize, Vec<OwnedFd>),
+    /// The peer has closed the connection.
+    End,
+    /// Nothing has come yet.
+    Nothing,
+}
+
+/// Receives into `buffer`.
+pub(crate) fn receive(socket: &OwnedFd, buffer: &mut [u8]) -> io::Result<Received> {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_FDS))];
+    let mut control = RecvAncillaryBuffer::new(&mut space);
+    let flags = RecvFlags::CMSG_CLOEXEC | RecvFlags::DONTWAIT;
+    let received = match recvmsg(socket, &mut [IoSliceMut::new(buffer)], &mut control, flags) {
+        Ok(received) => received,
+        Err(Errno::AGAIN) => return Ok(Received::Nothing),
+        Err(Errno::INTR) => return receive(socket, buffer),
+        Err(error) => return Err(error.into()),
+    };
+    let rights = control.drain().filter_map(|message| match message {
+        RecvAncillaryMessage::ScmRights(fds) => Some(fds),
+        _ => None,
+    });
+    let fds: Vec<OwnedFd> = rights.flatten().collect();
+    if received.flags.contains(ReturnFlags::CTRUNC) {
+        return Err(io::Error::other(
+            "descriptors were lost: more than a message may carry, or too many are open",
+        ));
+    }
+    match received.bytes {
+        0 => Ok(Received::End),
+        bytes => Ok(Received::Bytes(bytes, fds)),
+    }
+}
+
+/// Sends what the socket has room for; returns how many bytes that was.
+pub(crate) fn transmit(socket: &OwnedFd, bytes: &[u8]) -> io::Result<usize> {
+    match send(socket, bytes, SendFlags::DONTWAIT | SendFlags::NOSIGNAL) {
+        Ok(sent) => Ok(sent),
+        Err(Errno::AGAIN) => Ok(0),
+        Err(Errno::INTR) => transmit(socket, bytes),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Whether the peer has closed the connection, even if there are bytes left to receive.
+pub(crate) fn has_ended(socket: &OwnedFd) -> bool {
+    let mut fds = [PollFd::new(socket, PollFlags::RDHUP)];
+    let ended = PollFlags::RDHUP | PollFlags::HUP | PollFlags::ERR;
+    poll(&mut fds, Some(&Timespec::default())).is_ok() && fds[0].revents().intersects(ended)
+}

@@ -1,0 +1,477 @@
+//! The requests and responses of a virtio-scsi device (VIRTIO 1.2 5.6.6). All numbers are little-endian.
+
+use crate::ring::RingError;
+use lunette_engine::{Aborted, Outcome, Residual};
+use lunette_scsi::{Cdb, CdbError, Lun, SenseFormat, ServiceResponse, TaskAttribute, TaskManagementFunction};
+use lunette_store::Sg;
+
+/// A response code.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Response(pub(crate) u8);
+
+impl Response {
+    /// The command ended with a status; for task management, FUNCTION COMPLETE.
+    pub(crate) const OK: Self = Self(0);
+    /// The CDB asks for more data than the buffers hold.
+    pub(crate) const OVERRUN: Self = Self(1);
+    /// Ended by a task management function.
+    pub(crate) const ABORTED: Self = Self(2);
+    /// There is no such target.
+    pub(crate) const BAD_TARGET: Self = Self(3);
+    /// Ended by a reset.
+    pub(crate) const RESET: Self = Self(4);
+    /// Any other failure.
+    pub(crate) const FAILURE: Self = Self(9);
+    /// FUNCTION SUCCEEDED.
+    pub(crate) const FUNCTION_SUCCEEDED: Self = Self(10);
+    /// FUNCTION REJECTED.
+    pub(crate) const FUNCTION_REJECTED: Self = Self(11);
+    /// INCORRECT LOGICAL UNIT NUMBER.
+    pub(crate) const INCORRECT_LUN: Self = Self(12);
+}
+
+impl From<ServiceResponse> for Response {
+    fn from(response: ServiceResponse) -> Self {
+        match response {
+            ServiceResponse::FunctionComplete => Self::OK,
+            ServiceResponse::FunctionSucceeded { .. } => Self::FUNCTION_SUCCEEDED,
+            ServiceResponse::FunctionRejected => Self::FUNCTION_REJECTED,
+            ServiceResponse::IncorrectLogicalUnitNumber => Self::INCORRECT_LUN,
+            ServiceResponse::ServiceDeliveryOrTargetFailure => Self::FAILURE,
+        }
+    }
+}
+
+impl From<Aborted> for Response {
+    fn from(aborted: Aborted) -> Self {
+        match aborted {
+            Aborted::ByItsNexus | Aborted::ByAnotherNexus => Self::ABORTED,
+            Aborted::ByReset | Aborted::NexusLost => Self::RESET,
+        }
+    }
+}
+
+/// Turns the 8-byte address of a request into a LUN; `None` if it names a target that is not there.
+///
+/// Bytes 2 to 7 are a LUN of the target in byte 1 if byte 0 is 1. There is only target 0. The REPORT LUNS well-known
+/// logical unit is addressed by itself.
+pub(crate) fn logical_unit(address: [u8; 8]) -> Option<Lun> {
+    let [first, target, lun @ ..] = address;
+    match (first, target) {
+        (1, 0) => {
+            let [a, b, c, d, e, f] = lun;
+            Some(Lun::from_bytes([a, b, c, d, e, f, 0, 0]))
+        }
+        _ if Lun::from_bytes(address) == Lun::REPORT_LUNS_WLUN => Some(Lun::REPORT_LUNS_WLUN),
+        _ => None,
+    }
+}
+
+/// The sizes that the driver chooses through the configuration space.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Sizes {
+    /// Bytes of the CDB field.
+    pub(crate) cdb: u16,
+    /// Bytes of the sense field.
+    pub(crate) sense: u16,
+}
+
+impl Sizes {
+    /// Largest CDB field.
+    pub(crate) const MAX_CDB: u16 = 256;
+    /// Largest sense field.
+    pub(crate) const MAX_SENSE: u16 = 256;
+
+    /// Bytes of a command before data-out.
+    pub(crate) fn command(self) -> u64 {
+        COMMAND_FIXED as u64 + u64::from(self.cdb)
+    }
+
+    /// Bytes of a command's response before data-in.
+    pub(crate) fn response(self) -> u64 {
+        RESPONSE_FIXED as u64 + u64::from(self.sense)
+    }
+}
+
+impl Default for Sizes {
+    fn default() -> Self {
+        Self { cdb: 32, sense: 96 }
+    }
+}
+
+const COMMAND_FIXED: usize = 19;
+const RESPONSE_FIXED: usize = 12;
+
+/// A command's header.
+#[derive(Debug)]
+pub(crate) struct Command {
+    /// `None`: no such target.
+    pub(crate) lun: Option<Lun>,
+    pub(crate) tag: u64,
+    pub(crate) attribute: TaskAttribute,
+    pub(crate) cdb: Result<Cdb, CdbError>,
+}
+
+impl Command {
+    /// Reads the header at the start of the readable bytes, which are at least [`Sizes::command`].
+    pub(crate) fn read(readable: &Sg<'_>, sizes: Sizes) -> Self {
+        let mut bytes = [0; COMMAND_FIXED + Cdb::CAPACITY];
+        let cdb_size = usize::from(sizes.cdb).min(Cdb::CAPACITY);
+        readable.copy_out(0, &mut bytes[..COMMAND_FIXED + cdb_size]);
+        // Byte 17 is the command priority and byte 18 the command reference number, which only order commands.
+        let attribute = match bytes[16] {
+            1 => TaskAttribute::Ordered,
+            2 => TaskAttribute::HeadOfQueue,
+            3 => TaskAttribute::Aca,
+            _ => TaskAttribute::Simple,
+        };
+        Self {
+            lun: logical_unit(array(&bytes, 0)),
+            tag: u64::from_le_bytes(array(&bytes, 8)),
+            attribute,
+            cdb: Cdb::from_padded(&bytes[COMMAND_FIXED..][..cdb_size]),
+        }
+    }
+}
+
+/// How many bytes of data a request has room for.
+#[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
+pub(crate) struct Expected {
+    pub(crate) data_in: u64,
+    pub(crate) data_out: u64,
+}
+
+/// The response to a command.
+pub(crate) struct CommandResponse {
+    bytes: [u8; RESPONSE_FIXED + Sizes::MAX_SENSE as usize],
+    /// Bytes of data-in that came with it.
+    moved_in: u64,
+}
+
+impl CommandResponse {
+    /// Without a status: `response` says why.
+    pub(crate) fn failed(response: Response, expected: Expected) -> Self {
+        let mut bytes = [0; _];
+        put(&mut bytes, 4, clamp(expected.data_in + expected.data_out).to_le_bytes());
+        bytes[11] = response.0;
+        Self { bytes, moved_in: 0 }
+    }
+
+    /// With the status of `outcome`.
+    #[inline]
+    pub(crate) fn ended(outcome: &Outcome, expected: Expected, sizes: Sizes) -> Self {
+        let mut bytes = [0; _];
+        let (response, residual) =
+            match (outcome.residual_in(expected.data_in), outcome.residual_out(expected.data_out)) {
+                (Residual::Overflow(_), _) | (_, Residual::Overflow(_)) => (Response::OVERRUN, 0),
+                (Residual::Underflow(residual), _) | (_, Residual::Underflow(residual)) => {
+                    (Response::OK, residual)
+                }
+                (Residual::None, Residual::None) => (Response::OK, 0),
+            };
+        if let Some(sense) = &outcome.sense {
+            let format = if outcome.descriptor_sense { SenseFormat::Descriptor } else { SenseFormat::Fixed };
+            let sense = sense.encode(format);
+            let length = sense.len().min(usize::from(sizes.sense));
+            bytes[RESPONSE_FIXED..][..length].copy_from_slice(&sense[..length]);
+            put(&mut bytes, 0, (length as u32).to_le_bytes());
+        }
+        put(&mut bytes, 4, clamp(residual).to_le_bytes());
+        bytes[10] = outcome.status.0;
+        bytes[11] = response.0;
+        Self { bytes, moved_in: outcome.moved_in }
+    }
+
+    /// Writes it to the response field. Returns how many of the request's writable bytes have been written.
+    #[inline]
+    pub(crate) fn write(&self, field: &Sg<'_>, sizes: Sizes) -> u32 {
+        let length = RESPONSE_FIXED + usize::from(sizes.sense);
+        field.copy_in(0, &self.bytes[..length.min(self.bytes.len())]);
+        clamp(length as u64 + self.moved_in)
+    }
+}
+
+/// A request on the control queue.
+#[derive(PartialEq, Eq, Debug)]
+pub(crate) enum ControlRequest {
+    /// A task management function.
+    Manage {
+        /// `None`: unknown.
+        function: Option<TaskManagementFunction>,
+        lun: Option<Lun>,
+        tag: u64,
+    },
+    /// Query of, or subscription to, asynchronous notifications.
+    Notifications { lun: Option<Lun> },
+}
+
+impl ControlRequest {
+    const NOTIFICATIONS_RESPONSE: usize = 5;
+    const MANAGE_RESPONSE: usize = 1;
+
+    /// Reads a request, for whose response there must be room.
+    pub(crate) fn read(readable: &Sg<'_>, writable: &Sg<'_>) -> Result<Self, RingError> {
+        let mut bytes = [0; 24];
+        let there = readable.copy_out(0, &mut bytes);
+        let require = |read, written| match there >= read && writable.len() >= written as u64 {
+            true => Ok(()),
+            false => Err(RingError::TooShort { readable: readable.len(), writable: writable.len() }),
+        };
+        require(4, 0)?;
+        match u32::from_le_bytes(array(&bytes, 0)) {
+            0 => {
+                require(24, Self::MANAGE_RESPONSE)?;
+                Ok(Self::Manage {
+                    function: function(u32::from_le_bytes(array(&bytes, 4))),
+                    lun: logical_unit(array(&bytes, 8)),
+                    tag: u64::from_le_bytes(array(&bytes, 16)),
+                })
+            }
+            1 | 2 => {
+                require(16, Self::NOTIFICATIONS_RESPONSE)?;
+                Ok(Self::Notifications { lun: logical_unit(array(&bytes, 4)) })
+            }
+            other => Err(RingError::ControlType(other)),
+        }
+    }
+
+    /// The response to a query or subscription: none of the events can be reported.
+    pub(crate) fn no_notifications(response: Response) -> [u8; Self::NOTIFICATIONS_RESPONSE] {
+        [0, 0, 0, 0, response.0]
+    }
+}
+
+fn function(subtype: u32) -> Option<TaskManagementFunction> {
+    Some(match subtype {
+        0 => TaskManagementFunction::AbortTask,
+        1 => TaskManagementFunction::AbortTaskSet,
+        2 => TaskManagementFunction::ClearAca,
+        3 => TaskManagementFunction::ClearTaskSet,
+        4 => TaskManagementFunction::ITNexusReset,
+        5 => TaskManagementFunction::LogicalUnitReset,
+        6 => TaskManagementFunction::QueryTask,
+        7 => TaskManagementFunction::QueryTaskSet,
+        _ => return None,
+    })
+}
+
+/// The configuration space (VIRTIO 1.2 5.6.4).
+#[derive(Clone, Debug)]
+pub(crate) struct ConfigSpace {
+    /// Number of request queues.
+    pub(crate) queues: u16,
+    pub(crate) sizes: Sizes,
+}
+
+impl ConfigSpace {
+    const SIZE: usize = 36;
+    const SENSE_SIZE: usize = 20;
+    const CDB_SIZE: usize = 24;
+
+    pub(crate) fn bytes(&self) -> [u8; Self::SIZE] {
+        /// So that no chain is longer than a queue of 256; a longer one is taken too.
+        const SEG_MAX: u32 = 254;
+        const MAX_SECTORS: u32 = 0xffff;
+        const COMMANDS_PER_LUN: u32 = 128;
+        const EVENT_SIZE: u32 = 16;
+        const MAX_LUN: u32 = 16383;
+        let mut bytes = [0; _];
+        let words = [u32::from(self.queues), SEG_MAX, MAX_SECTORS, COMMANDS_PER_LUN, EVENT_SIZE];
+        for (n, word) in words.into_iter().enumerate() {
+            put(&mut bytes, 4 * n, word.to_le_bytes());
+        }
+        put(&mut bytes, Self::SENSE_SIZE, u32::from(self.sizes.sense).to_le_bytes());
+        put(&mut bytes, Self::CDB_SIZE, u32::from(self.sizes.cdb).to_le_bytes());
+        // max_channel and max_target at 28 and 30 stay 0: there is one target.
+        put(&mut bytes, 32, MAX_LUN.to_le_bytes());
+        bytes
+    }
+
+    /// Writes what the driver may write: the sizes. Returns whether that was all it wrote.
+    pub(crate) fn write(&mut self, offset: u32, new: &[u8]) -> bool {
+        let old = self.bytes();
+        let mut bytes = old;
+        let Some(field) = bytes.get_mut(offset as usize..).and_then(|rest| rest.get_mut(..new.len())) else {
+            return false;
+        };
+        field.copy_from_slice(new);
+        let number = |at, min, max: u16| {
+            let value = u32::from_le_bytes(array(&bytes, at));
+            u16::try_from(value).ok().filter(|value| (min..=max).contains(value))
+        };
+        let sense = number(Self::SENSE_SIZE, 0, Sizes::MAX_SENSE);
+        let cdb = number(Self::CDB_SIZE, 1, Sizes::MAX_CDB);
+        let rest = bytes[..Self::SENSE_SIZE] == old[..Self::SENSE_SIZE] && bytes[28..] == old[28..];
+        match (sense, cdb, rest) {
+            (Some(sense), Some(cdb), true) => {
+                self.sizes = Sizes { sense, cdb };
+                true
+            }
+            _ => false,
+        }
+    }
+}
+
+fn clamp(value: u64) -> u32 {
+    u32::try_from(value).unwrap_or(u32::MAX)
+}
+
+fn array<const N: usize>(bytes: &[u8], at: usize) -> [u8; N] {
+    bytes[at..at + N].try_into().expect("a range of N bytes")
+}
+
+fn put<const N: usize>(bytes: &mut [u8], at: usize, value: [u8; N]) {
+    bytes[at..at + N].copy_from_slice(&value);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use lunette_scsi::{AdditionalSense, Sense, Status};
+    use lunette_store::Memory;
+
+    fn outcome(moved_in: u64, wanted_in: u64, moved_out: u64, wanted_out: u64) -> Outcome {
+        let status = Status::GOOD;
+        Outcome { status, sense: None, descriptor_sense: false, moved_in, moved_out, wanted_in, wanted_out }
+    }
+
+    /// Sense length, residual, status and response code, bytes written, sense bytes.
+    fn written(response: &CommandResponse, sizes: Sizes) -> (u32, u32, u8, u8, u32, Vec<u8>) {
+        let memory = Memory::from_bytes(&[0xee; 300]);
+        let length = response.write(&Sg::new(&[memory.seg()]), sizes);
+        let bytes = memory.to_vec();
+        let size = sizes.response() as usize;
+        assert!(bytes[size..].iter().all(|&byte| byte == 0xee));
+        let word = |at| u32::from_le_bytes(array(&bytes, at));
+        (word(0), word(4), bytes[10], bytes[11], length, bytes[12..size].to_vec())
+    }
+
+    #[test]
+    fn addresses() {
+        let lun = |bytes: [u8; 4]| logical_unit([bytes[0], bytes[1], bytes[2], bytes[3], 0, 0, 0, 0]);
+        assert_eq!(lun([1, 0, 0x40, 5]).and_then(Lun::index), Some(5));
+        assert_eq!(lun([1, 0, 0, 5]).and_then(Lun::index), Some(5));
+        assert_eq!(lun([1, 0, 0x7f, 0xff]).and_then(Lun::index), Some(16383));
+        assert_eq!(lun([0xc1, 1, 0, 0]), Some(Lun::REPORT_LUNS_WLUN));
+        assert_eq!(lun([1, 0, 0xc1, 1]), Some(Lun::REPORT_LUNS_WLUN));
+        assert_eq!(lun([1, 1, 0x40, 0]), None);
+        assert_eq!(lun([0, 0, 0, 0]), None);
+        assert_eq!(lun([0xc1, 2, 0, 0]), None);
+        assert_eq!(logical_unit([1, 0, 0x40, 5, 1, 0, 0, 0]).and_then(Lun::index), None);
+    }
+
+    #[test]
+    fn residuals_and_overruns() {
+        let sizes = Sizes::default();
+        let ended = |outcome: Outcome, data_in, data_out| {
+            let (_, residual, _, response, length, _) =
+                written(&CommandResponse::ended(&outcome, Expected { data_in, data_out }, sizes), sizes);
+            (residual, Response(response), length)
+        };
+        assert_eq!(ended(outcome(512, 512, 0, 0), 512, 0), (0, Response::OK, 108 + 512));
+        assert_eq!(ended(outcome(36, 36, 0, 0), 512, 0), (476, Response::OK, 144));
+        assert_eq!(ended(outcome(512, 1024, 0, 0), 512, 0), (0, Response::OVERRUN, 620));
+        assert_eq!(ended(outcome(0, 0, 512, 512), 0, 4096), (3584, Response::OK, 108));
+        assert_eq!(ended(outcome(0, 0, 0, 512), 4096, 0), (0, Response::OVERRUN, 108));
+        assert_eq!(ended(outcome(0, 0, 0, 0), 1 << 40, 0), (u32::MAX, Response::OK, 108));
+        assert_eq!(ended(outcome(1 << 40, 1 << 40, 0, 0), 1 << 40, 0), (0, Response::OK, u32::MAX));
+    }
+
+    #[test]
+    fn sense_is_cut_to_its_field() {
+        let sense = Sense::illegal_request(AdditionalSense::LBA_OUT_OF_RANGE);
+        let mut outcome = outcome(0, 0, 0, 0);
+        outcome.status = Status::CHECK_CONDITION;
+        outcome.sense = Some(Box::new(sense));
+        for (size, descriptor, expected, code) in
+            [(96, false, 18, 0x70), (10, false, 10, 0x70), (256, true, 8, 0x72), (0, false, 0, 0)]
+        {
+            outcome.descriptor_sense = descriptor;
+            let sizes = Sizes { sense: size, cdb: 32 };
+            let response = CommandResponse::ended(&outcome, Expected { data_in: 9, data_out: 0 }, sizes);
+            let (length, residual, status, response, _, bytes) = written(&response, sizes);
+            assert_eq!((length, residual, status, response), (expected, 9, 2, 0));
+            assert_eq!(bytes.first().copied().unwrap_or(0), code);
+        }
+    }
+
+    #[test]
+    fn failures_move_nothing() {
+        let sizes = Sizes::default();
+        let expected = Expected { data_in: 0, data_out: 77 };
+        let response = CommandResponse::failed(Response::BAD_TARGET, expected);
+        assert_eq!(written(&response, sizes), (0, 77, 0, 3, 108, vec![0; 96]));
+    }
+
+    #[test]
+    fn command_header() {
+        let mut bytes = vec![1, 0, 0x40, 3, 0, 0, 0, 0];
+        bytes.extend(0x1122_3344_5566_7788u64.to_le_bytes());
+        bytes.extend([1, 0, 0]);
+        bytes.extend([0x12, 0, 0, 0, 36, 0]);
+        bytes.resize(51, 0xaa);
+        let memory = Memory::from_bytes(&bytes);
+        let segs: Vec<_> = (0..51).map(|at| memory.seg().part(at, 1)).collect();
+        let command = Command::read(&Sg::new(&segs), Sizes::default());
+        assert_eq!(
+            (command.lun, command.tag),
+            (Some(Lun::from_bytes([0x40, 3, 0, 0, 0, 0, 0, 0])), 0x1122_3344_5566_7788)
+        );
+        assert_eq!(command.attribute, TaskAttribute::Ordered);
+        assert_eq!(command.cdb.unwrap().as_bytes(), [0x12, 0, 0, 0, 36, 0]);
+        let command = Command::read(&Sg::new(&segs), Sizes { cdb: 5, sense: 96 });
+        assert!(matches!(command.cdb, Err(CdbError::Truncated { needed: 6, actual: 5 })));
+    }
+
+    #[test]
+    fn control_requests() {
+        let read = |words: &[u32], readable: usize, writable: usize| {
+            let mut bytes: Vec<u8> = words.iter().flat_map(|word| word.to_le_bytes()).collect();
+            bytes.resize(readable, 0);
+            let (from, to) = (Memory::from_bytes(&bytes), Memory::zeroed(writable));
+            ControlRequest::read(&Sg::new(&[from.seg()]), &Sg::new(&[to.seg()]))
+        };
+        let (unit, lun) = (u32::from_le_bytes([1, 0, 0x40, 2]), Lun::from_bytes([0x40, 2, 0, 0, 0, 0, 0, 0]));
+        assert_eq!(
+            read(&[0, 5, unit, 0, 7], 24, 1),
+            Ok(ControlRequest::Manage {
+                function: Some(TaskManagementFunction::LogicalUnitReset),
+                lun: Some(lun),
+                tag: 7,
+            })
+        );
+        assert!(matches!(read(&[0, 8], 24, 1), Ok(ControlRequest::Manage { function: None, .. })));
+        assert_eq!(read(&[1, unit], 16, 5), Ok(ControlRequest::Notifications { lun: Some(lun) }));
+        assert_eq!(read(&[2, 0], 16, 5), Ok(ControlRequest::Notifications { lun: None }));
+        assert_eq!(read(&[3], 24, 8), Err(RingError::ControlType(3)));
+        for (kind, readable, writable) in
+            [(0, 23, 1), (0, 24, 0), (1, 15, 5), (2, 16, 4), (0, 3, 9), (0, 0, 0)]
+        {
+            assert_eq!(
+                read(&[kind], readable, writable),
+                Err(RingError::TooShort { readable: readable as u64, writable: writable as u64 })
+            );
+        }
+    }
+
+    #[test]
+    fn config_space_takes_sizes_only() {
+        let mut config = ConfigSpace { queues: 4, sizes: Sizes::default() };
+        let bytes = config.bytes();
+        assert_eq!(bytes[..4], 4u32.to_le_bytes());
+        assert_eq!((bytes[20], bytes[24]), (96, 32));
+        assert_eq!(bytes[32..], 16383u32.to_le_bytes());
+        assert!(config.write(20, &252u32.to_le_bytes()));
+        assert!(config.write(24, &16u32.to_le_bytes()));
+        assert_eq!(config.sizes, Sizes { sense: 252, cdb: 16 });
+        let mut whole = config.bytes();
+        assert!(config.write(0, &whole));
+        whole[0] = 9;
+        assert!(!config.write(0, &whole));
+        assert!(!config.write(20, &257u32.to_le_bytes()));
+        assert!(!config.write(24, &0u32.to_le_bytes()));
+        assert!(!config.write(35, &[0, 0]));
+        assert!(!config.write(u32::MAX, &[0]));
+        assert_eq!(config.sizes, Sizes { sense: 252, cdb: 16 });
+    }
+}
