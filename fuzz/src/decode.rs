@@ -4,8 +4,8 @@ use crate::disks::{self, check_outcome};
 use crate::input::Input;
 use lunette_device_disk::Options;
 use lunette_engine::{
-    Admission, CommandFrame, CommandSpec, Completion, Direction, LogicalUnit, Management, Nexus, NexusId, Outcome,
-    Responder, Session, Started, TargetPort, TaskId,
+    Admission, CommandFrame, CommandSpec, Completion, Direction, LogicalUnit, Management, Nexus, NexusId,
+    Outcome, Responder, Session, Started, TargetPort, TaskId,
 };
 use lunette_scsi::{Cdb, Lun, ServiceResponse, Status, TaskAttribute, TaskManagementFunction};
 use lunette_store::sim::Sim;
@@ -280,16 +280,15 @@ impl Rig {
             F::TargetColdReset,
         ]);
         let tag = input.below(8) as u64;
-        let of_a_unit = matches!(
-            function,
-            F::AbortTask | F::AbortTaskSet | F::ClearTaskSet | F::LogicalUnitReset
-        );
+        let of_a_unit =
+            matches!(function, F::AbortTask | F::AbortTaskSet | F::ClearTaskSet | F::LogicalUnitReset);
         let of_a_nexus = matches!(function, F::AbortTask | F::AbortTaskSet | F::ITNexusReset);
         let scope = Scope {
             unit: of_a_unit.then(|| self.port.resolve(lun).clone()),
             nexus: of_a_nexus.then(|| session.nexus().id()),
             tag: (function == F::AbortTask).then_some(tag),
-            aborts: of_a_unit || matches!(function, F::ITNexusReset | F::TargetWarmReset | F::TargetColdReset),
+            aborts: of_a_unit
+                || matches!(function, F::ITNexusReset | F::TargetWarmReset | F::TargetColdReset),
         };
         self.cookie += 1;
         session.manage(&Management { function, lun, tag }, self.cookie, self.sim.cx(SESSIONS[at].1));
@@ -378,7 +377,11 @@ impl Rig {
                 || simple(task.attribute) && ordered(older.attribute);
             same_set && waits && !older.abandoned
         });
-        assert!(overtaken.is_none(), "task {cookie} overtook task {}", overtaken.map_or(0, |(older, _)| *older));
+        assert!(
+            overtaken.is_none(),
+            "task {cookie} overtook task {}",
+            overtaken.map_or(0, |(older, _)| *older)
+        );
     }
 
     fn finish(mut self) {

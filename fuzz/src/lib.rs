@@ -15,8 +15,19 @@
 mod decode;
 mod disks;
 mod input;
+mod iscsi_target;
+mod parameter_lists;
+mod vhost_user_messages;
 
 pub use decode::decode;
+pub use iscsi_target::iscsi_target;
+pub use parameter_lists::parameter_lists;
+pub use vhost_user_messages::vhost_user_messages;
 
 /// Every target by its name.
-pub const TARGETS: &[(&str, fn(&[u8]))] = &[("decode", decode)];
+pub const TARGETS: &[(&str, fn(&[u8]))] = &[
+    ("decode", decode),
+    ("iscsi_target", iscsi_target),
+    ("parameter_lists", parameter_lists),
+    ("vhost_user_messages", vhost_user_messages),
+];

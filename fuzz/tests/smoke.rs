@@ -59,3 +59,18 @@ fn replay(name: &str, target: fn(&[u8])) {
 fn decode() {
     run("decode");
 }
+
+#[test]
+fn iscsi_target() {
+    run("iscsi_target");
+}
+
+#[test]
+fn parameter_lists() {
+    run("parameter_lists");
+}
+
+#[test]
+fn vhost_user_messages() {
+    run("vhost_user_messages");
+}
