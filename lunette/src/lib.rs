@@ -1,1 +1,0 @@
-//! The lunette program: command line, configuration, wiring.

@@ -1,0 +1,260 @@
+//! The notation for logical units: `TYPE:STORE[,r|w][,key=value…]`, as in `disk:/dev/sdb1,w`.
+
+use crate::size;
+use lunette_scsi::Naa;
+use lunette_store::layer::fault;
+use std::path::PathBuf;
+use std::str::FromStr;
+use thiserror::Error;
+
+/// A logical unit as a user describes it.
+#[derive(Clone, PartialEq, Debug)]
+pub(crate) struct UnitSpec {
+    /// Where the bytes are.
+    pub(crate) store: StoreSpec,
+    /// Writes are refused.
+    pub(crate) read_only: bool,
+    /// The logical unit number; otherwise the next free one.
+    pub(crate) lun: Option<u32>,
+    /// A file of this size is made if there is none.
+    pub(crate) size: Option<u64>,
+    /// Logical block length in bytes.
+    pub(crate) block: u32,
+    /// Go past the page cache.
+    pub(crate) direct: bool,
+    /// Read and write inline, or never; otherwise where it cannot block.
+    pub(crate) inline: Option<bool>,
+    /// Unit serial number.
+    pub(crate) serial: Option<String>,
+    /// World-wide name.
+    pub(crate) wwn: Option<Naa>,
+    /// A name for people, logs and the state directory.
+    pub(crate) name: Option<String>,
+    /// Whether the medium rotates; otherwise what the store says.
+    pub(crate) rotational: Option<bool>,
+    /// Whether the medium can be removed.
+    pub(crate) removable: bool,
+    /// Injected faults, for tests.
+    pub(crate) fault: Option<fault::Plan>,
+}
+
+/// Where the bytes of a logical unit are.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) enum StoreSpec {
+    /// A file or block device.
+    Path(PathBuf),
+    /// Memory of this many bytes.
+    Ram(u64),
+}
+
+/// Why a text is no logical unit.
+#[derive(Debug, PartialEq, Eq, Error)]
+#[error("`{text}`: {why}")]
+pub(crate) struct NotationError {
+    text: String,
+    why: String,
+}
+
+/// The keys, for error messages.
+const KEYS: &str = "lun, size, block, direct, inline, serial, wwn, name, rotational, removable";
+
+impl FromStr for UnitSpec {
+    type Err = NotationError;
+
+    fn from_str(text: &str) -> Result<Self, NotationError> {
+        parse(text).map_err(|why| NotationError { text: text.to_owned(), why })
+    }
+}
+
+fn parse(text: &str) -> Result<UnitSpec, String> {
+    let (kind, rest) =
+        text.split_once(':').ok_or("a logical unit is written TYPE:STORE, as in disk:/var/vm/a.img,w")?;
+    if kind != "disk" {
+        return Err(format!("there is no device type `{kind}`; the device type is `disk`"));
+    }
+    let mut parts = split_at_commas(rest).into_iter();
+    let mut unit = UnitSpec::new(store(&parts.next().unwrap_or_default())?);
+    let mut seen: Vec<String> = Vec::new();
+    for part in parts {
+        let (key, value) = match part.split_once('=') {
+            Some((key, value)) => (key, value),
+            None if part == "r" || part == "w" => ("access", part.as_str()),
+            None => return Err(format!("`{part}` is neither r, w nor key=value")),
+        };
+        if seen.iter().any(|earlier| earlier == key) {
+            return Err(format!("`{key}` is given twice"));
+        }
+        unit.set(key, value)?;
+        seen.push(key.to_owned());
+    }
+    unit.check()?;
+    Ok(unit)
+}
+
+impl UnitSpec {
+    /// A writable unit of 512-byte blocks with nothing else said.
+    pub(crate) fn new(store: StoreSpec) -> Self {
+        Self {
+            store,
+            read_only: false,
+            lun: None,
+            size: None,
+            block: 512,
+            direct: false,
+            inline: None,
+            serial: None,
+            wwn: None,
+            name: None,
+            rotational: None,
+            removable: false,
+            fault: None,
+        }
+    }
+
+    fn set(&mut self, key: &str, value: &str) -> Result<(), String> {
+        match key {
+            "access" => self.read_only = value == "r",
+            "lun" => {
+                let lun = value.parse().ok().filter(|lun| *lun < 16384);
+                self.lun =
+                    Some(lun.ok_or_else(|| format!("lun={value}: a logical unit number is 0 to 16383"))?);
+            }
+            "size" => self.size = Some(size::parse(value)?),
+            "block" => {
+                self.block = match value {
+                    "512" => 512,
+                    "4096" | "4K" | "4k" => 4096,
+                    _ => return Err(format!("block={value}: blocks have 512 or 4096 bytes")),
+                };
+            }
+            "direct" => self.direct = switch(key, value)?,
+            "inline" => self.inline = Some(switch(key, value)?),
+            "serial" => self.serial = Some(printable(key, value, 36)?),
+            "wwn" => self.wwn = Some(value.parse().map_err(|error| format!("wwn={value}: {error}"))?),
+            "name" => self.name = Some(printable(key, value, 64)?),
+            "rotational" => self.rotational = Some(switch(key, value)?),
+            "removable" => self.removable = switch(key, value)?,
+            "fault" => self.fault = Some(value.parse().map_err(|error| format!("fault={value}: {error}"))?),
+            _ => return Err(format!("there is no key `{key}`; the keys are {KEYS}")),
+        }
+        Ok(())
+    }
+
+    fn check(&self) -> Result<(), String> {
+        let StoreSpec::Ram(bytes) = self.store else { return Ok(()) };
+        if self.size.is_some() {
+            return Err("size= is for files; memory has its size in ram:SIZE".into());
+        }
+        if self.direct || self.inline.is_some() {
+            return Err("direct= and inline= are for files".into());
+        }
+        if !bytes.is_multiple_of(u64::from(self.block)) {
+            return Err(format!("{bytes} bytes are not a multiple of the block size {}", self.block));
+        }
+        Ok(())
+    }
+}
+
+fn store(text: &str) -> Result<StoreSpec, String> {
+    if text.is_empty() {
+        return Err("the store is missing: a path, or ram:SIZE".into());
+    }
+    match text.split_once(':') {
+        Some(("ram", bytes)) => Ok(StoreSpec::Ram(size::parse(bytes)?)),
+        Some((scheme, _))
+            if !scheme.is_empty() && scheme.bytes().all(|b| b.is_ascii_lowercase() || b == b'-') =>
+        {
+            Err(format!(
+                "there is no store `{scheme}:`; a store is a path or ram:SIZE (write ./{text} for a file of that name)"
+            ))
+        }
+        _ => Ok(StoreSpec::Path(PathBuf::from(text))),
+    }
+}
+
+fn switch(key: &str, value: &str) -> Result<bool, String> {
+    match value {
+        "on" => Ok(true),
+        "off" => Ok(false),
+        _ => Err(format!("{key}={value}: write on or off")),
+    }
+}
+
+fn printable(key: &str, value: &str, longest: usize) -> Result<String, String> {
+    let fits = (1..=longest).contains(&value.len()) && value.bytes().all(|byte| (0x20..0x7f).contains(&byte));
+    if fits {
+        Ok(value.to_owned())
+    } else {
+        Err(format!("{key}=: 1 to {longest} printable ASCII characters"))
+    }
+}
+
+/// Splits at commas; `\,` is a comma and `\\` a backslash.
+fn split_at_commas(text: &str) -> Vec<String> {
+    let mut parts = vec![String::new()];
+    let mut chars = text.chars().peekable();
+    while let Some(c) = chars.next() {
+        let part = parts.last_mut().expect("never empty");
+        match c {
+            '\\' if matches!(chars.peek(), Some(',' | '\\')) => part.extend(chars.next()),
+            ',' => parts.push(String::new()),
+            _ => part.push(c),
+        }
+    }
+    parts
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn path(text: &str) -> UnitSpec {
+        UnitSpec::new(StoreSpec::Path(text.into()))
+    }
+
+    #[test]
+    fn the_notation_of_2006_is_understood() {
+        assert_eq!("disk:/dev/sdb1,w".parse(), Ok(path("/dev/sdb1")));
+        assert_eq!("disk:/dev/sdb1,r".parse(), Ok(UnitSpec { read_only: true, ..path("/dev/sdb1") }));
+        assert_eq!("disk:ram:4G".parse(), Ok(UnitSpec::new(StoreSpec::Ram(4 << 30))));
+    }
+
+    #[test]
+    fn keys_are_understood() {
+        let text = r"disk:/a\,b,w,size=1G,block=4096,direct=on,inline=off,serial=abc,wwn=naa.3000000000000001,name=root,rotational=on,removable=on,lun=7";
+        let unit: UnitSpec = text.parse().unwrap();
+        assert_eq!(unit.store, StoreSpec::Path("/a,b".into()));
+        assert_eq!(
+            (unit.size, unit.block, unit.direct, unit.inline),
+            (Some(1 << 30), 4096, true, Some(false))
+        );
+        assert_eq!((unit.serial.as_deref(), unit.wwn), (Some("abc"), Some(Naa::locally_assigned(1))));
+        assert_eq!((unit.name.as_deref(), unit.lun), (Some("root"), Some(7)));
+        assert_eq!((unit.rotational, unit.removable), (Some(true), true));
+    }
+
+    #[test]
+    fn errors_say_what_is_wrong() {
+        for (text, part) in [
+            ("/a.img", "TYPE:STORE"),
+            ("tape:/a", "device type `tape`"),
+            ("disk:", "store is missing"),
+            ("disk:rbd:pool/image", "no store `rbd:`"),
+            ("disk:/a,x", "neither r, w nor"),
+            ("disk:/a,r,w", "given twice"),
+            ("disk:/a,size=1,size=2", "given twice"),
+            ("disk:/a,colour=red", "no key `colour`"),
+            ("disk:/a,block=520", "512 or 4096"),
+            ("disk:/a,direct=yes", "on or off"),
+            ("disk:/a,lun=16384", "0 to 16383"),
+            ("disk:/a,wwn=12", "wwn=12"),
+            ("disk:/a,serial=", "printable"),
+            ("disk:ram:1000", "multiple of the block size"),
+            ("disk:ram:1M,size=1M", "size= is for files"),
+            ("disk:ram:1M,direct=on", "are for files"),
+        ] {
+            let error = text.parse::<UnitSpec>().unwrap_err().to_string();
+            assert!(error.contains(part), "{text}: {error}");
+        }
+    }
+}

@@ -1,0 +1,115 @@
+//! `lunette serve`: opens the units, starts the reactors and the exports, and stops them again in order.
+
+use crate::cli::Serve;
+use crate::exports::{Exports, Places};
+use crate::signals::StopSignals;
+use crate::state::StateDir;
+use crate::units::{self, Unit};
+use crate::{summary, units::default_spec};
+use anyhow::{Context, Result};
+use lunette_engine::LogicalUnit;
+use lunette_reactor::{Options as ReactorOptions, Reactors};
+use lunette_store::{Cx, IoId, IoResult, Op, ReactorId, Sink, Submit};
+use std::cell::Cell;
+use std::collections::BTreeMap;
+use std::io::Write;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::mpsc;
+
+/// The iSCSI address when none is given.
+const DEFAULT_ISCSI: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 3260);
+
+/// Runs the daemon until it is told to stop.
+pub(crate) fn serve(options: &Serve) -> Result<()> {
+    let signals = StopSignals::catch()?;
+    let state = StateDir::open(options.state_dir.as_deref().unwrap_or(&StateDir::default_path()))?;
+    let specs = if options.units.is_empty() { &[default_spec(&state)][..] } else { &options.units };
+    let units = units::open(specs, &state)?;
+    let reactors = Reactors::start(&ReactorOptions {
+        reactors: options.reactors,
+        poll: options.poll.into(),
+        io: options.io.into(),
+        ..ReactorOptions::default()
+    })?;
+    println!("lunette {}: {} on {}", env!("CARGO_PKG_VERSION"), threads(&reactors), reactors.backend());
+    print!("{}", summary::units(&units));
+    let exports = Exports::start(&places(options, &state), &units, &state, &reactors)?;
+    print!("{}", exports.summary());
+    println!("ready");
+    let _ = std::io::stdout().flush();
+    let signal = signals.wait();
+    tracing::info!("{signal}: stopping");
+    exports.stop(&reactors);
+    let flushed = flush(&units, &reactors);
+    reactors.stop();
+    flushed
+}
+
+fn threads(reactors: &Reactors) -> String {
+    match reactors.count() {
+        1 => "1 reactor".into(),
+        count => format!("{count} reactors"),
+    }
+}
+
+fn places(options: &Serve, state: &StateDir) -> Places {
+    let mut places = Places {
+        target: options.target.clone(),
+        iscsi: options.iscsi.clone(),
+        vhost_user: options.vhost_user.clone(),
+    };
+    if places.iscsi.is_empty() && places.vhost_user.is_empty() {
+        places.iscsi.push(DEFAULT_ISCSI);
+        places.vhost_user.push(state.path().join("vhost-user.sock"));
+    }
+    places
+}
+
+/// Flushes every writable unit; the first that cannot be flushed is reported.
+fn flush(units: &BTreeMap<u32, Unit>, reactors: &Reactors) -> Result<()> {
+    let mut first = Ok(());
+    for (lun, Unit { unit, .. }) in units {
+        let result =
+            flush_unit(unit, reactors).with_context(|| format!("cannot flush LUN {lun} ({})", unit.name));
+        if let Err(error) = &result {
+            tracing::error!("{error:#}");
+        }
+        first = first.and(result);
+    }
+    first
+}
+
+fn flush_unit(unit: &LogicalUnit, reactors: &Reactors) -> Result<()> {
+    let Some(backing) = unit.backing().filter(|backing| !backing.caps().read_only).cloned() else {
+        return Ok(());
+    };
+    let (tell, told) = mpsc::channel();
+    reactors.call(ReactorId(0), move |cx| {
+        let flush = Rc::new(Flush { tell, sink: Cell::new(None) });
+        let sink = cx.register(flush.clone());
+        flush.sink.set(Some(sink));
+        let id = IoId { sink, token: 0 };
+        match backing.attach(cx).submit(Op::Flush, id, cx) {
+            Submit::Queued => {}
+            done => cx.complete(id, done.done().unwrap_or(Ok(0))),
+        }
+    });
+    told.recv().context("the reactor has ended")??;
+    Ok(())
+}
+
+/// Waits for one flush.
+struct Flush {
+    tell: mpsc::Sender<IoResult>,
+    sink: Cell<Option<lunette_store::SinkId>>,
+}
+
+impl Sink for Flush {
+    fn complete(&self, _: u64, result: IoResult, cx: &mut dyn Cx) {
+        let _ = self.tell.send(result);
+        if let Some(sink) = self.sink.take() {
+            cx.unregister(sink);
+        }
+    }
+}

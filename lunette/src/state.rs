@@ -1,0 +1,258 @@
+//! The state directory: the identities that were made once and are kept.
+//!
+//! A logical unit is recognised by its `name=`, else by its file itself (device and inode), else by the file's path, so
+//! that neither the order of the units nor a new path changes what initiators see.
+
+use anyhow::{Context, Result};
+use lunette_scsi::Naa;
+use serde::{Deserialize, Serialize};
+use std::collections::HashSet;
+use std::fs::{self, File};
+use std::io::Write;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+/// The directory; several daemons may share one.
+#[derive(Clone, Debug)]
+pub(crate) struct StateDir {
+    path: PathBuf,
+}
+
+/// What a logical unit or export is recognised by.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub(crate) struct Key {
+    /// A name that the user gave, or that stands for the one of its kind.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) name: Option<String>,
+    /// The file system and inode of the file.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) file: Option<String>,
+    /// The path of the file or socket.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) path: Option<PathBuf>,
+}
+
+/// An identity that was made once.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub(crate) struct Record {
+    #[serde(flatten)]
+    key: Key,
+    /// Unit serial number.
+    pub(crate) serial: String,
+    /// World-wide name.
+    pub(crate) naa: String,
+}
+
+#[derive(Default, Serialize, Deserialize)]
+struct Identities {
+    version: u32,
+    records: Vec<Record>,
+}
+
+const VERSION: u32 = 1;
+const FILE: &str = "identities.json";
+
+impl StateDir {
+    /// The default place: `$LUNETTE_STATE_DIR`, else `/var/lib/lunette` for root, else under `$XDG_STATE_HOME`.
+    pub(crate) fn default_path() -> PathBuf {
+        if let Some(path) = std::env::var_os("LUNETTE_STATE_DIR") {
+            return path.into();
+        }
+        if rustix::process::geteuid().is_root() {
+            return "/var/lib/lunette".into();
+        }
+        let home = || Path::new(&std::env::var_os("HOME").unwrap_or_else(|| ".".into())).join(".local/state");
+        std::env::var_os("XDG_STATE_HOME").map_or_else(home, PathBuf::from).join("lunette")
+    }
+
+    /// Opens the directory, making it if there is none.
+    pub(crate) fn open(path: &Path) -> Result<Self> {
+        fs::create_dir_all(path)
+            .with_context(|| format!("cannot make the state directory {}", path.display()))?;
+        Ok(Self { path: path.to_owned() })
+    }
+
+    /// The directory's path.
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The identities for `keys`, in their order: the kept ones, and new ones, which are kept from now on. No record is
+    /// given to two keys.
+    pub(crate) fn identities(&self, keys: &[Key]) -> Result<Vec<Record>> {
+        let _lock = self.lock()?;
+        let mut identities = self.read()?;
+        let mut given = HashSet::new();
+        let mut found: Vec<Option<usize>> = vec![None; keys.len()];
+        // Stronger evidence of all keys first, so that a file that took over another's path does not take its identity.
+        let rules: [fn(&Key, &Key) -> bool; 3] = [
+            |a, b| a.name.is_some() && a.name == b.name,
+            |a, b| a.name.is_none() && b.name.is_none() && a.file.is_some() && a.file == b.file,
+            |a, b| a.name.is_none() && b.name.is_none() && a.path.is_some() && a.path == b.path,
+        ];
+        for same in rules {
+            for (key, found) in keys.iter().zip(&mut found).filter(|(_, found)| found.is_none()) {
+                let index = identities.records.iter().position(|record| same(&record.key, key));
+                *found = index.filter(|index| given.insert(*index));
+            }
+        }
+        let before = identities.records.clone();
+        let mut records = Vec::with_capacity(keys.len());
+        for (key, found) in keys.iter().zip(found) {
+            let index = found.unwrap_or_else(|| {
+                identities.records.push(Record::new(key.clone()));
+                identities.records.len() - 1
+            });
+            identities.records[index].key = key.clone();
+            records.push(identities.records[index].clone());
+        }
+        if identities.records != before {
+            self.write(&identities)?;
+        }
+        Ok(records)
+    }
+
+    fn lock(&self) -> Result<File> {
+        let path = self.path.join("lock");
+        let file = File::options().create(true).truncate(false).write(true).mode(0o600).open(&path);
+        let file = file.with_context(|| format!("cannot open {}", path.display()))?;
+        rustix::fs::flock(&file, rustix::fs::FlockOperation::LockExclusive)
+            .with_context(|| format!("cannot lock {}", path.display()))?;
+        Ok(file)
+    }
+
+    fn read(&self) -> Result<Identities> {
+        let path = self.path.join(FILE);
+        let text = match fs::read_to_string(&path) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Identities::default()),
+            text => text.with_context(|| format!("cannot read {}", path.display()))?,
+        };
+        let identities: Identities = serde_json::from_str(&text).with_context(|| {
+            format!("{} is damaged; restore it, or move it away to have new identities made", path.display())
+        })?;
+        anyhow::ensure!(
+            identities.version == VERSION,
+            "{} has version {}, which this lunette does not know",
+            path.display(),
+            identities.version
+        );
+        Ok(identities)
+    }
+
+    fn write(&self, identities: &Identities) -> Result<()> {
+        let identities = Identities { version: VERSION, records: identities.records.clone() };
+        let mut text = serde_json::to_string_pretty(&identities)?;
+        text.push('\n');
+        write_durably(&self.path, FILE, text.as_bytes())
+            .with_context(|| format!("cannot write {}", self.path.join(FILE).display()))
+    }
+}
+
+/// Replaces a file so that after a power loss there is the old content or the new.
+fn write_durably(directory: &Path, name: &str, bytes: &[u8]) -> std::io::Result<()> {
+    let temporary = directory.join(format!("{name}.new"));
+    let mut file = File::options().create(true).truncate(true).write(true).mode(0o600).open(&temporary)?;
+    file.write_all(bytes)?;
+    file.sync_all()?;
+    fs::rename(&temporary, directory.join(name))?;
+    File::open(directory)?.sync_all()
+}
+
+impl Record {
+    fn new(key: Key) -> Self {
+        let random = || {
+            let mut bytes = [0; 8];
+            // The pool is ready long before any daemon starts, so this neither blocks nor fails.
+            let _ = rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty());
+            u64::from_ne_bytes(bytes)
+        };
+        Self { key, serial: format!("{:016x}", random()), naa: Naa::locally_assigned(random()).to_string() }
+    }
+}
+
+impl Key {
+    /// A name alone.
+    pub(crate) fn name(name: impl Into<String>) -> Self {
+        Self { name: Some(name.into()), file: None, path: None }
+    }
+
+    /// A path alone.
+    pub(crate) fn path(path: &Path) -> Self {
+        Self { name: None, file: None, path: Some(std::path::absolute(path).unwrap_or_else(|_| path.into())) }
+    }
+
+    /// A file that exists. Block devices are known by their path only: their inodes are made anew at every boot.
+    pub(crate) fn file(path: &Path) -> std::io::Result<Self> {
+        let metadata = fs::metadata(path)?;
+        let file_system = rustix::fs::statvfs(path)?.f_fsid;
+        let file = metadata.is_file().then(|| format!("{file_system:x}:{}", metadata.ino()));
+        Ok(Self { name: None, file, path: Some(fs::canonicalize(path)?) })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn dir() -> (tempfile::TempDir, StateDir) {
+        let temporary = tempfile::tempdir().unwrap();
+        let state = StateDir::open(temporary.path()).unwrap();
+        (temporary, state)
+    }
+
+    fn file(directory: &Path, name: &str) -> Key {
+        let path = directory.join(name);
+        fs::OpenOptions::new().create(true).append(true).open(&path).unwrap();
+        Key::file(&path).unwrap()
+    }
+
+    #[test]
+    fn identities_do_not_depend_on_the_order() {
+        let (temporary, state) = dir();
+        let (a, b) = (file(temporary.path(), "a"), file(temporary.path(), "b"));
+        let first = state.identities(&[a.clone(), b.clone()]).unwrap();
+        let second = state.identities(&[b, a]).unwrap();
+        assert_eq!((&first[0], &first[1]), (&second[1], &second[0]));
+        assert_ne!(first[0].naa, first[1].naa);
+    }
+
+    #[test]
+    fn a_renamed_file_keeps_its_identity_and_its_successor_gets_another() {
+        let (temporary, state) = dir();
+        let old = state.identities(&[file(temporary.path(), "a")]).unwrap().remove(0);
+        fs::rename(temporary.path().join("a"), temporary.path().join("b")).unwrap();
+        let keys = [file(temporary.path(), "a"), file(temporary.path(), "b")];
+        let new = state.identities(&keys).unwrap();
+        assert_eq!(new[1].serial, old.serial);
+        assert_ne!(new[0].serial, old.serial);
+    }
+
+    #[test]
+    fn a_file_that_was_replaced_in_its_place_keeps_the_identity() {
+        let (temporary, state) = dir();
+        let old = state.identities(&[file(temporary.path(), "a")]).unwrap().remove(0);
+        file(temporary.path(), "copy");
+        fs::rename(temporary.path().join("copy"), temporary.path().join("a")).unwrap();
+        let new = state.identities(&[file(temporary.path(), "a")]).unwrap().remove(0);
+        assert_eq!((new.serial, new.naa), (old.serial, old.naa));
+    }
+
+    #[test]
+    fn names_are_independent_of_paths() {
+        let (_temporary, state) = dir();
+        let named = Key { name: Some("root".into()), ..Key::path(Path::new("/x")) };
+        let a = state.identities(std::slice::from_ref(&named)).unwrap();
+        let moved = Key { name: Some("root".into()), ..Key::path(Path::new("/y")) };
+        let both = state.identities(&[Key::path(Path::new("/x")), moved]).unwrap();
+        assert_eq!(a[0].serial, both[1].serial);
+        assert_ne!(both[0].serial, both[1].serial);
+    }
+
+    #[test]
+    fn a_damaged_file_is_refused() {
+        let (temporary, state) = dir();
+        fs::write(temporary.path().join(FILE), "{").unwrap();
+        let error = format!("{:#}", state.identities(&[Key::name("x")]).unwrap_err());
+        assert!(error.contains("is damaged"), "{error}");
+    }
+}

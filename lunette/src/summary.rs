@@ -1,0 +1,64 @@
+//! What `serve` tells people: what is exported, and the lines to connect to it.
+
+use crate::size;
+use crate::units::Unit;
+use std::collections::BTreeMap;
+use std::fmt::{self, Write};
+use std::net::SocketAddr;
+use std::path::Path;
+
+/// One line for each unit.
+pub(crate) fn units(units: &BTreeMap<u32, Unit>) -> String {
+    let mut text = String::new();
+    for (lun, Unit { unit, description }) in units {
+        let caps = unit.backing().map(|backing| backing.caps());
+        let size = caps.map_or_else(String::new, |caps| size::show(caps.size));
+        let access = if caps.is_some_and(|caps| caps.read_only) { "read-only" } else { "read-write" };
+        let identity = &unit.identity;
+        let _ = writeln!(
+            text,
+            "LUN {lun}: disk, {size}, {access}, {description}, serial {}, {}",
+            identity.serial, identity.naa
+        );
+    }
+    text
+}
+
+/// How to connect by iSCSI.
+pub(crate) struct Iscsi<'a> {
+    pub(crate) address: SocketAddr,
+    pub(crate) target: &'a str,
+    pub(crate) luns: &'a [u32],
+}
+
+impl fmt::Display for Iscsi<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { address, target, luns } = self;
+        writeln!(f, "iSCSI on {address}")?;
+        writeln!(f, "  iscsiadm -m discovery -t sendtargets -p {address}")?;
+        writeln!(f, "  iscsiadm -m node -T {target} -p {address} --login")?;
+        for lun in luns.iter().take(4) {
+            writeln!(f, "  iscsi://{address}/{target}/{lun}")?;
+        }
+        if luns.len() > 4 {
+            writeln!(f, "  … and {} more", luns.len() - 4)?;
+        }
+        Ok(())
+    }
+}
+
+/// How to connect a virtual machine.
+pub(crate) struct VhostUser<'a> {
+    pub(crate) socket: &'a Path,
+    pub(crate) index: usize,
+}
+
+impl fmt::Display for VhostUser<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (socket, id) = (self.socket.display(), format!("lunette{}", self.index));
+        writeln!(f, "vhost-user-scsi on {socket}")?;
+        writeln!(f, "  qemu-system-x86_64 -M q35,memory-backend=mem \\")?;
+        writeln!(f, "    -m 1G -object memory-backend-memfd,id=mem,size=1G,share=on \\")?;
+        writeln!(f, "    -chardev socket,id={id},path={socket} -device vhost-user-scsi-pci,chardev={id} …")
+    }
+}
