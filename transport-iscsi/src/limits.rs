@@ -5,10 +5,10 @@ pub const MAX_CONNECTIONS: usize = 4096;
 /// Connections of one portal that have not finished their login; the next is closed at once.
 pub const MAX_LOGINS: usize = 512;
 /// Longest data-out or data-in of one command, in bytes; a command that wants more is refused.
-pub const MAX_TRANSFER: u64 = 16 << 20;
+pub const MAX_TRANSFER: u64 = 32 << 20;
 /// Bytes of buffers that one connection holds for data-in and for data-out that it asks for by R2T. Commands beyond wait.
 /// Data that comes without R2T is bounded by the command window and FirstBurstLength.
-pub const CONNECTION_BUFFERS: usize = 16 << 20;
+pub const CONNECTION_BUFFERS: usize = 32 << 20;
 /// Bytes of buffers on one reactor. Commands beyond wait; one whose data comes unasked is answered BUSY.
 pub const REACTOR_BUFFERS: usize = 256 << 20;
 /// Bytes of buffers that one reactor keeps when nobody uses them.
@@ -19,7 +19,7 @@ pub(crate) const RECEIVE: usize = 64 << 10;
 /// Calls before other connections have their turn.
 pub(crate) const RECEIVES_PER_TURN: usize = 16;
 /// Data worth receiving straight into a command's buffer, in bytes.
-pub(crate) const DIRECT_RECEIVE: usize = 4096;
+pub(crate) const DIRECT_RECEIVE: u64 = 4096;
 /// Bytes to be sent at which a batch is not held back any longer.
 pub(crate) const BATCH: usize = 256 << 10;
 /// Bytes to be sent above which nothing more is received, until half of them are gone.

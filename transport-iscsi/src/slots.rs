@@ -40,6 +40,13 @@ pub(crate) enum Stage {
     Sending,
 }
 
+impl Stage {
+    /// Data-out may still come; nobody else uses the buffer for it.
+    pub(crate) fn takes_data(self) -> bool {
+        matches!(self, Self::Held | Self::Hungry | Self::Gathering)
+    }
+}
+
 /// What a command asks for.
 #[derive(Clone, Debug)]
 pub(crate) struct Request {

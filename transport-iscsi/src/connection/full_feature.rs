@@ -104,14 +104,27 @@ impl FullFeature {
 
     /// Where the next bytes of the stream go, when they are data worth receiving straight into a command's buffer.
     pub(crate) fn direct(&self) -> Option<Sg<'_>> {
+        self.expected().filter(|to| to.len() >= DIRECT_RECEIVE)
+    }
+
+    /// Where the next bytes of the stream go, when they are data for which a command has a buffer.
+    pub(crate) fn expected(&self) -> Option<Sg<'_>> {
         let (task, offset, length) = self.machine.expected_payload(&self.session)?;
-        if length < DIRECT_RECEIVE {
-            return None;
-        }
         let slot = self.slots.get(self.slot_of(task)?)?;
         let to = slot.data_out.sg().part(offset.into(), length as u64);
-        let filling = matches!(slot.stage, Stage::Held | Stage::Hungry | Stage::Gathering);
-        (filling && to.len() == length as u64).then_some(to)
+        (slot.stage.takes_data() && to.len() == length as u64).then_some(to)
+    }
+
+    /// Takes the next part of what is [`expected`](Self::expected), which is in its place already.
+    pub(crate) fn take_in_place(
+        &mut self,
+        directory: &dyn Directory,
+        bytes: &[u8],
+        out: &mut Outbox,
+    ) -> Result<(), Error> {
+        let received = self.machine.receive(&mut self.session, directory, bytes, out)?;
+        debug_assert!(received.used == bytes.len() && matches!(received.event, Some(Event::Payload { .. })));
+        Ok(())
     }
 
     /// Whether the engine has none of the commands, and all management functions are answered.
@@ -120,12 +133,11 @@ impl FullFeature {
     }
 
     /// Gives up the commands that wait for the initiator.
-    pub(crate) fn abandon_waiting(&mut self, env: &mut Env<'_>) {
-        let waiting = |stage| matches!(stage, Stage::Held | Stage::Hungry | Stage::Gathering);
-        let ids: Vec<_> =
-            self.slots.iter().filter(|(_, slot)| waiting(slot.stage)).map(|(id, _)| id).collect();
+    pub(crate) fn abandon_waiting(&mut self, cx: &mut dyn Cx) {
+        let waiting = self.slots.iter().filter(|(_, slot)| slot.stage.takes_data());
+        let ids: Vec<_> = waiting.map(|(id, _)| id).collect();
         for id in ids {
-            self.abandon(id, env.cx);
+            self.abandon(id, cx);
             self.drop_command(id);
         }
     }
@@ -268,7 +280,7 @@ impl FullFeature {
     fn payload(&mut self, task: TaskId, offset: u32, bytes: &[u8]) {
         let Some(id) = self.slot_of(task) else { return };
         let Some(slot) = self.slots.get_mut(id) else { return };
-        if matches!(slot.stage, Stage::Held | Stage::Hungry | Stage::Gathering) {
+        if slot.stage.takes_data() {
             slot.data_out.sg().copy_in(offset.into(), bytes);
         }
     }

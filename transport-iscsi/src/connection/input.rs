@@ -41,7 +41,7 @@ impl Connection {
             state.hear(cx.now());
             let before = state.out.len();
             if arrived.direct > 0 {
-                self.parse_in_place(state, arrived.direct, cx)?;
+                self.parse_in_place(state, arrived.direct)?;
             }
             self.parse(state, &buffer[..arrived.rest], cx)?;
             // A request that came alone saves the call that would say so. Should the end of the stream have come with
@@ -92,18 +92,16 @@ impl Connection {
     }
 
     /// Tells the machine of data that was received into a command's buffer.
-    fn parse_in_place(&self, state: &mut State, length: usize, cx: &mut dyn Cx) -> Result<(), End> {
+    fn parse_in_place(&self, state: &mut State, length: usize) -> Result<(), End> {
         let mut left = length;
         while left > 0 {
-            let State { phase: Phase::FullFeature(full), out, .. } = &mut *state else { return Ok(()) };
-            let Some(run) = full.direct().and_then(|to| to.iter().next()) else { return Ok(()) };
+            let State { phase: Phase::FullFeature(full), out, .. } = &mut *state else { break };
+            let Some(run) = full.expected().and_then(|to| to.iter().next()) else { break };
             let run = run.part(0, left);
             // SAFETY: the command waits for more data, so nobody writes to the bytes until the machine has seen them.
             let bytes = unsafe { memory::bytes(run) };
-            let mut nobody = String::new();
-            let door = self.door(&mut nobody);
-            let (used, _, _) = full.take(&door, bytes, &mut self.env(out, cx))?;
-            left -= used.min(left);
+            full.take_in_place(&self.door(&mut String::new()), bytes, out)?;
+            left -= run.len();
         }
         Ok(())
     }

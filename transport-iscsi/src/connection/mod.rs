@@ -145,8 +145,8 @@ impl Connection {
             return;
         }
         self.begin_closing(&mut state, Closing::Stop, cx);
-        if let State { phase: Phase::FullFeature(full), out, .. } = &mut *state {
-            full.abandon_waiting(&mut self.env(out, cx));
+        if let Phase::FullFeature(full) = &mut state.phase {
+            full.abandon_waiting(cx);
         }
         self.settle(&mut state, cx);
     }
@@ -333,7 +333,7 @@ impl Connection {
             return;
         }
         if let Phase::FullFeature(full) = &mut state.phase {
-            full.abandon_waiting(&mut self.env(&mut state.out, cx));
+            full.abandon_waiting(cx);
         }
         if let Some(initiator) = state.session.take() {
             self.portal.target.close(&initiator, self.place);

@@ -1,0 +1,163 @@
+use crate::client::{Client, READ, WRITE, cdb, pattern, settings};
+use crate::rig::{Rig, options};
+use lunette_iscsi::initiator::Settings;
+use lunette_iscsi::params::Parameters;
+use lunette_iscsi::target::{Residual, Settings as TargetSettings};
+use lunette_store::ReactorId;
+use lunette_store::pool::Pool;
+use lunette_transport_iscsi::Options;
+use lunette_transport_iscsi::limits::{CONNECTION_BUFFERS, REACTOR_BUFFERS};
+
+fn parameters(bits: u32) -> Parameters {
+    let bit = |n: u32| bits >> n & 1 != 0;
+    Parameters {
+        initial_r2t: bit(0),
+        immediate_data: bit(1),
+        header_digest: bit(2),
+        data_digest: bit(3),
+        ..Parameters::PREFERRED
+    }
+}
+
+/// Writes and reads back in lengths around every limit, several commands at once.
+fn exercise(client: &mut Client) {
+    let lengths = [1u16, 2, 7, 8, 9, 128, 129, 500, 2047, 2050];
+    let mut lba = 0;
+    let mut sent = Vec::new();
+    for (n, blocks) in lengths.into_iter().enumerate() {
+        let data = pattern(n as u32, usize::from(blocks) * 512);
+        sent.push((client.command(&cdb(WRITE, lba, blocks), 0, Some(data.clone())), lba, blocks, data));
+        lba += u32::from(blocks);
+    }
+    for (tag, ..) in &sent {
+        assert_eq!(client.finish(*tag).status, 0);
+    }
+    let read = |&(_, lba, blocks, ref data): &(u32, u32, u16, Vec<u8>), client: &mut Client| {
+        (client.command(&cdb(READ, lba, blocks), u32::from(blocks) * 512, None), data.clone())
+    };
+    let reads: Vec<_> = sent.iter().map(|written| read(written, client)).collect();
+    for (tag, data) in reads {
+        let ended = client.finish(tag);
+        assert_eq!((ended.status, ended.residual), (0, Residual::Exact));
+        assert!(ended.data == data, "other bytes than were written");
+    }
+}
+
+#[test]
+fn every_byte_arrives_with_every_mix_of_parameters() {
+    let rig = Rig::new();
+    for bits in 0..16 {
+        let settings = Settings { parameters: parameters(bits), ..settings(1) };
+        let mut client = Client::ready(rig.address(), settings);
+        let agreed = client.initiator.parameters();
+        assert_eq!((agreed.initial_r2t, agreed.immediate_data), (bits & 1 != 0, bits & 2 != 0));
+        exercise(&mut client);
+        client.log_out();
+    }
+}
+
+#[test]
+fn small_segments_and_bursts_work_too() {
+    let small = Parameters {
+        max_recv_data_segment_length: 512,
+        max_burst_length: 4096,
+        first_burst_length: 1536,
+        max_outstanding_r2t: 1,
+        ..Parameters::PREFERRED
+    };
+    for (target, initiator) in
+        [(small, Parameters::PREFERRED), (Parameters::PREFERRED, small), (small, small)]
+    {
+        let settings = Settings { parameters: initiator, ..settings(1) };
+        let target = TargetSettings { parameters: target, ..TargetSettings::default() };
+        let rig = Rig::with(Options { settings: target, ..options() }, None, 1);
+        exercise(&mut Client::ready(rig.address(), settings));
+    }
+}
+
+#[test]
+fn slow_stores_see_the_same_bytes() {
+    let rig = Rig::faulty("delay:2");
+    exercise(&mut rig.client(1));
+}
+
+#[test]
+fn residuals_are_told() {
+    let rig = Rig::new();
+    let mut client = rig.client(1);
+    client.write(0, pattern(5, 1024));
+    let short = client.run(&cdb(READ, 0, 1), 1000, None);
+    assert_eq!((short.status, short.residual), (0, Residual::Underflow(488)));
+    let long = client.run(&cdb(READ, 0, 2), 512, None);
+    assert_eq!((long.residual, &long.data), (Residual::Overflow(512), &pattern(5, 1024)[..512].to_vec()));
+    let none = client.run(&cdb(READ, 0, 2), 0, None);
+    assert_eq!(none.residual, Residual::Overflow(1024));
+    let more = client.run(&cdb(WRITE, 0, 1), 0, Some(vec![9; 2000]));
+    assert_eq!((more.status, more.residual), (0, Residual::Underflow(1488)));
+    assert_eq!(client.read(0, 2)[..513], [&[9; 512][..], &pattern(5, 1024)[512..513]].concat());
+}
+
+#[test]
+fn sense_data_comes_with_the_status() {
+    let rig = Rig::faulty("eio:512000");
+    let mut client = rig.client(1);
+    let beyond = client.run(&cdb(READ, u32::MAX, 1), 512, None);
+    assert_eq!((beyond.status, beyond.sense_code()), (2, (5, 0x21, 0)));
+    assert_eq!(beyond.residual, Residual::Underflow(512));
+    let failed = client.run(&cdb(READ, 1000, 8), 4096, None);
+    assert_eq!((failed.status, failed.sense_code()), (2, (3, 0x11, 0)));
+    let failed = client.run(&cdb(WRITE, 1000, 600), 0, Some(vec![0; 600 * 512]));
+    assert_eq!((failed.status, failed.sense_code().0), (2, 3));
+    let unknown = client.run(&[0xff; 16], 0, None);
+    assert_eq!((unknown.status, unknown.sense_code()), (2, (5, 0x20, 0)));
+}
+
+/// More data is asked for than a connection's buffers hold, and none of it is taken for a while.
+#[test]
+fn a_slow_reader_gets_everything_in_bounded_memory() {
+    let rig = Rig::with(options(), None, 1);
+    let mut client = rig.client(1);
+    let data = pattern(11, 2 << 20);
+    client.write(0, data.clone());
+    let count = 3 * CONNECTION_BUFFERS / (2 << 20);
+    let tags: Vec<_> = (0..count).map(|_| client.command(&cdb(READ, 0, 4096), 2 << 20, None)).collect();
+    client.send();
+    let mut other = rig.client(2);
+    for n in 0..50 {
+        other.write(n, pattern(n, 512));
+        let used = rig.reactors.call(ReactorId(0), |cx| Pool::of(cx, || unreachable!()).in_use()).unwrap();
+        assert!(used <= CONNECTION_BUFFERS + (1 << 20), "{used} bytes of buffers");
+    }
+    let first = other.read(0, 50);
+    for tag in tags {
+        let ended = client.finish(tag);
+        assert_eq!(ended.status, 0);
+        assert!(ended.data[50 * 512..] == data[50 * 512..], "other bytes than were written");
+    }
+    assert_eq!(client.read(0, 50), first);
+    client.log_out();
+    other.log_out();
+    rig.wait_for_connections(0);
+    let used = rig.reactors.call(ReactorId(0), |cx| Pool::of(cx, || unreachable!()).in_use());
+    assert_eq!(used, Some(0), "all buffers came back");
+    const { assert!(CONNECTION_BUFFERS < REACTOR_BUFFERS) };
+}
+
+/// The same for data-out that comes by R2T: more commands than there are buffers, all at once.
+#[test]
+fn writes_beyond_the_buffers_wait_for_their_turn() {
+    let rig = Rig::with(options(), None, 1);
+    let mut client = rig.client(1);
+    let count = 3 * CONNECTION_BUFFERS / (2 << 20);
+    let data: Vec<_> = (0..4).map(|n| pattern(n, 2 << 20)).collect();
+    let lba = |n: usize| (n % 4 * 4096) as u32;
+    let command = |n: usize| (cdb(WRITE, lba(n), 4096), data[n % 4].clone());
+    let tags: Vec<_> =
+        (0..count).map(command).map(|(cdb, data)| client.command(&cdb, 0, Some(data))).collect();
+    for tag in tags {
+        assert_eq!(client.finish(tag).status, 0);
+    }
+    for (n, data) in data.iter().enumerate() {
+        assert!(client.read(lba(n), 4096) == *data);
+    }
+}

@@ -1,0 +1,8 @@
+//! The transport over loopback, with real reactors, a disk in memory and the initiator of the protocol crate.
+
+mod client;
+mod commands;
+mod hostile;
+mod management;
+mod rig;
+mod sessions;

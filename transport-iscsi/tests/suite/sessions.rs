@@ -1,0 +1,195 @@
+use crate::client::{Client, READ, WRITE, cdb, pattern, settings};
+use crate::rig::{Rig, options};
+use lunette_iscsi::Error as ProtocolError;
+use lunette_iscsi::initiator::Settings;
+use lunette_iscsi::pdu::LoginStatus;
+use lunette_iscsi::target::SessionType;
+use lunette_transport_iscsi::{Options, Portal};
+use std::io::Read;
+use std::net::TcpStream;
+use std::time::Duration;
+
+fn discovery() -> Settings {
+    Settings { session_type: SessionType::Discovery, target_name: String::new(), ..settings(1) }
+}
+
+#[test]
+fn discovery_names_the_address_that_was_reached() {
+    let rig = Rig::new();
+    let mut client = Client::connect(rig.address(), discovery());
+    client.until(|client| client.logged_in);
+    client.initiator.text(b"SendTargets=All\0", &mut client.out).unwrap();
+    client.until(|client| !client.texts.is_empty());
+    let expected = format!("TargetName={}\0TargetAddress={},1\0", rig.target.name(), rig.address());
+    assert_eq!(client.texts, [expected]);
+    client.command(&[0; 6], 0, None);
+    client.until(|client| !client.rejects.is_empty());
+    assert_eq!(rig.target.session_count(), 0);
+    client.log_out();
+}
+
+#[test]
+fn an_unknown_target_is_refused() {
+    let rig = Rig::new();
+    let wrong = Settings { target_name: "iqn.2026-11.dev.lunette:other".to_owned(), ..settings(1) };
+    let mut client = Client::connect(rig.address(), wrong);
+    client.send();
+    let error = client.receive().unwrap_err();
+    assert_eq!(error, ProtocolError::LoginRefused(LoginStatus::NOT_FOUND));
+    client.until_closed();
+    rig.wait_for_connections(0);
+}
+
+#[test]
+fn an_address_in_use_is_named() {
+    let rig = Rig::new();
+    let error = Portal::start(rig.address(), &rig.target, &rig.reactors).err().unwrap().to_string();
+    assert!(
+        error.starts_with(&format!("cannot listen on {}: Address already in use", rig.address())),
+        "{error}"
+    );
+}
+
+#[test]
+fn a_session_is_replaced_when_its_initiator_port_logs_in_again() {
+    let mut rig = Rig::faulty("delay:20");
+    let mut old = rig.client(1);
+    let mut bystander = rig.client(2);
+    for _ in 0..5 {
+        old.command(&cdb(READ, 0, 8), 4096, None);
+        old.send();
+        let mut new = rig.client(1);
+        old.until_closed();
+        assert_eq!(rig.target.session_count(), 2);
+        assert_eq!(new.read(0, 1), [0; 512]);
+        old = new;
+    }
+    assert_eq!(bystander.read(0, 1), [0; 512]);
+    drop(old);
+    drop(bystander);
+    rig.wait_for_connections(0);
+    assert!(rig.stop());
+}
+
+#[test]
+fn many_logins_at_once_leave_one_session_per_initiator_port() {
+    let rig = Rig::new();
+    std::thread::scope(|scope| {
+        for thread in 0..4u8 {
+            let rig = &rig;
+            scope.spawn(move || {
+                for _ in 0..25 {
+                    let mut client = Client::connect(rig.address(), settings(thread % 2));
+                    client.send();
+                    // Another thread may have replaced this session by now.
+                    while !client.logged_in && client.receive().unwrap() {
+                        client.send();
+                    }
+                }
+            });
+        }
+    });
+    rig.wait_for_connections(0);
+    assert_eq!(rig.target.session_count(), 0);
+    assert_eq!(rig.client(1).read(0, 1), [0; 512]);
+}
+
+#[test]
+fn many_sessions_work_side_by_side() {
+    let mut rig = Rig::new();
+    std::thread::scope(|scope| {
+        for number in 0..40u8 {
+            let rig = &rig;
+            scope.spawn(move || {
+                let mut client = rig.client(number);
+                for round in 0..10 {
+                    let data = pattern(u32::from(number) + round, 64 << 10);
+                    client.write(u32::from(number) * 128, data.clone());
+                    assert!(client.read(u32::from(number) * 128, 128) == data);
+                }
+                client.log_out();
+            });
+        }
+    });
+    assert_eq!(rig.target.session_count(), 0);
+    assert!(rig.stop());
+}
+
+#[test]
+fn a_connection_that_is_cut_leaves_nothing_behind() {
+    let mut rig = Rig::faulty("delay:50");
+    for number in 0..10 {
+        let mut client = rig.client(number);
+        for n in 0..20 {
+            client.command(&cdb(READ, n, 64), 64 * 512, None);
+            client.command(&cdb(WRITE, n, 1000), 0, Some(vec![0; 512_000]));
+        }
+        client.lazy = true;
+        client.send();
+        drop(client);
+    }
+    rig.wait_for_connections(0);
+    assert_eq!(rig.target.session_count(), 0);
+    assert!(rig.stop());
+}
+
+#[test]
+fn logging_out_with_commands_in_flight_ends_them() {
+    let rig = Rig::faulty("delay:30");
+    let mut client = rig.client(1);
+    for n in 0..20 {
+        client.command(&cdb(READ, n, 8), 4096, None);
+    }
+    client.log_out();
+    rig.wait_for_connections(0);
+}
+
+#[test]
+fn a_portal_that_stops_lets_commands_finish() {
+    let mut rig = Rig::faulty("delay:100");
+    let mut client = rig.client(1);
+    let mut idle = rig.client(2);
+    let tag = client.command(&cdb(READ, 0, 8), 4096, None);
+    client.send();
+    // The read is under way when a later command has been answered.
+    client.run(&[0; 6], 0, None);
+    let address = rig.address();
+    assert!(rig.stop());
+    assert_eq!(client.finish(tag).status, 0);
+    client.until_closed();
+    idle.until_closed();
+    assert!(TcpStream::connect(address).is_err());
+}
+
+#[test]
+fn a_login_that_takes_too_long_is_cut() {
+    let rig = Rig::with(Options { login_time: Duration::from_millis(30), ..options() }, None, 1);
+    let mut socket = TcpStream::connect(rig.address()).unwrap();
+    assert_eq!(socket.read(&mut [0; 1]).unwrap(), 0);
+    rig.wait_for_connections(0);
+}
+
+fn pinging(silence_time: Duration) -> Rig {
+    Rig::with(Options { idle_time: Duration::from_millis(20), silence_time, ..options() }, None, 1)
+}
+
+#[test]
+fn a_session_that_answers_pings_lives_on() {
+    let rig = pinging(Options::default().silence_time);
+    let mut client = rig.client(1);
+    for _ in 0..5 {
+        assert!(client.receive().unwrap(), "a ping, which the machine answers");
+        client.send();
+    }
+    assert_eq!(client.read(0, 1), [0; 512]);
+}
+
+#[test]
+fn a_session_that_does_not_answer_pings_ends() {
+    let rig = pinging(Duration::from_millis(20));
+    let mut client = Client::connect(rig.address(), settings(1));
+    client.until(|client| client.logged_in);
+    client.until_closed();
+    rig.wait_for_connections(0);
+    assert_eq!(rig.target.session_count(), 0);
+}
