@@ -26,7 +26,7 @@ pub struct Disk {
 }
 
 /// Longest transfer in bytes, whatever the store would take: a command's data has to fit the transports' buffers.
-const MAX_TRANSFER: u64 = 16 << 20;
+const MAX_TRANSFER: u64 = 32 << 20;
 
 impl Disk {
     /// A disk over a store with `caps`.

@@ -72,7 +72,7 @@ fn limits_and_characteristics_follow_the_store() {
     });
     let limits = BlockLimits::parse(&vpd(&mut full, 0xb0)).unwrap();
     assert_eq!((limits.maximum_unmap_blocks, limits.maximum_unmap_descriptors), (0, 0));
-    assert_eq!(limits.maximum_transfer, 32768, "no more than a transport buffers");
+    assert_eq!(limits.maximum_transfer, 65536, "no more than a transport buffers");
     let provisioning = LogicalBlockProvisioning::parse(&vpd(&mut full, 0xb2)).unwrap();
     assert_eq!(provisioning, LogicalBlockProvisioning::default());
     let characteristics = BlockDeviceCharacteristics::parse(&vpd(&mut full, 0xb1)).unwrap();
