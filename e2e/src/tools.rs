@@ -225,10 +225,10 @@ pub fn wait(child: &mut Child, deadline: Instant) -> Result<Option<ExitStatus>> 
     }
 }
 
-/// Waits until `condition` holds; the error says what was waited for.
-pub fn wait_until(what: &str, mut condition: impl FnMut() -> bool) -> Result<()> {
+/// Waits until `condition` holds, or fails; the error says what was waited for.
+pub fn wait_until(what: &str, mut condition: impl FnMut() -> Result<bool>) -> Result<()> {
     let deadline = Instant::now() + LIMIT;
-    while !condition() {
+    while !condition().with_context(|| format!("waited for {what}"))? {
         if Instant::now() >= deadline {
             bail!("waited {LIMIT:?} for {what}");
         }
@@ -415,7 +415,7 @@ mod tests {
         let grandchild = PathBuf::from("/proc").join(stdout.text().trim());
         assert!(grandchild.exists());
         drop(guarded);
-        wait_until("the grandchild to end", || !runs(&grandchild)).unwrap();
+        wait_until("the grandchild to end", || Ok(!runs(&grandchild))).unwrap();
     }
 
     fn runs(process: &Path) -> bool {

@@ -74,7 +74,10 @@ fn a_guest_outlives_the_daemon() -> Result<()> {
          echo $! >/run/fio.pid",
     )?;
     for (step, gently) in [(1, false), (2, true)] {
-        tools::wait_until("the guest to write", || allocated(&file).is_ok_and(|size| size > step << 20))?;
+        tools::wait_until("the guest to write", || {
+            daemon.alive()?;
+            Ok(allocated(&file)? > step << 20)
+        })?;
         if gently {
             daemon.stop()?;
         } else {

@@ -16,7 +16,7 @@ fn disks_of_every_kind_serve_a_kernel() -> Result<()> {
     let lunette = lunette
         .lu(format!("disk:{},w", file.display()))
         .lu(format!("disk:{},w,size=128M,block=4096,direct=on", direct.display()))
-        .lu("disk:ram:128M,w")
+        .lu("disk:ram:128M,w,serial=TUESDAY7,wwn=5000c500a1b2c3d4")
         .lu(format!("disk:{},r", archive.display()))
         .vhost_user("vm.sock");
     let mut daemon = lunette.start()?;
@@ -26,6 +26,8 @@ fn disks_of_every_kind_serve_a_kernel() -> Result<()> {
     }
     checks::read_only_disk(&mut guest, 3)?;
     guest.check("test $(blockdev --getss $(disk 1)) = 4096")?;
+    guest.check("sg_vpd --page=0x80 $(disk 2) | grep TUESDAY7")?;
+    guest.check("sg_vpd --page=0x83 $(disk 2) | grep 0x5000c500a1b2c3d4")?;
 
     // What the guest discards, the host gets back.
     guest.check("dd if=/dev/urandom of=$(disk 0) bs=1M count=64 oflag=direct")?;
