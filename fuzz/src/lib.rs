@@ -24,8 +24,11 @@ pub use iscsi_target::iscsi_target;
 pub use parameter_lists::parameter_lists;
 pub use vhost_user_messages::vhost_user_messages;
 
+/// A fuzz target: takes any bytes, panics when an invariant does not hold.
+pub type Target = fn(&[u8]);
+
 /// Every target by its name.
-pub const TARGETS: &[(&str, fn(&[u8]))] = &[
+pub const TARGETS: &[(&str, Target)] = &[
     ("decode", decode),
     ("iscsi_target", iscsi_target),
     ("parameter_lists", parameter_lists),

@@ -38,7 +38,7 @@ enum Chore {
     },
     /// Runs a fuzz target with AddressSanitizer (needs cargo-fuzz)
     Fuzz {
-        /// One of the targets in fuzz/fuzz_targets
+        /// One of the targets in fuzz/targets/fuzz_targets
         target: String,
         /// How long, in seconds
         #[arg(long, default_value_t = 60)]
@@ -120,7 +120,8 @@ fn fuzz(target: &str, seconds: u32) -> Result<()> {
     // cargo-fuzz asks for unstable flags of the compiler; the stable one takes them when told to.
     let environment = [("RUSTC_BOOTSTRAP", "1")];
     let time = format!("-max_total_time={seconds}");
-    steps.cargo_with("fuzz", &["fuzz", "run", target, "--", &time], &environment)
+    let arguments = ["fuzz", "run", "--fuzz-dir", "fuzz/targets", target, "--", "-max_len=4096", &time];
+    steps.cargo_with("fuzz", &arguments, &environment)
 }
 
 fn root() -> PathBuf {

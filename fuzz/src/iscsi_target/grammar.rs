@@ -125,7 +125,7 @@ impl Grammar {
             13 | 14 => {
                 let header = TaskManagementRequest {
                     opcode: self.opcode(Opcode::TASK_MANAGEMENT_REQUEST, input),
-                    flags: flag::FINAL | input.u8() % 16,
+                    flags: flag::FINAL | (input.u8() & 15),
                     lun,
                     task_tag,
                     referenced_task_tag: tag(input).into(),
@@ -204,7 +204,7 @@ impl Grammar {
         let task_tag = tag(input);
         let header = ScsiCommand {
             opcode: self.opcode(Opcode::SCSI_COMMAND, input),
-            flags: direction | if announced { 0 } else { flag::FINAL } | input.u8() % 4,
+            flags: direction | if announced { 0 } else { flag::FINAL } | (input.u8() & 3),
             lun: [0, input.u8() & 1, 0, 0, 0, 0, 0, 0],
             task_tag: task_tag.into(),
             expected_length: expected.into(),

@@ -141,14 +141,15 @@ impl Target {
     fn feed(&mut self, bytes: &[u8]) {
         let before = self.out.len();
         let moved = self.token;
-        if let Err(error) = self.receive(bytes) {
-            self.close(error);
+        if self.receive(bytes).is_err() {
+            self.phase = Phase::Closed;
         }
         // Every PDU that comes in is answered by at most a few headers and one data segment.
         let answers = bytes.len() / BHS + 2;
         let payloads = (self.token - moved) as usize * 2 * LONGEST as usize;
         let bound = answers * (self.observer.longest_segment().min(1 << 14) + 16 * BHS) + payloads;
-        assert!(self.out.len() - before <= bound, "{} bytes for {}", self.out.len() - before, bytes.len());
+        let answered = self.out.len().saturating_sub(before);
+        assert!(answered <= bound, "{answered} bytes for {}", bytes.len());
     }
 
     fn receive(&mut self, mut input: &[u8]) -> Result<(), Error> {
@@ -364,10 +365,6 @@ impl Target {
         let payloads = &mut self.payloads;
         self.out.advance(count, |token| assert!(payloads.remove(&token), "given back once"));
         self.observer.receive(&wire);
-    }
-
-    fn close(&mut self, _: Error) {
-        self.phase = Phase::Closed;
     }
 
     fn finish(mut self) {
