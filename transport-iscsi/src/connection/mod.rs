@@ -370,13 +370,13 @@ impl Connection {
         let (silent, asked) = (since(state.heard), state.pinged.map(since));
         let next = match asked {
             Some(asked) if asked >= options.silence_time => return self.end(state, &End::Silent, cx),
-            Some(asked) => options.silence_time - asked,
+            Some(asked) => options.idle_time.min(options.silence_time - asked),
             None if silent >= options.idle_time => {
                 state.pinged = Some(cx.now());
                 if full.session.info().session_type == SessionType::Normal && state.closing.is_none() {
                     full.machine.ping(&full.session, 0, &mut state.out);
                 }
-                options.silence_time
+                options.idle_time.min(options.silence_time)
             }
             None => options.idle_time - silent,
         };

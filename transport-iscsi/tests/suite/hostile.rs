@@ -64,14 +64,14 @@ fn noise_in_a_session_harms_nobody_else() {
             let mut header = random.bytes(48);
             header[0] = [0x00, 0x01, 0x02, 0x04, 0x05, 0x06, 0x10, 0x40, 0x41, 0x42, 0x44]
                 [random.next() as usize % 11];
-            header[4] = if random.next() % 8 == 0 { random.next() as u8 } else { 0 };
+            header[4] = if random.next().is_multiple_of(8) { random.next() as u8 } else { 0 };
             let length = random.next() as usize % 3000;
             header[5..8].copy_from_slice(&(length as u32).to_be_bytes()[1..]);
-            if random.next() % 2 == 0 {
+            if random.next().is_multiple_of(2) {
                 // A CmdSN inside the window.
                 header[24..28].copy_from_slice(&(3 + random.next() as u32 % 8).to_be_bytes());
             }
-            if random.next() % 2 == 0 {
+            if random.next().is_multiple_of(2) {
                 header[8..16].fill(0);
                 // TEST UNIT READY, READ(10), WRITE(10).
                 let opcode = [0x00, 0x28, 0x2a][random.next() as usize % 3];
