@@ -18,11 +18,13 @@ mod input;
 mod iscsi_target;
 mod parameter_lists;
 mod vhost_user_messages;
+mod virtqueue;
 
 pub use decode::decode;
 pub use iscsi_target::iscsi_target;
 pub use parameter_lists::parameter_lists;
 pub use vhost_user_messages::vhost_user_messages;
+pub use virtqueue::virtqueue;
 
 /// A fuzz target: takes any bytes, panics when an invariant does not hold.
 pub type Target = fn(&[u8]);
@@ -33,4 +35,5 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("iscsi_target", iscsi_target),
     ("parameter_lists", parameter_lists),
     ("vhost_user_messages", vhost_user_messages),
+    ("virtqueue", virtqueue),
 ];

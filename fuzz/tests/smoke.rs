@@ -74,3 +74,8 @@ fn parameter_lists() {
 fn vhost_user_messages() {
     run("vhost_user_messages");
 }
+
+#[test]
+fn virtqueue() {
+    run("virtqueue");
+}

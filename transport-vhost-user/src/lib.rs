@@ -3,6 +3,8 @@ mod bind;
 mod commands;
 mod connection;
 mod export;
+#[doc(hidden)]
+pub mod fuzzing;
 mod local;
 mod memory;
 mod place;

@@ -1,0 +1,91 @@
+//! A device's queues on one reactor, without sockets: for fuzzers only.
+
+use crate::local::{ConnectionId, Local};
+use crate::memory::MemoryMap;
+use crate::place::Place;
+use crate::queue::{Fds, Queue, Setup};
+use crate::ring::Layout;
+use crate::wire::Sizes;
+use lunette_engine::Nexus;
+use lunette_store::Cx;
+use lunette_vhost_user::SharedRegion;
+use std::rc::Rc;
+use std::sync::Arc;
+
+/// The queues of one connection: control, event and one of requests.
+pub struct Queues {
+    queues: Vec<Rc<Queue>>,
+    setups: Vec<Setup>,
+    memory: Arc<MemoryMap>,
+}
+
+/// Where a ring is, in the front end's own addresses, and where it begins.
+#[derive(Clone, Copy, Debug)]
+pub struct RingSetup {
+    /// Number of descriptors.
+    pub size: u16,
+    /// Descriptor table, available ring, used ring.
+    pub parts: [u64; 3],
+    /// Next entry of the available ring.
+    pub base: u16,
+    /// `VIRTIO_F_EVENT_IDX`.
+    pub event_index: bool,
+    /// `VIRTIO_F_INDIRECT_DESC`.
+    pub indirect: bool,
+    /// Bytes of the CDB and sense fields.
+    pub sizes: [u16; 2],
+}
+
+impl Queues {
+    /// Three queues that are stopped, on the reactor of `cx`. `None` if the memory cannot be mapped.
+    pub fn new(nexus: &Arc<Nexus>, memory: &[SharedRegion], cx: &mut dyn Cx) -> Option<Self> {
+        let reactor = cx.reactor();
+        let reactors = [reactor].into();
+        let place = Place { name: "fuzz".into(), nexus: nexus.clone(), home: reactor, reactors };
+        let (place, connection, local) = (Arc::new(place), ConnectionId::next(), Local::on(cx));
+        let layout =
+            Layout { size: 1, descriptors: 0, available: 0, used: 0, event_index: false, indirect: false };
+        let sizes = Sizes::default();
+        let setup = Setup { started: false, enabled: true, layout, base: 0, sizes, fds: Fds::default() };
+        let setups = vec![setup; 3];
+        let queues =
+            (0..).zip(&setups).map(|(index, setup)| Queue::on(&local, connection, index, &place, setup, cx));
+        Some(Self { queues: queues.collect(), memory: Arc::new(MemoryMap::new(memory).ok()?), setups })
+    }
+
+    /// Starts a queue, or changes what counts while it runs. The driver has no way to notify it, so it looks at its ring
+    /// by the clock.
+    pub fn start(&mut self, queue: usize, ring: &RingSetup, cx: &mut dyn Cx) {
+        let [descriptors, available, used] = ring.parts;
+        let RingSetup { size, base, event_index, indirect, sizes: [cdb, sense], .. } = *ring;
+        let setup = &mut self.setups[queue];
+        setup.layout = Layout { size, descriptors, available, used, event_index, indirect };
+        setup.started = true;
+        setup.base = base;
+        setup.sizes = Sizes { cdb: cdb.clamp(1, Sizes::MAX_CDB), sense: sense.min(Sizes::MAX_SENSE) };
+        self.apply(queue, cx);
+    }
+
+    /// Stops a queue.
+    pub fn stop(&mut self, queue: usize, cx: &mut dyn Cx) {
+        self.setups[queue].started = false;
+        self.apply(queue, cx);
+    }
+
+    /// Lets all queues go on in other memory. Whether that can be mapped.
+    pub fn remap(&mut self, memory: &[SharedRegion], cx: &mut dyn Cx) -> bool {
+        let Ok(map) = MemoryMap::new(memory) else { return false };
+        self.memory = Arc::new(map);
+        (0..self.queues.len()).for_each(|queue| self.apply(queue, cx));
+        true
+    }
+
+    /// Whether a queue's ring is looked at: not after it was found broken.
+    pub fn is_running(&self, queue: usize) -> bool {
+        self.queues[queue].state().ring.is_some()
+    }
+
+    fn apply(&self, queue: usize, cx: &mut dyn Cx) {
+        self.queues[queue].apply(self.setups[queue].clone(), self.memory.clone(), None, cx);
+    }
+}
