@@ -200,7 +200,7 @@ impl Queue {
     pub(crate) fn apply(&self, setup: Setup, memory: Arc<MemoryMap>, round: Option<u64>, cx: &mut dyn Cx) {
         let mut state = self.state();
         let starts = setup.started && !state.setup.started;
-        state.setup = setup;
+        let old = std::mem::replace(&mut state.setup, setup);
         state.round = round.or(state.round);
         let changed = match &mut state.ring {
             None if starts => state.start(memory),
@@ -211,6 +211,10 @@ impl Queue {
             self.fail(&mut state, &error, cx);
         }
         self.watch(&mut state, cx);
+        // The front end may have looked for a notification at the old descriptor before we last wrote it.
+        if !same(&old.fds.call, &state.setup.fds.call) {
+            state.signal();
+        }
         state.taking = state.active() && state.setup.enabled && self.role != Role::Event;
         self.wake(&mut state, cx);
         self.settle(&mut state, cx);
@@ -220,7 +224,7 @@ impl Queue {
     fn watch(&self, state: &mut State, cx: &mut dyn Cx) {
         let kick = &state.setup.fds.kick;
         let wanted = kick.clone().filter(|_| state.active() && self.role != Role::Event);
-        if wanted.as_ref().map(Arc::as_ptr) != state.watched.as_ref().map(Arc::as_ptr) {
+        if !same(&wanted, &state.watched) {
             cx.cancel(self.id(Token::Kick));
             if let Some(fd) = &wanted {
                 cx.watch(fd.as_raw_fd(), Interest::Readable, self.id(Token::Kick));
@@ -475,7 +479,15 @@ impl State {
     fn publish(&mut self) {
         if let Some(ring) = &mut self.ring
             && ring.publish()
-            && let Some(fd) = &self.setup.fds.call
+        {
+            self.signal();
+        }
+    }
+
+    /// Notifies the driver.
+    fn signal(&self) {
+        if let Some(fd) = &self.setup.fds.call
+            && self.ring.is_some()
         {
             signal(fd);
         }
@@ -532,6 +544,10 @@ impl Responder for Queue {
     fn management_ended(&self, cookie: u64, response: ServiceResponse, cx: &mut dyn Cx) {
         self.management_answered(cookie, response, cx);
     }
+}
+
+fn same(one: &Option<Arc<OwnedFd>>, other: &Option<Arc<OwnedFd>>) -> bool {
+    one.as_ref().map(Arc::as_ptr) == other.as_ref().map(Arc::as_ptr)
 }
 
 /// Notifies the other side. That its counter or pipe is full means that it has not looked since the last time.
