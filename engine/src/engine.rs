@@ -14,9 +14,13 @@ use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// How many steps of one command are taken before others have their turn, when the store completes them at once.
 const STEPS_AT_A_TIME: usize = 16;
+
+/// How long a command of several steps waits before it offers a busy store its next step again.
+const BUSY_WAIT: Duration = Duration::from_millis(1);
 
 /// Everything of the engine that lives on one reactor.
 pub(crate) struct Engine {
@@ -257,7 +261,15 @@ impl Engine {
                 Some(store) => running.cell.with_op(&step, |op| store.submit(op, self.id_of(id), cx)),
                 None => Submit::Done(Err(IoError::Gone)),
             };
-            answer = Some(submitted.done()?);
+            match submitted {
+                Submit::Done(result) => answer = Some(result),
+                Submit::Queued => return None,
+                Submit::Full => {
+                    running.put_back(step);
+                    cx.timer(BUSY_WAIT, self.id_of(id));
+                    return None;
+                }
+            }
         }
         self.tell(Token::Task(id), answer?, cx);
         None
@@ -409,6 +421,7 @@ fn outcome_of_io(task: &Task, io: Io, result: IoResult) -> Outcome {
                 ..outcome(task, Status::GOOD)
             }
         }
+        Err(IoError::Busy) => outcome(task, Status::TASK_SET_FULL),
         Err(error) => failed(task, |unit| unit.device().io_failed(&io, error)),
     }
 }

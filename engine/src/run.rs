@@ -131,6 +131,8 @@ impl Future for Answer<'_> {
 pub(crate) struct Running {
     pub(crate) cell: Rc<RunCell>,
     future: RunFuture,
+    /// A step that the store had no room for.
+    put_back: Option<Step>,
 }
 
 /// What a command of several steps has come to.
@@ -143,12 +145,22 @@ pub(crate) enum Progress {
 
 impl Running {
     pub(crate) fn new(cell: Rc<RunCell>, future: RunFuture) -> Self {
-        Self { cell, future }
+        Self { cell, future, put_back: None }
+    }
+
+    /// The store has no room for this step now: it comes again when [`proceed`](Self::proceed) is called next.
+    pub(crate) fn put_back(&mut self, step: Step) {
+        self.put_back = Some(step);
     }
 
     /// Goes on until the next operation or the end. `answer` is the result of the last operation.
     pub(crate) fn proceed(&mut self, answer: Option<IoResult>) -> Progress {
         let aborted = self.cell.aborted.get();
+        if let Some(step) = self.put_back.take()
+            && !aborted
+        {
+            return Progress::Wants(step);
+        }
         self.cell.answer.set(answer.map(|result| if aborted { Err(IoError::Aborted) } else { result }));
         match self.future.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
             Poll::Ready(result) => Progress::Done(result),

@@ -176,12 +176,12 @@ pub fn local<T: 'static>(cx: &dyn Cx) -> Option<Rc<T>> {
 }
 
 impl Submit {
-    /// The result, with `Full` turned into a completion error; for callers that keep no queue of their own.
+    /// The result, with `Full` turned into [`IoError::Busy`]; for callers that keep no queue of their own.
     pub fn done(self) -> Option<IoResult> {
         match self {
             Submit::Done(result) => Some(result),
             Submit::Queued => None,
-            Submit::Full => Some(Err(IoError::Os(libc::EAGAIN))),
+            Submit::Full => Some(Err(IoError::Busy)),
         }
     }
 }

@@ -108,6 +108,9 @@ pub enum IoError {
     /// The device or connection behind the store has gone.
     #[error("the device has gone")]
     Gone,
+    /// The store has no room for another operation now; nothing was done.
+    #[error("the store is busy")]
+    Busy,
     /// Any other error number of the operating system.
     #[error("{}", std::io::Error::from_raw_os_error(*.0))]
     Os(i32),

@@ -1,6 +1,7 @@
 //! The engine driven over simulated reactors, with a store whose operations complete when the test says so.
 
 mod ordering;
+mod room;
 mod task_management;
 mod units;
 
@@ -87,6 +88,9 @@ struct ManualHandle {
     pending: Arc<Mutex<Vec<(ReactorId, IoId)>>>,
 }
 
+/// How many operations the store holds at most.
+const ROOM: usize = 8;
+
 impl Backing for Manual {
     fn caps(&self) -> &Caps {
         &self.caps
@@ -103,7 +107,11 @@ impl Store for ManualHandle {
     }
 
     fn submit(&self, _: Op<'_>, id: IoId, cx: &mut dyn Cx) -> Submit {
-        self.pending.lock().unwrap().push((cx.reactor(), id));
+        let mut pending = self.pending.lock().unwrap();
+        if pending.len() == ROOM {
+            return Submit::Full;
+        }
+        pending.push((cx.reactor(), id));
         Submit::Queued
     }
 }
