@@ -1,8 +1,10 @@
 //! CPU time of other processes, and where threads run.
 
-use std::time::Duration;
+use std::fs;
+use std::time::{Duration, Instant};
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
+use rustix::param::clock_ticks_per_second;
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 
 /// User and system time of a process so far: all its threads, those that have ended and the kernel's workers for its
@@ -17,6 +19,47 @@ pub(crate) fn used_by(pid: u32) -> Result<Duration> {
     let failed = unsafe { libc::clock_gettime(clock, &mut time) };
     ensure!(failed == 0, "the daemon has ended: {}", std::io::Error::last_os_error());
     Ok(Duration::new(time.tv_sec as u64, time.tv_nsec as u32))
+}
+
+/// CPU time used so far, by whom.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Usage {
+    at: Instant,
+    daemon: Duration,
+    own: Duration,
+    machine: Duration,
+}
+
+impl Usage {
+    /// With `pid` as the daemon.
+    pub(crate) fn now(pid: u32) -> Result<Self> {
+        let daemon = used_by(pid)?;
+        Ok(Self { at: Instant::now(), daemon, own: used_by(std::process::id())?, machine: used_by_all()? })
+    }
+
+    /// CPU time of the daemon since `earlier`.
+    pub(crate) fn daemon_since(&self, earlier: &Self) -> Duration {
+        self.daemon.saturating_sub(earlier.daemon)
+    }
+
+    /// CPU time since `earlier` of everything but the daemon and this process, in CPUs.
+    pub(crate) fn others_since(&self, earlier: &Self) -> f64 {
+        let ours = self.daemon_since(earlier) + self.own.saturating_sub(earlier.own);
+        let others = self.machine.saturating_sub(earlier.machine).saturating_sub(ours);
+        others.as_secs_f64() / (self.at - earlier.at).as_secs_f64()
+    }
+}
+
+/// What all CPUs together have been busy for, to the clock tick.
+fn used_by_all() -> Result<Duration> {
+    let stat = fs::read_to_string("/proc/stat")?;
+    let line = stat.lines().next().and_then(|line| line.strip_prefix("cpu ")).context("/proc/stat is odd")?;
+    let ticks: Vec<u64> = line.split_whitespace().filter_map(|word| word.parse().ok()).collect();
+    // user, nice, system, (idle, iowait,) irq, softirq, steal
+    let [user, nice, system, _, _, irq, softirq, steal] =
+        *ticks.first_chunk().context("/proc/stat is odd")?;
+    let busy = user + nice + system + irq + softirq + steal;
+    Ok(Duration::from_secs(busy) / clock_ticks_per_second() as u32)
 }
 
 /// Which CPUs the load generator and the daemons get.
@@ -59,6 +102,20 @@ mod tests {
         while used_by(own).unwrap() - before < Duration::from_millis(1) {
             word = std::hint::black_box(word.wrapping_mul(3));
         }
+    }
+
+    #[test]
+    fn a_busy_process_shows_among_the_others() {
+        let mut child = std::process::Command::new("sh").args(["-c", "while :; do :; done"]).spawn().unwrap();
+        let own = std::process::id();
+        let before = Usage::now(own).unwrap();
+        while used_by(child.id()).unwrap() < Duration::from_millis(300) {
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        let others = Usage::now(own).unwrap().others_since(&before);
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert!(others > 0.0);
     }
 
     #[test]

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use tempfile::TempDir;
 
-use crate::cpu::{self, Split};
+use crate::cpu::{Split, Usage};
 
 /// How long a daemon may take to start.
 const START: Duration = Duration::from_secs(20);
@@ -46,9 +46,9 @@ impl Daemon {
         self.home.path().join(name)
     }
 
-    /// The CPU time it has used so far.
-    pub(crate) fn cpu(&self) -> Result<Duration> {
-        cpu::used_by(self.child.id())
+    /// The CPU time that it and others have used so far.
+    pub(crate) fn usage(&self) -> Result<Usage> {
+        Usage::now(self.child.id())
     }
 
     /// Waits until `ready` holds.

@@ -10,6 +10,7 @@ mod disk;
 mod iscsi;
 mod load;
 mod lunette;
+mod null;
 mod peers;
 mod report;
 mod run;
@@ -44,15 +45,18 @@ struct Arguments {
     /// Run the peers alone.
     #[arg(long, conflicts_with = "lunette")]
     peers_only: bool,
-    /// How lunette's reactors wait: adaptive, always or never.
-    #[arg(long, default_value = "adaptive")]
+    /// How lunette's reactors wait.
+    #[arg(long, default_value = "adaptive", value_parser = ["adaptive", "always", "never"])]
     poll: String,
-    /// Let threads run on any CPU.
+    /// Pin the load generator to the last CPU and the daemons to the others.
     #[arg(long)]
-    no_pin: bool,
+    pin: bool,
     /// Chained instead of indirect descriptors; not for depth 128.
     #[arg(long)]
     direct: bool,
+    /// Serve a store that does nothing at this vhost-user socket: the daemon of `ring`.
+    #[arg(long, hide = true)]
+    serve_null: Option<PathBuf>,
     /// Fail if a claim does not hold.
     #[arg(long)]
     check: bool,
@@ -67,6 +71,8 @@ enum Benchmark {
     VhostUser,
     /// iSCSI against tgt.
     Iscsi,
+    /// lunette's vhost-user ring with a store that does nothing.
+    Ring,
 }
 
 impl Arguments {
@@ -89,7 +95,7 @@ impl Arguments {
             filter: self.filter.clone(),
             lunette,
             poll: self.poll.clone(),
-            split: if self.no_pin { None } else { Split::new()? },
+            split: if self.pin { Split::new()? } else { None },
             direct: self.direct,
             generations: std::cell::Cell::new(now.as_secs() as u8),
         })
@@ -103,14 +109,18 @@ impl Arguments {
 
 fn main() -> Result<()> {
     let arguments = Arguments::parse();
+    if let Some(socket) = &arguments.serve_null {
+        return null::serve(socket, &arguments.poll);
+    }
     let settings = arguments.settings()?;
-    let all = [Benchmark::VhostUser, Benchmark::Iscsi];
+    let all = [Benchmark::VhostUser, Benchmark::Iscsi, Benchmark::Ring];
     let chosen = if arguments.benchmarks.is_empty() { &all[..] } else { &arguments.benchmarks };
     let mut sections = Vec::new();
     for benchmark in chosen {
         let section = match benchmark {
             Benchmark::VhostUser => vhost_user::compare(&settings)?,
             Benchmark::Iscsi => iscsi::compare(&settings)?,
+            Benchmark::Ring => vhost_user::ring_alone(&settings)?,
         };
         println!("{}", section.markdown());
         sections.push(section);

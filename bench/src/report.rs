@@ -17,6 +17,9 @@ Made by `cargo xtask bench`, which replaces the sections it runs. Both sides run
 the ratios are what counts, not the absolute figures.
 ";
 
+/// CPUs that others may take before figures count as disturbed.
+const QUIET: f64 = 0.15;
+
 /// A part of the report.
 pub(crate) struct Section {
     title: &'static str,
@@ -49,8 +52,8 @@ impl Ratio {
 impl Section {
     pub(crate) fn new(title: &'static str, settings: &Settings) -> Result<Self> {
         let pinning = match settings.split {
-            Some(_) => "the load generator on the last CPU, the daemon on the others",
-            None => "threads not pinned",
+            Some(_) => "the load generator pinned to the last CPU, the daemon to the others",
+            None => "nothing pinned to a CPU",
         };
         let facts = vec![
             machine()?,
@@ -70,6 +73,11 @@ impl Section {
 
     /// Adds the figures.
     pub(crate) fn table(&mut self, tally: &Tally) {
+        let others = tally.disturbance();
+        let verdict = if others > QUIET { "; **too much: run again on an idle machine**" } else { "" };
+        self.fact(format!(
+            "Other processes, the kernel's own included, took up to {others:.2} CPUs{verdict}."
+        ));
         let mut lines = vec![header(tally)];
         lines.extend(tally.rows.iter().map(cells));
         self.table = align(&lines);
@@ -243,6 +251,7 @@ mod tests {
         let sample = |iops, nanos| Sample {
             iops,
             cpu: Duration::from_nanos(nanos),
+            others: 0.0,
             p50: Duration::ZERO,
             p99: Duration::ZERO,
         };

@@ -116,9 +116,20 @@ impl Row {
         Sample {
             iops: median(samples.iter().map(|sample| sample.iops)),
             cpu: duration(|sample| sample.cpu),
+            others: median(samples.iter().map(|sample| sample.others)),
             p50: duration(|sample| sample.p50),
             p99: duration(|sample| sample.p99),
         }
+    }
+}
+
+impl Tally {
+    /// The most CPUs that other processes kept busy in a run.
+    pub(crate) fn disturbance(&self) -> f64 {
+        self.rows
+            .iter()
+            .flat_map(|row| row.samples.iter().flatten())
+            .fold(0.0, |most, sample| most.max(sample.others))
     }
 }
 
@@ -149,6 +160,7 @@ mod tests {
         let sample = |iops, micros| Sample {
             iops,
             cpu: Duration::from_micros(micros),
+            others: 0.0,
             p50: Duration::ZERO,
             p99: Duration::from_millis(micros),
         };

@@ -81,7 +81,7 @@ impl Unit {
             return self.iscsi_perf(daemon, workload, settings);
         }
         load::measure(&mut session, capacity, workload, settings.span(), settings.generation(), || {
-            daemon.cpu()
+            daemon.usage()
         })
     }
 
@@ -95,14 +95,15 @@ impl Unit {
             command.arg("-r");
         }
         command.arg(format!("iscsi://{}/{}/{}", self.portal, self.target, self.lun));
-        let before = daemon.cpu()?;
+        let before = daemon.usage()?;
         let output = command.output()?;
-        let cpu = daemon.cpu()? - before;
+        let cpu = daemon.usage()?.daemon_since(&before);
         let said = String::from_utf8_lossy(&output.stdout);
         ensure!(output.status.success(), "iscsi-perf failed: {}", String::from_utf8_lossy(&output.stderr));
         let iops = last_average(&said).with_context(|| format!("iscsi-perf gives no average: {said}"))?;
         let none = std::time::Duration::ZERO;
-        Ok(Sample { iops, cpu: cpu.div_f64(iops * seconds), p50: none, p99: none })
+        // Its own process would count among the others.
+        Ok(Sample { iops, cpu: cpu.div_f64(iops * seconds), others: 0.0, p50: none, p99: none })
     }
 }
 

@@ -10,6 +10,8 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail, ensure};
 use lunette_scsi::Opcode;
 
+use crate::cpu::Usage;
+
 use histogram::Histogram;
 use pattern::{BLOCK, WORDS};
 use workload::{Access, Addresses, Direction, Workload};
@@ -82,7 +84,8 @@ pub(crate) trait Initiator {
 /// How much of the data is made and looked at.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Care {
-    /// The first word of each block: next to free.
+    Nothing,
+    /// The first word of each block written, of the first and the last block read.
     Stamps,
     Everything,
 }
@@ -99,8 +102,13 @@ struct Transfer {
 impl Transfer {
     fn prepare(&self, initiator: &mut impl Initiator, slot: usize, blocks: u32, care: Care) {
         let (Direction::Write, Some(generation)) = (self.direction, self.generation) else { return };
-        let words = if care == Care::Everything { WORDS } else { 1 };
-        for (block, lba) in (self.lba..).take(blocks as usize).enumerate() {
+        let words = match care {
+            Care::Nothing => return,
+            Care::Stamps => 1,
+            Care::Everything => WORDS,
+        };
+        for block in 0..blocks as usize {
+            let lba = self.lba + block as u64;
             for index in 0..words {
                 initiator.set_word(slot, block * WORDS + index, pattern::word(lba, generation, index));
             }
@@ -111,8 +119,14 @@ impl Transfer {
         if self.direction == Direction::Write {
             return Ok(());
         }
-        let words = if care == Care::Everything { WORDS } else { 1 };
-        for (block, lba) in (self.lba..).take(blocks as usize).enumerate() {
+        // The load generator must not become the bottleneck: each block looked at is a cache miss.
+        let (step, words) = match care {
+            Care::Nothing => return Ok(()),
+            Care::Everything => (1, WORDS),
+            Care::Stamps => ((blocks as usize - 1).max(1), 1),
+        };
+        for block in (0..blocks as usize).step_by(step) {
+            let lba = self.lba + block as u64;
             let stamp = initiator.word(slot, block * WORDS);
             let (found, generation) = pattern::read_stamp(stamp);
             let right = found == lba
@@ -238,6 +252,8 @@ pub(crate) struct Sample {
     pub(crate) iops: f64,
     /// CPU time of the daemon per command, all threads, user and system.
     pub(crate) cpu: Duration,
+    /// CPUs that other processes kept busy meanwhile.
+    pub(crate) others: f64,
     /// Latency that half of the commands do not exceed.
     pub(crate) p50: Duration,
     /// Latency that 99 % of the commands do not exceed.
@@ -252,19 +268,18 @@ pub(crate) struct Span {
     pub(crate) measured: Duration,
 }
 
-/// Verifies that the disk keeps what it is given, then runs a workload. `cpu` tells the CPU time that the daemon has
-/// used so far.
+/// Verifies that the disk keeps what it is given, then runs a workload. `usage` tells the CPU time used so far.
 pub(crate) fn measure(
     initiator: &mut impl Initiator,
     capacity: u64,
     workload: &Workload,
     span: Span,
     generation: u8,
-    cpu: impl Fn() -> Result<Duration>,
+    usage: impl Fn() -> Result<Usage>,
 ) -> Result<Sample> {
     ensure!(capacity >= u64::from(workload.blocks()), "the logical unit is smaller than one transfer");
     verify(initiator, capacity, workload, generation).context("verification before the run")?;
-    let mut run = Run::new(capacity, workload, span, generation.wrapping_add(1), cpu);
+    let mut run = Run::new(capacity, workload, span, generation.wrapping_add(1), usage);
     drive(initiator, workload.depth, workload.blocks(), Care::Stamps, &mut run)?;
     if workload.direction == Direction::Write {
         // What was written under load must be there as well.
@@ -279,63 +294,82 @@ pub(crate) fn measure(
     run.sample()
 }
 
+/// Runs a workload on a disk that keeps nothing.
+pub(crate) fn measure_null(
+    initiator: &mut impl Initiator,
+    capacity: u64,
+    workload: &Workload,
+    span: Span,
+    usage: impl Fn() -> Result<Usage>,
+) -> Result<Sample> {
+    let mut run = Run::new(capacity, workload, span, 0, usage);
+    drive(initiator, workload.depth, workload.blocks(), Care::Nothing, &mut run)?;
+    run.sample()
+}
+
 /// The timed source of a run.
-struct Run<C> {
+struct Run<U> {
     addresses: Addresses,
     direction: Direction,
     generation: u8,
     span: Span,
-    cpu: C,
+    usage: U,
     begin: Instant,
-    /// Start of the measured part, and the daemon's CPU time then.
-    started: Option<(Instant, Duration)>,
-    /// Length of the measured part, the daemon's CPU time in it, and the commands that ended in it.
-    totals: Option<(Duration, Duration, u64)>,
+    /// Start of the measured part, and the CPU time used until then.
+    started: Option<(Instant, Usage)>,
+    sample: Option<Sample>,
     latencies: Histogram,
     /// Latest addresses.
     recent: VecDeque<u64>,
 }
 
-impl<C: Fn() -> Result<Duration>> Run<C> {
+impl<U: Fn() -> Result<Usage>> Run<U> {
     const RECENT: usize = 128;
 
-    fn new(capacity: u64, workload: &Workload, span: Span, generation: u8, cpu: C) -> Self {
+    fn new(capacity: u64, workload: &Workload, span: Span, generation: u8, usage: U) -> Self {
         Self {
             addresses: Addresses::new(workload.access, workload.blocks(), capacity, 0xdead_beef_cafe_f00d),
             direction: workload.direction,
             generation,
             span,
-            cpu,
+            usage,
             begin: Instant::now(),
             started: None,
-            totals: None,
+            sample: None,
             latencies: Histogram::new(),
             recent: VecDeque::with_capacity(Self::RECENT),
         }
     }
 
     fn sample(&self) -> Result<Sample> {
-        let (length, cpu, commands) = self.totals.context("the run has not ended")?;
+        self.sample.context("the run has not ended")
+    }
+
+    /// The sample of a measured part that began with `before` and lasted for `length`.
+    fn total(&self, length: Duration, before: &Usage) -> Result<Sample> {
+        let usage = (self.usage)()?;
+        let commands = self.latencies.count();
         ensure!(commands > 0, "no command has ended in {length:?}");
         Ok(Sample {
             iops: commands as f64 / length.as_secs_f64(),
-            cpu: cpu.div_f64(commands as f64),
+            cpu: usage.daemon_since(before).div_f64(commands as f64),
+            others: usage.others_since(before),
             p50: self.latencies.quantile(0.5),
             p99: self.latencies.quantile(0.99),
         })
     }
 }
 
-impl<C: Fn() -> Result<Duration>> Source for Run<C> {
+impl<U: Fn() -> Result<Usage>> Source for Run<U> {
     fn next(&mut self, now: Instant) -> Result<Option<Transfer>> {
         match self.started {
             None if now - self.begin >= self.span.warm_up => {
                 self.latencies.clear();
-                self.started = Some((now, (self.cpu)()?));
+                self.started = Some((now, (self.usage)()?));
             }
-            Some((start, cpu)) if now - start >= self.span.measured => {
-                if self.totals.is_none() {
-                    self.totals = Some((now - start, (self.cpu)()? - cpu, self.latencies.count()));
+            Some((start, before)) if now - start >= self.span.measured => {
+                if self.sample.is_none() {
+                    self.sample = Some(self.total(now - start, &before)?);
                 }
                 return Ok(None);
             }
