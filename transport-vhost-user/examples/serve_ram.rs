@@ -23,7 +23,7 @@ fn main() -> Result<(), Box<dyn Error>> {
 
     let units = (0..units).map(|lun| Ok((lun, unit(lun, u64::from(mebibytes) << 20)?)));
     let units = units.collect::<Result<_, Box<dyn Error>>>()?;
-    let port = TargetPort::new("vhost-user", 1, Protocol(0x0f), units);
+    let port = TargetPort::new("vhost-user", 1, Protocol::NONE, units);
     let reactors = Reactors::start(&ReactorOptions { reactors: reactors as u16, io, ..Default::default() })?;
     let ids: Vec<ReactorId> = (0..reactors.count()).map(ReactorId).collect();
     let export = VhostUserExport::new(Options::new(socket), port).start(reactors.poster(), &ids)?;

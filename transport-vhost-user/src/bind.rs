@@ -78,11 +78,22 @@ mod tests {
         let error = SocketFile::bind(&path).unwrap_err();
         assert!(matches!(&error, Error::InUse(other) if *other == path), "{error}");
         drop(listener);
-        let (_listener, second) = SocketFile::bind(&path).unwrap();
+        std::mem::forget(file);
+        let (_listener, file) = SocketFile::bind(&path).unwrap();
         drop(file);
-        assert!(path.exists(), "the second one's");
-        drop(second);
         assert!(!path.exists());
+    }
+
+    #[test]
+    fn only_our_own_socket_is_removed() {
+        let folder = tempfile::tempdir().unwrap();
+        let (ours, theirs) = (folder.path().join("ours"), folder.path().join("theirs"));
+        let (_listener, file) = SocketFile::bind(&ours).unwrap();
+        let (_other, other) = SocketFile::bind(&theirs).unwrap();
+        fs::rename(&theirs, &ours).unwrap();
+        drop(file);
+        assert!(ours.exists());
+        drop(other);
     }
 
     #[test]

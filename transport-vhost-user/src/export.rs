@@ -159,7 +159,7 @@ pub(crate) struct Listener {
     reactors: Arc<[ReactorId]>,
     sink: Cell<SinkId>,
     /// `None` once the export is to stop.
-    socket: RefCell<Option<(UnixListener, SocketFile)>>,
+    socket: RefCell<Option<(SocketFile, UnixListener)>>,
     current: RefCell<Option<Rc<Connection>>>,
     /// Dropped with the listener: that is what [`Handle::stop`] waits for.
     _done: mpsc::Sender<()>,
@@ -179,7 +179,7 @@ impl Listener {
             request_queues: from.request_queues,
             reactors: from.reactors,
             sink: Cell::new(SinkId(0)),
-            socket: RefCell::new(Some((from.socket, from.file))),
+            socket: RefCell::new(Some((from.file, from.socket))),
             current: RefCell::default(),
             _done: from.done,
         });
@@ -194,7 +194,7 @@ impl Listener {
 
     fn accept(&self, cx: &mut dyn Cx) {
         let socket = self.socket.borrow();
-        while let Some((listener, _)) = &*socket {
+        while let Some((_, listener)) = &*socket {
             let mut current = self.current.borrow_mut();
             if current.as_ref().is_some_and(|connection| connection.is_ending()) {
                 return;

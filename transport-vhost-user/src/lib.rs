@@ -1,4 +1,34 @@
-//! The vhost-user-scsi way in: virtqueues, guest memory and the virtio-scsi device.
+//! The vhost-user-scsi way in: a SCSI target port as a virtio-scsi device of a virtual machine.
+//!
+//! A virtual machine monitor connects to a Unix socket and shares its guest's memory and virtqueues. This crate maps the
+//! memory, takes commands from the rings where they lie, has the engine carry them out on the guest's own buffers, and
+//! writes the responses. The guest and the monitor may be hostile: what is wrong with a ring stops that ring, what is wrong
+//! with a message is refused or ends the connection, and neither touches anybody else.
+//!
+//! It knows nothing of device types and stores, and of the messages only what `lunette-vhost-user` makes of them. It
+//! starts no threads; it runs on the reactors that it is given.
+//!
+//! Entry types: [`VhostUserExport`], made from [`Options`], and the [`Handle`] of a running one.
+//!
+//! ```
+//! use lunette_engine::TargetPort;
+//! use lunette_reactor::Reactors;
+//! use lunette_scsi::Protocol;
+//! use lunette_store::ReactorId;
+//! use lunette_transport_vhost_user::{Options, VhostUserExport};
+//! use std::collections::BTreeMap;
+//!
+//! let reactors = Reactors::start(&lunette_reactor::Options { reactors: 1, ..Default::default() })?;
+//! let port = TargetPort::new("vm1", 1, Protocol::NONE, BTreeMap::new());
+//! let socket = std::env::temp_dir().join(format!("lunette-doc-{}.sock", std::process::id()));
+//! let export = VhostUserExport::new(Options::new(&socket), port);
+//! let handle = export.start(reactors.poster(), &[ReactorId(0)])?;
+//! assert!(handle.socket().exists());
+//! handle.stop();
+//! assert!(!socket.exists());
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+
 mod bind;
 mod commands;
 mod connection;
@@ -11,10 +41,11 @@ mod place;
 mod queue;
 mod ring;
 mod socket;
-#[cfg(test)]
-mod testing;
 mod wire;
 
-pub use export::{Error, Handle, MAX_REQUEST_QUEUES, Options, VhostUserExport};
+#[cfg(test)]
+mod testing;
 #[cfg(test)]
 mod tests;
+
+pub use export::{Error, Handle, MAX_REQUEST_QUEUES, Options, VhostUserExport};

@@ -75,7 +75,7 @@ impl Region {
         let source = |source: rustix::io::Errno| MapError::Map { guest, source: source.into() };
         let too_large = MapError::TooLarge { guest };
         let end = mmap_offset.checked_add(size).ok_or(MapError::TooLarge { guest })?;
-        check_size(fd, guest, end).map_err(|error| error.unwrap_or_else(|errno| source(errno)))?;
+        check_size(fd, guest, end).map_err(|error| error.unwrap_or_else(source))?;
         // Files of huge pages are mapped and unmapped in whole pages.
         let page = page_size(fd).map_err(source)?;
         let start = mmap_offset - mmap_offset % page;

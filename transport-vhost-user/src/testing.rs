@@ -1,6 +1,7 @@
 //! The driver's side, for tests: guest memory in a memfd, and rings in it.
 
 pub(crate) mod front_end;
+pub(crate) mod held;
 
 use crate::memory::MemoryMap;
 use crate::ring::Layout;

@@ -279,7 +279,8 @@ impl FrontEnd {
 
 /// Where a command's buffers are.
 pub(crate) const DATA: u64 = 0x8_0000;
-const RESPONSE: u64 = 0x8000;
+/// Where the response is, from there.
+pub(crate) const RESPONSE: u64 = 0x8000;
 
 #[derive(Debug, PartialEq)]
 pub(crate) struct CommandResult {
