@@ -10,8 +10,7 @@ fn client<const N: usize>(daemon: &Daemon, commands: [&str; N]) -> Result<()> {
     let url = daemon.iscsi_url(0)?;
     let commands = commands.iter().flat_map(|command| ["-c", command]);
     let arguments = ["-f", "raw"].into_iter().chain(commands).chain([&*url]);
-    let said = tools::output("qemu-io", arguments)?.ok()?;
-    assert!(!said.text().to_lowercase().contains("failed"), "{said}");
+    tools::output("qemu-io", arguments)?.ok()?;
     Ok(())
 }
 

