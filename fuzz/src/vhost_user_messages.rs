@@ -33,8 +33,12 @@ pub fn vhost_user_messages(data: &[u8]) {
     }
     let mut decoder = Decoder::new();
     while !input.is_empty() {
-        let bytes = if input.one_in(32) { input.bytes(40).to_vec() } else { message(&mut input) };
-        let fds = (0..fds(&mut input)).map(|_| fd()).collect();
+        let (bytes, fds) = match input.one_in(32) {
+            true => (input.bytes(40).to_vec(), 0),
+            false => message(&mut input),
+        };
+        let fds = if input.one_in(16) { input.pick(&[0, 1, 2, 8, 9]) } else { fds };
+        let fds = (0..fds).map(|_| fd()).collect();
         let (head, tail) = bytes.split_at(input.below(bytes.len() + 1));
         for (piece, fds) in [(head, fds), (tail, Vec::new())] {
             decoder.feed(piece, fds);
@@ -100,13 +104,20 @@ fn check_state(backend: &Backend) {
     assert_eq!(Backend::resume(offer.clone(), state.clone()).state(), state);
 }
 
-fn message(input: &mut Input<'_>) -> Vec<u8> {
+/// A message, and how many file descriptors belong to it.
+fn message(input: &mut Input<'_>) -> (Vec<u8>, usize) {
     let request = u32::from(input.u8() % 48);
     let payload = payload(request, input);
+    let fds = match request {
+        5 => payload.first().map_or(0, |regions| usize::from(*regions)),
+        6 | 7 | 21 | 32 | 37 => 1,
+        12..=14 => payload.get(1).map_or(0, |no_fd| usize::from(*no_fd == 0)),
+        _ => 0,
+    };
     let reply = if input.flag() { Flags::NEED_REPLY } else { 0 };
     let flags = if input.one_in(64) { input.u8().into() } else { Flags::VERSION | reply };
     let (bytes, _) = Message { request, flags: Flags(flags), payload, fds: Vec::new() }.into_parts();
-    bytes
+    (bytes, fds)
 }
 
 /// Mostly what the request calls for.
@@ -171,10 +182,6 @@ fn number(input: &mut Input<'_>) -> u64 {
         1 => u64::from(input.u32()) << 32,
         n => n as u64 * 0x1000,
     }
-}
-
-fn fds(input: &mut Input<'_>) -> usize {
-    input.pick(&[0, 0, 0, 1, 1, 2, 8, 9])
 }
 
 fn fd() -> OwnedFd {

@@ -119,6 +119,9 @@ impl Grammar {
         let exp_stat_sn = observer.stat_sn().into();
         let lun = [0, input.u8() & 1, 0, 0, 0, 0, 0, 0];
         let task_tag = tag(input).into();
+        if (self.sequence.is_some() || observer.has_requests()) && input.flag() {
+            return self.data_out(observer, input);
+        }
         match input.below(20) {
             0..8 => self.command(observer, input),
             8..13 => self.data_out(observer, input),
@@ -243,9 +246,10 @@ impl Grammar {
             left: 512,
         };
         let mut sequence = self.sequence.or_else(|| observer.next_request()).unwrap_or(any);
-        let length = sequence.left.min(input.pick(&[0, 1, 511, 512, 1024, 1024])).min(self.longest);
-        let header = DataOut {
-            flags: if length == sequence.left { flag::FINAL } else { 0 },
+        let mut length = sequence.left.min(input.pick(&[0, 1, 511, 512, 1024, 1024])).min(self.longest);
+        let last = length == sequence.left;
+        let mut header = DataOut {
+            flags: if last { flag::FINAL } else { 0 },
             lun: [0; 8],
             task_tag: sequence.tag.into(),
             transfer_tag: sequence.transfer_tag.into(),
@@ -254,9 +258,17 @@ impl Grammar {
             buffer_offset: sequence.offset.into(),
             ..Default::default()
         };
+        match input.below(24) {
+            0 => header.flags ^= flag::FINAL,
+            1 => header.data_sn = (sequence.data_sn + 1).into(),
+            2 => header.buffer_offset = sequence.offset.wrapping_add(512).into(),
+            3 => header.transfer_tag = sequence.transfer_tag.wrapping_add(1).into(),
+            4 => (length, header.flags) = (sequence.left.saturating_add(1).min(self.longest), 0),
+            _ => {}
+        }
         sequence.data_sn += 1;
         sequence.offset = sequence.offset.wrapping_add(length);
-        sequence.left -= length;
+        sequence.left = sequence.left.saturating_sub(length);
         self.sequence = (sequence.left > 0).then_some(sequence);
         let data = input.pattern(length as usize);
         self.wire(header.into(), &data)

@@ -95,6 +95,10 @@ impl Observer {
         self.ping_tag
     }
 
+    pub(super) fn has_requests(&self) -> bool {
+        !self.requests.is_empty()
+    }
+
     /// The oldest R2T that has not been answered.
     pub(super) fn next_request(&mut self) -> Option<Sequence> {
         self.requests.pop_front()
