@@ -118,13 +118,13 @@ impl Connection {
             }
             let (used, more) = self.parse_one(state, input, cx)?;
             input = &input[used..];
-            if !more {
-                return Ok(());
-            }
             if state.out.len() >= BATCH && !state.blocked {
                 self.flush(state, cx);
             }
             state.paused = state.out.len() >= OUTBOX;
+            if !more {
+                return Ok(());
+            }
         }
     }
 

@@ -88,3 +88,19 @@ fn noise_in_a_session_harms_nobody_else() {
     rig.wait_for_connections(0);
     assert!(rig.stop());
 }
+
+/// What is to be sent is bounded even when its receiver does not take it.
+#[test]
+fn pings_without_end_are_not_taken_without_end() {
+    let rig = Rig::new();
+    let mut bad = rig.client(1);
+    bad.socket.set_write_timeout(Some(Duration::from_secs(1))).unwrap();
+    // NOP-Out, immediate, with a task tag and 4 KiB that are to come back.
+    let mut ping = [0; 48 + 4096];
+    ping[..8].copy_from_slice(&[0x40, 0x80, 0, 0, 0, 0, 0x10, 0]);
+    ping[20..24].fill(0xff);
+    let many = ping.repeat(256);
+    let sent = (0..128).take_while(|_| bad.socket.write_all(&many).is_ok()).count();
+    assert!(sent < 128, "{sent} MiB of pings were taken");
+    assert_eq!(rig.client(2).read(0, 1), [0; 512]);
+}
