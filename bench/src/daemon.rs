@@ -2,12 +2,14 @@
 
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read};
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
+use rustix::process::{Signal, set_parent_process_death_signal};
 use tempfile::TempDir;
 
 use crate::cpu::{Split, Usage};
@@ -33,6 +35,10 @@ impl Daemon {
         let mut command = Command::new(program);
         command.current_dir(home.path()).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(log);
         arguments(&mut command);
+        // A benchmark that is killed must leave nothing behind.
+        let die = || Ok(set_parent_process_death_signal(Some(Signal::KILL))?);
+        // SAFETY: between fork and exec the closure makes one system call; it neither allocates nor takes a lock.
+        unsafe { command.pre_exec(die) };
         let child = match split {
             Some(split) => split.for_daemon(|| command.spawn())?,
             None => command.spawn(),

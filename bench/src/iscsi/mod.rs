@@ -128,8 +128,8 @@ pub(crate) fn compare(settings: &Settings) -> Result<Section> {
     }
     contenders.push(Contender::new("tgt", |cell| {
         let place = Unit::new(Tgt::TARGET, Tgt::LUN)?;
-        let target = tgt.serve(settings, place.portal, SIZE)?;
-        place.measure(&target.daemon, cell, settings)
+        let daemon = tgt.serve(settings, place.portal, SIZE)?;
+        place.measure(&daemon, cell, settings)
     }));
     let tally = Tally::of(settings, &cells(), &mut contenders)?;
 

@@ -17,12 +17,6 @@ pub(crate) struct Tgt {
     tgtadm: PathBuf,
 }
 
-/// A running tgtd.
-pub(crate) struct Target {
-    pub(crate) daemon: Daemon,
-    _memory: TempDir,
-}
-
 /// Keeps instances of tgtd apart; the socket makes them private anyway.
 const CONTROL_PORT: &str = "37";
 
@@ -40,7 +34,7 @@ impl Tgt {
     }
 
     /// Serves `size` bytes of memory.
-    pub(crate) fn serve(&self, settings: &Settings, portal: SocketAddr, size: u64) -> Result<Target> {
+    pub(crate) fn serve(&self, settings: &Settings, portal: SocketAddr, size: u64) -> Result<Daemon> {
         let memory = TempDir::with_prefix_in("lunette-bench-", "/dev/shm")?;
         let file = memory.path().join("disk");
         std::fs::File::create(&file)?.set_len(size)?;
@@ -63,7 +57,9 @@ impl Tgt {
             &daemon,
             &["--mode", "target", "--op", "bind", "--tid", "1", "--initiator-address", "ALL"],
         )?;
-        Ok(Target { daemon, _memory: memory })
+        // tgtd keeps the file open; the memory goes with it.
+        memory.close()?;
+        Ok(daemon)
     }
 
     fn administer(&self, daemon: &Daemon, arguments: &[&str]) -> Result<()> {
