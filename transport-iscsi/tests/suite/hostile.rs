@@ -1,5 +1,7 @@
-use crate::client::{READ, cdb, pattern};
+use crate::client::{Client, READ, cdb, pattern, settings};
 use crate::rig::Rig;
+use lunette_iscsi::initiator::Settings;
+use lunette_iscsi::params::Parameters;
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::time::Duration;
@@ -17,6 +19,12 @@ impl Random {
     fn bytes(&mut self, length: usize) -> Vec<u8> {
         (0..length).map(|_| self.next() as u8).collect()
     }
+}
+
+/// A session without digests, so that what is made up here is looked at.
+fn bad_client(rig: &Rig, number: u8) -> Client {
+    let parameters = Parameters { header_digest: false, data_digest: false, ..Parameters::PREFERRED };
+    Client::ready(rig.address(), Settings { parameters, ..settings(number) })
 }
 
 /// Sends `bytes` and reads until the target closes or says no more.
@@ -55,7 +63,7 @@ fn noise_in_a_session_harms_nobody_else() {
     let mut good = rig.client(1);
     let mut random = Random(0xbad);
     for round in 0..120u32 {
-        let mut bad = rig.client(2);
+        let mut bad = bad_client(&rig, 2);
         bad.command(&cdb(READ, 0, 8), 4096, None);
         bad.send();
         let mut bytes = Vec::new();
@@ -93,7 +101,7 @@ fn noise_in_a_session_harms_nobody_else() {
 #[test]
 fn pings_without_end_are_not_taken_without_end() {
     let rig = Rig::new();
-    let mut bad = rig.client(1);
+    let mut bad = bad_client(&rig, 1);
     bad.socket.set_write_timeout(Some(Duration::from_secs(1))).unwrap();
     // NOP-Out, immediate, with a task tag and 4 KiB that are to come back.
     let mut ping = [0; 48 + 4096];
