@@ -350,9 +350,9 @@ impl Engine {
                             engine.with_set(unit, cx, |set| set.go_on(released.grant));
                         });
                     }
-                    if let Some(next) = released.next {
-                        Self::post(next, cx, move |engine, cx| {
-                            engine.with_set(unit, cx, TaskSet::barrier_free)
+                    for part in released.waiting {
+                        Self::post(part, cx, move |engine, cx| {
+                            engine.with_set(unit, cx, TaskSet::barrier_free);
                         });
                     }
                 }

@@ -21,7 +21,7 @@ pub(crate) struct Coordination {
     parts: Vec<ReactorId>,
     grant: Grant,
     owner: Option<ReactorId>,
-    waiting: VecDeque<ReactorId>,
+    waiting: Vec<ReactorId>,
 }
 
 impl Coordination {
@@ -36,10 +36,10 @@ impl Coordination {
         &self.parts
     }
 
-    /// Asks for the barrier: granted now, or later when [`release`](Self::release) names the reactor.
+    /// Asks for the barrier: granted now, or to be asked for again when [`release`](Self::release) names the reactor.
     fn acquire(&mut self, reactor: ReactorId) -> Option<Granted> {
         if self.owner.is_some() {
-            self.waiting.push_back(reactor);
+            self.waiting.push(reactor);
             return None;
         }
         self.owner = Some(reactor);
@@ -50,7 +50,8 @@ impl Coordination {
     /// Gives the barrier back.
     fn release(&mut self, reactor: ReactorId) -> Released {
         self.owner = None;
-        Released { grant: self.grant, next: self.waiting.pop_front(), others: self.others(reactor) }
+        let waiting = std::mem::take(&mut self.waiting);
+        Released { grant: self.grant, waiting, others: self.others(reactor) }
     }
 
     fn others(&self, reactor: ReactorId) -> Vec<ReactorId> {
@@ -64,10 +65,11 @@ pub(crate) struct Granted {
     pub(crate) others: Vec<ReactorId>,
 }
 
-/// The barrier was given back: these parts may go on, and this one may ask again.
+/// The barrier was given back: the others may go on, and all that wait may ask again. All, as one whose ORDERED task has
+/// been aborted will not ask.
 pub(crate) struct Released {
     pub(crate) grant: Grant,
-    pub(crate) next: Option<ReactorId>,
+    pub(crate) waiting: Vec<ReactorId>,
     pub(crate) others: Vec<ReactorId>,
 }
 

@@ -84,6 +84,21 @@ fn ordered_tasks_of_several_reactors_take_turns() {
 }
 
 #[test]
+fn an_ordered_task_aborted_in_the_queue_for_the_barrier_holds_nobody_up() {
+    let mut rig = Rig::new(3);
+    let (a, b, c) = (rig.initiator(0), rig.initiator(1), rig.initiator(2));
+    for (tag, initiator) in [(1, &a), (2, &a), (3, &b), (4, &c)] {
+        rig.read(initiator, tag, "ordered");
+    }
+    assert_eq!(rig.at_store(), 1);
+    // The first reactor takes the barrier again before the others can; they queue for it.
+    rig.complete_one(Ok(1));
+    rig.manage(&b, TaskManagementFunction::AbortTask, 3);
+    rig.complete_all();
+    assert_eq!((a.good(), c.good()), (vec![1, 2], vec![4]));
+}
+
+#[test]
 fn a_task_that_waits_for_its_data_is_older_than_an_ordered_one() {
     let mut rig = Rig::new(1);
     let a = rig.initiator(0);
