@@ -16,7 +16,7 @@ fn client<const N: usize>(daemon: &Daemon, commands: [&str; N]) -> Result<()> {
 
 #[test]
 fn flushed_writes_survive_a_kill() -> Result<()> {
-    for options in ["", ",direct=on", ",block=4096", ",inline=on"] {
+    for options in ["", ",direct=on", ",inline=on"] {
         let lunette = Lunette::new()?;
         let file = lunette.path("disk.img");
         let lunette = lunette.lu(format!("disk:{},w,size=64M{options}", file.display())).iscsi();

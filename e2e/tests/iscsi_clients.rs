@@ -2,67 +2,19 @@
 
 use std::fs;
 
-use anyhow::{Result, bail};
-use lunette_e2e::daemon::{Daemon, Lunette};
-use lunette_e2e::iscsi_test_cu::{Expected, Outcome, Suite, Verdict};
+use anyhow::Result;
+use lunette_e2e::daemon::Lunette;
+use lunette_e2e::iscsi_test_cu::{Expected, Suite};
 use lunette_e2e::tools;
 
-/// The families in which nothing may fail any more.
-const SETTLED: [&str; 16] = [
-    "Inquiry",
-    "Mandatory",
-    "ModeSense6",
-    "Read",
-    "ReadCapacity",
-    "ReportSupportedOpcodes",
-    "TestUnitReady",
-    "Unmap",
-    "Verify",
-    "Write",
-    "WriteSame",
-    "WriteVerify",
-    "iSCSIResiduals",
-    "iSCSITMF",
-    "iSCSIcmdsn",
-    "iSCSIdatasn",
-];
-
-/// Whether a test such as `Read10.Simple` is of a settled family.
-fn settled(name: &str) -> bool {
-    let suite = name.split('.').next().unwrap_or_default();
-    SETTLED.contains(&suite) || SETTLED.contains(&suite.trim_end_matches(|c: char| c.is_ascii_digit()))
-}
-
-/// Two memory disks, so that two tests can run at a time.
-fn suite() -> Result<(Daemon, Suite)> {
-    let daemon = Lunette::new()?.lu("disk:ram:512M,w").lu("disk:ram:512M,w").iscsi().start()?;
-    let suite = Suite::new([daemon.iscsi_url(0)?, daemon.iscsi_url(1)?]);
-    Ok((daemon, suite))
-}
-
-fn compare(outcomes: &[Outcome]) -> Result<()> {
-    Expected::parse(include_str!("../expected/iscsi-test-cu.txt"))?.compare(outcomes)
-}
-
+/// Two memory disks, so that two tests run at a time.
 #[test]
-fn settled_conformance_tests_do_not_fail() -> Result<()> {
-    let (mut daemon, suite) = suite()?;
-    let outcomes = suite.run(settled)?;
+fn conformance_tests_end_as_listed() -> Result<()> {
+    let expected = Expected::parse(include_str!("../expected/iscsi-test-cu.txt"))?;
+    let mut daemon = Lunette::new()?.lu("disk:ram:512M,w").lu("disk:ram:512M,w").iscsi().start()?;
+    let outcomes = Suite::new([daemon.iscsi_url(0)?, daemon.iscsi_url(1)?]).run()?;
     daemon.alive()?;
-    for Outcome { name, verdict } in &outcomes {
-        if let Verdict::Fail(why) = verdict {
-            bail!("{name} fails: {why}");
-        }
-    }
-    compare(&outcomes)
-}
-
-#[test]
-fn other_conformance_tests_end_as_listed() -> Result<()> {
-    let (mut daemon, suite) = suite()?;
-    let outcomes = suite.run(|name| !settled(name))?;
-    daemon.alive()?;
-    compare(&outcomes)
+    expected.compare(&outcomes)
 }
 
 #[test]

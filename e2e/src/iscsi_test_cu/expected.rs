@@ -46,13 +46,19 @@ impl Expected {
         Ok(Expected(entries.collect::<Result<_>>()?))
     }
 
-    /// Fails unless every test ended as the list says. The error has the lines to change.
+    /// Fails unless every test ended as the list says, and every test of the list was run. The
+    /// error has the lines to change.
     pub fn compare(&self, outcomes: &[Outcome]) -> Result<()> {
         let mut wrong = String::new();
         for Outcome { name, verdict } in outcomes {
             let listed = self.0.get(name).copied().unwrap_or(Kind::Pass);
             if Kind::of(verdict) != listed {
                 let _ = writeln!(wrong, "{name}  {verdict}    # listed as {listed:?}");
+            }
+        }
+        for name in self.0.keys() {
+            if !outcomes.iter().any(|outcome| outcome.name == *name) {
+                let _ = writeln!(wrong, "{name}  is listed, but there is no such test");
             }
         }
         if !wrong.is_empty() {
@@ -76,9 +82,10 @@ mod tests {
         let fail = || Verdict::Fail("why".to_owned());
         assert!(list.compare(&[outcome("A.B", fail())]).is_ok());
         assert!(list.compare(&[outcome("A.B", Verdict::Pass)]).is_err());
-        assert!(list.compare(&[outcome("A.C", Verdict::Pass)]).is_ok());
-        let error = list.compare(&[outcome("A.C", fail())]).unwrap_err();
+        assert!(list.compare(&[outcome("A.B", fail()), outcome("A.C", Verdict::Pass)]).is_ok());
+        let error = list.compare(&[outcome("A.B", fail()), outcome("A.C", fail())]).unwrap_err();
         assert!(error.to_string().contains("A.C  fail  why"), "{error}");
+        assert!(list.compare(&[]).is_err(), "a listed test that is not run is forgotten");
         let skip = Verdict::Skip("why".to_owned());
         assert!(list.compare(&[outcome("A.B", skip)]).is_err());
     }

@@ -60,13 +60,10 @@ impl Suite {
         self
     }
 
-    /// Runs the tests whose `Suite.Test` is `wanted`, in the order of the suite's own list. Each is
-    /// a process of its own, so a hang or a crash costs one test.
-    pub fn run(&self, wanted: impl Fn(&str) -> bool) -> Result<Vec<Outcome>> {
-        let tests: Vec<Test> = list()?.into_iter().filter(|t| wanted(&t.name)).collect();
-        if tests.is_empty() {
-            bail!("no test of the suite is wanted");
-        }
+    /// Runs every test and gives the outcomes in the order of the suite's own list. Each test is a
+    /// process of its own, so a hang or a crash costs one test.
+    pub fn run(&self) -> Result<Vec<Outcome>> {
+        let tests = list()?;
         let shim = include_str!("show_skips.c");
         let shim = tools::preload_library("show_skips", shim)?;
         let queue = Mutex::new(tests.iter().enumerate());
@@ -132,20 +129,24 @@ fn judge(status: i32, said: &str) -> Verdict {
         return Verdict::Fail(format!("status {status}, did not run: {}", last.unwrap_or_default().trim()));
     };
     let (body, summary) = said_by_test.split_once("Run Summary:").unwrap_or((said_by_test, ""));
-    let lines = || body.lines().map(str::trim);
-    let tagged = |tag: &str| {
-        let line = lines().find_map(|line| line.split_once(tag));
-        line.map(|(_, why)| why.trim().to_owned())
-    };
-    let ended = |word: &str| lines().any(|line| line == word || line.ends_with(&format!("...{word}")));
     if status >= 128 {
         return Verdict::Fail(format!("iscsi-test-cu died of signal {}", status - 128));
     }
-    if ended("FAILED") || !ended("passed") {
-        let why = tagged("[FAILED]").or_else(|| tagged("1. "));
+    let Some((at, passed)) = find_verdict(body) else {
+        return Verdict::Fail(format!("status {status}, no verdict"));
+    };
+    // What follows the verdict is the clean-up's, or the list of failures.
+    let (before, after) = body.split_at(at);
+    let tagged = |text: &str, tag: &str| {
+        let line = text.lines().find_map(|line| line.split_once(tag));
+        // An assertion's text comes as C source, so its end may be left.
+        line.map(|(_, why)| why.trim().trim_end_matches("\")").to_owned())
+    };
+    if !passed {
+        let why = tagged(before, "[FAILED]").or_else(|| tagged(after, "1. "));
         return Verdict::Fail(why.unwrap_or_else(|| format!("status {status}")));
     }
-    if let Some(why) = tagged("[SKIPPED]") {
+    if let Some(why) = tagged(before, "[SKIPPED]") {
         return Verdict::Skip(why);
     }
     match asserts_run(summary) {
@@ -153,6 +154,14 @@ fn judge(status: i32, said: &str) -> Verdict {
         Ok(_) => Verdict::Pass,
         Err(error) => Verdict::Fail(error.to_string()),
     }
+}
+
+/// Where the verdict stands, and whether it is "passed": after the test's name, or, when the test
+/// printed something, at the beginning of a line.
+fn find_verdict(body: &str) -> Option<(usize, bool)> {
+    let places = ["...passed", "\npassed", "...FAILED", "\nFAILED"];
+    let found = places.iter().filter_map(|place| Some((body.find(place)?, place.ends_with("passed"))));
+    found.min()
 }
 
 /// How many assertions the summary counts: `asserts TOTAL RAN PASSED FAILED n/a`.
