@@ -75,7 +75,8 @@ struct Task {
 
 /// What a task management function, or the loss of a nexus, is about.
 struct Scope {
-    unit: Option<Arc<LogicalUnit>>,
+    /// `None`: all, what stands in for missing ones as well.
+    units: Option<Vec<Arc<LogicalUnit>>>,
     nexus: Option<NexusId>,
     tag: Option<u64>,
     aborts: bool,
@@ -84,7 +85,7 @@ struct Scope {
 impl Scope {
     fn aborts(&self, task: &Task) -> bool {
         self.aborts
-            && self.unit.as_ref().is_none_or(|unit| Arc::ptr_eq(unit, &task.unit))
+            && self.units.as_ref().is_none_or(|units| units.iter().any(|unit| Arc::ptr_eq(unit, &task.unit)))
             && self.nexus.is_none_or(|nexus| nexus == task.nexus)
             && self.tag.is_none_or(|tag| tag == task.tag)
     }
@@ -283,8 +284,9 @@ impl Rig {
         let of_a_unit =
             matches!(function, F::AbortTask | F::AbortTaskSet | F::ClearTaskSet | F::LogicalUnitReset);
         let of_a_nexus = matches!(function, F::AbortTask | F::AbortTaskSet | F::ITNexusReset);
+        let addressed = |unit: &&Arc<LogicalUnit>| !of_a_unit || Arc::ptr_eq(unit, self.port.resolve(lun));
         let scope = Scope {
-            unit: of_a_unit.then(|| self.port.resolve(lun).clone()),
+            units: Some(self.port.units().values().filter(addressed).cloned().collect()),
             nexus: of_a_nexus.then(|| session.nexus().id()),
             tag: (function == F::AbortTask).then_some(tag),
             aborts: of_a_unit
@@ -292,18 +294,16 @@ impl Rig {
         };
         self.cookie += 1;
         session.manage(&Management { function, lun, tag }, self.cookie, self.sim.cx(SESSIONS[at].1));
-        // Placeholders hold no tasks that a function for all logical units would reach.
-        let reachable = |task: &Task| self.port.units().values().any(|unit| Arc::ptr_eq(unit, &task.unit));
-        self.expect(scope, reachable_cookies(&self.tasks, reachable));
+        self.expect(scope);
     }
 
-    /// Notes a function that has been asked for, and which of `reachable` must end before it.
-    fn expect(&mut self, scope: Scope, reachable: Vec<u64>) {
+    /// Notes a function that has been asked for, and which tasks must end before it.
+    fn expect(&mut self, scope: Scope) {
         let mut tasks = Vec::new();
         for (cookie, task) in &mut self.tasks {
             if scope.aborts(task) {
                 task.abortable = true;
-                if !task.abandoned && reachable.contains(cookie) {
+                if !task.abandoned {
                     tasks.push(*cookie);
                 }
             }
@@ -333,10 +333,10 @@ impl Rig {
                 continue;
             }
             let session = &self.sessions[at];
-            let scope = Scope { unit: None, nexus: Some(session.nexus().id()), tag: None, aborts: true };
+            let scope = Scope { units: None, nexus: Some(session.nexus().id()), tag: None, aborts: true };
             self.cookie += 1;
             session.close(self.cookie, self.sim.cx(reactor));
-            self.expect(scope, self.tasks.keys().copied().collect());
+            self.expect(scope);
         }
         // Nobody starts them any more.
         let gone = self.tasks.values_mut().filter(|task| SESSIONS[task.session].0 == nexus);
@@ -409,10 +409,6 @@ impl Rig {
         }
         panic!("{never}");
     }
-}
-
-fn reachable_cookies(tasks: &BTreeMap<u64, Task>, reachable: impl Fn(&Task) -> bool) -> Vec<u64> {
-    tasks.iter().filter(|(_, task)| reachable(task)).map(|(cookie, _)| *cookie).collect()
 }
 
 fn open(nexuses: &[Arc<Nexus>; 3], nexus: usize, log: &Rc<Log>, cx: &mut dyn Cx) -> Session {
