@@ -128,6 +128,8 @@ impl Store for WatchedStore {
 
     fn submit(&self, op: Op<'_>, id: IoId, cx: &mut dyn Cx) -> Submit {
         let (offset, length) = op.range();
+        let block = u64::from(self.0.caps.logical_block);
+        assert!((offset | length).is_multiple_of(block), "{op:?} is not of whole blocks");
         self.0.seen.lock().unwrap().push(match op {
             Op::Read { .. } => Seen::Read(offset, length),
             Op::Write { durable, .. } => Seen::Write(offset, length, durable),
@@ -161,7 +163,7 @@ impl Rig {
 
     /// A disk over another store.
     pub(crate) fn over(options: Options, inner: Arc<dyn Backing>, change: impl FnOnce(&mut Caps)) -> Self {
-        let mut caps = inner.caps().clone();
+        let mut caps = Caps { logical_block: options.block_length, ..inner.caps().clone() };
         change(&mut caps);
         let seen = Arc::default();
         let disk = Disk::new(&options, &caps).unwrap();

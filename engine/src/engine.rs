@@ -7,7 +7,7 @@ use crate::run::{Progress, Run, RunCell, Running};
 use crate::session::{Admission, CommandFrame, Itl, Started};
 use crate::task_set::{Next, TaskSet};
 use crate::tasks::{Parked, Phase, Task, TaskId, Tasks};
-use crate::{LogicalUnit, Request};
+use crate::{LogicalUnit, Request, partial_read};
 use lunette_scsi::{AdditionalSense, Sense, Status, TaskAttribute};
 use lunette_store::{Cx, IoError, IoId, IoResult, Message, Op, ReactorId, Sg, Sink, SinkId, Submit};
 use std::cell::{Cell, RefCell};
@@ -202,6 +202,10 @@ impl Engine {
         task.phase = Phase::Running;
         match task.plan.take()? {
             Plan::Done(reply) => Some(outcome_of_reply(task, reply, data_in)),
+            Plan::Io(io) if partial_read::is_needed(&io, data_in) => {
+                begin(task, partial_read::plan(io, data_in.len()), data_out, data_in);
+                self.drive(id, task, None, cx)
+            }
             Plan::Io(io) => {
                 task.plan = Some(Plan::Io(io));
                 let result = self.submit(id, task, io, data_out, data_in, cx)?;
@@ -228,7 +232,7 @@ impl Engine {
             IoKind::Read => Op::Read { offset: io.offset, to: data_in.part(0, io.length) },
             IoKind::Write { durable } => {
                 let there = data_out.len().min(io.length);
-                let whole = there - there % u64::from(io.granularity.max(1));
+                let whole = there - there % io.block();
                 Op::Write { offset: io.offset, from: data_out.part(0, whole), durable }
             }
             IoKind::Flush => Op::Flush,

@@ -47,6 +47,7 @@ mod identity;
 mod manage;
 mod mode;
 mod nexus;
+mod partial_read;
 mod placeholder;
 mod plan;
 mod run;

@@ -22,8 +22,15 @@ pub struct Io {
     pub offset: u64,
     /// Number of bytes.
     pub length: u64,
-    /// What a write is cut to multiples of when the initiator sends less than it announced: the logical block length.
+    /// Logical block length. What the store is asked to move is a multiple of it, also when the initiator sends or takes less
+    /// than the command is about.
     pub granularity: u32,
+}
+
+impl Io {
+    pub(crate) fn block(&self) -> u64 {
+        self.granularity.max(1).into()
+    }
 }
 
 /// Which operation on the store.

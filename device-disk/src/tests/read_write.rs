@@ -91,6 +91,8 @@ fn residuals_count_both_ways() {
     assert_eq!(read(&mut rig, 1, 2000), (pattern(4)[..512].to_vec(), Residual::Underflow(1488)));
     assert_eq!(read(&mut rig, 1, 200), (pattern(4)[..200].to_vec(), Residual::Overflow(312)));
     assert_eq!(read(&mut rig, 2, 0), (Vec::new(), Residual::Overflow(1024)));
+    assert_eq!(read(&mut rig, 4, 1100), (pattern(4)[..1100].to_vec(), Residual::Overflow(948)));
+    assert_eq!(read(&mut rig, 2000, 700_001).1, Residual::Overflow(2000 * 512 - 700_001));
 
     let answer = rig.ask(&cdb(Opcode::WRITE_10, 0, 2), &[0xbb; 700], 0);
     assert_eq!(answer.outcome.residual_out(700), Residual::Overflow(324));
