@@ -6,8 +6,8 @@ use lunette_scsi::Sense;
 use lunette_store::{IoError, IoResult, Memory};
 use std::rc::Rc;
 
-/// Bytes that are read, compared or written at a time; a multiple of every block length.
-pub(crate) const STEP: u64 = 256 << 10;
+/// The most bytes that are read, compared or written at a time; a multiple of every block length.
+const STEP: u64 = 256 << 10;
 /// Bytes that are given back or cleared at a time, where that is not done by writing.
 const LARGE_STEP: u64 = 1 << 30;
 
@@ -20,8 +20,9 @@ pub(crate) struct Medium {
 impl Medium {
     /// Reads a range, to learn whether it can be read.
     pub(crate) async fn read_through(&self, extent: Extent) -> Result<(), Sense> {
-        let memory = step_memory(extent);
-        for part in extent.steps(STEP) {
+        let step = self.step(extent);
+        let memory = Rc::new(Memory::zeroed(step as usize));
+        for part in extent.steps(step) {
             self.read(part, &memory).await?;
         }
         Ok(())
@@ -33,8 +34,9 @@ impl Medium {
         extent: Extent,
         expected: impl Fn(&Run, u64, u64) -> Vec<u8>,
     ) -> Result<(), Sense> {
-        let memory = step_memory(extent);
-        for part in extent.steps(STEP) {
+        let step = self.step(extent);
+        let memory = Rc::new(Memory::zeroed(step as usize));
+        for part in extent.steps(step) {
             self.read(part, &memory).await?;
             let at = part.offset - extent.offset;
             let expected = expected(&self.run, at, part.length);
@@ -58,9 +60,9 @@ impl Medium {
 
     /// Writes `block` to every block of a range.
     pub(crate) async fn fill(&self, extent: Extent, block: &[u8]) -> Result<(), Sense> {
-        let repeats = extent.length.min(STEP) / self.geometry.block();
-        let memory = Rc::new(Memory::from_bytes(&block.repeat(repeats as usize)));
-        for part in extent.steps(STEP) {
+        let step = self.step(extent);
+        let memory = Rc::new(Memory::from_bytes(&block.repeat((step / self.geometry.block()) as usize)));
+        for part in extent.steps(step) {
             let result = self.run.write(part.offset, &memory, part.length, false).await;
             self.check(IoKind::Write { durable: false }, part, result)?;
         }
@@ -94,6 +96,13 @@ impl Medium {
         Ok(())
     }
 
+    /// Bytes of a range that are moved at a time: whole blocks, no more than the store takes.
+    fn step(&self, extent: Extent) -> u64 {
+        let block = self.geometry.block();
+        let most = self.run.unit.backing().map_or(STEP, |backing| backing.caps().max_transfer.min(STEP));
+        most.min(extent.length).max(block) / block * block
+    }
+
     async fn read(&self, part: Extent, memory: &Rc<Memory>) -> Result<(), Sense> {
         let result = self.run.read(part.offset, memory, part.length).await;
         self.check(IoKind::Read, part, result)
@@ -105,8 +114,4 @@ impl Medium {
         let failed = |error: IoError| self.run.unit.device().io_failed(&io, error);
         result.map(|_| ()).map_err(failed)
     }
-}
-
-fn step_memory(extent: Extent) -> Rc<Memory> {
-    Rc::new(Memory::zeroed(extent.length.min(STEP) as usize))
 }

@@ -130,6 +130,7 @@ impl Store for WatchedStore {
         let (offset, length) = op.range();
         let block = u64::from(self.0.caps.logical_block);
         assert!((offset | length).is_multiple_of(block), "{op:?} is not of whole blocks");
+        assert!(op.sg().len() <= self.0.caps.max_transfer, "{op:?} is too long");
         self.0.seen.lock().unwrap().push(match op {
             Op::Read { .. } => Seen::Read(offset, length),
             Op::Write { durable, .. } => Seen::Write(offset, length, durable),

@@ -100,6 +100,14 @@ fn a_pattern_is_written_to_every_block() {
 }
 
 #[test]
+fn a_pattern_is_written_in_transfers_that_the_store_takes() {
+    let mut rig = Rig::with(Options::default(), |caps| caps.max_transfer = 1024);
+    rig.ask(&cdb(Opcode::WRITE_SAME_10, 1, 3), &pattern(1), 0).good();
+    assert_eq!(rig.seen(), [Seen::Write(512, 1024, false), Seen::Write(1536, 512, false)]);
+    assert_eq!(rig.read(1, 2), pattern(1).repeat(2));
+}
+
+#[test]
 fn zeroes_are_left_to_the_store() {
     for opcode in SAMES {
         let mut rig = Rig::new();

@@ -64,9 +64,13 @@ fn without_comparison_the_blocks_only_have_to_be_readable() {
 
 #[test]
 fn a_whole_disk_is_verified_in_steps() {
+    for (max_transfer, step) in [(u64::MAX, 1 << 18), (1 << 16, 1 << 16), (5000, 4608)] {
+        let mut rig = Rig::with(Options::default(), |caps| caps.max_transfer = max_transfer);
+        rig.ask(&cdb(Opcode::VERIFY_16, 0, BLOCKS as u32), &[], 0).good();
+        let reads = (0..SIZE).step_by(step).map(|at| Seen::Read(at, (SIZE - at).min(step as u64)));
+        assert_eq!(rig.seen(), reads.collect::<Vec<_>>());
+    }
     let mut rig = Rig::with(Options::default(), |caps| caps.max_transfer = 4096);
-    rig.ask(&cdb(Opcode::VERIFY_16, 0, BLOCKS as u32), &[], 0).good();
-    assert_eq!(rig.seen(), (0..4).map(|n| Seen::Read(n << 18, 1 << 18)).collect::<Vec<_>>());
     let compare = with(cdb(Opcode::VERIFY_16, 0, 9), 1, EACH);
     assert_eq!(rig.ask(&compare, &pattern(9), 0).field(), Some((10, None)), "transfers are limited");
 }
