@@ -36,12 +36,6 @@ impl Geometry {
             _ => Err(Sense::illegal_request(AdditionalSense::LBA_OUT_OF_RANGE)),
         }
     }
-
-    /// The same with zero blocks meaning all that follow.
-    pub(crate) fn extent_or_rest(&self, lba: u64, blocks: u64) -> Result<Extent, Sense> {
-        let extent = self.extent(lba, blocks)?;
-        if blocks > 0 { Ok(extent) } else { self.extent(lba, self.blocks - lba) }
-    }
 }
 
 impl Extent {

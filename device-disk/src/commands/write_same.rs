@@ -34,8 +34,9 @@ fn decode(disk: &Disk, request: &Request<'_>) -> Decoded {
     check_writable(request.unit)?;
     let Transfer { lba, blocks, unmap, ndob, .. } = Transfer::parse(request.cdb).unwrap_or_default();
     let geometry = disk.geometry;
-    let extent = geometry.extent_or_rest(lba, blocks.into())?;
-    if extent.length > MAX_WRITE_SAME {
+    let extent = geometry.extent(lba, blocks.into())?;
+    // No blocks would stand for all that follow: a slip that costs a disk. The Block Limits page says so (WSNZ).
+    if blocks == 0 || extent.length > MAX_WRITE_SAME {
         return Err(Sense::invalid_field_in_cdb(length_at(request.cdb), None));
     }
     let (fast_zero, durable) = (disk.fast_zero, disk.durable(false, request.unit));

@@ -11,6 +11,7 @@ pub(crate) const MAX_UNMAP_DESCRIPTORS: u32 = 256;
 pub(crate) fn page(disk: &Disk) -> Vec<u8> {
     let block = disk.geometry.block_length;
     let mut limits = BlockLimits {
+        write_same_non_zero: true,
         optimal_transfer_granularity: (disk.physical_block / block).try_into().unwrap_or(0),
         maximum_transfer: disk.max_transfer,
         maximum_write_same: MAX_WRITE_SAME / u64::from(block),

@@ -136,7 +136,7 @@ fn every_step_may_take_its_time() {
     rig.ask(&cdb(Opcode::WRITE_SAME_16, 3, 1100), &[1; 512], 0).good();
     rig.ask(&cdb(Opcode::SYNCHRONIZE_CACHE_10, 0, 0), &[], 0).good();
     assert_eq!(rig.read(3, 1100), [1; 1100 * 512]);
-    assert_eq!(rig.ask(&cdb(Opcode::WRITE_SAME_16, 3, 0), &[1; 512], 0).refused(), (3, 0x0c, 0));
+    assert_eq!(rig.ask(&cdb(Opcode::WRITE_SAME_16, 3, 2045), &[1; 512], 0).refused(), (3, 0x0c, 0));
 }
 
 #[test]
