@@ -19,7 +19,7 @@ fn a_debian_kernel_boots_twice_against_one_daemon() -> Result<()> {
         .arg("2")
         .vhost_user("vm.sock");
     let mut daemon = lunette.start()?;
-    let qemu = Qemu::new().vhost_user_scsi(lunette.path("vm.sock"), ",bootindex=0");
+    let qemu = Qemu::new().vhost_user_scsi(lunette.path("vm.sock"), ",bootindex=1");
 
     let mut guest = qemu.boot()?;
     let queues = guest.check("ls /sys/block/$(basename $(disk 0))/mq | wc -l")?;
