@@ -38,7 +38,11 @@ impl File {
     /// See [`OpenError`]; nothing stays open or locked then, and a file that was created is removed again.
     pub fn open(path: &Path, options: &Options) -> Result<Self, OpenError> {
         let opened = open::open(path, options)?;
-        let probed = probe::probe(path, &opened, options)?;
+        let probed = probe::probe(path, &opened, options).inspect_err(|_| {
+            if opened.created {
+                open::remove(path);
+            }
+        })?;
         tracing::debug!(path = %path.display(), ?probed, "opened");
         Ok(Self { shared: Arc::new(Shared::new(path, opened.fd, probed)) })
     }

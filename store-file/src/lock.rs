@@ -9,7 +9,7 @@
 
 use crate::sys;
 use crate::{OpenError, Options};
-use rustix::fs::{FileType, Mode, OFlags, Stat};
+use rustix::fs::{AtFlags, CWD, Dev, FileType, Mode, OFlags, Stat, StatxFlags, makedev};
 use rustix::io::Errno;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -28,7 +28,7 @@ impl Patience {
 
     /// Waits a little; `false` when it has waited long enough, or the holder is this very process.
     fn wait(&mut self, path: &Path) -> bool {
-        let ours = || path.canonicalize().is_ok_and(|path| has_locked(std::process::id(), &path));
+        let ours = || identity(path).is_some_and(|file| has_locked(std::process::id(), file));
         if self.0 == 0 || ours() {
             return false;
         }
@@ -114,22 +114,32 @@ fn in_use(path: &Path) -> OpenError {
 
 /// A process that has a lock on the file, this one first. Only those whose open files we may look at are found.
 fn holder(path: &Path) -> Option<u32> {
-    let path = path.canonicalize().ok()?;
+    let file = identity(path)?;
     let own = std::process::id();
     let others = std::fs::read_dir("/proc").into_iter().flatten().flatten();
     let others = others.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
-    std::iter::once(own).chain(others.filter(|pid| *pid != own)).find(|pid| has_locked(*pid, &path))
+    std::iter::once(own).chain(others.filter(|pid| *pid != own)).find(|pid| has_locked(*pid, file))
 }
 
-fn has_locked(pid: u32, path: &Path) -> bool {
+fn has_locked(pid: u32, file: (Dev, u64)) -> bool {
     let Ok(open) = std::fs::read_dir(format!("/proc/{pid}/fd")) else {
         return false;
     };
     open.flatten()
-        .filter(|entry| std::fs::read_link(entry.path()).is_ok_and(|target| target == path))
+        .filter(|entry| identity(&entry.path()) == Some(file))
         .filter_map(|entry| entry.file_name().into_string().ok())
         .filter_map(|fd| std::fs::read_to_string(format!("/proc/{pid}/fdinfo/{fd}")).ok())
         .any(|info| info.lines().any(|line| line.starts_with("lock:")))
+}
+
+/// The file itself, which may have several names, or the device, which may have several nodes. Asks no server, as other
+/// processes may have files open on one that does not answer.
+fn identity(path: &Path) -> Option<(Dev, u64)> {
+    let stat = rustix::fs::statx(CWD, path, AtFlags::STATX_DONT_SYNC, StatxFlags::BASIC_STATS).ok()?;
+    Some(match FileType::from_raw_mode(stat.stx_mode.into()) {
+        FileType::BlockDevice => (makedev(stat.stx_rdev_major, stat.stx_rdev_minor), 0),
+        _ => (makedev(stat.stx_dev_major, stat.stx_dev_minor), stat.stx_ino),
+    })
 }
 
 /// Where the block device is mounted, if it is.

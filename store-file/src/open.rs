@@ -14,6 +14,8 @@ pub(crate) struct Opened {
     pub(crate) block_device: bool,
     /// In bytes.
     pub(crate) size: u64,
+    /// It did not exist before.
+    pub(crate) created: bool,
 }
 
 pub(crate) fn open(path: &Path, options: &Options) -> Result<Opened, OpenError> {
@@ -117,13 +119,26 @@ fn create(path: &Path, options: &Options, patience: &mut Patience) -> Result<Opt
     let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
     let fd = match rustix::fs::open(path, flags, Mode::RUSR | Mode::WUSR) {
         Ok(fd) => fd,
+        Err(Errno::EXIST) if path.is_symlink() && !path.exists() => {
+            return Err(OpenError::DanglingLink(path.to_owned()));
+        }
         Err(Errno::EXIST) => return Ok(None),
         Err(error) => return Err(failed("create", path, error)),
     };
-    lock::lock(&fd, path, options, patience)?;
-    give_size(path, &fd, size).and_then(|()| measure(path, fd)).map(Some).inspect_err(|_| {
-        let _ = std::fs::remove_file(path);
-    })
+    lock::lock(&fd, path, options, patience).inspect_err(|error| {
+        // Somebody else was quicker to use it, or there are no locks here.
+        if !matches!(error, OpenError::InUse { .. }) {
+            remove(path);
+        }
+    })?;
+    give_size(path, &fd, size).inspect_err(|_| remove(path))?;
+    let opened = measure(path, fd)?;
+    Ok(Some(Opened { created: true, ..opened }))
+}
+
+/// Removes a file that was created for nothing. Its lock must still be held: nobody else has begun to use it then.
+pub(crate) fn remove(path: &Path) {
+    let _ = std::fs::remove_file(path);
 }
 
 /// Makes an empty file a sparse one, so that it is still there after a power loss.
@@ -147,5 +162,5 @@ fn measure(path: &Path, fd: OwnedFd) -> Result<Opened, OpenError> {
     } else {
         u64::try_from(stat.st_size).unwrap_or(0)
     };
-    Ok(Opened { fd, stat, block_device, size })
+    Ok(Opened { fd, stat, block_device, size, created: false })
 }

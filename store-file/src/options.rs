@@ -55,6 +55,9 @@ pub enum OpenError {
     /// There is no such file.
     #[error("{} does not exist (size=… creates it)", .0.display())]
     Missing(PathBuf),
+    /// A symbolic link that leads nowhere; nothing is created at its end.
+    #[error("{} is a symbolic link to a file that does not exist", .0.display())]
+    DanglingLink(PathBuf),
     /// A directory, socket, character device and so on.
     #[error("{} is not a regular file or block device", .0.display())]
     NotStorage(PathBuf),

@@ -79,6 +79,32 @@ fn a_file_that_cannot_get_its_size_is_not_left_behind() {
 }
 
 #[test]
+fn a_file_that_is_of_no_use_is_not_left_behind() {
+    let directory = tempfile::tempdir().unwrap();
+    let mount = |program: &str, arguments: &[&str]| {
+        let mut command = Command::new(program);
+        command.args(arguments).arg(directory.path()).output().is_ok_and(|output| output.status.success())
+    };
+    if !mount("mount", &["-t", "hugetlbfs", "none"]) {
+        return eprintln!("skipped: cannot mount hugetlbfs here");
+    }
+    let path = disk_image(&directory);
+    let (message, left) = (refusal(&path, &sized(1 << 30)), path.exists());
+    assert!(mount("umount", &[]));
+    assert!(message.contains("hugetlbfs"), "{message}");
+    assert!(!left);
+}
+
+#[test]
+fn a_link_to_nowhere_is_refused() {
+    let directory = on_disk();
+    let link = directory.path().join("link");
+    std::os::unix::fs::symlink(disk_image(&directory), &link).unwrap();
+    let dangling = format!("{} is a symbolic link to a file that does not exist", link.display());
+    assert_eq!(refusal(&link, &sized(4096)), dangling);
+}
+
+#[test]
 fn the_same_bytes_are_open_once_unless_all_only_read() {
     for directory in [on_disk(), in_memory()] {
         let path = disk_image(&directory);
@@ -93,6 +119,9 @@ fn the_same_bytes_are_open_once_unless_all_only_read() {
         let link = directory.path().join("link");
         std::os::unix::fs::symlink(&path, &link).unwrap();
         assert!(File::open(&link, &writer).is_err());
+        let name = directory.path().join("second name");
+        std::fs::hard_link(&path, &name).unwrap();
+        assert_eq!(refusal(&name, &patient), format!("{} is in use by this process already", name.display()));
         drop(first);
         let _reader = File::open(&path, &reader).unwrap();
         let _another = File::open(&link, &reader).unwrap();
