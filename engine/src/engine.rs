@@ -376,6 +376,9 @@ impl Engine {
         let mut tasks = self.tasks.borrow_mut();
         tasks.enable(id);
         let Some(task) = tasks.get(id) else { return };
+        if task.phase != Phase::Running {
+            decode_again(task);
+        }
         if task.phase != Phase::Parked {
             return;
         }
@@ -401,6 +404,21 @@ fn check_condition(unit: &LogicalUnit, sense: Sense) -> Outcome {
     Outcome { descriptor_sense: unit.descriptor_sense(), ..Outcome::check_condition(sense) }
 }
 
+/// Decodes a task whose turn has come: what it is to do may depend on mode pages that an older one has changed. Commands
+/// that do not report unit attention conditions have taken one, or given up one, when they were decoded first.
+fn decode_again(task: &mut Task) {
+    let Some(itl) = &task.itl else { return };
+    let unit = itl.unit();
+    let Ok(row) = unit.commands().find(&task.cdb) else { return };
+    if row.spec.attention == Attention::Reported {
+        let request = Request { cdb: &task.cdb, data_out: task.data_out, unit, nexus: &itl.nexus };
+        let refused = |sense| Plan::Done(Reply::check_condition(sense));
+        let plan = unit.decode(row, &request).unwrap_or_else(refused);
+        task.wanted_in = plan.wanted_in();
+        task.plan = Some(plan);
+    }
+}
+
 /// Prepares a command of several steps.
 fn begin(task: &mut Task, plan: RunPlan, data_out: Sg<'_>, data_in: Sg<'_>) {
     let Some(itl) = &task.itl else { return };
@@ -411,8 +429,13 @@ fn begin(task: &mut Task, plan: RunPlan, data_out: Sg<'_>, data_in: Sg<'_>) {
 }
 
 fn outcome_of_reply(task: &Task, reply: Reply, data_in: Sg<'_>) -> Outcome {
-    let moved_in = data_in.copy_in(0, &reply.data) as u64;
-    Outcome { sense: reply.sense, moved_in, ..outcome(task, reply.status) }
+    match reply.sense {
+        Some(sense) => failed(task, |_| *sense),
+        None => {
+            let moved_in = data_in.copy_in(0, &reply.data) as u64;
+            Outcome { moved_in, ..outcome(task, reply.status) }
+        }
+    }
 }
 
 fn outcome_of_io(task: &Task, io: Io, result: IoResult) -> Outcome {

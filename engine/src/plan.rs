@@ -116,6 +116,11 @@ impl Reply {
     pub fn good(data: Vec<u8>) -> Self {
         Self { status: Status::GOOD, sense: None, data }
     }
+
+    /// CHECK CONDITION.
+    pub fn check_condition(sense: Sense) -> Self {
+        Self { status: Status::CHECK_CONDITION, sense: Some(Box::new(sense)), data: Vec::new() }
+    }
 }
 
 /// What became of a command: what the transport frames.

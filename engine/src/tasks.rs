@@ -45,6 +45,8 @@ pub(crate) struct Task {
     pub(crate) cookie: u64,
     pub(crate) tag: u64,
     pub(crate) cdb: Cdb,
+    /// How many bytes the initiator means to send.
+    pub(crate) data_out: u64,
     pub(crate) plan: Option<Plan>,
     pub(crate) wanted_in: u64,
     pub(crate) wanted_out: u64,
@@ -141,6 +143,7 @@ impl Task {
             cookie: command.cookie,
             tag: command.tag,
             cdb: *command.cdb,
+            data_out: command.data_out,
             wanted_in: plan.wanted_in(),
             wanted_out: plan.wanted_out(),
             moving: 0,

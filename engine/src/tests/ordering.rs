@@ -140,3 +140,44 @@ fn a_reactor_that_joins_during_a_barrier_waits() {
     rig.complete_all();
     assert_eq!((a.good(), late.good()), (vec![1], vec![1]));
 }
+
+/// MODE SENSE(6) of the Control page, without a block descriptor.
+const MODE_SENSE: [u8; 6] = [0x1a, 0x08, 0x0a, 0, 16, 0];
+/// MODE SELECT(6) of as many bytes.
+const MODE_SELECT: [u8; 6] = [0x15, 0x10, 0, 0, 16, 0];
+
+fn send_cdb(
+    rig: &mut Rig,
+    from: &Initiator,
+    tag: u64,
+    ordered: bool,
+    cdb: [u8; 6],
+    data: &Memory,
+) -> Started {
+    let cdb = Cdb::new(&cdb).unwrap();
+    let is_out = cdb.as_bytes()[0] == MODE_SELECT[0];
+    let attribute = if ordered { TaskAttribute::Ordered } else { TaskAttribute::Simple };
+    let data_out = if is_out { data.len() as u64 } else { 0 };
+    let frame = CommandFrame { lun: Lun::from_index(0), tag, attribute, cdb: &cdb, data_out, cookie: tag };
+    let data = [data.seg()];
+    let (out, into) = if is_out { (Sg::new(&data), Sg::empty()) } else { (Sg::empty(), Sg::new(&data)) };
+    from.session.execute(&frame, out, into, rig.sim.cx(from.reactor))
+}
+
+#[test]
+fn a_task_that_waited_sees_what_an_older_one_changed() {
+    const DESCRIPTOR_SENSE: u8 = 0x04;
+    let mut rig = Rig::new(1);
+    let a = rig.initiator(0);
+    let (before, after) = (Memory::zeroed(16), Memory::zeroed(16));
+    assert!(matches!(send_cdb(&mut rig, &a, 0, false, MODE_SENSE, &before), Started::Ended(_)));
+    let mut control = before.to_vec();
+    (control[0], control[6]) = (0, control[6] | DESCRIPTOR_SENSE);
+    let list = Memory::from_bytes(&control);
+    rig.read(&a, 1, "simple");
+    assert!(matches!(send_cdb(&mut rig, &a, 2, true, MODE_SELECT, &list), Started::Pending));
+    assert!(matches!(send_cdb(&mut rig, &a, 3, false, MODE_SENSE, &after), Started::Pending));
+    rig.complete_all();
+    assert_eq!(a.good(), [1, 2, 3]);
+    assert_eq!(after.to_vec()[4..], control[4..]);
+}
