@@ -195,8 +195,9 @@ impl LogicalUnit {
         if bit(0x0a, 2, 0x04) {
             flags |= Flag::DESCRIPTOR_SENSE;
         }
-        drop(state);
+        // Still locked, so that the flags are those of the last change.
         self.flags.store(flags, Ordering::Relaxed);
+        drop(state);
         self.device.mode_changed(self);
     }
 
