@@ -96,13 +96,12 @@ impl Attached {
     }
 
     fn flush(&self, id: IoId, cx: &mut dyn Cx) -> Submit {
-        if self.shared.probed.caps.read_only {
+        let Some(fd) = self.shared.flushing() else {
             return Submit::Done(Ok(0));
-        }
+        };
         if let Some(error) = self.shared.failure() {
             return Submit::Done(Err(error));
         }
-        let fd = self.shared.fd();
         self.file(FileOp::Sync { fd }, Kept::Flush(id), cx)
     }
 
@@ -218,8 +217,8 @@ impl Attached {
         waiting.pop_front()
     }
 
-    /// A durable write that fails may have been told of the loss of bytes that were written before it. Want of space is
-    /// not a loss: the write itself was refused.
+    /// A durable write that fails may mean that its device has lost what was written before it. Want of space does not:
+    /// the write itself was refused, and if bytes before it found no room either, the next flush is told by itself.
     fn note_durable(&self, result: IoResult) {
         if let Err(error @ IoError::Os(_)) = result {
             self.shared.fail(error);

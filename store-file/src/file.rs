@@ -1,6 +1,7 @@
 //! A file as the whole program shares it.
 
 use crate::attached::Attached;
+use crate::open::Opened;
 use crate::probe::{Discarding, Inline, Probed};
 use crate::{OpenError, Options, open, probe};
 use lunette_store::{Backing, Caps, Cx, IoError, Store, attach_relay};
@@ -21,6 +22,7 @@ pub struct File {
 #[derive(Debug)]
 pub(crate) struct Shared {
     fd: OwnedFd,
+    flushing: Option<OwnedFd>,
     path: PathBuf,
     pub(crate) probed: Probed,
     /// What [`Probed`] promised may turn out to be missing.
@@ -44,7 +46,7 @@ impl File {
             }
         })?;
         tracing::debug!(path = %path.display(), ?probed, "opened");
-        Ok(Self { shared: Arc::new(Shared::new(path, opened.fd, probed)) })
+        Ok(Self { shared: Arc::new(Shared::new(path, opened, probed)) })
     }
 
     /// Where it is.
@@ -74,9 +76,10 @@ impl Backing for File {
 }
 
 impl Shared {
-    pub(crate) fn new(path: &Path, fd: OwnedFd, probed: Probed) -> Self {
+    pub(crate) fn new(path: &Path, opened: Opened, probed: Probed) -> Self {
         Self {
-            fd,
+            fd: opened.fd,
+            flushing: opened.flushing,
             path: path.to_owned(),
             punch: AtomicBool::new(probed.can_punch || probed.discarding == Discarding::Punch),
             zero_range: AtomicBool::new(probed.can_zero_range),
@@ -88,6 +91,11 @@ impl Shared {
 
     pub(crate) fn fd(&self) -> RawFd {
         self.fd.as_raw_fd()
+    }
+
+    /// The descriptor to flush by; `None` for readers.
+    pub(crate) fn flushing(&self) -> Option<RawFd> {
+        self.flushing.as_ref().map(OwnedFd::as_raw_fd)
     }
 
     pub(crate) fn borrow(&self) -> BorrowedFd<'_> {

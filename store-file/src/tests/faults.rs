@@ -45,6 +45,18 @@ fn a_failed_durable_write_fails_later_flushes_but_want_of_space_does_not() {
     }
 }
 
+/// The kernel tells each open file once of bytes that it has lost.
+#[test]
+fn a_durable_write_cannot_take_the_news_of_a_loss_from_the_next_flush() {
+    let directory = on_disk();
+    let mut rig = rig(&directory);
+    let memory = Memory::zeroed(512);
+    rig.run(durable(0, &[memory.seg()])).unwrap();
+    rig.run(Op::Flush).unwrap();
+    let kernel = rig.kernel.borrow();
+    assert_ne!(kernel.written, kernel.synced);
+}
+
 #[test]
 fn zeroes_are_written_where_the_file_system_cannot_make_them() {
     let directory = on_disk();
