@@ -56,11 +56,6 @@ pub trait Device: Send + Sync {
         0
     }
 
-    /// Called when mode pages have changed, with the new values in force.
-    fn mode_changed(&self, unit: &LogicalUnit) {
-        let _ = unit;
-    }
-
     /// Whether the unit is ready for commands that access the medium; TEST UNIT READY's answer.
     fn ready(&self) -> Result<(), Sense> {
         Ok(())

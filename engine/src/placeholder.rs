@@ -3,13 +3,9 @@
 use crate::command::Command;
 use crate::spc::{INQUIRY, PrimaryCommand, REPORT_LUNS, REQUEST_SENSE, TEST_UNIT_READY};
 use crate::{CommandSpec, Decoded, Device, Identity, LogicalUnit, Request};
-use lunette_scsi::{AdditionalSense, Naa, Sense};
+use lunette_scsi::inquiry::NO_LOGICAL_UNIT;
+use lunette_scsi::{AdditionalSense, Naa, PeripheralDeviceType, Sense};
 use std::sync::Arc;
-
-/// Peripheral qualifier 011b, device type 1Fh: there cannot be a logical unit here.
-const NO_LOGICAL_UNIT: u8 = 0x7f;
-/// Device type 1Eh: well known logical unit.
-const WELL_KNOWN: u8 = 0x1e;
 
 static MISSING: &[&PrimaryCommand] = &[&INQUIRY, &REPORT_LUNS, &REQUEST_SENSE];
 static WELL_KNOWN_REPORT_LUNS: &[&PrimaryCommand] =
@@ -28,7 +24,13 @@ pub(crate) fn missing_unit() -> Arc<LogicalUnit> {
 
 /// The REPORT LUNS well-known logical unit.
 pub(crate) fn report_luns_unit() -> Arc<LogicalUnit> {
-    unit("REPORT LUNS", Placeholder { peripheral: WELL_KNOWN, commands: WELL_KNOWN_REPORT_LUNS })
+    unit(
+        "REPORT LUNS",
+        Placeholder {
+            peripheral: PeripheralDeviceType::WELL_KNOWN_LOGICAL_UNIT.0,
+            commands: WELL_KNOWN_REPORT_LUNS,
+        },
+    )
 }
 
 fn unit(name: &str, device: Placeholder) -> Arc<LogicalUnit> {

@@ -197,8 +197,6 @@ impl LogicalUnit {
         }
         // Still locked, so that the flags are those of the last change.
         self.flags.store(flags, Ordering::Relaxed);
-        drop(state);
-        self.device.mode_changed(self);
     }
 
     fn state(&self) -> MutexGuard<'_, State> {

@@ -2,6 +2,7 @@
 
 use super::PrimaryCommand;
 use crate::{Attention, CommandSpec, Decoded, Direction, LogicalUnit, Plan, Request, Reservation, Timeouts};
+use lunette_scsi::report_luns::{SelectReport, encode_report_luns};
 use lunette_scsi::{Lun, Opcode, Sense};
 
 pub(crate) static REPORT_LUNS: PrimaryCommand = PrimaryCommand {
@@ -21,20 +22,12 @@ pub(crate) static REPORT_LUNS: PrimaryCommand = PrimaryCommand {
 fn decode(_: &LogicalUnit, request: &Request<'_>) -> Decoded {
     let port = &request.nexus.port;
     let units = || port.units().keys().map(|index| Lun::from_index(*index));
-    let luns: Vec<Lun> = match request.cdb.u8(2) {
-        0x00 => units().collect(),
-        0x01 => vec![Lun::REPORT_LUNS_WLUN],
-        0x02 => units().chain([Lun::REPORT_LUNS_WLUN]).collect(),
+    let luns: Vec<Lun> = match SelectReport(request.cdb.u8(2)) {
+        SelectReport::ADDRESSABLE => units().collect(),
+        SelectReport::WELL_KNOWN => vec![Lun::REPORT_LUNS_WLUN],
+        SelectReport::ALL => units().chain([Lun::REPORT_LUNS_WLUN]).collect(),
         _ => return Err(Sense::invalid_field_in_cdb(2, None)),
     };
     request.nexus.forget_reported_luns();
-    Ok(Plan::data(parameter_data(&luns), u64::from(request.cdb.u32(6))))
-}
-
-fn parameter_data(luns: &[Lun]) -> Vec<u8> {
-    let mut data = Vec::with_capacity(8 + luns.len() * 8);
-    data.extend((luns.len() as u32 * 8).to_be_bytes());
-    data.extend([0; 4]);
-    luns.iter().for_each(|lun| data.extend(lun.to_bytes()));
-    data
+    Ok(Plan::data(encode_report_luns(&luns), request.cdb.u32(6).into()))
 }
