@@ -24,13 +24,13 @@ pub(crate) enum Subcommand {
 
 #[derive(Args, Debug)]
 pub(crate) struct Serve {
-    /// A logical unit: TYPE:STORE[,r|w][,key=value…], as in disk:/var/vm/a.img,w or disk:ram:4G
+    /// A logical unit, as in disk:/var/vm/a.img,w or disk:ram:4G (may be repeated)
     ///
-    /// TYPE is `disk`. STORE is the path of a file or block device, or ram:SIZE. `r` refuses writes. Keys: size= (create a
-    /// sparse file of this size if there is none), block=512|4096, direct=on|off, inline=on|off, serial=, wwn= (NAA name),
-    /// name=, rotational=on|off, removable=on|off, lun= (otherwise numbered from 0 in the order given). A comma in a path is
-    /// written `\,`.
-    #[arg(long = "lu", value_name = "UNIT", verbatim_doc_comment)]
+    /// Written `TYPE:STORE[,r|w][,key=value…]`. TYPE is `disk`. STORE is the path of a file or block device, or ram:SIZE. `r`
+    /// refuses writes. Keys: size= (create a sparse file of this size if there is none), block=512|4096, direct=on|off,
+    /// inline=on|off, serial=, wwn= (NAA name), name=, rotational=on|off, removable=on|off, lun= (otherwise numbered from 0
+    /// in the order given). A comma in a path is written `\,`.
+    #[arg(long = "lu", value_name = "UNIT")]
     pub(crate) units: Vec<UnitSpec>,
 
     /// Serve iSCSI on this address; port 0 chooses one
