@@ -1,5 +1,6 @@
 //! What is to be sent: encoded bytes, and places of payload that stays where it is.
 
+use std::collections::VecDeque;
 use std::io::IoSlice;
 use std::ops::Range;
 
@@ -71,34 +72,58 @@ pub enum Piece<'a> {
     },
 }
 
-impl Piece<'_> {
-    fn len(&self) -> usize {
+/// What is left of a piece.
+#[derive(Debug)]
+enum Span {
+    /// Place among all encoded bytes since the outbox was empty.
+    Bytes(Range<usize>),
+    Payload {
+        token: u64,
+        range: Range<u32>,
+        last: bool,
+    },
+}
+
+impl Span {
+    /// Takes `count` bytes from the front, as many as there are; returns how many.
+    fn consume(&mut self, count: usize) -> usize {
         match self {
-            Self::Bytes(bytes) => bytes.len(),
-            Self::Payload { range, .. } => range.len(),
+            Self::Bytes(range) => {
+                let taken = count.min(range.len());
+                range.start += taken;
+                taken
+            }
+            Self::Payload { range, .. } => {
+                let taken = count.min(range.len());
+                range.start += taken as u32;
+                taken
+            }
+        }
+    }
+
+    fn is_empty(&self) -> bool {
+        match self {
+            Self::Bytes(range) => range.is_empty(),
+            Self::Payload { range, .. } => range.is_empty(),
         }
     }
 }
 
-#[derive(Debug)]
-enum Span {
-    Bytes(Range<usize>),
-    Payload { token: u64, range: Range<u32>, last: bool },
-}
+/// So few bytes that are sent are not worth moving the rest.
+const FEW_BYTES: usize = 64 << 10;
 
 /// Output of the machines: a queue of [`Piece`]s, each an `iovec` for whoever owns the socket.
 ///
-/// Its buffers are kept when it runs empty, so a busy connection allocates nothing. While the kernel reads the
-/// pieces, put another outbox in its place: encoding may move the bytes. Nothing bounds an outbox but its user:
-/// stop calling `receive` while [`len`](Self::len) is above what the peer deserves.
+/// Its buffers are kept, so a busy connection allocates nothing, and what is sent makes room, also in an outbox that
+/// never runs empty. While the kernel reads the pieces, put another outbox in its place: encoding and
+/// [`advance`](Self::advance) may move the bytes. Nothing bounds an outbox but its user: stop calling `receive` while
+/// [`len`](Self::len) is above what the peer deserves.
 #[derive(Debug, Default)]
 pub struct Outbox {
+    /// Encoded bytes, from place `start` on.
     bytes: Vec<u8>,
-    spans: Vec<Span>,
-    /// Spans that are sent.
-    done: usize,
-    /// Bytes sent of the span after those.
-    sent: usize,
+    start: usize,
+    spans: VecDeque<Span>,
     left: usize,
 }
 
@@ -110,21 +135,14 @@ impl Outbox {
 
     /// Whether all is sent.
     pub fn is_empty(&self) -> bool {
-        self.left == 0 && self.done == self.spans.len()
+        self.spans.is_empty()
     }
 
     /// What is to be sent, in order.
     pub fn pieces(&self) -> impl Iterator<Item = Piece<'_>> {
-        let mut skip = self.sent;
-        self.spans[self.done..].iter().filter_map(move |span| {
-            let skip = std::mem::take(&mut skip);
-            let piece = match span {
-                Span::Bytes(range) => Piece::Bytes(&self.bytes[range.start + skip..range.end]),
-                Span::Payload { token, range, .. } => {
-                    Piece::Payload { token: *token, range: range.start + skip as u32..range.end }
-                }
-            };
-            (piece.len() > 0).then_some(piece)
+        self.spans.iter().filter(|span| !span.is_empty()).map(|span| match span {
+            Span::Bytes(range) => Piece::Bytes(&self.bytes[range.start - self.start..range.end - self.start]),
+            Span::Payload { token, range, .. } => Piece::Payload { token: *token, range: range.clone() },
         })
     }
 
@@ -133,28 +151,36 @@ impl Outbox {
     ///
     /// # Panics
     /// If `count` is more than [`len`](Self::len).
-    pub fn advance(&mut self, count: usize, mut released: impl FnMut(u64)) {
+    pub fn advance(&mut self, mut count: usize, mut released: impl FnMut(u64)) {
         self.left = self.left.checked_sub(count).expect("no more is sent than was to be sent");
-        let mut count = count + self.sent;
-        while let Some(span) = self.spans.get(self.done) {
-            let length = match span {
-                Span::Bytes(range) => range.len(),
-                Span::Payload { range, .. } => range.len(),
-            };
-            if count < length {
+        while let Some(span) = self.spans.front_mut() {
+            count -= span.consume(count);
+            if !span.is_empty() {
                 break;
             }
-            if let Span::Payload { token, last: true, .. } = span {
-                released(*token);
+            if let Some(Span::Payload { token, last: true, .. }) = self.spans.pop_front() {
+                released(token);
             }
-            count -= length;
-            self.done += 1;
         }
-        self.sent = count;
-        if self.done == self.spans.len() {
-            self.bytes.clear();
-            self.spans.clear();
-            self.done = 0;
+        self.reclaim();
+    }
+
+    /// Takes back the room of bytes that are sent.
+    fn reclaim(&mut self) {
+        let first = self.spans.iter().find_map(|span| match span {
+            Span::Bytes(range) => Some(range.start),
+            Span::Payload { .. } => None,
+        });
+        match first {
+            None => {
+                self.bytes.clear();
+                self.start = 0;
+            }
+            Some(first) if first - self.start >= FEW_BYTES.max(self.bytes.len() / 2) => {
+                self.bytes.drain(..first - self.start);
+                self.start = first;
+            }
+            Some(_) => {}
         }
     }
 
@@ -175,14 +201,14 @@ impl Outbox {
         if data.is_empty() {
             return;
         }
-        let start = self.bytes.len();
+        let from = self.bytes.len();
         self.bytes.extend_from_slice(data);
         self.bytes.resize(self.bytes.len() + padding(data.len() as u32), 0);
         if digests.data {
-            let digest = crc32c(&self.bytes[start..]);
+            let digest = crc32c(&self.bytes[from..]);
             self.bytes.extend_from_slice(&digest);
         }
-        self.close_bytes(start);
+        self.close_bytes(from);
     }
 
     /// Appends a PDU whose data segment is a part of `payload`; `last`: the payload is not needed after it.
@@ -195,20 +221,20 @@ impl Outbox {
     ) {
         let length = range.len() as u32;
         self.header(digests, header.into(), additional, length);
-        let start = self.bytes.len();
-        self.bytes.resize(start + padding(length), 0);
+        let from = self.bytes.len();
+        self.bytes.resize(from + padding(length), 0);
         if digests.data && length > 0 {
             let digest = payload.digest(&range);
             self.bytes.extend_from_slice(&digest);
         }
         self.left += range.len();
-        self.spans.push(Span::Payload { token: payload.token, range, last });
-        self.close_bytes(start);
+        self.spans.push_back(Span::Payload { token: payload.token, range, last });
+        self.close_bytes(from);
     }
 
     /// Gives a payload back once everything before is sent.
     pub(crate) fn release(&mut self, token: u64) {
-        self.spans.push(Span::Payload { token, range: 0..0, last: true });
+        self.spans.push_back(Span::Payload { token, range: 0..0, last: true });
     }
 
     fn header(&mut self, digests: Digests, mut header: [u8; BHS], additional: &[u8], length: u32) {
@@ -216,23 +242,23 @@ impl Outbox {
         let common: &mut Header = zerocopy::transmute_mut!(&mut header);
         common.total_ahs_length = (additional.len() / 4) as u8;
         common.data_segment_length = U24::from(length);
-        let start = self.bytes.len();
+        let from = self.bytes.len();
         self.bytes.extend_from_slice(&header);
         self.bytes.extend_from_slice(additional);
         if digests.header {
-            let digest = crc32c(&self.bytes[start..]);
+            let digest = crc32c(&self.bytes[from..]);
             self.bytes.extend_from_slice(&digest);
         }
-        self.close_bytes(start);
+        self.close_bytes(from);
     }
 
-    /// Makes a span of the bytes from `start` on.
-    fn close_bytes(&mut self, start: usize) {
-        let end = self.bytes.len();
+    /// Makes a span of the bytes from index `from` on.
+    fn close_bytes(&mut self, from: usize) {
+        let (start, end) = (self.start + from, self.start + self.bytes.len());
         self.left += end - start;
-        match self.spans.last_mut() {
+        match self.spans.back_mut() {
             Some(Span::Bytes(last)) if last.end == start => last.end = end,
-            _ if start < end => self.spans.push(Span::Bytes(start..end)),
+            _ if start < end => self.spans.push_back(Span::Bytes(start..end)),
             _ => {}
         }
     }
@@ -273,6 +299,33 @@ mod tests {
                 placed.pdu_with_payload(BOTH, NopOut::default(), &[1, 2, 3, 4], segment);
                 assert_eq!(flatten(&copied, &[]), flatten(&placed, &data));
             }
+        }
+    }
+
+    #[test]
+    fn what_is_sent_makes_room_in_an_outbox_that_is_never_empty() {
+        let data = [7; 10];
+        let chunks = [IoSlice::new(&data)];
+        let payload = Payload::new(5, &chunks);
+        let mut out = Outbox::default();
+        out.pdu(Digests::default(), NopOut::default(), &[], &[9; 4096]);
+        for round in 0..10_000u32 {
+            let header = NopOut { task_tag: round.into(), ..NopOut::default() };
+            out.pdu(Digests::default(), header, &[], &[9; 4096]);
+            if round % 3 == 0 {
+                out.pdu_with_payload(Digests::default(), NopOut::default(), &[], (&payload, 0..10, true));
+            }
+            out.advance(out.len() - 1000, |_| ());
+            assert_eq!(out.len(), 1000);
+            assert_eq!(out.pieces().map(|piece| piece_len(&piece)).sum::<usize>(), 1000);
+        }
+        assert!(out.bytes.capacity() < 1 << 20 && out.spans.capacity() < 1000, "{}", out.bytes.capacity());
+    }
+
+    fn piece_len(piece: &Piece<'_>) -> usize {
+        match piece {
+            Piece::Bytes(bytes) => bytes.len(),
+            Piece::Payload { range, .. } => range.len(),
         }
     }
 
