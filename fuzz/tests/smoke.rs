@@ -28,7 +28,7 @@ impl Random {
 }
 
 fn counts() -> u64 {
-    if std::env::var_os("LUNETTE_TEST_FULL").is_some() { 20_000 } else { 300 }
+    if std::env::var_os("LUNETTE_TEST_FULL").is_some() { 5_000 } else { 300 }
 }
 
 fn run(name: &str) {

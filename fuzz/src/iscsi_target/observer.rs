@@ -73,11 +73,6 @@ impl Observer {
         self.segment = agreed.max_recv_data_segment_length as usize;
     }
 
-    /// The longest data segment that the initiator takes.
-    pub(super) fn longest_segment(&self) -> usize {
-        self.segment
-    }
-
     /// ExpCmdSN as last seen.
     pub(super) fn expected_command(&self) -> u32 {
         self.numbers.map_or(0, |(expected, _)| expected)
@@ -143,6 +138,10 @@ impl Observer {
         let header: [u8; BHS] = *self.bytes.first_chunk()?;
         let common: &Header = header.as_ref();
         assert_eq!(common.total_ahs_length, 0);
+        if common.opcode == Opcode::TEXT_RESPONSE {
+            // The initiator may just have declared another length.
+            self.segment = LONGEST;
+        }
         let (data, digests) = (common.data_segment_length.get() as usize, self.digests);
         assert!(data <= self.segment, "a data segment of {data} bytes");
         let start = BHS + if digests.header { 4 } else { 0 };
@@ -202,8 +201,6 @@ impl Observer {
             Opcode::TEXT_RESPONSE => {
                 let text: &TextResponse = header.as_ref();
                 self.text_tag = text.transfer_tag.get();
-                // The initiator may have declared another length.
-                self.segment = LONGEST;
                 true
             }
             Opcode::TASK_MANAGEMENT_RESPONSE
