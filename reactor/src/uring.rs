@@ -102,6 +102,8 @@ impl Uring {
 
     fn enter(&mut self, wait: Wait) {
         self.push_backlog();
+        // What is still left must not wait for what the kernel has: that may never complete.
+        let wait = if self.backlog.is_empty() { wait } else { Wait::No };
         let submission = self.ring.submission();
         let idle = submission.is_empty() && !submission.taskrun() && !submission.cq_overflow();
         drop(submission);
@@ -355,6 +357,25 @@ mod tests {
                 uring.collect(Wait::Forever, &mut events);
             }
         }
+    }
+
+    #[test]
+    fn nothing_waits_behind_a_full_submission_queue() {
+        let wake = eventfd(0, EventfdFlags::NONBLOCK).unwrap();
+        let Ok(mut uring) = Uring::new(wake.as_raw_fd(), 4) else {
+            return;
+        };
+        // What never happens fills the queue twice, and what is at once readable comes last.
+        let never = eventfd(0, EventfdFlags::NONBLOCK).unwrap();
+        let ready = eventfd(1, EventfdFlags::NONBLOCK).unwrap();
+        let watch = |fd: &OwnedFd, number| poll(fd.as_raw_fd(), libc::POLLIN, tagged(WATCH, number));
+        uring.backlog.extend((0..2 * u64::from(SUBMISSIONS)).map(|number| watch(&never, number)));
+        uring.backlog.push_back(watch(&ready, u64::from(u32::MAX)));
+        let mut events = VecDeque::new();
+        while events.is_empty() {
+            uring.collect(Wait::Forever, &mut events);
+        }
+        assert_eq!(events, [Event::Ready(WatchKey::from_bits(u32::MAX.into()))]);
     }
 
     #[test]
