@@ -19,20 +19,26 @@ use std::time::Duration;
 const STEP: Duration = Duration::from_millis(10);
 
 /// How often to try again.
-pub(crate) struct Patience(u128);
+pub(crate) struct Patience {
+    left: u128,
+    waiting: bool,
+}
 
 impl Patience {
     pub(crate) fn new(wait: Duration) -> Self {
-        Self(wait.as_millis().div_ceil(STEP.as_millis()))
+        Self { left: wait.as_millis().div_ceil(STEP.as_millis()), waiting: false }
     }
 
     /// Waits a little; `false` when it has waited long enough, or the holder is this very process.
     fn wait(&mut self, path: &Path) -> bool {
         let ours = || identity(path).is_some_and(|file| has_locked(std::process::id(), file));
-        if self.0 == 0 || ours() {
+        if self.left == 0 || ours() {
             return false;
         }
-        self.0 -= 1;
+        if !std::mem::replace(&mut self.waiting, true) {
+            tracing::info!(path = %path.display(), "in use: waiting for it to be let go");
+        }
+        self.left -= 1;
         std::thread::sleep(STEP);
         true
     }
