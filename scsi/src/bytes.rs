@@ -2,15 +2,16 @@
 
 /// The `N` bytes at `at`, zero-filled past the end of `bytes`.
 pub(crate) const fn array_at<const N: usize>(bytes: &[u8], at: usize) -> [u8; N] {
-    let mut out = [0; N];
-    let mut i = 0;
-    while i < N {
-        // Compared this way round so that `at + i` cannot overflow.
-        if at < bytes.len() && i < bytes.len() - at {
-            out[i] = bytes[at + i];
-        }
-        i += 1;
+    if at >= bytes.len() {
+        return [0; N];
     }
+    let (_, rest) = bytes.split_at(at);
+    if let Some(whole) = rest.first_chunk() {
+        return *whole;
+    }
+    let mut out = [0; N];
+    let (there, _) = out.split_at_mut(rest.len());
+    there.copy_from_slice(rest);
     out
 }
 

@@ -140,8 +140,13 @@ impl<'a> Sg<'a> {
 
     /// Copies `bytes` into the list, beginning at byte `at`; returns how many found room.
     pub fn copy_in(&self, at: u64, bytes: &[u8]) -> usize {
+        let part = self.part(at, bytes.len() as u64);
+        if let Some(seg) = part.single() {
+            seg.copy_in(&bytes[..seg.len()]);
+            return seg.len();
+        }
         let mut done = 0;
-        for seg in self.part(at, bytes.len() as u64).iter() {
+        for seg in part.iter() {
             seg.copy_in(&bytes[done..done + seg.len()]);
             done += seg.len();
         }
@@ -150,8 +155,13 @@ impl<'a> Sg<'a> {
 
     /// Copies bytes from position `at` of the list into `bytes`; returns how many there were.
     pub fn copy_out(&self, at: u64, bytes: &mut [u8]) -> usize {
+        let part = self.part(at, bytes.len() as u64);
+        if let Some(seg) = part.single() {
+            seg.copy_out(&mut bytes[..seg.len()]);
+            return seg.len();
+        }
         let mut done = 0;
-        for seg in self.part(at, bytes.len() as u64).iter() {
+        for seg in part.iter() {
             seg.copy_out(&mut bytes[done..done + seg.len()]);
             done += seg.len();
         }
