@@ -3,7 +3,7 @@
 use crate::local::post;
 use crate::queue::{Queue, State};
 use crate::ring::RingError;
-use crate::wire::{Command, CommandResponse, ControlRequest, Expected, Response, Sizes};
+use crate::wire::{Command, ControlRequest, Expected, Response, ResponseField};
 use lunette_engine::{CommandFrame, Completion, Management, Started};
 use lunette_scsi::ServiceResponse;
 use lunette_store::{Cx, Sg};
@@ -24,15 +24,10 @@ impl Queue {
         if readable.len() < sizes.command() || writable.len() < sizes.response() {
             return Err(RingError::TooShort { readable: readable.len(), writable: writable.len() });
         }
-        let command = Command::read(&readable, sizes);
         let expected = Expected { data_in: data_in.len(), data_out: data_out.len() };
-        match self.execute(&command, head, sizes, data_out, data_in, cx) {
-            Some(response) => {
-                let written = response.write(&writable.part(0, sizes.response()), sizes);
-                if let Some(ring) = &mut state.ring {
-                    ring.push(head, written);
-                }
-            }
+        let field = ResponseField { bytes: writable.part(0, sizes.response()), expected, sizes };
+        match self.execute(&Command::read(&readable, sizes), head, &field, data_out, data_in, cx) {
+            Some(written) => state.answer(head, written),
             None => {
                 state.hold(head, expected, sizes.response());
             }
@@ -40,46 +35,41 @@ impl Queue {
         Ok(())
     }
 
-    /// The response, if there is one at once.
+    /// Carries a command out. How many bytes were written, if it has ended and been answered.
     #[inline]
     fn execute(
         &self,
         command: &Command,
         head: u16,
-        sizes: Sizes,
+        field: &ResponseField<'_>,
         data_out: Sg<'_>,
         data_in: Sg<'_>,
         cx: &mut dyn Cx,
-    ) -> Option<CommandResponse> {
-        let expected = Expected { data_in: data_in.len(), data_out: data_out.len() };
-        let failed = |response| Some(CommandResponse::failed(response, expected));
-        let Some(lun) = command.lun else { return failed(Response::BAD_TARGET) };
+    ) -> Option<u32> {
+        let Some(lun) = command.lun else { return Some(field.fail(Response::BAD_TARGET)) };
         // Both directions need VIRTIO_SCSI_F_INOUT (VIRTIO 1.2 5.6.6.1).
-        if expected.data_in > 0 && expected.data_out > 0 {
-            return failed(Response::FAILURE);
+        if !data_in.is_empty() && !data_out.is_empty() {
+            return Some(field.fail(Response::FAILURE));
         }
-        let Ok(cdb) = &command.cdb else { return failed(Response::FAILURE) };
+        let Ok(cdb) = &command.cdb else { return Some(field.fail(Response::FAILURE)) };
         let frame = CommandFrame {
             lun,
             tag: command.tag,
             attribute: command.attribute,
             cdb,
-            data_out: expected.data_out,
+            data_out: data_out.len(),
             cookie: u64::from(head),
         };
         match self.session.execute(&frame, data_out, data_in, cx) {
-            Started::Ended(outcome) => Some(CommandResponse::ended(&outcome, expected, sizes)),
+            Started::Ended(outcome) => Some(field.end(&outcome)),
             Started::Pending => None,
         }
     }
 
     pub(crate) fn command_answered(&self, cookie: u64, completion: Completion, cx: &mut dyn Cx) {
-        let respond = |field: &Sg<'_>, expected, sizes| {
-            let response = match &completion {
-                Completion::Ended(outcome) => CommandResponse::ended(outcome, expected, sizes),
-                Completion::Aborted(why) => CommandResponse::failed((*why).into(), expected),
-            };
-            response.write(field, sizes)
+        let respond = |field: &ResponseField<'_>| match &completion {
+            Completion::Ended(outcome) => field.end(outcome),
+            Completion::Aborted(why) => field.fail((*why).into()),
         };
         self.ended(cookie, respond, cx);
     }
@@ -98,9 +88,7 @@ impl Queue {
                 let response = if lun.is_some() { Response::OK } else { Response::BAD_TARGET };
                 let bytes = ControlRequest::no_notifications(response);
                 let written = writable.copy_in(0, &bytes);
-                if let Some(ring) = &mut state.ring {
-                    ring.push(head, written as u32);
-                }
+                state.answer(head, written as u32);
                 return Ok(());
             }
             ControlRequest::Manage { lun: None, .. } => Response::BAD_TARGET,
@@ -114,9 +102,7 @@ impl Queue {
             }
         };
         let written = writable.copy_in(0, &[response.0]);
-        if let Some(ring) = &mut state.ring {
-            ring.push(head, written as u32);
-        }
+        state.answer(head, written as u32);
         Ok(())
     }
 
@@ -158,6 +144,6 @@ impl Queue {
     }
 
     pub(crate) fn management_answered(&self, cookie: u64, response: ServiceResponse, cx: &mut dyn Cx) {
-        self.ended(cookie, |field, _, _| field.copy_in(0, &[Response::from(response).0]) as u32, cx);
+        self.ended(cookie, |field| field.bytes.copy_in(0, &[Response::from(response).0]) as u32, cx);
     }
 }

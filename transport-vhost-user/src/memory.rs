@@ -133,7 +133,8 @@ fn page_size(fd: &OwnedFd) -> Result<u64, rustix::io::Errno> {
     const HUGETLBFS_MAGIC: u32 = 0x958458f6;
     let file_system = fstatfs(fd)?;
     let block = u64::try_from(file_system.f_bsize).unwrap_or(0);
-    let ours = rustix::param::page_size() as u64;
+    // SAFETY: the call only returns a number. (rustix's own way to it does not run under Valgrind.)
+    let ours = u64::try_from(unsafe { libc::sysconf(libc::_SC_PAGESIZE) }).unwrap_or(4096);
     Ok(if file_system.f_type as u32 == HUGETLBFS_MAGIC && block.is_power_of_two() {
         block.max(ours)
     } else {
@@ -180,6 +181,20 @@ impl MemoryMap {
     /// The segments are good for as long as the caller keeps this map.
     #[inline]
     pub(crate) fn append(&self, address: u64, length: u32, hint: &mut usize, list: &mut SgList) -> bool {
+        if let Some(region) = self.regions.get(*hint) {
+            let offset = address.wrapping_sub(region.guest);
+            if offset < region.size && u64::from(length) <= region.size - offset && length > 0 {
+                let (host, there) = region.part(offset, u64::from(length));
+                // SAFETY: as in `append_parts`.
+                list.push(unsafe { Seg::new(host.as_ptr(), there as usize) });
+                return true;
+            }
+        }
+        self.append_parts(address, length, hint, list)
+    }
+
+    #[cold]
+    fn append_parts(&self, address: u64, length: u32, hint: &mut usize, list: &mut SgList) -> bool {
         let (mut address, mut left) = (address, u64::from(length));
         while left > 0 {
             let Some(region) = self.find(address, hint) else { return false };

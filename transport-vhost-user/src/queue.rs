@@ -9,7 +9,7 @@ use crate::local::{ConnectionId, Local, post};
 use crate::memory::MemoryMap;
 use crate::place::Place;
 use crate::ring::{Chain, Layout, Ring, RingError};
-use crate::wire::{Expected, Sizes};
+use crate::wire::{Expected, ResponseField, Sizes};
 use lunette_engine::{Completion, Management, Responder, Session};
 use lunette_scsi::ServiceResponse;
 use lunette_store::{Cx, Interest, IoId, IoResult, Seg, Sg, Sink, SinkId};
@@ -138,10 +138,10 @@ impl Field {
         sg.single().map_or_else(|| Self::Many(sg.iter().collect()), Self::One)
     }
 
-    fn with<R>(&self, act: impl FnOnce(&Sg<'_>) -> R) -> R {
+    fn with<R>(&self, act: impl FnOnce(Sg<'_>) -> R) -> R {
         match self {
-            Self::One(seg) => act(&Sg::new(std::slice::from_ref(seg))),
-            Self::Many(segs) => act(&Sg::new(segs)),
+            Self::One(seg) => act(Sg::new(std::slice::from_ref(seg))),
+            Self::Many(segs) => act(Sg::new(segs)),
         }
     }
 }
@@ -340,7 +340,7 @@ impl Queue {
     pub(crate) fn ended(
         &self,
         cookie: u64,
-        respond: impl FnOnce(&Sg<'_>, Expected, Sizes) -> u32,
+        respond: impl FnOnce(&ResponseField<'_>) -> u32,
         cx: &mut dyn Cx,
     ) {
         let mut state = self.state();
@@ -350,7 +350,7 @@ impl Queue {
         let Some(field) = slot.field.take() else { return };
         let (epoch, expected, sizes) = (slot.epoch, slot.expected, state.setup.sizes);
         if let Some(ring) = &mut state.ring {
-            let written = field.with(|field| respond(field, expected, sizes));
+            let written = field.with(|bytes| respond(&ResponseField { bytes, expected, sizes }));
             ring.push(head, written);
         }
         state.let_go(epoch);
@@ -468,6 +468,14 @@ impl State {
             if self.past[index].in_flight == 0 {
                 self.past.swap_remove(index);
             }
+        }
+    }
+
+    /// Returns a chain to the driver.
+    #[inline]
+    pub(crate) fn answer(&mut self, head: u16, written: u32) {
+        if let Some(ring) = &mut self.ring {
+            ring.push(head, written);
         }
     }
 

@@ -17,7 +17,7 @@ pub(crate) const MAX_SIZE: u16 = 1024;
 /// Most segments that one chain may come to.
 const MAX_SEGMENTS: usize = 2 * MAX_SIZE as usize;
 
-const DESCRIPTOR_SIZE: u64 = size_of::<Descriptor>() as u64;
+const DESCRIPTOR_SIZE: u64 = 16;
 
 /// What is wrong with a ring.
 #[derive(Debug, PartialEq, Eq, Error)]
@@ -65,15 +65,20 @@ pub(crate) struct Layout {
     pub(crate) indirect: bool,
 }
 
-/// A descriptor, in little endian (VIRTIO 1.2 2.7.5).
+/// A descriptor (VIRTIO 1.2 2.7.5).
 #[derive(Clone, Copy)]
-#[repr(C)]
 struct Descriptor {
     address: u64,
     length: u32,
     flags: u16,
     next: u16,
 }
+
+/// Eight bytes of a ring in little endian, at any address: entries of the used ring are aligned to four bytes only, and
+/// indirect tables not at all.
+#[derive(Clone, Copy)]
+#[repr(C, packed)]
+struct Word(u64);
 
 impl Descriptor {
     const NEXT: u16 = 1;
@@ -103,7 +108,7 @@ impl Chain {
 /// The parts of a ring in this process.
 #[derive(Clone, Copy)]
 struct Parts {
-    descriptors: NonNull<Descriptor>,
+    descriptors: NonNull<[Word; 2]>,
     /// Flags, index, entries, used_event.
     available: NonNull<u16>,
     /// Flags, index, entries of two 32-bit words, avail_event.
@@ -132,7 +137,7 @@ impl Parts {
 /// A descriptor table: the ring's own or an indirect one.
 #[derive(Clone, Copy)]
 struct Table {
-    first: NonNull<Descriptor>,
+    first: NonNull<[Word; 2]>,
     count: u16,
 }
 
@@ -144,15 +149,18 @@ impl Table {
         if index >= self.count {
             return Err(RingError::NoSuchDescriptor { index, count: self.count });
         }
-        // SAFETY: a table has `count` descriptors of mapped memory. The driver may write them meanwhile, which a volatile
-        // read of plain numbers allows for; an indirect table need not be aligned, so the bytes are read unaligned.
-        let raw = unsafe { self.first.add(usize::from(index)).cast::<[u8; 16]>().read_volatile() };
-        let word = u64::from_le_bytes(raw[8..].try_into().expect("8 bytes"));
+        // SAFETY: a table has `count` descriptors of mapped memory. The driver may write them meanwhile, which volatile
+        // reads of plain numbers allow for.
+        let (address, rest) = unsafe {
+            let words = self.first.add(usize::from(index)).cast::<Word>();
+            (words.read_volatile(), words.add(1).read_volatile())
+        };
+        let rest = u64::from_le(rest.0);
         Ok(Descriptor {
-            address: u64::from_le_bytes(raw[..8].try_into().expect("8 bytes")),
-            length: word as u32,
-            flags: (word >> 32) as u16,
-            next: (word >> 48) as u16,
+            address: u64::from_le(address.0),
+            length: rest as u32,
+            flags: (rest >> 32) as u16,
+            next: (rest >> 48) as u16,
         })
     }
 }
@@ -331,10 +339,9 @@ impl Ring {
     #[inline]
     pub(crate) fn push(&mut self, head: u16, length: u32) {
         let entry = usize::from(self.next_used & self.mask());
-        let bytes = (u64::from(length) << 32 | u64::from(head)).to_le_bytes();
-        // SAFETY: the entry is inside the used ring (`Parts::find`), which is mapped while `self.memory` lives. It is
-        // aligned to 4 bytes only, so its 8 are written as bytes.
-        unsafe { self.parts.used.add(2 + 4 * entry).cast::<[u8; 8]>().write_volatile(bytes) };
+        let word = Word((u64::from(length) << 32 | u64::from(head)).to_le());
+        // SAFETY: the entry is inside the used ring (`Parts::find`), which is mapped while `self.memory` lives.
+        unsafe { self.parts.used.add(2 + 4 * entry).cast::<Word>().write_volatile(word) };
         self.next_used = self.next_used.wrapping_add(1);
     }
 

@@ -2,7 +2,9 @@
 
 use crate::ring::RingError;
 use lunette_engine::{Aborted, Outcome, Residual};
-use lunette_scsi::{Cdb, CdbError, Lun, SenseFormat, ServiceResponse, TaskAttribute, TaskManagementFunction};
+use lunette_scsi::{
+    Cdb, CdbError, Lun, Sense, SenseFormat, ServiceResponse, TaskAttribute, TaskManagementFunction,
+};
 use lunette_store::Sg;
 
 /// A response code.
@@ -101,6 +103,7 @@ impl Default for Sizes {
 
 const COMMAND_FIXED: usize = 19;
 const RESPONSE_FIXED: usize = 12;
+const RESPONSE_MAX: usize = RESPONSE_FIXED + Sizes::MAX_SENSE as usize;
 
 /// A command's header.
 #[derive(Debug)]
@@ -141,53 +144,66 @@ pub(crate) struct Expected {
     pub(crate) data_out: u64,
 }
 
-/// The response to a command.
-pub(crate) struct CommandResponse {
-    bytes: [u8; RESPONSE_FIXED + Sizes::MAX_SENSE as usize],
-    /// Bytes of data-in that came with it.
-    moved_in: u64,
+/// Where the response to a command goes, before its data-in.
+pub(crate) struct ResponseField<'a> {
+    /// At least [`Sizes::response`] bytes.
+    pub(crate) bytes: Sg<'a>,
+    pub(crate) expected: Expected,
+    pub(crate) sizes: Sizes,
 }
 
-impl CommandResponse {
-    /// Without a status: `response` says why.
-    pub(crate) fn failed(response: Response, expected: Expected) -> Self {
-        let mut bytes = [0; _];
-        put(&mut bytes, 4, clamp(expected.data_in + expected.data_out).to_le_bytes());
-        bytes[11] = response.0;
-        Self { bytes, moved_in: 0 }
+impl ResponseField<'_> {
+    /// Writes a response without a status: `response` says why. Returns how many of the request's writable bytes have
+    /// been written.
+    pub(crate) fn fail(&self, response: Response) -> u32 {
+        let residual = self.expected.data_in + self.expected.data_out;
+        self.write(0, residual, 0, response, [0; _])
     }
 
-    /// With the status of `outcome`.
+    /// Writes the response with the status of `outcome`. Returns how many of the request's writable bytes have been
+    /// written.
     #[inline]
-    pub(crate) fn ended(outcome: &Outcome, expected: Expected, sizes: Sizes) -> Self {
-        let mut bytes = [0; _];
-        let (response, residual) =
-            match (outcome.residual_in(expected.data_in), outcome.residual_out(expected.data_out)) {
-                (Residual::Overflow(_), _) | (_, Residual::Overflow(_)) => (Response::OVERRUN, 0),
-                (Residual::Underflow(residual), _) | (_, Residual::Underflow(residual)) => {
-                    (Response::OK, residual)
-                }
-                (Residual::None, Residual::None) => (Response::OK, 0),
-            };
+    pub(crate) fn end(&self, outcome: &Outcome) -> u32 {
+        let Expected { data_in, data_out } = self.expected;
+        let (response, residual) = match (outcome.residual_in(data_in), outcome.residual_out(data_out)) {
+            (Residual::Overflow(_), _) | (_, Residual::Overflow(_)) => (Response::OVERRUN, 0),
+            (Residual::Underflow(residual), _) | (_, Residual::Underflow(residual)) => {
+                (Response::OK, residual)
+            }
+            (Residual::None, Residual::None) => (Response::OK, 0),
+        };
+        let (mut bytes, mut length) = ([0; _], 0);
         if let Some(sense) = &outcome.sense {
-            let format = if outcome.descriptor_sense { SenseFormat::Descriptor } else { SenseFormat::Fixed };
-            let sense = sense.encode(format);
-            let length = sense.len().min(usize::from(sizes.sense));
-            bytes[RESPONSE_FIXED..][..length].copy_from_slice(&sense[..length]);
-            put(&mut bytes, 0, (length as u32).to_le_bytes());
+            length = self.encode(sense, outcome.descriptor_sense, &mut bytes);
         }
-        put(&mut bytes, 4, clamp(residual).to_le_bytes());
-        bytes[10] = outcome.status.0;
-        bytes[11] = response.0;
-        Self { bytes, moved_in: outcome.moved_in }
+        let written = self.write(length, residual, outcome.status.0, response, bytes);
+        clamp(u64::from(written) + outcome.moved_in)
     }
 
-    /// Writes it to the response field. Returns how many of the request's writable bytes have been written.
+    /// Puts sense data where it belongs, as much as the field holds. Returns how much that is.
+    #[cold]
+    fn encode(&self, sense: &Sense, descriptor: bool, bytes: &mut [u8; RESPONSE_MAX]) -> usize {
+        let sense = sense.encode(if descriptor { SenseFormat::Descriptor } else { SenseFormat::Fixed });
+        let length = sense.len().min(usize::from(self.sizes.sense));
+        bytes[RESPONSE_FIXED..][..length].copy_from_slice(&sense[..length]);
+        length
+    }
+
     #[inline]
-    pub(crate) fn write(&self, field: &Sg<'_>, sizes: Sizes) -> u32 {
-        let length = RESPONSE_FIXED + usize::from(sizes.sense);
-        field.copy_in(0, &self.bytes[..length.min(self.bytes.len())]);
-        clamp(length as u64 + self.moved_in)
+    fn write(
+        &self,
+        sense_length: usize,
+        residual: u64,
+        status: u8,
+        response: Response,
+        mut bytes: [u8; RESPONSE_MAX],
+    ) -> u32 {
+        put(&mut bytes, 0, (sense_length as u32).to_le_bytes());
+        put(&mut bytes, 4, clamp(residual).to_le_bytes());
+        bytes[10] = status;
+        bytes[11] = response.0;
+        let size = RESPONSE_FIXED + usize::from(self.sizes.sense.min(Sizes::MAX_SENSE));
+        self.bytes.copy_in(0, &bytes[..size]) as u32
     }
 }
 
@@ -327,7 +343,7 @@ fn put<const N: usize>(bytes: &mut [u8], at: usize, value: [u8; N]) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use lunette_scsi::{AdditionalSense, Sense, Status};
+    use lunette_scsi::{AdditionalSense, Status};
     use lunette_store::Memory;
 
     fn outcome(moved_in: u64, wanted_in: u64, moved_out: u64, wanted_out: u64) -> Outcome {
@@ -336,9 +352,15 @@ mod tests {
     }
 
     /// Sense length, residual, status and response code, bytes written, sense bytes.
-    fn written(response: &CommandResponse, sizes: Sizes) -> (u32, u32, u8, u8, u32, Vec<u8>) {
+    fn written(
+        (data_in, data_out): (u64, u64),
+        sizes: Sizes,
+        write: impl FnOnce(&ResponseField<'_>) -> u32,
+    ) -> (u32, u32, u8, u8, u32, Vec<u8>) {
         let memory = Memory::from_bytes(&[0xee; 300]);
-        let length = response.write(&Sg::new(&[memory.seg()]), sizes);
+        let segs = [memory.seg()];
+        let bytes = Sg::new(&segs);
+        let length = write(&ResponseField { bytes, expected: Expected { data_in, data_out }, sizes });
         let bytes = memory.to_vec();
         let size = sizes.response() as usize;
         assert!(bytes[size..].iter().all(|&byte| byte == 0xee));
@@ -365,7 +387,7 @@ mod tests {
         let sizes = Sizes::default();
         let ended = |outcome: Outcome, data_in, data_out| {
             let (_, residual, _, response, length, _) =
-                written(&CommandResponse::ended(&outcome, Expected { data_in, data_out }, sizes), sizes);
+                written((data_in, data_out), sizes, |field| field.end(&outcome));
             (residual, Response(response), length)
         };
         assert_eq!(ended(outcome(512, 512, 0, 0), 512, 0), (0, Response::OK, 108 + 512));
@@ -388,8 +410,8 @@ mod tests {
         {
             outcome.descriptor_sense = descriptor;
             let sizes = Sizes { sense: size, cdb: 32 };
-            let response = CommandResponse::ended(&outcome, Expected { data_in: 9, data_out: 0 }, sizes);
-            let (length, residual, status, response, _, bytes) = written(&response, sizes);
+            let (length, residual, status, response, _, bytes) =
+                written((9, 0), sizes, |field| field.end(&outcome));
             assert_eq!((length, residual, status, response), (expected, 9, 2, 0));
             assert_eq!(bytes.first().copied().unwrap_or(0), code);
         }
@@ -398,9 +420,8 @@ mod tests {
     #[test]
     fn failures_move_nothing() {
         let sizes = Sizes::default();
-        let expected = Expected { data_in: 0, data_out: 77 };
-        let response = CommandResponse::failed(Response::BAD_TARGET, expected);
-        assert_eq!(written(&response, sizes), (0, 77, 0, 3, 108, vec![0; 96]));
+        let failed = written((0, 77), sizes, |field| field.fail(Response::BAD_TARGET));
+        assert_eq!(failed, (0, 77, 0, 3, 108, vec![0; 96]));
     }
 
     #[test]
