@@ -29,8 +29,10 @@ fn in_memory() -> TempDir {
     tempfile::tempdir_in("/dev/shm").unwrap()
 }
 
+/// Waits for locks: a process that another test starts has a copy of every open file for a moment.
 fn sized(size: u64) -> Options {
-    Options { create_size: Some(size), lock_wait: std::time::Duration::ZERO, ..Options::default() }
+    let lock_wait = std::time::Duration::from_secs(600);
+    Options { create_size: Some(size), lock_wait, ..Options::default() }
 }
 
 /// What the file operations did, and what goes wrong with the next ones.

@@ -113,15 +113,14 @@ fn the_same_bytes_are_open_once_unless_all_only_read() {
         let first = File::open(&path, &writer).unwrap();
         let in_use = format!("{} is in use by this process already", path.display());
         // However long it may wait: whoever holds it is asking.
-        let patient = Options { lock_wait: Duration::from_secs(3600), ..writer.clone() };
-        assert_eq!(refusal(&path, &patient), in_use);
+        assert_eq!(refusal(&path, &writer), in_use);
         assert_eq!(refusal(&path, &reader), in_use);
         let link = directory.path().join("link");
         std::os::unix::fs::symlink(&path, &link).unwrap();
         assert!(File::open(&link, &writer).is_err());
         let name = directory.path().join("second name");
         std::fs::hard_link(&path, &name).unwrap();
-        assert_eq!(refusal(&name, &patient), format!("{} is in use by this process already", name.display()));
+        assert_eq!(refusal(&name, &writer), format!("{} is in use by this process already", name.display()));
         drop(first);
         let _reader = File::open(&path, &reader).unwrap();
         let _another = File::open(&link, &reader).unwrap();
@@ -170,12 +169,12 @@ fn another_process_is_named_and_waited_for() {
     assert!(lines.any(|line| line == "holding"));
 
     let in_use = format!("{} is in use by another process (pid {})", path.display(), child.id());
-    assert_eq!(refusal(&path, &sized(4096)), in_use);
+    let hasty = Options { lock_wait: Duration::ZERO, ..sized(4096) };
+    assert_eq!(refusal(&path, &hasty), in_use);
 
-    let patient = Options { lock_wait: Duration::from_secs(600), ..sized(4096) };
     let waiting = std::thread::spawn({
         let path = path.clone();
-        move || File::open(&path, &patient).map(drop)
+        move || File::open(&path, &sized(4096)).map(drop)
     });
     drop(child.stdin.take());
     waiting.join().unwrap().unwrap();
