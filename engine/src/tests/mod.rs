@@ -2,6 +2,7 @@
 
 mod ordering;
 mod room;
+mod simulation;
 mod task_management;
 mod units;
 
@@ -238,6 +239,16 @@ impl Rig {
     fn complete_all(&mut self) {
         while self.at_store() > 0 {
             self.complete_one(Ok(1));
+        }
+    }
+
+    /// The same, also for steps that wait for room in the store.
+    fn drain(&mut self) {
+        self.complete_all();
+        self.sim.advance(std::time::Duration::from_millis(1));
+        while self.at_store() > 0 {
+            self.complete_all();
+            self.sim.advance(std::time::Duration::from_millis(1));
         }
     }
 }
