@@ -68,8 +68,8 @@ struct Task {
     read_length: u32,
     /// Number of the next Data-In or R2T.
     data_sn: u32,
-    /// Data-In PDUs received.
-    data_in_pdus: u32,
+    /// Some of them were Data-In.
+    data_in: bool,
     /// A command, not a task management function or text.
     command: bool,
 }

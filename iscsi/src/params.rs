@@ -141,6 +141,9 @@ static TABLE: [Spec; 16] = [
     session("iSCSIProtocolLevel", Rule::Min(|p| &mut p.protocol_level, 0, 31)),
 ];
 
+/// Keys of RFC 3720 that must not be called unknown (RFC 7143 13.25).
+const OBSOLETE: [&str; 4] = ["IFMarker", "OFMarker", "IFMarkInt", "OFMarkInt"];
+
 /// When a key is negotiated.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Phase {
@@ -190,7 +193,8 @@ impl Negotiation {
             return Ok(());
         }
         let Some((index, spec)) = find(key) else {
-            text::push(out, key, answer::NOT_UNDERSTOOD);
+            let obsolete = OBSOLETE.contains(&key);
+            text::push(out, key, if obsolete { answer::REJECT } else { answer::NOT_UNDERSTOOD });
             return Ok(());
         };
         if phase == Phase::FullFeature && !spec.any_time {

@@ -262,7 +262,8 @@ fn repeated_and_unsolicited_data_fail_too() {
     pair.inject(&data_out(1, transfer_tag, (0, 2048, 2048), true));
     begin_write(&mut pair, 2, 2);
     pair.inject(&data_out(2, NO_TAG, (0, 0, 2048), true));
-    assert_eq!(pair.target.failures, [DataError::DataSn, DataError::TransferTag]);
+    assert_eq!(pair.target.failures, [DataError::DataSn, DataError::Unsolicited]);
+    assert_eq!(DataError::Unsolicited.sense(), (0x0b, 0x0c, 0x0c));
     assert!(pair.target.written.is_empty());
     // The same session still takes a write in the right order.
     let transfer_tag = begin_write(&mut pair, 3, 3);
@@ -331,6 +332,20 @@ fn reads_are_cut_into_sequences_of_segments() {
     let pdus = split(&pair.inject(&wire(command(1, 1, FINAL | READ, 6000), b"")));
     let cuts: Vec<_> = pdus.iter().map(|pdu| (pdu.1.len(), header::<DataIn>(pdu).flags)).collect();
     assert_eq!(cuts, [(1500, 0), (1500, 0), (1096, FINAL), (1500, 0), (404, FINAL | 1)]);
+}
+
+#[test]
+fn the_response_counts_data_in_and_r2t_together() {
+    let mut pair = plain();
+    let pdu = ScsiCommand { cdb: cdb(0, 600, 0x18), ..command(1, 1, FINAL | READ | WRITE, 600) };
+    let mut bidirectional = wire(pdu, b"");
+    bidirectional[4] = 2;
+    bidirectional.extend([0, 5, 2, 0, 0, 0, 2, 88]);
+    let request: ReadyToTransfer = header(&split(&pair.inject(&bidirectional))[0]);
+    let pdus = split(&pair.inject(&data_out(1, request.transfer_tag.get(), (0, 0, 600), true)));
+    let (data, response): (DataIn, ScsiResponse) = (header(&pdus[0]), header(pdus.last().unwrap()));
+    assert_eq!((opcode(&pdus[0]), data.data_sn.get()), (Opcode::DATA_IN, 1), "the R2T was 0");
+    assert_eq!((response.status, response.exp_data_sn.get() as usize), (0x18, pdus.len()));
 }
 
 #[test]

@@ -155,7 +155,7 @@ impl Initiator {
             return Err(Error::NoSuchTask(Opcode::DATA_IN));
         }
         task.data_sn = task.data_sn.wrapping_add(1);
-        task.data_in_pdus += 1;
+        task.data_in = true;
         Ok(())
     }
 
@@ -187,8 +187,9 @@ impl Initiator {
             Opcode::DATA_IN => self.finish(tag, opcode, out),
             Opcode::SCSI_RESPONSE => {
                 let header: ScsiResponse = *self.framer.bhs().as_ref();
-                let pdus = self.command_task(tag, opcode)?.data_in_pdus;
-                if header.response == ServiceResponse::COMPLETED && header.exp_data_sn.get() != pdus {
+                let task = self.command_task(tag, opcode)?;
+                let due = if task.data_in { task.data_sn } else { 0 };
+                if header.response == ServiceResponse::COMPLETED && header.exp_data_sn.get() != due {
                     return Err(Error::NoSuchTask(opcode));
                 }
                 self.finish(tag, opcode, out)

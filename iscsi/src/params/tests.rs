@@ -49,6 +49,8 @@ fn result_functions() {
         ("TaskReporting=FastAbort", "Reject"),
         ("iSCSIProtocolLevel=2", "1"),
         ("X-com.example=1", "NotUnderstood"),
+        ("IFMarker=No", "Reject"),
+        ("OFMarkInt=1~2048", "Reject"),
         ("TargetAddress=1.2.3.4", "NotUnderstood"),
     ] {
         let (key, value) = offer.split_once('=').unwrap();

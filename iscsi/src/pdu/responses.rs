@@ -30,7 +30,7 @@ header! {
         exp_cmd_sn: U32,
         /// Last CmdSN the target accepts.
         max_cmd_sn: U32,
-        /// Number of Data-In PDUs sent for the command.
+        /// Number of Data-In and R2T PDUs sent for the command; 0 if there was no Data-In.
         exp_data_sn: U32,
         /// Residual count of the read part of a bidirectional command.
         bidi_residual: U32,

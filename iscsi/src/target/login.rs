@@ -65,7 +65,6 @@ pub struct Login {
     announce: Option<Admission>,
     /// Text gathered over requests with the C bit.
     text: Vec<u8>,
-    segment_start: usize,
     requests: u32,
     declared: bool,
     stat_sn: u32,
@@ -101,7 +100,6 @@ impl Login {
             security: Security::Open(Vec::new()),
             announce: None,
             text: Vec::new(),
-            segment_start: 0,
             requests: 0,
             declared: false,
             stat_sn: 0,
@@ -126,7 +124,6 @@ impl Login {
                     if opcode.kind() != Opcode::LOGIN_REQUEST {
                         return Err(self.unexpected(opcode, out));
                     }
-                    self.segment_start = self.text.len();
                     self.framer.data_length() == 0
                 }
                 Part::Data(bytes) => {

@@ -177,7 +177,6 @@ impl Connection {
             read_expected: lengths.read,
             read_sent: 0,
             data_sn: 0,
-            data_in_pdus: 0,
         };
         let (task, held) = open(session, immediate, cmd_sn, make)?;
         if data_length > 0 {
@@ -308,7 +307,6 @@ impl Connection {
             read_expected: 0,
             read_sent: 0,
             data_sn: 0,
-            data_in_pdus: 0,
         };
         let (task, held) = open(session, immediate, cmd_sn, make)?;
         let own_answer = match header.function() {

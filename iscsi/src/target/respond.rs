@@ -5,7 +5,6 @@ use std::ops::Range;
 use zerocopy::network_endian::{U16, U32};
 
 use super::receive::transfer_tag;
-use super::tasks::Task;
 use super::write::Progress;
 use super::{Connection, Session, TaskId};
 use crate::limits::MAX_SENSE;
@@ -151,9 +150,9 @@ impl Connection {
         };
         let Some(open) = session.tasks.get(task) else { return false };
         if status_sent != Some(true) {
-            let (tag, pdus) = (open.tag, open.data_in_pdus);
+            let (tag, exp_data_sn) = (open.tag, if open.read_sent > 0 { open.data_sn } else { 0 });
             session.discard(task);
-            self.scsi_response(session, tag, pdus, response, out);
+            self.scsi_response(session, tag, exp_data_sn, response, out);
             return true;
         }
         session.discard(task)
@@ -205,7 +204,8 @@ impl Connection {
                 header.stat_sn = self.next_stat_sn().into();
                 header.residual = response.residual.count();
             }
-            count_data_in(open, length);
+            open.read_sent += length;
+            open.data_sn = open.data_sn.wrapping_add(1);
             out.pdu_with_payload(
                 self.digests,
                 header,
@@ -221,7 +221,7 @@ impl Connection {
         &mut self,
         session: &Session,
         tag: u32,
-        data_in_pdus: u32,
+        exp_data_sn: u32,
         response: &Response<'_>,
         out: &mut Outbox,
     ) {
@@ -231,7 +231,7 @@ impl Connection {
             stat_sn: self.next_stat_sn().into(),
             exp_cmd_sn: session.window.expected().into(),
             max_cmd_sn: session.window.max().into(),
-            exp_data_sn: data_in_pdus.into(),
+            exp_data_sn: exp_data_sn.into(),
             bidi_residual: response.read_residual.count(),
             residual: response.residual.count(),
             ..Default::default()
@@ -362,10 +362,4 @@ impl Connection {
         self.stat_sn = stat_sn.wrapping_add(1);
         stat_sn
     }
-}
-
-fn count_data_in(task: &mut Task, length: u32) {
-    task.read_sent += length;
-    task.data_sn = task.data_sn.wrapping_add(1);
-    task.data_in_pdus += 1;
 }

@@ -37,8 +37,6 @@ pub(crate) struct Task {
     pub(crate) read_sent: u32,
     /// Number of the next Data-In or R2T.
     pub(crate) data_sn: u32,
-    /// Data-In PDUs sent.
-    pub(crate) data_in_pdus: u32,
 }
 
 #[derive(Debug, Default)]
@@ -162,7 +160,6 @@ mod tests {
             read_expected: 0,
             read_sent: 0,
             data_sn: 0,
-            data_in_pdus: 0,
         }
     }
 

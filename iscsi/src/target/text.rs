@@ -11,7 +11,7 @@ use crate::text::{self, answer};
 /// The text request in progress, which may take several PDUs each way.
 #[derive(Debug, Default)]
 pub(crate) struct TextExchange {
-    /// Tag of the request; the exchange is open if `transfer_tag` is not 0.
+    /// Tag of the request.
     task_tag: u32,
     /// What the next request of the exchange must carry.
     transfer_tag: u32,

@@ -10,9 +10,12 @@ use crate::params::Parameters;
 /// Why the data of a command is unusable. The command must end with CHECK CONDITION, ABORTED COMMAND.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 pub enum DataError {
-    /// Data that nobody asked for, or under a wrong target transfer tag.
+    /// A target transfer tag that no open R2T has.
     #[error("Data-Out under a wrong target transfer tag")]
     TransferTag,
+    /// Data without an R2T where one was needed.
+    #[error("unexpected unsolicited Data-Out")]
+    Unsolicited,
     /// A DataSN is wrong: repeated, skipped or out of order.
     #[error("Data-Out with a wrong DataSN")]
     DataSn,
@@ -32,6 +35,7 @@ impl DataError {
     pub fn sense(self) -> (u8, u8, u8) {
         match self {
             Self::TransferTag => (0x0b, 0x4b, 0x01),
+            Self::Unsolicited => (0x0b, 0x0c, 0x0c),
             Self::DataSn => (0x0b, 0x4b, 0x00),
             Self::Offset => (0x0b, 0x4b, 0x05),
             Self::Length => (0x0b, 0x0c, 0x0d),
@@ -136,13 +140,13 @@ impl WriteTransfer {
 
     /// Checks a Data-Out header. The data follows; [`end_pdu`](Self::end_pdu) counts it.
     pub(crate) fn check(&mut self, pdu: DataPdu) -> Result<(), DataError> {
-        let expected_tag = match self.phase {
-            Phase::Unsolicited => None,
-            Phase::Solicited if self.outstanding > 0 => Some(self.transfer),
-            Phase::Immediate { .. } | Phase::Solicited | Phase::Closed => return Err(DataError::TransferTag),
+        let due = match self.phase {
+            Phase::Unsolicited => pdu.transfer.is_none(),
+            Phase::Solicited if self.outstanding > 0 => pdu.transfer == Some(self.transfer),
+            Phase::Immediate { .. } | Phase::Solicited | Phase::Closed => false,
         };
-        if pdu.transfer != expected_tag {
-            return Err(DataError::TransferTag);
+        if !due {
+            return Err(pdu.transfer.map_or(DataError::Unsolicited, |_| DataError::TransferTag));
         }
         if pdu.data_sn != self.next_data_sn {
             return Err(DataError::DataSn);

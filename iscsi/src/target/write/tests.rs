@@ -25,7 +25,7 @@ fn immediate_unsolicited_and_solicited_data() {
     assert_eq!(write.want(5500), Progress::More);
     assert_eq!(
         write.check(pdu(None, 0, 400, 500, false)),
-        Err(DataError::TransferTag),
+        Err(DataError::Unsolicited),
         "immediate data first"
     );
     assert_eq!(write.end_immediate(true), Progress::More);
@@ -66,7 +66,7 @@ fn a_command_that_needs_less_or_nothing() {
 #[test]
 fn every_wrong_field_is_an_error() {
     for (bad, error) in [
-        (pdu(None, 0, 0, 500, false), DataError::TransferTag),
+        (pdu(None, 0, 0, 500, false), DataError::Unsolicited),
         (pdu(Some(1), 0, 0, 500, false), DataError::TransferTag),
         (pdu(Some(0), 1, 0, 500, false), DataError::DataSn),
         (pdu(Some(0), u32::MAX, 0, 500, false), DataError::DataSn),
