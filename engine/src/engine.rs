@@ -7,7 +7,7 @@ use crate::run::{Progress, Run, RunCell, Running};
 use crate::session::{Admission, CommandFrame, Itl, Started};
 use crate::task_set::{Next, TaskSet};
 use crate::tasks::{Parked, Phase, Task, TaskId, Tasks};
-use crate::{LogicalUnit, Request, partial_read};
+use crate::{LogicalUnit, Request};
 use lunette_scsi::{AdditionalSense, Sense, Status, TaskAttribute};
 use lunette_store::{Cx, IoError, IoId, IoResult, Message, Op, ReactorId, Sg, Sink, SinkId, Submit};
 use std::cell::{Cell, RefCell};
@@ -200,12 +200,14 @@ impl Engine {
         let mut tasks = self.tasks.borrow_mut();
         let task = tasks.get(id)?;
         task.phase = Phase::Running;
-        match task.plan.take()? {
-            Plan::Done(reply) => Some(outcome_of_reply(task, reply, data_in)),
-            Plan::Io(io) if partial_read::is_needed(&io, data_in) => {
-                begin(task, partial_read::plan(io, data_in.len()), data_out, data_in);
-                self.drive(id, task, None, cx)
+        let plan = match task.plan.take()? {
+            Plan::Io(io) if io.ends_inside_a_block(data_in) => {
+                Plan::run_in(io.length, async move |run| run.read_data_in(io).await)
             }
+            plan => plan,
+        };
+        match plan {
+            Plan::Done(reply) => Some(outcome_of_reply(task, reply, data_in)),
             Plan::Io(io) => {
                 task.plan = Some(Plan::Io(io));
                 let result = self.submit(id, task, io, data_out, data_in, cx)?;

@@ -47,7 +47,6 @@ mod identity;
 mod manage;
 mod mode;
 mod nexus;
-mod partial_read;
 mod placeholder;
 mod plan;
 mod run;

@@ -2,6 +2,7 @@
 
 use crate::run::{Run, RunFuture};
 use lunette_scsi::{Sense, Status};
+use lunette_store::Sg;
 
 /// What a command wants done.
 pub enum Plan {
@@ -28,6 +29,12 @@ pub struct Io {
 }
 
 impl Io {
+    /// Whether this reads more than `data_in` takes, and that is not whole blocks.
+    pub(crate) fn ends_inside_a_block(&self, data_in: Sg<'_>) -> bool {
+        let room = data_in.len();
+        self.kind == IoKind::Read && room < self.length && !room.is_multiple_of(self.block())
+    }
+
     pub(crate) fn block(&self) -> u64 {
         self.granularity.max(1).into()
     }
@@ -78,6 +85,14 @@ impl Plan {
         F: Future<Output = Result<(), Sense>> + 'static,
     {
         Plan::Run(RunPlan { wanted_out, wanted_in: 0, start: Box::new(|run| Box::pin(steps(run))) })
+    }
+
+    /// Several steps that give at most `wanted_in` bytes of data-in.
+    pub fn run_in<F>(wanted_in: u64, steps: impl FnOnce(Run) -> F + 'static) -> Self
+    where
+        F: Future<Output = Result<(), Sense>> + 'static,
+    {
+        Plan::Run(RunPlan { wanted_out: 0, wanted_in, start: Box::new(|run| Box::pin(steps(run))) })
     }
 
     /// Bytes of data-out that the command needs before it can start.

@@ -4,7 +4,7 @@
 //! submits it and polls again when it has completed. No waker, no executor: the engine knows exactly when to poll. Buffers
 //! belong to the cell, so they outlive the future whatever happens to it.
 
-use crate::{LogicalUnit, Nexus};
+use crate::{Io, LogicalUnit, Nexus};
 use lunette_scsi::{Cdb, Sense};
 use lunette_store::{IoError, IoResult, Memory, Op, Sg, SgList};
 use std::cell::{Cell, RefCell};
@@ -14,6 +14,9 @@ use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
+
+/// Bytes of [`Run::read_data_in`]'s own memory; a multiple of every block length.
+const COPIED_AT_A_TIME: u64 = 64 << 10;
 
 /// What carries out a command of several steps; GOOD or CHECK CONDITION in the end.
 pub type RunFuture = Pin<Box<dyn Future<Output = Result<(), Sense>>>>;
@@ -76,6 +79,24 @@ impl Run {
     pub fn put_data_in(&self, at: u64, bytes: &[u8]) {
         let moved = self.cell.data_in.borrow().as_sg().copy_in(at, bytes);
         self.cell.moved_in.set(self.cell.moved_in.get().max(at + moved as u64));
+    }
+
+    /// Carries out a read through memory of its own and hands over what fits the initiator's: slower than
+    /// [`Plan::Io`](crate::Plan::Io), for commands that have to do something first and for memory that ends inside a block.
+    ///
+    /// # Errors
+    /// What the device makes of a failure of the store.
+    pub async fn read_data_in(&self, io: Io) -> Result<(), Sense> {
+        let room = self.cell.data_in.borrow().as_sg().len();
+        let length = io.length.min(room.next_multiple_of(io.block()));
+        let memory = Rc::new(Memory::zeroed(length.min(COPIED_AT_A_TIME) as usize));
+        for at in (0..length).step_by(COPIED_AT_A_TIME as usize) {
+            let part = Io { offset: io.offset + at, length: COPIED_AT_A_TIME.min(length - at), ..io };
+            let result = self.read(part.offset, &memory, part.length).await;
+            result.map_err(|error| self.unit.device().io_failed(&part, error))?;
+            self.put_data_in(at, &memory.to_vec()[..part.length as usize]);
+        }
+        Ok(())
     }
 
     /// Reads `memory.len()` bytes of the store, or the first `length` of them.

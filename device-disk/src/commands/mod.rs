@@ -3,7 +3,7 @@
 use crate::Disk;
 use crate::extent::Geometry;
 use lunette_engine::{Attention, Command, CommandSpec, Direction, Request, Reservation, Run, Timeouts};
-use lunette_scsi::{AdditionalSense, Opcode, Sense, command_name};
+use lunette_scsi::{AdditionalSense, Cdb, Opcode, Sense, Transfer, command_name};
 
 mod prevent_allow;
 mod read;
@@ -93,6 +93,12 @@ const fn medium_access(
 /// The row of a command that only asks or steers.
 const fn control(opcode: Opcode, usage: &'static [u8], direction: Direction) -> CommandSpec {
     CommandSpec { timeouts: Timeouts::SHORT, ..medium_access(opcode, usage, direction, Reservation::Allowed) }
+}
+
+/// Whether a READ or WRITE asks for the medium: by FUA, or by FUA_NV, for which a non-volatile cache would do. In the
+/// 6-byte forms byte 1 belongs to the LBA.
+fn forces_unit_access(cdb: &Cdb, transfer: &Transfer) -> bool {
+    transfer.fua || (cdb.opcode().cdb_length() != Some(6) && cdb.bit(1, 1))
 }
 
 /// Refuses a command that repeats one block unless that is just what the initiator sends (SBC-4 clause 5).

@@ -1,7 +1,8 @@
 //! READ (SBC-4 clause 5).
 
-use super::{DiskCommand, medium_access};
+use super::{DiskCommand, forces_unit_access, medium_access};
 use crate::Disk;
+use crate::medium::Medium;
 use lunette_engine::{Decoded, Direction, IoKind, Plan, Request, Reservation};
 use lunette_scsi::Opcode;
 
@@ -21,9 +22,17 @@ pub(crate) static READ_16: DiskCommand = read(
     &[0x88, 0x1a, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0, 0],
 );
 
-/// A read sees every write that has completed, from whichever cache, so FUA asks for nothing more: there is no older copy
-/// on the medium that it could be after.
+/// Reading from the medium (FUA) means writing there first what a volatile cache holds.
 fn decode(disk: &Disk, request: &Request<'_>) -> Decoded {
-    let (_, extent) = disk.transfer(request.cdb)?;
-    Ok(Plan::Io(disk.io(IoKind::Read, extent)))
+    let (transfer, extent) = disk.transfer(request.cdb)?;
+    let io = disk.io(IoKind::Read, extent);
+    if !(disk.volatile_cache && forces_unit_access(request.cdb, &transfer)) {
+        return Ok(Plan::Io(io));
+    }
+    let geometry = disk.geometry;
+    Ok(Plan::run_in(io.length, async move |run| {
+        let medium = Medium { run, geometry };
+        medium.flush_if(true).await?;
+        medium.run.read_data_in(io).await
+    }))
 }

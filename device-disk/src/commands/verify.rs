@@ -27,26 +27,35 @@ const EACH_BLOCK: u8 = 0b01;
 /// BYTCHK 11b: are they all like the one block of data-out?
 const SAME_BLOCK: u8 = 0b11;
 
+/// It is the medium that is verified, so what a volatile cache holds is written there first.
 fn decode(disk: &Disk, request: &Request<'_>) -> Decoded {
     let (transfer, extent) = match request.cdb.u8(1) >> 1 & 0b11 {
         EACH_BLOCK => disk.transfer(request.cdb)?,
         _ => disk.range(request.cdb)?,
     };
-    let geometry = disk.geometry;
+    let (geometry, cached) = (disk.geometry, disk.volatile_cache);
     let block = geometry.block();
     match transfer.bytchk {
         READABLE | EACH_BLOCK | SAME_BLOCK if transfer.blocks == 0 => Ok(Plan::good()),
-        READABLE => Ok(Plan::run(0, async move |run| Medium { run, geometry }.read_through(extent).await)),
+        READABLE => Ok(Plan::run(0, async move |run| {
+            let medium = Medium { run, geometry };
+            medium.flush_if(cached).await?;
+            medium.read_through(extent).await
+        })),
         EACH_BLOCK => Ok(Plan::run(extent.length, async move |run| {
             let extent = extent.cut(run.data_out_len(), geometry);
-            Medium { run, geometry }.compare(extent, |run, at, length| run.data_out(at, length)).await
+            let medium = Medium { run, geometry };
+            medium.flush_if(cached).await?;
+            medium.compare(extent, |run, at, length| run.data_out(at, length)).await
         })),
         SAME_BLOCK => {
             check_one_block(request, geometry)?;
             Ok(Plan::run(block, async move |run| {
                 let one = one_block(&run, geometry)?;
                 let repeated = |_: &_, _, length: u64| one.repeat((length / block) as usize);
-                Medium { run, geometry }.compare(extent, repeated).await
+                let medium = Medium { run, geometry };
+                medium.flush_if(cached).await?;
+                medium.compare(extent, repeated).await
             }))
         }
         _ => Err(Sense::invalid_field_in_cdb(1, Some(2))),

@@ -1,6 +1,6 @@
 //! WRITE (SBC-4 clause 5).
 
-use super::{DiskCommand, medium_access};
+use super::{DiskCommand, forces_unit_access, medium_access};
 use crate::Disk;
 use crate::extent::check_writable;
 use lunette_engine::{Decoded, Direction, IoKind, Plan, Request, Reservation};
@@ -25,8 +25,6 @@ pub(crate) static WRITE_16: DiskCommand = write(
 fn decode(disk: &Disk, request: &Request<'_>) -> Decoded {
     check_writable(request.unit)?;
     let (transfer, extent) = disk.transfer(request.cdb)?;
-    // FUA_NV asks for a non-volatile cache at least; byte 1 of WRITE(6) belongs to the LBA.
-    let fua_nv = request.cdb.opcode() != Opcode::WRITE_6 && request.cdb.bit(1, 1);
-    let durable = disk.durable(transfer.fua || fua_nv, request.unit);
+    let durable = disk.durable(forces_unit_access(request.cdb, &transfer), request.unit);
     Ok(Plan::Io(disk.io(IoKind::Write { durable }, extent)))
 }

@@ -3,6 +3,8 @@
 use crate::Options;
 use crate::testing::*;
 use lunette_scsi::Opcode;
+use lunette_store::ram::Ram;
+use std::sync::Arc;
 
 const FUA: u8 = 0x08;
 const FUA_NV: u8 = 0x02;
@@ -35,14 +37,39 @@ fn a_write_reaches_the_medium_when_it_has_to() {
         assert!(durable(&mut rig, opcode, FUA));
         assert!(durable(&mut rig, opcode, FUA_NV));
     }
-    // These LBA bits of the 6-byte form are not FUA.
-    rig.ask(&[0x0a, 0x0a, 0, 0, 1, 0], &pattern(1), 0).refused();
     set_wce(&mut rig, false).good();
     for opcode in [Opcode::WRITE_6, Opcode::WRITE_10, Opcode::WRITE_12, Opcode::WRITE_16] {
         assert!(durable(&mut rig, opcode, 0));
     }
     set_wce(&mut rig, true).good();
     assert!(!durable(&mut rig, Opcode::WRITE_10, 0));
+}
+
+#[test]
+fn a_read_from_the_medium_finds_there_what_was_cached() {
+    for opcode in [Opcode::READ_10, Opcode::READ_12, Opcode::READ_16] {
+        let mut rig = cached();
+        rig.write(1, &pattern(1000));
+        for flag in [FUA, FUA_NV] {
+            rig.seen();
+            for room in [0, 100, 1000 * 512, 1001 * 512] {
+                let answer = rig.ask(&with(cdb(opcode, 1, 1000), 1, flag), &[], room);
+                assert_eq!(answer.outcome.wanted_in, 1000 * 512);
+                assert_eq!(answer.good(), pattern(1000)[..room.min(1000 * 512)]);
+                assert_eq!(rig.seen()[0], Seen::Flush);
+            }
+            assert_eq!(rig.ask(&with(cdb(opcode, 2048, 1), 1, flag), &[], 512).refused(), OUT_OF_RANGE);
+        }
+        let mut rig = Rig::new();
+        rig.ask(&with(cdb(opcode, 1, 1), 1, FUA), &[], 512).good();
+        assert_eq!(rig.seen(), [Seen::Read(512, 512)], "there is no cache");
+    }
+    let large = Arc::new(Ram::new(128 << 20).unwrap());
+    let mut rig = Rig::over(Options::default(), large, |caps| caps.volatile_cache = true);
+    rig.ask(&[0x08, FUA_NV, 0, 0, 1, 0], &[], 512).good();
+    assert_eq!(rig.seen(), [Seen::Read(64 << 20, 512)], "a bit of the block address");
+    rig.ask(&[0x0a, FUA_NV, 0, 0, 1, 0], &pattern(1), 0).good();
+    assert_eq!(rig.seen(), [Seen::Write(64 << 20, 512, false)]);
 }
 
 #[test]

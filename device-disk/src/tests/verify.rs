@@ -124,6 +124,17 @@ fn what_is_written_is_verified_on_the_medium() {
 }
 
 #[test]
+fn what_is_verified_is_on_the_medium() {
+    for opcode in VERIFIES {
+        let mut rig = Rig::with(Options::default(), |caps| caps.volatile_cache = true);
+        for (bytchk, data) in [(0, 0), (EACH, 1024), (SAME, 512)] {
+            rig.ask(&with(cdb(opcode, 4, 2), 1, bytchk), &vec![0; data], 0).good();
+            assert_eq!(rig.seen(), [Seen::Flush, Seen::Read(2048, 1024)]);
+        }
+    }
+}
+
+#[test]
 fn every_step_may_take_its_time() {
     let slow =
         Arc::new(Fault::new(Arc::new(Ram::new(SIZE).unwrap()), "delay:3+eio:1048000".parse().unwrap()));
