@@ -36,6 +36,8 @@ pub(crate) enum Stage {
     Gathering,
     /// The engine has it.
     Running,
+    /// It has ended before its data-out, which is still coming.
+    Refused,
     /// It has ended; its data-in is being sent.
     Sending,
 }
@@ -43,7 +45,12 @@ pub(crate) enum Stage {
 impl Stage {
     /// Data-out may still come; nobody else uses the buffer for it.
     pub(crate) fn takes_data(self) -> bool {
-        matches!(self, Self::Held | Self::Hungry | Self::Gathering)
+        matches!(self, Self::Held | Self::Hungry | Self::Gathering | Self::Refused)
+    }
+
+    /// The engine does not know it, but the initiator has no answer yet.
+    pub(crate) fn is_ours(self) -> bool {
+        matches!(self, Self::Held | Self::Refused)
     }
 }
 
@@ -91,6 +98,8 @@ pub(crate) struct Slot {
     pub(crate) request: Request,
     /// The engine's name for it, once admitted.
     pub(crate) task: Option<engine::TaskId>,
+    /// How it has ended, while it is refused.
+    pub(crate) outcome: Option<engine::Outcome>,
     pub(crate) wanted_out: u32,
     pub(crate) wanted_in: u32,
     pub(crate) data_out: BufList,
@@ -115,6 +124,7 @@ impl Slots {
                 stage: Stage::Held,
                 request,
                 task: None,
+                outcome: None,
                 wanted_out: 0,
                 wanted_in: 0,
                 data_out: BufList::default(),
@@ -145,6 +155,7 @@ impl Slots {
         slot.generation = slot.generation.wrapping_add(1);
         slot.used = false;
         slot.task = None;
+        slot.outcome = None;
         slot.wanted_out = 0;
         slot.wanted_in = 0;
         slot.data_out.clear();

@@ -86,11 +86,7 @@ impl FullFeature {
                 let bytes = &input[used - bytes.len()..used];
                 self.payload(task, offset, bytes);
             }
-            Event::DataComplete(task) => {
-                if let Some(id) = self.slot_of(task) {
-                    self.start(id, env);
-                }
-            }
+            Event::DataComplete(task) => self.data_complete(task, env),
             Event::DataFailed { task, error } => {
                 let (key, asc, ascq) = error.sense();
                 self.data_failed(task, Sense::new(SenseKey(key), AdditionalSense { asc, ascq }), env);
@@ -180,7 +176,7 @@ impl FullFeature {
 
     /// The turn of a command has come.
     fn deliver(&mut self, id: SlotId, env: &mut Env<'_>) {
-        let Some(slot) = self.slots.get_mut(id) else { return };
+        let Some(slot) = self.slots.get_mut(id).filter(|slot| slot.stage == Stage::Held) else { return };
         let Some(nexus) = &self.nexus else { return };
         let request = &slot.request;
         let cdb = match &request.cdb {
@@ -198,7 +194,7 @@ impl FullFeature {
             cookie: id.to_cookie(),
         };
         match nexus.admit(&frame, env.cx) {
-            Admission::Ended(outcome) => self.respond(id, &outcome, env),
+            Admission::Ended(outcome) => self.refuse(id, outcome, env),
             Admission::Admitted { task, wanted_out, wanted_in } => {
                 slot.task = Some(task);
                 let wanted_out = wanted_out.min(slot.request.write_length.into());
@@ -285,6 +281,14 @@ impl FullFeature {
         }
     }
 
+    fn data_complete(&mut self, task: TaskId, env: &mut Env<'_>) {
+        let Some(id) = self.slot_of(task) else { return };
+        match self.slots.get_mut(id).and_then(|slot| slot.outcome.take()) {
+            Some(outcome) => self.respond(id, &outcome, env),
+            None => self.start(id, env),
+        }
+    }
+
     /// Data-out is all there.
     fn start(&mut self, id: SlotId, env: &mut Env<'_>) {
         let Some(slot) = self.slots.get_mut(id).filter(|slot| slot.stage == Stage::Gathering) else { return };
@@ -301,7 +305,7 @@ impl FullFeature {
         // A command that runs does not need the data.
         if self.slots.get(id).is_some_and(|slot| slot.stage != Stage::Running) {
             self.abandon(id, env.cx);
-            self.fail(id, sense, env);
+            self.respond(id, &failed(sense), env);
         }
     }
 
@@ -334,11 +338,23 @@ impl FullFeature {
     }
 
     fn busy(&mut self, id: SlotId, env: &mut Env<'_>) {
-        self.respond(id, &ended(Status::BUSY, None), env);
+        self.refuse(id, ended(Status::BUSY, None), env);
     }
 
     fn fail(&mut self, id: SlotId, sense: Sense, env: &mut Env<'_>) {
-        self.respond(id, &ended(Status::CHECK_CONDITION, Some(Box::new(sense))), env);
+        self.refuse(id, failed(sense), env);
+    }
+
+    /// Ends a command before its start. The answer waits for the data that comes without R2T (RFC 7143 11.4.2).
+    fn refuse(&mut self, id: SlotId, outcome: Outcome, env: &mut Env<'_>) {
+        let Some(slot) = self.slots.get_mut(id) else { return };
+        if self.machine.request_data(&mut self.session, slot.request.task, 0, env.out) {
+            return self.respond(id, &outcome, env);
+        }
+        slot.stage = Stage::Refused;
+        slot.task = None;
+        slot.outcome = Some(outcome);
+        slot.data_out.clear();
     }
 
     fn respond(&mut self, id: SlotId, outcome: &Outcome, env: &mut Env<'_>) {
@@ -374,6 +390,10 @@ impl FullFeature {
 /// What became of a command that the engine did not end.
 fn ended(status: Status, sense: Option<Box<Sense>>) -> Outcome {
     Outcome { status, sense, descriptor_sense: false, moved_in: 0, moved_out: 0, wanted_in: 0, wanted_out: 0 }
+}
+
+fn failed(sense: Sense) -> Outcome {
+    ended(Status::CHECK_CONDITION, Some(Box::new(sense)))
 }
 
 fn sense_bytes(outcome: &Outcome) -> SenseBytes {

@@ -1,7 +1,6 @@
 //! Task management functions (RFC 7143 11.5, RFC 7144 6).
 
 use super::full_feature::{Env, FullFeature, Wish};
-use crate::slots::Stage;
 use lunette_engine::Management;
 use lunette_iscsi::pdu::{TaskManagementFunction as Wire, TaskManagementResult};
 use lunette_iscsi::target::{TaskId, TaskManagement};
@@ -69,7 +68,7 @@ impl FullFeature {
             .and_then(|id| Some((id, self.slots.get(id)?)));
         let mut tag = 0;
         match (function, referenced) {
-            (Function::AbortTask, Some((id, slot))) if slot.stage == Stage::Held => {
+            (Function::AbortTask, Some((id, slot))) if slot.stage.is_ours() => {
                 self.drop_command(id);
                 return self.answer(asked.task, TaskManagementResult::COMPLETE, env);
             }
@@ -81,7 +80,7 @@ impl FullFeature {
             (Function::QueryTask, None) => {
                 return self.answer(asked.task, TaskManagementResult::COMPLETE, env);
             }
-            _ => self.drop_held(function, lun),
+            _ => self.drop_ours(function, lun),
         }
         let cookie = self.managements.insert(Running { task: asked.task, function });
         if let Some(nexus) = &self.nexus {
@@ -89,15 +88,16 @@ impl FullFeature {
         }
     }
 
-    /// Commands that are held were sent before the function, as they came before it, so it concerns them too.
-    fn drop_held(&mut self, function: Function, lun: Lun) {
+    /// Commands that the engine does not know were sent before the function, as they came before it, so it concerns
+    /// them too.
+    fn drop_ours(&mut self, function: Function, lun: Lun) {
         let whole_target = match function {
             Function::AbortTaskSet | Function::ClearTaskSet | Function::LogicalUnitReset => false,
             Function::TargetWarmReset | Function::TargetColdReset | Function::ITNexusReset => true,
             _ => return,
         };
-        let held = self.slots.iter().filter(|(_, slot)| slot.stage == Stage::Held);
-        let concerned = held.filter(|(_, slot)| whole_target || slot.request.lun == lun);
+        let ours = self.slots.iter().filter(|(_, slot)| slot.stage.is_ours());
+        let concerned = ours.filter(|(_, slot)| whole_target || slot.request.lun == lun);
         let ids: Vec<_> = concerned.map(|(id, _)| id).collect();
         ids.into_iter().for_each(|id| self.drop_command(id));
     }

@@ -108,19 +108,23 @@ impl Client {
     }
 
     pub(crate) fn send(&mut self) {
-        while !self.out.is_empty() {
-            let mut wire = Vec::new();
-            for piece in self.out.pieces() {
-                match piece {
-                    Piece::Bytes(bytes) => wire.extend(bytes),
-                    Piece::Payload { token, range } => {
-                        wire.extend(&self.payloads[&token][range.start as usize..range.end as usize]);
-                    }
+        let wire = self.wire();
+        self.socket.write_all(&wire).unwrap();
+    }
+
+    /// Takes what is to be sent.
+    pub(crate) fn wire(&mut self) -> Vec<u8> {
+        let mut wire = Vec::new();
+        for piece in self.out.pieces() {
+            match piece {
+                Piece::Bytes(bytes) => wire.extend(bytes),
+                Piece::Payload { token, range } => {
+                    wire.extend(&self.payloads[&token][range.start as usize..range.end as usize]);
                 }
             }
-            self.socket.write_all(&wire).unwrap();
-            self.out.advance(wire.len(), |token| drop(self.payloads.remove(&token)));
         }
+        self.out.clear(|token| drop(self.payloads.remove(&token)));
+        wire
     }
 
     /// Receives once. False: the target has closed the connection.

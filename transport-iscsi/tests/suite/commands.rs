@@ -1,12 +1,14 @@
-use crate::client::{Client, READ, WRITE, cdb, pattern, settings};
+use crate::client::{Client, LUN, READ, WRITE, cdb, pattern, settings};
 use crate::rig::{Rig, options};
 use lunette_iscsi::initiator::Settings;
 use lunette_iscsi::params::Parameters;
+use lunette_iscsi::pdu::{TaskManagementFunction as Function, TaskManagementResult as Answer};
 use lunette_iscsi::target::{Residual, Settings as TargetSettings};
 use lunette_store::ReactorId;
 use lunette_store::pool::Pool;
 use lunette_transport_iscsi::Options;
 use lunette_transport_iscsi::limits::{CONNECTION_BUFFERS, REACTOR_BUFFERS};
+use std::io::Write;
 
 fn parameters(bits: u32) -> Parameters {
     let bit = |n: u32| bits >> n & 1 != 0;
@@ -110,6 +112,43 @@ fn sense_data_comes_with_the_status() {
     assert_eq!((failed.status, failed.sense_code().0), (2, 3));
     let unknown = client.run(&[0xff; 16], 0, None);
     assert_eq!((unknown.status, unknown.sense_code()), (2, (5, 0x20, 0)));
+}
+
+/// A session that sends data without being asked for it, and a write that fails before its data: its wire bytes are
+/// split after the command.
+fn failing_write(rig: &Rig) -> (Client, u32, Vec<u8>) {
+    let parameters = Parameters { immediate_data: false, header_digest: false, ..Parameters::PREFERRED };
+    let mut client = Client::ready(rig.address(), Settings { parameters, ..settings(1) });
+    let tag = client.command(&cdb(WRITE, u32::MAX, 128), 0, Some(vec![7; 64 << 10]));
+    let mut command = client.wire();
+    let data = command.split_off(48);
+    client.socket.write_all(&command).unwrap();
+    (client, tag, data)
+}
+
+/// RFC 7143 11.4.2.
+#[test]
+fn a_write_that_fails_early_is_answered_when_its_data_has_come() {
+    let rig = Rig::new();
+    let (mut client, tag, data) = failing_write(&rig);
+    assert_eq!(client.run(&[0; 6], 0, None).status, 0);
+    assert!(client.ended.is_empty(), "answered before its data has come");
+    client.socket.write_all(&data).unwrap();
+    let ended = client.finish(tag);
+    assert_eq!((ended.status, ended.sense_code()), (2, (5, 0x21, 0)));
+    client.write(0, pattern(1, 512));
+}
+
+#[test]
+fn a_write_that_failed_early_can_be_aborted() {
+    let rig = Rig::new();
+    for function in [Function::ABORT_TASK, Function::ABORT_TASK_SET] {
+        let (mut client, tag, data) = failing_write(&rig);
+        assert_eq!(client.managed(function, LUN, tag), Answer::COMPLETE);
+        client.socket.write_all(&data).unwrap();
+        client.write(0, pattern(1, 512));
+        assert!(client.ended.is_empty());
+    }
 }
 
 /// More data is asked for than a connection's buffers hold, and none of it is taken for a while.
