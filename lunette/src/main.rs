@@ -12,6 +12,7 @@ mod units;
 
 use clap::Parser;
 use cli::{Cli, Subcommand};
+use std::io::Write;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
@@ -23,10 +24,19 @@ fn main() -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("lunette: {error:#}");
+            let _ = writeln!(std::io::stderr(), "lunette: {}", reasons(&error));
             ExitCode::FAILURE
         }
     }
+}
+
+/// An error with its causes, without those that the text before them tells already.
+fn reasons(error: &anyhow::Error) -> String {
+    error.chain().map(ToString::to_string).fold(String::new(), |text, cause| match text.as_str() {
+        "" => cause,
+        said if said.contains(&cause) => text,
+        said => format!("{said}: {cause}"),
+    })
 }
 
 /// Logs to standard error, from `info` on, or as `LUNETTE_LOG` says.
@@ -38,6 +48,21 @@ fn start_log() {
     tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
+        // It would panic, and so end the daemon, when nobody reads the log any more.
+        .log_internal_errors(false)
         .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()))
         .init();
+}
+
+#[cfg(test)]
+mod tests {
+    use super::reasons;
+    use anyhow::anyhow;
+
+    #[test]
+    fn causes_are_told_once() {
+        let error = anyhow!("no such file").context("cannot open a: no such file").context("LUN 3");
+        assert_eq!(reasons(&error), "LUN 3: cannot open a: no such file");
+        assert_eq!(reasons(&anyhow!("b").context("a")), "a: b");
+    }
 }

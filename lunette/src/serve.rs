@@ -9,7 +9,7 @@ use crate::{summary, units::default_spec};
 use anyhow::{Context, Result};
 use lunette_engine::LogicalUnit;
 use lunette_reactor::{Options as ReactorOptions, Reactors};
-use lunette_store::{Cx, IoId, IoResult, Op, ReactorId, Sink, Submit};
+use lunette_store::{Cx, IoId, IoResult, Op, ReactorId, Sink, Store, Submit};
 use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::io::Write;
@@ -22,7 +22,6 @@ const DEFAULT_ISCSI: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net:
 
 /// Runs the daemon until it is told to stop.
 pub(crate) fn serve(options: &Serve) -> Result<()> {
-    let signals = StopSignals::catch()?;
     let state = StateDir::open(options.state_dir.as_deref().unwrap_or(&StateDir::default_path()))?;
     let specs = if options.units.is_empty() { &[default_spec(&state)][..] } else { &options.units };
     let units = units::open(specs, &state)?;
@@ -32,18 +31,26 @@ pub(crate) fn serve(options: &Serve) -> Result<()> {
         io: options.io.into(),
         ..ReactorOptions::default()
     })?;
-    println!("lunette {}: {} on {}", env!("CARGO_PKG_VERSION"), threads(&reactors), reactors.backend());
-    print!("{}", summary::units(&units));
+    let version = env!("CARGO_PKG_VERSION");
+    say(&format!("lunette {version}: {} on {}\n", threads(&reactors), reactors.backend()));
+    say(&summary::units(&units));
+    // Until now there is nothing to end gently: a signal ends the program, also one that waits for a lock.
+    let signals = StopSignals::catch()?;
     let exports = Exports::start(&places(options, &state), &units, &state, &reactors)?;
-    print!("{}", exports.summary());
-    println!("ready");
-    let _ = std::io::stdout().flush();
+    say(&exports.summary());
+    say("ready\n");
     let signal = signals.wait();
-    tracing::info!("{signal}: stopping");
+    tracing::info!("{signal}: stopping; another one ends the program at once");
     exports.stop(&reactors);
     let flushed = flush(&units, &reactors);
     reactors.stop();
     flushed
+}
+
+/// Tells people; whether they still listen is not our concern.
+fn say(text: &str) {
+    let mut stdout = std::io::stdout();
+    let _ = stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush());
 }
 
 fn threads(reactors: &Reactors) -> String {
@@ -86,11 +93,12 @@ fn flush_unit(unit: &LogicalUnit, reactors: &Reactors) -> Result<()> {
     };
     let (tell, told) = mpsc::channel();
     reactors.call(ReactorId(0), move |cx| {
-        let flush = Rc::new(Flush { tell, sink: Cell::new(None) });
+        let store = backing.attach(cx);
+        let flush = Rc::new(Flush { tell, _store: store.clone(), sink: Cell::new(None) });
         let sink = cx.register(flush.clone());
         flush.sink.set(Some(sink));
         let id = IoId { sink, token: 0 };
-        match backing.attach(cx).submit(Op::Flush, id, cx) {
+        match store.submit(Op::Flush, id, cx) {
             Submit::Queued => {}
             done => cx.complete(id, done.done().unwrap_or(Ok(0))),
         }
@@ -102,6 +110,8 @@ fn flush_unit(unit: &LogicalUnit, reactors: &Reactors) -> Result<()> {
 /// Waits for one flush.
 struct Flush {
     tell: mpsc::Sender<IoResult>,
+    /// Kept until its operation has completed.
+    _store: Rc<dyn Store>,
     sink: Cell<Option<lunette_store::SinkId>>,
 }
 
