@@ -1,6 +1,7 @@
 //! The notation for logical units: `TYPE:STORE[,r|w][,key=value…]`, as in `disk:/dev/sdb1,w`.
 
 use crate::size;
+use crate::state::MAX_SERIAL;
 use lunette_scsi::Naa;
 use lunette_store::layer::fault;
 use std::path::PathBuf;
@@ -76,15 +77,20 @@ fn parse(text: &str) -> Result<UnitSpec, String> {
     let mut unit = UnitSpec::new(store(&parts.next().unwrap_or_default())?);
     let mut seen: Vec<String> = Vec::new();
     for part in parts {
-        let (key, value) = match part.split_once('=') {
-            Some((key, value)) => (key, value),
-            None if part == "r" || part == "w" => ("access", part.as_str()),
+        let key = match part.split_once('=') {
+            Some((key, value)) => {
+                unit.set(key, value)?;
+                key
+            }
+            None if part == "r" || part == "w" => {
+                unit.read_only = part == "r";
+                "r or w"
+            }
             None => return Err(format!("`{part}` is neither r, w nor key=value")),
         };
         if seen.iter().any(|earlier| earlier == key) {
             return Err(format!("`{key}` is given twice"));
         }
-        unit.set(key, value)?;
         seen.push(key.to_owned());
     }
     unit.check()?;
@@ -113,7 +119,6 @@ impl UnitSpec {
 
     fn set(&mut self, key: &str, value: &str) -> Result<(), String> {
         match key {
-            "access" => self.read_only = value == "r",
             "lun" => {
                 let lun = value.parse().ok().filter(|lun| *lun < 16384);
                 self.lun =
@@ -129,7 +134,7 @@ impl UnitSpec {
             }
             "direct" => self.direct = switch(key, value)?,
             "inline" => self.inline = Some(switch(key, value)?),
-            "serial" => self.serial = Some(printable(key, value, 36)?),
+            "serial" => self.serial = Some(printable(key, value, MAX_SERIAL)?),
             "wwn" => self.wwn = Some(value.parse().map_err(|error| format!("wwn={value}: {error}"))?),
             "name" => self.name = Some(printable(key, value, 64)?),
             "rotational" => self.rotational = Some(switch(key, value)?),
@@ -244,6 +249,7 @@ mod tests {
             ("disk:/a,r,w", "given twice"),
             ("disk:/a,size=1,size=2", "given twice"),
             ("disk:/a,colour=red", "no key `colour`"),
+            ("disk:/a,access=read-only", "no key `access`"),
             ("disk:/a,block=520", "512 or 4096"),
             ("disk:/a,direct=yes", "on or off"),
             ("disk:/a,lun=16384", "0 to 16383"),

@@ -1,16 +1,18 @@
 //! The state directory: the identities that were made once and are kept.
 //!
-//! A logical unit is recognised by its `name=`, else by its file itself (device and inode), else by the file's path, so
-//! that neither the order of the units nor a new path changes what initiators see.
+//! A logical unit is recognised by its `name=`, else by its file itself (file system, inode and time of birth), else by the
+//! file's path, so that neither the order of the units nor a new path changes what initiators see.
 
 use anyhow::{Context, Result};
 use lunette_scsi::Naa;
-use serde::{Deserialize, Serialize};
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use std::collections::HashSet;
 use std::fs::{self, File};
-use std::io::Write;
+use std::io::{ErrorKind, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::time::UNIX_EPOCH;
 
 /// The directory; several daemons may share one.
 #[derive(Clone, Debug)]
@@ -24,7 +26,7 @@ pub(crate) struct Key {
     /// A name that the user gave, or that stands for the one of its kind.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) name: Option<String>,
-    /// The file system and inode of the file.
+    /// The file system, inode and time of birth of the file.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) file: Option<String>,
     /// The path of the file or socket.
@@ -38,9 +40,26 @@ pub(crate) struct Record {
     #[serde(flatten)]
     key: Key,
     /// Unit serial number.
+    #[serde(deserialize_with = "checked_serial")]
     pub(crate) serial: String,
     /// World-wide name.
-    pub(crate) naa: String,
+    #[serde(serialize_with = "naa_as_text", deserialize_with = "naa_from_text")]
+    pub(crate) naa: Naa,
+}
+
+fn checked_serial<'de, D: Deserializer<'de>>(from: D) -> Result<String, D::Error> {
+    let text = String::deserialize(from)?;
+    let fits =
+        (1..=MAX_SERIAL).contains(&text.len()) && text.bytes().all(|byte| (0x20..0x7f).contains(&byte));
+    if fits { Ok(text) } else { Err(D::Error::custom("a serial number is short printable ASCII")) }
+}
+
+fn naa_as_text<S: Serializer>(naa: &Naa, to: S) -> Result<S::Ok, S::Error> {
+    to.collect_str(naa)
+}
+
+fn naa_from_text<'de, D: Deserializer<'de>>(from: D) -> Result<Naa, D::Error> {
+    String::deserialize(from)?.parse().map_err(D::Error::custom)
 }
 
 #[derive(Default, Serialize, Deserialize)]
@@ -51,23 +70,27 @@ struct Identities {
 
 const VERSION: u32 = 1;
 const FILE: &str = "identities.json";
+/// Longest serial number, in characters.
+pub(crate) const MAX_SERIAL: usize = 36;
 
 impl StateDir {
-    /// The default place: `$LUNETTE_STATE_DIR`, else `/var/lib/lunette` for root, else under `$XDG_STATE_HOME`.
+    /// The default place: `$LUNETTE_STATE_DIR`, else `/var/lib/lunette` for root, else under `$XDG_STATE_HOME`. A variable
+    /// that is set to nothing is not set.
     pub(crate) fn default_path() -> PathBuf {
-        if let Some(path) = std::env::var_os("LUNETTE_STATE_DIR") {
+        let variable = |name| std::env::var_os(name).filter(|value| !value.is_empty());
+        if let Some(path) = variable("LUNETTE_STATE_DIR") {
             return path.into();
         }
         if rustix::process::geteuid().is_root() {
             return "/var/lib/lunette".into();
         }
-        let home = || Path::new(&std::env::var_os("HOME").unwrap_or_else(|| ".".into())).join(".local/state");
-        std::env::var_os("XDG_STATE_HOME").map_or_else(home, PathBuf::from).join("lunette")
+        let home = || Path::new(&variable("HOME").unwrap_or_else(|| ".".into())).join(".local/state");
+        variable("XDG_STATE_HOME").map_or_else(home, PathBuf::from).join("lunette")
     }
 
     /// Opens the directory, making it if there is none.
     pub(crate) fn open(path: &Path) -> Result<Self> {
-        fs::create_dir_all(path)
+        create_durably(path)
             .with_context(|| format!("cannot make the state directory {}", path.display()))?;
         Ok(Self { path: path.to_owned() })
     }
@@ -92,17 +115,23 @@ impl StateDir {
         ];
         for same in rules {
             for (key, found) in keys.iter().zip(&mut found).filter(|(_, found)| found.is_none()) {
-                let index = identities.records.iter().position(|record| same(&record.key, key));
-                *found = index.filter(|index| given.insert(*index));
+                let mut records = identities.records.iter().enumerate();
+                *found = records
+                    .find(|(index, record)| !given.contains(index) && same(&record.key, key))
+                    .map(|(index, _)| index);
+                given.extend(*found);
             }
         }
         let before = identities.records.clone();
         let mut records = Vec::with_capacity(keys.len());
         for (key, found) in keys.iter().zip(found) {
-            let index = found.unwrap_or_else(|| {
-                identities.records.push(Record::new(key.clone()));
-                identities.records.len() - 1
-            });
+            let index = match found {
+                Some(index) => index,
+                None => {
+                    identities.records.push(Record::new(key.clone())?);
+                    identities.records.len() - 1
+                }
+            };
             identities.records[index].key = key.clone();
             records.push(identities.records[index].clone());
         }
@@ -124,7 +153,7 @@ impl StateDir {
     fn read(&self) -> Result<Identities> {
         let path = self.path.join(FILE);
         let text = match fs::read_to_string(&path) {
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Identities::default()),
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Identities::default()),
             text => text.with_context(|| format!("cannot read {}", path.display()))?,
         };
         let identities: Identities = serde_json::from_str(&text).with_context(|| {
@@ -148,6 +177,22 @@ impl StateDir {
     }
 }
 
+/// Makes a directory, and those above it, so that they are still there after a power loss.
+fn create_durably(path: &Path) -> std::io::Result<()> {
+    if path.is_dir() {
+        return Ok(());
+    }
+    let parent = match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    };
+    create_durably(parent)?;
+    match fs::create_dir(path) {
+        Err(error) if !(error.kind() == ErrorKind::AlreadyExists && path.is_dir()) => Err(error),
+        _ => File::open(parent)?.sync_all(),
+    }
+}
+
 /// Replaces a file so that after a power loss there is the old content or the new.
 fn write_durably(directory: &Path, name: &str, bytes: &[u8]) -> std::io::Result<()> {
     let temporary = directory.join(format!("{name}.new"));
@@ -159,14 +204,14 @@ fn write_durably(directory: &Path, name: &str, bytes: &[u8]) -> std::io::Result<
 }
 
 impl Record {
-    fn new(key: Key) -> Self {
+    fn new(key: Key) -> Result<Self> {
         let random = || {
             let mut bytes = [0; 8];
-            // The pool is ready long before any daemon starts, so this neither blocks nor fails.
-            let _ = rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty());
-            u64::from_ne_bytes(bytes)
+            let flags = rustix::rand::GetRandomFlags::empty();
+            rustix::rand::getrandom(&mut bytes, flags).context("cannot get random numbers")?;
+            anyhow::Ok(u64::from_ne_bytes(bytes))
         };
-        Self { key, serial: format!("{:016x}", random()), naa: Naa::locally_assigned(random()).to_string() }
+        Ok(Self { key, serial: format!("{:016x}", random()?), naa: Naa::locally_assigned(random()?) })
     }
 }
 
@@ -181,11 +226,14 @@ impl Key {
         Self { name: None, file: None, path: Some(std::path::absolute(path).unwrap_or_else(|_| path.into())) }
     }
 
-    /// A file that exists. Block devices are known by their path only: their inodes are made anew at every boot.
+    /// A file that exists. Its time of birth, where the file system keeps one, tells it from an earlier file whose inode
+    /// it got. Block devices are known by their path only: their inodes are made anew at every boot.
     pub(crate) fn file(path: &Path) -> std::io::Result<Self> {
         let metadata = fs::metadata(path)?;
         let file_system = rustix::fs::statvfs(path)?.f_fsid;
-        let file = metadata.is_file().then(|| format!("{file_system:x}:{}", metadata.ino()));
+        let born = metadata.created().ok().and_then(|time| time.duration_since(UNIX_EPOCH).ok());
+        let born = born.map_or_else(String::new, |born| format!(":{}", born.as_nanos()));
+        let file = metadata.is_file().then(|| format!("{file_system:x}:{}{born}", metadata.ino()));
         Ok(Self { name: None, file, path: Some(fs::canonicalize(path)?) })
     }
 }
@@ -249,10 +297,59 @@ mod tests {
     }
 
     #[test]
+    fn a_file_that_got_the_inode_of_another_gets_an_identity_of_its_own() {
+        let (temporary, state) = dir();
+        let a = temporary.path().join("a");
+        let key = file(temporary.path(), "a");
+        let born = |path: &Path| fs::metadata(path).unwrap().created().unwrap();
+        let (old, old_born) = (state.identities(&[key]).unwrap().remove(0), born(&a));
+        fs::remove_file(&a).unwrap();
+        let b = temporary.path().join("b");
+        let key = loop {
+            let key = file(temporary.path(), "b");
+            if born(&b) != old_born {
+                break key;
+            }
+            fs::remove_file(&b).unwrap();
+        };
+        assert_ne!(state.identities(&[key]).unwrap()[0].serial, old.serial);
+    }
+
+    #[test]
+    fn two_units_of_one_file_keep_their_identities() {
+        let (temporary, state) = dir();
+        let key = file(temporary.path(), "a");
+        let keys = [key.clone(), key];
+        let first = state.identities(&keys).unwrap();
+        assert_ne!(first[0].naa, first[1].naa);
+        assert_eq!(state.identities(&keys).unwrap(), first);
+    }
+
+    #[test]
     fn a_damaged_file_is_refused() {
         let (temporary, state) = dir();
-        fs::write(temporary.path().join(FILE), "{").unwrap();
-        let error = format!("{:#}", state.identities(&[Key::name("x")]).unwrap_err());
-        assert!(error.contains("is damaged"), "{error}");
+        let record = |serial: &str, naa: &str| {
+            format!(r#"{{"version": 1, "records": [{{"name": "x", "serial": "{serial}", "naa": "{naa}"}}]}}"#)
+        };
+        let naa = "naa.3000000000000001";
+        let texts = ["{".into(), record("abc", "naa.3"), record("", naa), record(&"x".repeat(1 << 20), naa)];
+        for text in texts {
+            fs::write(temporary.path().join(FILE), text).unwrap();
+            let error = format!("{:#}", state.identities(&[Key::name("x")]).unwrap_err());
+            assert!(error.contains("is damaged"), "{error}");
+        }
+        fs::write(temporary.path().join(FILE), record("abc", naa)).unwrap();
+        assert_eq!(state.identities(&[Key::name("x")]).unwrap()[0].serial, "abc");
+    }
+
+    #[test]
+    fn the_directory_is_made_with_those_above_it() {
+        let temporary = tempfile::tempdir().unwrap();
+        let path = temporary.path().join("a/b/c");
+        StateDir::open(&path).unwrap();
+        StateDir::open(&path).unwrap();
+        assert!(path.is_dir());
+        fs::write(temporary.path().join("file"), []).unwrap();
+        assert!(StateDir::open(&temporary.path().join("file/below")).is_err());
     }
 }

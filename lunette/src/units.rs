@@ -10,7 +10,8 @@ use lunette_store::Backing;
 use lunette_store::layer::fault::Fault;
 use lunette_store::ram::Ram;
 use lunette_store_file::{File, Options as FileOptions};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
+use std::hash::Hash;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -33,26 +34,33 @@ pub(crate) fn default_spec(state: &StateDir) -> UnitSpec {
 /// Opens all units, by logical unit number.
 pub(crate) fn open(specs: &[UnitSpec], state: &StateDir) -> Result<BTreeMap<u32, Unit>> {
     let luns = number(specs)?;
+    if let Some(name) = twice(specs.iter().filter_map(|spec| spec.name.as_ref())) {
+        bail!("two logical units have the name `{name}`");
+    }
     let opened = specs.iter().map(open_store).collect::<Result<Vec<_>>>()?;
     let keys = specs.iter().zip(&luns).map(|(spec, lun)| key(spec, *lun)).collect::<Result<Vec<_>>>()?;
-    for (n, key) in keys.iter().enumerate() {
-        if key.name.is_some() && keys[..n].iter().any(|other| other.name == key.name) {
-            bail!("two logical units have the name `{}`", key.name.as_deref().unwrap_or_default());
-        }
-    }
     let records = state.identities(&keys)?;
+    let naas = specs.iter().zip(&records).map(|(spec, record)| spec.wwn.unwrap_or(record.naa));
+    if let Some(naa) = twice(naas) {
+        bail!("two logical units have the world-wide name {naa}: initiators would take them for one");
+    }
     let units = specs.iter().zip(luns).zip(opened).zip(records);
     units.map(|(((spec, lun), opened), record)| Ok((lun, build(spec, lun, opened, &record)?))).collect()
 }
 
+/// The first value that has come before.
+fn twice<T: Eq + Hash + Copy>(values: impl Iterator<Item = T>) -> Option<T> {
+    let mut seen = HashSet::new();
+    values.into_iter().find(|value| !seen.insert(*value))
+}
+
 /// The logical unit numbers: `lun=` where given, the lowest free ones in order otherwise.
 fn number(specs: &[UnitSpec]) -> Result<Vec<u32>> {
-    let mut taken = std::collections::BTreeSet::new();
-    for lun in specs.iter().filter_map(|spec| spec.lun) {
-        if !taken.insert(lun) {
-            bail!("two logical units have lun={lun}");
-        }
+    let given = || specs.iter().filter_map(|spec| spec.lun);
+    if let Some(lun) = twice(given()) {
+        bail!("two logical units have lun={lun}");
     }
+    let taken: HashSet<u32> = given().collect();
     let mut free = (0..).filter(move |lun| !taken.contains(lun));
     Ok(specs.iter().map(|spec| spec.lun.unwrap_or_else(|| free.next().unwrap_or_default())).collect())
 }
@@ -106,14 +114,8 @@ fn key(spec: &UnitSpec, lun: u32) -> Result<Key> {
 }
 
 fn build(spec: &UnitSpec, lun: u32, opened: Opened, record: &Record) -> Result<Unit> {
-    let naa = match spec.wwn {
-        Some(naa) => naa,
-        None => record
-            .naa
-            .parse()
-            .with_context(|| format!("the kept name {} of LUN {lun} is damaged", record.naa))?,
-    };
-    let identity = Identity::new(spec.serial.clone().unwrap_or_else(|| record.serial.clone()), naa);
+    let serial = spec.serial.as_ref().unwrap_or(&record.serial);
+    let identity = Identity::new(serial, spec.wwn.unwrap_or(record.naa));
     let options = DiskOptions {
         block_length: spec.block,
         rotational: spec.rotational,
@@ -140,5 +142,21 @@ mod tests {
         assert_eq!(numbers(&[None, None]).unwrap(), [0, 1]);
         assert_eq!(numbers(&[None, Some(0), None, Some(2)]).unwrap(), [1, 0, 3, 2]);
         assert!(numbers(&[Some(1), Some(1)]).is_err());
+    }
+
+    #[test]
+    fn names_that_are_given_twice_are_refused() {
+        let directory = tempfile::tempdir().unwrap();
+        let state = StateDir::open(directory.path()).unwrap();
+        let ram = || UnitSpec::new(StoreSpec::Ram(1 << 20));
+        let refusal = |spec: UnitSpec| open(&[spec.clone(), spec], &state).err().unwrap().to_string();
+        let image = directory.path().join("new.img");
+        let named =
+            UnitSpec { name: Some("x".into()), size: Some(4096), ..UnitSpec::new(StoreSpec::Path(image)) };
+        assert!(refusal(named).contains("the name `x`"));
+        assert!(!directory.path().join("new.img").exists(), "nothing is made before");
+        let wwn = Some(lunette_scsi::Naa::locally_assigned(5));
+        assert!(refusal(UnitSpec { wwn, ..ram() }).contains("the world-wide name naa.3000000000000005"));
+        assert_eq!(open(&[ram(), ram()], &state).unwrap().len(), 2);
     }
 }
