@@ -45,7 +45,7 @@ pub(crate) struct Serve {
     #[arg(long, value_name = "IQN", default_value = "iqn.2026-11.dev.lunette:default")]
     pub(crate) target: String,
 
-    /// Where identities are kept [default: /var/lib/lunette, or ~/.local/state/lunette]
+    /// Where identities are kept [default: $LUNETTE_STATE_DIR, /var/lib/lunette or ~/.local/state/lunette]
     #[arg(long, value_name = "DIRECTORY")]
     pub(crate) state_dir: Option<PathBuf>,
 

@@ -10,6 +10,7 @@ use anyhow::{Context, Result};
 use lunette_engine::LogicalUnit;
 use lunette_reactor::{Options as ReactorOptions, Reactors};
 use lunette_store::{Cx, IoId, IoResult, Op, ReactorId, Sink, Store, Submit};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::io::Write;
@@ -22,6 +23,7 @@ const DEFAULT_ISCSI: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net:
 
 /// Runs the daemon until it is told to stop.
 pub(crate) fn serve(options: &Serve) -> Result<()> {
+    allow_descriptors();
     let state = StateDir::open(options.state_dir.as_deref().unwrap_or(&StateDir::default_path()))?;
     let specs = if options.units.is_empty() { &[default_spec(&state)][..] } else { &options.units };
     let units = units::open(specs, &state)?;
@@ -45,6 +47,14 @@ pub(crate) fn serve(options: &Serve) -> Result<()> {
     let flushed = flush(&units, &reactors);
     reactors.stop();
     flushed
+}
+
+/// Raises the soft limit of open descriptors, which is meant for programs that use `select`, to the hard one.
+fn allow_descriptors() {
+    let limit = getrlimit(Resource::Nofile);
+    if let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit }) {
+        tracing::warn!(%error, "cannot raise the limit of open descriptors");
+    }
 }
 
 /// Tells people; whether they still listen is not our concern.

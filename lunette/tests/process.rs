@@ -15,9 +15,16 @@ struct Daemon {
 impl Daemon {
     /// Serves `unit` on a free port.
     fn start(unit: &str) -> Self {
+        Self::start_by(&mut Command::new(env!("CARGO_BIN_EXE_lunette")), &[unit])
+    }
+
+    /// Adds the arguments to a command that becomes the daemon.
+    fn start_by(command: &mut Command, units: &[&str]) -> Self {
         let state = tempfile::tempdir().unwrap();
-        let child = Command::new(env!("CARGO_BIN_EXE_lunette"))
-            .args(["serve", "--reactors", "1", "--iscsi", "127.0.0.1:0", "--lu", unit, "--state-dir"])
+        let child = command
+            .args(["serve", "--reactors", "1", "--iscsi", "127.0.0.1:0"])
+            .args(units.iter().flat_map(|unit| ["--lu", unit]))
+            .arg("--state-dir")
             .arg(state.path())
             .env_remove("LUNETTE_LOG")
             .stdin(Stdio::null())
@@ -112,4 +119,12 @@ fn nobody_needs_to_read_what_it_says() {
     let _ = connection.read_to_end(&mut Vec::new());
     daemon.signal(Signal::TERM);
     assert_eq!(daemon.wait().code(), Some(0));
+}
+
+#[test]
+fn a_low_limit_of_descriptors_is_raised() {
+    let mut shell = Command::new("sh");
+    shell.args(["-c", "ulimit -S -n 20; exec \"$0\" \"$@\"", env!("CARGO_BIN_EXE_lunette")]);
+    let mut daemon = Daemon::start_by(&mut shell, &["disk:ram:1M"; 40]);
+    line_with(&mut daemon.stdout(), "ready");
 }
