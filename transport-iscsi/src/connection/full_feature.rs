@@ -321,6 +321,10 @@ impl FullFeature {
     /// Ends a command without a response.
     pub(super) fn drop_command(&mut self, id: SlotId) {
         if let Some(slot) = self.slots.get(id) {
+            if slot.stage == Stage::Hungry {
+                // Its place behind a command that waits for long would outlive it.
+                self.hungry.retain(|waiting| *waiting != id);
+            }
             self.session.discard(slot.request.task);
             self.free(id);
         }
