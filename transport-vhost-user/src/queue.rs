@@ -108,6 +108,8 @@ pub(crate) struct State {
     looks: u32,
     /// A call to publish is on its way.
     deferred: bool,
+    /// A call to go on is on its way.
+    going_on: bool,
 }
 
 struct Past {
@@ -271,7 +273,7 @@ impl Queue {
             }
             Ok(true) => {
                 ring.suppress_kicks();
-                cx.complete(self.id(Token::GoOn), Ok(0));
+                self.go_on(state, cx);
                 true
             }
             Err(error) => {
@@ -281,11 +283,18 @@ impl Queue {
         }
     }
 
+    /// Has [`wake`](Self::wake) called in a later turn; once, however often it is asked for.
+    fn go_on(&self, state: &mut State, cx: &mut dyn Cx) {
+        if !std::mem::replace(&mut state.going_on, true) {
+            cx.complete(self.id(Token::GoOn), Ok(0));
+        }
+    }
+
     /// Takes what is available, within bounds. Returns whether there was anything.
     fn run(&self, state: &mut State, cx: &mut dyn Cx) -> bool {
         let taken = self.take_up_to(TURN, state, cx);
         if taken == TURN {
-            cx.complete(self.id(Token::GoOn), Ok(0));
+            self.go_on(state, cx);
         }
         taken > 0
     }
@@ -416,6 +425,7 @@ impl State {
             polled: false,
             looks: 0,
             deferred: false,
+            going_on: false,
         }
     }
 
@@ -509,6 +519,9 @@ impl Sink for Queue {
             state.deferred = false;
             return state.publish();
         }
+        if token == Token::GoOn as u64 {
+            state.going_on = false;
+        }
         if let Err(error) = result {
             tracing::warn!(export = %self.place.name, queue = self.index, %error, "cannot wait for notifications");
             return;
@@ -562,3 +575,6 @@ fn same(one: &Option<Arc<OwnedFd>>, other: &Option<Arc<OwnedFd>>) -> bool {
 fn signal(fd: &OwnedFd) {
     let _ = rustix::io::write(fd, &1u64.to_ne_bytes());
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,43 @@
+//! Turns of a queue, on a simulated reactor.
+
+use super::*;
+use crate::testing::{DriverRing, Guest};
+use lunette_engine::{Nexus, TargetPort};
+use lunette_scsi::Protocol;
+use lunette_store::ReactorId;
+use lunette_store::sim::Sim;
+
+#[test]
+fn a_driver_that_never_pauses_gets_one_turn_at_a_time() {
+    let mut sim = Sim::new(1);
+    let cx = sim.cx(0);
+    let port = TargetPort::new("test", 1, Protocol::NONE, [].into());
+    let nexus = Nexus::new("test".to_owned(), port);
+    let home = ReactorId(0);
+    let place = Arc::new(Place { name: "test".into(), nexus, home, reactors: [home].into() });
+    let (guest, ring) = (Guest::new(0x2_0000), DriverRing::new(0, 1024));
+    let setup = Setup {
+        started: true,
+        enabled: true,
+        layout: ring.layout(true, false),
+        base: 0,
+        sizes: Sizes::default(),
+        fds: Fds::default(),
+    };
+    let queue = Queue::on(&Local::on(cx), ConnectionId::next(), 2, &place, &setup, cx);
+    // A command to a target that is not there.
+    ring.chain(&guest, 0, &[(0x1_0000, 51, false), (0x1_0100, 108, true)]);
+    ring.set_available_index(&guest, 1024);
+    queue.apply(setup, guest.map.clone(), None, cx);
+    assert_eq!(usize::from(ring.used_index(&guest)), TURN);
+    for _ in 0..2 {
+        assert!(queue.poll(cx));
+    }
+    assert_eq!(usize::from(ring.used_index(&guest)), 3 * TURN);
+    let mut turns = 0;
+    while sim.step(0) {
+        turns += 1;
+    }
+    assert_eq!(usize::from(ring.used_index(&guest)), 4 * TURN);
+    assert_eq!(turns, 2, "one for the rest, one that finds nothing");
+}
