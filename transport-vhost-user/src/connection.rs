@@ -472,9 +472,8 @@ impl State {
     /// Carries a change out as far as this side is concerned.
     fn make(&mut self, change: Change, export: &str) -> Result<Concerned, String> {
         let memory = match change {
-            Change::SetVringSize { .. } | Change::SetVringAddress { .. } | Change::SetVringBase { .. } => {
-                return Ok(Concerned::None);
-            }
+            Change::SetVringSize { .. } | Change::SetVringAddress { .. } => return Ok(Concerned::None),
+            Change::SetVringBase { index, .. } => return Ok(Concerned::One(index)),
             Change::SetVringKick { index, fd } => {
                 self.fds[usize::from(index)].kick = fd.map(Arc::new);
                 return Ok(Concerned::One(index));

@@ -204,6 +204,23 @@ fn a_ring_stops_when_its_requests_have_ended_and_starts_again() {
     assert_eq!(front.stop(2), 3);
 }
 
+/// As User-Mode Linux does it when its driver is bound to the device again.
+#[test]
+fn a_ring_that_was_not_stopped_can_be_set_up_elsewhere() {
+    let rig = Rig::ram(Io::Auto);
+    let mut front = FrontEnd::ready(&rig.socket, MEMORY);
+    for index in [2, 3] {
+        let mut ring = front.start(index, 0, 64);
+        front.command(&mut ring, &TEST_UNIT_READY, &[], 0);
+        let message = front.protocol.set_vring_enable(u32::from(index), false);
+        front.done(message);
+        let mut ring = front.start(index, 0x1_0000, 16);
+        assert_eq!(front.command(&mut ring, &TEST_UNIT_READY, &[], 0).status, 0);
+        assert_eq!(front.stop(index), 1);
+        front.guest.write(0, &[0; 0x2_0000]);
+    }
+}
+
 #[test]
 fn memory_changes_are_acknowledged_when_the_old_memory_is_out_of_use() {
     let rig = Rig::held();

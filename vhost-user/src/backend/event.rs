@@ -99,7 +99,7 @@ pub enum Change {
         /// The addresses.
         address: VringAddress,
     },
-    /// Set where a ring starts.
+    /// Set where a ring starts. One that runs is stopped: it is about to be started anew, maybe elsewhere.
     SetVringBase {
         /// The queue.
         index: u16,

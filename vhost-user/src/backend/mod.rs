@@ -308,6 +308,8 @@ impl Backend {
             return Err(Fault::Value { field: "vring base", value: num.into() });
         }
         vring.base = num;
+        // User-Mode Linux sets rings up again, elsewhere, without having stopped them.
+        vring.started = false;
         Ok(Change::SetVringBase { index, base: num }.into())
     }
 

@@ -50,6 +50,6 @@ pub struct Vring {
     pub base: u32,
     /// Whether requests are executed. Kept while the ring is stopped.
     pub enabled: bool,
-    /// Whether the ring is looked at at all: from SET_VRING_KICK to GET_VRING_BASE.
+    /// Whether the ring is looked at at all: from SET_VRING_KICK to GET_VRING_BASE or SET_VRING_BASE.
     pub started: bool,
 }

@@ -116,6 +116,9 @@ fn a_ring_runs_from_kick_to_base() {
     let reply = reply.stopped_at(77);
     assert_eq!(reply.flags, Flags(Flags::VERSION | Flags::REPLY));
     assert_eq!(reply.body::<VringState>(), Ok(VringState { index: 2, num: 77 }));
+
+    backend.handle(vring(FrontendRequest::SET_VRING_BASE, 1, 0)).unwrap();
+    assert_eq!(started(&backend), [false; 3], "it is about to be set up again");
 }
 
 #[test]
