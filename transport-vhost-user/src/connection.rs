@@ -343,6 +343,9 @@ impl Connection {
         let resets = matches!(change, Change::ResetDevice);
         let made = state.make(change, &self.place.name);
         let failure = made.as_ref().err().cloned();
+        if failure.is_some() && memory_changes {
+            state.backend.undo_memory_change();
+        }
         let reply = ack.done(failure.is_none());
         match (failure, &reply) {
             (Some(failure), None) => return Err(Some(failure)),

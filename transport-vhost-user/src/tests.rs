@@ -454,7 +454,14 @@ fn what_cannot_be_carried_out_is_refused_or_ends_the_connection() {
     assert!(matches!(front.ask(message), Some(Reply::Ack { success: false, .. })));
     let message = front.protocol.set_vring_num(2, 3);
     assert!(matches!(front.ask(message), Some(Reply::Ack { success: false, .. })));
-    // The memory is still the old one.
+    // The memory is still the old one, and what is compared with it too.
+    let message = front.protocol.add_mem_reg(region(MEMORY - 0x1000, 0x1000, 0), short.try_clone().unwrap());
+    assert!(matches!(front.ask(message), Some(Reply::Ack { success: false, .. })));
+    let more = region(MEMORY, 0x2000, 0);
+    let message = front.protocol.add_mem_reg(more, short.try_clone().unwrap());
+    assert!(matches!(front.ask(message), Some(Reply::Ack { success: false, .. })));
+    let message = front.protocol.add_mem_reg(more, memfd(0x2000));
+    front.done(message);
     let mut ring = front.start(2, 0, 64);
     front.command(&mut ring, &TEST_UNIT_READY, &[], 0);
     // Without the wish for an acknowledgement there is no other way to tell.

@@ -20,12 +20,15 @@ use crate::payload::{
 /// The back end of one connection: takes the front end's messages, keeps [`State`], and says what is to be done.
 ///
 /// Messages are handled in order and one at a time: the answer of an [`Event`] is sent before the next message is
-/// handled. The state follows the request. If the transport cannot carry a change out, it tells so through [`Ack`];
-/// without need_reply, closing the connection is the only way to tell.
+/// handled. The state follows the request. If the transport cannot carry a change out, it tells so through [`Ack`], and
+/// [takes back](Self::undo_memory_change) what concerned memory; without need_reply, closing the connection is the only
+/// way to tell.
 #[derive(Debug)]
 pub struct Backend {
     offer: Offer,
     state: State,
+    /// Guest memory before its last change.
+    former_memory: Vec<MemoryRegion>,
 }
 
 /// What handling a request comes to, before it is known whether it is acknowledged.
@@ -70,7 +73,7 @@ impl Backend {
         offer.features.set(Features::PROTOCOL_FEATURES, !offer.protocol_features.is_empty());
         offer.queues = offer.queues.min(MAX_QUEUES);
         state.vrings.resize_with(offer.queues.into(), Vring::default);
-        Self { offer, state }
+        Self { offer, state, former_memory: Vec::new() }
     }
 
     /// What is offered.
@@ -81,6 +84,12 @@ impl Backend {
     /// What has been agreed upon.
     pub fn state(&self) -> &State {
         &self.state
+    }
+
+    /// Takes the last change of guest memory back, because it could not be carried out: later ones are checked against
+    /// the memory as it was before.
+    pub fn undo_memory_change(&mut self) {
+        self.state.memory.clone_from(&self.former_memory);
     }
 
     /// Handles one message of the front end.
@@ -261,7 +270,7 @@ impl Backend {
             region.check()?;
             no_overlap(region, &regions[..i])?;
         }
-        self.state.memory.clone_from(&regions);
+        self.former_memory = std::mem::replace(&mut self.state.memory, regions.clone());
         let shared = regions.into_iter().zip(fds).map(|(region, fd)| SharedRegion { region, fd });
         Ok(Change::SetMemoryTable(shared.collect()).into())
     }
@@ -274,6 +283,7 @@ impl Backend {
         let region = single.region;
         region.check()?;
         no_overlap(&region, &self.state.memory)?;
+        self.former_memory.clone_from(&self.state.memory);
         self.state.memory.push(region);
         Ok(Change::AddMemoryRegion(SharedRegion { region, fd }).into())
     }
@@ -281,6 +291,7 @@ impl Backend {
     fn remove_memory_region(&mut self, single: SingleRegion) -> Result<Outcome, Fault> {
         let found = self.state.memory.iter().position(|region| region.is_same(&single.region));
         let position = found.ok_or(Fault::NoSuchRegion(single.region.guest_address))?;
+        self.former_memory.clone_from(&self.state.memory);
         Ok(Change::RemoveMemoryRegion(self.state.memory.remove(position)).into())
     }
 

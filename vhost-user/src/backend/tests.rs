@@ -255,6 +255,23 @@ fn memory_regions_come_and_go_one_by_one() {
 }
 
 #[test]
+fn memory_changes_that_fail_are_undone() {
+    let mut backend = backend(ProtocolFeatures::CONFIGURE_MEM_SLOTS);
+    backend.handle(single(FrontendRequest::ADD_MEM_REG, 0, 1)).unwrap();
+    let table = MemoryTable(vec![region(0x2000), region(0x4000)]).encode();
+    for change in [
+        with_fds(request(FrontendRequest::SET_MEM_TABLE, table), 2),
+        single(FrontendRequest::ADD_MEM_REG, 0x2000, 1),
+        single(FrontendRequest::REM_MEM_REG, 0, 0),
+    ] {
+        backend.handle(change).unwrap();
+        assert_ne!(backend.state().memory, [region(0)]);
+        backend.undo_memory_change();
+        assert_eq!(backend.state().memory, [region(0)]);
+    }
+}
+
+#[test]
 fn config_is_read_past_its_end_as_zero() {
     let mut backend = backend(ProtocolFeatures::CONFIG);
     let ask = Config { offset: 2, flags: ConfigFlags::WRITABLE, bytes: vec![0; 4] };
