@@ -21,7 +21,7 @@ pub(crate) struct StateDir {
 }
 
 /// What a logical unit or export is recognised by.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, Default, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub(crate) struct Key {
     /// A name that the user gave, or that stands for the one of its kind.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -101,7 +101,7 @@ impl StateDir {
     }
 
     /// The identities for `keys`, in their order: the kept ones, and new ones, which are kept from now on. No record is
-    /// given to two keys.
+    /// given to two keys, and what the empty key stands for gets a new identity each time.
     pub(crate) fn identities(&self, keys: &[Key]) -> Result<Vec<Record>> {
         let _lock = self.lock()?;
         let mut identities = self.read()?;
@@ -125,6 +125,10 @@ impl StateDir {
         let before = identities.records.clone();
         let mut records = Vec::with_capacity(keys.len());
         for (key, found) in keys.iter().zip(found) {
+            if *key == Key::default() {
+                records.push(Record::new(key.clone())?);
+                continue;
+            }
             let index = match found {
                 Some(index) => index,
                 None => {
@@ -283,6 +287,16 @@ mod tests {
         fs::rename(temporary.path().join("copy"), temporary.path().join("a")).unwrap();
         let new = state.identities(&[file(temporary.path(), "a")]).unwrap().remove(0);
         assert_eq!((new.serial, new.naa), (old.serial, old.naa));
+    }
+
+    #[test]
+    fn what_does_not_last_gets_a_new_identity_and_leaves_nothing_behind() {
+        let (_temporary, state) = dir();
+        let first = state.identities(&[Key::default(), Key::default()]).unwrap();
+        let second = state.identities(&[Key::default()]).unwrap();
+        assert_ne!(first[0].naa, first[1].naa);
+        assert_ne!(first[0].naa, second[0].naa);
+        assert!(state.read().unwrap().records.is_empty());
     }
 
     #[test]

@@ -38,7 +38,7 @@ pub(crate) fn open(specs: &[UnitSpec], state: &StateDir) -> Result<BTreeMap<u32,
         bail!("two logical units have the name `{name}`");
     }
     let opened = specs.iter().map(open_store).collect::<Result<Vec<_>>>()?;
-    let keys = specs.iter().zip(&luns).map(|(spec, lun)| key(spec, *lun)).collect::<Result<Vec<_>>>()?;
+    let keys = specs.iter().map(key).collect::<Result<Vec<_>>>()?;
     let records = state.identities(&keys)?;
     let naas = specs.iter().zip(&records).map(|(spec, record)| spec.wwn.unwrap_or(record.naa));
     if let Some(naa) = twice(naas) {
@@ -103,12 +103,13 @@ fn open_file(path: &Path, spec: &UnitSpec) -> Result<File> {
     Ok(File::open(path, &options)?)
 }
 
-fn key(spec: &UnitSpec, lun: u32) -> Result<Key> {
+/// Memory without a name is a new disk at every start, so nothing is kept of it.
+fn key(spec: &UnitSpec) -> Result<Key> {
     let place = match &spec.store {
         StoreSpec::Path(path) => {
             Key::file(path).with_context(|| format!("cannot examine {}", path.display()))?
         }
-        StoreSpec::Ram(_) => Key::name(format!("memory at LUN {lun}")),
+        StoreSpec::Ram(_) => Key::default(),
     };
     Ok(Key { name: spec.name.clone().or(place.name.clone()), ..place })
 }

@@ -4,8 +4,8 @@
 //! (`O_EXCL`) besides, which a mounted one refuses. The kernel drops both only when the last I/O on the open file has let
 //! go of it, so whoever gets the lock after a crash writes after everything the dead process had begun.
 //!
-//! The holder of such a lock cannot be asked for: it belongs to an open file, not to a process. So a busy lock is tried
-//! again for a while, whoever holds it, and then refused: waiting too short is never unsafe, it only starts nothing.
+//! Such a lock belongs to an open file, not to a process. A busy one is tried again for a while, longer when no living
+//! process is seen to have it, and then refused: waiting too short is never unsafe, it only starts nothing.
 
 use crate::sys;
 use crate::{OpenError, Options};
@@ -18,27 +18,33 @@ use std::time::Duration;
 
 const STEP: Duration = Duration::from_millis(10);
 
+/// How much longer to wait for I/O that a dead process has left behind, which ends by itself, than for a living one.
+const DEAD_WAIT_FACTOR: u128 = 12;
+
 /// How often to try again.
 pub(crate) struct Patience {
-    left: u128,
+    left_for_living: u128,
+    left_for_dead: u128,
     waiting: bool,
 }
 
 impl Patience {
     pub(crate) fn new(wait: Duration) -> Self {
-        Self { left: wait.as_millis().div_ceil(STEP.as_millis()), waiting: false }
+        let tries = wait.as_millis().div_ceil(STEP.as_millis());
+        Self { left_for_living: tries, left_for_dead: tries * DEAD_WAIT_FACTOR, waiting: false }
     }
 
     /// Waits a little; `false` when it has waited long enough, or the holder is this very process.
     fn wait(&mut self, path: &Path) -> bool {
-        let ours = || identity(path).is_some_and(|file| has_locked(std::process::id(), file));
-        if self.left == 0 || ours() {
+        let holder = holder(path);
+        let left = if holder.is_some() { &mut self.left_for_living } else { &mut self.left_for_dead };
+        if *left == 0 || holder == Some(std::process::id()) {
             return false;
         }
+        *left -= 1;
         if !std::mem::replace(&mut self.waiting, true) {
             tracing::info!(path = %path.display(), "in use: waiting for it to be let go");
         }
-        self.left -= 1;
         std::thread::sleep(STEP);
         true
     }

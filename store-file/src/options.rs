@@ -20,8 +20,8 @@ pub struct Options {
     pub logical_block: u32,
     /// Whether there are moving parts, instead of what the kernel says.
     pub rotational: Option<bool>,
-    /// How long to wait for another user of the same bytes to let go. A daemon that was killed holds its lock until the
-    /// kernel has finished the last of its I/O.
+    /// How long to wait for another process to let go of the same bytes; twelve times as long when no living process is
+    /// seen to have them, because a daemon that was killed holds its lock until the kernel has finished the last of its I/O.
     pub lock_wait: Duration,
 }
 

@@ -11,7 +11,7 @@ use std::os::fd::AsFd;
 use std::path::Path;
 
 /// Longest single read or write in bytes.
-const MAX_TRANSFER: u64 = 16 << 20;
+const MAX_TRANSFER: u64 = 32 << 20;
 
 /// Magic numbers of `statfs(2)`.
 mod magic {
