@@ -283,10 +283,10 @@ impl Queue {
         }
     }
 
-    /// Has [`wake`](Self::wake) called in a later turn; once, however often it is asked for.
+    /// Has [`wake`](Self::wake) called when others had their turn; once, however often it is asked for.
     fn go_on(&self, state: &mut State, cx: &mut dyn Cx) {
         if !std::mem::replace(&mut state.going_on, true) {
-            cx.complete(self.id(Token::GoOn), Ok(0));
+            cx.defer(self.id(Token::GoOn));
         }
     }
 

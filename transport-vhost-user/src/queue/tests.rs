@@ -7,6 +7,19 @@ use lunette_scsi::Protocol;
 use lunette_store::ReactorId;
 use lunette_store::sim::Sim;
 
+/// Notes how far the ring was when its turn came.
+struct Other {
+    guest: Guest,
+    ring: DriverRing,
+    seen: Cell<u16>,
+}
+
+impl Sink for Other {
+    fn complete(&self, _: u64, _: IoResult, _: &mut dyn Cx) {
+        self.seen.set(self.ring.used_index(&self.guest));
+    }
+}
+
 #[test]
 fn a_driver_that_never_pauses_gets_one_turn_at_a_time() {
     let mut sim = Sim::new(1);
@@ -34,10 +47,14 @@ fn a_driver_that_never_pauses_gets_one_turn_at_a_time() {
         assert!(queue.poll(cx));
     }
     assert_eq!(usize::from(ring.used_index(&guest)), 3 * TURN);
+    let other = Rc::new(Other { guest, ring, seen: Cell::new(0) });
+    let sink = cx.register(other.clone());
+    cx.complete(IoId { sink, token: 0 }, Ok(0));
     let mut turns = 0;
     while sim.step(0) {
         turns += 1;
     }
-    assert_eq!(usize::from(ring.used_index(&guest)), 4 * TURN);
-    assert_eq!(turns, 2, "one for the rest, one that finds nothing");
+    assert_eq!(usize::from(other.seen.get()), 3 * TURN, "completions of others come first");
+    assert_eq!(usize::from(ring.used_index(&other.guest)), 4 * TURN);
+    assert_eq!(turns, 3, "the other, one for the rest, one that finds nothing");
 }
