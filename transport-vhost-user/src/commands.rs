@@ -25,7 +25,7 @@ impl Queue {
             return Err(RingError::TooShort { readable: readable.len(), writable: writable.len() });
         }
         let expected = Expected { data_in: data_in.len(), data_out: data_out.len() };
-        let field = ResponseField { bytes: writable.part(0, sizes.response()), expected, sizes };
+        let field = ResponseField { bytes: writable.part(0, sizes.response()), expected };
         match self.execute(&Command::read(&readable, sizes), head, &field, data_out, data_in, cx) {
             Some(written) => state.answer(head, written),
             None => {

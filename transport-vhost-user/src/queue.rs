@@ -357,9 +357,9 @@ impl Queue {
         let head = cookie as u16;
         let Some(slot) = state.slots.get_mut(usize::from(head)) else { return };
         let Some(field) = slot.field.take() else { return };
-        let (epoch, expected, sizes) = (slot.epoch, slot.expected, state.setup.sizes);
+        let (epoch, expected) = (slot.epoch, slot.expected);
         if let Some(ring) = &mut state.ring {
-            let written = field.with(|bytes| respond(&ResponseField { bytes, expected, sizes }));
+            let written = field.with(|bytes| respond(&ResponseField { bytes, expected }));
             ring.push(head, written);
         }
         state.let_go(epoch);

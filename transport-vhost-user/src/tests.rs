@@ -424,6 +424,21 @@ fn the_configuration_space_is_read_and_its_sizes_are_honoured() {
 }
 
 #[test]
+fn a_command_under_way_keeps_the_sizes_it_came_with() {
+    let rig = Rig::held();
+    let mut front = FrontEnd::ready(&rig.socket, MEMORY);
+    let mut ring = front.start(2, 0, 64);
+    front.command(&mut ring, &TEST_UNIT_READY, &[], 0);
+    front.offer_command(&ring, 1, DATA, &read_10(0, 1), &[], 512);
+    wait_held(&rig.reactors, 0);
+    let config = Config { offset: 20, flags: ConfigFlags::WRITABLE, bytes: vec![20, 0, 0, 0] };
+    let message = front.protocol.set_config(&config);
+    front.done(message);
+    release(&rig.reactors, 0, 0x44);
+    assert_eq!(front.used(&mut ring), (1, 108 + 512));
+}
+
+#[test]
 fn a_device_reset_ends_the_commands() {
     let rig = Rig::held();
     let mut front = FrontEnd::ready(&rig.socket, MEMORY);

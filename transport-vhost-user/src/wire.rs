@@ -146,10 +146,9 @@ pub(crate) struct Expected {
 
 /// Where the response to a command goes, before its data-in.
 pub(crate) struct ResponseField<'a> {
-    /// At least [`Sizes::response`] bytes.
+    /// [`Sizes::response`] bytes, by the sizes that the command came with.
     pub(crate) bytes: Sg<'a>,
     pub(crate) expected: Expected,
-    pub(crate) sizes: Sizes,
 }
 
 impl ResponseField<'_> {
@@ -184,7 +183,7 @@ impl ResponseField<'_> {
     #[cold]
     fn encode(&self, sense: &Sense, descriptor: bool, bytes: &mut [u8; RESPONSE_MAX]) -> usize {
         let sense = sense.encode(if descriptor { SenseFormat::Descriptor } else { SenseFormat::Fixed });
-        let length = sense.len().min(usize::from(self.sizes.sense));
+        let length = sense.len().min(self.size() - RESPONSE_FIXED);
         bytes[RESPONSE_FIXED..][..length].copy_from_slice(&sense[..length]);
         length
     }
@@ -202,8 +201,11 @@ impl ResponseField<'_> {
         put(&mut bytes, 4, clamp(residual).to_le_bytes());
         bytes[10] = status;
         bytes[11] = response.0;
-        let size = RESPONSE_FIXED + usize::from(self.sizes.sense.min(Sizes::MAX_SENSE));
-        self.bytes.copy_in(0, &bytes[..size]) as u32
+        self.bytes.copy_in(0, &bytes[..self.size()]) as u32
+    }
+
+    fn size(&self) -> usize {
+        self.bytes.len().clamp(RESPONSE_FIXED as u64, RESPONSE_MAX as u64) as usize
     }
 }
 
@@ -359,8 +361,8 @@ mod tests {
     ) -> (u32, u32, u8, u8, u32, Vec<u8>) {
         let memory = Memory::from_bytes(&[0xee; 300]);
         let segs = [memory.seg()];
-        let bytes = Sg::new(&segs);
-        let length = write(&ResponseField { bytes, expected: Expected { data_in, data_out }, sizes });
+        let bytes = Sg::new(&segs).part(0, sizes.response());
+        let length = write(&ResponseField { bytes, expected: Expected { data_in, data_out } });
         let bytes = memory.to_vec();
         let size = sizes.response() as usize;
         assert!(bytes[size..].iter().all(|&byte| byte == 0xee));
