@@ -395,6 +395,7 @@ impl Queue {
     /// Stops a broken ring, and only that.
     fn fail(&self, state: &mut State, error: &RingError, cx: &mut dyn Cx) {
         tracing::warn!(export = %self.place.name, queue = self.index, "the ring is broken and stopped: {error}");
+        state.publish();
         if let Some(ring) = state.ring.take() {
             state.base = ring.base();
             state.retire(ring.memory().clone());

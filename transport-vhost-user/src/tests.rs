@@ -301,6 +301,16 @@ fn a_broken_ring_stops_alone_and_can_be_started_again() {
             ring.offer(&front.guest, 0);
             front.start(2, at, 64).wait_broken();
         }
+        // What came before the fault is answered.
+        front.stop(2);
+        let at = 0x4_0000;
+        let ring = DriverRing::new(at, 64);
+        ring.chain(&front.guest, 0, &[(DATA, 51, false), (DATA + RESPONSE, 108, true)]);
+        ring.descriptor(&front.guest, 2, (DATA, 8, NEXT, 2));
+        ring.offer(&front.guest, 0);
+        ring.offer(&front.guest, 2);
+        front.start(2, at, 64).wait_broken();
+        assert_eq!(ring.used_index(&front.guest), 1);
         // A control request that nobody knows.
         let control = front.start(0, 0x3_0000, 64);
         front.guest.write(DATA, &9u32.to_le_bytes());
