@@ -35,6 +35,8 @@ pub(crate) enum End {
     SlowLogin,
     #[error("the initiator is silent")]
     Silent,
+    #[error("the data of a command does not come")]
+    NoData,
     #[error("the same initiator port has logged in anew")]
     Replaced,
     #[error("target cold reset")]

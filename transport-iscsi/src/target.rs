@@ -22,7 +22,7 @@ pub struct Options {
     pub login_time: Duration,
     /// How long a session may be idle before the initiator is asked for a sign of life.
     pub idle_time: Duration,
-    /// How long the sign of life may take.
+    /// How long the sign of life may take, and the data-out that commands wait for.
     pub silence_time: Duration,
     /// How long commands in flight are waited for when a portal stops.
     pub stop_time: Duration,

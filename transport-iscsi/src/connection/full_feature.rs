@@ -44,6 +44,8 @@ pub(crate) struct FullFeature {
     /// Commands that wait for buffers, in their order.
     hungry: VecDeque<SlotId>,
     charged: usize,
+    /// How often data-out has come.
+    payloads: u64,
     pub(super) managements: super::manage::Managements,
 }
 
@@ -59,6 +61,7 @@ impl FullFeature {
             by_task,
             hungry: VecDeque::new(),
             charged: 0,
+            payloads: 0,
             managements: super::manage::Managements::default(),
         }
     }
@@ -273,7 +276,14 @@ impl FullFeature {
         }
     }
 
+    /// How often data-out has come, if a command waits for some now.
+    pub(super) fn awaited_data(&self) -> Option<u64> {
+        let waits = |stage| matches!(stage, Stage::Gathering | Stage::Refused);
+        self.slots.iter().any(|(_, slot)| waits(slot.stage)).then_some(self.payloads)
+    }
+
     fn payload(&mut self, task: TaskId, offset: u32, bytes: &[u8]) {
+        self.payloads += 1;
         let Some(id) = self.slot_of(task) else { return };
         let Some(slot) = self.slots.get_mut(id) else { return };
         if slot.stage.takes_data() {

@@ -87,6 +87,8 @@ struct State {
     started: Duration,
     heard: Duration,
     pinged: Option<Duration>,
+    /// Since when commands wait for data-out, and how often some had come by then.
+    starved: Option<(Duration, u64)>,
 }
 
 enum Phase {
@@ -367,6 +369,14 @@ impl Connection {
                 return cx.timer(left, self.id(Token::TICK));
             }
         };
+        // Commands whose data never comes keep buffers from other sessions, however often the initiator answers pings.
+        state.starved = full.awaited_data().map(|count| match state.starved {
+            Some((then, before)) if before == count => (then, count),
+            _ => (cx.now(), count),
+        });
+        if state.starved.is_some_and(|(then, _)| since(then) >= options.silence_time) {
+            return self.end(state, &End::NoData, cx);
+        }
         let (silent, asked) = (since(state.heard), state.pinged.map(since));
         let next = match asked {
             Some(asked) if asked >= options.silence_time => return self.end(state, &End::Silent, cx),
@@ -417,6 +427,7 @@ impl State {
             started: now,
             heard: now,
             pinged: None,
+            starved: None,
         }
     }
 

@@ -193,3 +193,19 @@ fn a_session_that_does_not_answer_pings_ends() {
     rig.wait_for_connections(0);
     assert_eq!(rig.target.session_count(), 0);
 }
+
+#[test]
+fn a_session_that_withholds_data_ends_although_it_answers_pings() {
+    let rig = pinging(Duration::from_secs(1));
+    let mut client = rig.client(1);
+    client.lazy = true;
+    client.command(&cdb(WRITE, 0, 2048), 0, Some(vec![1; 2048 * 512]));
+    client.send();
+    for _ in 0..10_000 {
+        if !client.receive().unwrap() {
+            return rig.wait_for_connections(0);
+        }
+        client.send();
+    }
+    panic!("the session is still there");
+}
