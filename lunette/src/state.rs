@@ -220,11 +220,6 @@ impl Record {
 }
 
 impl Key {
-    /// A name alone.
-    pub(crate) fn name(name: impl Into<String>) -> Self {
-        Self { name: Some(name.into()), file: None, path: None }
-    }
-
     /// A path alone.
     pub(crate) fn path(path: &Path) -> Self {
         Self { name: None, file: None, path: Some(std::path::absolute(path).unwrap_or_else(|_| path.into())) }
@@ -349,11 +344,11 @@ mod tests {
         let texts = ["{".into(), record("abc", "naa.3"), record("", naa), record(&"x".repeat(1 << 20), naa)];
         for text in texts {
             fs::write(temporary.path().join(FILE), text).unwrap();
-            let error = format!("{:#}", state.identities(&[Key::name("x")]).unwrap_err());
+            let error = format!("{:#}", state.identities(&[Key { name: Some("x".into()), ..Key::default() }]).unwrap_err());
             assert!(error.contains("is damaged"), "{error}");
         }
         fs::write(temporary.path().join(FILE), record("abc", naa)).unwrap();
-        assert_eq!(state.identities(&[Key::name("x")]).unwrap()[0].serial, "abc");
+        assert_eq!(state.identities(&[Key { name: Some("x".into()), ..Key::default() }]).unwrap()[0].serial, "abc");
     }
 
     #[test]
