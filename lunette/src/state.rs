@@ -344,11 +344,17 @@ mod tests {
         let texts = ["{".into(), record("abc", "naa.3"), record("", naa), record(&"x".repeat(1 << 20), naa)];
         for text in texts {
             fs::write(temporary.path().join(FILE), text).unwrap();
-            let error = format!("{:#}", state.identities(&[Key { name: Some("x".into()), ..Key::default() }]).unwrap_err());
+            let error = format!(
+                "{:#}",
+                state.identities(&[Key { name: Some("x".into()), ..Key::default() }]).unwrap_err()
+            );
             assert!(error.contains("is damaged"), "{error}");
         }
         fs::write(temporary.path().join(FILE), record("abc", naa)).unwrap();
-        assert_eq!(state.identities(&[Key { name: Some("x".into()), ..Key::default() }]).unwrap()[0].serial, "abc");
+        assert_eq!(
+            state.identities(&[Key { name: Some("x".into()), ..Key::default() }]).unwrap()[0].serial,
+            "abc"
+        );
     }
 
     #[test]
