@@ -3,7 +3,7 @@
 use crate::ring::RingError;
 use lunette_engine::{Aborted, Outcome, Residual};
 use lunette_scsi::{
-    Cdb, CdbError, Lun, Sense, SenseFormat, ServiceResponse, TaskAttribute, TaskManagementFunction,
+    Cdb, CdbError, Lun, Sense, SenseFormat, ServiceResponse, Status, TaskAttribute, TaskManagementFunction,
 };
 use lunette_store::Sg;
 
@@ -165,6 +165,11 @@ impl ResponseField<'_> {
     pub(crate) fn end(&self, outcome: &Outcome) -> u32 {
         let Expected { data_in, data_out } = self.expected;
         let (response, residual) = match (outcome.residual_in(data_in), outcome.residual_out(data_out)) {
+            // Drivers do not look at status and sense data beside any response but OK.
+            _ if outcome.status != Status::GOOD => (
+                Response::OK,
+                data_in.saturating_sub(outcome.moved_in).max(data_out.saturating_sub(outcome.moved_out)),
+            ),
             (Residual::Overflow(_), _) | (_, Residual::Overflow(_)) => (Response::OVERRUN, 0),
             (Residual::Underflow(residual), _) | (_, Residual::Underflow(residual)) => {
                 (Response::OK, residual)
@@ -397,6 +402,8 @@ mod tests {
         assert_eq!(ended(outcome(512, 1024, 0, 0), 512, 0), (0, Response::OVERRUN, 620));
         assert_eq!(ended(outcome(0, 0, 512, 512), 0, 4096), (3584, Response::OK, 108));
         assert_eq!(ended(outcome(0, 0, 0, 512), 4096, 0), (0, Response::OVERRUN, 108));
+        let failed = Outcome { status: Status::BUSY, ..outcome(0, 1024, 0, 0) };
+        assert_eq!(ended(failed, 512, 0), (512, Response::OK, 108));
         assert_eq!(ended(outcome(0, 0, 0, 0), 1 << 40, 0), (u32::MAX, Response::OK, 108));
         assert_eq!(ended(outcome(1 << 40, 1 << 40, 0, 0), 1 << 40, 0), (0, Response::OK, u32::MAX));
     }
