@@ -7,6 +7,7 @@ use std::process::Command;
 pub(crate) const FOR_TESTS: &[&str] = &[
     "busybox-static",
     "cpio",
+    "dmsetup",
     "e2fsprogs",
     "fio",
     "gcc",
@@ -19,6 +20,7 @@ pub(crate) const FOR_TESTS: &[&str] = &[
     "qemu-system-x86",
     "qemu-utils",
     "sg3-utils",
+    "strace",
     "user-mode-linux",
     "xz-utils",
 ];
