@@ -27,6 +27,8 @@ pub(crate) struct Reactor {
     start: Instant,
     now: Duration,
     spin: Spin,
+    /// When the last rest ended.
+    awake_since: Duration,
     sinks: Sinks,
     watches: Watches,
     timers: Timers,
@@ -56,6 +58,7 @@ impl Reactor {
             start: shared.start,
             now: shared.start.elapsed(),
             spin,
+            awake_since: Duration::ZERO,
             sinks: Sinks::default(),
             watches: Watches::default(),
             timers: Timers::default(),
@@ -217,7 +220,8 @@ impl Reactor {
             self.sleep();
             self.tick();
         }
-        self.spin.learn(self.now - since);
+        self.spin.learn(self.now - since, since.saturating_sub(self.awake_since));
+        self.awake_since = self.now;
     }
 
     fn sleep(&mut self) {

@@ -5,8 +5,11 @@ use std::time::Duration;
 
 const LONGEST: Duration = Duration::from_micros(50);
 const SHORTEST: Duration = Duration::from_micros(6);
+/// Work that took this long is worth a sleep and a wake-up.
+const MUCH: Duration = Duration::from_micros(10);
 
-/// Learns from past idle times whether spinning pays: it does when the next work comes within [`LONGEST`].
+/// Learns whether spinning pays: it does when work comes within [`LONGEST`], and so little of it at a time that going to
+/// sleep and waking up would cost more than the work itself.
 pub(crate) struct Spin {
     budget: Duration,
     adaptive: bool,
@@ -27,18 +30,18 @@ impl Spin {
         self.budget
     }
 
-    /// Work has come after `idle` of spinning and sleeping.
-    pub(crate) fn learn(&mut self, idle: Duration) {
-        if !self.adaptive || idle <= self.budget {
+    /// Work has come after `idle` of spinning and sleeping; before that, `busy` was spent on work.
+    pub(crate) fn learn(&mut self, idle: Duration, busy: Duration) {
+        if !self.adaptive {
             return;
         }
-        if idle <= LONGEST {
-            self.budget = (self.budget * 2).clamp(SHORTEST, LONGEST);
-        } else {
+        if idle > LONGEST || busy > MUCH {
             self.budget /= 2;
             if self.budget < SHORTEST {
                 self.budget = Duration::ZERO;
             }
+        } else if idle > self.budget {
+            self.budget = (self.budget * 2).clamp(SHORTEST, LONGEST);
         }
     }
 }
@@ -56,15 +59,27 @@ mod tests {
         let mut spin = Spin::new(Poll::Adaptive, 2);
         assert_eq!(spin.budget(), us(0));
         for _ in 0..10 {
-            spin.learn(us(45));
+            spin.learn(us(45), us(2));
         }
         assert_eq!(spin.budget(), us(48));
-        spin.learn(us(49));
+        spin.learn(us(49), us(2));
         assert_eq!(spin.budget(), us(50));
-        spin.learn(us(20));
+        spin.learn(us(20), us(2));
         assert_eq!(spin.budget(), us(50));
         for _ in 0..4 {
-            spin.learn(us(2000));
+            spin.learn(us(2000), us(2));
+        }
+        assert_eq!(spin.budget(), us(0));
+    }
+
+    #[test]
+    fn work_in_large_portions_is_not_spun_for() {
+        let mut spin = Spin::new(Poll::Adaptive, 2);
+        for _ in 0..10 {
+            spin.learn(us(45), us(2));
+        }
+        for _ in 0..4 {
+            spin.learn(us(5), us(40));
         }
         assert_eq!(spin.budget(), us(0));
     }
@@ -75,7 +90,7 @@ mod tests {
             [(Poll::Never, 2, us(0)), (Poll::Adaptive, 1, us(0)), (Poll::Always, 1, Duration::MAX)]
         {
             let mut spin = Spin::new(poll, cpus);
-            spin.learn(us(1));
+            spin.learn(us(1), us(1));
             assert_eq!(spin.budget(), budget);
         }
     }
