@@ -6,7 +6,7 @@ use std::time::Duration;
 const LONGEST: Duration = Duration::from_micros(50);
 const SHORTEST: Duration = Duration::from_micros(6);
 /// Work that took this long is worth a sleep and a wake-up.
-const MUCH: Duration = Duration::from_micros(10);
+const MUCH: Duration = Duration::from_micros(20);
 
 /// Learns whether spinning pays: it does when work comes within [`LONGEST`], and so little of it at a time that going to
 /// sleep and waking up would cost more than the work itself.
