@@ -199,9 +199,8 @@ impl Rig {
         const CANARY: [u8; 64] = [0xc5; 64];
         let cdb = Cdb::new(cdb).unwrap();
         let lun = Lun::from_index(0);
-        let attribute = TaskAttribute::Simple;
         let sent = data_out.len() as u64;
-        let command = CommandFrame { lun, tag: 1, attribute, cdb: &cdb, data_out: sent, cookie: 1 };
+        let command = CommandFrame { tag: 1, data_out: sent, cookie: 1, ..CommandFrame::new(lun, &cdb) };
         let out = Memory::from_bytes(data_out);
         let into = Memory::from_bytes(&[&vec![0; room][..], &CANARY].concat());
         let (out_segs, in_segs) = ([out.seg()], [into.seg().part(0, room)]);

@@ -102,6 +102,10 @@ pub struct Request<'a> {
     /// How many bytes the initiator means to send. Most commands take what they want of them and leave the rest to the
     /// transport, which tells the initiator of the residual.
     pub data_out: u64,
+    /// Command priority, 0 to 15, as it came.
+    pub priority: u8,
+    /// Command reference number, as it came.
+    pub reference_number: u8,
     /// The logical unit it is for.
     pub unit: &'a Arc<LogicalUnit>,
     /// The I_T nexus it came by.

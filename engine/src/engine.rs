@@ -142,8 +142,8 @@ impl Engine {
         if command.attribute == TaskAttribute::Aca {
             return Err(Sense::aborted_command(AdditionalSense::INVALID_MESSAGE_ERROR));
         }
-        let data_out = command.data_out;
-        unit.decode(row, &Request { cdb: command.cdb, data_out, unit, nexus: &itl.nexus })
+        let &CommandFrame { cdb, data_out, priority, reference_number, .. } = command;
+        unit.decode(row, &Request { cdb, data_out, priority, reference_number, unit, nexus: &itl.nexus })
     }
 
     fn enter(&self, itl: &Rc<Itl>, command: &CommandFrame<'_>, plan: Plan, cx: &mut dyn Cx) -> Admission {
@@ -413,7 +413,8 @@ fn decode_again(task: &mut Task) {
     let unit = itl.unit();
     let Ok(row) = unit.commands().find(&task.cdb) else { return };
     if row.spec.attention == Attention::Reported {
-        let request = Request { cdb: &task.cdb, data_out: task.data_out, unit, nexus: &itl.nexus };
+        let &mut Task { ref cdb, data_out, priority, reference_number, .. } = task;
+        let request = Request { cdb, data_out, priority, reference_number, unit, nexus: &itl.nexus };
         let refused = |sense| Plan::Done(Reply::check_condition(sense));
         let plan = unit.decode(row, &request).unwrap_or_else(refused);
         task.wanted_in = plan.wanted_in();

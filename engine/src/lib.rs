@@ -31,7 +31,7 @@
 //!
 //! // There is no logical unit, so INQUIRY says "no such device here".
 //! let cdb = Cdb::new(&[0x12, 0, 0, 0, 36, 0]).unwrap();
-//! let command = CommandFrame { lun: Lun::from_index(0), tag: 1, attribute: TaskAttribute::Simple, cdb: &cdb, data_out: 0, cookie: 1 };
+//! let command = CommandFrame { tag: 1, cookie: 1, ..CommandFrame::new(Lun::from_index(0), &cdb) };
 //! let memory = Memory::zeroed(36);
 //! let Started::Ended(outcome) = session.execute(&command, Sg::empty(), Sg::new(&[memory.seg()]), cx) else { panic!() };
 //! assert_eq!(outcome.status, Status::GOOD);

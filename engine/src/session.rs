@@ -32,12 +32,24 @@ pub struct CommandFrame<'a> {
     pub tag: u64,
     /// Task attribute.
     pub attribute: TaskAttribute,
+    /// Command priority, 1 (highest) to 15 (SAM-5 8.7); 0 if the initiator gave none. Nothing is ordered by it yet.
+    pub priority: u8,
+    /// Command reference number (SAM-5 5.1), 0 if the initiator counts none. Nothing is ordered by it yet.
+    pub reference_number: u8,
     /// Command descriptor block.
     pub cdb: &'a Cdb,
     /// How many bytes the initiator means to send (iSCSI: Expected Data Transfer Length).
     pub data_out: u64,
     /// What the transport knows it by.
     pub cookie: u64,
+}
+
+impl<'a> CommandFrame<'a> {
+    /// A SIMPLE command without data-out; its tag and cookie are 0.
+    pub fn new(lun: Lun, cdb: &'a Cdb) -> Self {
+        let attribute = TaskAttribute::Simple;
+        Self { lun, tag: 0, attribute, priority: 0, reference_number: 0, cdb, data_out: 0, cookie: 0 }
+    }
 }
 
 /// A task management function as a transport received it.

@@ -47,6 +47,8 @@ pub(crate) struct Task {
     pub(crate) cdb: Cdb,
     /// How many bytes the initiator means to send.
     pub(crate) data_out: u64,
+    pub(crate) priority: u8,
+    pub(crate) reference_number: u8,
     pub(crate) plan: Option<Plan>,
     pub(crate) wanted_in: u64,
     pub(crate) wanted_out: u64,
@@ -144,6 +146,8 @@ impl Task {
             tag: command.tag,
             cdb: *command.cdb,
             data_out: command.data_out,
+            priority: command.priority,
+            reference_number: command.reference_number,
             wanted_in: plan.wanted_in(),
             wanted_out: plan.wanted_out(),
             moving: 0,

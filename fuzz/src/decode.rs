@@ -145,7 +145,7 @@ impl Rig {
         let cdb = Cdb::new(&[0; 6]).expect("TEST UNIT READY");
         for lun in (0..UNITS).map(Lun::from_index) {
             let attribute = TaskAttribute::HeadOfQueue;
-            let frame = CommandFrame { lun, tag: 0, attribute, cdb: &cdb, data_out: 0, cookie: 0 };
+            let frame = CommandFrame { attribute, ..CommandFrame::new(lun, &cdb) };
             let _ = session.execute(&frame, Sg::empty(), Sg::empty(), cx);
         }
     }
@@ -202,7 +202,7 @@ impl Rig {
         };
         task.abortable = self.functions.values().any(|function| function.scope.aborts(&task));
         let (cookie, tag, data_out) = (self.cookie, task.tag, sent as u64);
-        let frame = CommandFrame { lun, tag, attribute, cdb: &cdb, data_out, cookie };
+        let frame = CommandFrame { tag, attribute, data_out, cookie, ..CommandFrame::new(lun, &cdb) };
         match session.admit(&frame, self.sim.cx(reactor)) {
             // It has not been in the task set, so it may end whatever else is there.
             Admission::Ended(outcome) => {

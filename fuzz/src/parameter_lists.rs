@@ -68,14 +68,8 @@ impl Rig {
     fn execute(&mut self, cdb: &[u8], list: &[u8], room: usize) -> (Outcome, Vec<u8>) {
         let cdb = Cdb::new(cdb).expect("a CDB");
         let (data_out, data_in) = (Memory::from_bytes(list), Memory::zeroed(room));
-        let frame = CommandFrame {
-            lun: Lun::from_index(0),
-            tag: 0,
-            attribute: TaskAttribute::Simple,
-            cdb: &cdb,
-            data_out: list.len() as u64,
-            cookie: 0,
-        };
+        let sent = list.len() as u64;
+        let frame = CommandFrame { data_out: sent, ..CommandFrame::new(Lun::from_index(0), &cdb) };
         let (from, to) = ([data_out.seg()], [data_in.seg()]);
         let started = self.session.execute(&frame, Sg::new(&from), Sg::new(&to), self.sim.cx(0));
         let outcome = match started {

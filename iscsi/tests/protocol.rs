@@ -139,6 +139,7 @@ fn malformed_commands_are_rejected_and_counted() {
         (4, command(2, 4, WRITE | FINAL, 8), b"12345678", RejectReason::PROTOCOL),
         (5, command(2, 5, WRITE, 8), b"", RejectReason::INVALID_FIELD),
         (6, command(2, 6, 0, 0), b"", RejectReason::INVALID_FIELD),
+        (7, command(2, 7, FINAL | 5, 0), b"", RejectReason::PROTOCOL),
     ] {
         let answer = pair.inject(&wire(pdu, data));
         assert_eq!(reject_reason(&answer), reason, "CmdSN {cmd_sn}");

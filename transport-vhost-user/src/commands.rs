@@ -56,6 +56,8 @@ impl Queue {
             lun,
             tag: command.tag,
             attribute: command.attribute,
+            priority: command.priority,
+            reference_number: command.reference_number,
             cdb,
             data_out: data_out.len(),
             cookie: u64::from(head),

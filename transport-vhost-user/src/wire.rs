@@ -112,6 +112,8 @@ pub(crate) struct Command {
     pub(crate) lun: Option<Lun>,
     pub(crate) tag: u64,
     pub(crate) attribute: TaskAttribute,
+    pub(crate) priority: u8,
+    pub(crate) reference_number: u8,
     pub(crate) cdb: Result<Cdb, CdbError>,
 }
 
@@ -121,7 +123,7 @@ impl Command {
         let mut bytes = [0; COMMAND_FIXED + Cdb::CAPACITY];
         let cdb_size = usize::from(sizes.cdb).min(Cdb::CAPACITY);
         readable.copy_out(0, &mut bytes[..COMMAND_FIXED + cdb_size]);
-        // Byte 17 is the command priority and byte 18 the command reference number, which only order commands.
+        // A device may take every attribute for SIMPLE, so it may take an unknown one.
         let attribute = match bytes[16] {
             1 => TaskAttribute::Ordered,
             2 => TaskAttribute::HeadOfQueue,
@@ -132,6 +134,8 @@ impl Command {
             lun: logical_unit(array(&bytes, 0)),
             tag: u64::from_le_bytes(array(&bytes, 8)),
             attribute,
+            priority: bytes[17] & 0x0f,
+            reference_number: bytes[18],
             cdb: Cdb::from_padded(&bytes[COMMAND_FIXED..][..cdb_size]),
         }
     }
@@ -437,7 +441,7 @@ mod tests {
     fn command_header() {
         let mut bytes = vec![1, 0, 0x40, 3, 0, 0, 0, 0];
         bytes.extend(0x1122_3344_5566_7788u64.to_le_bytes());
-        bytes.extend([1, 0, 0]);
+        bytes.extend([1, 0xf3, 200]);
         bytes.extend([0x12, 0, 0, 0, 36, 0]);
         bytes.resize(51, 0xaa);
         let memory = Memory::from_bytes(&bytes);
@@ -448,6 +452,7 @@ mod tests {
             (Some(Lun::from_bytes([0x40, 3, 0, 0, 0, 0, 0, 0])), 0x1122_3344_5566_7788)
         );
         assert_eq!(command.attribute, TaskAttribute::Ordered);
+        assert_eq!((command.priority, command.reference_number), (3, 200));
         assert_eq!(command.cdb.unwrap().as_bytes(), [0x12, 0, 0, 0, 36, 0]);
         let command = Command::read(&Sg::new(&segs), Sizes { cdb: 5, sense: 96 });
         assert!(matches!(command.cdb, Err(CdbError::Truncated { needed: 6, actual: 5 })));

@@ -62,7 +62,22 @@ static TWO_STEPS: Command<Toy> = Command {
     },
 };
 
-static COMMANDS: [&Command<Toy>; 2] = [&READ, &TWO_STEPS];
+/// Gives back the priority and the reference number that it came with.
+static ECHO: Command<Toy> = Command {
+    spec: CommandSpec {
+        opcode: Opcode::READ_BUFFER_10,
+        service_action: None,
+        name: "READ BUFFER(10)",
+        usage: &[0x3c, 0, 0, 0, 0, 0, 0, 0, 0, 0],
+        direction: Direction::In,
+        attention: Attention::Reported,
+        reservation: Reservation::Allowed,
+        timeouts: Timeouts::SHORT,
+    },
+    decode: |_, request| Ok(Plan::data(vec![request.priority, request.reference_number], 2)),
+};
+
+static COMMANDS: [&Command<Toy>; 3] = [&READ, &TWO_STEPS, &ECHO];
 
 impl Device for Toy {
     fn peripheral(&self) -> u8 {
@@ -206,7 +221,7 @@ impl Rig {
         bytes[0] = command.opcode.0;
         let cdb = Cdb::new(&bytes).unwrap();
         let frame =
-            CommandFrame { lun: Lun::from_index(0), tag, attribute, cdb: &cdb, data_out: 0, cookie: tag };
+            CommandFrame { tag, attribute, cookie: tag, ..CommandFrame::new(Lun::from_index(0), &cdb) };
         let cx = self.sim.cx(from.reactor);
         match from.session.execute(&frame, Sg::empty(), Sg::new(&[from.memory.seg()]), cx) {
             Started::Ended(outcome) => Some(outcome),

@@ -103,14 +103,7 @@ fn a_task_that_waits_for_its_data_is_older_than_an_ordered_one() {
     let mut rig = Rig::new(1);
     let a = rig.initiator(0);
     let cdb = Cdb::new(&[0x28, 0, 0, 0, 0, 0, 0, 0, 0, 0]).unwrap();
-    let frame = CommandFrame {
-        lun: Lun::from_index(0),
-        tag: 1,
-        attribute: TaskAttribute::Simple,
-        cdb: &cdb,
-        data_out: 0,
-        cookie: 1,
-    };
+    let frame = CommandFrame { tag: 1, cookie: 1, ..CommandFrame::new(Lun::from_index(0), &cdb) };
     let Admission::Admitted { task, wanted_in, .. } = a.session.admit(&frame, rig.sim.cx(0)) else {
         panic!()
     };
@@ -158,7 +151,8 @@ fn send_cdb(
     let is_out = cdb.as_bytes()[0] == MODE_SELECT[0];
     let attribute = if ordered { TaskAttribute::Ordered } else { TaskAttribute::Simple };
     let data_out = if is_out { data.len() as u64 } else { 0 };
-    let frame = CommandFrame { lun: Lun::from_index(0), tag, attribute, cdb: &cdb, data_out, cookie: tag };
+    let frame =
+        CommandFrame { tag, attribute, data_out, cookie: tag, ..CommandFrame::new(Lun::from_index(0), &cdb) };
     let data = [data.seg()];
     let (out, into) = if is_out { (Sg::new(&data), Sg::empty()) } else { (Sg::empty(), Sg::new(&data)) };
     from.session.execute(&frame, out, into, rig.sim.cx(from.reactor))
@@ -180,4 +174,23 @@ fn a_task_that_waited_sees_what_an_older_one_changed() {
     rig.complete_all();
     assert_eq!(a.good(), [1, 2, 3]);
     assert_eq!(after.to_vec()[4..], control[4..]);
+}
+
+#[test]
+fn priority_and_reference_number_reach_the_device_also_after_a_wait() {
+    let mut rig = Rig::new(1);
+    let a = rig.initiator(0);
+    let mut cdb = [0; 10];
+    cdb[0] = ECHO.spec.opcode.0;
+    let cdb = Cdb::new(&cdb).unwrap();
+    for attribute in [TaskAttribute::Simple, TaskAttribute::Ordered] {
+        let (priority, reference_number) = (3, 200);
+        let command = CommandFrame::new(Lun::from_index(0), &cdb);
+        let command = CommandFrame { attribute, priority, reference_number, ..command };
+        let memory = Memory::zeroed(2);
+        let started = a.session.execute(&command, Sg::empty(), Sg::new(&[memory.seg()]), rig.sim.cx(0));
+        assert_eq!(matches!(started, Started::Pending), attribute == TaskAttribute::Ordered);
+        rig.sim.settle();
+        assert_eq!(memory.to_vec(), [3, 200]);
+    }
 }

@@ -70,14 +70,7 @@ fn a_task_that_waits_for_data_is_aborted_at_once() {
     let mut rig = Rig::new(1);
     let a = rig.initiator(0);
     let cdb = Cdb::new(&[0x28, 0, 0, 0, 0, 0, 0, 0, 0, 0]).unwrap();
-    let frame = CommandFrame {
-        lun: Lun::from_index(0),
-        tag: 1,
-        attribute: TaskAttribute::Simple,
-        cdb: &cdb,
-        data_out: 0,
-        cookie: 1,
-    };
+    let frame = CommandFrame { tag: 1, cookie: 1, ..CommandFrame::new(Lun::from_index(0), &cdb) };
     let Admission::Admitted { task, .. } = a.session.admit(&frame, rig.sim.cx(0)) else { panic!() };
     rig.manage(&a, Function::AbortTaskSet, 0);
     rig.sim.settle();

@@ -3,8 +3,7 @@ use lunette_scsi::{AdditionalSense, Sense, SenseKey, Status};
 
 fn execute(rig: &mut Rig, from: &Initiator, lun: Lun, cdb: &[u8]) -> (Outcome, Vec<u8>) {
     let cdb = Cdb::new(cdb).unwrap();
-    let frame =
-        CommandFrame { lun, tag: 1, attribute: TaskAttribute::Simple, cdb: &cdb, data_out: 0, cookie: 1 };
+    let frame = CommandFrame { tag: 1, cookie: 1, ..CommandFrame::new(lun, &cdb) };
     let memory = Memory::zeroed(4096);
     let data_in = [memory.seg()];
     let cx = rig.sim.cx(from.reactor);

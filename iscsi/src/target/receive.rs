@@ -10,7 +10,8 @@ use crate::limits::MAX_PING;
 use crate::outbox::Outbox;
 use crate::pdu::{
     AdditionalHeaders, DataOut, LogoutReason, LogoutRequest, LogoutResult, NO_TAG, NopOut, Opcode,
-    RejectReason, ScsiCommand, TaskManagementFunction, TaskManagementRequest, TaskManagementResult, flag,
+    RejectReason, ScsiCommand, TaskAttribute, TaskManagementFunction, TaskManagementRequest,
+    TaskManagementResult, flag,
 };
 use crate::serial::before;
 
@@ -195,6 +196,10 @@ impl Connection {
         self.check_new_task(session, header.opcode.is_immediate(), header.task_tag.get())?;
         let additional =
             AdditionalHeaders::parse(self.framer.additional()).map_err(|_| RejectReason::INVALID_FIELD)?;
+        // Reserved values of defined fields are protocol errors (RFC 7143 11).
+        if header.flags & flag::ATTRIBUTE > TaskAttribute::ACA.0 {
+            return Err(RejectReason::PROTOCOL);
+        }
         let agreed = session.parameters();
         let expected = header.expected_length.get();
         let (reads, writes) = (header.flags & flag::READ != 0, header.flags & flag::WRITE != 0);

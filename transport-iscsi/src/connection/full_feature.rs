@@ -189,12 +189,13 @@ impl FullFeature {
             }
         };
         let frame = CommandFrame {
-            lun: request.lun,
             tag: request.tag.into(),
             attribute: request.attribute,
-            cdb,
             data_out: request.write_length.into(),
             cookie: id.to_cookie(),
+            // A command has a priority from iSCSIProtocolLevel 2 on (RFC 7144), which we do not agree to; it has no
+            // command reference number.
+            ..CommandFrame::new(request.lun, cdb)
         };
         match nexus.admit(&frame, env.cx) {
             Admission::Ended(outcome) => self.refuse(id, outcome, env),
