@@ -141,7 +141,7 @@ impl Engine {
         let Some(effect) = effect else {
             let response = match function.function {
                 TaskManagementFunction::QueryAsynchronousEvent => {
-                    asynchronous_event(unit.itl(nexus).attention())
+                    asynchronous_event(nexus.itl(unit).attention())
                 }
                 _ => ServiceResponse::FunctionRejected,
             };
@@ -310,7 +310,7 @@ fn establish(function: TaskManagementFunction, unit: &LogicalUnit, nexus: &Nexus
         Function::TargetWarmReset | Function::TargetColdReset => {
             unit.reset(AdditionalSense::POWER_ON_RESET_OR_BUS_DEVICE_RESET_OCCURRED);
         }
-        Function::ITNexusReset => unit.itl(nexus).establish(AdditionalSense::I_T_NEXUS_LOSS_OCCURRED),
+        Function::ITNexusReset => nexus.itl(unit).establish(AdditionalSense::I_T_NEXUS_LOSS_OCCURRED),
         _ => {}
     }
 }

@@ -5,7 +5,7 @@ use crate::attention::Attentions;
 use crate::placeholder;
 use lunette_scsi::designator::Protocol;
 use lunette_scsi::{AdditionalSense, Lun, Sense};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
@@ -63,21 +63,24 @@ impl TargetPort {
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
 pub struct NexusId(u64);
 
-/// An initiator port and a target port that talk to each other.
+/// An initiator port and a target port that talk to each other. What is pending for the initiator is kept for as long as
+/// this lives, across all [`Session`](crate::Session)s of it.
 pub struct Nexus {
     id: NexusId,
     /// The initiator port's name: a SCSI name string (`iqn…,i,0x…`) or the name of a vhost-user export.
     pub initiator: String,
     /// The target port.
     pub port: Arc<TargetPort>,
+    /// The I_T_L nexuses met so far, by the number of their logical unit. The units know them too, but do not keep them.
+    itls: Mutex<HashMap<u64, Arc<ItlNexus>>>,
 }
 
 impl Nexus {
-    /// A new nexus: the initiator has just logged in or connected.
+    /// A new nexus, of which no logical unit knows yet: the first command for each learns that it was powered on.
     pub fn new(initiator: impl Into<String>, port: Arc<TargetPort>) -> Arc<Self> {
         static NEXT: AtomicU64 = AtomicU64::new(1);
         let id = NexusId(NEXT.fetch_add(1, Ordering::Relaxed));
-        Arc::new(Self { id, initiator: initiator.into(), port })
+        Arc::new(Self { id, initiator: initiator.into(), port, itls: Mutex::default() })
     }
 
     /// Its identity.
@@ -85,11 +88,17 @@ impl Nexus {
         self.id
     }
 
+    /// The state of the I_T_L nexus with `unit`, made when it is first asked for.
+    pub(crate) fn itl(&self, unit: &LogicalUnit) -> Arc<ItlNexus> {
+        let mut itls = self.itls.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        itls.entry(unit.number()).or_insert_with(|| unit.meet(self)).clone()
+    }
+
     /// The initiator has learnt of the logical units, or that it should ask: no other of them has to tell it again
     /// (SPC-4 7.8, LUICLR).
     pub(crate) fn forget_reported_luns(&self) {
         for unit in self.port.units().values() {
-            unit.itl(self).forget_attention(AdditionalSense::REPORTED_LUNS_DATA_HAS_CHANGED);
+            self.itl(unit).forget_attention(AdditionalSense::REPORTED_LUNS_DATA_HAS_CHANGED);
         }
     }
 

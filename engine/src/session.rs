@@ -200,7 +200,7 @@ impl Session {
 
     fn meet(&self, unit: &Arc<LogicalUnit>, cx: &mut dyn Cx) -> Rc<Itl> {
         let itl = Rc::new(Itl {
-            shared: unit.itl(&self.nexus),
+            shared: self.nexus.itl(unit),
             nexus: self.nexus.clone(),
             set: self.engine.task_set(unit, cx),
             responder: self.responder.clone(),

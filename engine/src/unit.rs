@@ -137,16 +137,13 @@ impl LogicalUnit {
         });
     }
 
-    /// The state of the I_T_L nexus of `nexus`, made when it is first asked for.
-    pub(crate) fn itl(&self, nexus: &Nexus) -> Arc<ItlNexus> {
-        let mut state = self.state();
-        if let Some(itl) = state.nexuses.get(&nexus.id()).and_then(Weak::upgrade) {
-            return itl;
-        }
+    /// The state of a new I_T_L nexus; [`Nexus::itl`] keeps it.
+    pub(crate) fn meet(&self, nexus: &Nexus) -> Arc<ItlNexus> {
         let itl = ItlNexus::new();
         if self.device.is_placeholder() {
             itl.take_attention();
         } else {
+            let mut state = self.state();
             state.nexuses.retain(|_, itl| itl.strong_count() > 0);
             state.nexuses.insert(nexus.id(), Arc::downgrade(&itl));
         }

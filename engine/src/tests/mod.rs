@@ -194,11 +194,16 @@ impl Rig {
         self.open(&nexus, reactor)
     }
 
-    fn open(&mut self, nexus: &Arc<Nexus>, reactor: usize) -> Initiator {
+    /// A session that has sent nothing.
+    fn session(&mut self, nexus: &Arc<Nexus>, reactor: usize) -> Initiator {
         let log = Rc::<Log>::default();
         let responder: Rc<dyn Responder> = log.clone();
         let session = Session::open(nexus.clone(), Rc::downgrade(&responder), self.sim.cx(reactor));
-        let initiator = Initiator { reactor, session, log, memory: Memory::zeroed(1) };
+        Initiator { reactor, session, log, memory: Memory::zeroed(1) }
+    }
+
+    fn open(&mut self, nexus: &Arc<Nexus>, reactor: usize) -> Initiator {
+        let initiator = self.session(nexus, reactor);
         self.send(&initiator, 0, "simple", &READ.spec);
         self.complete_all();
         initiator.log.0.borrow_mut().clear();

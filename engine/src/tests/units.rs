@@ -72,6 +72,27 @@ fn a_unit_attention_waits_for_a_command_that_reports_it() {
 }
 
 #[test]
+fn a_nexus_keeps_what_is_pending_when_its_sessions_end() {
+    let mut rig = Rig::new(2);
+    let nexus = Nexus::new("guest", rig.port.clone());
+    let lun = Lun::from_index(0);
+    let first = rig.open(&nexus, 0);
+    first.session.close(1000, rig.sim.cx(0));
+    rig.sim.settle();
+    drop(first);
+    rig.unit.establish_attention(AdditionalSense::CAPACITY_DATA_HAS_CHANGED, None);
+    let second = rig.session(&nexus, 1);
+    let (outcome, _) = execute(&mut rig, &second, lun, &[0; 6]);
+    assert_eq!(*sense(&outcome), Sense::unit_attention(AdditionalSense::CAPACITY_DATA_HAS_CHANGED));
+    let (outcome, _) = execute(&mut rig, &second, lun, &[0; 6]);
+    assert_eq!(outcome.status, Status::GOOD, "no power on is made up");
+    let units = Arc::downgrade(&rig.unit);
+    drop((second, nexus));
+    drop(rig);
+    assert_eq!(units.strong_count(), 0, "nobody keeps the other in a circle");
+}
+
+#[test]
 fn report_luns_takes_the_attention_that_asks_for_it() {
     let mut rig = Rig::new(1);
     let a = rig.initiator(0);
