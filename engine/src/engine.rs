@@ -111,26 +111,77 @@ impl Engine {
     }
 
     pub(crate) fn admit(&self, itl: &Rc<Itl>, command: &CommandFrame<'_>, cx: &mut dyn Cx) -> Admission {
-        let unit = itl.unit();
-        let row = unit.commands().find(command.cdb);
+        match Self::plan(itl, command) {
+            Ok(plan) => self.enter(itl, command, plan, cx),
+            Err(sense) => Admission::Ended(check_condition(itl.unit(), sense)),
+        }
+    }
+
+    /// Admits and starts a command whose data-out is there already.
+    #[inline]
+    pub(crate) fn execute(
+        &self,
+        itl: &Rc<Itl>,
+        command: &CommandFrame<'_>,
+        data_out: Sg<'_>,
+        data_in: Sg<'_>,
+        cx: &mut dyn Cx,
+    ) -> Started {
+        match Self::plan(itl, command) {
+            Ok(Plan::Io(io)) if is_immediate(itl, command, &io, data_in) => {
+                self.transfer(itl, command, io, data_out, data_in, cx)
+            }
+            Ok(plan) => match self.enter(itl, command, plan, cx) {
+                Admission::Admitted { task, .. } => self.start(task, data_out, data_in, cx),
+                Admission::Ended(outcome) => Started::Ended(outcome),
+            },
+            Err(sense) => Started::Ended(check_condition(itl.unit(), sense)),
+        }
+    }
+
+    /// What nearly all commands come to: one operation on the store, for a task that nothing holds back. It becomes a
+    /// task only if the store does not answer at once; nobody could see it before.
+    fn transfer(
+        &self,
+        itl: &Rc<Itl>,
+        command: &CommandFrame<'_>,
+        io: Io,
+        data_out: Sg<'_>,
+        data_in: Sg<'_>,
+        cx: &mut dyn Cx,
+    ) -> Started {
+        let mut tasks = self.tasks.borrow_mut();
+        let Some(id) = tasks.vacant() else {
+            return Started::Ended(Outcome::status(Status::TASK_SET_FULL));
+        };
+        let op = operation(io, data_out, data_in);
+        let moving = op.range().1;
+        match self.submit(id, itl, io, op, cx) {
+            Some(result) => Started::Ended(outcome_of_io(itl.unit(), io, moving, result)),
+            None => {
+                let phase = Phase::Running;
+                let task =
+                    Task { phase, enabled: true, moving, ..Task::new(itl.clone(), command, Plan::Io(io)) };
+                tasks.occupy(id, task);
+                itl.set.began();
+                Started::Pending
+            }
+        }
+    }
+
+    /// Finds out what a command wants done, unless something stands in its way.
+    fn plan(itl: &Rc<Itl>, command: &CommandFrame<'_>) -> Result<Plan, Sense> {
+        let row = itl.unit().commands().find(command.cdb);
         if !itl.shared.gate.is_open()
             && row.map_or(Attention::Reported, |row| row.spec.attention) == Attention::Reported
             && let Some(sense) = itl.nexus.take_attention(&itl.shared)
         {
-            return Admission::Ended(check_condition(unit, sense));
+            return Err(sense);
         }
-        match self.decode(itl, row, command) {
-            Ok(plan) => self.enter(itl, command, plan, cx),
-            Err(sense) => Admission::Ended(check_condition(unit, sense)),
-        }
+        Self::decode(itl, row, command)
     }
 
-    fn decode(
-        &self,
-        itl: &Rc<Itl>,
-        row: Result<&Row, Unknown>,
-        command: &CommandFrame<'_>,
-    ) -> Result<Plan, Sense> {
+    fn decode(itl: &Rc<Itl>, row: Result<&Row, Unknown>, command: &CommandFrame<'_>) -> Result<Plan, Sense> {
         let unit = itl.unit();
         let row = row.map_err(|unknown| match unknown {
             Unknown::ServiceAction if !unit.device().is_placeholder() => {
@@ -210,8 +261,10 @@ impl Engine {
             Plan::Done(reply) => Some(outcome_of_reply(task, reply, data_in)),
             Plan::Io(io) => {
                 task.plan = Some(Plan::Io(io));
-                let result = self.submit(id, task, io, data_out, data_in, cx)?;
-                Some(outcome_of_io(task, io, result))
+                let op = operation(io, data_out, data_in);
+                task.moving = op.range().1;
+                let result = self.submit(id, &task.itl, io, op, cx)?;
+                Some(outcome_of_io(task.itl.unit(), io, task.moving, result))
             }
             Plan::Run(plan) => {
                 begin(task, plan, data_out, data_in);
@@ -221,28 +274,9 @@ impl Engine {
     }
 
     /// Gives the one operation of most commands to the store.
-    fn submit(
-        &self,
-        id: TaskId,
-        task: &mut Task,
-        io: Io,
-        data_out: Sg<'_>,
-        data_in: Sg<'_>,
-        cx: &mut dyn Cx,
-    ) -> Option<IoResult> {
-        let op = match io.kind {
-            IoKind::Read => Op::Read { offset: io.offset, to: data_in.part(0, io.length) },
-            IoKind::Write { durable } => {
-                let there = data_out.len().min(io.length);
-                let whole = there - there % io.block();
-                Op::Write { offset: io.offset, from: data_out.part(0, whole), durable }
-            }
-            IoKind::Flush => Op::Flush,
-        };
-        task.moving = op.range().1;
-        let store = task.itl.as_ref().and_then(|itl| itl.set.store.as_ref());
-        let Some(store) = store else { return Some(Err(IoError::Gone)) };
-        if task.moving == 0 && io.kind != IoKind::Flush {
+    fn submit(&self, id: TaskId, itl: &Itl, io: Io, op: Op<'_>, cx: &mut dyn Cx) -> Option<IoResult> {
+        let Some(store) = &itl.set.store else { return Some(Err(IoError::Gone)) };
+        if op.range().1 == 0 && io.kind != IoKind::Flush {
             return Some(Ok(0));
         }
         store.submit(op, self.id_of(id), cx).done()
@@ -257,7 +291,7 @@ impl Engine {
         cx: &mut dyn Cx,
     ) -> Option<Outcome> {
         let running = task.running.as_mut()?;
-        let store = task.itl.as_ref().and_then(|itl| itl.set.store.clone());
+        let store = task.itl.set.store.clone();
         for _ in 0..STEPS_AT_A_TIME {
             let step = match running.proceed(answer) {
                 Progress::Done(result) => return Some(outcome_of_run(task, result)),
@@ -295,7 +329,7 @@ impl Engine {
                 None => return,
             }
         } else if let Some(Plan::Io(io)) = task.plan {
-            outcome_of_io(task, io, result)
+            outcome_of_io(task.itl.unit(), io, task.moving, result)
         } else {
             Outcome::status(Status::TASK_ABORTED)
         };
@@ -402,6 +436,27 @@ impl Sink for Engine {
     }
 }
 
+/// Whether a command with this plan runs as soon as it has come.
+#[inline]
+fn is_immediate(itl: &Itl, command: &CommandFrame<'_>, io: &Io, data_in: Sg<'_>) -> bool {
+    command.attribute == TaskAttribute::Simple && !itl.set.is_blocked() && !io.ends_inside_a_block(data_in)
+}
+
+/// The operation on the store: as much of it as there is room or data for, in whole blocks.
+#[inline]
+fn operation<'a>(io: Io, data_out: Sg<'a>, data_in: Sg<'a>) -> Op<'a> {
+    match io.kind {
+        IoKind::Read => Op::Read { offset: io.offset, to: data_in.part(0, io.length) },
+        IoKind::Write { durable } => {
+            let there = data_out.len().min(io.length);
+            let whole = there - there % io.block();
+            Op::Write { offset: io.offset, from: data_out.part(0, whole), durable }
+        }
+        IoKind::Flush => Op::Flush,
+    }
+}
+
+#[cold]
 fn check_condition(unit: &LogicalUnit, sense: Sense) -> Outcome {
     Outcome { descriptor_sense: unit.descriptor_sense(), ..Outcome::check_condition(sense) }
 }
@@ -409,7 +464,7 @@ fn check_condition(unit: &LogicalUnit, sense: Sense) -> Outcome {
 /// Decodes a task whose turn has come: what it is to do may depend on mode pages that an older one has changed. Commands
 /// that do not report unit attention conditions have taken one, or given up one, when they were decoded first.
 fn decode_again(task: &mut Task) {
-    let Some(itl) = &task.itl else { return };
+    let itl = &task.itl;
     let unit = itl.unit();
     let Ok(row) = unit.commands().find(&task.cdb) else { return };
     if row.spec.attention == Attention::Reported {
@@ -424,7 +479,7 @@ fn decode_again(task: &mut Task) {
 
 /// Prepares a command of several steps.
 fn begin(task: &mut Task, plan: RunPlan, data_out: Sg<'_>, data_in: Sg<'_>) {
-    let Some(itl) = &task.itl else { return };
+    let itl = &task.itl;
     let cell = RunCell::new(data_out.part(0, plan.wanted_out), data_in);
     let run = Run::new(itl.unit().clone(), itl.nexus.clone(), task.cdb, cell.clone());
     task.moving = data_out.len().min(plan.wanted_out);
@@ -441,18 +496,14 @@ fn outcome_of_reply(task: &Task, reply: Reply, data_in: Sg<'_>) -> Outcome {
     }
 }
 
-fn outcome_of_io(task: &Task, io: Io, result: IoResult) -> Outcome {
+fn outcome_of_io(unit: &LogicalUnit, io: Io, moving: u64, result: IoResult) -> Outcome {
+    let (wanted_in, wanted_out) = (io.wanted_in(), io.wanted_out());
+    let ended = |status| Outcome { wanted_in, wanted_out, ..Outcome::status(status) };
     match result {
-        Ok(_) => {
-            let is_read = io.kind == IoKind::Read;
-            Outcome {
-                moved_in: if is_read { task.moving } else { 0 },
-                moved_out: if is_read { 0 } else { task.moving },
-                ..outcome(task, Status::GOOD)
-            }
-        }
-        Err(IoError::Busy) => outcome(task, Status::TASK_SET_FULL),
-        Err(error) => failed(task, |unit| unit.device().io_failed(&io, error)),
+        Ok(_) if io.kind == IoKind::Read => Outcome { moved_in: moving, ..ended(Status::GOOD) },
+        Ok(_) => Outcome { moved_out: moving, ..ended(Status::GOOD) },
+        Err(IoError::Busy) => ended(Status::TASK_SET_FULL),
+        Err(error) => check_condition(unit, unit.device().io_failed(&io, error)),
     }
 }
 
@@ -472,8 +523,6 @@ fn outcome(task: &Task, status: Status) -> Outcome {
 }
 
 fn failed(task: &Task, sense: impl FnOnce(&LogicalUnit) -> Sense) -> Outcome {
-    match &task.itl {
-        Some(itl) => check_condition(itl.unit(), sense(itl.unit())),
-        None => Outcome::status(Status::CHECK_CONDITION),
-    }
+    let unit = task.itl.unit();
+    check_condition(unit, sense(unit))
 }

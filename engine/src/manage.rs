@@ -5,7 +5,7 @@
 
 use crate::engine::{Engine, Token};
 use crate::plan::Aborted;
-use crate::session::{Itl, Management, Responder, Session};
+use crate::session::{Management, Responder, Session};
 use crate::tasks::{Phase, Task, TaskId};
 use crate::{LogicalUnit, Nexus, NexusId};
 use lunette_scsi::{AdditionalSense, SenseKey, ServiceResponse, TaskManagementFunction};
@@ -77,9 +77,9 @@ enum Because {
 }
 
 impl Selector {
-    fn matches(&self, task: &Task, itl: &Itl) -> bool {
-        self.units.as_ref().is_none_or(|units| units.contains(&itl.unit().number()))
-            && self.nexus.is_none_or(|nexus| nexus == itl.nexus.id())
+    fn matches(&self, task: &Task) -> bool {
+        self.units.as_ref().is_none_or(|units| units.contains(&task.itl.unit().number()))
+            && self.nexus.is_none_or(|nexus| nexus == task.itl.nexus.id())
             && self.tag.is_none_or(|tag| tag == task.tag)
     }
 }
@@ -195,7 +195,7 @@ impl Engine {
 
     /// Does here what a function asks for, and acknowledges it at once or when the last aborted task has ended.
     fn act(&self, selector: &Selector, action: Action, job: JobId, cx: &mut dyn Cx) {
-        let selected = self.tasks.borrow().select(|task, itl| selector.matches(task, itl));
+        let selected = self.tasks.borrow().select(|task| selector.matches(task));
         let found = !selected.is_empty();
         if matches!(action, Action::Query) || !found {
             return Self::acknowledge(job, found, cx);
@@ -209,7 +209,7 @@ impl Engine {
     fn abort(&self, id: TaskId, action: Action, cx: &mut dyn Cx) {
         let mut tasks = self.tasks.borrow_mut();
         let Some(task) = tasks.get(id) else { return };
-        let Some(itl) = task.itl.clone() else { return };
+        let itl = task.itl.clone();
         let Some(reason) = action.reason(itl.nexus.id()) else { return };
         let first = task.aborted.is_none();
         task.aborted = task.aborted.or(Some(reason));

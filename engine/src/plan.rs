@@ -35,6 +35,16 @@ impl Io {
         self.kind == IoKind::Read && room < self.length && !room.is_multiple_of(self.block())
     }
 
+    /// Bytes of data-out that it takes.
+    pub(crate) fn wanted_out(&self) -> u64 {
+        if matches!(self.kind, IoKind::Write { .. }) { self.length } else { 0 }
+    }
+
+    /// Bytes of data-in that it gives.
+    pub(crate) fn wanted_in(&self) -> u64 {
+        if self.kind == IoKind::Read { self.length } else { 0 }
+    }
+
     pub(crate) fn block(&self) -> u64 {
         self.granularity.max(1).into()
     }
@@ -98,19 +108,18 @@ impl Plan {
     /// Bytes of data-out that the command needs before it can start.
     pub fn wanted_out(&self) -> u64 {
         match self {
-            Plan::Io(Io { kind: IoKind::Write { .. }, length, .. }) => *length,
+            Plan::Io(io) => io.wanted_out(),
             Plan::Run(run) => run.wanted_out,
-            _ => 0,
+            Plan::Done(_) => 0,
         }
     }
 
     /// The most bytes of data-in that the command gives.
     pub fn wanted_in(&self) -> u64 {
         match self {
-            Plan::Io(Io { kind: IoKind::Read, length, .. }) => *length,
+            Plan::Io(io) => io.wanted_in(),
             Plan::Run(run) => run.wanted_in,
             Plan::Done(reply) => reply.data.len() as u64,
-            Plan::Io(_) => 0,
         }
     }
 }

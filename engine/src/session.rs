@@ -98,9 +98,35 @@ pub struct Session {
     responder: Weak<dyn Responder>,
     /// The I_T_L nexuses met so far, by the number of their logical unit.
     itls: RefCell<HashMap<u64, Rc<Itl>>>,
-    /// The one used last: most initiators stay with one logical unit for a while.
-    last: RefCell<Option<(Lun, Rc<Itl>)>>,
+    recent: RefCell<Recent>,
     closed: Cell<bool>,
+}
+
+/// The I_T_L nexuses used last, each at a place that its LUN gives it.
+#[derive(Default)]
+struct Recent(Vec<Option<(Lun, Rc<Itl>)>>);
+
+impl Recent {
+    const PLACES: usize = 64;
+
+    /// The last byte of a single-level LUN, where neighbours differ (SAM-5 4.7.6).
+    #[inline]
+    fn place(lun: Lun) -> usize {
+        usize::from(lun.to_bytes()[1]) % Self::PLACES
+    }
+
+    #[inline]
+    fn get(&self, lun: Lun) -> Option<&Rc<Itl>> {
+        match self.0.get(Self::place(lun)) {
+            Some(Some((known, itl))) if *known == lun => Some(itl),
+            _ => None,
+        }
+    }
+
+    fn put(&mut self, lun: Lun, itl: Rc<Itl>) {
+        self.0.resize_with(Self::PLACES, || None);
+        self.0[Self::place(lun)] = Some((lun, itl));
+    }
 }
 
 /// An I_T_L nexus on one reactor.
@@ -125,7 +151,7 @@ impl Session {
             nexus,
             responder,
             itls: RefCell::default(),
-            last: RefCell::default(),
+            recent: RefCell::default(),
             closed: Cell::new(false),
         }
     }
@@ -155,10 +181,8 @@ impl Session {
         data_in: Sg<'_>,
         cx: &mut dyn Cx,
     ) -> Started {
-        match self.admit(command, cx) {
-            Admission::Admitted { task, .. } => self.start(task, data_out, data_in, cx),
-            Admission::Ended(outcome) => Started::Ended(outcome),
-        }
+        let itl = self.itl(command.lun, cx);
+        self.engine.execute(&itl, command, data_out, data_in, cx)
     }
 
     /// Gives up a command that was admitted but not started, because its data-out will not come. It is not answered.
@@ -175,7 +199,7 @@ impl Session {
     /// when nothing touches the initiator's memory any more. No command may be admitted from now on.
     pub fn close(&self, cookie: u64, cx: &mut dyn Cx) {
         self.closed.set(true);
-        self.last.take();
+        self.recent.take();
         self.engine.close(self, cookie, cx);
         self.itls.borrow_mut().clear();
     }
@@ -184,17 +208,19 @@ impl Session {
         &self.responder
     }
 
+    #[inline]
     fn itl(&self, lun: Lun, cx: &mut dyn Cx) -> Rc<Itl> {
         debug_assert!(!self.closed.get());
-        if let Some((last, itl)) = &*self.last.borrow()
-            && *last == lun
-        {
-            return itl.clone();
-        }
+        let known = self.recent.borrow().get(lun).cloned();
+        known.unwrap_or_else(|| self.find(lun, cx))
+    }
+
+    #[cold]
+    fn find(&self, lun: Lun, cx: &mut dyn Cx) -> Rc<Itl> {
         let unit = self.nexus.port.resolve(lun);
         let known = self.itls.borrow().get(&unit.number()).cloned();
         let itl = known.unwrap_or_else(|| self.meet(unit, cx));
-        *self.last.borrow_mut() = Some((lun, itl.clone()));
+        self.recent.borrow_mut().put(lun, itl.clone());
         itl
     }
 

@@ -36,8 +36,7 @@ pub(crate) enum Phase {
 }
 
 pub(crate) struct Task {
-    generation: u32,
-    pub(crate) itl: Option<Rc<Itl>>,
+    pub(crate) itl: Rc<Itl>,
     pub(crate) phase: Phase,
     /// Counted among the active tasks of its task set; a dormant one waits for its turn (SAM-5 8.5).
     pub(crate) enabled: bool,
@@ -78,31 +77,56 @@ const LIMIT: usize = 1 << 15;
 
 #[derive(Default)]
 pub(crate) struct Tasks {
-    slots: Vec<Task>,
+    slots: Vec<Slot>,
     free: Vec<u32>,
 }
 
+#[derive(Default)]
+struct Slot {
+    generation: u32,
+    task: Option<Task>,
+}
+
 impl Tasks {
-    /// A slot for a task that has just arrived.
-    pub(crate) fn insert(&mut self, task: Task) -> Option<TaskId> {
-        if let Some(index) = self.free.pop() {
-            let slot = &mut self.slots[index as usize];
-            let generation = slot.generation;
-            *slot = Task { generation, ..task };
-            return Some(TaskId { index, generation });
-        }
+    /// The slot that the next task gets; `None` if there are too many.
+    #[inline]
+    pub(crate) fn vacant(&mut self) -> Option<TaskId> {
+        let index = match self.free.last() {
+            Some(index) => *index,
+            None => self.grow()?,
+        };
+        Some(TaskId { index, generation: self.slots[index as usize].generation })
+    }
+
+    #[cold]
+    fn grow(&mut self) -> Option<u32> {
         if self.slots.len() == LIMIT {
             return None;
         }
         let index = self.slots.len() as u32;
-        self.slots.push(Task { generation: 0, ..task });
-        Some(TaskId { index, generation: 0 })
+        self.slots.push(Slot::default());
+        self.free.push(index);
+        Some(index)
+    }
+
+    /// Puts a task into the slot that [`vacant`](Self::vacant) has just named.
+    #[inline]
+    pub(crate) fn occupy(&mut self, id: TaskId, task: Task) {
+        let taken = self.free.pop();
+        debug_assert_eq!(taken, Some(id.index));
+        self.slots[id.index as usize].task = Some(task);
+    }
+
+    /// A slot for a task that has just arrived.
+    pub(crate) fn insert(&mut self, task: Task) -> Option<TaskId> {
+        let id = self.vacant()?;
+        self.occupy(id, task);
+        Some(id)
     }
 
     pub(crate) fn get(&mut self, id: TaskId) -> Option<&mut Task> {
-        self.slots
-            .get_mut(id.index as usize)
-            .filter(|task| task.generation == id.generation && task.itl.is_some())
+        let slot = self.slots.get_mut(id.index as usize)?;
+        slot.task.as_mut().filter(|_| slot.generation == id.generation)
     }
 
     /// The task counts as active from now on.
@@ -114,31 +138,27 @@ impl Tasks {
 
     /// Ends a task and frees its slot.
     pub(crate) fn remove(&mut self, id: TaskId) -> Option<Rc<Itl>> {
-        let task = self.get(id)?;
-        task.generation = (task.generation + 1) & 0x3fff_ffff;
-        task.plan = None;
-        task.parked = None;
-        task.running = None;
-        let itl = task.itl.take();
+        let itl = self.get(id)?.itl.clone();
+        let slot = &mut self.slots[id.index as usize];
+        slot.generation = (slot.generation + 1) & 0x3fff_ffff;
+        slot.task = None;
         self.free.push(id.index);
-        itl
+        Some(itl)
     }
 
     /// The tasks that `wanted` says yes to.
-    pub(crate) fn select(&self, wanted: impl Fn(&Task, &Itl) -> bool) -> Vec<TaskId> {
-        let used =
-            self.slots.iter().enumerate().filter_map(|(index, task)| Some((index, task, task.itl.as_ref()?)));
-        used.filter(|(_, task, itl)| wanted(task, itl))
-            .map(|(index, task, _)| TaskId { index: index as u32, generation: task.generation })
-            .collect()
+    pub(crate) fn select(&self, wanted: impl Fn(&Task) -> bool) -> Vec<TaskId> {
+        let slots = self.slots.iter().enumerate();
+        let wanted = slots.filter(|(_, slot)| slot.task.as_ref().is_some_and(&wanted));
+        wanted.map(|(index, slot)| TaskId { index: index as u32, generation: slot.generation }).collect()
     }
 }
 
 impl Task {
+    #[inline]
     pub(crate) fn new(itl: Rc<Itl>, command: &CommandFrame<'_>, plan: Plan) -> Self {
         Self {
-            generation: 0,
-            itl: Some(itl),
+            itl,
             phase: Phase::Admitted,
             enabled: false,
             aborted: None,
