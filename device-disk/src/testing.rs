@@ -6,10 +6,10 @@ use lunette_engine::{
     TargetPort,
 };
 use lunette_scsi::designator::Protocol;
-use lunette_scsi::{Cdb, Lun, Naa, Opcode, ServiceResponse, Status, TaskAttribute, TaskManagementFunction};
+use lunette_scsi::{Cdb, Lun, Naa, Opcode, ServiceResponse, Status, TaskManagementFunction};
 use lunette_store::ram::Ram;
 use lunette_store::sim::Sim;
-use lunette_store::{Backing, Caps, Cx, IoId, Memory, Op, Sg, Store, Submit};
+use lunette_store::{Backing, Caps, Cx, IoId, Memory, Op, SeekTarget, Sg, Store, Submit};
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::rc::Rc;
@@ -99,6 +99,7 @@ pub(crate) enum Seen {
     Flush,
     Zero(u64, u64, bool),
     Discard(u64, u64),
+    Seek(u64, SeekTarget),
 }
 
 /// A store with capabilities of the test's choice that keeps a list of what it was asked.
@@ -137,6 +138,7 @@ impl Store for WatchedStore {
             Op::Flush => Seen::Flush,
             Op::Zero { unmap, .. } => Seen::Zero(offset, length, unmap),
             Op::Discard { .. } => Seen::Discard(offset, length),
+            Op::Seek { target, .. } => Seen::Seek(offset, target),
         });
         self.1.submit(op, id, cx)
     }

@@ -6,7 +6,7 @@
 
 use crate::{Io, LogicalUnit, Nexus};
 use lunette_scsi::{Cdb, Sense};
-use lunette_store::{IoError, IoResult, Memory, Op, Sg, SgList};
+use lunette_store::{IoError, IoResult, Memory, Op, SeekTarget, Sg, SgList};
 use std::cell::{Cell, RefCell};
 use std::future::Future;
 use std::ops::Range;
@@ -51,6 +51,7 @@ pub(crate) enum Step {
     Flush,
     Zero { offset: u64, length: u64, unmap: bool },
     Discard { offset: u64, length: u64 },
+    Seek { offset: u64, target: SeekTarget },
 }
 
 /// Bytes that a step moves.
@@ -127,6 +128,11 @@ impl Run {
     /// Gives a range back.
     pub async fn discard(&self, offset: u64, length: u64) -> IoResult {
         self.step(Step::Discard { offset, length }).await
+    }
+
+    /// Finds the first byte from `offset` on that the store keeps or does not keep; its size if there is none.
+    pub async fn seek(&self, offset: u64, target: SeekTarget) -> IoResult {
+        self.step(Step::Seek { offset, target }).await
     }
 
     async fn step(&self, step: Step) -> IoResult {
@@ -227,6 +233,7 @@ impl RunCell {
             Step::Flush => Op::Flush,
             Step::Zero { offset, length, unmap } => Op::Zero { offset, length, unmap },
             Step::Discard { offset, length } => Op::Discard { offset, length },
+            Step::Seek { offset, target } => Op::Seek { offset, target },
         })
     }
 }

@@ -8,7 +8,7 @@ use lunette_engine::{
 };
 use lunette_scsi::mode::ModePageCode;
 use lunette_scsi::unmap::encode_unmap_list;
-use lunette_scsi::{Cdb, Lun, ServiceResponse, Status, TaskAttribute};
+use lunette_scsi::{Cdb, Lun, ServiceResponse, Status};
 use lunette_store::sim::Sim;
 use lunette_store::{Cx, Memory, Sg};
 use std::cell::RefCell;

@@ -6,7 +6,8 @@ use crate::probe::{Discarding, Inline};
 use crate::sys;
 use lunette_store::pool::{LARGEST, Pool};
 use lunette_store::{
-    Caps, Cx, FileOp, IoError, IoId, IoResult, Memory, Op, Pending, Relay, Sg, Sink, Store, Submit,
+    Caps, Cx, FileOp, IoError, IoId, IoResult, Memory, Op, Pending, Relay, SeekTarget, Sg, Sink, Store,
+    Submit, seek,
 };
 use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::VecDeque;
@@ -130,6 +131,13 @@ impl Attached {
         Submit::Queued
     }
 
+    fn seek(&self, offset: u64, target: SeekTarget, id: IoId, cx: &mut dyn Cx) -> Submit {
+        let shared = self.shared.clone();
+        let work = move || seek(shared.borrow(), offset, target, shared.probed.caps.size);
+        cx.blocking(Box::new(work), id);
+        Submit::Queued
+    }
+
     fn zero(&self, offset: u64, length: u64, unmap: bool, id: IoId, cx: &mut dyn Cx) -> Submit {
         let job = Zeroing::new(offset, length, unmap, &self.shared);
         self.step(id, Job::Zero(job), cx)
@@ -243,6 +251,7 @@ impl Store for Attached {
         }
         match op {
             Op::Flush => self.flush(id, cx),
+            Op::Seek { offset, target } => self.seek(offset, target, id, cx),
             _ if op.range().1 == 0 => Submit::Done(Ok(0)),
             Op::Read { offset, to } => self.read(offset, to, id, cx),
             Op::Write { offset, from, durable } => self.write(offset, from, durable, id, cx),

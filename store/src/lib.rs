@@ -37,10 +37,12 @@ mod op;
 pub mod pool;
 pub mod ram;
 mod relay;
+mod seek;
 mod sg;
 pub mod sim;
 
 pub use cx::{Cx, FileOp, Interest, IoId, Message, Post, ReactorId, Sink, SinkId, local, local_or_insert};
-pub use op::{Backing, Caps, Discard, IoError, IoResult, Op, Store, Submit};
+pub use op::{Backing, Caps, Discard, IoError, IoResult, Op, SeekTarget, Store, Submit};
 pub use relay::{Pending, Relay, attach_relay};
+pub use seek::seek;
 pub use sg::{Memory, Seg, Sg, SgList};

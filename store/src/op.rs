@@ -40,15 +40,33 @@ pub enum Op<'a> {
         /// Number of bytes.
         length: u64,
     },
+    /// Find the first byte from `offset` on that is or is not kept; the size of the store if there is none. Fails with
+    /// [`IoError::Unsupported`] where that cannot be told: all bytes count as kept then.
+    Seek {
+        /// Where to begin.
+        offset: u64,
+        /// What to find.
+        target: SeekTarget,
+    },
+}
+
+/// What [`Op::Seek`] looks for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum SeekTarget {
+    /// A byte for which room is taken.
+    Data,
+    /// A byte for which none is, and which reads as zero.
+    Hole,
 }
 
 impl Op<'_> {
-    /// First byte and number of bytes that the operation touches; `Flush` touches none.
+    /// First byte and number of bytes that the operation touches; `Flush` and `Seek` touch none.
     pub fn range(&self) -> (u64, u64) {
         match *self {
             Op::Read { offset, to } => (offset, to.len()),
             Op::Write { offset, from, .. } => (offset, from.len()),
             Op::Flush => (0, 0),
+            Op::Seek { offset, .. } => (offset, 0),
             Op::Zero { offset, length, .. } | Op::Discard { offset, length } => (offset, length),
         }
     }
@@ -69,6 +87,7 @@ impl Op<'_> {
             Op::Flush => Op::Flush,
             Op::Zero { offset, length, unmap } => Op::Zero { offset, length, unmap },
             Op::Discard { offset, length } => Op::Discard { offset, length },
+            Op::Seek { offset, target } => Op::Seek { offset, target },
         }
     }
 
@@ -78,7 +97,8 @@ impl Op<'_> {
     }
 }
 
-/// What became of an operation: the number of bytes moved (reads and writes), or why not all of them were.
+/// What became of an operation: the number of bytes moved (reads and writes), or why not all of them were; for
+/// [`Op::Seek`] the position.
 pub type IoResult = Result<u64, IoError>;
 
 /// Why an operation did not do all that was asked.

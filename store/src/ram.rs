@@ -1,11 +1,11 @@
 //! A store in memory of its own: a sparse memory file.
 
-use crate::{Backing, Caps, Cx, Discard, IoError, IoId, IoResult, Op, Sg, Store, Submit};
+use crate::{Backing, Caps, Cx, Discard, IoError, IoId, IoResult, Op, Sg, Store, Submit, seek};
 use rustix::fs::{FallocateFlags, MemfdFlags};
 use rustix::mm::{MapFlags, ProtFlags};
 use std::ffi::c_void;
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::rc::Rc;
 use std::sync::Arc;
 use touched::{CHUNK, Touched};
@@ -83,6 +83,7 @@ impl Ram {
             Op::Zero { offset, length, .. } | Op::Discard { offset, length } => {
                 self.map.punch(offset, length)
             }
+            Op::Seek { offset, target } => seek(self.map.file.as_fd(), offset, target, self.caps.size),
         }
     }
 }
@@ -102,7 +103,13 @@ impl Store for Ram {
         &self.caps
     }
 
-    fn submit(&self, op: Op<'_>, _id: IoId, _cx: &mut dyn Cx) -> Submit {
+    fn submit(&self, op: Op<'_>, id: IoId, cx: &mut dyn Cx) -> Submit {
+        // The kernel looks at every page on its way.
+        if let Op::Seek { offset, target } = op {
+            let ram = self.clone();
+            cx.blocking(Box::new(move || ram.run(Op::Seek { offset, target })), id);
+            return Submit::Queued;
+        }
         Submit::Done(self.run(op))
     }
 }
@@ -170,7 +177,7 @@ impl Drop for Map {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{Memory, SinkId, sim::Sim};
+    use crate::{Memory, SeekTarget, SinkId, sim::Sim};
     use proptest::prelude::*;
 
     fn submit(ram: &Ram, op: Op<'_>) -> Submit {
@@ -232,6 +239,18 @@ mod tests {
         submit(&ram, discard);
         read_all();
         assert_eq!(blocks(&ram), 0);
+    }
+
+    #[test]
+    fn what_is_kept_is_found() {
+        let ram = Ram::new(1 << 20).unwrap();
+        let ones = Memory::from_bytes(&[1; 4096]);
+        let segs = [ones.seg()];
+        submit(&ram, Op::Write { offset: 512 << 10, from: Sg::new(&segs), durable: false });
+        let seek = |offset, target| ram.run(Op::Seek { offset, target });
+        assert_eq!((seek(0, SeekTarget::Hole), seek(0, SeekTarget::Data)), (Ok(0), Ok(512 << 10)));
+        assert_eq!(seek(516 << 10, SeekTarget::Data), Ok(1 << 20));
+        assert_eq!(submit(&ram, Op::Seek { offset: 0, target: SeekTarget::Data }), Submit::Queued);
     }
 
     proptest! {

@@ -134,3 +134,23 @@ fn what_a_file_can_do_is_said() {
     assert_eq!((caps.logical_block, caps.physical_block), (4096, 4096));
     assert_eq!(file.mode(), "inline");
 }
+
+#[test]
+fn what_is_kept_is_found() {
+    for (directory, can_tell) in [(on_disk(), false), (in_memory(), true)] {
+        let mut rig = Rig::create(&disk_image(&directory), &sized(4 << 20));
+        let mut find = |offset, target| rig.run(Op::Seek { offset, target });
+        if find(0, SeekTarget::Hole) != Ok(0) {
+            assert!(!can_tell);
+            continue;
+        }
+        assert_eq!(find(0, SeekTarget::Data), Ok(4 << 20));
+        assert_eq!(find(4 << 20, SeekTarget::Data), Ok(4 << 20));
+        assert_eq!(find((4 << 20) + 1, SeekTarget::Data), Err(IoError::OutOfRange));
+        rig.write(1 << 20, &pattern(1 << 20)).unwrap();
+        rig.run(discard(1536 << 10, 256 << 10)).unwrap();
+        let mut find = |offset, target| rig.run(Op::Seek { offset, target }).unwrap() >> 10;
+        assert_eq!((find(0, SeekTarget::Data), find(1 << 20, SeekTarget::Hole)), (1024, 1536));
+        assert_eq!((find(1536 << 10, SeekTarget::Data), find(1792 << 10, SeekTarget::Hole)), (1792, 2048));
+    }
+}

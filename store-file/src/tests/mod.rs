@@ -9,7 +9,8 @@ mod opening;
 use crate::{File, Options, sys};
 use lunette_store::sim::Sim;
 use lunette_store::{
-    Backing, Cx, FileOp, IoError, IoId, IoResult, Memory, Op, Seg, Sg, Sink, SinkId, Store, Submit,
+    Backing, Cx, FileOp, IoError, IoId, IoResult, Memory, Op, SeekTarget, Seg, Sg, Sink, SinkId, Store,
+    Submit,
 };
 use rustix::fs::FallocateFlags;
 use std::cell::RefCell;

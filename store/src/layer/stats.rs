@@ -28,6 +28,8 @@ pub enum Kind {
     Zero,
     /// [`Op::Discard`].
     Discard,
+    /// [`Op::Seek`].
+    Seek,
 }
 
 /// What was counted for one kind of operation. Only completed operations count.
@@ -158,7 +160,7 @@ impl Counters {
 
 impl Kind {
     /// All kinds.
-    pub const ALL: [Self; 5] = [Self::Read, Self::Write, Self::Flush, Self::Zero, Self::Discard];
+    pub const ALL: [Self; 6] = [Self::Read, Self::Write, Self::Flush, Self::Zero, Self::Discard, Self::Seek];
 
     /// The kind of `op`.
     pub const fn of(op: &Op<'_>) -> Self {
@@ -168,6 +170,7 @@ impl Kind {
             Op::Flush => Self::Flush,
             Op::Zero { .. } => Self::Zero,
             Op::Discard { .. } => Self::Discard,
+            Op::Seek { .. } => Self::Seek,
         }
     }
 }
