@@ -67,7 +67,7 @@ fn handle(backend: &mut Backend, message: Message) {
         Event::Change(_, ack) => ack.done(true),
         Event::StopVring { index, reply } => {
             assert!(index < QUEUES);
-            Some(reply.stopped_at(0))
+            Some(backend.vring_stopped(reply, 0))
         }
         Event::ReadConfig { offset, size, reply } => {
             assert!(offset as usize + size as usize <= MAX_CONFIG_SIZE);

@@ -2,7 +2,7 @@
 
 use crate::local::post;
 use crate::queue::{Queue, State};
-use crate::ring::RingError;
+use crate::ring::{Head, RingError};
 use crate::wire::{Command, ControlRequest, Expected, Response, ResponseField};
 use lunette_engine::{CommandFrame, Completion, Management, Started};
 use lunette_scsi::ServiceResponse;
@@ -14,7 +14,7 @@ impl Queue {
     pub(crate) fn take_command(
         &self,
         state: &mut State,
-        head: u16,
+        head: Head,
         cx: &mut dyn Cx,
     ) -> Result<(), RingError> {
         let sizes = state.setup.sizes;
@@ -26,7 +26,8 @@ impl Queue {
         }
         let expected = Expected { data_in: data_in.len(), data_out: data_out.len() };
         let field = ResponseField { bytes: writable.part(0, sizes.response()), expected };
-        match self.execute(&Command::read(&readable, sizes), head, &field, data_out, data_in, cx) {
+        let cookie = state.slots.next().into();
+        match self.execute(&Command::read(&readable, sizes), cookie, &field, data_out, data_in, cx) {
             Some(written) => state.answer(head, written),
             None => {
                 state.hold(head, expected, sizes.response());
@@ -40,7 +41,7 @@ impl Queue {
     fn execute(
         &self,
         command: &Command,
-        head: u16,
+        cookie: u64,
         field: &ResponseField<'_>,
         data_out: Sg<'_>,
         data_in: Sg<'_>,
@@ -60,7 +61,7 @@ impl Queue {
             reference_number: command.reference_number,
             cdb,
             data_out: data_out.len(),
-            cookie: u64::from(head),
+            cookie,
         };
         match self.session.execute(&frame, data_out, data_in, cx) {
             Started::Ended(outcome) => Some(field.end(&outcome)),
@@ -80,7 +81,7 @@ impl Queue {
     pub(crate) fn take_control(
         &self,
         state: &mut State,
-        head: u16,
+        head: Head,
         cx: &mut dyn Cx,
     ) -> Result<(), RingError> {
         let (readable, writable) = (state.chain.readable.as_sg(), state.chain.writable.as_sg());
@@ -98,8 +99,9 @@ impl Queue {
             ControlRequest::Manage { function: Some(function), lun: Some(lun), tag } => {
                 let reactors = self.reactors_of_requests();
                 let waiting = (Management { function, lun, tag }, reactors.len());
+                let number = state.slots.next();
                 state.hold(head, Expected::default(), 1).waiting = Some(Box::new(waiting));
-                self.ask_to_catch_up(head, &reactors, cx);
+                self.ask_to_catch_up(number, &reactors, cx);
                 return Ok(());
             }
         };
@@ -116,14 +118,14 @@ impl Queue {
     }
 
     /// Has all request queues take what the driver sent before this function.
-    fn ask_to_catch_up(&self, head: u16, reactors: &[lunette_store::ReactorId], cx: &mut dyn Cx) {
+    fn ask_to_catch_up(&self, number: u16, reactors: &[lunette_store::ReactorId], cx: &mut dyn Cx) {
         let (connection, index, home) = (self.connection, self.index, self.place.home);
         for reactor in reactors {
             post(*reactor, cx, move |local, cx| {
                 local.queues_of(connection).iter().for_each(|queue| queue.catch_up(cx));
                 post(home, cx, move |local, cx| {
                     if let Some(queue) = local.queue(connection, index) {
-                        queue.caught_up(head, cx);
+                        queue.caught_up(number, cx);
                     }
                 });
             });
@@ -131,9 +133,9 @@ impl Queue {
     }
 
     /// One more reactor has caught up; after the last one, the function is carried out.
-    fn caught_up(&self, head: u16, cx: &mut dyn Cx) {
+    fn caught_up(&self, number: u16, cx: &mut dyn Cx) {
         let mut state = self.state();
-        let Some(slot) = state.slots.get_mut(usize::from(head)) else { return };
+        let Some(slot) = state.slots.get_mut(number) else { return };
         let Some(waiting) = &mut slot.waiting else { return };
         waiting.1 -= 1;
         if waiting.1 > 0 {
@@ -142,7 +144,7 @@ impl Queue {
         let management = waiting.0;
         slot.waiting = None;
         drop(state);
-        self.session.manage(&management, u64::from(head), cx);
+        self.session.manage(&management, u64::from(number), cx);
     }
 
     pub(crate) fn management_answered(&self, cookie: u64, response: ServiceResponse, cx: &mut dyn Cx) {

@@ -319,7 +319,7 @@ impl Connection {
                     self.tell(state, index, true, cx);
                 } else {
                     let base = state.backend.state().vrings[usize::from(index)].base;
-                    state.then = Then::Send(reply.stopped_at(base));
+                    state.then = Then::Send(state.backend.vring_stopped(reply, base));
                 }
             }
             Event::ReadConfig { reply, .. } => {
@@ -407,13 +407,13 @@ impl Connection {
     }
 
     /// A queue has become what it was told in `round`, and stands or stood at `base`.
-    pub(crate) fn settled(&self, round: u64, base: u16, cx: &mut dyn Cx) {
+    pub(crate) fn settled(&self, round: u64, base: u32, cx: &mut dyn Cx) {
         let mut state = self.state();
         if round != state.round {
             return;
         }
         state.then = match std::mem::replace(&mut state.then, Then::Nothing) {
-            Then::SendBase(reply) => Then::Send(reply.stopped_at(base.into())),
+            Then::SendBase(reply) => Then::Send(state.backend.vring_stopped(reply, base)),
             other => other,
         };
         self.arrived(state, cx);
@@ -538,13 +538,14 @@ impl State {
             enabled: vring.enabled,
             layout: Layout {
                 size: vring.size,
+                packed: session.features.contains(Features::RING_PACKED),
                 descriptors: address.map_or(0, |address| address.descriptor),
                 available: address.map_or(0, |address| address.available),
                 used: address.map_or(0, |address| address.used),
                 event_index: session.features.contains(Features::EVENT_IDX),
                 indirect: session.features.contains(Features::INDIRECT_DESC),
             },
-            base: vring.base as u16,
+            base: vring.base,
             sizes: self.config.sizes,
             fds: self.fds[usize::from(index)].clone(),
         }

@@ -24,10 +24,12 @@ pub struct Queues {
 pub struct RingSetup {
     /// Number of descriptors.
     pub size: u16,
-    /// Descriptor table, available ring, used ring.
+    /// Descriptor table, available ring, used ring, or what a packed ring has in their stead.
     pub parts: [u64; 3],
-    /// Next entry of the available ring.
-    pub base: u16,
+    /// Packed instead of split.
+    pub packed: bool,
+    /// Next entry of the available ring; both positions of a packed ring.
+    pub base: u32,
     /// `VIRTIO_F_EVENT_IDX`.
     pub event_index: bool,
     /// `VIRTIO_F_INDIRECT_DESC`.
@@ -43,8 +45,15 @@ impl Queues {
         let reactors = [reactor].into();
         let place = Place { name: "fuzz".into(), nexus: nexus.clone(), home: reactor, reactors };
         let (place, connection, local) = (Arc::new(place), ConnectionId::next(), Local::on(cx));
-        let layout =
-            Layout { size: 1, descriptors: 0, available: 0, used: 0, event_index: false, indirect: false };
+        let layout = Layout {
+            size: 1,
+            packed: false,
+            descriptors: 0,
+            available: 0,
+            used: 0,
+            event_index: false,
+            indirect: false,
+        };
         let sizes = Sizes::default();
         let setup = Setup { started: false, enabled: true, layout, base: 0, sizes, fds: Fds::default() };
         let setups = vec![setup; 3];
@@ -57,9 +66,9 @@ impl Queues {
     /// by the clock.
     pub fn start(&mut self, queue: usize, ring: &RingSetup, cx: &mut dyn Cx) {
         let [descriptors, available, used] = ring.parts;
-        let RingSetup { size, base, event_index, indirect, sizes: [cdb, sense], .. } = *ring;
+        let RingSetup { size, packed, base, event_index, indirect, sizes: [cdb, sense], .. } = *ring;
         let setup = &mut self.setups[queue];
-        setup.layout = Layout { size, descriptors, available, used, event_index, indirect };
+        setup.layout = Layout { size, packed, descriptors, available, used, event_index, indirect };
         setup.started = true;
         setup.base = base;
         setup.sizes = Sizes { cdb: cdb.clamp(1, Sizes::MAX_CDB), sense: sense.min(Sizes::MAX_SENSE) };

@@ -63,7 +63,6 @@ impl Guest {
 
 pub(crate) const NEXT: u16 = 1;
 pub(crate) const WRITE: u16 = 2;
-pub(crate) const INDIRECT: u16 = 4;
 
 /// Guest addresses of a ring's parts.
 #[derive(Clone, Copy)]
@@ -83,6 +82,7 @@ impl DriverRing {
     pub(crate) fn layout(&self, event_index: bool, indirect: bool) -> Layout {
         Layout {
             size: self.size,
+            packed: false,
             descriptors: USER + self.table,
             available: USER + self.available,
             used: USER + self.used,

@@ -57,7 +57,9 @@ impl Session {
                 self.changes.push(change);
                 ack.done(true)
             }
-            Event::StopVring { index, reply } => Some(reply.stopped_at(u32::from(index) + 100)),
+            Event::StopVring { index, reply } => {
+                Some(self.backend.vring_stopped(reply, u32::from(index) + 100))
+            }
             Event::ReadConfig { reply, .. } => Some(reply.from_space(&CONFIG_SPACE)),
             Event::GetInflight { reply, .. } => Some(reply.none()),
             other => panic!("{other:?}"),

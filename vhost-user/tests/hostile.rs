@@ -46,12 +46,12 @@ fn check_invariants(backend: &Backend) {
 }
 
 /// Carries an event out, with the answer the transport would give.
-fn answer(event: Event) {
+fn answer(backend: &mut Backend, event: Event) {
     match event {
         Event::Change(_, ack) => drop(ack.done(true)),
         Event::StopVring { index, reply } => {
             assert!(index < 4);
-            drop(reply.stopped_at(0));
+            drop(backend.vring_stopped(reply, 0));
         }
         Event::ReadConfig { offset, size, reply } => {
             assert!(offset as usize + size as usize <= MAX_CONFIG_SIZE);
@@ -99,9 +99,9 @@ proptest! {
             match backend.handle(message) {
                 Ok(event @ (Event::Refused { .. } | Event::Ignored { .. })) => {
                     prop_assert_eq!(backend.state(), &before);
-                    answer(event);
+                    answer(&mut backend, event);
                 }
-                Ok(event) => answer(event),
+                Ok(event) => answer(&mut backend, event),
                 Err(_) => prop_assert_eq!(backend.state(), &before),
             }
             check_invariants(&backend);
@@ -116,7 +116,11 @@ proptest! {
             decoder.feed(&piece, vec![fd()]);
             loop {
                 match decoder.next_message() {
-                    Ok(Some(message)) => drop(backend.handle(message).map(answer)),
+                    Ok(Some(message)) => {
+                    if let Ok(event) = backend.handle(message) {
+                        answer(&mut backend, event);
+                    }
+                }
                     Ok(None) => break,
                     Err(_) => break 'stream,
                 }
@@ -157,7 +161,11 @@ proptest! {
             fds = later;
             decoder.feed(&[*byte], now.into_iter().map(|(_, fd)| fd).collect());
             match decoder.next_message() {
-                Ok(Some(message)) => drop(backend.handle(message).map(answer)),
+                Ok(Some(message)) => {
+                    if let Ok(event) = backend.handle(message) {
+                        answer(&mut backend, event);
+                    }
+                }
                 Ok(None) => {}
                 Err(_) => break 'stream,
             }

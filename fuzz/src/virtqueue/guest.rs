@@ -158,7 +158,7 @@ impl Ring {
         let parts = [RING, AVAILABLE, USED].map(|part| USER + page + part);
         let sizes = [input.pick(&[32, 32, 16, 40]), input.pick(&[96, 96, 252, 0])];
         let (event_index, indirect) = (input.flag(), input.flag());
-        let setup = RingSetup { size, parts, base, event_index, indirect, sizes };
+        let setup = RingSetup { size, parts, packed: false, base: base.into(), event_index, indirect, sizes };
         let sent = vec![None; size.into()];
         Self { setup, page, free: (0..size).collect(), sent, available: base, used: base }
     }
@@ -166,7 +166,7 @@ impl Ring {
     /// Sets the indexes to where the ring begins.
     pub(super) fn prepare(&self, guest: &mut Guest) {
         for part in [AVAILABLE, USED] {
-            guest.write(self.page + part + 2, &self.setup.base.to_le_bytes());
+            guest.write(self.page + part + 2, &(self.setup.base as u16).to_le_bytes());
         }
     }
 

@@ -1,5 +1,6 @@
 //! Turns of a queue, on a simulated reactor.
 
+use super::run::TURN;
 use super::*;
 use crate::testing::{DriverRing, Guest};
 use lunette_engine::{Nexus, TargetPort};

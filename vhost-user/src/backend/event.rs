@@ -2,12 +2,10 @@
 
 use std::os::fd::OwnedFd;
 
-use zerocopy::IntoBytes;
-
 use crate::error::Fault;
 use crate::features::{Features, ProtocolFeatures};
 use crate::message::{Ack, FrontendRequest, Message};
-use crate::payload::{Config, ConfigFlags, InflightArea, LogArea, MemoryRegion, VringAddress, VringState};
+use crate::payload::{Config, ConfigFlags, InflightArea, LogArea, MemoryRegion, VringAddress};
 
 /// What one message comes to.
 #[derive(Debug)]
@@ -20,7 +18,7 @@ pub enum Event {
     StopVring {
         /// The queue.
         index: u16,
-        /// To be filled with where the ring stands.
+        /// To be turned into a message with where the ring stands.
         reply: VringBaseReply,
     },
     /// Read the configuration space (GET_CONFIG).
@@ -176,19 +174,11 @@ pub struct SharedRegion {
     pub fd: OwnedFd,
 }
 
-/// The reply to GET_VRING_BASE.
+/// The reply to GET_VRING_BASE, made by [`Backend::vring_stopped`](super::Backend::vring_stopped).
 #[derive(Debug, PartialEq, Eq)]
 #[must_use = "the front end waits for the reply"]
 pub struct VringBaseReply {
     pub(super) index: u16,
-}
-
-impl VringBaseReply {
-    /// The ring has stopped at `base`, in the form of [`Vring::base`](super::Vring::base).
-    pub fn stopped_at(self, base: u32) -> Message {
-        let state = VringState { index: self.index.into(), num: base };
-        Message::reply(FrontendRequest::GET_VRING_BASE.0, state.as_bytes())
-    }
 }
 
 /// The reply to GET_CONFIG.

@@ -92,6 +92,16 @@ impl Backend {
         self.state.memory.clone_from(&self.former_memory);
     }
 
+    /// The reply to GET_VRING_BASE: the ring has stopped at `base`, in the form of [`Vring::base`]. It starts there again
+    /// unless SET_VRING_BASE comes first.
+    pub fn vring_stopped(&mut self, VringBaseReply { index }: VringBaseReply, base: u32) -> Message {
+        if let Some(vring) = self.state.vrings.get_mut(usize::from(index)) {
+            vring.base = base;
+        }
+        let state = VringState { index: index.into(), num: base };
+        Message::reply(FrontendRequest::GET_VRING_BASE.0, state.as_bytes())
+    }
+
     /// Handles one message of the front end.
     ///
     /// A request that cannot be carried out is [refused](Event::Refused) if its sender can be told, and

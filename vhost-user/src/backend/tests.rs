@@ -113,9 +113,10 @@ fn a_ring_runs_from_kick_to_base() {
     let event = backend.handle(vring(FrontendRequest::GET_VRING_BASE, 2, 0)).unwrap();
     let Event::StopVring { index: 2, reply } = event else { panic!("{event:?}") };
     assert_eq!(started(&backend), [false, true, false]);
-    let reply = reply.stopped_at(77);
+    let reply = backend.vring_stopped(reply, 77);
     assert_eq!(reply.flags, Flags(Flags::VERSION | Flags::REPLY));
     assert_eq!(reply.body::<VringState>(), Ok(VringState { index: 2, num: 77 }));
+    assert_eq!(backend.state().vrings[2].base, 77, "where it starts again");
 
     backend.handle(vring(FrontendRequest::SET_VRING_BASE, 1, 0)).unwrap();
     assert_eq!(started(&backend), [false; 3], "it is about to be set up again");

@@ -1,0 +1,290 @@
+//! One virtqueue at work on its reactor.
+//!
+//! A queue is told what it should be by [`Queue::apply`], again and again, and makes the difference good: it starts, stops,
+//! moves to other memory or other descriptors. It answers its connection when nothing of the former state is in use any
+//! more. While the reactor is awake, an active queue is polled and the driver's notifications are suppressed; before the
+//! reactor sleeps they are asked for again.
+
+mod run;
+mod slots;
+mod state;
+
+pub(crate) use state::State;
+
+use crate::local::{ConnectionId, Local, post};
+use crate::memory::MemoryMap;
+use crate::place::Place;
+use crate::ring::{Layout, RingError};
+use crate::wire::Sizes;
+use lunette_engine::{Completion, Responder, Session};
+use lunette_scsi::ServiceResponse;
+use lunette_store::{Cx, Interest, IoId, IoResult, Sink, SinkId};
+use std::cell::{Cell, RefCell, RefMut};
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::rc::{Rc, Weak};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// After so many looks in vain an active queue goes back to notifications, however busy its reactor is.
+const LOOKS: u32 = 512;
+/// How often a queue is looked at whose driver has no way to notify us, while there is work and when there was none for
+/// long.
+const TICKS: [Duration; 2] = [Duration::from_micros(200), Duration::from_millis(10)];
+
+/// What a queue is for (VIRTIO 1.2 5.6.2).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Role {
+    Control,
+    /// Its buffers stay where they are: there are no events yet.
+    Event,
+    Requests,
+}
+
+impl Role {
+    pub(crate) fn of(index: u16) -> Self {
+        match index {
+            0 => Self::Control,
+            1 => Self::Event,
+            _ => Self::Requests,
+        }
+    }
+}
+
+/// The descriptors of a queue.
+#[derive(Clone, Default, Debug)]
+pub(crate) struct Fds {
+    /// Becomes readable when the driver notifies us.
+    pub(crate) kick: Option<Arc<OwnedFd>>,
+    /// Written to notify the driver; does not block.
+    pub(crate) call: Option<Arc<OwnedFd>>,
+    /// Written when the ring is broken; does not block.
+    pub(crate) error: Option<Arc<OwnedFd>>,
+}
+
+/// What a queue should be.
+#[derive(Clone, Debug)]
+pub(crate) struct Setup {
+    /// The ring is looked at; a change of layout and base counts from the next start.
+    pub(crate) started: bool,
+    /// Requests are taken from it.
+    pub(crate) enabled: bool,
+    pub(crate) layout: Layout,
+    pub(crate) base: u32,
+    pub(crate) sizes: Sizes,
+    pub(crate) fds: Fds,
+}
+
+pub(crate) struct Queue {
+    pub(crate) connection: ConnectionId,
+    pub(crate) index: u16,
+    pub(crate) place: Arc<Place>,
+    pub(crate) session: Session,
+    sink: Cell<SinkId>,
+    role: Role,
+    state: RefCell<State>,
+}
+
+#[derive(Clone, Copy)]
+enum Token {
+    Kick,
+    Tick,
+    Publish,
+    GoOn,
+}
+
+impl Queue {
+    /// The queue of a connection on this reactor, made when it is first asked for.
+    pub(crate) fn on(
+        local: &Local,
+        connection: ConnectionId,
+        index: u16,
+        place: &Arc<Place>,
+        setup: &Setup,
+        cx: &mut dyn Cx,
+    ) -> Rc<Self> {
+        if let Some(queue) = local.queue(connection, index) {
+            return queue;
+        }
+        let queue = Rc::new_cyclic(|weak: &Weak<Self>| Self {
+            connection,
+            index,
+            place: place.clone(),
+            session: Session::open(place.nexus.clone(), weak.clone(), cx),
+            sink: Cell::new(SinkId(0)),
+            role: Role::of(index),
+            state: RefCell::new(State::new(Setup { started: false, ..setup.clone() })),
+        });
+        queue.sink.set(cx.register(queue.clone()));
+        local.queues.borrow_mut().insert((connection, index), queue.clone());
+        queue
+    }
+
+    /// Ends a queue that has been stopped.
+    pub(crate) fn close(&self, local: &Local, cx: &mut dyn Cx) {
+        cx.unregister(self.sink.get());
+        local.queues.borrow_mut().remove(&(self.connection, self.index));
+    }
+
+    fn id(&self, token: Token) -> IoId {
+        IoId { sink: self.sink.get(), token: token as u64 }
+    }
+
+    pub(crate) fn state(&self) -> RefMut<'_, State> {
+        self.state.borrow_mut()
+    }
+
+    /// Becomes what `setup` says. The connection is told of `round` once nothing of the former state is in use: no other
+    /// memory, and nothing at all if the queue is to stop.
+    pub(crate) fn apply(&self, setup: Setup, memory: Arc<MemoryMap>, round: Option<u64>, cx: &mut dyn Cx) {
+        let mut state = self.state();
+        let starts = setup.started && !state.setup.started;
+        let old = std::mem::replace(&mut state.setup, setup);
+        state.round = round.or(state.round);
+        let changed = match &mut state.ring {
+            None if starts => state.start(memory),
+            Some(ring) if !Arc::ptr_eq(ring.memory(), &memory) => state.remap(memory),
+            _ => Ok(()),
+        };
+        if let Err(error) = changed {
+            self.fail(&mut state, &error, cx);
+        }
+        self.watch(&mut state, cx);
+        // The front end may have looked for a notification at the old descriptor before we last wrote it.
+        if !same(&old.fds.call, &state.setup.fds.call) {
+            state.signal();
+        }
+        state.taking = state.active() && state.setup.enabled && self.role != Role::Event;
+        self.wake(&mut state, cx);
+        self.settle(&mut state, cx);
+    }
+
+    /// Listens to the kick descriptor, if there should be one.
+    fn watch(&self, state: &mut State, cx: &mut dyn Cx) {
+        let kick = &state.setup.fds.kick;
+        let wanted = kick.clone().filter(|_| state.active() && self.role != Role::Event);
+        if !same(&wanted, &state.watched) {
+            cx.cancel(self.id(Token::Kick));
+            if let Some(fd) = &wanted {
+                cx.watch(fd.as_raw_fd(), Interest::Readable, self.id(Token::Kick));
+            }
+            state.watched = wanted;
+        }
+        cx.cancel(self.id(Token::Tick));
+        if state.active() && state.watched.is_none() && self.role != Role::Event {
+            cx.timer(state.tick, self.id(Token::Tick));
+        }
+    }
+
+    /// Looks at a ring by the clock, less and less often while there is nothing in it.
+    fn look(&self, state: &mut State, cx: &mut dyn Cx) {
+        state.tick = (2 * state.tick).min(TICKS[1]);
+        if state.taking && self.run(state, cx) {
+            self.wake(state, cx);
+        }
+        if state.active() && state.watched.is_none() {
+            cx.timer(state.tick, self.id(Token::Tick));
+        }
+    }
+
+    /// Tells the connection if what it asked for has come true.
+    fn settle(&self, state: &mut State, cx: &mut dyn Cx) {
+        let stops = !state.setup.started;
+        if !state.past.is_empty() || (stops && state.in_flight > 0) {
+            return;
+        }
+        if stops && let Some(ring) = &state.ring {
+            state.base = ring.base();
+            state.publish();
+            state.ring = None;
+        }
+        let Some(round) = state.round.take() else { return };
+        let (connection, base) = (self.connection, state.base);
+        post(self.place.home, cx, move |local, cx| {
+            if let Some(connection) = local.connection(connection) {
+                connection.settled(round, base, cx);
+            }
+        });
+    }
+
+    /// Stops a broken ring, and only that.
+    fn fail(&self, state: &mut State, error: &RingError, cx: &mut dyn Cx) {
+        tracing::warn!(export = %self.place.name, queue = self.index, "the ring is broken and stopped: {error}");
+        state.publish();
+        if let Some(ring) = state.ring.take() {
+            state.base = ring.base();
+            state.retire(ring.memory().clone());
+        }
+        state.taking = false;
+        self.watch(state, cx);
+        if let Some(fd) = &state.setup.fds.error {
+            signal(fd);
+        }
+    }
+}
+
+impl Sink for Queue {
+    fn complete(&self, token: u64, result: IoResult, cx: &mut dyn Cx) {
+        let mut state = self.state();
+        if token == Token::Publish as u64 {
+            state.deferred = false;
+            return state.publish();
+        }
+        if token == Token::GoOn as u64 {
+            state.going_on = false;
+        }
+        if let Err(error) = result {
+            tracing::warn!(export = %self.place.name, queue = self.index, %error, "cannot wait for notifications");
+            return;
+        }
+        if token == Token::Tick as u64 {
+            return self.look(&mut state, cx);
+        }
+        self.wake(&mut state, cx);
+    }
+
+    fn poll(&self, cx: &mut dyn Cx) -> bool {
+        let mut state = self.state();
+        if !state.taking || !state.awake {
+            state.polled = false;
+            cx.poll_while_awake(self.sink.get(), false);
+            return false;
+        }
+        if self.run(&mut state, cx) {
+            state.looks = 0;
+            return true;
+        }
+        state.looks += 1;
+        if state.looks == LOOKS {
+            state.looks = 0;
+            return self.doze(&mut state, cx);
+        }
+        false
+    }
+
+    fn before_sleep(&self, cx: &mut dyn Cx) -> bool {
+        let mut state = self.state();
+        state.taking && state.awake && self.doze(&mut state, cx)
+    }
+}
+
+impl Responder for Queue {
+    fn command_ended(&self, cookie: u64, completion: Completion, cx: &mut dyn Cx) {
+        self.command_answered(cookie, completion, cx);
+    }
+
+    fn management_ended(&self, cookie: u64, response: ServiceResponse, cx: &mut dyn Cx) {
+        self.management_answered(cookie, response, cx);
+    }
+}
+
+fn same(one: &Option<Arc<OwnedFd>>, other: &Option<Arc<OwnedFd>>) -> bool {
+    one.as_ref().map(Arc::as_ptr) == other.as_ref().map(Arc::as_ptr)
+}
+
+/// Notifies the other side. That its counter or pipe is full means that it has not looked since the last time.
+fn signal(fd: &OwnedFd) {
+    let _ = rustix::io::write(fd, &1u64.to_ne_bytes());
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,149 @@
+//! Taking requests from the ring, and returning them.
+
+use super::{Queue, Role, State, TICKS, Token};
+use crate::ring::RingError;
+use crate::wire::ResponseField;
+use lunette_store::Cx;
+
+/// Most chains that are returned before the driver sees them.
+const PUBLISH_AT: u16 = 64;
+/// Most chains that are taken before other queues have their turn.
+pub(super) const TURN: usize = 256;
+
+impl Queue {
+    /// There may be work.
+    pub(super) fn wake(&self, state: &mut State, cx: &mut dyn Cx) {
+        if !state.taking {
+            return;
+        }
+        if let Some(ring) = &mut state.ring
+            && !state.awake
+        {
+            state.awake = true;
+            state.looks = 0;
+            ring.suppress_kicks();
+        }
+        if self.role == Role::Requests {
+            if !state.polled {
+                state.polled = true;
+                cx.poll_while_awake(self.sink.get(), true);
+            }
+            self.run(state, cx);
+        } else {
+            self.run(state, cx);
+            self.doze(state, cx);
+        }
+    }
+
+    /// Asks for notifications again and looks once more. Returns whether there was work.
+    pub(super) fn doze(&self, state: &mut State, cx: &mut dyn Cx) -> bool {
+        let Some(ring) = &mut state.ring else { return false };
+        match ring.want_kicks() {
+            Ok(false) => {
+                state.awake = false;
+                false
+            }
+            Ok(true) => {
+                ring.suppress_kicks();
+                self.go_on(state, cx);
+                true
+            }
+            Err(error) => {
+                self.fail(state, &error, cx);
+                false
+            }
+        }
+    }
+
+    /// Has [`wake`](Self::wake) called when others had their turn; once, however often it is asked for.
+    fn go_on(&self, state: &mut State, cx: &mut dyn Cx) {
+        if !std::mem::replace(&mut state.going_on, true) {
+            cx.defer(self.id(Token::GoOn));
+        }
+    }
+
+    /// Takes what is available, within bounds. Returns whether there was anything.
+    pub(super) fn run(&self, state: &mut State, cx: &mut dyn Cx) -> bool {
+        let taken = self.take_up_to(TURN, state, cx);
+        if taken == TURN {
+            self.go_on(state, cx);
+        }
+        taken > 0
+    }
+
+    fn take_up_to(&self, most: usize, state: &mut State, cx: &mut dyn Cx) -> usize {
+        let mut taken = 0;
+        while taken < most {
+            match self.take(state, cx) {
+                Ok(true) => taken += 1,
+                Ok(false) => break,
+                Err(error) => {
+                    self.fail(state, &error, cx);
+                    break;
+                }
+            }
+            if state.unpublished() >= PUBLISH_AT {
+                state.publish();
+            }
+        }
+        state.publish();
+        if taken > 0 {
+            state.tick = TICKS[0];
+        }
+        taken
+    }
+
+    /// Takes one chain and begins what it asks for.
+    #[inline]
+    fn take(&self, state: &mut State, cx: &mut dyn Cx) -> Result<bool, RingError> {
+        let Some(ring) = &mut state.ring else { return Ok(false) };
+        let Some(head) = ring.take(&mut state.chain)? else { return Ok(false) };
+        if state.slots.is_busy(head.id) {
+            return Err(RingError::Busy(head.id));
+        }
+        match self.role {
+            Role::Requests => self.take_command(state, head, cx)?,
+            Role::Control => self.take_control(state, head, cx)?,
+            Role::Event => {}
+        }
+        Ok(true)
+    }
+
+    /// Takes everything that was made available before now, for a task management function must find it (VIRTIO does not
+    /// order the queues).
+    pub(crate) fn catch_up(&self, cx: &mut dyn Cx) {
+        let mut state = self.state();
+        if self.role == Role::Requests && state.taking {
+            let size = usize::from(state.setup.layout.size);
+            self.take_up_to(size, &mut state, cx);
+        }
+    }
+
+    /// A request that was under way has ended: `respond` writes its response and says how many bytes were written.
+    pub(crate) fn ended(
+        &self,
+        cookie: u64,
+        respond: impl FnOnce(&ResponseField<'_>) -> u32,
+        cx: &mut dyn Cx,
+    ) {
+        let mut state = self.state();
+        let state = &mut *state;
+        let Some((head, slot)) = state.slots.end(cookie as u16) else { return };
+        let (epoch, expected) = (slot.epoch, slot.expected);
+        if let Some(ring) = &mut state.ring
+            && epoch >= state.first_epoch
+        {
+            let written = respond(&ResponseField { bytes: slot.response.as_sg(), expected });
+            ring.push(head, written);
+        }
+        slot.response.clear();
+        state.let_go(epoch);
+        if state.unpublished() >= PUBLISH_AT {
+            state.publish();
+        } else if state.unpublished() > 0 && !state.deferred {
+            state.deferred = true;
+            cx.defer(self.id(Token::Publish));
+        }
+        self.settle(state, cx);
+    }
+}

@@ -1,0 +1,161 @@
+//! What a queue has and where it stands.
+
+use super::slots::{Slot, Slots};
+use super::{Setup, TICKS, signal};
+use crate::memory::MemoryMap;
+use crate::ring::{Chain, Head, Ring, RingError};
+use crate::wire::Expected;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::time::Duration;
+
+pub(crate) struct State {
+    pub(crate) setup: Setup,
+    /// While started and not broken, and until the last request has ended.
+    pub(crate) ring: Option<Ring>,
+    /// Where the ring stands or stood.
+    pub(super) base: u32,
+    /// Chains are taken from the ring.
+    pub(super) taking: bool,
+    /// The requests under way.
+    pub(crate) slots: Slots,
+    pub(crate) chain: Chain,
+    /// Numbers the memory maps of this queue; requests of epochs before the first are not this ring's.
+    epoch: u64,
+    pub(super) first_epoch: u64,
+    /// Requests under way in the ring's memory.
+    pub(super) in_flight: u16,
+    /// Memory that is no more the ring's, with requests under way in it.
+    pub(super) past: Vec<Past>,
+    /// What the connection waits for.
+    pub(super) round: Option<u64>,
+    pub(super) watched: Option<Arc<OwnedFd>>,
+    /// When to look next if the driver cannot notify us.
+    pub(super) tick: Duration,
+    /// The driver's notifications are suppressed.
+    pub(super) awake: bool,
+    /// The reactor polls us.
+    pub(super) polled: bool,
+    pub(super) looks: u32,
+    /// A call to publish is on its way.
+    pub(super) deferred: bool,
+    /// A call to go on is on its way.
+    pub(super) going_on: bool,
+}
+
+pub(super) struct Past {
+    epoch: u64,
+    in_flight: u16,
+    _memory: Arc<MemoryMap>,
+}
+
+impl State {
+    pub(super) fn new(setup: Setup) -> Self {
+        Self {
+            setup,
+            ring: None,
+            base: 0,
+            taking: false,
+            slots: Slots::default(),
+            chain: Chain::default(),
+            epoch: 0,
+            first_epoch: 0,
+            in_flight: 0,
+            past: Vec::new(),
+            round: None,
+            watched: None,
+            tick: TICKS[0],
+            awake: false,
+            polled: false,
+            looks: 0,
+            deferred: false,
+            going_on: false,
+        }
+    }
+
+    pub(super) fn active(&self) -> bool {
+        self.ring.is_some() && self.setup.started
+    }
+
+    pub(super) fn start(&mut self, memory: Arc<MemoryMap>) -> Result<(), RingError> {
+        self.base = self.setup.base;
+        let ring = Ring::new(memory, self.setup.layout, self.setup.base)?;
+        self.slots.make_room(match self.setup.layout.packed {
+            true => 1 << u16::BITS,
+            false => self.setup.layout.size.into(),
+        });
+        self.ring = Some(ring);
+        self.first_epoch = self.epoch;
+        self.awake = false;
+        Ok(())
+    }
+
+    pub(super) fn remap(&mut self, memory: Arc<MemoryMap>) -> Result<(), RingError> {
+        if let Some(ring) = &mut self.ring {
+            let old = ring.remap(memory)?;
+            self.retire(old);
+        }
+        Ok(())
+    }
+
+    /// Keeps memory that is no more the ring's for the requests that are under way in it.
+    pub(super) fn retire(&mut self, memory: Arc<MemoryMap>) {
+        if self.in_flight > 0 {
+            self.past.push(Past { epoch: self.epoch, in_flight: self.in_flight, _memory: memory });
+        }
+        self.epoch = self.epoch.wrapping_add(1);
+        self.in_flight = 0;
+    }
+
+    /// The request is under way, with the number that [`Slots::next`] gave; its response goes to the first `response` writable bytes of the chain.
+    #[inline]
+    pub(crate) fn hold(&mut self, head: Head, expected: Expected, response: u64) -> &mut Slot {
+        self.in_flight += 1;
+        let slot = self.slots.hold(head, self.chain.writable.as_sg().part(0, response));
+        slot.epoch = self.epoch;
+        slot.expected = expected;
+        slot
+    }
+
+    /// A request of the memory `epoch` has ended.
+    pub(super) fn let_go(&mut self, epoch: u64) {
+        if epoch == self.epoch {
+            self.in_flight -= 1;
+        } else if let Some(index) = self.past.iter().position(|past| past.epoch == epoch) {
+            self.past[index].in_flight -= 1;
+            if self.past[index].in_flight == 0 {
+                self.past.swap_remove(index);
+            }
+        }
+    }
+
+    /// Returns a chain to the driver.
+    #[inline]
+    pub(crate) fn answer(&mut self, head: Head, written: u32) {
+        if let Some(ring) = &mut self.ring {
+            ring.push(head, written);
+        }
+    }
+
+    pub(super) fn unpublished(&self) -> u16 {
+        self.ring.as_ref().map_or(0, Ring::unpublished)
+    }
+
+    /// Shows the driver what was returned, and notifies it if it wants that.
+    pub(super) fn publish(&mut self) {
+        if let Some(ring) = &mut self.ring
+            && ring.publish()
+        {
+            self.signal();
+        }
+    }
+
+    /// Notifies the driver.
+    pub(super) fn signal(&self) {
+        if let Some(fd) = &self.setup.fds.call
+            && self.ring.is_some()
+        {
+            signal(fd);
+        }
+    }
+}

@@ -1,0 +1,222 @@
+//! A split virtqueue (VIRTIO 1.2 2.7).
+
+use super::chain::{Chain, DESCRIPTOR_SIZE, INDIRECT, NEXT, Space, Table, Word};
+use super::{Head, Layout, RingError, locate};
+use crate::memory::MemoryMap;
+use std::ptr::NonNull;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU16, Ordering, fence};
+
+/// `avail.flags`: the driver wants no notification.
+pub(super) const NO_INTERRUPT: u16 = 1;
+/// `used.flags`: the device wants no notification.
+pub(super) const NO_NOTIFY: u16 = 1;
+
+/// The parts of a ring in this process.
+#[derive(Clone, Copy)]
+struct Parts {
+    descriptors: NonNull<[Word; 2]>,
+    /// Flags, index, entries, used_event.
+    available: NonNull<u16>,
+    /// Flags, index, entries of two 32-bit words, avail_event.
+    used: NonNull<u16>,
+}
+
+impl Parts {
+    fn find(memory: &MemoryMap, layout: &Layout) -> Result<Self, RingError> {
+        let size = u64::from(layout.size);
+        let Layout { descriptors, available, used, .. } = *layout;
+        Ok(Self {
+            descriptors: locate(memory, "descriptor table", descriptors, DESCRIPTOR_SIZE * size, 16)?.cast(),
+            available: locate(memory, "available ring", available, 6 + 2 * size, 2)?.cast(),
+            used: locate(memory, "used ring", used, 6 + 8 * size, 4)?.cast(),
+        })
+    }
+}
+
+/// A running ring.
+pub(crate) struct Split {
+    layout: Layout,
+    /// Keeps `parts` mapped.
+    space: Space,
+    parts: Parts,
+    /// The next entry of the available ring to look at.
+    next_available: u16,
+    /// The driver's index as last seen.
+    seen_available: u16,
+    /// The next entry of the used ring to fill.
+    next_used: u16,
+    /// The used index as the driver sees it.
+    published: u16,
+    /// Whether nothing has been published yet: the first time always notifies.
+    first: bool,
+}
+
+impl Split {
+    pub(super) fn new(memory: Arc<MemoryMap>, layout: Layout, base: u32) -> Result<Self, RingError> {
+        if !layout.size.is_power_of_two() {
+            return Err(RingError::Size(layout.size));
+        }
+        let base = u16::try_from(base).map_err(|_| RingError::Base(base))?;
+        let parts = Parts::find(&memory, &layout)?;
+        let mut ring = Self {
+            layout,
+            space: Space::new(memory),
+            parts,
+            next_available: base,
+            seen_available: base,
+            next_used: 0,
+            published: 0,
+            first: true,
+        };
+        ring.next_used = u16::from_le(ring.used(1).load(Ordering::Acquire));
+        ring.published = ring.next_used;
+        Ok(ring)
+    }
+
+    pub(super) fn remap(&mut self, memory: Arc<MemoryMap>) -> Result<Arc<MemoryMap>, RingError> {
+        self.parts = Parts::find(&memory, &self.layout)?;
+        Ok(std::mem::replace(&mut self.space, Space::new(memory)).memory)
+    }
+
+    pub(super) fn memory(&self) -> &Arc<MemoryMap> {
+        &self.space.memory
+    }
+
+    pub(super) fn base(&self) -> u32 {
+        self.next_available.into()
+    }
+
+    /// Word `index` of the available ring.
+    #[inline]
+    fn available(&self, index: usize) -> &AtomicU16 {
+        debug_assert!(index < 3 + usize::from(self.layout.size));
+        // SAFETY: the available ring has this many words (`Parts::find`), is aligned and stays mapped while `self.space`
+        // lives. Atomic accesses are all that this process makes to them.
+        unsafe { AtomicU16::from_ptr(self.parts.available.add(index).as_ptr()) }
+    }
+
+    /// 16-bit word `index` of the used ring.
+    #[inline]
+    fn used(&self, index: usize) -> &AtomicU16 {
+        debug_assert!(index < 3 + 4 * usize::from(self.layout.size));
+        // SAFETY: as in `available`; the entries in the middle are never accessed by this function.
+        unsafe { AtomicU16::from_ptr(self.parts.used.add(index).as_ptr()) }
+    }
+
+    fn mask(&self) -> u16 {
+        self.layout.size - 1
+    }
+
+    /// Whether there is an entry to take.
+    #[inline]
+    fn look(&mut self) -> Result<bool, RingError> {
+        if self.seen_available == self.next_available {
+            let now = u16::from_le(self.available(1).load(Ordering::Acquire));
+            if now.wrapping_sub(self.next_available) > self.layout.size {
+                return Err(RingError::AvailableIndex { from: self.next_available, to: now });
+            }
+            self.seen_available = now;
+        }
+        Ok(self.seen_available != self.next_available)
+    }
+
+    #[inline]
+    pub(super) fn take(&mut self, chain: &mut Chain) -> Result<Option<Head>, RingError> {
+        if !self.look()? {
+            return Ok(None);
+        }
+        let entry = usize::from(self.next_available & self.mask());
+        let head = u16::from_le(self.available(2 + entry).load(Ordering::Relaxed));
+        self.next_available = self.next_available.wrapping_add(1);
+        self.walk(head, chain)?;
+        Ok(Some(Head { id: head, descriptors: 0 }))
+    }
+
+    /// Collects the bytes of the chain that starts at `head`.
+    #[inline]
+    fn walk(&mut self, head: u16, chain: &mut Chain) -> Result<(), RingError> {
+        chain.clear();
+        let mut table = Table { first: self.parts.descriptors, count: self.layout.size };
+        let (mut index, mut left, mut inside) = (head, table.count, false);
+        loop {
+            if left == 0 {
+                return Err(RingError::Loop(head));
+            }
+            left -= 1;
+            // SAFETY: both kinds of table were found in the memory of `self.space`.
+            let descriptor = unsafe { table.get(index) }?;
+            let [flags, next] = descriptor.fields;
+            if flags & INDIRECT != 0 {
+                if inside || !self.layout.indirect || flags & NEXT != 0 {
+                    return Err(RingError::Indirect);
+                }
+                table = self.space.indirect(&descriptor)?;
+                (index, left, inside) = (0, table.count, true);
+                continue;
+            }
+            self.space.append(head, (descriptor.address, descriptor.length), flags, chain)?;
+            if flags & NEXT == 0 {
+                return Ok(());
+            }
+            index = next;
+        }
+    }
+
+    #[inline]
+    pub(super) fn push(&mut self, head: Head, length: u32) {
+        let entry = usize::from(self.next_used & self.mask());
+        let word = Word((u64::from(length) << 32 | u64::from(head.id)).to_le());
+        // SAFETY: the entry is inside the used ring (`Parts::find`), which is mapped while `self.space` lives.
+        unsafe { self.parts.used.add(2 + 4 * entry).cast::<Word>().write_volatile(word) };
+        self.next_used = self.next_used.wrapping_add(1);
+    }
+
+    #[inline]
+    pub(super) fn unpublished(&self) -> u16 {
+        self.next_used.wrapping_sub(self.published)
+    }
+
+    #[inline]
+    pub(super) fn publish(&mut self) -> bool {
+        let (old, new) = (self.published, self.next_used);
+        if old == new {
+            return false;
+        }
+        self.used(1).store(new.to_le(), Ordering::Release);
+        self.published = new;
+        // The driver writes its wish and then reads the index; we write the index and then read its wish.
+        fence(Ordering::SeqCst);
+        if std::mem::take(&mut self.first) {
+            return true;
+        }
+        if !self.layout.event_index {
+            return u16::from_le(self.available(0).load(Ordering::Relaxed)) & NO_INTERRUPT == 0;
+        }
+        let wished = 2 + usize::from(self.layout.size);
+        let event = u16::from_le(self.available(wished).load(Ordering::Relaxed));
+        new.wrapping_sub(event).wrapping_sub(1) < new.wrapping_sub(old)
+    }
+
+    pub(super) fn suppress_kicks(&mut self) {
+        // With event indexes it is enough not to move ours on.
+        if !self.layout.event_index {
+            self.used(0).store(NO_NOTIFY.to_le(), Ordering::Relaxed);
+        }
+    }
+
+    pub(super) fn want_kicks(&mut self) -> Result<bool, RingError> {
+        if self.layout.event_index {
+            let wish = 2 + 4 * usize::from(self.layout.size);
+            self.used(wish).store(self.next_available.to_le(), Ordering::Relaxed);
+        } else {
+            self.used(0).store(0, Ordering::Relaxed);
+        }
+        // As in `publish`, with the roles exchanged.
+        fence(Ordering::SeqCst);
+        self.look()
+    }
+}
+
+#[cfg(test)]
+mod tests;
