@@ -1,6 +1,7 @@
 //! The engine of one reactor: takes tasks from admission to their end.
 
 use crate::command::{Attention, Row, Unknown};
+use crate::hop::Hops;
 use crate::manage::{Jobs, Waits};
 use crate::plan::{Completion, Io, IoKind, Outcome, Plan, Reply, RunPlan};
 use crate::run::{Progress, Run, RunCell, Running};
@@ -30,6 +31,7 @@ pub(crate) struct Engine {
     sets: RefCell<HashMap<u64, Rc<TaskSet>>>,
     pub(crate) jobs: RefCell<Jobs>,
     pub(crate) waits: RefCell<Waits>,
+    pub(crate) hops: Hops,
 }
 
 /// What a completion that comes to the engine is about; kept in its token.
@@ -75,6 +77,7 @@ impl Engine {
                 sets: RefCell::default(),
                 jobs: RefCell::default(),
                 waits: RefCell::default(),
+                hops: Hops::default(),
             });
             engine.sink.set(cx.register(engine.clone()));
             engine

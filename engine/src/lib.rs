@@ -43,6 +43,7 @@ mod attention;
 mod command;
 mod device;
 mod engine;
+mod hop;
 mod identity;
 mod manage;
 mod mode;

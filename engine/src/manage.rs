@@ -182,6 +182,8 @@ impl Engine {
         let mut reactors = BTreeSet::new();
         for unit in units {
             reactors.extend(unit.coordination().parts().iter().copied());
+            // Its first command may be on the way there.
+            reactors.extend(unit.home());
         }
         reactors.remove(&self.reactor);
         self.jobs.borrow_mut().expect(job, reactors.len() + 1);
@@ -195,6 +197,9 @@ impl Engine {
 
     /// Does here what a function asks for, and acknowledges it at once or when the last aborted task has ended.
     fn act(&self, selector: &Selector, action: Action, job: JobId, cx: &mut dyn Cx) {
+        if let Selector { units: None, nexus: Some(nexus), .. } = selector {
+            self.hops.forget(*nexus);
+        }
         let selected = self.tasks.borrow().select(|task| selector.matches(task));
         let found = !selected.is_empty();
         if matches!(action, Action::Query) || !found {

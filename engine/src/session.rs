@@ -7,7 +7,7 @@ use crate::task_set::TaskSet;
 use crate::tasks::TaskId;
 use crate::{LogicalUnit, Nexus, Outcome};
 use lunette_scsi::{Cdb, Lun, ServiceResponse, TaskAttribute, TaskManagementFunction};
-use lunette_store::{Cx, Sg};
+use lunette_store::{Cx, ReactorId, Sg};
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::rc::{Rc, Weak};
@@ -102,30 +102,37 @@ pub struct Session {
     closed: Cell<bool>,
 }
 
-/// The I_T_L nexuses used last, each at a place that its LUN gives it.
+/// Where commands for a logical unit are executed.
+#[derive(Clone)]
+enum Place {
+    Here(Rc<Itl>),
+    On(ReactorId),
+}
+
+/// The logical units used last, each at a position that its LUN gives it.
 #[derive(Default)]
-struct Recent(Vec<Option<(Lun, Rc<Itl>)>>);
+struct Recent(Vec<Option<(Lun, Place)>>);
 
 impl Recent {
-    const PLACES: usize = 64;
+    const LENGTH: usize = 64;
 
-    /// The last byte of a single-level LUN, where neighbours differ (SAM-5 4.7.6).
+    /// By the last byte of a single-level LUN, where neighbours differ (SAM-5 4.7.6).
     #[inline]
-    fn place(lun: Lun) -> usize {
-        usize::from(lun.to_bytes()[1]) % Self::PLACES
+    fn position(lun: Lun) -> usize {
+        usize::from(lun.to_bytes()[1]) % Self::LENGTH
     }
 
     #[inline]
-    fn get(&self, lun: Lun) -> Option<&Rc<Itl>> {
-        match self.0.get(Self::place(lun)) {
-            Some(Some((known, itl))) if *known == lun => Some(itl),
+    fn get(&self, lun: Lun) -> Option<&Place> {
+        match self.0.get(Self::position(lun)) {
+            Some(Some((known, place))) if *known == lun => Some(place),
             _ => None,
         }
     }
 
-    fn put(&mut self, lun: Lun, itl: Rc<Itl>) {
-        self.0.resize_with(Self::PLACES, || None);
-        self.0[Self::place(lun)] = Some((lun, itl));
+    fn put(&mut self, lun: Lun, place: Place) {
+        self.0.resize_with(Self::LENGTH, || None);
+        self.0[Self::position(lun)] = Some((lun, place));
     }
 }
 
@@ -161,7 +168,7 @@ impl Session {
         &self.nexus
     }
 
-    /// Takes a command into the task set.
+    /// Takes a command into the task set. It stays on this reactor, wherever its logical unit lives.
     pub fn admit(&self, command: &CommandFrame<'_>, cx: &mut dyn Cx) -> Admission {
         let itl = self.itl(command.lun, cx);
         self.engine.admit(&itl, command, cx)
@@ -173,8 +180,24 @@ impl Session {
         self.engine.start(task, data_out, data_in, cx)
     }
 
-    /// Admits and starts a command whose data-out is there already.
+    /// Admits and starts a command whose data-out is there already; on another reactor if its logical unit
+    /// [lives](LogicalUnit::live_on) there.
+    #[inline]
     pub fn execute(
+        &self,
+        command: &CommandFrame<'_>,
+        data_out: Sg<'_>,
+        data_in: Sg<'_>,
+        cx: &mut dyn Cx,
+    ) -> Started {
+        match self.place(command.lun, cx) {
+            Place::Here(itl) => self.engine.execute(&itl, command, data_out, data_in, cx),
+            Place::On(reactor) => self.engine.hop(reactor, self, command, data_out, data_in, cx),
+        }
+    }
+
+    /// The same without a hop.
+    pub(crate) fn execute_here(
         &self,
         command: &CommandFrame<'_>,
         data_out: Sg<'_>,
@@ -208,19 +231,36 @@ impl Session {
         &self.responder
     }
 
+    /// Where commands for `lun` are executed.
     #[inline]
-    fn itl(&self, lun: Lun, cx: &mut dyn Cx) -> Rc<Itl> {
+    fn place(&self, lun: Lun, cx: &mut dyn Cx) -> Place {
         debug_assert!(!self.closed.get());
         let known = self.recent.borrow().get(lun).cloned();
         known.unwrap_or_else(|| self.find(lun, cx))
     }
 
     #[cold]
-    fn find(&self, lun: Lun, cx: &mut dyn Cx) -> Rc<Itl> {
+    fn find(&self, lun: Lun, cx: &mut dyn Cx) -> Place {
+        let unit = self.nexus.port.resolve(lun);
+        let reactor = unit.home_of(self.engine.reactor);
+        if reactor == self.engine.reactor {
+            return Place::Here(self.itl(lun, cx));
+        }
+        self.recent.borrow_mut().put(lun, Place::On(reactor));
+        Place::On(reactor)
+    }
+
+    /// The I_T_L nexus on this reactor.
+    fn itl(&self, lun: Lun, cx: &mut dyn Cx) -> Rc<Itl> {
+        if let Some(Place::Here(itl)) = self.recent.borrow().get(lun) {
+            return itl.clone();
+        }
         let unit = self.nexus.port.resolve(lun);
         let known = self.itls.borrow().get(&unit.number()).cloned();
         let itl = known.unwrap_or_else(|| self.meet(unit, cx));
-        self.recent.borrow_mut().put(lun, itl.clone());
+        if unit.home_of(self.engine.reactor) == self.engine.reactor {
+            self.recent.borrow_mut().put(lun, Place::Here(itl.clone()));
+        }
         itl
     }
 

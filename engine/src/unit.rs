@@ -7,11 +7,11 @@ use crate::task_set::Coordination;
 use crate::{Decoded, Device, Identity, Nexus, Request, spc};
 use lunette_scsi::mode::{ModePageCode, ModePageEntry};
 use lunette_scsi::{AdditionalSense, Sense};
-use lunette_store::Backing;
+use lunette_store::{Backing, ReactorId};
 use std::collections::HashMap;
 use std::fmt;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, Weak};
 
 /// A logical unit: a device, its identity and its bytes.
 pub struct LogicalUnit {
@@ -23,6 +23,7 @@ pub struct LogicalUnit {
     device: Box<dyn Device>,
     backing: Option<Arc<dyn Backing>>,
     commands: CommandTable,
+    home: OnceLock<Box<[ReactorId]>>,
     flags: AtomicU32,
     state: Mutex<State>,
     coordination: Mutex<Coordination>,
@@ -63,6 +64,7 @@ impl LogicalUnit {
             device,
             backing,
             commands,
+            home: OnceLock::new(),
             flags: AtomicU32::new(0),
             state: Mutex::default(),
             coordination: Mutex::default(),
@@ -73,6 +75,26 @@ impl LogicalUnit {
         unit.state.get_mut().unwrap_or_else(|poisoned| poisoned.into_inner()).modes = ModePages::new(specs);
         unit.apply_modes();
         Arc::new(unit)
+    }
+
+    /// Binds the unit to some reactors: commands that come to others with all their data are executed on one of these. To
+    /// be said once, before the first session; said again, it has no effect.
+    pub fn live_on(&self, reactors: impl Into<Box<[ReactorId]>>) {
+        let _ = self.home.set(reactors.into());
+    }
+
+    /// The reactors that it is bound to.
+    pub(crate) fn home(&self) -> &[ReactorId] {
+        self.home.get().map_or(&[], |home| home)
+    }
+
+    /// Where a command that comes to `reactor` is executed.
+    pub(crate) fn home_of(&self, reactor: ReactorId) -> ReactorId {
+        match self.home() {
+            [] => reactor,
+            home if home.contains(&reactor) => reactor,
+            home => home[usize::from(reactor.0) % home.len()],
+        }
     }
 
     /// The device.

@@ -41,10 +41,6 @@ pub(crate) struct Transfer {
     first: usize,
 }
 
-// SAFETY: a segment may be used on any thread: `Seg::new` promises that its bytes stay mapped until the operation has
-// completed and that no reference to them is in use.
-unsafe impl Send for Transfer {}
-
 /// The answer to an operation that needs no kernel: empty, or beyond what a file can be.
 pub(crate) fn settled(op: &FileOp<'_>) -> Option<IoResult> {
     let (offset, length) = match *op {

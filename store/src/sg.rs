@@ -15,6 +15,10 @@ pub struct Seg {
     length: usize,
 }
 
+// SAFETY: the bytes may be used from any thread: `Seg::new` promises that they stay mapped until the operation has completed
+// and that no reference to them is in use.
+unsafe impl Send for Seg {}
+
 impl Seg {
     /// A run of `length` bytes at `address`.
     ///

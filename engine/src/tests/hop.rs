@@ -1,0 +1,109 @@
+//! Units that live on some reactors only.
+
+use super::*;
+use crate::Aborted;
+use TaskManagementFunction as Function;
+
+const COMPLETE: Event = Event::Managed(1000, ServiceResponse::FunctionComplete);
+
+/// A nexus on two reactors, and a unit that lives on the second.
+fn rig() -> (Rig, Initiator, Initiator) {
+    let mut rig = Rig::new(2);
+    rig.unit.live_on([ReactorId(1)]);
+    let nexus = Nexus::new("guest", rig.port.clone());
+    let (away, home) = (rig.session(&nexus, 0), rig.open(&nexus, 1));
+    (rig, away, home)
+}
+
+fn reactors(rig: &Rig) -> Vec<u16> {
+    rig.pending.lock().unwrap().iter().map(|(reactor, _)| reactor.0).collect()
+}
+
+#[test]
+fn a_command_from_elsewhere_is_executed_where_the_unit_lives() {
+    let (mut rig, away, home) = rig();
+    rig.read(&away, 1, "simple");
+    rig.read(&home, 2, "simple");
+    assert_eq!(rig.at_store(), 2);
+    assert_eq!(reactors(&rig), [1, 1]);
+    rig.complete_all();
+    assert_eq!((away.good(), home.good()), (vec![1], vec![2]));
+}
+
+#[test]
+fn an_answer_without_io_comes_back_as_well() {
+    let (mut rig, away, _) = rig();
+    let inquiry = spc_inquiry();
+    assert_eq!(rig.send(&away, 1, "simple", inquiry), None);
+    rig.sim.settle();
+    assert_eq!(away.good(), [1]);
+}
+
+fn spc_inquiry() -> &'static CommandSpec {
+    let mut commands = crate::spc::COMMANDS.iter().map(|command| &command.spec);
+    commands.find(|spec| spec.opcode == Opcode::INQUIRY).unwrap()
+}
+
+#[test]
+fn ordered_waits_for_what_the_same_queue_sent_before() {
+    let (mut rig, away, _) = rig();
+    rig.read(&away, 1, "simple");
+    rig.read(&away, 2, "ordered");
+    rig.read(&away, 3, "simple");
+    for tag in 1..=3 {
+        assert_eq!(rig.at_store(), 1);
+        rig.complete_one(Ok(1));
+        assert_eq!(away.good().last(), Some(&tag));
+    }
+}
+
+#[test]
+fn a_command_that_is_still_on_its_way_is_aborted() {
+    let (mut rig, away, _) = rig();
+    rig.read(&away, 7, "simple");
+    rig.manage(&away, Function::AbortTask, 7);
+    assert_eq!(rig.at_store(), 1);
+    assert_eq!(away.events(), []);
+    rig.complete_one(Ok(1));
+    let events = away.events();
+    assert!(events.contains(&Event::Ended(7, Completion::Aborted(Aborted::ByItsNexus))), "{events:?}");
+    assert!(events.contains(&COMPLETE), "{events:?}");
+}
+
+#[test]
+fn the_end_of_the_nexus_ends_its_commands_everywhere() {
+    let (mut rig, away, home) = rig();
+    rig.read(&away, 7, "simple");
+    assert_eq!(rig.at_store(), 1);
+    home.session.close(1000, rig.sim.cx(1));
+    assert_eq!(rig.at_store(), 1);
+    assert_eq!(home.events(), []);
+    rig.complete_one(Ok(1));
+    assert_eq!(home.events(), [COMPLETE]);
+    assert_eq!(away.events(), [Event::Ended(7, Completion::Aborted(Aborted::NexusLost))]);
+}
+
+#[test]
+fn a_transport_that_is_gone_is_not_answered() {
+    let (mut rig, away, _) = rig();
+    rig.read(&away, 1, "simple");
+    drop(away);
+    rig.complete_all();
+    assert_eq!(rig.at_store(), 0);
+}
+
+#[test]
+fn without_all_its_data_a_command_stays() {
+    let (mut rig, away, _) = rig();
+    let mut cdb = [0; 10];
+    cdb[0] = READ.spec.opcode.0;
+    let cdb = Cdb::new(&cdb).unwrap();
+    let frame = CommandFrame { cookie: 5, ..CommandFrame::new(Lun::from_index(0), &cdb) };
+    let Admission::Admitted { task, .. } = away.session.admit(&frame, rig.sim.cx(0)) else { panic!() };
+    let started = away.session.start(task, Sg::empty(), Sg::new(&[away.memory.seg()]), rig.sim.cx(0));
+    assert!(matches!(started, Started::Pending));
+    assert_eq!(rig.at_store(), 1);
+    assert_eq!(reactors(&rig), [0]);
+    rig.complete_all();
+    assert_eq!(away.good(), [5]);
+}
