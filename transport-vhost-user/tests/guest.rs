@@ -1,0 +1,241 @@
+//! The transport as an independent guest sees it, which judges every ring and every response.
+
+use lunette_device_disk::{Disk, Options as DiskOptions};
+use lunette_engine::{Identity, LogicalUnit, TargetPort};
+use lunette_guest::ring::Form;
+use lunette_guest::{
+    Backing as Memory, CANARY, Command, Data, Error, GuestMemory, Notifications, Options, Piece, ScsiDriver,
+    Sizes, Waiting, address, function, response,
+};
+use lunette_reactor::{Options as ReactorOptions, Reactors};
+use lunette_scsi::{Naa, Protocol};
+use lunette_store::ram::Ram;
+use lunette_store::{Backing, ReactorId};
+use lunette_transport_vhost_user::{Handle, Options as ExportOptions, VhostUserExport};
+use lunette_vhost_user::Features;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+/// A disk of 1 MiB behind a socket, on two reactors.
+struct Rig {
+    export: Option<Handle>,
+    _reactors: Reactors,
+    socket: PathBuf,
+    _folder: tempfile::TempDir,
+}
+
+impl Rig {
+    fn new() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let socket = folder.path().join("vm.sock");
+        let options = ReactorOptions { reactors: 2, pin: false, ..ReactorOptions::default() };
+        let reactors = Reactors::start(&options).unwrap();
+        let store = Arc::new(Ram::new(1 << 20).unwrap());
+        let disk = Disk::new(&DiskOptions::default(), store.caps()).unwrap();
+        let identity = Identity::new("1", Naa::locally_assigned(1));
+        let unit = LogicalUnit::new("disk", identity, Box::new(disk), Some(store));
+        let port = TargetPort::new("test", 1, Protocol::NONE, [(0, unit)].into());
+        let export = VhostUserExport::new(ExportOptions::new(&socket), port);
+        let export = export.start(reactors.poster(), &[ReactorId(0), ReactorId(1)]).unwrap();
+        Self { export: Some(export), _reactors: reactors, socket, _folder: folder }
+    }
+
+    fn connect(&self, options: &Options) -> ScsiDriver {
+        let mut driver = ScsiDriver::connect(&self.socket, options).unwrap();
+        let first = driver.execute(0, &Command::new(&TEST_UNIT_READY), &[], 0).unwrap();
+        assert_eq!((first.response, first.status), (response::OK, CHECK_CONDITION), "power on");
+        assert_eq!((first.sense[2], first.sense[12]), (0x06, 0x29));
+        driver
+    }
+}
+
+impl Drop for Rig {
+    fn drop(&mut self) {
+        if let Some(export) = self.export.take() {
+            export.stop();
+        }
+    }
+}
+
+const TEST_UNIT_READY: [u8; 6] = [0; 6];
+const CHECK_CONDITION: u8 = 2;
+
+fn read_10(block: u16, blocks: u8) -> [u8; 10] {
+    let [high, low] = block.to_be_bytes();
+    [0x28, 0, 0, 0, high, low, 0, 0, blocks, 0]
+}
+
+fn write_10(block: u16, blocks: u8) -> [u8; 10] {
+    let mut cdb = read_10(block, blocks);
+    cdb[0] = 0x2a;
+    cdb
+}
+
+fn pattern(seed: u8, length: usize) -> Vec<u8> {
+    (0..length).map(|n| (n % 251) as u8 ^ seed).collect()
+}
+
+/// All ways to lay out a ring that the device offers.
+fn variants() -> Vec<Options> {
+    let mut variants = Vec::new();
+    for optional in
+        [Features::EVENT_IDX | Features::INDIRECT_DESC, Features::INDIRECT_DESC, Features::empty()]
+    {
+        for form in [Form::Chained, Form::Indirect] {
+            for waiting in [Waiting::Interrupt, Waiting::Poll] {
+                let mut options = Options { form, waiting, request_queues: 2, ..Options::default() };
+                options.wanted.optional = optional;
+                variants.push(options);
+            }
+        }
+    }
+    variants
+}
+
+#[test]
+fn data_comes_back_through_every_kind_of_ring() {
+    let rig = Rig::new();
+    for (seed, options) in (0..).zip(variants()) {
+        let mut driver = rig.connect(&options);
+        for queue in 0..2 {
+            let bytes = pattern(seed ^ 0x80 * queue as u8, 2048);
+            let write = driver.execute(queue, &Command::new(&write_10(7, 4)), &bytes, 0).unwrap();
+            assert_eq!((write.response, write.status, write.residual), (0, 0, 0));
+            let read = driver.execute(1 - queue, &Command::new(&read_10(7, 4)), &[], 2048).unwrap();
+            assert_eq!((read.response, read.status, read.residual), (0, 0, 0));
+            assert_eq!(read.data, bytes);
+        }
+    }
+}
+
+#[test]
+fn full_queues_go_round_their_rings() {
+    let rig = Rig::new();
+    for options in variants() {
+        let options = Options { slots: 10, queue_size: 32, room: 512, ..options };
+        let mut driver = rig.connect(&options);
+        let mut sent = [0u32; 2];
+        for round in 0..200u16 {
+            for queue in 0..2 {
+                while let Some(slot) = driver.free_slot(queue) {
+                    let block = (u16::from(slot as u8) + round) % 64;
+                    let data = driver.data(queue, slot);
+                    let piece = [Piece { address: data.address(), length: 512 }];
+                    let (write, read) = (write_10(block, 1), read_10(block, 1));
+                    let (cdb, data) = match (slot + round) % 2 {
+                        0 => (&write, Data { data_out: &piece, data_in: &[] }),
+                        _ => (&read, Data { data_out: &[], data_in: &piece }),
+                    };
+                    driver.submit(queue, slot, &Command::new(cdb).tagged(slot.into()), &data).unwrap();
+                    sent[usize::from(queue)] += 1;
+                }
+                driver.flush(queue).unwrap();
+            }
+            for queue in 0..2 {
+                for _ in 0..1 + round % 10 {
+                    let completion = driver.wait(queue).unwrap();
+                    assert_eq!((completion.response, completion.status), (0, 0));
+                    sent[usize::from(queue)] -= 1;
+                }
+                assert_eq!(driver.outstanding(queue) as u32, sent[usize::from(queue)]);
+            }
+        }
+    }
+}
+
+#[test]
+fn what_is_not_transferred_is_told() {
+    let rig = Rig::new();
+    let mut driver = rig.connect(&Options::default());
+    let inquiry = driver.execute(0, &Command::new(&[0x12, 0, 0, 0, 36, 0]), &[], 100).unwrap();
+    assert_eq!((inquiry.response, inquiry.status, inquiry.residual), (0, 0, 64));
+    assert!(inquiry.data[36..].iter().all(|&byte| byte == CANARY));
+    let short = driver.execute(0, &Command::new(&read_10(0, 2)), &[], 512).unwrap();
+    assert_eq!(short.response, response::OVERRUN);
+    let missing = driver.execute(0, &Command::new(&TEST_UNIT_READY).to(address(9, 0)), &[], 0).unwrap();
+    assert_eq!(missing.response, response::BAD_TARGET);
+}
+
+#[test]
+fn a_queue_stops_and_goes_on() {
+    let rig = Rig::new();
+    for options in variants() {
+        let mut driver = rig.connect(&options);
+        for round in 0..3 {
+            driver.execute(0, &Command::new(&TEST_UNIT_READY), &[], 0).unwrap();
+            let slot = driver.send(0, &Command::new(&read_10(0, 1)), &[], 512).unwrap();
+            driver.stop(0).unwrap();
+            if round == 1 {
+                driver.restart(0).unwrap();
+                continue;
+            }
+            driver.resume(0).unwrap();
+            // What the device had not seen is still in the ring.
+            driver.monitor.queue_mut(driver.index(0)).kick().unwrap();
+            assert_eq!(driver.wait_for(0, slot).unwrap().status, 0);
+        }
+        driver.execute(1, &Command::new(&TEST_UNIT_READY), &[], 0).unwrap();
+    }
+}
+
+#[test]
+fn memory_comes_and_goes() {
+    let rig = Rig::new();
+    let mut driver = rig.connect(&Options::default());
+    let far = 1 << 40;
+    let bytes = pattern(3, 1024);
+    let write = |driver: &mut ScsiDriver| {
+        let slot = driver.free_slot(0).unwrap();
+        // Across the border of two regions.
+        let piece = [Piece { address: far + 0x1000 - 512, length: 1024 }];
+        let data = Data { data_out: &piece, data_in: &[] };
+        driver.submit(0, slot, &Command::new(&write_10(0, 2)), &data).unwrap();
+        driver.flush(0).unwrap();
+        driver.wait_for(0, slot)
+    };
+    driver.monitor.plug(far, 0x1000, Memory::Memfd).unwrap();
+    driver.monitor.plug(far + 0x1000, 0x1000, Memory::Memfd).unwrap();
+    driver.monitor.memory.write(far + 0x1000 - 512, &bytes).unwrap();
+    assert_eq!(write(&mut driver).unwrap().status, 0);
+    let read = driver.execute(0, &Command::new(&read_10(0, 2)), &[], 1024).unwrap();
+    assert_eq!(read.data, bytes);
+    driver.monitor.unplug(far + 0x1000).unwrap();
+    assert!(matches!(write(&mut driver), Err(Error::Broken(2))));
+}
+
+#[test]
+fn the_driver_chooses_sizes() {
+    let rig = Rig::new();
+    let sizes = Sizes { cdb: 16, sense: 18 };
+    let mut driver = rig.connect(&Options { sizes, ..Options::default() });
+    let odd = driver.execute(0, &Command::new(&[0xff]), &[], 0).unwrap();
+    assert_eq!((odd.status, odd.sense.len()), (CHECK_CONDITION, 18));
+}
+
+#[test]
+fn the_control_queue_answers() {
+    let rig = Rig::new();
+    let mut driver = rig.connect(&Options::default());
+    let unit = address(0, 0);
+    assert_eq!(driver.manage(function::QUERY_TASK, unit, 7).unwrap(), response::OK);
+    assert_eq!(driver.manage(function::ABORT_TASK_SET, unit, 0).unwrap(), response::OK);
+    assert_eq!(driver.manage(99, unit, 0).unwrap(), response::FUNCTION_REJECTED);
+    let (events, code) = driver.notifications(Notifications::Query, unit, 0x7e).unwrap();
+    assert_eq!((events & !0x7e, code), (0, response::OK));
+}
+
+#[test]
+fn a_guest_may_have_more_regions_than_a_table() {
+    let rig = Rig::new();
+    let mut memory = GuestMemory::new();
+    memory.add(0, 4 << 20, Memory::Memfd).unwrap();
+    for n in 1..20 {
+        memory.add(n << 30, 0x1000, Memory::Memfd).unwrap();
+    }
+    let mut driver = ScsiDriver::connect_with(&rig.socket, memory, &Options::default()).unwrap();
+    let data: Vec<_> = (1..7).map(|n| Piece { address: n << 30, length: 512 }).collect();
+    driver.execute(0, &Command::new(&TEST_UNIT_READY), &[], 0).unwrap();
+    driver.submit(0, 0, &Command::new(&read_10(0, 6)), &Data { data_out: &[], data_in: &data }).unwrap();
+    driver.flush(0).unwrap();
+    assert_eq!(driver.wait_for(0, 0).unwrap().status, 0);
+}
