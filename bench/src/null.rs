@@ -70,7 +70,7 @@ pub(crate) fn serve(socket: &Path, poll: &str) -> Result<()> {
     let unit = LogicalUnit::new("null".to_owned(), identity, Box::new(disk), Some(Arc::new(store)));
     let units = BTreeMap::from([(0, unit)]);
     let port = TargetPort::new("naa.3000000000000002".to_owned(), 1, Protocol::SAS, units);
-    let export = VhostUserExport::new(VhostUserOptions::new(socket), port);
+    let export = VhostUserExport::new(VhostUserOptions::new(socket), BTreeMap::from([(0, port)]));
     let _handle = export.start(reactors.poster(), &[ReactorId(0)])?;
     println!("ready");
     loop {

@@ -92,7 +92,7 @@ impl Exports {
         for (index, (socket, record)) in places.vhost_user.iter().zip(records).enumerate() {
             let relative_id = u16::try_from(index + 2).context("there are too many vhost-user sockets")?;
             let port = TargetPort::new(record.naa.to_string(), relative_id, Protocol::SAS, units.clone());
-            let export = VhostUserExport::new(VhostUserOptions::new(socket), port);
+            let export = VhostUserExport::new(VhostUserOptions::new(socket), BTreeMap::from([(0, port)]));
             self.vhost_user.push(export.start(reactors.poster(), &all)?);
         }
         Ok(())

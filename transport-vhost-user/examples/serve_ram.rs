@@ -26,7 +26,8 @@ fn main() -> Result<(), Box<dyn Error>> {
     let port = TargetPort::new("vhost-user", 1, Protocol::NONE, units);
     let reactors = Reactors::start(&ReactorOptions { reactors: reactors as u16, io, ..Default::default() })?;
     let ids: Vec<ReactorId> = (0..reactors.count()).map(ReactorId).collect();
-    let export = VhostUserExport::new(Options::new(socket), port).start(reactors.poster(), &ids)?;
+    let export =
+        VhostUserExport::new(Options::new(socket), [(0, port)].into()).start(reactors.poster(), &ids)?;
     println!("serving at {} with {}", export.socket().display(), reactors.backend());
     std::io::stdin().read_to_end(&mut Vec::new())?;
     export.stop();

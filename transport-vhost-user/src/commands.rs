@@ -3,10 +3,18 @@
 use crate::local::post;
 use crate::queue::{Queue, State};
 use crate::ring::{Head, RingError};
-use crate::wire::{Command, ControlRequest, Expected, Response, ResponseField};
-use lunette_engine::{CommandFrame, Completion, Management, Started};
+use crate::wire::{Address, Command, ControlRequest, Expected, Response, ResponseField};
+use lunette_engine::{CommandFrame, Completion, Management, Session, Started};
 use lunette_scsi::ServiceResponse;
 use lunette_store::{Cx, Sg};
+
+/// A task management function that waits until the request queues have caught up.
+pub(crate) struct Waiting {
+    address: Address,
+    management: Management,
+    /// Reactors whose queues have not.
+    reactors: usize,
+}
 
 impl Queue {
     /// Begins the command in `state.chain`, and answers it if it ends at once.
@@ -47,14 +55,16 @@ impl Queue {
         data_in: Sg<'_>,
         cx: &mut dyn Cx,
     ) -> Option<u32> {
-        let Some(lun) = command.lun else { return Some(field.fail(Response::BAD_TARGET)) };
+        let Some((address, session)) = self.reach(command.address, cx) else {
+            return Some(field.fail(Response::BAD_TARGET));
+        };
         // Both directions need VIRTIO_SCSI_F_INOUT (VIRTIO 1.2 5.6.6.1).
         if !data_in.is_empty() && !data_out.is_empty() {
             return Some(field.fail(Response::FAILURE));
         }
         let Ok(cdb) = &command.cdb else { return Some(field.fail(Response::FAILURE)) };
         let frame = CommandFrame {
-            lun,
+            lun: address.lun,
             tag: command.tag,
             attribute: command.attribute,
             priority: command.priority,
@@ -63,10 +73,17 @@ impl Queue {
             data_out: data_out.len(),
             cookie,
         };
-        match self.session.execute(&frame, data_out, data_in, cx) {
+        match session.execute(&frame, data_out, data_in, cx) {
             Started::Ended(outcome) => Some(field.end(&outcome)),
             Started::Pending => None,
         }
+    }
+
+    /// The session for a request to `address`, if there is such a target.
+    #[inline]
+    fn reach(&self, address: Option<Address>, cx: &mut dyn Cx) -> Option<(Address, &Session)> {
+        let address = address?;
+        Some((address, self.sessions.reach(address, cx)?))
     }
 
     pub(crate) fn command_answered(&self, cookie: u64, completion: Completion, cx: &mut dyn Cx) {
@@ -87,23 +104,29 @@ impl Queue {
         let (readable, writable) = (state.chain.readable.as_sg(), state.chain.writable.as_sg());
         let request = ControlRequest::read(&readable, &writable)?;
         let response = match request {
-            ControlRequest::Notifications { lun } => {
-                let response = if lun.is_some() { Response::OK } else { Response::BAD_TARGET };
+            ControlRequest::Notifications { address } => {
+                let response = match self.reach(address, cx) {
+                    Some(_) => Response::OK,
+                    None => Response::BAD_TARGET,
+                };
                 let bytes = ControlRequest::no_notifications(response);
                 let written = writable.copy_in(0, &bytes);
                 state.answer(head, written as u32);
                 return Ok(());
             }
-            ControlRequest::Manage { lun: None, .. } => Response::BAD_TARGET,
-            ControlRequest::Manage { function: None, .. } => Response::FUNCTION_REJECTED,
-            ControlRequest::Manage { function: Some(function), lun: Some(lun), tag } => {
-                let reactors = self.reactors_of_requests();
-                let waiting = (Management { function, lun, tag }, reactors.len());
-                let number = state.slots.next();
-                state.hold(head, Expected::default(), 1).waiting = Some(Box::new(waiting));
-                self.ask_to_catch_up(number, &reactors, cx);
-                return Ok(());
-            }
+            ControlRequest::Manage { function, address, tag } => match (self.reach(address, cx), function) {
+                (None, _) => Response::BAD_TARGET,
+                (_, None) => Response::FUNCTION_REJECTED,
+                (Some((address, _)), Some(function)) => {
+                    let reactors = self.reactors_of_requests();
+                    let management = Management { function, lun: address.lun, tag };
+                    let waiting = Waiting { address, management, reactors: reactors.len() };
+                    let number = state.slots.next();
+                    state.hold(head, Expected::default(), 1).waiting = Some(Box::new(waiting));
+                    self.ask_to_catch_up(number, &reactors, cx);
+                    return Ok(());
+                }
+            },
         };
         let written = writable.copy_in(0, &[response.0]);
         state.answer(head, written as u32);
@@ -137,14 +160,15 @@ impl Queue {
         let mut state = self.state();
         let Some(slot) = state.slots.get_mut(number) else { return };
         let Some(waiting) = &mut slot.waiting else { return };
-        waiting.1 -= 1;
-        if waiting.1 > 0 {
+        waiting.reactors -= 1;
+        if waiting.reactors > 0 {
             return;
         }
-        let management = waiting.0;
-        slot.waiting = None;
+        let Some(waiting) = slot.waiting.take() else { return };
         drop(state);
-        self.session.manage(&management, u64::from(number), cx);
+        if let Some(session) = self.sessions.reach(waiting.address, cx) {
+            session.manage(&waiting.management, u64::from(number), cx);
+        }
     }
 
     pub(crate) fn management_answered(&self, cookie: u64, response: ServiceResponse, cx: &mut dyn Cx) {

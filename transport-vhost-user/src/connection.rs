@@ -9,8 +9,9 @@ use crate::place::Place;
 use crate::queue::{Fds, Queue, Setup};
 use crate::ring::{Layout, MAX_SIZE};
 use crate::socket::{self, Received};
+use crate::targets::Sessions;
 use crate::wire::{ConfigSpace, Sizes};
-use lunette_engine::{Completion, Management, Responder, Session};
+use lunette_engine::{Completion, Management, Responder};
 use lunette_scsi::{Lun, ServiceResponse, TaskManagementFunction};
 use lunette_store::{Cx, Interest, IoId, IoResult, Sink, SinkId};
 use lunette_vhost_user::{
@@ -69,7 +70,7 @@ pub(crate) type Ended = Box<dyn Fn(&mut dyn Cx)>;
 pub(crate) struct Connection {
     id: ConnectionId,
     place: Arc<Place>,
-    session: Session,
+    sessions: Sessions,
     sink: Cell<SinkId>,
     socket: OwnedFd,
     ended: Ended,
@@ -114,7 +115,7 @@ enum Phase {
     Open,
     /// The queues finish what is in flight.
     Draining,
-    /// The nexus is being closed, and with it whatever is still in flight aborted.
+    /// Whatever is still in flight is being aborted.
     Closing,
     Closed,
 }
@@ -151,17 +152,16 @@ enum Cookie {
 impl Connection {
     /// Serves a front end that has just connected, on the reactor of `cx`.
     pub(crate) fn open(
-        place: Place,
+        place: Arc<Place>,
         request_queues: u16,
         socket: OwnedFd,
         ended: Ended,
         cx: &mut dyn Cx,
     ) -> Rc<Self> {
         let id = ConnectionId::next();
-        let place = Arc::new(place);
         let connection = Rc::new_cyclic(|weak: &Weak<Self>| Self {
             id,
-            session: Session::open(place.nexus.clone(), weak.clone(), cx),
+            sessions: Sessions::new(&place.targets, weak.clone()),
             place,
             sink: Cell::new(SinkId(0)),
             socket,
@@ -205,7 +205,7 @@ impl Connection {
             Some(reason) => tracing::warn!(export = %self.place.name, "closing the connection: {reason}"),
         }
         self.stop_queues(state, cx);
-        self.close_nexus(state, cx);
+        self.close_nexuses(state, cx);
     }
 
     fn stop_queues(&self, state: &mut State, cx: &mut dyn Cx) {
@@ -220,10 +220,12 @@ impl Connection {
         }
     }
 
-    fn close_nexus(&self, state: &mut State, cx: &mut dyn Cx) {
+    fn close_nexuses(&self, state: &mut State, cx: &mut dyn Cx) {
         state.phase = Phase::Closing;
-        state.waiting += 1;
-        self.session.close(Cookie::Close as u64, cx);
+        for session in self.sessions.all(cx) {
+            state.waiting += 1;
+            session.close(Cookie::Close as u64, cx);
+        }
     }
 
     /// Nothing is in flight any more: lets go of everything.
@@ -364,17 +366,19 @@ impl Connection {
             }
         }
         if resets {
-            self.reset_nexus(state, cx);
+            self.reset_nexuses(state, cx);
         }
         Ok(())
     }
 
-    /// A device reset ends the driver's commands, as the loss of the I_T nexus would.
-    fn reset_nexus(&self, state: &mut State, cx: &mut dyn Cx) {
+    /// A device reset is the loss of all I_T nexuses.
+    fn reset_nexuses(&self, state: &mut State, cx: &mut dyn Cx) {
         let function = TaskManagementFunction::ITNexusReset;
         let management = Management { function, lun: Lun::default(), tag: 0 };
-        state.waiting += 1;
-        self.session.manage(&management, Cookie::Reset as u64, cx);
+        for session in self.sessions.all(cx) {
+            state.waiting += 1;
+            session.manage(&management, Cookie::Reset as u64, cx);
+        }
     }
 
     /// Tells a queue what it should be, if it is or was started.
@@ -434,7 +438,7 @@ impl Connection {
                 drop(state);
                 self.advance(cx);
             }
-            Phase::Draining => self.close_nexus(&mut state, cx),
+            Phase::Draining => self.close_nexuses(&mut state, cx),
             Phase::Closing => {
                 self.finish(&mut state, cx);
                 drop(state);

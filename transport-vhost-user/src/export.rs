@@ -4,9 +4,11 @@ use crate::bind::SocketFile;
 use crate::connection::Connection;
 use crate::local::{ExportId, Local};
 use crate::place::Place;
-use lunette_engine::{Nexus, TargetPort};
+use crate::targets::Targets;
+use lunette_engine::TargetPort;
 use lunette_store::{Cx, Interest, IoId, IoResult, Post, ReactorId, Sink, SinkId};
 use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
 use std::io::ErrorKind;
 use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixListener;
@@ -27,12 +29,16 @@ pub struct Options {
     pub socket: PathBuf,
     /// Number of request queues offered, 1 to [`MAX_REQUEST_QUEUES`]. One that is not used costs nothing.
     pub request_queues: u16,
+    /// Name of the initiator port that the virtual machine is, a SCSI name string.
+    pub initiator: String,
 }
 
 impl Options {
-    /// As many queues as there can be, at `socket`.
+    /// As many queues as there can be, at `socket`, which is also the initiator port's name.
     pub fn new(socket: impl Into<PathBuf>) -> Self {
-        Self { socket: socket.into(), request_queues: MAX_REQUEST_QUEUES }
+        let socket = socket.into();
+        let initiator = socket.display().to_string();
+        Self { socket, request_queues: MAX_REQUEST_QUEUES, initiator }
     }
 }
 
@@ -56,46 +62,52 @@ pub enum Error {
     /// The number of request queues is impossible.
     #[error("a device can have 1 to {MAX_REQUEST_QUEUES} request queues, not {0}")]
     RequestQueues(u16),
+    /// There is nothing to export.
+    #[error("a device needs at least one target")]
+    NoTargets,
     /// There is no reactor to run on.
     #[error("no reactors are given to run on")]
     NoReactors,
 }
 
-/// A target port that virtual machines reach over vhost-user-scsi, one at a time.
+/// Target ports that a virtual machine reaches over vhost-user-scsi as the targets of one device.
 ///
-/// Each connection is an I_T nexus of its own. While one lasts, a second is closed at once; while one is ending, the next
+/// The virtual machine is an initiator port, with an I_T nexus to each target port. The nexuses live as long as the export:
+/// when the connection is lost the commands under way are aborted, but what is pending for the initiator stays. While one lasts, a second is closed at once; while one is ending, the next
 /// waits for that.
 pub struct VhostUserExport {
     options: Options,
-    port: Arc<TargetPort>,
+    targets: BTreeMap<u8, Arc<TargetPort>>,
 }
 
 impl VhostUserExport {
-    /// An export of `port`.
-    pub fn new(options: Options, port: Arc<TargetPort>) -> Self {
-        Self { options, port }
+    /// An export of `targets`, by target number.
+    pub fn new(options: Options, targets: BTreeMap<u8, Arc<TargetPort>>) -> Self {
+        Self { options, targets }
     }
 
     /// Listens from now on. The connection, its control and its event queue live on the first of `reactors`; the request
     /// queues are spread over all of them, round robin.
     pub fn start(self, poster: Arc<dyn Post>, reactors: &[ReactorId]) -> Result<Handle, Error> {
-        let Self { options, port } = self;
+        let Self { options, targets } = self;
         if !(1..=MAX_REQUEST_QUEUES).contains(&options.request_queues) {
             return Err(Error::RequestQueues(options.request_queues));
         }
         let home = *reactors.first().ok_or(Error::NoReactors)?;
+        if targets.is_empty() {
+            return Err(Error::NoTargets);
+        }
         let path = std::path::absolute(&options.socket).unwrap_or(options.socket);
         let (socket, file) = SocketFile::bind(&path)?;
         let (done, is_done) = mpsc::channel();
-        let listener = Blueprint {
+        let place = Place {
             name: path.display().to_string(),
-            port,
-            request_queues: options.request_queues,
+            targets: Arc::new(Targets::new(&options.initiator, targets)),
+            home,
             reactors: reactors.into(),
-            socket,
-            file,
-            done,
         };
+        let request_queues = options.request_queues;
+        let listener = Blueprint { place: Arc::new(place), request_queues, socket, file, done };
         let id = ExportId::next();
         poster.post(home, Box::new(move |cx| Listener::open(id, listener, cx)));
         Ok(Handle { id, path, home, poster, is_done })
@@ -140,10 +152,8 @@ impl Handle {
 
 /// What a listener is made from on its reactor.
 struct Blueprint {
-    name: String,
-    port: Arc<TargetPort>,
+    place: Arc<Place>,
     request_queues: u16,
-    reactors: Arc<[ReactorId]>,
     socket: UnixListener,
     file: SocketFile,
     done: mpsc::Sender<()>,
@@ -153,10 +163,8 @@ struct Blueprint {
 pub(crate) struct Listener {
     id: ExportId,
     this: Weak<Self>,
-    name: String,
-    port: Arc<TargetPort>,
+    place: Arc<Place>,
     request_queues: u16,
-    reactors: Arc<[ReactorId]>,
     sink: Cell<SinkId>,
     /// `None` once the export is to stop.
     socket: RefCell<Option<(SocketFile, UnixListener)>>,
@@ -174,10 +182,8 @@ impl Listener {
         let listener = Rc::new_cyclic(|this| Self {
             id,
             this: this.clone(),
-            name: from.name,
-            port: from.port,
+            place: from.place,
             request_queues: from.request_queues,
-            reactors: from.reactors,
             sink: Cell::new(SinkId(0)),
             socket: RefCell::new(Some((from.file, from.socket))),
             current: RefCell::default(),
@@ -201,7 +207,7 @@ impl Listener {
             }
             match listener.accept() {
                 Ok(_) if current.is_some() => {
-                    tracing::warn!(export = %self.name, "a second front end is turned away: there is one already");
+                    tracing::warn!(export = %self.place.name, "a second front end is turned away: there is one already");
                 }
                 Ok((stream, _)) => {
                     let this = self.this.clone();
@@ -211,24 +217,15 @@ impl Listener {
                         }
                     });
                     let queues = self.request_queues;
-                    *current = Some(Connection::open(self.place(), queues, stream.into(), ended, cx));
+                    *current = Some(Connection::open(self.place.clone(), queues, stream.into(), ended, cx));
                 }
                 Err(error) if error.kind() == ErrorKind::WouldBlock => return,
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
                 Err(error) => {
-                    tracing::warn!(export = %self.name, %error, "cannot accept a connection");
+                    tracing::warn!(export = %self.place.name, %error, "cannot accept a connection");
                     return cx.timer(RETRY, self.id());
                 }
             }
-        }
-    }
-
-    fn place(&self) -> Place {
-        Place {
-            name: self.name.clone(),
-            nexus: Nexus::new(self.name.clone(), self.port.clone()),
-            home: self.reactors[0],
-            reactors: self.reactors.clone(),
         }
     }
 

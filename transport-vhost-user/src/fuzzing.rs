@@ -5,6 +5,7 @@ use crate::memory::MemoryMap;
 use crate::place::Place;
 use crate::queue::{Fds, Queue, Setup};
 use crate::ring::Layout;
+use crate::targets::Targets;
 use crate::wire::Sizes;
 use lunette_engine::Nexus;
 use lunette_store::Cx;
@@ -43,7 +44,12 @@ impl Queues {
     pub fn new(nexus: &Arc<Nexus>, memory: &[SharedRegion], cx: &mut dyn Cx) -> Option<Self> {
         let reactor = cx.reactor();
         let reactors = [reactor].into();
-        let place = Place { name: "fuzz".into(), nexus: nexus.clone(), home: reactor, reactors };
+        let place = Place {
+            name: "fuzz".into(),
+            targets: Arc::new(Targets::one(nexus.clone())),
+            home: reactor,
+            reactors,
+        };
         let (place, connection, local) = (Arc::new(place), ConnectionId::next(), Local::on(cx));
         let layout = Layout {
             size: 1,

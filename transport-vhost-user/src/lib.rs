@@ -1,4 +1,4 @@
-//! The vhost-user-scsi way in: a SCSI target port as a virtio-scsi device of a virtual machine.
+//! The vhost-user-scsi way in: SCSI target ports as the targets of a virtio-scsi device of a virtual machine.
 //!
 //! A virtual machine monitor connects to a Unix socket and shares its guest's memory and virtqueues. This crate maps the
 //! memory, takes commands from the rings where they lie, has the engine carry them out on the guest's own buffers, and
@@ -21,7 +21,7 @@
 //! let reactors = Reactors::start(&lunette_reactor::Options { reactors: 1, ..Default::default() })?;
 //! let port = TargetPort::new("vm1", 1, Protocol::NONE, BTreeMap::new());
 //! let socket = std::env::temp_dir().join(format!("lunette-doc-{}.sock", std::process::id()));
-//! let export = VhostUserExport::new(Options::new(&socket), port);
+//! let export = VhostUserExport::new(Options::new(&socket), BTreeMap::from([(0, port)]));
 //! let handle = export.start(reactors.poster(), &[ReactorId(0)])?;
 //! assert!(handle.socket().exists());
 //! handle.stop();
@@ -41,6 +41,7 @@ mod place;
 mod queue;
 mod ring;
 mod socket;
+mod targets;
 mod wire;
 
 #[cfg(test)]

@@ -1,15 +1,15 @@
-//! Where a connection belongs.
+//! What an export's connections and queues share.
 
-use lunette_engine::Nexus;
+use crate::targets::Targets;
 use lunette_store::ReactorId;
 use std::sync::Arc;
 
-/// What all parts of a connection know of it.
+/// What all parts of an export know of it.
 pub(crate) struct Place {
     /// The export, for the log.
     pub(crate) name: String,
-    pub(crate) nexus: Arc<Nexus>,
-    /// Where the connection itself, the control and the event queue are.
+    pub(crate) targets: Arc<Targets>,
+    /// Where connections themselves, control and event queues are.
     pub(crate) home: ReactorId,
     /// Where the request queues are, round robin.
     pub(crate) reactors: Arc<[ReactorId]>,

@@ -12,30 +12,35 @@ use lunette_store::ram::Ram;
 use lunette_store::{Backing, ReactorId};
 use lunette_vhost_user::{Config, ConfigFlags, Features, FrontendRequest, Reply};
 use proptest::prelude::*;
-use std::path::PathBuf;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
+
+mod targets;
 
 struct Rig {
     export: Option<Handle>,
     reactors: Reactors,
     socket: PathBuf,
+    targets: BTreeMap<u8, Arc<TargetPort>>,
     _folder: tempfile::TempDir,
 }
 
 impl Rig {
     /// One disk, two reactors.
     fn new(io: Io, store: Arc<dyn Backing>) -> Self {
+        let port = TargetPort::new("test", 1, Protocol::NONE, [(0, disk(1, store))].into());
+        Self::of(io, [(0, port)].into())
+    }
+
+    /// Two reactors.
+    fn of(io: Io, targets: BTreeMap<u8, Arc<TargetPort>>) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let socket = folder.path().join("vm.sock");
         let options = ReactorOptions { reactors: 2, io, pin: false, ..ReactorOptions::default() };
         let reactors = Reactors::start(&options).unwrap();
-        let disk = Disk::new(&DiskOptions::default(), store.caps()).unwrap();
-        let identity = Identity::new("1", Naa::locally_assigned(1));
-        let unit = LogicalUnit::new("disk", identity, Box::new(disk), Some(store));
-        let port = TargetPort::new("test", 1, Protocol::NONE, [(0, unit)].into());
-        let export = VhostUserExport::new(Options::new(&socket), port);
-        let export = export.start(reactors.poster(), &[ReactorId(0), ReactorId(1)]).unwrap();
-        Self { export: Some(export), reactors, socket, _folder: folder }
+        let export = start(&reactors, &socket, &targets);
+        Self { export: Some(export), reactors, socket, targets, _folder: folder }
     }
 
     fn ram(io: Io) -> Self {
@@ -45,6 +50,17 @@ impl Rig {
     fn held() -> Self {
         Self::new(Io::Auto, Arc::new(Held::new()))
     }
+}
+
+fn disk(number: u64, store: Arc<dyn Backing>) -> Arc<LogicalUnit> {
+    let disk = Disk::new(&DiskOptions::default(), store.caps()).unwrap();
+    let identity = Identity::new(number.to_string(), Naa::locally_assigned(number));
+    LogicalUnit::new("disk", identity, Box::new(disk), Some(store))
+}
+
+fn start(reactors: &Reactors, socket: &Path, targets: &BTreeMap<u8, Arc<TargetPort>>) -> Handle {
+    let export = VhostUserExport::new(Options::new(socket), targets.clone());
+    export.start(reactors.poster(), &[ReactorId(0), ReactorId(1)]).unwrap()
 }
 
 impl Drop for Rig {
@@ -364,11 +380,6 @@ fn the_next_front_end_waits_for_the_end_of_the_last() {
     let mut list = lunette_store::SgList::new();
     assert!(map.append(DATA + RESPONSE + 0x100, 4, &mut 0, &mut list));
     assert_eq!(list.as_sg().to_vec(4), [0x22; 4], "the memory was still there");
-    // A new nexus: power on, reset or bus device reset occurred.
-    drop(next);
-    let mut front = FrontEnd::ready(&rig.socket, MEMORY);
-    let mut ring = front.start(2, 0, 64);
-    assert_eq!(front.command(&mut ring, &TEST_UNIT_READY, &[], 0).sense[12], 0x29);
 }
 
 #[test]
@@ -504,15 +515,18 @@ fn what_cannot_be_carried_out_is_refused_or_ends_the_connection() {
 fn impossible_exports_are_refused() {
     let rig = Rig::ram(Io::Auto);
     let export = |socket: PathBuf, request_queues, reactors: &[ReactorId]| {
-        let port = TargetPort::new("test", 1, Protocol::NONE, [].into());
-        let export = VhostUserExport::new(Options { socket, request_queues }, port);
+        let options = Options { request_queues, ..Options::new(socket) };
+        let export = VhostUserExport::new(options, rig.targets.clone());
         export.start(rig.reactors.poster(), reactors).map(|_| ()).unwrap_err()
     };
     let (here, other) = (rig.socket.clone(), rig.socket.with_extension("other"));
     assert!(matches!(export(here, 1, &[ReactorId(0)]), Error::InUse(_)));
     assert!(matches!(export(other.clone(), 0, &[ReactorId(0)]), Error::RequestQueues(0)));
     assert!(matches!(export(other.clone(), 255, &[ReactorId(0)]), Error::RequestQueues(255)));
-    assert!(matches!(export(other, 1, &[]), Error::NoReactors));
+    assert!(matches!(export(other.clone(), 1, &[]), Error::NoReactors));
+    let nothing = VhostUserExport::new(Options::new(other), [].into());
+    let error = nothing.start(rig.reactors.poster(), &[ReactorId(0)]).map(|_| ()).unwrap_err();
+    assert!(matches!(error, Error::NoTargets));
 }
 
 #[test]

@@ -53,19 +53,28 @@ impl From<Aborted> for Response {
     }
 }
 
-/// Turns the 8-byte address of a request into a LUN; `None` if it names a target that is not there.
-///
-/// Bytes 2 to 7 are a LUN of the target in byte 1 if byte 0 is 1. There is only target 0. The REPORT LUNS well-known
-/// logical unit is addressed by itself.
-pub(crate) fn logical_unit(address: [u8; 8]) -> Option<Lun> {
-    let [first, target, lun @ ..] = address;
-    match (first, target) {
-        (1, 0) => {
-            let [a, b, c, d, e, f] = lun;
-            Some(Lun::from_bytes([a, b, c, d, e, f, 0, 0]))
+/// What a request addresses.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Address {
+    /// `None`: the device as a whole, for which any target may speak.
+    pub(crate) target: Option<u8>,
+    /// A logical unit of the target.
+    pub(crate) lun: Lun,
+}
+
+impl Address {
+    /// Reads the 8-byte address of a request: 01h, the target and a single-level LUN; or the REPORT LUNS well-known
+    /// logical unit by itself.
+    fn read(bytes: [u8; 8]) -> Option<Self> {
+        match bytes {
+            [1, target, a, b, c, d, e, f] => {
+                Some(Self { target: Some(target), lun: Lun::from_bytes([a, b, c, d, e, f, 0, 0]) })
+            }
+            _ if Lun::from_bytes(bytes) == Lun::REPORT_LUNS_WLUN => {
+                Some(Self { target: None, lun: Lun::REPORT_LUNS_WLUN })
+            }
+            _ => None,
         }
-        _ if Lun::from_bytes(address) == Lun::REPORT_LUNS_WLUN => Some(Lun::REPORT_LUNS_WLUN),
-        _ => None,
     }
 }
 
@@ -108,8 +117,8 @@ const RESPONSE_MAX: usize = RESPONSE_FIXED + Sizes::MAX_SENSE as usize;
 /// A command's header.
 #[derive(Debug)]
 pub(crate) struct Command {
-    /// `None`: no such target.
-    pub(crate) lun: Option<Lun>,
+    /// `None`: in no known form.
+    pub(crate) address: Option<Address>,
     pub(crate) tag: u64,
     pub(crate) attribute: TaskAttribute,
     pub(crate) priority: u8,
@@ -131,7 +140,7 @@ impl Command {
             _ => TaskAttribute::Simple,
         };
         Self {
-            lun: logical_unit(array(&bytes, 0)),
+            address: Address::read(array(&bytes, 0)),
             tag: u64::from_le_bytes(array(&bytes, 8)),
             attribute,
             priority: bytes[17] & 0x0f,
@@ -225,11 +234,11 @@ pub(crate) enum ControlRequest {
     Manage {
         /// `None`: unknown.
         function: Option<TaskManagementFunction>,
-        lun: Option<Lun>,
+        address: Option<Address>,
         tag: u64,
     },
     /// Query of, or subscription to, asynchronous notifications.
-    Notifications { lun: Option<Lun> },
+    Notifications { address: Option<Address> },
 }
 
 impl ControlRequest {
@@ -250,13 +259,13 @@ impl ControlRequest {
                 require(24, Self::MANAGE_RESPONSE)?;
                 Ok(Self::Manage {
                     function: function(u32::from_le_bytes(array(&bytes, 4))),
-                    lun: logical_unit(array(&bytes, 8)),
+                    address: Address::read(array(&bytes, 8)),
                     tag: u64::from_le_bytes(array(&bytes, 16)),
                 })
             }
             1 | 2 => {
                 require(16, Self::NOTIFICATIONS_RESPONSE)?;
-                Ok(Self::Notifications { lun: logical_unit(array(&bytes, 4)) })
+                Ok(Self::Notifications { address: Address::read(array(&bytes, 4)) })
             }
             other => Err(RingError::ControlType(other)),
         }
@@ -301,6 +310,7 @@ impl ConfigSpace {
         const MAX_SECTORS: u32 = 0xffff;
         const COMMANDS_PER_LUN: u32 = 128;
         const EVENT_SIZE: u32 = 16;
+        const MAX_TARGET: u16 = 255;
         const MAX_LUN: u32 = 16383;
         let mut bytes = [0; _];
         let words = [u32::from(self.queues), SEG_MAX, MAX_SECTORS, COMMANDS_PER_LUN, EVENT_SIZE];
@@ -309,7 +319,8 @@ impl ConfigSpace {
         }
         put(&mut bytes, Self::SENSE_SIZE, u32::from(self.sizes.sense).to_le_bytes());
         put(&mut bytes, Self::CDB_SIZE, u32::from(self.sizes.cdb).to_le_bytes());
-        // max_channel and max_target at 28 and 30 stay 0: there is one target.
+        // max_channel at 28 stays 0: there is one bus.
+        put(&mut bytes, 30, MAX_TARGET.to_le_bytes());
         put(&mut bytes, 32, MAX_LUN.to_le_bytes());
         bytes
     }
@@ -381,16 +392,18 @@ mod tests {
 
     #[test]
     fn addresses() {
-        let lun = |bytes: [u8; 4]| logical_unit([bytes[0], bytes[1], bytes[2], bytes[3], 0, 0, 0, 0]);
-        assert_eq!(lun([1, 0, 0x40, 5]).and_then(Lun::index), Some(5));
-        assert_eq!(lun([1, 0, 0, 5]).and_then(Lun::index), Some(5));
-        assert_eq!(lun([1, 0, 0x7f, 0xff]).and_then(Lun::index), Some(16383));
-        assert_eq!(lun([0xc1, 1, 0, 0]), Some(Lun::REPORT_LUNS_WLUN));
-        assert_eq!(lun([1, 0, 0xc1, 1]), Some(Lun::REPORT_LUNS_WLUN));
-        assert_eq!(lun([1, 1, 0x40, 0]), None);
-        assert_eq!(lun([0, 0, 0, 0]), None);
-        assert_eq!(lun([0xc1, 2, 0, 0]), None);
-        assert_eq!(logical_unit([1, 0, 0x40, 5, 1, 0, 0, 0]).and_then(Lun::index), None);
+        let read = |[a, b, c, d]: [u8; 4]| Address::read([a, b, c, d, 0, 0, 0, 0]);
+        let unit = |bytes| read(bytes).map(|address| (address.target, address.lun.index()));
+        assert_eq!(unit([1, 0, 0x40, 5]), Some((Some(0), Some(5))));
+        assert_eq!(unit([1, 7, 0, 5]), Some((Some(7), Some(5))));
+        assert_eq!(unit([1, 255, 0x7f, 0xff]), Some((Some(255), Some(16383))));
+        let well_known = |target| Some(Address { target, lun: Lun::REPORT_LUNS_WLUN });
+        assert_eq!(read([0xc1, 1, 0, 0]), well_known(None));
+        assert_eq!(read([1, 3, 0xc1, 1]), well_known(Some(3)));
+        assert_eq!(read([0, 0, 0, 0]), None);
+        assert_eq!(read([0xc1, 2, 0, 0]), None);
+        let more = Address::read([1, 0, 0x40, 5, 1, 0, 0, 0]);
+        assert_eq!(more.map(|address| address.lun.index()), Some(None));
     }
 
     #[test]
@@ -448,8 +461,8 @@ mod tests {
         let segs: Vec<_> = (0..51).map(|at| memory.seg().part(at, 1)).collect();
         let command = Command::read(&Sg::new(&segs), Sizes::default());
         assert_eq!(
-            (command.lun, command.tag),
-            (Some(Lun::from_bytes([0x40, 3, 0, 0, 0, 0, 0, 0])), 0x1122_3344_5566_7788)
+            (command.address, command.tag),
+            (Some(Address { target: Some(0), lun: Lun(0x4003 << 48) }), 0x1122_3344_5566_7788)
         );
         assert_eq!(command.attribute, TaskAttribute::Ordered);
         assert_eq!((command.priority, command.reference_number), (3, 200));
@@ -466,18 +479,19 @@ mod tests {
             let (from, to) = (Memory::from_bytes(&bytes), Memory::zeroed(writable));
             ControlRequest::read(&Sg::new(&[from.seg()]), &Sg::new(&[to.seg()]))
         };
-        let (unit, lun) = (u32::from_le_bytes([1, 0, 0x40, 2]), Lun::from_bytes([0x40, 2, 0, 0, 0, 0, 0, 0]));
+        let unit = u32::from_le_bytes([1, 9, 0x40, 2]);
+        let address = Some(Address { target: Some(9), lun: Lun(0x4002 << 48) });
         assert_eq!(
             read(&[0, 5, unit, 0, 7], 24, 1),
             Ok(ControlRequest::Manage {
                 function: Some(TaskManagementFunction::LogicalUnitReset),
-                lun: Some(lun),
+                address,
                 tag: 7,
             })
         );
         assert!(matches!(read(&[0, 8], 24, 1), Ok(ControlRequest::Manage { function: None, .. })));
-        assert_eq!(read(&[1, unit], 16, 5), Ok(ControlRequest::Notifications { lun: Some(lun) }));
-        assert_eq!(read(&[2, 0], 16, 5), Ok(ControlRequest::Notifications { lun: None }));
+        assert_eq!(read(&[1, unit], 16, 5), Ok(ControlRequest::Notifications { address }));
+        assert_eq!(read(&[2, 0], 16, 5), Ok(ControlRequest::Notifications { address: None }));
         assert_eq!(read(&[3], 24, 8), Err(RingError::ControlType(3)));
         for (kind, readable, writable) in
             [(0, 23, 1), (0, 24, 0), (1, 15, 5), (2, 16, 4), (0, 3, 9), (0, 0, 0)]
@@ -495,6 +509,7 @@ mod tests {
         let bytes = config.bytes();
         assert_eq!(bytes[..4], 4u32.to_le_bytes());
         assert_eq!((bytes[20], bytes[24]), (96, 32));
+        assert_eq!(bytes[28..32], [0, 0, 255, 0]);
         assert_eq!(bytes[32..], 16383u32.to_le_bytes());
         assert!(config.write(20, &252u32.to_le_bytes()));
         assert!(config.write(24, &16u32.to_le_bytes()));

@@ -15,8 +15,9 @@ use crate::local::{ConnectionId, Local, post};
 use crate::memory::MemoryMap;
 use crate::place::Place;
 use crate::ring::{Layout, RingError};
+use crate::targets::Sessions;
 use crate::wire::Sizes;
-use lunette_engine::{Completion, Responder, Session};
+use lunette_engine::{Completion, Responder};
 use lunette_scsi::ServiceResponse;
 use lunette_store::{Cx, Interest, IoId, IoResult, Sink, SinkId};
 use std::cell::{Cell, RefCell, RefMut};
@@ -78,7 +79,7 @@ pub(crate) struct Queue {
     pub(crate) connection: ConnectionId,
     pub(crate) index: u16,
     pub(crate) place: Arc<Place>,
-    pub(crate) session: Session,
+    pub(crate) sessions: Sessions,
     sink: Cell<SinkId>,
     role: Role,
     state: RefCell<State>,
@@ -109,7 +110,7 @@ impl Queue {
             connection,
             index,
             place: place.clone(),
-            session: Session::open(place.nexus.clone(), weak.clone(), cx),
+            sessions: Sessions::new(&place.targets, weak.clone()),
             sink: Cell::new(SinkId(0)),
             role: Role::of(index),
             state: RefCell::new(State::new(Setup { started: false, ..setup.clone() })),

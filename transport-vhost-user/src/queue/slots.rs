@@ -1,8 +1,8 @@
 //! The requests of a queue that are under way.
 
+use crate::commands::Waiting;
 use crate::ring::Head;
 use crate::wire::Expected;
-use lunette_engine::Management;
 use lunette_store::{Sg, SgList};
 
 /// A request under way.
@@ -15,8 +15,8 @@ pub(crate) struct Slot {
     /// Where the response goes.
     pub(super) response: SgList,
     pub(crate) expected: Expected,
-    /// A task management function that waits until all queues have caught up, and how many reactors are left.
-    pub(crate) waiting: Option<Box<(Management, usize)>>,
+    /// A task management function that waits until all queues have caught up.
+    pub(crate) waiting: Option<Box<Waiting>>,
 }
 
 /// Requests by numbers of our own, as the ids of a packed ring are the driver's to choose. Slots and their lists are

@@ -2,6 +2,7 @@
 
 use super::run::TURN;
 use super::*;
+use crate::targets::Targets;
 use crate::testing::{DriverRing, Guest};
 use lunette_engine::{Nexus, TargetPort};
 use lunette_scsi::Protocol;
@@ -28,7 +29,12 @@ fn a_driver_that_never_pauses_gets_one_turn_at_a_time() {
     let port = TargetPort::new("test", 1, Protocol::NONE, [].into());
     let nexus = Nexus::new("test".to_owned(), port);
     let home = ReactorId(0);
-    let place = Arc::new(Place { name: "test".into(), nexus, home, reactors: [home].into() });
+    let place = Arc::new(Place {
+        name: "test".into(),
+        targets: Arc::new(Targets::one(nexus)),
+        home,
+        reactors: [home].into(),
+    });
     let (guest, ring) = (Guest::new(0x2_0000), DriverRing::new(0, 1024));
     let setup = Setup {
         started: true,

@@ -38,6 +38,8 @@ pub(crate) struct FrontEnd {
     decoder: Decoder,
     pub(crate) protocol: Frontend,
     pub(crate) guest: Guest,
+    /// Where commands go: the first bytes of their address.
+    pub(crate) unit: [u8; 4],
 }
 
 fn wait_readable(fd: impl AsFd) -> bool {
@@ -58,7 +60,8 @@ impl FrontEnd {
     /// Connects, with `size` bytes of guest memory that the device does not know yet.
     pub(crate) fn connect(path: &Path, size: u64) -> Self {
         let socket = UnixStream::connect(path).unwrap().into();
-        Self { socket, decoder: Decoder::new(), protocol: Frontend::new(), guest: Guest::new(size) }
+        let (protocol, guest, unit) = (Frontend::new(), Guest::new(size), [1, 0, 0x40, 0]);
+        Self { socket, decoder: Decoder::new(), protocol, guest, unit }
     }
 
     /// Connects, negotiates, shares the memory.
@@ -221,7 +224,7 @@ impl FrontEnd {
         self.result(DATA, written, data_in)
     }
 
-    /// Makes a command available at descriptor `head`, with its buffers at guest address `at`, for LUN 0 and with the tag `head`.
+    /// Makes a command available at descriptor `head`, with its buffers at guest address `at` and with the tag `head`.
     pub(crate) fn offer_command(
         &self,
         vring: &Vring,
@@ -231,7 +234,8 @@ impl FrontEnd {
         data_out: &[u8],
         data_in: u32,
     ) {
-        let mut header = vec![1, 0, 0x40, 0, 0, 0, 0, 0];
+        let mut header = self.unit.to_vec();
+        header.resize(8, 0);
         header.extend(u64::from(head).to_le_bytes());
         header.extend([0; 3]);
         header.extend(cdb);
