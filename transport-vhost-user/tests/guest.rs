@@ -35,7 +35,7 @@ impl Rig {
         let identity = Identity::new("1", Naa::locally_assigned(1));
         let unit = LogicalUnit::new("disk", identity, Box::new(disk), Some(store));
         let port = TargetPort::new("test", 1, Protocol::NONE, [(0, unit)].into());
-        let export = VhostUserExport::new(ExportOptions::new(&socket), port);
+        let export = VhostUserExport::new(ExportOptions::new(&socket), [(0, port)].into());
         let export = export.start(reactors.poster(), &[ReactorId(0), ReactorId(1)]).unwrap();
         Self { export: Some(export), _reactors: reactors, socket, _folder: folder }
     }
