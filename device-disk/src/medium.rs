@@ -3,7 +3,8 @@
 use crate::extent::{Extent, Geometry};
 use lunette_engine::{Io, IoKind, Run};
 use lunette_scsi::Sense;
-use lunette_store::{IoError, IoResult, Memory};
+use lunette_scsi::lba_status::ProvisioningStatus;
+use lunette_store::{IoError, IoResult, Memory, SeekTarget};
 use std::rc::Rc;
 
 /// The most bytes that are read, compared or written at a time; a multiple of every block length.
@@ -87,6 +88,29 @@ impl Medium {
         Ok(())
     }
 
+    /// What there is of the block `lba`, and the first block after it of which that may not hold. A block is mapped if
+    /// the store keeps any byte of it, or cannot tell.
+    pub(crate) async fn provisioning(&self, lba: u64) -> Result<(ProvisioningStatus, u64), Sense> {
+        let (block, blocks) = (self.geometry.block(), self.geometry.blocks);
+        let unit = &self.run.unit;
+        let failed = |error| unit.device().io_failed(&self.io(IoKind::Read, lba * block, block), error);
+        let position = |found: IoResult| match found {
+            Ok(position) => Ok(Some(position)),
+            Err(IoError::Unsupported) => Ok(None),
+            Err(error) => Err(failed(error)),
+        };
+        let Some(data) = position(self.run.seek(lba * block, SeekTarget::Data).await)? else {
+            return Ok((ProvisioningStatus::MAPPED, blocks));
+        };
+        let first = (data / block).min(blocks);
+        if first > lba {
+            return Ok((ProvisioningStatus::DEALLOCATED, first));
+        }
+        let hole = position(self.run.seek((lba + 1) * block, SeekTarget::Hole).await)?;
+        let end = hole.map_or(blocks, |hole| hole.div_ceil(block));
+        Ok((ProvisioningStatus::MAPPED, end.clamp(lba + 1, blocks)))
+    }
+
     /// Makes what was written durable, if the command has to.
     pub(crate) async fn flush_if(&self, durable: bool) -> Result<(), Sense> {
         if durable {
@@ -109,9 +133,12 @@ impl Medium {
     }
 
     fn check(&self, kind: IoKind, extent: Extent, result: IoResult) -> Result<(), Sense> {
-        let Extent { offset, length } = extent;
-        let io = Io { kind, offset, length, granularity: self.geometry.block_length };
+        let io = self.io(kind, extent.offset, extent.length);
         let failed = |error: IoError| self.run.unit.device().io_failed(&io, error);
         result.map(|_| ()).map_err(failed)
+    }
+
+    fn io(&self, kind: IoKind, offset: u64, length: u64) -> Io {
+        Io { kind, offset, length, granularity: self.geometry.block_length }
     }
 }

@@ -70,7 +70,8 @@ pub struct CommandSpec {
     /// The standard's name for it.
     pub name: &'static str,
     /// CDB usage data (SPC-4 6.35.3): the operation code, then a one for each bit that is evaluated. A CDB with any other
-    /// bit set is refused. Its length is the CDB's.
+    /// bit set is refused. Its length is the CDB's. With a CDB of variable length, the additional length and the service
+    /// action stand here as they are.
     pub usage: &'static [u8],
     /// Data direction.
     pub direction: Direction,
@@ -189,6 +190,9 @@ impl CommandTable {
     }
 }
 
+/// Where a CDB of variable length has ADDITIONAL CDB LENGTH.
+const ADDITIONAL_LENGTH: usize = 7;
+
 impl Row {
     fn new(spec: &'static CommandSpec, owner: Owner) -> Self {
         debug_assert_eq!(spec.usage[0], spec.opcode.0, "{}", spec.name);
@@ -207,19 +211,26 @@ impl Row {
     /// Refuses a CDB of the wrong length or with a bit set that the command does not know, pointing at the first.
     pub(crate) fn check(&self, cdb: &Cdb) -> Result<(), Sense> {
         let bytes = cdb.as_bytes();
-        if bytes.len() < self.spec.usage.len() {
-            return Err(Sense::invalid_field_in_cdb(bytes.len() as u16, None));
-        }
         let head = u128::from_be_bytes(cdb.first_16());
-        let long = self.spec.usage.len() > 16;
-        if head & self.reserved == 0 && !long {
+        let (length, wanted) = (bytes.len(), self.spec.usage.len());
+        if head & self.reserved == 0 && length >= wanted && wanted <= 16 {
             return Ok(());
         }
-        self.check_bytes(&bytes[..self.spec.usage.len()])
+        self.check_bytes(bytes)
     }
 
     #[cold]
     fn check_bytes(&self, bytes: &[u8]) -> Result<(), Sense> {
+        let wanted = self.spec.usage.len();
+        // A CDB of variable length names its length, and has to have that of its command (SPC-5 4.2.5.5).
+        if self.spec.opcode == Opcode::VARIABLE_LENGTH_CDB
+            && (bytes.len() < wanted || bytes[ADDITIONAL_LENGTH] != self.spec.usage[ADDITIONAL_LENGTH])
+        {
+            return Err(Sense::invalid_field_in_cdb(ADDITIONAL_LENGTH as u16, None));
+        }
+        if bytes.len() < wanted {
+            return Err(Sense::invalid_field_in_cdb(bytes.len() as u16, None));
+        }
         for (at, (byte, usage)) in bytes.iter().zip(self.spec.usage).enumerate().skip(1) {
             let wrong = byte & !usage;
             if wrong != 0 {

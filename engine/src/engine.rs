@@ -188,7 +188,8 @@ impl Engine {
         let unit = itl.unit();
         let row = row.map_err(|unknown| match unknown {
             Unknown::ServiceAction if !unit.device().is_placeholder() => {
-                Sense::invalid_field_in_cdb(1, Some(4))
+                let (byte, bit) = command.cdb.service_action_at();
+                Sense::invalid_field_in_cdb(byte, bit)
             }
             _ => unit.device().unknown_command(),
         })?;
@@ -511,10 +512,11 @@ fn outcome_of_io(unit: &LogicalUnit, io: Io, moving: u64, result: IoResult) -> O
 }
 
 fn outcome_of_run(task: &Task, result: Result<(), Sense>) -> Outcome {
-    let moved_in = task.running.as_ref().map_or(0, |running| running.cell.moved_in());
+    let cell = task.running.as_ref().map(|running| &running.cell);
+    let moved_in = cell.map_or(0, |cell| cell.moved_in());
     match result {
         Ok(()) => {
-            let wanted_in = task.wanted_in.max(moved_in);
+            let wanted_in = cell.and_then(|cell| cell.wanted_in()).unwrap_or(task.wanted_in).max(moved_in);
             Outcome { moved_in, wanted_in, moved_out: task.moving, ..outcome(task, Status::GOOD) }
         }
         Err(sense) => Outcome { moved_out: task.moving, ..failed(task, |_| sense) },

@@ -38,6 +38,7 @@ pub(crate) struct RunCell {
     data_out: RefCell<SgList>,
     data_in: RefCell<SgList>,
     moved_in: Cell<u64>,
+    wanted_in: Cell<Option<u64>>,
     step: RefCell<Option<Step>>,
     answer: Cell<Option<IoResult>>,
     aborted: Cell<bool>,
@@ -80,6 +81,12 @@ impl Run {
     pub fn put_data_in(&self, at: u64, bytes: &[u8]) {
         let moved = self.cell.data_in.borrow().as_sg().copy_in(at, bytes);
         self.cell.moved_in.set(self.cell.moved_in.get().max(at + moved as u64));
+    }
+
+    /// Hands over `data`, which is all of data-in: what the plan announced was only the most that it could be.
+    pub fn give(&self, data: &[u8]) {
+        self.put_data_in(0, data);
+        self.cell.wanted_in.set(Some(data.len() as u64));
     }
 
     /// Carries out a read through memory of its own and hands over what fits the initiator's: slower than
@@ -213,6 +220,11 @@ impl RunCell {
 
     pub(crate) fn moved_in(&self) -> u64 {
         self.moved_in.get()
+    }
+
+    /// How much data-in there is, if that is less than was announced.
+    pub(crate) fn wanted_in(&self) -> Option<u64> {
+        self.wanted_in.get()
     }
 
     /// Calls `submit` with the operation of `step`.

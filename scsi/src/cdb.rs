@@ -18,7 +18,7 @@ pub struct Cdb {
     length: u8,
 }
 
-/// Why bytes are not a CDB that lunette takes.
+/// Why bytes are not a CDB.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Error)]
 pub enum CdbError {
     /// There is no opcode.
@@ -27,14 +27,6 @@ pub enum CdbError {
     /// Longer than [`Cdb::CAPACITY`].
     #[error("a CDB of {0} bytes is longer than the 32 bytes supported")]
     TooLong(usize),
-    /// Shorter than the length that its first bytes announce.
-    #[error("the CDB has {actual} bytes, its operation code calls for {needed}")]
-    Truncated {
-        /// What the operation code, or the length field of a variable-length CDB, calls for.
-        needed: usize,
-        /// What came.
-        actual: usize,
-    },
 }
 
 impl Cdb {
@@ -50,20 +42,25 @@ impl Cdb {
         }
     }
 
-    /// The CDB at the start of a field that may be longer, as transports carry it: cut to the
-    /// length its first bytes announce, or the whole field for vendor-specific groups.
-    pub fn from_padded(field: &[u8]) -> Result<Self, CdbError> {
-        let actual = field.len();
-        let first = *field.first().ok_or(CdbError::Empty)?;
-        let needed = match (first, Opcode(first).cdb_length()) {
+    /// The CDB at the start of a field that may be longer, as transports carry it: as long as its first bytes announce, or
+    /// the whole field for vendor-specific groups. One that is longer than the field or than
+    /// [`CAPACITY`](Self::CAPACITY) is cut there, which leaves it shorter than any command that it could be: SPC-5 4.2.5.5
+    /// wants such a command refused by whoever looks it up. An empty field counts as one zero byte.
+    #[inline]
+    pub fn from_padded(field: &[u8]) -> Self {
+        let bytes: [u8; Self::CAPACITY] = bytes::array_at(field, 0);
+        let announced = match (bytes[0], Opcode(bytes[0]).cdb_length()) {
             (_, Some(length)) => length,
-            (0x7f, None) => 8 + usize::from(bytes::u8_at(field, 7)),
-            (_, None) => actual,
+            (0x7f, None) => 8 + usize::from(bytes[7]),
+            (_, None) => field.len(),
         };
-        if needed > Self::CAPACITY {
-            return Err(CdbError::TooLong(needed));
-        }
-        Self::new(field.get(..needed).ok_or(CdbError::Truncated { needed, actual })?)
+        let length = announced.min(field.len()).clamp(1, Self::CAPACITY);
+        // In two words, for this is done with every command.
+        let (head, tail) = (bytes::array_at(&bytes, 0), bytes::array_at(&bytes, 16));
+        let mut bytes = [0; Self::CAPACITY];
+        bytes[..16].copy_from_slice(&keep(head, length));
+        bytes[16..].copy_from_slice(&keep(tail, length.saturating_sub(16)));
+        Self { bytes, length: length as u8 }
     }
 
     /// All its bytes.
@@ -85,6 +82,14 @@ impl Cdb {
     /// OPERATION CODE.
     pub const fn opcode(&self) -> Opcode {
         Opcode(self.bytes[0])
+    }
+
+    /// The byte that SERVICE ACTION begins in, and its most significant bit if it is narrower than that.
+    pub const fn service_action_at(&self) -> (u16, Option<u8>) {
+        match self.opcode() {
+            Opcode::VARIABLE_LENGTH_CDB => (8, None),
+            _ => (1, Some(4)),
+        }
     }
 
     /// SERVICE ACTION, for the opcodes that have one.
@@ -144,6 +149,12 @@ impl Cdb {
     pub const fn u64(&self, at: usize) -> u64 {
         bytes::u64_at(&self.bytes, at)
     }
+}
+
+/// The first `count` bytes; zeroes follow.
+fn keep(bytes: [u8; 16], count: usize) -> [u8; 16] {
+    let rest = u128::MAX.unbounded_shr(8 * count as u32);
+    (u128::from_be_bytes(bytes) & !rest).to_be_bytes()
 }
 
 impl TryFrom<&[u8]> for Cdb {

@@ -36,6 +36,7 @@ pub mod capacity;
 pub mod cdb;
 pub mod designator;
 pub mod inquiry;
+pub mod lba_status;
 pub mod lun;
 pub mod mode;
 pub mod opcode;

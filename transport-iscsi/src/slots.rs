@@ -2,7 +2,7 @@
 
 use lunette_engine as engine;
 use lunette_iscsi::target::{Command, TaskId};
-use lunette_scsi::{Cdb, CdbError, Lun, TaskAttribute};
+use lunette_scsi::{Cdb, Lun, TaskAttribute};
 use lunette_store::pool::BufList;
 
 /// A command of one connection; an id never names a second one.
@@ -61,7 +61,7 @@ pub(crate) struct Request {
     pub(crate) tag: u32,
     pub(crate) lun: Lun,
     pub(crate) attribute: TaskAttribute,
-    pub(crate) cdb: Result<Cdb, CdbError>,
+    pub(crate) cdb: Cdb,
     pub(crate) read_length: u32,
     pub(crate) write_length: u32,
     pub(crate) unsolicited_length: u32,

@@ -62,14 +62,13 @@ impl Queue {
         if !data_in.is_empty() && !data_out.is_empty() {
             return Some(field.fail(Response::FAILURE));
         }
-        let Ok(cdb) = &command.cdb else { return Some(field.fail(Response::FAILURE)) };
         let frame = CommandFrame {
             lun: address.lun,
             tag: command.tag,
             attribute: command.attribute,
             priority: command.priority,
             reference_number: command.reference_number,
-            cdb,
+            cdb: &command.cdb,
             data_out: data_out.len(),
             cookie,
         };

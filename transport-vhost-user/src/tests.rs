@@ -120,8 +120,6 @@ fn requests_that_reach_no_unit_are_answered() {
     let mut ring = front.start(2, 0, 64);
     let both = front.command(&mut ring, &TEST_UNIT_READY, &[0; 16], 16);
     assert_eq!((both.response, both.residual), (9, 32), "both directions need F_INOUT");
-    let long = front.command(&mut ring, &[0x7f, 0, 0, 0, 0, 0, 0, 200], &[], 0);
-    assert_eq!(long.response, 9, "a CDB that is longer than its field");
     front.offer_command(&ring, 0, DATA, &TEST_UNIT_READY, &[], 0);
     front.used(&mut ring);
     for (lun, response, status) in [([1, 7, 0x40, 0], 3, 0), ([1, 0, 0x40, 5], 0, 2), ([3, 0, 0, 0], 3, 0)] {
@@ -133,6 +131,27 @@ fn requests_that_reach_no_unit_are_answered() {
         assert_eq!((result.response, result.status), (response, status), "{lun:?}");
     }
     assert!(!ring.is_broken());
+}
+
+#[test]
+fn cdbs_are_as_long_as_their_field_lets_them_be() {
+    const GET_LBA_STATUS_32: [u8; 32] = {
+        let mut cdb = [0; 32];
+        (cdb[0], cdb[7], cdb[9], cdb[31]) = (0x7f, 0x18, 0x12, 24);
+        cdb
+    };
+    let rig = Rig::ram(Io::Auto);
+    let mut front = FrontEnd::ready(&rig.socket, MEMORY);
+    let mut ring = front.start(2, 0, 64);
+    front.command(&mut ring, &TEST_UNIT_READY, &[], 0);
+    let status = front.command(&mut ring, &GET_LBA_STATUS_32, &[], 24);
+    assert_eq!((status.status, status.response, status.residual, status.written), (0, 0, 0, 108 + 24));
+    assert_eq!(status.data[20..], [1, 0, 0, 0], "deallocated");
+    // It is the command that is wrong, not its transport.
+    let longer = front.command(&mut ring, &[0x7f, 0, 0, 0, 0, 0, 0, 200, 0, 0x12], &[], 24);
+    assert_eq!((longer.status, longer.response, longer.sense[12]), (2, 0, 0x24), "INVALID FIELD IN CDB");
+    let unknown = front.command(&mut ring, &[0x7f, 0, 0, 0, 0, 0, 0, 0x18, 0, 0x99], &[], 24);
+    assert_eq!((unknown.status, unknown.response, unknown.sense[12]), (2, 0, 0x24));
 }
 
 #[test]

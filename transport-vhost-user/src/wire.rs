@@ -3,7 +3,7 @@
 use crate::ring::RingError;
 use lunette_engine::{Aborted, Outcome, Residual};
 use lunette_scsi::{
-    Cdb, CdbError, Lun, Sense, SenseFormat, ServiceResponse, Status, TaskAttribute, TaskManagementFunction,
+    Cdb, Lun, Sense, SenseFormat, ServiceResponse, Status, TaskAttribute, TaskManagementFunction,
 };
 use lunette_store::Sg;
 
@@ -123,7 +123,7 @@ pub(crate) struct Command {
     pub(crate) attribute: TaskAttribute,
     pub(crate) priority: u8,
     pub(crate) reference_number: u8,
-    pub(crate) cdb: Result<Cdb, CdbError>,
+    pub(crate) cdb: Cdb,
 }
 
 impl Command {
@@ -466,9 +466,9 @@ mod tests {
         );
         assert_eq!(command.attribute, TaskAttribute::Ordered);
         assert_eq!((command.priority, command.reference_number), (3, 200));
-        assert_eq!(command.cdb.unwrap().as_bytes(), [0x12, 0, 0, 0, 36, 0]);
+        assert_eq!(command.cdb.as_bytes(), [0x12, 0, 0, 0, 36, 0]);
         let command = Command::read(&Sg::new(&segs), Sizes { cdb: 5, sense: 96 });
-        assert!(matches!(command.cdb, Err(CdbError::Truncated { needed: 6, actual: 5 })));
+        assert_eq!(command.cdb.as_bytes(), [0x12, 0, 0, 0, 36]);
     }
 
     #[test]

@@ -5,6 +5,7 @@ use crate::extent::Geometry;
 use lunette_engine::{Attention, Command, CommandSpec, Direction, Request, Reservation, Run, Timeouts};
 use lunette_scsi::{AdditionalSense, Cdb, Opcode, Sense, Transfer, command_name};
 
+mod get_lba_status;
 mod prevent_allow;
 mod read;
 mod read_capacity;
@@ -49,6 +50,8 @@ static COMMANDS: &[(On, &DiskCommand)] = &[
     (On::All, &synchronize_cache::SYNCHRONIZE_CACHE_16),
     (On::All, &read_capacity::READ_CAPACITY_10),
     (On::All, &read_capacity::READ_CAPACITY_16),
+    (On::All, &get_lba_status::GET_LBA_STATUS_16),
+    (On::All, &get_lba_status::GET_LBA_STATUS_32),
     (On::Full, &write_same::WRITE_SAME_10),
     (On::Full, &write_same::WRITE_SAME_16),
     (On::Thin, &write_same::WRITE_SAME_10_UNMAP),

@@ -2,6 +2,7 @@
 
 mod caching;
 mod identity;
+mod lba_status;
 mod mode;
 mod operation_codes;
 mod properties;

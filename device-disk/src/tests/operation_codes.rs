@@ -3,6 +3,7 @@
 use crate::Options;
 use crate::testing::*;
 use lunette_engine::{CommandSpec, spc};
+use lunette_scsi::Opcode;
 use std::collections::BTreeMap;
 
 const TIMEOUTS: u8 = 0x80;
@@ -78,10 +79,19 @@ fn every_row_is_well_formed() {
         let rig = Rig::with(Options { thin, ..Options::default() }, |_| {});
         for ((opcode, action), spec) in table(&rig) {
             assert_eq!(spec.usage[0], opcode, "{}", spec.name);
-            assert_eq!(Some(spec.usage.len()), spec.opcode.cdb_length(), "{}", spec.name);
+            let variable = spec.opcode == Opcode::VARIABLE_LENGTH_CDB;
+            let additional = || 8 + usize::from(spec.usage[7]);
+            assert_eq!(
+                spec.usage.len(),
+                spec.opcode.cdb_length().unwrap_or_else(additional),
+                "{}",
+                spec.name
+            );
             assert_eq!(Some(spec.name), lunette_scsi::command_name(spec.opcode, action));
-            if let Some(action) = action {
-                assert_eq!(u16::from(spec.usage[1] & 0x1f), action, "{}", spec.name);
+            match action {
+                Some(action) if variable => assert_eq!(spec.usage[8..10], action.to_be_bytes()),
+                Some(action) => assert_eq!(u16::from(spec.usage[1] & 0x1f), action, "{}", spec.name),
+                None => {}
             }
             assert!(spec.timeouts.nominal <= spec.timeouts.recommended);
         }

@@ -22,18 +22,29 @@ fn padding_is_cut_off() {
     let mut field = [0; 32];
     field[5] = 4;
     field[15] = 0xff;
-    let ready = Cdb::from_padded(&field).unwrap();
-    assert_eq!((ready.len(), ready.control(), ready.naca()), (6, 4, true));
-
-    assert_eq!(Cdb::from_padded(&[0x28, 0, 0]), Err(CdbError::Truncated { needed: 10, actual: 3 }));
-    assert_eq!(Cdb::from_padded(&[0xc0, 1, 2]).unwrap().len(), 3);
-    field[0] = 0x7f;
-    field[7] = 0x18;
-    field[9] = 0x09;
-    let read = Cdb::from_padded(&field).unwrap();
+    field[31] = 0xee;
+    let ready = Cdb::from_padded(&field);
+    assert_eq!((ready.as_bytes(), ready.control(), ready.naca()), (&[0, 0, 0, 0, 0, 4][..], 4, true));
+    assert_eq!((ready, ready.u8(15), ready.u8(31)), (cdb(&[0, 0, 0, 0, 0, 4]), 0, 0));
+    field[0] = 0x88;
+    assert_eq!(Cdb::from_padded(&field), cdb(&field[..16]));
+    assert_eq!(Cdb::from_padded(&[0xc0, 1, 2]), cdb(&[0xc0, 1, 2]));
+    (field[0], field[7], field[9]) = (0x7f, 0x18, 0x09);
+    let read = Cdb::from_padded(&field);
     assert_eq!((read.len(), read.service_action(), read.name()), (32, Some(9), Some("READ(32)")));
-    field[7] = 0x19;
-    assert_eq!(Cdb::from_padded(&field), Err(CdbError::TooLong(33)));
+    assert_eq!(read.as_bytes(), field);
+    field[7] = 0x10;
+    assert_eq!(Cdb::from_padded(&field), cdb(&field[..24]));
+}
+
+#[test]
+fn what_is_announced_but_not_there_is_missing() {
+    assert_eq!(Cdb::from_padded(&[0x28, 0, 0]), cdb(&[0x28, 0, 0]));
+    assert_eq!(Cdb::from_padded(&[]), cdb(&[0]));
+    let mut field = [0xaa; 260];
+    (field[0], field[7]) = (0x7f, 252);
+    assert_eq!(Cdb::from_padded(&field), cdb(&field[..32]));
+    assert_eq!(Cdb::from_padded(&field[..20]), cdb(&field[..20]));
 }
 
 #[test]
@@ -104,9 +115,10 @@ fn display() {
 proptest! {
     #[test]
     fn random_bytes_never_panic(bytes in prop::collection::vec(any::<u8>(), 0..64), at: usize) {
-        for parsed in [Cdb::new(&bytes), Cdb::from_padded(&bytes)] {
-            let Ok(cdb) = parsed else { continue };
+        let padded = (!bytes.is_empty()).then(|| Cdb::from_padded(&bytes));
+        for cdb in Cdb::new(&bytes).into_iter().chain(padded) {
             prop_assert_eq!(cdb.as_bytes(), &bytes[..cdb.len()]);
+            prop_assert_eq!(cdb, Cdb::new(&bytes[..cdb.len()]).unwrap());
             let _ = (cdb.service_action(), cdb.control(), cdb.to_string(), Transfer::parse(&cdb));
             let _ = (cdb.u8(at), cdb.u16(at), cdb.u24(at), cdb.u32(at), cdb.u64(at), cdb.bit(at, 7));
         }

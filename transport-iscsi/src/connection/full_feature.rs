@@ -182,12 +182,6 @@ impl FullFeature {
         let Some(slot) = self.slots.get_mut(id).filter(|slot| slot.stage == Stage::Held) else { return };
         let Some(nexus) = &self.nexus else { return };
         let request = &slot.request;
-        let cdb = match &request.cdb {
-            Ok(cdb) => cdb,
-            Err(_) => {
-                return self.fail(id, Sense::illegal_request(AdditionalSense::INVALID_FIELD_IN_CDB), env);
-            }
-        };
         let frame = CommandFrame {
             tag: request.tag.into(),
             attribute: request.attribute,
@@ -195,7 +189,7 @@ impl FullFeature {
             cookie: id.to_cookie(),
             // A command has a priority from iSCSIProtocolLevel 2 on (RFC 7144), which we do not agree to; it has no
             // command reference number.
-            ..CommandFrame::new(request.lun, cdb)
+            ..CommandFrame::new(request.lun, &request.cdb)
         };
         match nexus.admit(&frame, env.cx) {
             Admission::Ended(outcome) => self.refuse(id, outcome, env),
