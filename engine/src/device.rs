@@ -87,6 +87,7 @@ pub fn sense_of(kind: IoKind, error: IoError) -> Sense {
         IoError::Aborted => {
             Sense::new(SenseKey::ABORTED_COMMAND, AdditionalSense::NO_ADDITIONAL_SENSE_INFORMATION)
         }
+        IoError::Memory => Sense::new(SenseKey::ABORTED_COMMAND, AdditionalSense::DATA_PHASE_ERROR),
         // The engine answers TASK SET FULL or tries again; this is for a store that never has room.
         IoError::Gone | IoError::Busy => Sense::hardware_error(AdditionalSense::INTERNAL_TARGET_FAILURE),
         IoError::Short { .. } | IoError::Os(_) => Sense::medium_error(match kind {

@@ -131,6 +131,9 @@ pub enum IoError {
     /// The store has no room for another operation now; nothing was done.
     #[error("the store is busy")]
     Busy,
+    /// The memory of the request is not there (`EFAULT`): its owner has taken it away. The store is sound.
+    #[error("the memory of the request is gone")]
+    Memory,
     /// Any other error number of the operating system.
     #[error("{}", std::io::Error::from_raw_os_error(*.0))]
     Os(i32),
@@ -146,6 +149,7 @@ impl IoError {
             Errno::OPNOTSUPP | Errno::NOSYS => Self::Unsupported,
             Errno::NODEV | Errno::NXIO | Errno::NOMEDIUM => Self::Gone,
             Errno::CANCELED => Self::Aborted,
+            Errno::FAULT => Self::Memory,
             _ => Self::Os(errno),
         }
     }

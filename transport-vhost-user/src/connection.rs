@@ -5,6 +5,7 @@
 
 use crate::local::{ConnectionId, Local, post};
 use crate::memory::MemoryMap;
+use crate::notify::{Kind, Notifier};
 use crate::place::Place;
 use crate::queue::{Fds, Queue, Setup};
 use crate::ring::{Layout, MAX_SIZE};
@@ -482,15 +483,15 @@ impl State {
             Change::SetVringSize { .. } | Change::SetVringAddress { .. } => return Ok(Concerned::None),
             Change::SetVringBase { index, .. } => return Ok(Concerned::One(index)),
             Change::SetVringKick { index, fd } => {
-                self.fds[usize::from(index)].kick = fd.map(Arc::new);
+                self.fds[usize::from(index)].kick = fd.map(kick).transpose()?;
                 return Ok(Concerned::One(index));
             }
             Change::SetVringCall { index, fd } => {
-                self.fds[usize::from(index)].call = fd.map(unblocked).transpose()?;
+                self.fds[usize::from(index)].call = fd.map(notifier).transpose()?;
                 return Ok(Concerned::One(index));
             }
             Change::SetVringError { index, fd } => {
-                self.fds[usize::from(index)].error = fd.map(unblocked).transpose()?;
+                self.fds[usize::from(index)].error = fd.map(notifier).transpose()?;
                 return Ok(Concerned::One(index));
             }
             Change::SetVringEnable { index, .. } | Change::KickVring { index } => {
@@ -575,11 +576,16 @@ impl Responder for Connection {
     }
 }
 
-/// A descriptor that is written to notify the front end, which must not make us wait.
-fn unblocked(fd: OwnedFd) -> Result<Arc<OwnedFd>, String> {
-    rustix::io::ioctl_fionbio(&fd, true)
-        .map_err(|error| format!("a notification descriptor cannot be made non-blocking: {error}"))?;
-    Ok(Arc::new(fd))
+fn notifier(fd: OwnedFd) -> Result<Arc<Notifier>, String> {
+    Notifier::new(fd).map(Arc::new).map_err(|error| error.to_string())
+}
+
+/// A descriptor that is only polled. That of a file would ask its file system, which may be the front end's.
+fn kick(fd: OwnedFd) -> Result<Arc<OwnedFd>, String> {
+    match Kind::of(&fd) {
+        Kind::Other => Err("a kick descriptor is neither an eventfd nor a pipe nor a socket".to_owned()),
+        _ => Ok(Arc::new(fd)),
+    }
 }
 
 fn reason(error: impl ToString) -> EndReason {

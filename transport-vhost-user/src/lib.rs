@@ -37,6 +37,7 @@ mod export;
 pub mod fuzzing;
 mod local;
 mod memory;
+mod notify;
 mod place;
 mod queue;
 mod ring;

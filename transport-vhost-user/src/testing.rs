@@ -38,6 +38,12 @@ impl Guest {
         Self { fd, map: Arc::new(MemoryMap::new(&[shared]).unwrap()), size }
     }
 
+    /// Maps a region more.
+    pub(crate) fn also(&mut self, region: MemoryRegion, fd: &OwnedFd) {
+        let shared = SharedRegion { region, fd: fd.try_clone().unwrap() };
+        self.map = Arc::new(self.map.with(&shared).unwrap());
+    }
+
     fn list(&self, at: u64, length: usize) -> SgList {
         let mut list = SgList::new();
         assert!(self.map.append(at, length as u32, &mut 0, &mut list), "{at:#x}+{length:#x}");

@@ -45,6 +45,24 @@ fn a_failed_durable_write_fails_later_flushes_but_want_of_space_does_not() {
     }
 }
 
+/// A guest's memory may be taken away while the kernel copies from it.
+#[test]
+fn memory_that_is_gone_is_no_fault_of_the_medium() {
+    let directory = on_disk();
+    for inline in [false, true] {
+        let mut rig =
+            Rig::create(&disk_image(&directory), &Options { inline: Some(inline), ..sized(4 << 20) });
+        // SAFETY: nothing is mapped there, so only the kernel is given it, which says so.
+        let segs = [unsafe { Seg::new(std::ptr::without_provenance_mut(4096), 512) }];
+        assert_eq!(rig.run(durable(0, &segs)), Err(IoError::Memory));
+        assert_eq!(rig.run(write(0, &segs)), Err(IoError::Memory));
+        assert_eq!(rig.run(Op::Flush), Ok(0));
+        rig.write(0, &pattern(512)).unwrap();
+        assert_eq!(rig.run(read(0, &segs)), Err(IoError::Memory));
+        assert_eq!(rig.read(0, 512), pattern(512));
+    }
+}
+
 /// The kernel tells each open file once of bytes that it has lost.
 #[test]
 fn a_durable_write_cannot_take_the_news_of_a_loss_from_the_next_flush() {

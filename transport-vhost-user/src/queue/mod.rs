@@ -13,8 +13,9 @@ pub(crate) use state::State;
 
 use crate::local::{ConnectionId, Local, post};
 use crate::memory::MemoryMap;
+use crate::notify::Notifier;
 use crate::place::Place;
-use crate::ring::{Layout, RingError};
+use crate::ring::{Layout, Ring, RingError};
 use crate::targets::Sessions;
 use crate::wire::Sizes;
 use lunette_engine::{Completion, Responder};
@@ -56,10 +57,10 @@ impl Role {
 pub(crate) struct Fds {
     /// Becomes readable when the driver notifies us.
     pub(crate) kick: Option<Arc<OwnedFd>>,
-    /// Written to notify the driver; does not block.
-    pub(crate) call: Option<Arc<OwnedFd>>,
-    /// Written when the ring is broken; does not block.
-    pub(crate) error: Option<Arc<OwnedFd>>,
+    /// Notifies the driver.
+    pub(crate) call: Option<Arc<Notifier>>,
+    /// Says that the ring is broken.
+    pub(crate) error: Option<Arc<Notifier>>,
 }
 
 /// What a queue should be.
@@ -141,9 +142,11 @@ impl Queue {
         let starts = setup.started && !state.setup.started;
         let old = std::mem::replace(&mut state.setup, setup);
         state.round = round.or(state.round);
-        let changed = match &mut state.ring {
+        state.suspended &= state.setup.started;
+        let changed = match state.ring.as_ref().map(Ring::memory) {
             None if starts => state.start(memory),
-            Some(ring) if !Arc::ptr_eq(ring.memory(), &memory) => state.remap(memory),
+            None if state.suspended => state.resume(memory),
+            Some(old) if !Arc::ptr_eq(old, &memory) => state.remap(memory),
             _ => Ok(()),
         };
         if let Err(error) = changed {
@@ -189,7 +192,7 @@ impl Queue {
 
     /// Tells the connection if what it asked for has come true.
     fn settle(&self, state: &mut State, cx: &mut dyn Cx) {
-        let stops = !state.setup.started;
+        let stops = !state.setup.started || state.suspended;
         if !state.past.is_empty() || (stops && state.in_flight > 0) {
             return;
         }
@@ -209,6 +212,8 @@ impl Queue {
 
     /// Stops a broken ring, and only that.
     fn fail(&self, state: &mut State, error: &RingError, cx: &mut dyn Cx) {
+        // Memory that is gone reads as zeroes, which may look like anything.
+        let error = if state.memory_is_gone() { &RingError::MemoryGone } else { error };
         tracing::warn!(export = %self.place.name, queue = self.index, "the ring is broken and stopped: {error}");
         state.publish();
         if let Some(ring) = state.ring.take() {
@@ -216,9 +221,10 @@ impl Queue {
             state.retire(ring.memory().clone());
         }
         state.taking = false;
+        state.suspended = false;
         self.watch(state, cx);
-        if let Some(fd) = &state.setup.fds.error {
-            signal(fd);
+        if let Some(error) = &state.setup.fds.error {
+            error.notify();
         }
     }
 }
@@ -278,13 +284,8 @@ impl Responder for Queue {
     }
 }
 
-fn same(one: &Option<Arc<OwnedFd>>, other: &Option<Arc<OwnedFd>>) -> bool {
+fn same<T>(one: &Option<Arc<T>>, other: &Option<Arc<T>>) -> bool {
     one.as_ref().map(Arc::as_ptr) == other.as_ref().map(Arc::as_ptr)
-}
-
-/// Notifies the other side. That its counter or pipe is full means that it has not looked since the last time.
-fn signal(fd: &OwnedFd) {
-    let _ = rustix::io::write(fd, &1u64.to_ne_bytes());
 }
 
 #[cfg(test)]

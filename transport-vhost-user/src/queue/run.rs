@@ -87,6 +87,9 @@ impl Queue {
             }
         }
         state.publish();
+        if state.memory_is_gone() {
+            self.fail(state, &RingError::MemoryGone, cx);
+        }
         if taken > 0 {
             state.tick = TICKS[0];
         }

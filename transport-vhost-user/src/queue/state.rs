@@ -1,7 +1,7 @@
 //! What a queue has and where it stands.
 
 use super::slots::{Slot, Slots};
-use super::{Setup, TICKS, signal};
+use super::{Setup, TICKS};
 use crate::memory::MemoryMap;
 use crate::ring::{Chain, Head, Ring, RingError};
 use crate::wire::Expected;
@@ -13,6 +13,8 @@ pub(crate) struct State {
     pub(crate) setup: Setup,
     /// While started and not broken, and until the last request has ended.
     pub(crate) ring: Option<Ring>,
+    /// The front end has taken the ring's own memory away; the ring goes on when it is there again.
+    pub(super) suspended: bool,
     /// Where the ring stands or stood.
     pub(super) base: u32,
     /// Chains are taken from the ring.
@@ -54,6 +56,7 @@ impl State {
         Self {
             setup,
             ring: None,
+            suspended: false,
             base: 0,
             taking: false,
             slots: Slots::default(),
@@ -74,12 +77,23 @@ impl State {
     }
 
     pub(super) fn active(&self) -> bool {
-        self.ring.is_some() && self.setup.started
+        self.ring.is_some() && self.setup.started && !self.suspended
     }
 
     pub(super) fn start(&mut self, memory: Arc<MemoryMap>) -> Result<(), RingError> {
         self.base = self.setup.base;
-        let ring = Ring::new(memory, self.setup.layout, self.setup.base)?;
+        self.begin(memory)
+    }
+
+    /// Goes on where the ring stood, if its memory is there again.
+    pub(super) fn resume(&mut self, memory: Arc<MemoryMap>) -> Result<(), RingError> {
+        let resumed = self.begin(memory);
+        self.suspended = matches!(resumed, Err(RingError::Outside { .. }));
+        if self.suspended { Ok(()) } else { resumed }
+    }
+
+    fn begin(&mut self, memory: Arc<MemoryMap>) -> Result<(), RingError> {
+        let ring = Ring::new(memory, self.setup.layout, self.base)?;
         self.slots.make_room(match self.setup.layout.packed {
             true => 1 << u16::BITS,
             false => self.setup.layout.size.into(),
@@ -92,10 +106,22 @@ impl State {
 
     pub(super) fn remap(&mut self, memory: Arc<MemoryMap>) -> Result<(), RingError> {
         if let Some(ring) = &mut self.ring {
-            let old = ring.remap(memory)?;
-            self.retire(old);
+            match ring.remap(memory) {
+                Ok(old) => {
+                    self.retire(old);
+                    self.suspended = false;
+                }
+                // What is under way ends in the old memory.
+                Err(RingError::Outside { .. }) => self.suspended = true,
+                Err(error) => return Err(error),
+            }
         }
         Ok(())
+    }
+
+    /// Whether the front end has truncated the ring's memory.
+    pub(super) fn memory_is_gone(&self) -> bool {
+        self.ring.as_ref().is_some_and(|ring| ring.memory().is_lost())
     }
 
     /// Keeps memory that is no more the ring's for the requests that are under way in it.
@@ -152,10 +178,10 @@ impl State {
 
     /// Notifies the driver.
     pub(super) fn signal(&self) {
-        if let Some(fd) = &self.setup.fds.call
+        if let Some(call) = &self.setup.fds.call
             && self.ring.is_some()
         {
-            signal(fd);
+            call.notify();
         }
     }
 }

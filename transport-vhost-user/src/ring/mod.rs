@@ -53,6 +53,8 @@ pub(crate) enum RingError {
     TooShort { readable: u64, writable: u64 },
     #[error("a control request has the unknown type {0}")]
     ControlType(u32),
+    #[error("guest memory is gone: the front end has truncated its file, or there are no huge pages left")]
+    MemoryGone,
 }
 
 /// Where a ring is, in the front end's own addresses, and how it behaves.

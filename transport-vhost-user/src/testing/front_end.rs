@@ -301,6 +301,10 @@ impl Vring {
         rustix::io::write(&self.kick, &1u64.to_ne_bytes()).unwrap();
     }
 
+    pub(crate) fn call(&self) -> &OwnedFd {
+        &self.call
+    }
+
     /// Waits until the device says that the ring is broken.
     pub(crate) fn wait_broken(&self) {
         assert!(wait_readable(&self.error), "the ring is not broken");
