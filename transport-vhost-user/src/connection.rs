@@ -40,17 +40,16 @@ const CHANGE: Features = Features::from_bits_retain(1 << 2);
 const T10_PI: Features = Features::from_bits_retain(1 << 3);
 
 /// What the driver must not do unless it was offered, as we would misread its rings, addresses or requests.
-const LAYOUTS: Features = INOUT
-    .union(T10_PI)
-    .union(Features::ACCESS_PLATFORM)
-    .union(Features::RING_PACKED)
-    .union(Features::IN_ORDER);
+const LAYOUTS: Features = INOUT.union(T10_PI).union(Features::ACCESS_PLATFORM).union(Features::IN_ORDER);
 
 fn offer(request_queues: u16) -> Offer {
     Offer {
         features: Features::VERSION_1
             .union(Features::INDIRECT_DESC)
             .union(Features::EVENT_IDX)
+            .union(Features::RING_PACKED)
+            // A ring that is reset is stopped and started anew by the usual messages.
+            .union(Features::RING_RESET)
             .union(HOTPLUG)
             .union(CHANGE),
         protocol_features: ProtocolFeatures::MQ

@@ -2,6 +2,7 @@
 
 pub(crate) mod front_end;
 pub(crate) mod held;
+pub(crate) mod packed;
 
 use crate::memory::MemoryMap;
 use crate::ring::Layout;

@@ -16,6 +16,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+mod rings;
 mod targets;
 
 struct Rig {
@@ -426,9 +427,8 @@ fn stopping_finishes_what_is_in_flight() {
 fn features_that_were_not_offered_start_no_ring() {
     let rig = Rig::ram(Io::Auto);
     let base = Features::VERSION_1 | Features::PROTOCOL_FEATURES;
-    let harmless = [Features::RING_RESET, Features::from_bits_retain(1 << 20)];
+    let harmless = [Features::NOTIFICATION_DATA, Features::from_bits_retain(1 << 20)];
     let harmful = [
-        Features::RING_PACKED,
         Features::ACCESS_PLATFORM,
         Features::IN_ORDER,
         Features::from_bits_retain(1 << 0),

@@ -78,9 +78,9 @@ fn pattern(seed: u8, length: usize) -> Vec<u8> {
 /// All ways to lay out a ring that the device offers.
 fn variants() -> Vec<Options> {
     let mut variants = Vec::new();
-    for optional in
-        [Features::EVENT_IDX | Features::INDIRECT_DESC, Features::INDIRECT_DESC, Features::empty()]
-    {
+    let split = [Features::EVENT_IDX | Features::INDIRECT_DESC, Features::INDIRECT_DESC, Features::empty()];
+    let packed = split.map(|features| features | Features::RING_PACKED);
+    for optional in [split, packed].concat() {
         for form in [Form::Chained, Form::Indirect] {
             for waiting in [Waiting::Interrupt, Waiting::Poll] {
                 let mut options = Options { form, waiting, request_queues: 2, ..Options::default() };
@@ -98,7 +98,7 @@ fn data_comes_back_through_every_kind_of_ring() {
     for (seed, options) in (0..).zip(variants()) {
         let mut driver = rig.connect(&options);
         for queue in 0..2 {
-            let bytes = pattern(seed ^ 0x80 * queue as u8, 2048);
+            let bytes = pattern(seed ^ (0x80 * queue as u8), 2048);
             let write = driver.execute(queue, &Command::new(&write_10(7, 4)), &bytes, 0).unwrap();
             assert_eq!((write.response, write.status, write.residual), (0, 0, 0));
             let read = driver.execute(1 - queue, &Command::new(&read_10(7, 4)), &[], 2048).unwrap();

@@ -280,3 +280,6 @@ impl Packed {
         event.store(wish.to_le(), Ordering::Relaxed);
     }
 }
+
+#[cfg(test)]
+mod tests;
