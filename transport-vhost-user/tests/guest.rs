@@ -42,9 +42,8 @@ impl Rig {
 
     fn connect(&self, options: &Options) -> ScsiDriver {
         let mut driver = ScsiDriver::connect(&self.socket, options).unwrap();
-        let first = driver.execute(0, &Command::new(&TEST_UNIT_READY), &[], 0).unwrap();
-        assert_eq!((first.response, first.status), (response::OK, CHECK_CONDITION), "power on");
-        assert_eq!((first.sense[2], first.sense[12]), (0x06, 0x29));
+        // The nexus's first command finds a unit attention; a later connection is the same nexus.
+        driver.execute(0, &Command::new(&TEST_UNIT_READY), &[], 0).unwrap();
         driver
     }
 }
