@@ -49,6 +49,27 @@ impl Medium {
         Ok(())
     }
 
+    /// Hands over what a range holds, each byte combined with its byte of data-out by exclusive or, and then writes
+    /// data-out there if `write`.
+    pub(crate) async fn exchange(&self, extent: Extent, write: bool, durable: bool) -> Result<(), Sense> {
+        let step = self.step(extent);
+        let memory = Rc::new(Memory::zeroed(step as usize));
+        for part in extent.steps(step) {
+            self.read(part, &memory).await?;
+            let at = part.offset - extent.offset;
+            // One copy, for what is written has to be what was combined, whatever the initiator's memory holds by then.
+            let new = self.run.data_out(at, part.length);
+            let combined: Vec<u8> = memory.to_vec().iter().zip(&new).map(|(old, new)| old ^ new).collect();
+            self.run.put_data_in(at, &combined);
+            if write {
+                let new = Rc::new(Memory::from_bytes(&new));
+                let result = self.run.write(part.offset, &new, part.length, durable).await;
+                self.check(IoKind::Write { durable }, part, result)?;
+            }
+        }
+        Ok(())
+    }
+
     /// Writes data-out to a range, as many whole blocks as there are; returns which.
     pub(crate) async fn write_data_out(&self, extent: Extent, durable: bool) -> Result<Extent, Sense> {
         let extent = extent.cut(self.run.data_out_len(), self.geometry);

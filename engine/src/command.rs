@@ -14,6 +14,8 @@ pub enum Direction {
     In,
     /// From the initiator to the device.
     Out,
+    /// Both: a bidirectional command (SAM-5 5.4.1).
+    Both,
 }
 
 /// What a pending unit attention condition does to a command (SAM-5 5.14).

@@ -94,7 +94,7 @@ impl Plan {
     where
         F: Future<Output = Result<(), Sense>> + 'static,
     {
-        Plan::Run(RunPlan { wanted_out, wanted_in: 0, start: Box::new(|run| Box::pin(steps(run))) })
+        Self::run_both(wanted_out, 0, steps)
     }
 
     /// Several steps that give at most `wanted_in` bytes of data-in.
@@ -102,7 +102,15 @@ impl Plan {
     where
         F: Future<Output = Result<(), Sense>> + 'static,
     {
-        Plan::Run(RunPlan { wanted_out: 0, wanted_in, start: Box::new(|run| Box::pin(steps(run))) })
+        Self::run_both(0, wanted_in, steps)
+    }
+
+    /// Several steps that need `wanted_out` bytes of data-out and give at most `wanted_in` bytes of data-in.
+    pub fn run_both<F>(wanted_out: u64, wanted_in: u64, steps: impl FnOnce(Run) -> F + 'static) -> Self
+    where
+        F: Future<Output = Result<(), Sense>> + 'static,
+    {
+        Plan::Run(RunPlan { wanted_out, wanted_in, start: Box::new(|run| Box::pin(steps(run))) })
     }
 
     /// Bytes of data-out that the command needs before it can start.

@@ -437,7 +437,7 @@ fn buffers(direction: Option<Direction>, input: &mut Input<'_>) -> (usize, usize
     match direction {
         Some(Direction::In) => (0, length(input)),
         Some(Direction::Out) => (length(input), 0),
-        Some(Direction::None) | None => (length(input), length(input)),
+        Some(Direction::Both | Direction::None) | None => (length(input), length(input)),
     }
 }
 

@@ -16,6 +16,7 @@ mod verify;
 mod write;
 mod write_and_verify;
 mod write_same;
+mod xdwriteread;
 
 pub(crate) use write_same::MAX_WRITE_SAME;
 
@@ -57,6 +58,7 @@ static COMMANDS: &[(On, &DiskCommand)] = &[
     (On::Thin, &write_same::WRITE_SAME_10_UNMAP),
     (On::Thin, &write_same::WRITE_SAME_16_UNMAP),
     (On::Thin, &unmap::UNMAP),
+    (On::All, &xdwriteread::XDWRITEREAD_10),
     (On::All, &start_stop::START_STOP_UNIT),
     (On::All, &prevent_allow::PREVENT_ALLOW_MEDIUM_REMOVAL),
 ];

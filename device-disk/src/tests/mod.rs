@@ -9,3 +9,4 @@ mod properties;
 mod provisioning;
 mod read_write;
 mod verify;
+mod xdwriteread;

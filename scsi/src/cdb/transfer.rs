@@ -4,8 +4,8 @@ use super::Cdb;
 use crate::opcode::Opcode;
 
 /// LBA, length and flags of a command that names a range of blocks: READ, WRITE, VERIFY, WRITE
-/// AND VERIFY, WRITE SAME, SYNCHRONIZE CACHE, PRE-FETCH, ORWRITE, COMPARE AND WRITE and WRITE
-/// ATOMIC (SBC-4 5). Fields that the command does not have are zero.
+/// AND VERIFY, WRITE SAME, SYNCHRONIZE CACHE, PRE-FETCH, ORWRITE, COMPARE AND WRITE, WRITE ATOMIC
+/// and XDWRITEREAD (SBC-4 5). Fields that the command does not have are zero.
 ///
 /// ```
 /// use lunette_scsi::{Cdb, Transfer};
@@ -62,6 +62,7 @@ impl Transfer {
             | Opcode::WRITE_12
             | Opcode::WRITE_16
             | Opcode::ORWRITE_16 => Self { protect, dpo, fua, ..range },
+            Opcode::XDWRITEREAD_10 => Self { dpo, fua, ..range },
             Opcode::COMPARE_AND_WRITE => Self { protect, dpo, fua, blocks: cdb.u8(13) as u32, ..range },
             Opcode::WRITE_ATOMIC_16 => Self { protect, dpo, fua, blocks: cdb.u16(12) as u32, ..range },
             Opcode::VERIFY_10

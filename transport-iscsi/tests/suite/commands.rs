@@ -45,6 +45,33 @@ fn exercise(client: &mut Client) {
     }
 }
 
+/// XDWRITEREAD(10) with and without R2T, and when the initiator does not say that it is bidirectional.
+#[test]
+fn bidirectional_commands_move_data_both_ways() {
+    const XDWRITEREAD: u8 = 0x53;
+    let rig = Rig::new();
+    for bits in 0..4 {
+        let settings = Settings { parameters: parameters(bits), ..settings(1) };
+        let mut client = Client::ready(rig.address(), settings);
+        let (old, new) = (pattern(1, 300 * 512), pattern(2, 300 * 512));
+        client.write(5, old.clone());
+        let ended = client.run(&cdb(XDWRITEREAD, 5, 300), 300 * 512, Some(new.clone()));
+        assert_eq!((ended.status, ended.residual), (0, Residual::Exact), "{:?}", ended.sense);
+        assert!(ended.data.iter().zip(old.iter().zip(&new)).all(|(both, (old, new))| *both == old ^ new));
+        assert!(client.read(5, 300) == new);
+        let nothing = client.run(&cdb(XDWRITEREAD, 5, 1), 512, None);
+        assert_eq!(
+            (nothing.status, nothing.residual),
+            (0, Residual::Underflow(512)),
+            "nothing to combine with"
+        );
+        let written = client.run(&cdb(XDWRITEREAD, 5, 1), 0, Some(vec![7; 512]));
+        assert_eq!((written.status, written.residual), (0, Residual::Exact));
+        assert_eq!(client.read(5, 1), [7; 512]);
+        client.log_out();
+    }
+}
+
 #[test]
 fn every_byte_arrives_with_every_mix_of_parameters() {
     let rig = Rig::new();
