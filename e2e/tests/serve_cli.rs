@@ -70,12 +70,17 @@ fn bad_notation_is_refused_with_its_place() -> Result<()> {
         ("disk:ram:64M,w,block=520", "520"),
         ("disk:ram:64M,w,direct=perhaps", "perhaps"),
         ("disk:ram:64M,w,lun=99999", "99999"),
+        ("disk:ram:64M,w,target=256", "256"),
+        // Nothing that is asked for is hidden.
+        ("disk:ram:64M,w,target=3", "--vhost-user"),
         ("disk:ram:99999999999999999999G", "99999999999999999999G"),
     ] {
         refuses(&lunette.clone().lu(text), [word])?;
     }
     let twice = lunette.clone().lu("disk:ram:1M,lun=3").lu("disk:ram:1M,lun=3");
-    refuses(&twice, ["3"])
+    refuses(&twice, ["3"])?;
+    let twice = lunette.clone().lu("disk:ram:1M,target=5,lun=3").lu("disk:ram:1M,target=5,lun=3");
+    refuses(&twice, ["target=5,lun=3"])
 }
 
 #[test]

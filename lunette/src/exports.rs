@@ -1,9 +1,9 @@
 //! The ways in: one target port for iSCSI with all its portals, and one for each vhost-user socket.
 
-use crate::state::{Key, StateDir};
+use crate::state::{Key, PortRole, StateDir};
 use crate::summary;
-use crate::units::Unit;
-use anyhow::{Context, Result};
+use crate::units::Units;
+use anyhow::{Context, Result, bail};
 use lunette_engine::{LogicalUnit, TargetPort};
 use lunette_reactor::Reactors;
 use lunette_scsi::Protocol;
@@ -15,6 +15,9 @@ use std::fmt::Write;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
+
+/// The units of each target, by logical unit number.
+type Targets = BTreeMap<u8, BTreeMap<u32, Arc<LogicalUnit>>>;
 
 /// Where the units are served.
 pub(crate) struct Places {
@@ -36,21 +39,23 @@ impl Exports {
     /// Starts to serve `units` at all `places`; at none if one of them is not possible.
     pub(crate) fn start(
         places: &Places,
-        units: &BTreeMap<u32, Unit>,
+        units: &Units,
         state: &StateDir,
         reactors: &Reactors,
     ) -> Result<Self> {
-        let by_lun: BTreeMap<u32, Arc<LogicalUnit>> =
-            units.iter().map(|(lun, unit)| (*lun, unit.unit.clone())).collect();
+        let mut targets = Targets::new();
+        for (address, unit) in units {
+            targets.entry(address.target).or_default().insert(address.lun, unit.unit.clone());
+        }
         let mut exports = Self {
             target: places.target.clone(),
-            luns: by_lun.keys().copied().collect(),
+            luns: units.keys().map(|address| address.lun).collect(),
             portals: Vec::new(),
             vhost_user: Vec::new(),
         };
         let started = exports
-            .start_iscsi(places, &by_lun, reactors)
-            .and_then(|()| exports.start_vhost_user(places, &by_lun, state, reactors));
+            .start_iscsi(places, &targets, reactors)
+            .and_then(|()| exports.start_vhost_user(places, &targets, state, reactors));
         match started {
             Ok(()) => Ok(exports),
             Err(error) => {
@@ -60,17 +65,19 @@ impl Exports {
         }
     }
 
-    fn start_iscsi(
-        &mut self,
-        places: &Places,
-        units: &BTreeMap<u32, Arc<LogicalUnit>>,
-        reactors: &Reactors,
-    ) -> Result<()> {
+    fn start_iscsi(&mut self, places: &Places, targets: &Targets, reactors: &Reactors) -> Result<()> {
         if places.iscsi.is_empty() {
             return Ok(());
         }
+        if let Some(target) = targets.keys().find(|target| **target != 0) {
+            bail!(
+                "target={target} is for virtual machines: an iSCSI target shows the units of target 0 only. \
+                 Serve the units with --vhost-user and without --iscsi, or leave the target out"
+            );
+        }
+        let units = targets.get(&0).cloned().unwrap_or_default();
         // Target portal group tag 1 (RFC 7143 4.4.3 makes the port's name from both).
-        let port = TargetPort::new(format!("{},t,0x0001", places.target), 1, Protocol::ISCSI, units.clone());
+        let port = TargetPort::new(format!("{},t,0x0001", places.target), 1, Protocol::ISCSI, units);
         let options = iscsi::Options { name: places.target.clone(), ..iscsi::Options::default() };
         let target = iscsi::Target::new(options, port)?;
         for address in &places.iscsi {
@@ -82,17 +89,24 @@ impl Exports {
     fn start_vhost_user(
         &mut self,
         places: &Places,
-        units: &BTreeMap<u32, Arc<LogicalUnit>>,
+        targets: &Targets,
         state: &StateDir,
         reactors: &Reactors,
     ) -> Result<()> {
         let keys: Vec<Key> = places.vhost_user.iter().map(|path| Key::path(path)).collect();
         let records = state.identities(&keys)?;
         let all: Vec<ReactorId> = (0..reactors.count()).map(ReactorId).collect();
-        for (index, (socket, record)) in places.vhost_user.iter().zip(records).enumerate() {
-            let relative_id = u16::try_from(index + 2).context("there are too many vhost-user sockets")?;
-            let port = TargetPort::new(record.naa.to_string(), relative_id, Protocol::SAS, units.clone());
-            let export = VhostUserExport::new(VhostUserOptions::new(socket), BTreeMap::from([(0, port)]));
+        // 1 is iSCSI's.
+        let mut relative_ids = 2..=u16::MAX;
+        for (socket, record) in places.vhost_user.iter().zip(records) {
+            let ports = targets.iter().map(|(target, units)| {
+                let id = relative_ids.next().context("there are too many vhost-user sockets and targets")?;
+                let name = record.port_name(PortRole::Target(*target)).to_string();
+                Ok((*target, TargetPort::new(name, id, Protocol::SAS, units.clone())))
+            });
+            let initiator = record.port_name(PortRole::Initiator).to_string();
+            let options = VhostUserOptions { initiator, ..VhostUserOptions::new(socket) };
+            let export = VhostUserExport::new(options, ports.collect::<Result<_>>()?);
             self.vhost_user.push(export.start(reactors.poster(), &all)?);
         }
         Ok(())

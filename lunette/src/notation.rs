@@ -15,7 +15,9 @@ pub(crate) struct UnitSpec {
     pub(crate) store: StoreSpec,
     /// Writes are refused.
     pub(crate) read_only: bool,
-    /// The logical unit number; otherwise the next free one.
+    /// The target by which virtual machines reach it.
+    pub(crate) target: u8,
+    /// The logical unit number; otherwise the next free one of its target.
     pub(crate) lun: Option<u32>,
     /// A file of this size is made if there is none.
     pub(crate) size: Option<u64>,
@@ -56,8 +58,11 @@ pub(crate) struct NotationError {
     why: String,
 }
 
+/// How many logical units a target can have.
+pub(crate) const MAX_LUNS: u32 = 16384;
+
 /// The keys, for error messages.
-const KEYS: &str = "lun, size, block, direct, inline, serial, wwn, name, rotational, removable";
+const KEYS: &str = "target, lun, size, block, direct, inline, serial, wwn, name, rotational, removable";
 
 impl FromStr for UnitSpec {
     type Err = NotationError;
@@ -103,6 +108,7 @@ impl UnitSpec {
         Self {
             store,
             read_only: false,
+            target: 0,
             lun: None,
             size: None,
             block: 512,
@@ -119,8 +125,12 @@ impl UnitSpec {
 
     fn set(&mut self, key: &str, value: &str) -> Result<(), String> {
         match key {
+            "target" => {
+                self.target =
+                    value.parse().map_err(|_| format!("target={value}: a target number is 0 to 255"))?;
+            }
             "lun" => {
-                let lun = value.parse().ok().filter(|lun| *lun < 16384);
+                let lun = value.parse().ok().filter(|lun| *lun < MAX_LUNS);
                 self.lun =
                     Some(lun.ok_or_else(|| format!("lun={value}: a logical unit number is 0 to 16383"))?);
             }
@@ -226,7 +236,7 @@ mod tests {
 
     #[test]
     fn keys_are_understood() {
-        let text = r"disk:/a\,b,w,size=1G,block=4096,direct=on,inline=off,serial=abc,wwn=naa.3000000000000001,name=root,rotational=on,removable=on,lun=7";
+        let text = r"disk:/a\,b,w,size=1G,block=4096,direct=on,inline=off,serial=abc,wwn=naa.3000000000000001,name=root,rotational=on,removable=on,target=3,lun=7";
         let unit: UnitSpec = text.parse().unwrap();
         assert_eq!(unit.store, StoreSpec::Path("/a,b".into()));
         assert_eq!(
@@ -234,7 +244,7 @@ mod tests {
             (Some(1 << 30), 4096, true, Some(false))
         );
         assert_eq!((unit.serial.as_deref(), unit.wwn), (Some("abc"), Some(Naa::locally_assigned(1))));
-        assert_eq!((unit.name.as_deref(), unit.lun), (Some("root"), Some(7)));
+        assert_eq!((unit.name.as_deref(), unit.target, unit.lun), (Some("root"), 3, Some(7)));
         assert_eq!((unit.rotational, unit.removable), (Some(true), true));
     }
 
@@ -253,6 +263,7 @@ mod tests {
             ("disk:/a,block=520", "512 or 4096"),
             ("disk:/a,direct=yes", "on or off"),
             ("disk:/a,lun=16384", "0 to 16383"),
+            ("disk:/a,target=256", "0 to 255"),
             ("disk:/a,wwn=12", "wwn=12"),
             ("disk:/a,serial=", "printable"),
             ("disk:ram:1000", "multiple of the block size"),

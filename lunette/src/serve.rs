@@ -4,7 +4,7 @@ use crate::cli::Serve;
 use crate::exports::{Exports, Places};
 use crate::signals::StopSignals;
 use crate::state::StateDir;
-use crate::units::{self, Unit};
+use crate::units::{self, Unit, Units};
 use crate::{summary, units::default_spec};
 use anyhow::{Context, Result};
 use lunette_engine::LogicalUnit;
@@ -12,7 +12,6 @@ use lunette_reactor::{Options as ReactorOptions, Reactors};
 use lunette_store::{Cx, IoId, IoResult, Op, ReactorId, Sink, Store, Submit};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use std::cell::Cell;
-use std::collections::BTreeMap;
 use std::io::Write;
 use std::net::SocketAddr;
 use std::rc::Rc;
@@ -84,11 +83,11 @@ fn places(options: &Serve, state: &StateDir) -> Places {
 }
 
 /// Flushes every writable unit; the first that cannot be flushed is reported.
-fn flush(units: &BTreeMap<u32, Unit>, reactors: &Reactors) -> Result<()> {
+fn flush(units: &Units, reactors: &Reactors) -> Result<()> {
     let mut first = Ok(());
-    for (lun, Unit { unit, .. }) in units {
+    for (address, Unit { unit, .. }) in units {
         let result =
-            flush_unit(unit, reactors).with_context(|| format!("cannot flush LUN {lun} ({})", unit.name));
+            flush_unit(unit, reactors).with_context(|| format!("cannot flush {address} ({})", unit.name));
         if let Err(error) = &result {
             tracing::error!("{error:#}");
         }

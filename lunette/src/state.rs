@@ -217,6 +217,28 @@ impl Record {
         };
         Ok(Self { key, serial: format!("{:016x}", random()?), naa: Naa::locally_assigned(random()?) })
     }
+
+    /// The world-wide name of a SCSI port of an export, which follows from the export's. Those of one export differ from
+    /// each other; those of two differ as their random numbers do.
+    pub(crate) fn port_name(&self, port: PortRole) -> Naa {
+        // Odd, so that its multiples differ; large, so that they are far from one another.
+        const STEP: u64 = 0x9e37_79b9_7f4a_7c15;
+        let number = match port {
+            PortRole::Target(target) => u64::from(target),
+            PortRole::Initiator => 256,
+        };
+        let own = self.naa.as_bytes().iter().take(8).fold(0, |value, byte| value << 8 | u64::from(*byte));
+        Naa::locally_assigned(own.wrapping_add(number.wrapping_mul(STEP)))
+    }
+}
+
+/// Which SCSI port of an export.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum PortRole {
+    /// The target port of this target.
+    Target(u8),
+    /// The initiator port that the virtual machine is.
+    Initiator,
 }
 
 impl Key {
@@ -332,6 +354,23 @@ mod tests {
         let first = state.identities(&keys).unwrap();
         assert_ne!(first[0].naa, first[1].naa);
         assert_eq!(state.identities(&keys).unwrap(), first);
+    }
+
+    #[test]
+    fn the_ports_of_an_export_have_names_that_differ_and_last() {
+        let (_temporary, state) = dir();
+        let key = Key::path(Path::new("/run/vm.sock"));
+        let names = || {
+            let record = state.identities(std::slice::from_ref(&key)).unwrap().remove(0);
+            let targets = (0..=255).map(PortRole::Target);
+            let names = targets.chain([PortRole::Initiator]).map(|port| record.port_name(port)).collect();
+            (record.naa, names)
+        };
+        let (naa, first): (_, Vec<_>) = names();
+        assert_eq!(first[0], naa);
+        assert_eq!(first.iter().collect::<HashSet<_>>().len(), 257);
+        assert!(first.iter().all(|name| name.kind() == 3));
+        assert_eq!(names().1, first);
     }
 
     #[test]

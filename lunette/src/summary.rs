@@ -1,23 +1,22 @@
 //! What `serve` tells people: what is exported, and the lines to connect to it.
 
 use crate::size;
-use crate::units::Unit;
-use std::collections::BTreeMap;
+use crate::units::{Unit, Units};
 use std::fmt::{self, Write};
 use std::net::SocketAddr;
 use std::path::Path;
 
 /// One line for each unit.
-pub(crate) fn units(units: &BTreeMap<u32, Unit>) -> String {
+pub(crate) fn units(units: &Units) -> String {
     let mut text = String::new();
-    for (lun, Unit { unit, description }) in units {
+    for (address, Unit { unit, description }) in units {
         let caps = unit.backing().map(|backing| backing.caps());
         let size = caps.map_or_else(String::new, |caps| size::show(caps.size));
         let access = if caps.is_some_and(|caps| caps.read_only) { "read-only" } else { "read-write" };
         let identity = &unit.identity;
         let _ = writeln!(
             text,
-            "LUN {lun}: disk, {size}, {access}, {description}, serial {}, {}",
+            "{address}: disk, {size}, {access}, {description}, serial {}, {}",
             identity.serial, identity.naa
         );
     }

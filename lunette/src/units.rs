@@ -1,6 +1,6 @@
 //! From the descriptions of logical units to logical units.
 
-use crate::notation::{StoreSpec, UnitSpec};
+use crate::notation::{MAX_LUNS, StoreSpec, UnitSpec};
 use crate::size;
 use crate::state::{Key, Record, StateDir};
 use anyhow::{Context, Result, bail};
@@ -11,9 +11,30 @@ use lunette_store::layer::fault::Fault;
 use lunette_store::ram::Ram;
 use lunette_store_file::{File, Options as FileOptions};
 use std::collections::{BTreeMap, HashSet};
+use std::fmt;
 use std::hash::Hash;
 use std::path::Path;
 use std::sync::Arc;
+
+/// Where a logical unit is seen: target and logical unit number.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub(crate) struct Address {
+    pub(crate) target: u8,
+    pub(crate) lun: u32,
+}
+
+/// The target is left out where it goes without saying.
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.target {
+            0 => write!(f, "LUN {}", self.lun),
+            target => write!(f, "target {target} LUN {}", self.lun),
+        }
+    }
+}
+
+/// All units.
+pub(crate) type Units = BTreeMap<Address, Unit>;
 
 /// A logical unit that is served.
 pub(crate) struct Unit {
@@ -31,9 +52,9 @@ pub(crate) fn default_spec(state: &StateDir) -> UnitSpec {
     }
 }
 
-/// Opens all units, by logical unit number.
-pub(crate) fn open(specs: &[UnitSpec], state: &StateDir) -> Result<BTreeMap<u32, Unit>> {
-    let luns = number(specs)?;
+/// Opens all units.
+pub(crate) fn open(specs: &[UnitSpec], state: &StateDir) -> Result<Units> {
+    let addresses = number(specs)?;
     if let Some(name) = twice(specs.iter().filter_map(|spec| spec.name.as_ref())) {
         bail!("two logical units have the name `{name}`");
     }
@@ -44,8 +65,8 @@ pub(crate) fn open(specs: &[UnitSpec], state: &StateDir) -> Result<BTreeMap<u32,
     if let Some(naa) = twice(naas) {
         bail!("two logical units have the world-wide name {naa}: initiators would take them for one");
     }
-    let units = specs.iter().zip(luns).zip(opened).zip(records);
-    units.map(|(((spec, lun), opened), record)| Ok((lun, build(spec, lun, opened, &record)?))).collect()
+    let units = specs.iter().zip(addresses).zip(opened).zip(records);
+    units.map(|(((spec, at), opened), record)| Ok((at, build(spec, at, opened, &record)?))).collect()
 }
 
 /// The first value that has come before.
@@ -54,15 +75,33 @@ fn twice<T: Eq + Hash + Copy>(values: impl Iterator<Item = T>) -> Option<T> {
     values.into_iter().find(|value| !seen.insert(*value))
 }
 
-/// The logical unit numbers: `lun=` where given, the lowest free ones in order otherwise.
-fn number(specs: &[UnitSpec]) -> Result<Vec<u32>> {
-    let given = || specs.iter().filter_map(|spec| spec.lun);
-    if let Some(lun) = twice(given()) {
-        bail!("two logical units have lun={lun}");
+/// The logical unit numbers: `lun=` where given, the lowest free ones of the target in order otherwise.
+fn number(specs: &[UnitSpec]) -> Result<Vec<Address>> {
+    let given = || specs.iter().filter_map(|spec| Some(Address { target: spec.target, lun: spec.lun? }));
+    if let Some(Address { target, lun }) = twice(given()) {
+        match target {
+            0 => bail!("two logical units have lun={lun}"),
+            _ => bail!("two logical units have target={target},lun={lun}"),
+        }
     }
-    let taken: HashSet<u32> = given().collect();
-    let mut free = (0..).filter(move |lun| !taken.contains(lun));
-    Ok(specs.iter().map(|spec| spec.lun.unwrap_or_else(|| free.next().unwrap_or_default())).collect())
+    let taken: HashSet<Address> = given().collect();
+    let mut next = [0; 256];
+    let mut free = |target: u8| loop {
+        let next: &mut u32 = &mut next[usize::from(target)];
+        let address = Address { target, lun: *next };
+        if address.lun >= MAX_LUNS {
+            bail!("target {target} has no room for more than {MAX_LUNS} logical units");
+        }
+        *next += 1;
+        if !taken.contains(&address) {
+            return Ok(address);
+        }
+    };
+    let address = |spec: &UnitSpec| match spec.lun {
+        Some(lun) => Ok(Address { target: spec.target, lun }),
+        None => free(spec.target),
+    };
+    specs.iter().map(address).collect()
 }
 
 struct Opened {
@@ -114,7 +153,7 @@ fn key(spec: &UnitSpec) -> Result<Key> {
     Ok(Key { name: spec.name.clone().or(place.name.clone()), ..place })
 }
 
-fn build(spec: &UnitSpec, lun: u32, opened: Opened, record: &Record) -> Result<Unit> {
+fn build(spec: &UnitSpec, at: Address, opened: Opened, record: &Record) -> Result<Unit> {
     let serial = spec.serial.as_ref().unwrap_or(&record.serial);
     let identity = Identity::new(serial, spec.wwn.unwrap_or(record.naa));
     let options = DiskOptions {
@@ -123,8 +162,11 @@ fn build(spec: &UnitSpec, lun: u32, opened: Opened, record: &Record) -> Result<U
         removable: spec.removable,
         ..DiskOptions::default()
     };
-    let disk = Disk::new(&options, opened.backing.caps()).with_context(|| format!("LUN {lun}"))?;
-    let name = spec.name.clone().unwrap_or_else(|| format!("lun{lun}"));
+    let disk = Disk::new(&options, opened.backing.caps()).with_context(|| at.to_string())?;
+    let name = spec.name.clone().unwrap_or_else(|| match at.target {
+        0 => format!("lun{}", at.lun),
+        target => format!("target{target}-lun{}", at.lun),
+    });
     let unit = LogicalUnit::new(name, identity, Box::new(disk), Some(opened.backing));
     Ok(Unit { unit, description: opened.description })
 }
@@ -133,16 +175,22 @@ fn build(spec: &UnitSpec, lun: u32, opened: Opened, record: &Record) -> Result<U
 mod tests {
     use super::*;
 
-    fn numbers(luns: &[Option<u32>]) -> Result<Vec<u32>> {
-        let spec = |lun: &Option<u32>| UnitSpec { lun: *lun, ..UnitSpec::new(StoreSpec::Ram(1 << 20)) };
-        number(&luns.iter().map(spec).collect::<Vec<_>>())
+    fn numbers(units: &[(u8, Option<u32>)]) -> Result<Vec<(u8, u32)>> {
+        let new = || UnitSpec::new(StoreSpec::Ram(1 << 20));
+        let specs: Vec<_> = units.iter().map(|&(target, lun)| UnitSpec { target, lun, ..new() }).collect();
+        Ok(number(&specs)?.into_iter().map(|at| (at.target, at.lun)).collect())
     }
 
     #[test]
     fn units_are_numbered_from_zero_around_the_given_numbers() {
-        assert_eq!(numbers(&[None, None]).unwrap(), [0, 1]);
-        assert_eq!(numbers(&[None, Some(0), None, Some(2)]).unwrap(), [1, 0, 3, 2]);
-        assert!(numbers(&[Some(1), Some(1)]).is_err());
+        assert_eq!(numbers(&[(0, None), (0, None)]).unwrap(), [(0, 0), (0, 1)]);
+        let mixed = [(0, None), (0, Some(0)), (3, None), (0, None), (0, Some(2)), (3, Some(2)), (3, None)];
+        let expected = [(0, 1), (0, 0), (3, 0), (0, 3), (0, 2), (3, 2), (3, 1)];
+        assert_eq!(numbers(&mixed).unwrap(), expected);
+        assert!(numbers(&[(1, Some(1)), (1, Some(1))]).is_err());
+        let full = [(7, None); MAX_LUNS as usize + 1];
+        assert_eq!(numbers(&full[1..]).unwrap().last(), Some(&(7, 16383)));
+        assert!(numbers(&full).is_err());
     }
 
     #[test]
