@@ -3,6 +3,7 @@
 use crate::bind::SocketFile;
 use crate::connection::Connection;
 use crate::local::{ExportId, Local};
+use crate::log::LineBudget;
 use crate::place::Place;
 use crate::targets::Targets;
 use lunette_engine::TargetPort;
@@ -31,6 +32,9 @@ pub struct Options {
     pub request_queues: u16,
     /// Name of the initiator port that the virtual machine is, a SCSI name string.
     pub initiator: String,
+    /// Whether guest memory is brought in as a whole and locked, so that no command waits for a page. Takes a while when
+    /// the guest starts, and `RLIMIT_MEMLOCK`; without that, the memory is used as it is.
+    pub pin_memory: bool,
 }
 
 impl Options {
@@ -38,7 +42,7 @@ impl Options {
     pub fn new(socket: impl Into<PathBuf>) -> Self {
         let socket = socket.into();
         let initiator = socket.display().to_string();
-        Self { socket, request_queues: MAX_REQUEST_QUEUES, initiator }
+        Self { socket, request_queues: MAX_REQUEST_QUEUES, initiator, pin_memory: false }
     }
 }
 
@@ -105,6 +109,8 @@ impl VhostUserExport {
             targets: Arc::new(Targets::new(&options.initiator, targets)),
             home,
             reactors: reactors.into(),
+            pin_memory: options.pin_memory,
+            log: LineBudget::default(),
         };
         let request_queues = options.request_queues;
         let listener = Blueprint { place: Arc::new(place), request_queues, socket, file, done };
@@ -207,7 +213,9 @@ impl Listener {
             }
             match listener.accept() {
                 Ok(_) if current.is_some() => {
-                    tracing::warn!(export = %self.place.name, "a second front end is turned away: there is one already");
+                    if self.place.may_log(cx) {
+                        tracing::warn!(export = %self.place.name, "a second front end is turned away: there is one already");
+                    }
                 }
                 Ok((stream, _)) => {
                     let this = self.this.clone();

@@ -1,6 +1,7 @@
 //! A device's queues on one reactor, without sockets: for fuzzers only.
 
 use crate::local::{ConnectionId, Local};
+use crate::log::LineBudget;
 use crate::memory::MemoryMap;
 use crate::place::Place;
 use crate::queue::{Fds, Queue, Setup};
@@ -49,6 +50,8 @@ impl Queues {
             targets: Arc::new(Targets::one(nexus.clone())),
             home: reactor,
             reactors,
+            pin_memory: false,
+            log: LineBudget::default(),
         };
         let (place, connection, local) = (Arc::new(place), ConnectionId::next(), Local::on(cx));
         let layout = Layout {

@@ -36,6 +36,7 @@ mod export;
 #[doc(hidden)]
 pub mod fuzzing;
 mod local;
+mod log;
 mod memory;
 mod notify;
 mod place;

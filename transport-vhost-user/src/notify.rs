@@ -11,7 +11,8 @@
 //! Anything else is refused.
 
 use rustix::fs::{Mode, OFlags, open, readlink};
-use rustix::net::{SendFlags, send};
+use rustix::net::sockopt::socket_domain;
+use rustix::net::{AddressFamily, SendFlags, send};
 use std::ffi::{c_long, c_ulong};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
@@ -30,15 +31,21 @@ pub(crate) enum Kind {
 
 impl Kind {
     pub(crate) fn of(fd: impl AsFd) -> Self {
+        let fd = fd.as_fd();
         // The names of files begin with a slash.
-        let name = readlink(path(fd.as_fd()), Vec::new()).unwrap_or_default();
+        let name = readlink(path(fd), Vec::new()).unwrap_or_default();
         match name.as_bytes() {
             b"anon_inode:[eventfd]" => Self::Event,
             name if name.starts_with(b"pipe:[") => Self::Pipe,
-            name if name.starts_with(b"socket:[") => Self::Socket,
+            // Closing any other socket may wait for its peer.
+            name if name.starts_with(b"socket:[") && is_unix(fd) => Self::Socket,
             _ => Self::Other,
         }
     }
+}
+
+fn is_unix(fd: BorrowedFd<'_>) -> bool {
+    socket_domain(fd).is_ok_and(|domain| domain == AddressFamily::UNIX)
 }
 
 fn path(fd: BorrowedFd<'_>) -> String {
@@ -48,7 +55,7 @@ fn path(fd: BorrowedFd<'_>) -> String {
 /// Why a descriptor cannot be used for notifications.
 #[derive(Debug, Error)]
 pub(crate) enum NotifierError {
-    #[error("a notification descriptor is neither an eventfd nor a pipe nor a socket")]
+    #[error("a notification descriptor is neither an eventfd nor a pipe nor a Unix socket")]
     Kind,
     #[error("a pipe for notifications cannot be opened anew: {0}")]
     Pipe(io::Error),

@@ -1,7 +1,8 @@
 //! What an export's connections and queues share.
 
+use crate::log::LineBudget;
 use crate::targets::Targets;
-use lunette_store::ReactorId;
+use lunette_store::{Cx, ReactorId};
 use std::sync::Arc;
 
 /// What all parts of an export know of it.
@@ -13,6 +14,9 @@ pub(crate) struct Place {
     pub(crate) home: ReactorId,
     /// Where the request queues are, round robin.
     pub(crate) reactors: Arc<[ReactorId]>,
+    /// Guest memory is kept in memory.
+    pub(crate) pin_memory: bool,
+    pub(crate) log: LineBudget,
 }
 
 impl Place {
@@ -22,5 +26,10 @@ impl Place {
             None => self.home,
             Some(request_queue) => self.reactors[usize::from(request_queue) % self.reactors.len()],
         }
+    }
+
+    /// Whether a line may be written to the log that the guest or the front end causes, as often as it likes.
+    pub(crate) fn may_log(&self, cx: &dyn Cx) -> bool {
+        self.log.allows(&self.name, cx.now())
     }
 }

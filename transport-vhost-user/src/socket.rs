@@ -14,6 +14,8 @@ use std::os::fd::OwnedFd;
 pub(crate) enum Received {
     /// This many bytes, and the descriptors beside them.
     Bytes(usize, Vec<OwnedFd>),
+    /// Descriptors were lost: there were more than a message may carry, or too many are open. These are left.
+    Truncated(Vec<OwnedFd>),
     /// The peer has closed the connection.
     End,
     /// Nothing has come yet.
@@ -37,9 +39,7 @@ pub(crate) fn receive(socket: &OwnedFd, buffer: &mut [u8]) -> io::Result<Receive
     });
     let fds: Vec<OwnedFd> = rights.flatten().collect();
     if received.flags.contains(ReturnFlags::CTRUNC) {
-        return Err(io::Error::other(
-            "descriptors were lost: more than a message may carry, or too many are open",
-        ));
+        return Ok(Received::Truncated(fds));
     }
     match received.bytes {
         0 => Ok(Received::End),

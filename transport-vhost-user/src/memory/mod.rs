@@ -5,7 +5,6 @@
 //!
 //! A front end that truncates its file takes memory away under our hands. That is survived (see `guard`), and the map
 //! [is lost](MemoryMap::is_lost) from then on.
-#![allow(dead_code)]
 
 mod guard;
 mod mapping;
@@ -34,7 +33,14 @@ pub(crate) struct MemoryMap {
 
 /// Memory that nobody uses any more. It is unmapped when it is dropped, which may take long.
 pub(crate) struct Unused {
-    _regions: Vec<Region>,
+    regions: Vec<Region>,
+}
+
+impl Unused {
+    /// Whether nothing will be unmapped, as other maps have all of it too.
+    pub(crate) fn is_mapped_elsewhere(&self) -> bool {
+        self.regions.iter().all(Region::is_shared)
+    }
 }
 
 /// What is called with the memory of a map that has no owner any more.
@@ -43,7 +49,7 @@ pub(crate) type Release = Box<dyn FnOnce(Unused) + Send + Sync>;
 impl Drop for MemoryMap {
     fn drop(&mut self) {
         if let Some(release) = self.release.take() {
-            release(Unused { _regions: mem::take(&mut self.regions) });
+            release(Unused { regions: mem::take(&mut self.regions) });
         }
     }
 }

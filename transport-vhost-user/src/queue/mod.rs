@@ -214,7 +214,9 @@ impl Queue {
     fn fail(&self, state: &mut State, error: &RingError, cx: &mut dyn Cx) {
         // Memory that is gone reads as zeroes, which may look like anything.
         let error = if state.memory_is_gone() { &RingError::MemoryGone } else { error };
-        tracing::warn!(export = %self.place.name, queue = self.index, "the ring is broken and stopped: {error}");
+        if self.place.may_log(cx) {
+            tracing::warn!(export = %self.place.name, queue = self.index, "the ring is broken and stopped: {error}");
+        }
         state.publish();
         if let Some(ring) = state.ring.take() {
             state.base = ring.base();
@@ -240,7 +242,9 @@ impl Sink for Queue {
             state.going_on = false;
         }
         if let Err(error) = result {
-            tracing::warn!(export = %self.place.name, queue = self.index, %error, "cannot wait for notifications");
+            if self.place.may_log(cx) {
+                tracing::warn!(export = %self.place.name, queue = self.index, %error, "cannot wait for notifications");
+            }
             return;
         }
         if token == Token::Tick as u64 {

@@ -34,6 +34,8 @@ fn a_driver_that_never_pauses_gets_one_turn_at_a_time() {
         targets: Arc::new(Targets::one(nexus)),
         home,
         reactors: [home].into(),
+        pin_memory: false,
+        log: Default::default(),
     });
     let (guest, ring) = (Guest::new(0x2_0000), DriverRing::new(0, 1024));
     let setup = Setup {

@@ -137,7 +137,7 @@ impl FrontEnd {
             match socket::receive(&self.socket, &mut buffer) {
                 Ok(Received::Bytes(count, fds)) => self.decoder.feed(&buffer[..count], fds),
                 Ok(Received::Nothing) => {}
-                Ok(Received::End) | Err(_) => return None,
+                Ok(Received::End | Received::Truncated(_)) | Err(_) => return None,
             }
         }
     }

@@ -1,0 +1,158 @@
+//! Messages: received, carried out and answered, one after the other.
+
+use super::memory::MemoryChange;
+use super::state::{Concerned, Phase, Then};
+use super::{Connection, EndReason, State, Step, Token};
+use crate::socket::{self, Received};
+use lunette_store::{Cx, Interest};
+use lunette_vhost_user::{Ack, Change, Event};
+use std::os::fd::AsRawFd;
+
+/// Most messages that are carried out before others have their turn.
+const TURN: usize = 64;
+
+impl Connection {
+    /// Carries out messages for as long as there are any.
+    pub(super) fn advance(&self, cx: &mut dyn Cx) {
+        let mut state = self.state();
+        for _ in 0..TURN {
+            if state.phase != Phase::Open {
+                return;
+            }
+            match self.step(&mut state, cx) {
+                Ok(Step::Again) => {}
+                Ok(Step::Wait) => return,
+                Err(reason) => return self.lose(state, reason, cx),
+            }
+        }
+        cx.complete(self.id(Token::GoOn), Ok(0));
+    }
+
+    fn step(&self, state: &mut State, cx: &mut dyn Cx) -> Result<Step, EndReason> {
+        if state.is_waiting() {
+            // What is waited for may never come; that nobody waits for us any more must be noticed all the same.
+            return if socket::has_ended(&self.socket) { Err(None) } else { Ok(Step::Wait) };
+        }
+        if let Then::Send(message) = std::mem::replace(&mut state.then, Then::Nothing) {
+            // No reply of ours carries descriptors.
+            state.outbox.extend(message.into_parts().0);
+        }
+        if !state.outbox.is_empty() {
+            return self.send(state, cx);
+        }
+        match state.decoder.next_message().map_err(reason)? {
+            Some(message) => {
+                let event = state.backend.handle(message).map_err(reason)?;
+                self.carry_out(state, event, cx)?;
+                Ok(Step::Again)
+            }
+            None => self.receive(state, cx),
+        }
+    }
+
+    fn send(&self, state: &mut State, cx: &mut dyn Cx) -> Result<Step, EndReason> {
+        let sent = socket::transmit(&self.socket, &state.outbox).map_err(reason)?;
+        state.outbox.drain(..sent);
+        cx.cancel(self.id(Token::Writable));
+        if state.outbox.is_empty() {
+            return Ok(Step::Again);
+        }
+        cx.watch(self.socket.as_raw_fd(), Interest::Writable, self.id(Token::Writable));
+        Ok(Step::Wait)
+    }
+
+    fn receive(&self, state: &mut State, cx: &mut dyn Cx) -> Result<Step, EndReason> {
+        let mut buffer = [0; 1024];
+        let wanted = state.decoder.wanted().min(buffer.len());
+        match socket::receive(&self.socket, &mut buffer[..wanted]).map_err(reason)? {
+            Received::Bytes(count, fds) => Ok(self.take_in(state, &buffer[..count], fds, cx)),
+            Received::Truncated(fds) => {
+                self.dispose(fds, cx);
+                let why = "descriptors were lost: more than a message may carry, or too many are open";
+                Err(Some(why.to_owned()))
+            }
+            Received::Nothing => Ok(Step::Wait),
+            Received::End => Err(None),
+        }
+    }
+
+    fn carry_out(&self, state: &mut State, event: Event, cx: &mut dyn Cx) -> Result<(), EndReason> {
+        let export = &self.place.name;
+        match event {
+            Event::Reply(message) => state.then = Then::Send(message),
+            Event::Change(change, ack) => match MemoryChange::of(change) {
+                Ok(change) => self.map(state, change, ack, cx),
+                Err(change) => self.change(state, change, ack, cx)?,
+            },
+            Event::StopVring { index, reply } => {
+                state.begin_round();
+                if state.told[usize::from(index)].is_some() {
+                    state.then = Then::SendBase(reply);
+                    self.tell(state, index, true, cx);
+                } else {
+                    let base = state.backend.state().vrings[usize::from(index)].base;
+                    state.then = Then::Send(state.backend.vring_stopped(reply, base));
+                }
+            }
+            Event::ReadConfig { reply, .. } => {
+                state.then = Then::Send(reply.from_space(&state.config.bytes()));
+            }
+            Event::GetInflight { reply, .. } => state.then = Then::Send(reply.none()),
+            Event::Refused { request, fault, reply } => {
+                if self.place.may_log(cx) {
+                    tracing::warn!(%export, "{request} refused: {fault}");
+                }
+                state.then = Then::Send(reply);
+            }
+            Event::Ignored { request, fault } => tracing::debug!(%export, "{request} ignored: {fault}"),
+        }
+        Ok(())
+    }
+
+    fn change(&self, state: &mut State, change: Change, ack: Ack, cx: &mut dyn Cx) -> Result<(), EndReason> {
+        let (sets_features, resets) =
+            (matches!(change, Change::SetFeatures { .. }), matches!(change, Change::ResetDevice));
+        let made = state.make(change);
+        if sets_features && !state.forbidding.is_empty() && self.place.may_log(cx) {
+            tracing::error!(
+                export = %self.place.name,
+                "the front end acknowledged {:?}, which was not offered: no ring will be started",
+                state.forbidding
+            );
+        }
+        self.conclude(state, made, ack, cx)?;
+        if resets {
+            self.reset_nexuses(state, cx);
+        }
+        Ok(())
+    }
+
+    /// Tells the queues of a change and the front end what has become of it.
+    pub(super) fn conclude(
+        &self,
+        state: &mut State,
+        made: Result<Concerned, String>,
+        ack: Ack,
+        cx: &mut dyn Cx,
+    ) -> Result<(), EndReason> {
+        state.begin_round();
+        let reply = ack.done(made.is_ok());
+        let concerned = match made {
+            Ok(concerned) => concerned,
+            Err(failure) if reply.is_none() => return Err(Some(failure)),
+            Err(failure) => {
+                if self.place.may_log(cx) {
+                    tracing::warn!(export = %self.place.name, "refused: {failure}");
+                }
+                Concerned::None
+            }
+        };
+        state.then = reply.map_or(Then::Nothing, Then::Send);
+        concerned.queues(state.fds.len()).for_each(|index| self.tell(state, index, true, cx));
+        Ok(())
+    }
+}
+
+fn reason(error: impl ToString) -> EndReason {
+    Some(error.to_string())
+}

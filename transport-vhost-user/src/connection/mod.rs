@@ -1,0 +1,299 @@
+//! One connected front end: its messages, and what they make of the queues.
+//!
+//! Messages are carried out one after the other. One that concerns queues is told to each of them on its own reactor and
+//! is answered when all have done what it says, so no reply comes before its effect.
+
+mod descriptors;
+mod memory;
+mod messages;
+mod offer;
+mod state;
+
+pub(crate) use offer::FIXED_QUEUES;
+
+use crate::local::{ConnectionId, Local, post};
+use crate::place::Place;
+use crate::queue::Queue;
+use crate::socket;
+use crate::targets::Sessions;
+use lunette_engine::{Completion, Management, Responder};
+use lunette_scsi::{Lun, ServiceResponse, TaskManagementFunction};
+use lunette_store::{Cx, Interest, IoId, IoResult, Sink, SinkId};
+use state::{Phase, State, Then};
+use std::cell::{Cell, RefCell, RefMut};
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::rc::{Rc, Weak};
+use std::sync::Arc;
+
+/// What is called when a connection has ended and nothing of it is left.
+pub(crate) type Ended = Box<dyn Fn(&mut dyn Cx)>;
+
+pub(crate) struct Connection {
+    id: ConnectionId,
+    place: Arc<Place>,
+    sessions: Sessions,
+    sink: Cell<SinkId>,
+    socket: OwnedFd,
+    ended: Ended,
+    state: RefCell<State>,
+}
+
+enum Step {
+    Again,
+    Wait,
+}
+
+/// Why a connection ends; `None` if the front end has closed it.
+type EndReason = Option<String>;
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+#[repr(u64)]
+enum Token {
+    Readable,
+    Writable,
+    GoOn,
+    /// Descriptors have been looked at.
+    Vetted,
+    /// Memory has been mapped.
+    Mapped,
+    /// Memory of a former epoch has been unmapped.
+    Unmapped,
+    /// Descriptors have been closed.
+    Disposed,
+}
+
+/// What the connection waits for from the engine.
+#[derive(Clone, Copy)]
+enum Cookie {
+    Reset,
+    Close,
+}
+
+impl Connection {
+    /// Serves a front end that has just connected, on the reactor of `cx`.
+    pub(crate) fn open(
+        place: Arc<Place>,
+        request_queues: u16,
+        socket: OwnedFd,
+        ended: Ended,
+        cx: &mut dyn Cx,
+    ) -> Rc<Self> {
+        let id = ConnectionId::next();
+        let memory = memory::no_memory(id, place.home, cx.poster());
+        let connection = Rc::new_cyclic(|weak: &Weak<Self>| Self {
+            id,
+            sessions: Sessions::new(&place.targets, weak.clone()),
+            place,
+            sink: Cell::new(SinkId(0)),
+            socket,
+            ended,
+            state: RefCell::new(State::new(request_queues, memory)),
+        });
+        connection.sink.set(cx.register(connection.clone()));
+        Local::on(cx).connections.borrow_mut().insert(id, connection.clone());
+        if connection.place.may_log(cx) {
+            tracing::info!(export = %connection.place.name, "a front end has connected");
+        }
+        cx.watch(connection.socket.as_raw_fd(), Interest::Readable, connection.id(Token::Readable));
+        connection
+    }
+
+    fn id(&self, token: Token) -> IoId {
+        IoId { sink: self.sink.get(), token: token as u64 }
+    }
+
+    fn state(&self) -> RefMut<'_, State> {
+        self.state.borrow_mut()
+    }
+
+    /// Whether the front end has gone, noticed or not.
+    pub(crate) fn is_ending(&self) -> bool {
+        self.has_noticed_its_end() || socket::has_ended(&self.socket)
+    }
+
+    /// Whether no message will be carried out any more.
+    pub(crate) fn has_noticed_its_end(&self) -> bool {
+        self.state().phase != Phase::Open
+    }
+
+    /// Ends the connection from our side: what is in flight is finished.
+    pub(crate) fn stop(&self, cx: &mut dyn Cx) {
+        let mut state = self.state();
+        if state.phase == Phase::Open {
+            state.phase = Phase::Draining;
+            self.stop_queues(&mut state, cx);
+            self.proceed(state, cx);
+        }
+    }
+
+    /// The front end has gone, or cannot be understood: what is in flight is aborted.
+    fn lose(&self, mut state: RefMut<'_, State>, reason: EndReason, cx: &mut dyn Cx) {
+        let export = &self.place.name;
+        match reason {
+            _ if !self.place.may_log(cx) => {}
+            None => tracing::info!(%export, "the front end has disconnected"),
+            Some(reason) => tracing::warn!(%export, "closing the connection: {reason}"),
+        }
+        self.stop_queues(&mut state, cx);
+        self.close_nexuses(&mut state, cx);
+        self.proceed(state, cx);
+    }
+
+    fn stop_queues(&self, state: &mut State, cx: &mut dyn Cx) {
+        cx.cancel(self.id(Token::Readable));
+        cx.cancel(self.id(Token::Writable));
+        state.then = Then::Nothing;
+        state.begin_round();
+        for index in 0..state.fds.len() as u16 {
+            if state.told[usize::from(index)].is_some() {
+                self.tell_as(state, index, false, true, cx);
+            }
+        }
+    }
+
+    fn close_nexuses(&self, state: &mut State, cx: &mut dyn Cx) {
+        state.phase = Phase::Closing;
+        for session in self.sessions.all(cx) {
+            state.waiting += 1;
+            session.close(Cookie::Close as u64, cx);
+        }
+    }
+
+    /// Nothing is in flight any more, and no memory mapped: lets go of everything.
+    fn finish(&self, state: &mut State, cx: &mut dyn Cx) {
+        state.phase = Phase::Closed;
+        let id = self.id;
+        let queues = (0..state.told.len() as u16).filter(|index| state.told[usize::from(*index)].is_some());
+        for index in queues {
+            post(self.place.reactor(index), cx, move |local, cx| {
+                if let Some(queue) = local.queue(id, index) {
+                    queue.close(local, cx);
+                }
+            });
+        }
+        cx.unregister(self.sink.get());
+        Local::on(cx).connections.borrow_mut().remove(&id);
+    }
+
+    /// A device reset is the loss of all I_T nexuses.
+    fn reset_nexuses(&self, state: &mut State, cx: &mut dyn Cx) {
+        let function = TaskManagementFunction::ITNexusReset;
+        let management = Management { function, lun: Lun::default(), tag: 0 };
+        for session in self.sessions.all(cx) {
+            state.waiting += 1;
+            session.manage(&management, Cookie::Reset as u64, cx);
+        }
+    }
+
+    /// Tells a queue what it should be, if it is or was started.
+    fn tell(&self, state: &mut State, index: u16, wait: bool, cx: &mut dyn Cx) {
+        let vring = &state.backend.state().vrings[usize::from(index)];
+        let started = vring.started && state.forbidding.is_empty();
+        let told = state.told[usize::from(index)].is_some();
+        if vring.started && !started && !told && self.place.may_log(cx) {
+            tracing::error!(
+                export = %self.place.name, queue = index,
+                "not started: the front end uses {:?}, which was not offered", state.forbidding
+            );
+        }
+        if started || told {
+            self.tell_as(state, index, started, wait, cx);
+        }
+    }
+
+    fn tell_as(&self, state: &mut State, index: u16, started: bool, wait: bool, cx: &mut dyn Cx) {
+        let setup = state.setup(index, started);
+        state.told[usize::from(index)] = Some(started);
+        let round = wait.then_some(state.round);
+        state.waiting += usize::from(wait);
+        let (id, place, memory) = (self.id, self.place.clone(), state.memory.clone());
+        let tell = move |local: &Local, cx: &mut dyn Cx| {
+            Queue::on(local, id, index, &place, &setup, cx).apply(setup, memory, round, cx);
+        };
+        let reactor = self.place.reactor(index);
+        // Directly if possible, so that a queue here has stopped before the engine aborts what it began.
+        if reactor == cx.reactor() { tell(&Local::on(cx), cx) } else { post(reactor, cx, tell) }
+    }
+
+    /// A queue has become what it was told in `round`, and stands or stood at `base`.
+    pub(crate) fn settled(&self, round: u64, base: u32, cx: &mut dyn Cx) {
+        let mut state = self.state();
+        if round != state.round {
+            return;
+        }
+        state.then = match std::mem::replace(&mut state.then, Then::Nothing) {
+            Then::SendBase(reply) => Then::Send(state.backend.vring_stopped(reply, base)),
+            other => other,
+        };
+        self.arrived(state, cx);
+    }
+
+    fn arrived(&self, mut state: RefMut<'_, State>, cx: &mut dyn Cx) {
+        state.waiting -= 1;
+        self.proceed(state, cx);
+    }
+
+    /// Goes on if nothing is waited for any more.
+    fn proceed(&self, mut state: RefMut<'_, State>, cx: &mut dyn Cx) {
+        if state.is_busy() {
+            return;
+        }
+        match state.phase {
+            Phase::Open => {
+                drop(state);
+                self.advance(cx);
+            }
+            Phase::Draining => self.close_nexuses(&mut state, cx),
+            Phase::Closing => {
+                state.phase = Phase::Leaving;
+                self.leave_memory(&mut state);
+            }
+            Phase::Leaving if state.epochs == 0 => {
+                self.finish(&mut state, cx);
+                drop(state);
+                (self.ended)(cx);
+            }
+            Phase::Leaving | Phase::Closed => {}
+        }
+    }
+
+    /// A call that may have taken its time has ended.
+    fn called(&self, token: Token, cx: &mut dyn Cx) {
+        let mut state = self.state();
+        let made = match token {
+            Token::Vetted => self.vetted(&mut state),
+            Token::Mapped => self.mapped(&mut state, cx),
+            _ => {
+                state.epochs -= 1;
+                Ok(())
+            }
+        };
+        match made {
+            Err(reason) if state.phase == Phase::Open => self.lose(state, reason, cx),
+            _ => self.proceed(state, cx),
+        }
+    }
+}
+
+impl Sink for Connection {
+    fn complete(&self, token: u64, _result: IoResult, cx: &mut dyn Cx) {
+        let calls = [Token::Vetted, Token::Mapped, Token::Unmapped];
+        match calls.into_iter().find(|call| *call as u64 == token) {
+            Some(call) => self.called(call, cx),
+            None => self.advance(cx),
+        }
+    }
+}
+
+impl Responder for Connection {
+    fn command_ended(&self, _: u64, _: Completion, _: &mut dyn Cx) {}
+
+    fn management_ended(&self, cookie: u64, _: ServiceResponse, cx: &mut dyn Cx) {
+        let state = self.state();
+        // A reset that was under way when the front end went is waited for no more.
+        let expected = if state.phase == Phase::Closing { Cookie::Close } else { Cookie::Reset };
+        if cookie == expected as u64 && state.waiting > 0 && state.phase != Phase::Draining {
+            self.arrived(state, cx);
+        }
+    }
+}

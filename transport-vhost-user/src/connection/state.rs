@@ -1,0 +1,191 @@
+//! What a connection has and where it stands.
+
+use super::descriptors::Vetting;
+use super::memory::Mapping;
+use super::offer::{LAYOUTS, offer};
+use crate::memory::MemoryMap;
+use crate::notify::{Kind, Notifier};
+use crate::queue::{Fds, Setup};
+use crate::ring::Layout;
+use crate::wire::{ConfigSpace, Sizes};
+use lunette_vhost_user::{Backend, Change, Decoder, Features, Message, VringBaseReply};
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+
+pub(super) struct State {
+    pub(super) backend: Backend,
+    pub(super) decoder: Decoder,
+    /// Bytes of a reply that the socket had no room for.
+    pub(super) outbox: Vec<u8>,
+    pub(super) memory: Arc<MemoryMap>,
+    pub(super) config: ConfigSpace,
+    /// Features that forbid to start any ring.
+    pub(super) forbidding: Features,
+    pub(super) fds: Vec<Fds>,
+    /// What each queue was last told; `None` for those that were never started.
+    pub(super) told: Vec<Option<Started>>,
+    /// Stays open: closing it means to the front end that the device was unplugged.
+    pub(super) channel: Option<OwnedFd>,
+    /// Numbers the times that something was waited for.
+    pub(super) round: u64,
+    /// Answers that are still to come in this round.
+    pub(super) waiting: usize,
+    /// Descriptors that are being looked at, with the bytes that they came with.
+    pub(super) vetting: Option<Vetting>,
+    /// Memory that is being mapped.
+    pub(super) mapping: Option<Mapping>,
+    /// Former memory maps that are still in use, or are being unmapped.
+    pub(super) epochs: usize,
+    /// With how many of them the next message is carried out.
+    pub(super) epochs_allowed: usize,
+    /// What is done when nothing is waited for any more.
+    pub(super) then: Then,
+    pub(super) phase: Phase,
+}
+
+/// Whether a queue was told to be started.
+type Started = bool;
+
+pub(super) enum Then {
+    Nothing,
+    Send(Message),
+    /// The reply to GET_VRING_BASE.
+    SendBase(VringBaseReply),
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Phase {
+    Open,
+    /// The queues finish what is in flight.
+    Draining,
+    /// Whatever is still in flight is being aborted.
+    Closing,
+    /// Nothing is in flight, and the memory is being unmapped.
+    Leaving,
+    Closed,
+}
+
+/// Which queues a message concerns.
+pub(super) enum Concerned {
+    None,
+    One(u16),
+    All,
+}
+
+impl State {
+    pub(super) fn new(request_queues: u16, memory: Arc<MemoryMap>) -> Self {
+        let offer = offer(request_queues);
+        let count = usize::from(offer.queues);
+        Self {
+            backend: Backend::new(offer),
+            decoder: Decoder::new(),
+            outbox: Vec::new(),
+            memory,
+            config: ConfigSpace { queues: request_queues, sizes: Sizes::default() },
+            forbidding: Features::empty(),
+            fds: vec![Fds::default(); count],
+            told: vec![None; count],
+            channel: None,
+            round: 0,
+            waiting: 0,
+            vetting: None,
+            mapping: None,
+            epochs: 0,
+            epochs_allowed: 0,
+            then: Then::Nothing,
+            phase: Phase::Open,
+        }
+    }
+
+    /// Answers of earlier rounds do not count any more.
+    pub(super) fn begin_round(&mut self) {
+        self.round += 1;
+        self.waiting = 0;
+    }
+
+    /// Whether something has to end before the next message.
+    pub(super) fn is_waiting(&self) -> bool {
+        self.is_busy() || self.epochs > self.epochs_allowed
+    }
+
+    /// Whether queues or calls that may block are still to answer.
+    pub(super) fn is_busy(&self) -> bool {
+        self.waiting > 0 || self.vetting.is_some() || self.mapping.is_some()
+    }
+
+    /// Carries a change out as far as this side is concerned.
+    pub(super) fn make(&mut self, change: Change) -> Result<Concerned, String> {
+        Ok(match change {
+            Change::SetVringBase { index, .. }
+            | Change::SetVringEnable { index, .. }
+            | Change::KickVring { index } => Concerned::One(index),
+            Change::SetVringKick { index, fd } => {
+                self.fds[usize::from(index)].kick = fd.map(kick).transpose()?;
+                Concerned::One(index)
+            }
+            Change::SetVringCall { index, fd } => {
+                self.fds[usize::from(index)].call = fd.map(notifier).transpose()?;
+                Concerned::One(index)
+            }
+            Change::SetVringError { index, fd } => {
+                self.fds[usize::from(index)].error = fd.map(notifier).transpose()?;
+                Concerned::One(index)
+            }
+            Change::SetFeatures { unoffered, .. } => {
+                self.forbidding = unoffered & LAYOUTS;
+                Concerned::All
+            }
+            Change::SetConfig(config) => {
+                if !self.config.write(config.offset, &config.bytes) {
+                    return Err("SET_CONFIG writes more than valid sizes of sense data and CDBs".to_owned());
+                }
+                Concerned::All
+            }
+            Change::ResetDevice => {
+                self.config.sizes = Sizes::default();
+                Concerned::All
+            }
+            Change::ResetOwner => Concerned::All,
+            Change::SetBackendRequestFd(fd) => {
+                self.channel = Some(fd);
+                Concerned::None
+            }
+            // Sizes and addresses count from the next start. What is left was not offered, or concerns nothing here.
+            _ => Concerned::None,
+        })
+    }
+
+    pub(super) fn setup(&self, index: u16, started: bool) -> Setup {
+        let session = self.backend.state();
+        let vring = &session.vrings[usize::from(index)];
+        let address = vring.address.as_ref();
+        Setup {
+            started,
+            enabled: vring.enabled,
+            layout: Layout {
+                size: vring.size,
+                packed: session.features.contains(Features::RING_PACKED),
+                descriptors: address.map_or(0, |address| address.descriptor),
+                available: address.map_or(0, |address| address.available),
+                used: address.map_or(0, |address| address.used),
+                event_index: session.features.contains(Features::EVENT_IDX),
+                indirect: session.features.contains(Features::INDIRECT_DESC),
+            },
+            base: vring.base,
+            sizes: self.config.sizes,
+            fds: self.fds[usize::from(index)].clone(),
+        }
+    }
+}
+
+fn notifier(fd: OwnedFd) -> Result<Arc<Notifier>, String> {
+    Notifier::new(fd).map(Arc::new).map_err(|error| error.to_string())
+}
+
+/// A descriptor that is only polled.
+fn kick(fd: OwnedFd) -> Result<Arc<OwnedFd>, String> {
+    match Kind::of(&fd) {
+        Kind::Other => Err("a kick descriptor is neither an eventfd nor a pipe nor a Unix socket".to_owned()),
+        _ => Ok(Arc::new(fd)),
+    }
+}
