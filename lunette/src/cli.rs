@@ -42,6 +42,13 @@ pub(crate) struct Serve {
     #[arg(long, value_name = "SOCKET")]
     pub(crate) vhost_user: Vec<PathBuf>,
 
+    /// Bring the memory of virtual machines in as a whole, and lock it
+    ///
+    /// No command then waits for a page of guest memory. It takes a while when a guest starts, and the right to lock that
+    /// much (RLIMIT_MEMLOCK); without the right the memory is used as it is.
+    #[arg(long)]
+    pub(crate) pin_memory: bool,
+
     /// Name of the iSCSI target
     #[arg(long, value_name = "IQN", default_value = "iqn.2026-11.dev.lunette:default")]
     pub(crate) target: String,

@@ -25,6 +25,8 @@ pub(crate) struct Places {
     pub(crate) target: String,
     pub(crate) iscsi: Vec<SocketAddr>,
     pub(crate) vhost_user: Vec<PathBuf>,
+    /// Whether guest memory is pinned.
+    pub(crate) pin_memory: bool,
 }
 
 /// What is being served where.
@@ -105,7 +107,8 @@ impl Exports {
                 Ok((*target, TargetPort::new(name, id, Protocol::SAS, units.clone())))
             });
             let initiator = record.port_name(PortRole::Initiator).to_string();
-            let options = VhostUserOptions { initiator, ..VhostUserOptions::new(socket) };
+            let pin_memory = places.pin_memory;
+            let options = VhostUserOptions { initiator, pin_memory, ..VhostUserOptions::new(socket) };
             let export = VhostUserExport::new(options, ports.collect::<Result<_>>()?);
             self.vhost_user.push(export.start(reactors.poster(), &all)?);
         }

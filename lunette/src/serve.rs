@@ -74,6 +74,7 @@ fn places(options: &Serve, state: &StateDir) -> Places {
         target: options.target.clone(),
         iscsi: options.iscsi.clone(),
         vhost_user: options.vhost_user.clone(),
+        pin_memory: options.pin_memory,
     };
     if places.iscsi.is_empty() && places.vhost_user.is_empty() {
         places.iscsi.push(DEFAULT_ISCSI);

@@ -18,6 +18,7 @@ use std::sync::Arc;
 
 mod rings;
 mod targets;
+mod vmm;
 
 struct Rig {
     export: Option<Handle>,
@@ -586,115 +587,4 @@ fn random_rings_harm_nobody() {
             Ok(())
         })
         .unwrap();
-}
-
-#[test]
-fn a_front_end_that_truncates_its_memory_breaks_its_rings_alone() {
-    for io in BOTH {
-        let rig = Rig::ram(io);
-        let mut front = FrontEnd::ready(&rig.socket, MEMORY);
-        let mut ring = front.start(2, 0, 64);
-        front.command(&mut ring, &TEST_UNIT_READY, &[], 0);
-        // Data is copied to memory that is no more.
-        front.offer_command(&ring, 1, DATA, &read_10(0, 64), &[], 64 * 512);
-        rustix::fs::ftruncate(&front.guest.fd, DATA + RESPONSE + 0x1000).unwrap();
-        ring.kick();
-        ring.wait_broken();
-        // The connection stands, and the guest may start over with other memory.
-        front.stop(2);
-        front.guest = crate::testing::Guest::new(MEMORY);
-        front.share();
-        let mut ring = front.start(2, 0, 64);
-        assert_eq!(front.command(&mut ring, &TEST_UNIT_READY, &[], 0).status, 0);
-        // The ring itself goes.
-        rustix::fs::ftruncate(&front.guest.fd, 0).unwrap();
-        ring.kick();
-        ring.wait_broken();
-    }
-}
-
-#[test]
-fn a_ring_whose_memory_is_taken_away_goes_on_when_it_is_back() {
-    let rig = Rig::held();
-    let mut front = FrontEnd::ready(&rig.socket, MEMORY);
-    let (at, size) = (0x1000_0000, 0x2_0000);
-    let extra = memfd(size);
-    let more = region(at, size, 0);
-    let message = front.protocol.add_mem_reg(more, extra.try_clone().unwrap());
-    front.done(message);
-    // The ring is alone in a region of its own; the test sees it through a map of the same files.
-    front.guest.also(more, &extra);
-    let mut ring = front.start(3, at, 64);
-    front.command(&mut ring, &TEST_UNIT_READY, &[], 0);
-    front.offer_command(&ring, 1, DATA, &read_10(0, 1), &[], 512);
-    wait_held(&rig.reactors, 1);
-    let message = front.protocol.rem_mem_reg(more);
-    front.send(message);
-    for _ in 0..20 {
-        held(&rig.reactors, 0);
-        held(&rig.reactors, 1);
-    }
-    // Not looked at any more, but what is under way ends.
-    front.offer_command(&ring, 5, DATA + 0x2_0000, &TEST_UNIT_READY, &[], 0);
-    release(&rig.reactors, 1, 0x66);
-    assert!(matches!(front.reply(), Some(Reply::Ack { success: true, .. })));
-    let (head, written) = front.used(&mut ring);
-    assert_eq!((head, front.result(DATA, written, 512).data), (1, vec![0x66; 512]));
-    assert_eq!(ring.ring.used_index(&front.guest), 2);
-    assert!(!ring.is_broken());
-    let message = front.protocol.add_mem_reg(more, extra.try_clone().unwrap());
-    front.done(message);
-    assert_eq!(front.used(&mut ring).0, 5);
-    assert_eq!(front.command(&mut ring, &TEST_UNIT_READY, &[], 0).status, 0);
-
-    // One that is suspended can be stopped, and says where it stood.
-    let message = front.protocol.rem_mem_reg(more);
-    front.done(message);
-    assert_eq!(front.stop(3), 4);
-    assert!(!ring.is_broken());
-    // One that is started without its memory is broken.
-    front.restart(&ring, 4);
-    ring.wait_broken();
-}
-
-#[test]
-fn descriptors_that_could_block_us_are_refused() {
-    let rig = Rig::ram(Io::Auto);
-    let mut front = FrontEnd::ready(&rig.socket, MEMORY);
-    let file = || Some(std::os::fd::OwnedFd::from(tempfile::tempfile().unwrap()));
-    for message in [
-        front.protocol.set_vring_call(2, file()),
-        front.protocol.set_vring_err(2, file()),
-        front.protocol.set_vring_kick(2, file()),
-    ] {
-        assert!(matches!(front.ask(message), Some(Reply::Ack { success: false, .. })));
-    }
-    let (_reader, writer) = std::io::pipe().unwrap();
-    let message = front.protocol.set_vring_call(2, Some(writer.into()));
-    front.done(message);
-}
-
-#[test]
-fn a_notification_that_cannot_be_taken_holds_nobody_up() {
-    let rig = Rig::ram(Io::Auto);
-    let mut front = FrontEnd::ready(&rig.socket, MEMORY);
-    let mut good = front.start(3, 0x1_0000, 64);
-    let mut bad = front.start(2, 0, 64);
-    front.command(&mut good, &TEST_UNIT_READY, &[], 0);
-    front.command(&mut bad, &TEST_UNIT_READY, &[], 0);
-    let _ = bad.is_broken();
-    // Full, and blocking again behind the device's back.
-    rustix::io::write(bad.call(), &(u64::MAX - 1).to_ne_bytes()).unwrap();
-    rustix::io::ioctl_fionbio(bad.call(), false).unwrap();
-    let used = bad.ring.used_index(&front.guest);
-    bad.ring.set_used_event(&front.guest, used);
-    front.offer_command(&bad, 0, DATA + 0x2_0000, &TEST_UNIT_READY, &[], 0);
-    while bad.ring.used_index(&front.guest) == used {
-        std::thread::yield_now();
-    }
-    for _ in 0..3 {
-        assert_eq!(front.command(&mut good, &TEST_UNIT_READY, &[], 0).status, 0);
-        // The bad queue's reactor is still there.
-        held(&rig.reactors, 0);
-    }
 }

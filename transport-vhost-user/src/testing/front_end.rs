@@ -115,7 +115,7 @@ impl FrontEnd {
     pub(crate) fn send(&mut self, message: Message) {
         let (bytes, fds) = message.into_parts();
         let fds: Vec<_> = fds.iter().map(AsFd::as_fd).collect();
-        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(8))];
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(16))];
         let mut control = SendAncillaryBuffer::new(&mut space);
         if !fds.is_empty() {
             assert!(control.push(SendAncillaryMessage::ScmRights(&fds)));
@@ -140,6 +140,11 @@ impl FrontEnd {
                 Ok(Received::End | Received::Truncated(_)) | Err(_) => return None,
             }
         }
+    }
+
+    /// Whether the device has sent something, or closed the connection.
+    pub(crate) fn has_reply(&self) -> bool {
+        is_readable(&self.socket)
     }
 
     /// Waits until the device has closed the connection.
