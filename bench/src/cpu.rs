@@ -42,9 +42,14 @@ impl Usage {
         self.daemon.saturating_sub(earlier.daemon)
     }
 
+    /// CPU time of this process since `earlier`.
+    pub(crate) fn own_since(&self, earlier: &Self) -> Duration {
+        self.own.saturating_sub(earlier.own)
+    }
+
     /// CPU time since `earlier` of everything but the daemon and this process, in CPUs.
     pub(crate) fn others_since(&self, earlier: &Self) -> f64 {
-        let ours = self.daemon_since(earlier) + self.own.saturating_sub(earlier.own);
+        let ours = self.daemon_since(earlier) + self.own_since(earlier);
         let others = self.machine.saturating_sub(earlier.machine).saturating_sub(ours);
         others.as_secs_f64() / (self.at - earlier.at).as_secs_f64()
     }
@@ -65,6 +70,7 @@ fn used_by_all() -> Result<Duration> {
 /// Which CPUs the load generator and the daemons get.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Split {
+    all: CpuSet,
     generator: CpuSet,
     daemon: CpuSet,
 }
@@ -78,14 +84,16 @@ impl Split {
         generator.set(last);
         let mut daemon = all;
         daemon.unset(last);
-        Ok((daemon.count() > 0).then_some(Self { generator, daemon }))
+        Ok((daemon.count() > 0).then_some(Self { all, generator, daemon }))
     }
 
-    /// Runs `start`, so that what it starts runs on the daemon's CPUs.
-    pub(crate) fn for_daemon<T>(&self, start: impl FnOnce() -> T) -> Result<T> {
-        sched_setaffinity(None, &self.daemon)?;
+    /// Runs `start`, so that what it starts runs on the daemon's CPUs and this thread on the generator's; or both on any.
+    pub(crate) fn place<T>(&self, pinned: bool, start: impl FnOnce() -> T) -> Result<T> {
+        let (daemon, generator) =
+            if pinned { (&self.daemon, &self.generator) } else { (&self.all, &self.all) };
+        sched_setaffinity(None, daemon)?;
         let started = start();
-        sched_setaffinity(None, &self.generator)?;
+        sched_setaffinity(None, generator)?;
         Ok(started)
     }
 }

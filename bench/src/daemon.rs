@@ -12,7 +12,8 @@ use anyhow::{Context, Result, bail};
 use rustix::process::{Signal, set_parent_process_death_signal};
 use tempfile::TempDir;
 
-use crate::cpu::{Split, Usage};
+use crate::cpu::Usage;
+use crate::run::Settings;
 
 /// How long a daemon may take to start.
 const START: Duration = Duration::from_secs(20);
@@ -27,7 +28,8 @@ impl Daemon {
     /// Starts a program with an empty directory as its working directory.
     pub(crate) fn start(
         program: &Path,
-        split: Option<Split>,
+        settings: &Settings,
+        pinned: bool,
         arguments: impl FnOnce(&mut Command),
     ) -> Result<Self> {
         let home = TempDir::with_prefix("lunette-bench-")?;
@@ -39,10 +41,7 @@ impl Daemon {
         let die = || Ok(set_parent_process_death_signal(Some(Signal::KILL))?);
         // SAFETY: between fork and exec the closure makes one system call; it neither allocates nor takes a lock.
         unsafe { command.pre_exec(die) };
-        let child = match split {
-            Some(split) => split.for_daemon(|| command.spawn())?,
-            None => command.spawn(),
-        };
+        let child = settings.place(pinned, || command.spawn())?;
         let child = child.with_context(|| format!("cannot start {}", program.display()))?;
         Ok(Self { child, home })
     }

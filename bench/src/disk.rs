@@ -1,4 +1,4 @@
-//! The file that both vhost-user daemons serve.
+//! The file that all vhost-user daemons serve.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{Read, Write};
@@ -16,8 +16,8 @@ use crate::run::Settings;
 pub(crate) const SIZE: u64 = 1 << 30;
 const CHUNK: usize = 1 << 20;
 
-/// The file, allocated, filled with the pattern, on the disk, and in the page cache.
-pub(crate) fn in_page_cache(settings: &Settings) -> Result<PathBuf> {
+/// The file, allocated, filled with the pattern, and on the disk.
+pub(crate) fn filled(settings: &Settings) -> Result<PathBuf> {
     let directory = target_directory()?.join("bench");
     fs::create_dir_all(&directory)?;
     let path = directory.join("disk.img");
@@ -25,6 +25,12 @@ pub(crate) fn in_page_cache(settings: &Settings) -> Result<PathBuf> {
         eprintln!("filling {}", path.display());
         fill(&path, settings.generation()).with_context(|| format!("cannot fill {}", path.display()))?;
     }
+    Ok(path)
+}
+
+/// The same, in the page cache.
+pub(crate) fn in_page_cache(settings: &Settings) -> Result<PathBuf> {
+    let path = filled(settings)?;
     let mut file = File::open(&path)?;
     let mut chunk = vec![0; CHUNK];
     while file.read(&mut chunk)? > 0 {}

@@ -12,6 +12,15 @@ pub(crate) struct Lunette {
     program: PathBuf,
 }
 
+/// How it is started, where that is not the default.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Tuning {
+    /// Its reactor never sleeps.
+    pub(crate) poll: bool,
+    /// It is pinned to CPUs of its own.
+    pub(crate) pinned: bool,
+}
+
 impl Lunette {
     pub(crate) fn new(program: PathBuf) -> Self {
         Self { program }
@@ -19,8 +28,18 @@ impl Lunette {
 
     /// Starts it and waits until it listens. Relative paths lie in its own directory.
     pub(crate) fn serve(&self, settings: &Settings, exports: &[&str]) -> Result<Daemon> {
-        let mut daemon = Daemon::start(&self.program, settings.split, |command| {
-            command.args(["serve", "--state-dir", "state"]).args(options(settings)).args(exports);
+        self.serve_tuned(settings, Tuning::default(), exports)
+    }
+
+    /// The same in another way than the default.
+    pub(crate) fn serve_tuned(
+        &self,
+        settings: &Settings,
+        tuning: Tuning,
+        exports: &[&str],
+    ) -> Result<Daemon> {
+        let mut daemon = Daemon::start(&self.program, settings, tuning.pinned, |command| {
+            command.args(["serve", "--state-dir", "state"]).args(options(settings, tuning)).args(exports);
         })?;
         daemon.wait_for_line("ready")?;
         Ok(daemon)
@@ -28,10 +47,10 @@ impl Lunette {
 
     /// The command line for the report.
     pub(crate) fn shown(&self, settings: &Settings, exports: &str) -> String {
-        format!("lunette serve {} {exports}", options(settings).join(" "))
+        format!("lunette serve {} {exports}", options(settings, Tuning::default()).join(" "))
     }
 }
 
-fn options(settings: &Settings) -> [&str; 4] {
-    ["--reactors", "1", "--poll", settings.poll.as_str()]
+fn options(settings: &Settings, tuning: Tuning) -> [&str; 4] {
+    ["--reactors", "1", "--poll", if tuning.poll { "always" } else { settings.poll.as_str() }]
 }

@@ -7,6 +7,7 @@
 mod cpu;
 mod daemon;
 mod disk;
+mod fio;
 mod iscsi;
 mod load;
 mod lunette;
@@ -17,11 +18,13 @@ mod run;
 mod vhost_user;
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use clap::{Parser, ValueEnum};
 
 use cpu::Split;
+use report::Section;
 use run::Settings;
 
 /// Compares lunette with its peers, and writes the results as Markdown.
@@ -48,31 +51,56 @@ struct Arguments {
     /// How lunette's reactors wait.
     #[arg(long, default_value = "adaptive", value_parser = ["adaptive", "always", "never"])]
     poll: String,
-    /// Pin the load generator to the last CPU and the daemons to the others.
+    /// Pin the load generator to the last CPU and the daemons to the others, always.
     #[arg(long)]
     pin: bool,
-    /// Chained instead of indirect descriptors; not for depth 128.
+    /// One round of one second: shows that everything runs, and no more.
     #[arg(long)]
-    direct: bool,
+    quick: bool,
     /// Serve a store that does nothing at this vhost-user socket: the daemon of `ring`.
     #[arg(long, hide = true)]
     serve_null: Option<PathBuf>,
     /// Fail if a claim does not hold.
     #[arg(long)]
     check: bool,
-    /// The results file; bench/results.md unless a filter is given or peers run alone.
+    /// The results file; bench/results.md unless the run is quick, filtered or of peers alone.
     #[arg(long)]
     output: Option<PathBuf>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Benchmark {
-    /// vhost-user-scsi against vhost-device-scsi.
-    VhostUser,
-    /// iSCSI against tgt.
-    Iscsi,
+    /// vhost-user with a file in the page cache, against vhost-device-scsi, qemu-storage-daemon and fio.
+    PageCache,
+    /// vhost-user with a disk in memory, against vhost-device-scsi and qemu-storage-daemon.
+    Memory,
+    /// vhost-user with O_DIRECT on the machine's disk, against fio.
+    DirectIo,
+    /// TEST UNIT READY over vhost-user, against vhost-device-scsi.
+    NoData,
+    /// 64 guests that do nothing.
+    Idle,
     /// lunette's vhost-user ring with a store that does nothing.
     Ring,
+    /// The same, with other choices of the guest.
+    Options,
+    /// iSCSI against tgt.
+    Iscsi,
+}
+
+impl Benchmark {
+    fn run(self, settings: &Settings) -> Result<Section> {
+        match self {
+            Self::PageCache => vhost_user::page_cache(settings),
+            Self::Memory => vhost_user::memory(settings),
+            Self::DirectIo => vhost_user::direct_io(settings),
+            Self::NoData => vhost_user::no_data(settings),
+            Self::Idle => vhost_user::idle(settings),
+            Self::Ring => vhost_user::ring(settings),
+            Self::Options => vhost_user::options(settings),
+            Self::Iscsi => iscsi::compare(settings),
+        }
+    }
 }
 
 impl Arguments {
@@ -90,19 +118,20 @@ impl Arguments {
         // Generations differ from those that an earlier run has left on the disk.
         let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH)?;
         Ok(Settings {
-            rounds: self.rounds.into(),
-            seconds: self.seconds,
+            rounds: if self.quick { 1 } else { self.rounds.into() },
+            seconds: if self.quick { 1.0 } else { self.seconds },
             filter: self.filter.clone(),
             lunette,
             poll: self.poll.clone(),
-            split: if self.pin { Split::new()? } else { None },
-            direct: self.direct,
+            split: Split::new()?,
+            pin: self.pin,
+            idle: Duration::from_secs(if self.quick { 1 } else { 10 }),
             generations: std::cell::Cell::new(now.as_secs() as u8),
         })
     }
 
     fn results(&self) -> Option<PathBuf> {
-        let whole = self.filter.is_empty() && !self.peers_only;
+        let whole = self.filter.is_empty() && !self.peers_only && !self.quick;
         self.output.clone().or_else(|| whole.then(|| "bench/results.md".into()))
     }
 }
@@ -113,17 +142,17 @@ fn main() -> Result<()> {
         return null::serve(socket, &arguments.poll);
     }
     let settings = arguments.settings()?;
-    let all = [Benchmark::VhostUser, Benchmark::Iscsi, Benchmark::Ring];
-    let chosen = if arguments.benchmarks.is_empty() { &all[..] } else { &arguments.benchmarks };
+    let chosen = match &arguments.benchmarks[..] {
+        [] => Benchmark::value_variants(),
+        some => some,
+    };
     let mut sections = Vec::new();
     for benchmark in chosen {
-        let section = match benchmark {
-            Benchmark::VhostUser => vhost_user::compare(&settings)?,
-            Benchmark::Iscsi => iscsi::compare(&settings)?,
-            Benchmark::Ring => vhost_user::ring_alone(&settings)?,
-        };
-        println!("{}", section.markdown());
-        sections.push(section);
+        let section = benchmark.run(&settings)?;
+        if !section.is_empty() {
+            println!("{}", section.markdown());
+            sections.push(section);
+        }
     }
     if let Some(path) = arguments.results() {
         report::save(&path, &sections)?;

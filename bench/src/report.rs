@@ -1,6 +1,6 @@
 //! Tables for the terminal and for the results file, which are the same Markdown.
 
-use std::fmt::Write;
+use std::fmt::{self, Write};
 use std::fs;
 use std::path::Path;
 use std::time::Duration;
@@ -29,38 +29,98 @@ pub(crate) struct Section {
 }
 
 struct Claim {
-    text: &'static str,
-    ratio: f64,
+    text: String,
+    value: f64,
     holds: bool,
 }
 
-/// The first contender's medians divided by the second's.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Ratio {
-    pub(crate) iops: f64,
-    pub(crate) cpu: f64,
+/// What a claim is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Measure {
+    /// Commands per second.
+    Iops,
+    /// CPU time of the daemon per command.
+    Cpu,
 }
 
-impl Ratio {
-    fn of(row: &Row) -> Option<Self> {
-        let [_, _] = row.samples[..] else { return None };
-        let (ours, theirs) = (row.median(0), row.median(1));
-        Some(Self { iops: ours.iops / theirs.iops, cpu: ours.cpu.as_secs_f64() / theirs.cpu.as_secs_f64() })
+impl Measure {
+    fn of(self, sample: &Sample) -> f64 {
+        match self {
+            Self::Iops => sample.iops,
+            Self::Cpu => sample.cpu.as_secs_f64(),
+        }
+    }
+}
+
+impl fmt::Display for Measure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Iops => "IOPS",
+            Self::Cpu => "CPU per command",
+        })
+    }
+}
+
+/// When a claim holds.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) enum Bar {
+    AtLeast(f64),
+    AtMost(f64),
+}
+
+impl Bar {
+    fn holds(self, value: f64) -> bool {
+        match self {
+            Self::AtLeast(bar) => value >= bar,
+            Self::AtMost(bar) => value <= bar,
+        }
+    }
+}
+
+impl fmt::Display for Bar {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::AtLeast(bar) => write!(f, "at least {bar}"),
+            Self::AtMost(bar) => write!(f, "at most {bar}"),
+        }
+    }
+}
+
+/// What the contenders after the first are to it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Others {
+    /// Peers: the table says how many times theirs the first one's figures are.
+    Peers,
+    /// Variants: the table says how many times the first one's theirs are.
+    Variants,
+}
+
+impl Others {
+    fn ratio(self, first: f64, other: f64) -> f64 {
+        match self {
+            Self::Peers => first / other,
+            Self::Variants => other / first,
+        }
     }
 }
 
 impl Section {
     pub(crate) fn new(title: &'static str, settings: &Settings) -> Result<Self> {
-        let pinning = match settings.split {
-            Some(_) => "the load generator pinned to the last CPU, the daemon to the others",
-            None => "nothing pinned to a CPU",
+        Self::of_rounds(title, settings, settings.rounds)
+    }
+
+    pub(crate) fn of_rounds(title: &'static str, settings: &Settings, rounds: usize) -> Result<Self> {
+        let pinning = match (settings.split, settings.pin) {
+            (Some(_), true) => "the load generator pinned to the last CPU, the daemon to the others",
+            _ => "nothing pinned to a CPU unless said so",
         };
         let facts = vec![
             machine()?,
             format!(
-                "Medians of {} interleaved rounds of {} s, a new daemon for each run; {pinning}. CPU: user and system \
-                 time of the whole daemon per command. ±: half the range of the rounds. Latencies: median and 99 %.",
-                settings.rounds, settings.seconds
+                "Medians of {rounds} interleaved rounds of {} s, a new daemon for each run; {pinning}. CPU: user and \
+                 system time per command of the whole daemon, and of the load generator (\"guest\"). ±: half the range of \
+                 the rounds. Latencies: median and 99 %.",
+                settings.seconds
             ),
         ];
         Ok(Self { title, facts, table: String::new(), claims: Vec::new() })
@@ -72,31 +132,48 @@ impl Section {
     }
 
     /// Adds the figures.
-    pub(crate) fn table(&mut self, tally: &Tally) {
-        let others = tally.disturbance();
-        let verdict = if others > QUIET { "; **too much: run again on an idle machine**" } else { "" };
+    pub(crate) fn table(&mut self, tally: &Tally, others: Others) {
+        let disturbance = tally.disturbance();
+        let verdict = if disturbance > QUIET { "; **too much: run again on an idle machine**" } else { "" };
         self.fact(format!(
-            "Other processes, the kernel's own included, took up to {others:.2} CPUs{verdict}."
+            "Other processes, the kernel's own included, took up to {disturbance:.2} CPUs{verdict}."
         ));
-        let mut lines = vec![header(tally)];
-        lines.extend(tally.rows.iter().map(cells));
+        let first = tally.contenders.first().copied().unwrap_or_default();
+        let ratio = match others {
+            _ if tally.contenders.len() < 2 => None,
+            Others::Peers => Some(format!("{first} ×")),
+            Others::Variants => Some(format!("× {first}")),
+        };
+        let ratio = || ratio.clone().into_iter();
+        let mut header = vec!["workload".to_owned(), "of".to_owned(), "IOPS".to_owned()];
+        header.extend(ratio());
+        header.push("CPU µs".to_owned());
+        header.extend(ratio());
+        header.extend(["guest µs", "p50 / p99 µs"].map(String::from));
+        let mut lines = vec![header];
+        lines.extend(tally.rows.iter().flat_map(|row| cells(tally, row, others)));
         self.table = align(&lines);
     }
 
-    /// Adds a claim about a row, if the row was run with both contenders. `judge` gives the ratio that counts and whether
-    /// it is good enough.
-    pub(crate) fn claim(
-        &mut self,
-        tally: &Tally,
-        row: &str,
-        text: &'static str,
-        judge: impl Fn(Ratio) -> (f64, bool),
-    ) {
-        let row = tally.rows.iter().find(|candidate| candidate.name == row);
-        if let Some(ratio) = row.and_then(Ratio::of) {
-            let (ratio, holds) = judge(ratio);
-            self.claims.push(Claim { text, ratio, holds });
+    /// Claims that a figure of the first contender is so many times another one's. Nothing, if one of the two has not run
+    /// this row.
+    pub(crate) fn claim(&mut self, tally: &Tally, row: &str, other: &str, measure: Measure, bar: Bar) {
+        let text = format!("{row}: {measure} {bar} × {other}'s");
+        let Some(other) = tally.contenders.iter().position(|name| *name == other) else { return };
+        let Some(row) = tally.rows.iter().find(|candidate| candidate.name == row) else { return };
+        if let (Some(ours), Some(theirs)) = (row.median(0), row.median(other)) {
+            self.claim_value(text, measure.of(&ours) / measure.of(&theirs), bar);
         }
+    }
+
+    /// Claims something about a single value.
+    pub(crate) fn claim_value(&mut self, text: String, value: f64, bar: Bar) {
+        self.claims.push(Claim { text, value, holds: bar.holds(value) });
+    }
+
+    /// Whether nothing was measured.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.table.lines().count() <= 2 && self.claims.is_empty()
     }
 
     /// Whether all claims hold.
@@ -111,42 +188,53 @@ impl Section {
             let _ = writeln!(text, "- {fact}");
         }
         let _ = write!(text, "\n{}", self.table);
-        for Claim { text: claim, ratio, holds } in &self.claims {
-            let verdict = if *holds { "holds" } else { "does NOT hold" };
-            let _ = write!(text, "\n{claim}: measured {ratio:.2}, {verdict}.\n");
+        if !self.claims.is_empty() {
+            text.push('\n');
+        }
+        for Claim { text: claim, value, holds } in &self.claims {
+            let verdict = if *holds { "holds" } else { "**missed**" };
+            let _ = writeln!(text, "- {claim}: measured {value:.2}, {verdict}.");
         }
         text
     }
 }
 
-fn header(tally: &Tally) -> Vec<String> {
-    let mut header = vec!["workload".to_owned()];
-    for measure in ["IOPS", "CPU µs", "p50 / p99 µs"] {
-        header.extend(tally.contenders.iter().map(|name| format!("{name} {measure}")));
-        if let ([_, _], false) = (&tally.contenders[..], measure.starts_with("p50")) {
-            header.push("ratio".to_owned());
-        }
-    }
-    header
-}
-
-fn cells(row: &Row) -> Vec<String> {
-    let medians: Vec<Sample> = (0..row.samples.len()).map(|contender| row.median(contender)).collect();
-    let ratio = Ratio::of(row);
-    let mut cells = vec![row.name.clone()];
-    cells.extend(medians.iter().zip(&row.samples).map(|(median, samples)| {
+/// A line for each contender that has run the row.
+fn cells(tally: &Tally, row: &Row, others: Others) -> Vec<Vec<String>> {
+    let medians: Vec<_> = (0..row.samples.len()).map(|contender| row.median(contender)).collect();
+    let first = medians.first().copied().flatten();
+    let mut lines: Vec<Vec<String>> = Vec::new();
+    for (contender, median) in medians.iter().enumerate() {
+        let Some(median) = median else { continue };
+        let ratio = |measure: Measure| {
+            let text = match (contender, &first) {
+                (1.., Some(first)) => {
+                    format!("**{:.2}**", others.ratio(measure.of(first), measure.of(median)))
+                }
+                _ => String::new(),
+            };
+            (tally.contenders.len() > 1).then_some(text)
+        };
+        let name = if lines.is_empty() { row.name.clone() } else { String::new() };
+        let mut cells = vec![name, tally.contenders[contender].to_owned()];
+        let samples = &row.samples[contender];
         let (low, high) =
             samples.iter().fold((f64::MAX, 0f64), |(low, high), s| (low.min(s.iops), high.max(s.iops)));
-        format!("{:.0} ±{:.0}%", median.iops, (high - low) / 2.0 / median.iops * 100.0)
-    }));
-    cells.extend(ratio.map(|ratio| format!("**{:.2}**", ratio.iops)));
-    cells.extend(medians.iter().map(|median| format!("{:.2}", micros(median.cpu))));
-    cells.extend(ratio.map(|ratio| format!("**{:.2}**", ratio.cpu)));
-    cells.extend(medians.iter().map(|median| match median.p99 {
-        Duration::ZERO => "–".to_owned(),
-        _ => format!("{:.0} / {:.0}", micros(median.p50), micros(median.p99)),
-    }));
-    cells
+        cells.push(format!("{:.0} ±{:.0}%", median.iops, (high - low) / 2.0 / median.iops * 100.0));
+        cells.extend(ratio(Measure::Iops));
+        cells.push(format!("{:.2}", micros(median.cpu)));
+        cells.extend(ratio(Measure::Cpu));
+        cells.push(match median.guest {
+            Duration::ZERO => "–".to_owned(),
+            guest => format!("{:.2}", micros(guest)),
+        });
+        cells.push(match median.p99 {
+            Duration::ZERO => "–".to_owned(),
+            _ => format!("{:.0} / {:.0}", micros(median.p50), micros(median.p99)),
+        });
+        lines.push(cells);
+    }
+    lines
 }
 
 fn micros(duration: Duration) -> f64 {
@@ -246,23 +334,45 @@ mod tests {
         assert_eq!(align(&lines), "| name |   µs |\n|------|-----:|\n| x    | 1.25 |\n");
     }
 
-    #[test]
-    fn a_claim_is_judged_by_the_ratio_of_medians() {
+    fn tally() -> Tally {
         let sample = |iops, nanos| Sample {
             iops,
             cpu: Duration::from_nanos(nanos),
+            guest: Duration::ZERO,
             others: 0.0,
             p50: Duration::ZERO,
             p99: Duration::ZERO,
         };
-        let row = Row { name: "r".into(), samples: vec![vec![sample(30.0, 100)], vec![sample(10.0, 400)]] };
-        let tally = Tally { contenders: vec!["we", "they"], rows: vec![row] };
-        let mut section = Section { title: "t", facts: vec![], table: String::new(), claims: vec![] };
-        section.claim(&tally, "r", "faster", |ratio| (ratio.iops, ratio.iops >= 3.0));
-        assert!(section.holds());
-        section.claim(&tally, "absent", "not judged", |_| unreachable!());
-        section.claim(&tally, "r", "lighter", |ratio| (ratio.cpu, ratio.cpu < 0.25));
+        let samples = vec![vec![sample(30.0, 100)], vec![sample(10.0, 400)], vec![]];
+        Tally { contenders: vec!["we", "they", "nobody"], rows: vec![Row { name: "r".into(), samples }] }
+    }
+
+    fn section() -> Section {
+        Section { title: "t", facts: vec![], table: String::new(), claims: vec![] }
+    }
+
+    #[test]
+    fn a_claim_is_judged_by_the_ratio_of_medians() {
+        let (tally, mut section) = (tally(), section());
+        section.claim(&tally, "r", "they", Measure::Iops, Bar::AtLeast(3.0));
+        section.claim(&tally, "absent", "they", Measure::Iops, Bar::AtLeast(9.0));
+        section.claim(&tally, "r", "nobody", Measure::Iops, Bar::AtLeast(9.0));
+        section.claim(&tally, "r", "unknown", Measure::Iops, Bar::AtLeast(9.0));
+        assert!(section.holds() && section.claims.len() == 1);
+        section.claim(&tally, "r", "they", Measure::Cpu, Bar::AtMost(0.24));
         assert!(!section.holds());
-        assert!(section.markdown().contains("lighter: measured 0.25, does NOT hold."));
+        let text = "r: CPU per command at most 0.24 × they's: measured 0.25, **missed**.";
+        assert!(section.markdown().contains(text), "{}", section.markdown());
+    }
+
+    #[test]
+    fn a_row_has_a_line_for_each_who_ran_it() {
+        let (tally, mut section) = (tally(), section());
+        section.table(&tally, Others::Peers);
+        let words: Vec<Vec<_>> =
+            section.table.lines().map(|line| line.split('|').map(str::trim).collect()).collect();
+        assert_eq!(words.len(), 4);
+        assert_eq!(words[2][1..8], ["r", "we", "30 ±0%", "", "0.10", "", "–"]);
+        assert_eq!(words[3][1..8], ["", "they", "10 ±0%", "**3.00**", "0.40", "**0.25**", "–"]);
     }
 }

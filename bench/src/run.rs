@@ -20,10 +20,12 @@ pub(crate) struct Settings {
     pub(crate) lunette: Option<PathBuf>,
     /// How lunette's reactors wait.
     pub(crate) poll: String,
-    /// CPUs, if threads are pinned.
+    /// How CPUs are divided where threads are pinned, if there are enough.
     pub(crate) split: Option<Split>,
-    /// Chained instead of indirect descriptors.
-    pub(crate) direct: bool,
+    /// Whether all threads are pinned.
+    pub(crate) pin: bool,
+    /// How long an idle daemon is watched.
+    pub(crate) idle: Duration,
     /// Counts data generations.
     pub(crate) generations: Counter<u8>,
 }
@@ -31,6 +33,14 @@ pub(crate) struct Settings {
 impl Settings {
     pub(crate) fn span(&self) -> Span {
         Span { warm_up: Duration::from_millis(300), measured: Duration::from_secs_f64(self.seconds) }
+    }
+
+    /// Runs `start`, so that what it starts runs on its own CPUs if it is to be pinned.
+    pub(crate) fn place<T>(&self, pinned: bool, start: impl FnOnce() -> T) -> Result<T> {
+        match self.split {
+            Some(split) => split.place(pinned || self.pin, start),
+            None => Ok(start()),
+        }
     }
 
     pub(crate) fn lunette(&self) -> Option<Lunette> {
@@ -56,11 +66,17 @@ type Run<'a, C> = Box<dyn FnMut(&C) -> Result<Sample> + 'a>;
 pub(crate) struct Contender<'a, C> {
     name: &'static str,
     run: Run<'a, C>,
+    takes: fn(&C) -> bool,
 }
 
 impl<'a, C> Contender<'a, C> {
     pub(crate) fn new(name: &'static str, run: impl FnMut(&C) -> Result<Sample> + 'a) -> Self {
-        Self { name, run: Box::new(run) }
+        Self { name, run: Box::new(run), takes: |_| true }
+    }
+
+    /// The same for some cells only.
+    pub(crate) fn only(self, takes: fn(&C) -> bool) -> Self {
+        Self { takes, ..self }
     }
 }
 
@@ -83,20 +99,34 @@ impl Tally {
         cells: &[C],
         contenders: &mut [Contender<'_, C>],
     ) -> Result<Self> {
+        Self::of_rounds(settings, settings.rounds, cells, contenders)
+    }
+
+    /// The same with another number of rounds.
+    pub(crate) fn of_rounds<C: Cell>(
+        settings: &Settings,
+        rounds: usize,
+        cells: &[C],
+        contenders: &mut [Contender<'_, C>],
+    ) -> Result<Self> {
         let chosen: Vec<_> = cells.iter().filter(|cell| cell.name().contains(&settings.filter)).collect();
         let empty = |cell: &&C| Row { name: cell.name(), samples: vec![Vec::new(); contenders.len()] };
         let mut rows: Vec<_> = chosen.iter().map(empty).collect();
-        for round in 1..=settings.rounds {
+        for round in 1..=rounds {
             for (cell, row) in chosen.iter().zip(&mut rows) {
                 for (contender, samples) in contenders.iter_mut().zip(&mut row.samples) {
+                    if !(contender.takes)(cell) {
+                        continue;
+                    }
                     let sample =
                         (contender.run)(cell).with_context(|| format!("{}, {}", contender.name, row.name))?;
                     eprintln!(
-                        "round {round}, {}, {}: {:.0} IOPS, {:.2} µs CPU",
+                        "round {round}, {}, {}: {:.0} IOPS, {:.2} µs CPU, {:.2} µs guest",
                         row.name,
                         contender.name,
                         sample.iops,
-                        sample.cpu.as_secs_f64() * 1e6
+                        sample.cpu.as_secs_f64() * 1e6,
+                        sample.guest.as_secs_f64() * 1e6
                     );
                     samples.push(sample);
                 }
@@ -107,19 +137,20 @@ impl Tally {
 }
 
 impl Row {
-    /// The medians of a contender.
-    pub(crate) fn median(&self, contender: usize) -> Sample {
-        let samples = &self.samples[contender];
+    /// The medians of a contender, if it has run.
+    pub(crate) fn median(&self, contender: usize) -> Option<Sample> {
+        let samples = self.samples.get(contender).filter(|samples| !samples.is_empty())?;
         let duration = |pick: fn(&Sample) -> Duration| {
             Duration::from_secs_f64(median(samples.iter().map(|sample| pick(sample).as_secs_f64())))
         };
-        Sample {
+        Some(Sample {
             iops: median(samples.iter().map(|sample| sample.iops)),
             cpu: duration(|sample| sample.cpu),
+            guest: duration(|sample| sample.guest),
             others: median(samples.iter().map(|sample| sample.others)),
             p50: duration(|sample| sample.p50),
             p99: duration(|sample| sample.p99),
-        }
+        })
     }
 }
 
@@ -160,13 +191,17 @@ mod tests {
         let sample = |iops, micros| Sample {
             iops,
             cpu: Duration::from_micros(micros),
+            guest: Duration::ZERO,
             others: 0.0,
             p50: Duration::ZERO,
             p99: Duration::from_millis(micros),
         };
-        let row =
-            Row { name: String::new(), samples: vec![vec![sample(1.0, 9), sample(5.0, 1), sample(3.0, 4)]] };
-        let median = row.median(0);
+        let row = Row {
+            name: String::new(),
+            samples: vec![vec![sample(1.0, 9), sample(5.0, 1), sample(3.0, 4)], vec![]],
+        };
+        assert!(row.median(1).is_none());
+        let median = row.median(0).unwrap();
         assert_eq!(
             (median.iops, median.cpu, median.p99),
             (3.0, Duration::from_micros(4), Duration::from_millis(4))

@@ -26,7 +26,7 @@ pub(crate) const FOR_TESTS: &[&str] = &[
 ];
 
 /// What the benchmarks need.
-pub(crate) const FOR_BENCHMARKS: &[&str] = &["libiscsi-bin", "tgt"];
+pub(crate) const FOR_BENCHMARKS: &[&str] = &["fio", "libiscsi-bin", "qemu-system-common", "tgt"];
 
 /// Installs what is missing, saying so.
 pub(crate) fn install(packages: &[&str]) -> Result<()> {
@@ -40,7 +40,7 @@ pub(crate) fn install(packages: &[&str]) -> Result<()> {
     let wanted: Vec<String> = missing
         .iter()
         .flat_map(|package| match *package {
-            "qemu-system-x86" | "qemu-block-extra" | "qemu-utils" => {
+            "qemu-system-common" | "qemu-system-x86" | "qemu-block-extra" | "qemu-utils" => {
                 vec![format!("{package}/bookworm"), "qemu-utils/bookworm".into()]
             }
             other => vec![other.to_owned()],

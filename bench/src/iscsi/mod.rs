@@ -13,7 +13,7 @@ use crate::load::pattern::BLOCK;
 use crate::load::workload::{Access, Direction, Workload};
 use crate::load::{self, Sample};
 use crate::peers::installed;
-use crate::report::Section;
+use crate::report::{Bar, Measure, Others, Section};
 use crate::run::{Cell, Contender, Settings, Tally};
 use session::Session;
 use tgt::Tgt;
@@ -103,7 +103,7 @@ impl Unit {
         let iops = last_average(&said).with_context(|| format!("iscsi-perf gives no average: {said}"))?;
         let none = std::time::Duration::ZERO;
         // Its own process would count among the others.
-        Ok(Sample { iops, cpu: cpu.div_f64(iops * seconds), others: 0.0, p50: none, p99: none })
+        Ok(Sample { iops, cpu: cpu.div_f64(iops * seconds), guest: none, others: 0.0, p50: none, p99: none })
     }
 }
 
@@ -145,11 +145,9 @@ pub(crate) fn compare(settings: &Settings) -> Result<Section> {
     if let Some(lunette) = &lunette {
         section.fact(format!("`{}`", lunette.shown(settings, &format!("--lu {unit} --iscsi PORTAL"))));
     }
-    section.table(&tally);
+    section.table(&tally, Others::Peers);
     for row in ["4k random read QD32", "4k random read QD32, iscsi-perf"] {
-        section.claim(&tally, row, "4k random reads at depth 32 at least 2 × the peer's", |ratio| {
-            (ratio.iops, ratio.iops >= 2.0)
-        });
+        section.claim(&tally, row, "tgt", Measure::Iops, Bar::AtLeast(2.0));
     }
     Ok(section)
 }

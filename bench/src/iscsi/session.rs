@@ -63,7 +63,7 @@ impl Session {
         let output = TcpStream::connect(portal).with_context(|| format!("cannot connect to {portal}"))?;
         output.set_nodelay(true)?;
         output.set_read_timeout(Some(PATIENCE))?;
-        let command = Command { cdb: [0; 16], direction: Direction::Read, length: 0 };
+        let command = Command { cdb: [0; 16], lba: 0, direction: Direction::Read, length: 0 };
         let mut session = Self {
             input: BufReader::with_capacity(BUFFER, output.try_clone()?),
             output,

@@ -38,7 +38,7 @@ impl Tgt {
         let memory = TempDir::with_prefix_in("lunette-bench-", "/dev/shm")?;
         let file = memory.path().join("disk");
         std::fs::File::create(&file)?.set_len(size)?;
-        let mut daemon = Daemon::start(&self.tgtd, settings.split, |command| {
+        let mut daemon = Daemon::start(&self.tgtd, settings, false, |command| {
             command.args(["--foreground", "--control-port", CONTROL_PORT]);
             command.args(["--iscsi", &format!("portal={portal}")]).env("TGT_IPC_SOCKET", "control");
         })?;

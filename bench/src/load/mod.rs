@@ -23,6 +23,8 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Command {
     pub(crate) cdb: [u8; 16],
+    /// The first block of a READ or WRITE, for transports without CDBs.
+    pub(crate) lba: u64,
     pub(crate) direction: Direction,
     /// Bytes of data.
     pub(crate) length: usize,
@@ -30,13 +32,16 @@ pub(crate) struct Command {
 
 impl Command {
     fn data_in(cdb: &[u8], length: usize) -> Self {
-        let mut command = Self { cdb: [0; 16], direction: Direction::Read, length };
+        let mut command = Self { cdb: [0; 16], lba: 0, direction: Direction::Read, length };
         command.cdb[..cdb.len()].copy_from_slice(cdb);
         command
     }
 
-    /// READ or WRITE, in the 10-byte form where that reaches.
+    /// READ or WRITE, in the 10-byte form where that reaches; of no blocks: TEST UNIT READY.
     fn transfer(direction: Direction, lba: u64, blocks: u32) -> Self {
+        if blocks == 0 {
+            return Self::data_in(&[Opcode::TEST_UNIT_READY.0], 0);
+        }
         let read = direction == Direction::Read;
         let mut cdb = [0; 16];
         if let (Ok(lba), Ok(blocks)) = (u32::try_from(lba), u16::try_from(blocks)) {
@@ -48,7 +53,7 @@ impl Command {
             cdb[2..10].copy_from_slice(&lba.to_be_bytes());
             cdb[10..14].copy_from_slice(&blocks.to_be_bytes());
         }
-        Self { cdb, direction, length: blocks as usize * BLOCK }
+        Self { cdb, lba, direction, length: blocks as usize * BLOCK }
     }
 }
 
@@ -65,7 +70,7 @@ pub(crate) struct Completion {
 impl Completion {
     /// No status: the transport refused the command.
     pub(crate) const FAILED: u8 = 0xff;
-    const GOOD: u8 = 0x00;
+    pub(crate) const GOOD: u8 = 0x00;
     const CHECK_CONDITION: u8 = 0x02;
 }
 
@@ -252,6 +257,8 @@ pub(crate) struct Sample {
     pub(crate) iops: f64,
     /// CPU time of the daemon per command, all threads, user and system.
     pub(crate) cpu: Duration,
+    /// CPU time of the load generator per command; 0 if unknown.
+    pub(crate) guest: Duration,
     /// CPUs that other processes kept busy meanwhile.
     pub(crate) others: f64,
     /// Latency that half of the commands do not exceed.
@@ -278,6 +285,9 @@ pub(crate) fn measure(
     usage: impl Fn() -> Result<Usage>,
 ) -> Result<Sample> {
     ensure!(capacity >= u64::from(workload.blocks()), "the logical unit is smaller than one transfer");
+    if workload.blocks() == 0 {
+        return measure_null(initiator, capacity, workload, span, usage);
+    }
     verify(initiator, capacity, workload, generation).context("verification before the run")?;
     let mut run = Run::new(capacity, workload, span, generation.wrapping_add(1), usage);
     drive(initiator, workload.depth, workload.blocks(), Care::Stamps, &mut run)?;
@@ -353,6 +363,7 @@ impl<U: Fn() -> Result<Usage>> Run<U> {
         Ok(Sample {
             iops: commands as f64 / length.as_secs_f64(),
             cpu: usage.daemon_since(before).div_f64(commands as f64),
+            guest: usage.own_since(before).div_f64(commands as f64),
             others: usage.others_since(before),
             p50: self.latencies.quantile(0.5),
             p99: self.latencies.quantile(0.99),

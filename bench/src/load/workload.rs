@@ -16,6 +16,8 @@ pub(crate) enum Direction {
 pub(crate) enum Access {
     Random,
     Sequential,
+    /// Nowhere: the commands are TEST UNIT READY.
+    None,
 }
 
 /// A steady load: `depth` commands of `size` bytes each, always.
@@ -38,6 +40,11 @@ impl Workload {
         Self { access: Access::Sequential, direction, size, depth }
     }
 
+    /// TEST UNIT READY.
+    pub(crate) const fn no_data(depth: usize) -> Self {
+        Self { access: Access::None, direction: Direction::Read, size: 0, depth }
+    }
+
     /// Blocks per command.
     pub(crate) fn blocks(&self) -> u32 {
         (self.size / BLOCK) as u32
@@ -49,6 +56,7 @@ impl fmt::Display for Workload {
         let access = match self.access {
             Access::Random => "random",
             Access::Sequential => "sequential",
+            Access::None => return write!(f, "TEST UNIT READY QD{}", self.depth),
         };
         let direction = match self.direction {
             Direction::Read => "read",
@@ -72,9 +80,9 @@ impl Addresses {
     pub(crate) fn new(access: Access, blocks: u32, capacity: u64, seed: u64) -> Self {
         let state = match access {
             Access::Random => seed | 1,
-            Access::Sequential => 0,
+            Access::Sequential | Access::None => 0,
         };
-        Self { access, blocks, places: capacity / u64::from(blocks), state }
+        Self { access, blocks, places: capacity / u64::from(blocks.max(1)), state }
     }
 }
 
@@ -83,6 +91,7 @@ impl Iterator for Addresses {
 
     fn next(&mut self) -> Option<u64> {
         let place = match self.access {
+            Access::None => 0,
             Access::Sequential => {
                 let place = self.state;
                 self.state = (place + 1) % self.places;
@@ -127,5 +136,6 @@ mod tests {
             Workload::sequential(Direction::Write, 128 << 10, 8).to_string(),
             "128k sequential write QD8"
         );
+        assert_eq!(Workload::no_data(32).to_string(), "TEST UNIT READY QD32");
     }
 }

@@ -1,165 +1,173 @@
-//! vhost-user-scsi: lunette against vhost-device-scsi on one file in the page cache, and lunette's ring alone.
+//! vhost-user: lunette against vhost-device-scsi, qemu-storage-daemon and fio, and against itself.
 
-mod guest;
+mod direct_io;
+mod idle;
+mod initiator;
 mod memory;
+mod no_data;
+mod options;
+mod page_cache;
 mod ring;
-mod session;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::Result;
+use lunette_guest::Waiting;
 
 use crate::daemon::Daemon;
 use crate::load::pattern::BLOCK;
 use crate::load::workload::{Direction, Workload};
-use crate::load::{self, Sample};
-use crate::lunette::Lunette;
-use crate::report::Section;
-use crate::run::{Cell, Contender, Settings, Tally};
-use crate::{disk, peers};
-use guest::{Guest, Waiting};
+use crate::load::{self, Initiator, Sample};
+use crate::lunette::{Lunette, Tuning};
+use crate::run::{Cell, Settings};
+use initiator::{Block, Guest, Scsi};
 
-/// A workload and how the guest waits.
-#[derive(Clone, Copy)]
+pub(crate) use direct_io::compare as direct_io;
+pub(crate) use idle::watch as idle;
+pub(crate) use memory::compare as memory;
+pub(crate) use no_data::compare as no_data;
+pub(crate) use options::compare as options;
+pub(crate) use page_cache::compare as page_cache;
+pub(crate) use ring::measure as ring;
+
+/// Names of contenders.
+const LUNETTE: &str = "lunette";
+const VHOST_DEVICE_SCSI: &str = "vhost-device-scsi";
+const STORAGE_DAEMON: &str = "qemu-storage-daemon";
+const FIO: &str = "fio";
+
+const SOCKET: &str = "vhost.sock";
+/// Bytes that writes go to, and of each write that prepares them.
+const WRITTEN: u64 = 64 << 20;
+const FILL: usize = 128 << 10;
+
+/// A workload, and where and how it runs.
+#[derive(Clone, Copy, Debug)]
 struct GuestCell {
     workload: Workload,
-    waiting: Waiting,
+    guest: Guest,
+    /// Whether daemon and guest are pinned to CPUs of their own.
+    pinned: bool,
+}
+
+impl GuestCell {
+    fn new(workload: Workload) -> Self {
+        Self { workload, guest: Guest::default(), pinned: false }
+    }
+
+    /// Nobody sleeps: neither the guest nor lunette.
+    fn polled(workload: Workload) -> Self {
+        Self { guest: Guest { waiting: Waiting::Poll, ..Guest::default() }, ..Self::new(workload) }
+    }
+
+    fn pinned(workload: Workload) -> Self {
+        Self { pinned: true, ..Self::new(workload) }
+    }
+
+    fn is_polled(&self) -> bool {
+        self.guest.waiting == Waiting::Poll
+    }
+
+    fn is_plain_read(&self) -> bool {
+        self.workload.direction == Direction::Read && !self.is_polled() && !self.pinned
+    }
+
+    fn tuning(&self) -> Tuning {
+        Tuning { poll: self.is_polled(), pinned: self.pinned }
+    }
+
+    fn slots(&self) -> usize {
+        self.workload.depth.max(4)
+    }
+
+    fn room(&self) -> usize {
+        self.workload.size.max(FILL)
+    }
 }
 
 impl Cell for GuestCell {
     fn name(&self) -> String {
-        match self.waiting {
-            Waiting::Interrupt => self.workload.to_string(),
-            Waiting::Poll => format!("{}, polled", self.workload),
-        }
+        let polled = if self.is_polled() { ", polled" } else { "" };
+        let pinned = if self.pinned { ", pinned" } else { "" };
+        format!("{}{polled}{pinned}", self.workload)
     }
 }
 
-fn cells() -> Vec<GuestCell> {
-    use Direction::{Read, Write};
-    let interrupt = [
-        Workload::random(Read, 4 << 10, 1),
-        Workload::random(Read, 4 << 10, 32),
-        Workload::random(Read, 4 << 10, 128),
-        Workload::random(Write, 4 << 10, 1),
-        Workload::random(Write, 4 << 10, 32),
-        Workload::random(Write, 4 << 10, 128),
-        Workload::sequential(Read, 128 << 10, 8),
-        Workload::sequential(Write, 128 << 10, 8),
-    ];
-    let interrupt = interrupt.map(|workload| GuestCell { workload, waiting: Waiting::Interrupt });
-    interrupt.into_iter().chain(polled()).collect()
+const fn random_read(depth: usize) -> Workload {
+    Workload::random(Direction::Read, 4 << 10, depth)
 }
 
-fn polled() -> impl Iterator<Item = GuestCell> {
-    [32, 128].into_iter().map(|depth| GuestCell {
-        workload: Workload::random(Direction::Read, 4 << 10, depth),
-        waiting: Waiting::Poll,
-    })
+/// One run against a vhost-user-scsi daemon. `filled` says that the disk has the pattern already.
+fn measure_scsi(daemon: &Daemon, cell: &GuestCell, filled: bool, settings: &Settings) -> Result<Sample> {
+    let mut guest = Scsi::connect(&daemon.path(SOCKET), cell.slots(), cell.room(), &cell.guest)?;
+    let capacity = load::prepare(&mut guest)?;
+    measure(&mut guest, capacity, daemon, cell, filled, settings)
 }
 
-/// One run against a daemon that listens on `socket`.
-fn measure(daemon: &Daemon, socket: &str, cell: &GuestCell, settings: &Settings) -> Result<Sample> {
-    let GuestCell { workload, waiting } = *cell;
-    let room = workload.size.max(FILL);
-    let mut guest =
-        Guest::connect(&daemon.path(socket), workload.depth.max(4), room, !settings.direct, waiting)?;
-    let mut capacity = load::prepare(&mut guest)?;
+/// One run against a vhost-user-blk daemon.
+fn measure_block(daemon: &Daemon, cell: &GuestCell, filled: bool, settings: &Settings) -> Result<Sample> {
+    let mut guest = Block::connect(&daemon.path(SOCKET), cell.slots(), cell.room(), &cell.guest)?;
+    let capacity = guest.capacity()?;
+    measure(&mut guest, capacity, daemon, cell, filled, settings)
+}
+
+fn measure(
+    guest: &mut impl Initiator,
+    mut capacity: u64,
+    daemon: &Daemon,
+    cell: &GuestCell,
+    filled: bool,
+    settings: &Settings,
+) -> Result<Sample> {
+    let workload = &cell.workload;
     if workload.direction == Direction::Write {
         // Pages that are dirty already: the first write to a page costs the file system more than the daemon.
         capacity = capacity.min(WRITTEN / BLOCK as u64);
-        load::fill(&mut guest, capacity, (FILL / BLOCK) as u32, settings.generation())?;
     }
-    load::measure(&mut guest, capacity, &workload, settings.span(), settings.generation(), || daemon.usage())
+    if !filled || workload.direction == Direction::Write {
+        load::fill(guest, capacity, (FILL / BLOCK) as u32, settings.generation())?;
+    }
+    load::measure(guest, capacity, workload, settings.span(), settings.generation(), || daemon.usage())
 }
 
-/// Bytes that writes go to, and of each write that prepares them.
-const WRITTEN: u64 = 64 << 20;
-const FILL: usize = 128 << 10;
-const SOCKET: &str = "vhost.sock";
-
-/// Compares with vhost-device-scsi.
-pub(crate) fn compare(settings: &Settings) -> Result<Section> {
-    let peer = peers::vhost_device_scsi()?;
-    let file = disk::in_page_cache(settings)?;
-    let lunette = settings.lunette();
-    let serve = |lunette: &Lunette| {
-        lunette.serve(settings, &["--lu", &format!("disk:{},w", file.display()), "--vhost-user", SOCKET])
-    };
-    let mut contenders: Vec<Contender<'_, GuestCell>> = Vec::new();
-    if let Some(lunette) = &lunette {
-        contenders.push(Contender::new("lunette", |cell| {
-            disk::settle(&file)?;
-            measure(&serve(lunette)?, SOCKET, cell, settings)
-        }));
-    }
-    contenders.push(Contender::new("vhost-device-scsi", |cell| {
-        disk::settle(&file)?;
-        measure(&serve_peer(&peer, &file, settings)?, SOCKET, cell, settings)
-    }));
-    let tally = Tally::of(settings, &cells(), &mut contenders)?;
-
-    let mut section = Section::new("vhost-user-scsi: against vhost-device-scsi", settings)?;
-    section.fact(format!(
-        "One file of {} MiB ({}) in the page cache; one request queue of 128 entries, {} descriptors, EVENT_IDX; \
-         the guest sleeps on the call eventfd, or spins where the workload says \"polled\". Writes go to the first {} MiB, \
-         whose pages are dirty before.",
-        disk::SIZE >> 20,
-        disk::file_system(&file)?,
-        if settings.direct { "chained" } else { "indirect" },
-        WRITTEN >> 20
-    ));
-    section
-        .fact(format!("`vhost-device-scsi --socket-path SOCKET FILE`, version {}", peers::VHOST_DEVICE_SCSI));
-    if let Some(lunette) = &lunette {
-        section.fact(format!("`{}`", lunette.shown(settings, "--lu disk:FILE,w --vhost-user SOCKET")));
-    }
-    section.table(&tally);
-    section.claim(
-        &tally,
-        "4k random read QD32",
-        "CPU per 4k read at depth 32 at most 0.65 × the peer's",
-        |ratio| (ratio.cpu, ratio.cpu <= 0.65),
-    );
-    Ok(section)
+/// Starts lunette with one unit.
+fn serve(lunette: &Lunette, unit: &str, cell: &GuestCell, settings: &Settings) -> Result<Daemon> {
+    lunette.serve_tuned(settings, cell.tuning(), &["--lu", unit, "--vhost-user", SOCKET])
 }
 
-/// lunette's ring and engine with a store that does nothing.
-pub(crate) fn ring_alone(settings: &Settings) -> Result<Section> {
-    let program = std::env::current_exe()?;
-    let cells: Vec<_> = [1, 32, 128]
-        .into_iter()
-        .map(|depth| GuestCell {
-            workload: Workload::random(Direction::Read, 4 << 10, depth),
-            waiting: Waiting::Interrupt,
-        })
-        .chain(polled())
-        .collect();
-    let run = |cell: &GuestCell| {
-        let mut daemon = Daemon::start(&program, settings.split, |command| {
-            command.args(["--serve-null", SOCKET, "--poll", &settings.poll]);
-        })?;
-        daemon.wait_for_line("ready")?;
-        let GuestCell { workload, waiting } = *cell;
-        let mut guest =
-            Guest::connect(&daemon.path(SOCKET), workload.depth, workload.size, !settings.direct, waiting)?;
-        let capacity = load::prepare(&mut guest)?;
-        load::measure_null(&mut guest, capacity, &workload, settings.span(), || daemon.usage())
-    };
-    let tally = Tally::of(settings, &cells, &mut [Contender::new("ring", run)])?;
-    let mut section = Section::new("The vhost-user ring alone", settings)?;
-    section.fact(format!(
-        "Ring, engine and disk of lunette on one reactor (poll: {}), with a store that answers at once and moves no data.",
-        settings.poll
-    ));
-    section.table(&tally);
-    Ok(section)
-}
-
-fn serve_peer(program: &Path, file: &Path, settings: &Settings) -> Result<Daemon> {
-    let mut daemon = Daemon::start(program, settings.split, |command| {
+/// Starts vhost-device-scsi.
+fn serve_peer(program: &Path, file: &Path, cell: &GuestCell, settings: &Settings) -> Result<Daemon> {
+    let mut daemon = Daemon::start(program, settings, cell.pinned, |command| {
         command.args(["--socket-path", SOCKET]).arg(file);
     })?;
     daemon.wait_until(|daemon| daemon.path(SOCKET).exists())?;
     Ok(daemon)
+}
+
+/// qemu-storage-daemon with a file as vhost-user-blk.
+struct StorageDaemon(PathBuf);
+
+impl StorageDaemon {
+    const OPTIONS: &'static str = "--blockdev driver=file,node-name=disk,filename=FILE,aio=io_uring \
+        --export vhost-user-blk,id=export,node-name=disk,writable=on,addr.type=unix,addr.path=SOCKET";
+
+    fn find() -> Result<Self> {
+        crate::peers::installed("qemu-storage-daemon", "qemu-system-common").map(Self)
+    }
+
+    fn serve(&self, file: &Path, cell: &GuestCell, settings: &Settings) -> Result<Daemon> {
+        let options = Self::OPTIONS.replace("SOCKET", SOCKET);
+        let mut daemon = Daemon::start(&self.0, settings, cell.pinned, |command| {
+            command.args(
+                options.split_whitespace().map(|word| word.replace("FILE", &file.display().to_string())),
+            );
+        })?;
+        daemon.wait_until(|daemon| daemon.path(SOCKET).exists())?;
+        Ok(daemon)
+    }
+
+    fn version(&self) -> Result<String> {
+        let said = crate::peers::output(&self.0, &["--version"])?;
+        Ok(said.split_whitespace().nth(2).unwrap_or_default().to_owned())
+    }
 }

@@ -1,0 +1,49 @@
+//! What a daemon costs whose guests do nothing.
+
+use std::thread::sleep;
+use std::time::Duration;
+
+use anyhow::Result;
+
+use super::{Guest, SOCKET, Scsi};
+use crate::load;
+use crate::report::{Bar, Section};
+use crate::run::Settings;
+
+/// Guests that are connected.
+const GUESTS: usize = 64;
+/// Per cent of a CPU that the daemon may take.
+const MOST: f64 = 0.1;
+
+pub(crate) fn watch(settings: &Settings) -> Result<Section> {
+    let mut section = Section::new("vhost-user: idle guests", settings)?;
+    let Some(lunette) = settings.lunette().filter(|_| "idle".contains(&settings.filter)) else {
+        return Ok(section);
+    };
+    let exports = ["--lu", "disk:ram:256M,w", "--vhost-user", SOCKET];
+    let daemon = lunette.serve(settings, &exports)?;
+    let mut guests = Vec::new();
+    for _ in 0..GUESTS {
+        let mut guest = Scsi::connect(&daemon.path(SOCKET), 4, 4096, &Guest::default())?;
+        load::prepare(&mut guest)?;
+        guests.push(guest);
+    }
+    // Whatever still spins after the last command.
+    sleep(Duration::from_millis(500));
+    let before = daemon.usage()?;
+    sleep(settings.idle);
+    let used = daemon.usage()?.daemon_since(&before);
+    let share = used.as_secs_f64() / settings.idle.as_secs_f64() * 100.0;
+    eprintln!("{GUESTS} idle guests: {used:?} of CPU in {:?}", settings.idle);
+    section.fact(format!("`{}`", lunette.shown(settings, &exports.join(" "))));
+    section.fact(format!(
+        "{GUESTS} guests have sent a few commands and now send none for {:?}; the daemon uses {used:?} of CPU meanwhile.",
+        settings.idle
+    ));
+    section.claim_value(
+        format!("{GUESTS} idle guests: per cent of a CPU at most {MOST}"),
+        share,
+        Bar::AtMost(MOST),
+    );
+    Ok(section)
+}
