@@ -74,17 +74,20 @@ fn pattern(seed: u8, length: usize) -> Vec<u8> {
     (0..length).map(|n| (n % 251) as u8 ^ seed).collect()
 }
 
-/// All ways to lay out a ring that the device offers.
+/// All kinds of rings that the device offers. A packed ring's size need not be a power of two.
 fn variants() -> Vec<Options> {
+    let offered = [Features::EVENT_IDX | Features::INDIRECT_DESC, Features::INDIRECT_DESC, Features::empty()];
     let mut variants = Vec::new();
-    let split = [Features::EVENT_IDX | Features::INDIRECT_DESC, Features::INDIRECT_DESC, Features::empty()];
-    let packed = split.map(|features| features | Features::RING_PACKED);
-    for optional in [split, packed].concat() {
-        for form in [Form::Chained, Form::Indirect] {
-            for waiting in [Waiting::Interrupt, Waiting::Poll] {
-                let mut options = Options { form, waiting, request_queues: 2, ..Options::default() };
-                options.wanted.optional = optional;
-                variants.push(options);
+    for (packed, queue_size) in [(false, 32), (true, 37)] {
+        for optional in offered {
+            for form in [Form::Chained, Form::Indirect] {
+                for waiting in [Waiting::Interrupt, Waiting::Poll] {
+                    let base = Options { request_queues: 2, slots: 10, ..Options::default() };
+                    let mut options = Options { form, waiting, queue_size, ..base };
+                    options.wanted.required.set(Features::RING_PACKED, packed);
+                    options.wanted.optional = optional;
+                    variants.push(options);
+                }
             }
         }
     }
@@ -111,7 +114,7 @@ fn data_comes_back_through_every_kind_of_ring() {
 fn full_queues_go_round_their_rings() {
     let rig = Rig::new();
     for options in variants() {
-        let options = Options { slots: 10, queue_size: 32, room: 512, ..options };
+        let options = Options { room: 512, ..options };
         let mut driver = rig.connect(&options);
         let mut sent = [0u32; 2];
         for round in 0..200u16 {
