@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::Result;
 
-use super::{Guest, SOCKET, Scsi};
+use super::{Guest, Scsi};
 use crate::load;
 use crate::report::{Bar, Section};
 use crate::run::Settings;
@@ -20,11 +20,13 @@ pub(crate) fn watch(settings: &Settings) -> Result<Section> {
     let Some(lunette) = settings.lunette().filter(|_| "idle".contains(&settings.filter)) else {
         return Ok(section);
     };
-    let exports = ["--lu", "disk:ram:256M,w", "--vhost-user", SOCKET];
+    let sockets: Vec<_> = (0..GUESTS).map(|number| format!("vm{number}.sock")).collect();
+    let mut exports = vec!["--lu", "disk:ram:256M,w"];
+    exports.extend(sockets.iter().flat_map(|socket| ["--vhost-user", socket]));
     let daemon = lunette.serve(settings, &exports)?;
     let mut guests = Vec::new();
-    for _ in 0..GUESTS {
-        let mut guest = Scsi::connect(&daemon.path(SOCKET), 4, 4096, &Guest::default())?;
+    for socket in &sockets {
+        let mut guest = Scsi::connect(&daemon.path(socket), 4, 4096, &Guest::default())?;
         load::prepare(&mut guest)?;
         guests.push(guest);
     }
@@ -35,7 +37,8 @@ pub(crate) fn watch(settings: &Settings) -> Result<Section> {
     let used = daemon.usage()?.daemon_since(&before);
     let share = used.as_secs_f64() / settings.idle.as_secs_f64() * 100.0;
     eprintln!("{GUESTS} idle guests: {used:?} of CPU in {:?}", settings.idle);
-    section.fact(format!("`{}`", lunette.shown(settings, &exports.join(" "))));
+    let shown = lunette.shown(settings, "--lu disk:ram:256M,w --vhost-user SOCKET …");
+    section.fact(format!("`{shown}`, with a socket for each guest"));
     section.fact(format!(
         "{GUESTS} guests have sent a few commands and now send none for {:?}; the daemon uses {used:?} of CPU meanwhile.",
         settings.idle
