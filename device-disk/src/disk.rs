@@ -6,7 +6,7 @@ use crate::{Options, OptionsError, pages};
 use lunette_engine::{CommandSpec, Decoded, Device, Io, LogicalUnit, ModePageSpec, Request, sense_of};
 use lunette_scsi::inquiry::version_descriptor;
 use lunette_scsi::mode::{BlockDescriptor, DISK_DPO_FUA, DISK_WRITE_PROTECTED};
-use lunette_scsi::{PeripheralDeviceType, Sense};
+use lunette_scsi::{NotificationClasses, PeripheralDeviceType, Sense};
 use lunette_store::{Caps, Discard, IoError};
 
 /// A disk over a store.
@@ -70,6 +70,12 @@ impl Disk {
 impl Device for Disk {
     fn peripheral(&self) -> u8 {
         PeripheralDeviceType::DISK.0
+    }
+
+    /// Changed mode parameters and a changed capacity make it a disk that works otherwise. Its medium cannot be taken out,
+    /// even if it says that it is removable, and of the other classes a disk has nothing to tell.
+    fn notifications(&self) -> NotificationClasses {
+        NotificationClasses::OPERATIONAL_CHANGE
     }
 
     fn commands(&self) -> Box<dyn Iterator<Item = &'static CommandSpec>> {

@@ -2,7 +2,7 @@
 
 use crate::{CommandSpec, Decoded, Io, IoKind, LogicalUnit, ModePageSpec, Request};
 use lunette_scsi::mode::BlockDescriptor;
-use lunette_scsi::{AdditionalSense, Sense, SenseKey};
+use lunette_scsi::{AdditionalSense, NotificationClasses, Sense, SenseKey};
 use lunette_store::IoError;
 
 /// A peripheral device type: its commands and pages. One for each logical unit; its methods are called from every reactor.
@@ -54,6 +54,11 @@ pub trait Device: Send + Sync {
     fn mode_device_specific(&self, unit: &LogicalUnit) -> u8 {
         let _ = unit;
         0
+    }
+
+    /// The classes of which an initiator can be notified, where its transport can do that.
+    fn notifications(&self) -> NotificationClasses {
+        NotificationClasses::NONE
     }
 
     /// Whether the unit is ready for commands that access the medium; TEST UNIT READY's answer.

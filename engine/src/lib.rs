@@ -61,7 +61,7 @@ pub use command::{Attention, Command, CommandSpec, Decoded, Direction, Request, 
 pub use device::{Device, sense_of};
 pub use identity::Identity;
 pub use mode::{ModePageSpec, PageControl};
-pub use nexus::{Nexus, NexusId, TargetPort};
+pub use nexus::{AttentionObserver, Nexus, NexusId, TargetPort};
 pub use plan::{Aborted, Completion, Io, IoKind, Outcome, Plan, Reply, Residual, RunPlan, RunStart};
 pub use run::{Run, RunFuture};
 pub use session::{Admission, CommandFrame, Management, Responder, Session, Started};

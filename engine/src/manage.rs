@@ -311,9 +311,9 @@ impl Jobs {
 fn establish(function: TaskManagementFunction, unit: &LogicalUnit, nexus: &Nexus) {
     use TaskManagementFunction as Function;
     match function {
-        Function::LogicalUnitReset => unit.reset(AdditionalSense::BUS_DEVICE_RESET_FUNCTION_OCCURRED),
+        Function::LogicalUnitReset => unit.reset(AdditionalSense::BUS_DEVICE_RESET_FUNCTION_OCCURRED, nexus),
         Function::TargetWarmReset | Function::TargetColdReset => {
-            unit.reset(AdditionalSense::POWER_ON_RESET_OR_BUS_DEVICE_RESET_OCCURRED);
+            unit.reset(AdditionalSense::POWER_ON_RESET_OR_BUS_DEVICE_RESET_OCCURRED, nexus);
         }
         Function::ITNexusReset => nexus.itl(unit).establish(AdditionalSense::I_T_NEXUS_LOSS_OCCURRED),
         _ => {}

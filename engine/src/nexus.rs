@@ -7,7 +7,7 @@ use lunette_scsi::designator::Protocol;
 use lunette_scsi::{AdditionalSense, Lun, Sense};
 use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, Weak};
 
 /// A way in: a target port and the logical units that are seen through it.
 pub struct TargetPort {
@@ -18,6 +18,8 @@ pub struct TargetPort {
     /// Its transport protocol.
     pub protocol: Protocol,
     units: BTreeMap<u32, Arc<LogicalUnit>>,
+    /// Numbers of logical units and their LUNs, ascending.
+    luns: Vec<(u64, u32)>,
     missing: Arc<LogicalUnit>,
     report_luns: Arc<LogicalUnit>,
 }
@@ -30,11 +32,14 @@ impl TargetPort {
         protocol: Protocol,
         units: BTreeMap<u32, Arc<LogicalUnit>>,
     ) -> Arc<Self> {
+        let mut luns: Vec<_> = units.iter().map(|(lun, unit)| (unit.number(), *lun)).collect();
+        luns.sort_unstable();
         Arc::new(Self {
             name: name.into(),
             relative_id,
             protocol,
             units,
+            luns,
             missing: placeholder::missing_unit(),
             report_luns: placeholder::report_luns_unit(),
         })
@@ -50,6 +55,12 @@ impl TargetPort {
         self.units.values().chain([&self.missing, &self.report_luns]).collect()
     }
 
+    /// Where `unit` is seen.
+    fn luns_of(&self, unit: &LogicalUnit) -> impl Iterator<Item = u32> {
+        let first = self.luns.partition_point(|(number, _)| *number < unit.number());
+        self.luns[first..].iter().take_while(|(number, _)| *number == unit.number()).map(|(_, lun)| *lun)
+    }
+
     /// What answers at `lun`: a logical unit, the REPORT LUNS well-known logical unit, or a stand-in for a missing one.
     pub fn resolve(&self, lun: Lun) -> &Arc<LogicalUnit> {
         if lun == Lun::REPORT_LUNS_WLUN {
@@ -57,6 +68,14 @@ impl TargetPort {
         }
         lun.index().and_then(|index| self.units.get(&index)).unwrap_or(&self.missing)
     }
+}
+
+/// Is told of unit attention conditions for an I_T nexus that others have caused, when they are established: for
+/// transports that can tell an initiator before it asks.
+pub trait AttentionObserver: Send + Sync {
+    /// `condition` is pending at `unit`, which the initiator sees as `lun`. Called on any reactor, with no lock held; must
+    /// not wait.
+    fn attention(&self, unit: &LogicalUnit, lun: u32, condition: AdditionalSense);
 }
 
 /// Identifies an I_T nexus within the program.
@@ -73,19 +92,63 @@ pub struct Nexus {
     pub port: Arc<TargetPort>,
     /// The I_T_L nexuses met so far, by the number of their logical unit. The units know them too, but do not keep them.
     itls: Mutex<HashMap<u64, Arc<ItlNexus>>>,
+    observer: Option<Arc<dyn AttentionObserver>>,
+    this: Weak<Self>,
 }
 
 impl Nexus {
     /// A new nexus, of which no logical unit knows yet: the first command for each learns that it was powered on.
     pub fn new(initiator: impl Into<String>, port: Arc<TargetPort>) -> Arc<Self> {
+        Self::with(initiator.into(), port, None)
+    }
+
+    /// A new nexus whose unit attention conditions `observer` is told of.
+    pub fn observed(
+        initiator: impl Into<String>,
+        port: Arc<TargetPort>,
+        observer: Arc<dyn AttentionObserver>,
+    ) -> Arc<Self> {
+        Self::with(initiator.into(), port, Some(observer))
+    }
+
+    fn with(
+        initiator: String,
+        port: Arc<TargetPort>,
+        observer: Option<Arc<dyn AttentionObserver>>,
+    ) -> Arc<Self> {
         static NEXT: AtomicU64 = AtomicU64::new(1);
         let id = NexusId(NEXT.fetch_add(1, Ordering::Relaxed));
-        Arc::new(Self { id, initiator: initiator.into(), port, itls: Mutex::default() })
+        Arc::new_cyclic(|this| Self {
+            id,
+            initiator,
+            port,
+            itls: Mutex::default(),
+            observer,
+            this: this.clone(),
+        })
     }
 
     /// Its identity.
     pub fn id(&self) -> NexusId {
         self.id
+    }
+
+    /// What answers at `lun`. If it is a logical unit, its unit attention conditions concern this nexus from now on.
+    pub fn meet(&self, lun: Lun) -> &Arc<LogicalUnit> {
+        let unit = self.port.resolve(lun);
+        self.itl(unit);
+        unit
+    }
+
+    /// Tells the observer of a condition that another nexus has caused.
+    pub(crate) fn tell(&self, unit: &LogicalUnit, condition: AdditionalSense) {
+        if let Some(observer) = &self.observer {
+            self.port.luns_of(unit).for_each(|lun| observer.attention(unit, lun, condition));
+        }
+    }
+
+    pub(crate) fn this(&self) -> &Weak<Self> {
+        &self.this
     }
 
     /// The state of the I_T_L nexus with `unit`, made when it is first asked for.

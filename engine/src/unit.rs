@@ -4,7 +4,7 @@ use crate::command::{CommandTable, Owner, Row};
 use crate::mode::{ModePages, PageControl};
 use crate::nexus::ItlNexus;
 use crate::task_set::Coordination;
-use crate::{Decoded, Device, Identity, Nexus, Request, spc};
+use crate::{Decoded, Device, Identity, Nexus, NexusId, Request, spc};
 use lunette_scsi::mode::{ModePageCode, ModePageEntry};
 use lunette_scsi::{AdditionalSense, Sense};
 use lunette_store::{Backing, ReactorId};
@@ -32,7 +32,7 @@ pub struct LogicalUnit {
 /// What changes rarely and is looked at only off the hot path.
 #[derive(Default)]
 struct State {
-    nexuses: HashMap<crate::NexusId, Weak<ItlNexus>>,
+    nexuses: HashMap<NexusId, Weak<Nexus>>,
     modes: ModePages,
 }
 
@@ -150,13 +150,17 @@ impl LogicalUnit {
 
     /// Establishes a unit attention condition for every nexus, or for every one but `except`.
     pub fn establish_attention(&self, condition: AdditionalSense, except: Option<&Nexus>) {
-        self.state().nexuses.retain(|id, itl| {
-            let Some(itl) = itl.upgrade() else { return false };
-            if except.is_none_or(|nexus| nexus.id() != *id) {
-                itl.establish(condition);
+        for nexus in self.nexuses() {
+            if except.is_none_or(|except| except.id() != nexus.id()) {
+                nexus.itl(self).establish(condition);
+                nexus.tell(self, condition);
             }
-            true
-        });
+        }
+    }
+
+    /// The nexuses that know this unit. They are called with no lock held.
+    fn nexuses(&self) -> Vec<Arc<Nexus>> {
+        self.state().nexuses.values().filter_map(Weak::upgrade).collect()
     }
 
     /// The state of a new I_T_L nexus; [`Nexus::itl`] keeps it.
@@ -166,17 +170,18 @@ impl LogicalUnit {
             itl.take_attention();
         } else {
             let mut state = self.state();
-            state.nexuses.retain(|_, itl| itl.strong_count() > 0);
-            state.nexuses.insert(nexus.id(), Arc::downgrade(&itl));
+            state.nexuses.retain(|_, nexus| nexus.strong_count() > 0);
+            state.nexuses.insert(nexus.id(), nexus.this().clone());
         }
         itl
     }
 
     /// A logical unit reset (SAM-5 6.3.3), but for the tasks, which the caller aborts.
-    pub(crate) fn reset(&self, condition: AdditionalSense) {
+    pub(crate) fn reset(&self, condition: AdditionalSense, by: &Nexus) {
         self.state().modes.reset();
         self.apply_modes();
-        self.establish_attention(condition, None);
+        by.itl(self).establish(condition);
+        self.establish_attention(condition, Some(by));
     }
 
     pub(crate) fn coordination(&self) -> MutexGuard<'_, Coordination> {

@@ -39,6 +39,7 @@ pub mod inquiry;
 pub mod lba_status;
 pub mod lun;
 pub mod mode;
+pub mod notification;
 pub mod opcode;
 pub mod report_luns;
 pub mod sense;
@@ -54,6 +55,7 @@ pub use designator::{Association, CodeSet, Designator, Identifier, Naa, NaaError
 pub use error::ParseError;
 pub use inquiry::{PeripheralDeviceType, StandardInquiry};
 pub use lun::{Lun, LunAddress};
+pub use notification::NotificationClasses;
 pub use opcode::{Opcode, command_name, service_action};
 pub use sense::{AdditionalSense, Sense, SenseBytes, SenseFlags, SenseFormat, SenseKey, SenseKeySpecific};
 pub use status::Status;

@@ -5,7 +5,7 @@ use crate::queue::{Queue, State};
 use crate::ring::{Head, RingError};
 use crate::wire::{Address, Command, ControlRequest, Expected, Response, ResponseField};
 use lunette_engine::{CommandFrame, Completion, Management, Session, Started};
-use lunette_scsi::ServiceResponse;
+use lunette_scsi::{NotificationClasses, ServiceResponse};
 use lunette_store::{Cx, Sg};
 
 /// A task management function that waits until the request queues have caught up.
@@ -103,12 +103,8 @@ impl Queue {
         let (readable, writable) = (state.chain.readable.as_sg(), state.chain.writable.as_sg());
         let request = ControlRequest::read(&readable, &writable)?;
         let response = match request {
-            ControlRequest::Notifications { address } => {
-                let response = match self.reach(address, cx) {
-                    Some(_) => Response::OK,
-                    None => Response::BAD_TARGET,
-                };
-                let bytes = ControlRequest::no_notifications(response);
+            ControlRequest::Notifications { subscribe, address, classes } => {
+                let bytes = self.notifications(subscribe, address, classes, cx);
                 let written = writable.copy_in(0, &bytes);
                 state.answer(head, written as u32);
                 return Ok(());
@@ -130,6 +126,24 @@ impl Queue {
         let written = writable.copy_in(0, &[response.0]);
         state.answer(head, written as u32);
         Ok(())
+    }
+
+    /// Which of `classes` a logical unit can tell of; it does from now on if the driver subscribes.
+    fn notifications(
+        &self,
+        subscribe: bool,
+        address: Option<Address>,
+        classes: NotificationClasses,
+        cx: &mut dyn Cx,
+    ) -> [u8; ControlRequest::NOTIFICATIONS_RESPONSE] {
+        let Some((Address { target, lun }, session)) = self.reach(address, cx) else {
+            return ControlRequest::notifications(NotificationClasses::NONE, Response::BAD_TARGET);
+        };
+        let actual = classes & session.nexus().meet(lun).device().notifications();
+        if subscribe && let (Some(target), Some(lun)) = (target, lun.index()) {
+            self.place.events.subscribe(target, lun, actual);
+        }
+        ControlRequest::notifications(actual, Response::OK)
     }
 
     fn reactors_of_requests(&self) -> Vec<lunette_store::ReactorId> {

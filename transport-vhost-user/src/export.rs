@@ -2,6 +2,7 @@
 
 use crate::bind::SocketFile;
 use crate::connection::Connection;
+use crate::events::Events;
 use crate::local::{ExportId, Local};
 use crate::log::LineBudget;
 use crate::place::Place;
@@ -104,9 +105,12 @@ impl VhostUserExport {
         let path = std::path::absolute(&options.socket).unwrap_or(options.socket);
         let (socket, file) = SocketFile::bind(&path)?;
         let (done, is_done) = mpsc::channel();
+        let id = ExportId::next();
+        let events = Arc::new(Events::new(id, home, poster.clone()));
         let place = Place {
             name: path.display().to_string(),
-            targets: Arc::new(Targets::new(&options.initiator, targets)),
+            targets: Arc::new(Targets::new(&options.initiator, targets, &events)),
+            events,
             home,
             reactors: reactors.into(),
             pin_memory: options.pin_memory,
@@ -114,7 +118,6 @@ impl VhostUserExport {
         };
         let request_queues = options.request_queues;
         let listener = Blueprint { place: Arc::new(place), request_queues, socket, file, done };
-        let id = ExportId::next();
         poster.post(home, Box::new(move |cx| Listener::open(id, listener, cx)));
         Ok(Handle { id, path, home, poster, is_done })
     }
@@ -234,6 +237,15 @@ impl Listener {
                     return cx.timer(RETRY, self.id());
                 }
             }
+        }
+    }
+
+    /// Has the event queue deliver the events that there are, if there is one.
+    pub(crate) fn deliver_events(&self, cx: &mut dyn Cx) {
+        let current = self.current.borrow();
+        match current.as_ref().and_then(|connection| connection.event_queue(cx)) {
+            Some(queue) => queue.deliver_events(cx),
+            None => self.place.events.miss_all(),
         }
     }
 

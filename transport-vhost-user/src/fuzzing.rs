@@ -1,6 +1,7 @@
 //! A device's queues on one reactor, without sockets: for fuzzers only.
 
-use crate::local::{ConnectionId, Local};
+use crate::events::Events;
+use crate::local::{ConnectionId, ExportId, Local};
 use crate::log::LineBudget;
 use crate::memory::MemoryMap;
 use crate::place::Place;
@@ -48,6 +49,7 @@ impl Queues {
         let place = Place {
             name: "fuzz".into(),
             targets: Arc::new(Targets::one(nexus.clone())),
+            events: Arc::new(Events::new(ExportId::next(), reactor, cx.poster())),
             home: reactor,
             reactors,
             pin_memory: false,

@@ -32,6 +32,7 @@
 mod bind;
 mod commands;
 mod connection;
+mod events;
 mod export;
 #[doc(hidden)]
 pub mod fuzzing;

@@ -1,5 +1,6 @@
 //! What an export's connections and queues share.
 
+use crate::events::Events;
 use crate::log::LineBudget;
 use crate::targets::Targets;
 use lunette_store::{Cx, ReactorId};
@@ -10,6 +11,7 @@ pub(crate) struct Place {
     /// The export, for the log.
     pub(crate) name: String,
     pub(crate) targets: Arc<Targets>,
+    pub(crate) events: Arc<Events>,
     /// Where connections themselves, control and event queues are.
     pub(crate) home: ReactorId,
     /// Where the request queues are, round robin.

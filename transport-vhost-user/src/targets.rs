@@ -1,5 +1,6 @@
 //! The targets of an export. Each is a SCSI target port of its own, with which the driver has an I_T nexus.
 
+use crate::events::Events;
 use crate::wire::Address;
 use lunette_engine::{Nexus, Responder, Session, TargetPort};
 use lunette_store::Cx;
@@ -13,9 +14,10 @@ use std::sync::Arc;
 pub(crate) struct Targets(BTreeMap<u8, Arc<Nexus>>);
 
 impl Targets {
-    /// The nexuses between `initiator` and `ports`.
-    pub(crate) fn new(initiator: &str, ports: BTreeMap<u8, Arc<TargetPort>>) -> Self {
-        Self(ports.into_iter().map(|(target, port)| (target, Nexus::new(initiator, port))).collect())
+    /// The nexuses between `initiator` and `ports`, whose unit attentions become `events`.
+    pub(crate) fn new(initiator: &str, ports: BTreeMap<u8, Arc<TargetPort>>, events: &Arc<Events>) -> Self {
+        let nexus = |(target, port)| (target, Nexus::observed(initiator, port, events.observer(target)));
+        Self(ports.into_iter().map(nexus).collect())
     }
 
     /// One target with the number 0.

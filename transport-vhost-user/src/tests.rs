@@ -16,6 +16,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+mod events;
 mod rings;
 mod targets;
 mod vmm;
@@ -179,7 +180,7 @@ fn control_requests_are_answered() {
             assert_eq!(response, [expected], "subtype {subtype}, LUN {lun:?}");
         }
         let notifications = |lun: [u8; 4]| [[1, 0, 0, 0], lun, [0; 4], [0xff; 4]].concat();
-        assert_eq!(front.control(&mut control, &notifications(UNIT), 5), [0; 5]);
+        assert_eq!(front.control(&mut control, &notifications(UNIT), 5), [2, 0, 0, 0, 0]);
         assert_eq!(front.control(&mut control, &notifications([0; 4]), 5), [0, 0, 0, 0, 3]);
     }
 }

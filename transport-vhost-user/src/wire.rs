@@ -3,7 +3,8 @@
 use crate::ring::RingError;
 use lunette_engine::{Aborted, Outcome, Residual};
 use lunette_scsi::{
-    Cdb, Lun, Sense, SenseFormat, ServiceResponse, Status, TaskAttribute, TaskManagementFunction,
+    Cdb, Lun, NotificationClasses, Sense, SenseFormat, ServiceResponse, Status, TaskAttribute,
+    TaskManagementFunction,
 };
 use lunette_store::Sg;
 
@@ -238,11 +239,11 @@ pub(crate) enum ControlRequest {
         tag: u64,
     },
     /// Query of, or subscription to, asynchronous notifications.
-    Notifications { address: Option<Address> },
+    Notifications { subscribe: bool, address: Option<Address>, classes: NotificationClasses },
 }
 
 impl ControlRequest {
-    const NOTIFICATIONS_RESPONSE: usize = 5;
+    pub(crate) const NOTIFICATIONS_RESPONSE: usize = 5;
     const MANAGE_RESPONSE: usize = 1;
 
     /// Reads a request, for whose response there must be room.
@@ -263,17 +264,25 @@ impl ControlRequest {
                     tag: u64::from_le_bytes(array(&bytes, 16)),
                 })
             }
-            1 | 2 => {
+            kind @ (1 | 2) => {
                 require(16, Self::NOTIFICATIONS_RESPONSE)?;
-                Ok(Self::Notifications { address: Address::read(array(&bytes, 4)) })
+                Ok(Self::Notifications {
+                    subscribe: kind == 2,
+                    address: Address::read(array(&bytes, 4)),
+                    // The bits above are of no class.
+                    classes: NotificationClasses(bytes[12]),
+                })
             }
             other => Err(RingError::ControlType(other)),
         }
     }
 
-    /// The response to a query or subscription: none of the events can be reported.
-    pub(crate) fn no_notifications(response: Response) -> [u8; Self::NOTIFICATIONS_RESPONSE] {
-        [0, 0, 0, 0, response.0]
+    /// The response to a query or subscription.
+    pub(crate) fn notifications(
+        actual: NotificationClasses,
+        response: Response,
+    ) -> [u8; Self::NOTIFICATIONS_RESPONSE] {
+        [actual.0, 0, 0, 0, response.0]
     }
 }
 
@@ -490,8 +499,12 @@ mod tests {
             })
         );
         assert!(matches!(read(&[0, 8], 24, 1), Ok(ControlRequest::Manage { function: None, .. })));
-        assert_eq!(read(&[1, unit], 16, 5), Ok(ControlRequest::Notifications { address }));
-        assert_eq!(read(&[2, 0], 16, 5), Ok(ControlRequest::Notifications { address: None }));
+        let notifications = |subscribe, address, classes| {
+            let classes = NotificationClasses(classes);
+            Ok(ControlRequest::Notifications { subscribe, address, classes })
+        };
+        assert_eq!(read(&[1, unit, 0, u32::MAX], 16, 5), notifications(false, address, 0xff));
+        assert_eq!(read(&[2, 0, 0, 2], 16, 5), notifications(true, None, 2));
         assert_eq!(read(&[3], 24, 8), Err(RingError::ControlType(3)));
         for (kind, readable, writable) in
             [(0, 23, 1), (0, 24, 0), (1, 15, 5), (2, 16, 4), (0, 3, 9), (0, 0, 0)]

@@ -8,9 +8,9 @@ mod task_management;
 mod units;
 
 use crate::{
-    Admission, Attention, Command, CommandFrame, CommandSpec, Completion, Decoded, Device, Direction,
-    Identity, Io, IoKind, LogicalUnit, Management, Nexus, Outcome, Plan, Request, Reservation, Responder,
-    Session, Started, TargetPort, Timeouts,
+    Admission, Attention, AttentionObserver, Command, CommandFrame, CommandSpec, Completion, Decoded, Device,
+    Direction, Identity, Io, IoKind, LogicalUnit, Management, Nexus, Outcome, Plan, Request, Reservation,
+    Responder, Session, Started, TargetPort, Timeouts,
 };
 use lunette_scsi::{Cdb, Lun, Naa, Opcode, Protocol, ServiceResponse, TaskAttribute, TaskManagementFunction};
 use lunette_store::sim::Sim;

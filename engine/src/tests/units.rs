@@ -92,6 +92,41 @@ fn a_nexus_keeps_what_is_pending_when_its_sessions_end() {
     assert_eq!(units.strong_count(), 0, "nobody keeps the other in a circle");
 }
 
+/// LUNs and conditions in the order in which they were told.
+#[derive(Default)]
+struct Told(Mutex<Vec<(u32, AdditionalSense)>>);
+
+impl AttentionObserver for Told {
+    fn attention(&self, _: &LogicalUnit, lun: u32, condition: AdditionalSense) {
+        self.0.lock().unwrap().push((lun, condition));
+    }
+}
+
+#[test]
+fn an_observer_is_told_of_what_others_did_at_every_place_where_the_unit_is_seen() {
+    let mut rig = Rig::new(1);
+    let other = LogicalUnit::new("b", rig.unit.identity.clone(), Box::new(Toy), None);
+    let units = BTreeMap::from([(0, rig.unit.clone()), (1, other), (7, rig.unit.clone())]);
+    rig.port = TargetPort::new("toy,t,0x0001", 1, Protocol::ISCSI, units);
+    let told = Arc::new(Told::default());
+    let nexus = Nexus::observed("guest", rig.port.clone(), told.clone());
+    let taken = || std::mem::take(&mut *told.0.lock().unwrap());
+    let (reset, change) =
+        (AdditionalSense::BUS_DEVICE_RESET_FUNCTION_OCCURRED, AdditionalSense::CAPACITY_DATA_HAS_CHANGED);
+    rig.unit.establish_attention(change, None);
+    assert_eq!(taken(), [], "it has not met the unit");
+    nexus.meet(Lun::from_index(7));
+    let (a, b) = (rig.session(&nexus, 0), rig.initiator(0));
+    rig.unit.establish_attention(change, Some(a.session.nexus()));
+    rig.manage(&a, TaskManagementFunction::LogicalUnitReset, 0);
+    rig.manage(&a, TaskManagementFunction::ITNexusReset, 0);
+    rig.sim.settle();
+    assert_eq!(taken(), [], "it did that itself");
+    rig.manage(&b, TaskManagementFunction::LogicalUnitReset, 0);
+    rig.unit.establish_attention(change, None);
+    assert_eq!(taken(), [(0, reset), (7, reset), (0, change), (7, change)]);
+}
+
 #[test]
 fn report_luns_takes_the_attention_that_asks_for_it() {
     let mut rig = Rig::new(1);

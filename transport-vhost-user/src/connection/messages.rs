@@ -112,6 +112,9 @@ impl Connection {
     fn change(&self, state: &mut State, change: Change, ack: Ack, cx: &mut dyn Cx) -> Result<(), EndReason> {
         let (sets_features, resets) =
             (matches!(change, Change::SetFeatures { .. }), matches!(change, Change::ResetDevice));
+        if let Change::SetFeatures { acked, .. } = &change {
+            self.place.events.set_features(*acked);
+        }
         let made = state.make(change);
         if sets_features && !state.forbidding.is_empty() && self.place.may_log(cx) {
             tracing::error!(

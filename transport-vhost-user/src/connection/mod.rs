@@ -116,6 +116,11 @@ impl Connection {
         self.state().phase != Phase::Open
     }
 
+    /// The event queue, if the driver has ever started it. The home reactor's only.
+    pub(crate) fn event_queue(&self, cx: &mut dyn Cx) -> Option<Rc<Queue>> {
+        Local::on(cx).queue(self.id, offer::EVENT_QUEUE)
+    }
+
     /// Ends the connection from our side: what is in flight is finished.
     pub(crate) fn stop(&self, cx: &mut dyn Cx) {
         let mut state = self.state();
@@ -179,6 +184,7 @@ impl Connection {
     fn reset_nexuses(&self, state: &mut State, cx: &mut dyn Cx) {
         let function = TaskManagementFunction::ITNexusReset;
         let management = Management { function, lun: Lun::default(), tag: 0 };
+        self.place.events.reset();
         for session in self.sessions.all(cx) {
             state.waiting += 1;
             session.manage(&management, Cookie::Reset as u64, cx);

@@ -1,18 +1,17 @@
 //! What the device offers to a front end.
 
+use crate::events::{CHANGE, HOTPLUG};
 use crate::ring::MAX_SIZE;
 use lunette_vhost_user::{Features, Offer, ProtocolFeatures};
 
 /// Control and event queue (VIRTIO 1.2 5.6.2).
 pub(crate) const FIXED_QUEUES: u16 = 2;
+/// The event queue.
+pub(super) const EVENT_QUEUE: u16 = 1;
 /// Most regions of guest memory: as many as the kernel's vhost takes.
 const MEMORY_SLOTS: u16 = 509;
 /// A request may have data in both directions.
 const INOUT: Features = Features::from_bits_retain(1 << 0);
-/// Logical units come and go, told by events.
-const HOTPLUG: Features = Features::from_bits_retain(1 << 1);
-/// Parameters of logical units change, told by events.
-const CHANGE: Features = Features::from_bits_retain(1 << 2);
 /// Requests carry protection information.
 const T10_PI: Features = Features::from_bits_retain(1 << 3);
 

@@ -5,6 +5,7 @@
 //! more. While the reactor is awake, an active queue is polled and the driver's notifications are suppressed; before the
 //! reactor sleeps they are asked for again.
 
+mod event;
 mod run;
 mod slots;
 mod state;
@@ -37,7 +38,7 @@ const TICKS: [Duration; 2] = [Duration::from_micros(200), Duration::from_millis(
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Role {
     Control,
-    /// Its buffers stay where they are: there are no events yet.
+    /// Its buffers stay where they are until there is an event.
     Event,
     Requests,
 }
@@ -157,7 +158,7 @@ impl Queue {
         if !same(&old.fds.call, &state.setup.fds.call) {
             state.signal();
         }
-        state.taking = state.active() && state.setup.enabled && self.role != Role::Event;
+        state.taking = state.active() && state.setup.enabled;
         self.wake(&mut state, cx);
         self.settle(&mut state, cx);
     }
@@ -165,7 +166,7 @@ impl Queue {
     /// Listens to the kick descriptor, if there should be one.
     fn watch(&self, state: &mut State, cx: &mut dyn Cx) {
         let kick = &state.setup.fds.kick;
-        let wanted = kick.clone().filter(|_| state.active() && self.role != Role::Event);
+        let wanted = kick.clone().filter(|_| state.active());
         if !same(&wanted, &state.watched) {
             cx.cancel(self.id(Token::Kick));
             if let Some(fd) = &wanted {
@@ -174,7 +175,7 @@ impl Queue {
             state.watched = wanted;
         }
         cx.cancel(self.id(Token::Tick));
-        if state.active() && state.watched.is_none() && self.role != Role::Event {
+        if state.active() && state.watched.is_none() {
             cx.timer(state.tick, self.id(Token::Tick));
         }
     }

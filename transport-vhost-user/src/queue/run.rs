@@ -16,6 +16,9 @@ impl Queue {
         if !state.taking {
             return;
         }
+        if self.role == Role::Event {
+            return self.deliver(state, cx);
+        }
         if let Some(ring) = &mut state.ring
             && !state.awake
         {
@@ -56,7 +59,7 @@ impl Queue {
     }
 
     /// Has [`wake`](Self::wake) called when others had their turn; once, however often it is asked for.
-    fn go_on(&self, state: &mut State, cx: &mut dyn Cx) {
+    pub(super) fn go_on(&self, state: &mut State, cx: &mut dyn Cx) {
         if !std::mem::replace(&mut state.going_on, true) {
             cx.defer(self.id(Token::GoOn));
         }
@@ -64,6 +67,10 @@ impl Queue {
 
     /// Takes what is available, within bounds. Returns whether there was anything.
     pub(super) fn run(&self, state: &mut State, cx: &mut dyn Cx) -> bool {
+        if self.role == Role::Event {
+            self.deliver(state, cx);
+            return false;
+        }
         let taken = self.take_up_to(TURN, state, cx);
         if taken == TURN {
             self.go_on(state, cx);
@@ -105,9 +112,8 @@ impl Queue {
             return Err(RingError::Busy(head.id));
         }
         match self.role {
-            Role::Requests => self.take_command(state, head, cx)?,
             Role::Control => self.take_control(state, head, cx)?,
-            Role::Event => {}
+            _ => self.take_command(state, head, cx)?,
         }
         Ok(true)
     }

@@ -2,6 +2,8 @@
 
 use super::run::TURN;
 use super::*;
+use crate::events::Events;
+use crate::local::ExportId;
 use crate::targets::Targets;
 use crate::testing::{DriverRing, Guest};
 use lunette_engine::{Nexus, TargetPort};
@@ -32,6 +34,7 @@ fn a_driver_that_never_pauses_gets_one_turn_at_a_time() {
     let place = Arc::new(Place {
         name: "test".into(),
         targets: Arc::new(Targets::one(nexus)),
+        events: Arc::new(Events::new(ExportId::next(), home, cx.poster())),
         home,
         reactors: [home].into(),
         pin_memory: false,

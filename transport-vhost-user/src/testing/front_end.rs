@@ -310,6 +310,11 @@ impl Vring {
         &self.call
     }
 
+    /// Whether the test has seen all buffers that the device has used.
+    pub(crate) fn used_up(&self, guest: &Guest) -> bool {
+        self.ring.used_index(guest) == self.used
+    }
+
     /// Waits until the device says that the ring is broken.
     pub(crate) fn wait_broken(&self) {
         assert!(wait_readable(&self.error), "the ring is not broken");

@@ -12,9 +12,8 @@ fn a_front_end_that_truncates_its_memory_breaks_its_rings_alone() {
         let mut ring = front.start(2, 0, 64);
         front.command(&mut ring, &TEST_UNIT_READY, &[], 0);
         // Data is copied to memory that is no more.
-        front.offer_command(&ring, 1, DATA, &read_10(0, 64), &[], 64 * 512);
         rustix::fs::ftruncate(&front.guest.fd, DATA + RESPONSE + 0x1000).unwrap();
-        ring.kick();
+        front.offer_command(&ring, 1, DATA, &read_10(0, 64), &[], 64 * 512);
         ring.wait_broken();
         // The connection stands, and the guest may start over with other memory.
         front.stop(2);

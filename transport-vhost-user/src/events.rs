@@ -1,0 +1,228 @@
+//! What a driver is told without asking: the events of the event queue (VIRTIO 1.2 5.6.6.3).
+//!
+//! An event comes into being on any reactor, usually as a unit attention condition for the virtual machine. It is posted to
+//! the home of the export, whose event queue gives it to the driver. Nothing is kept for a driver that has no buffer ready:
+//! the event is dropped, and the next one says that some were missed. The unit attention stays.
+
+use crate::local::{ExportId, Local};
+use lunette_engine::{AttentionObserver, LogicalUnit};
+use lunette_scsi::{AdditionalSense, Lun, NotificationClasses, PeripheralDeviceType};
+use lunette_store::{Cx, Post, ReactorId};
+use lunette_vhost_user::Features;
+use std::collections::{HashMap, VecDeque};
+use std::sync::{Arc, Mutex, MutexGuard};
+
+/// Logical units come and go, told by events.
+pub(crate) const HOTPLUG: Features = Features::from_bits_retain(1 << 1);
+/// Parameters of logical units change, told by events.
+pub(crate) const CHANGE: Features = Features::from_bits_retain(1 << 2);
+
+/// Most events on their way to the event queue's reactor; more are dropped.
+const LIMIT: usize = 256;
+
+/// `struct virtio_scsi_event`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Event {
+    event: u32,
+    /// Target and logical unit.
+    unit: (u8, u32),
+    reason: u32,
+}
+
+impl Event {
+    /// Bytes of an event.
+    pub(crate) const SIZE: usize = 16;
+
+    const EVENTS_MISSED: u32 = 1 << 31;
+    const NO_EVENT: u32 = 0;
+    const TRANSPORT_RESET: u32 = 1;
+    const ASYNC_NOTIFY: u32 = 2;
+    const PARAM_CHANGE: u32 = 3;
+
+    const RESET_HARD: u32 = 0;
+    const RESET_RESCAN: u32 = 1;
+
+    /// Tells nothing but that others were missed, if they were.
+    const NOTHING: Self = Self { event: Self::NO_EVENT, unit: (0, 0), reason: 0 };
+
+    /// What a unit attention condition is as an event.
+    fn of(condition: AdditionalSense, target: u8, unit: &LogicalUnit, lun: u32) -> Option<Self> {
+        match condition {
+            // Sent for LUN 0 it is about the whole target.
+            AdditionalSense::REPORTED_LUNS_DATA_HAS_CHANGED => {
+                Some(Self { event: Self::TRANSPORT_RESET, unit: (target, 0), reason: Self::RESET_RESCAN })
+            }
+            AdditionalSense { asc: 0x29, .. } => {
+                Some(Self { event: Self::TRANSPORT_RESET, unit: (target, lun), reason: Self::RESET_HARD })
+            }
+            // MMC devices have notifications instead (5.6.6.3.2).
+            _ if is_change(condition) && !is_optical(unit) => {
+                let reason = u32::from(condition.asc) | u32::from(condition.ascq) << 8;
+                Some(Self { event: Self::PARAM_CHANGE, unit: (target, lun), reason })
+            }
+            _ => None,
+        }
+    }
+
+    /// What a driver must have acknowledged to be told.
+    fn needs(&self) -> Features {
+        match (self.event, self.reason) {
+            (Self::PARAM_CHANGE, _) => CHANGE,
+            (Self::TRANSPORT_RESET, Self::RESET_RESCAN) => HOTPLUG,
+            _ => Features::empty(),
+        }
+    }
+
+    fn bytes(&self, missed: bool) -> [u8; Self::SIZE] {
+        let mut bytes = [0; Self::SIZE];
+        let event = self.event | if missed { Self::EVENTS_MISSED } else { 0 };
+        bytes[..4].copy_from_slice(&event.to_le_bytes());
+        if self.event != Self::NO_EVENT {
+            let (target, lun) = self.unit;
+            bytes[4..6].copy_from_slice(&[1, target]);
+            bytes[6..8].copy_from_slice(&Lun::from_index(lun).to_bytes()[..2]);
+        }
+        bytes[12..].copy_from_slice(&self.reason.to_le_bytes());
+        bytes
+    }
+}
+
+/// Whether what INQUIRY, MODE SENSE or READ CAPACITY answers has changed.
+fn is_change(condition: AdditionalSense) -> bool {
+    matches!(
+        condition,
+        AdditionalSense::PARAMETERS_CHANGED
+            | AdditionalSense::MODE_PARAMETERS_CHANGED
+            | AdditionalSense::CAPACITY_DATA_HAS_CHANGED
+            | AdditionalSense::INQUIRY_DATA_HAS_CHANGED
+    )
+}
+
+fn is_optical(unit: &LogicalUnit) -> bool {
+    unit.device().peripheral() == PeripheralDeviceType::OPTICAL.0
+}
+
+/// The events of an export, and what its driver wants to be told. The driver is the same after a reconnection.
+pub(crate) struct Events {
+    export: ExportId,
+    home: ReactorId,
+    poster: Arc<dyn Post>,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    features: Features,
+    subscriptions: HashMap<(u8, u32), NotificationClasses>,
+    pending: VecDeque<Event>,
+    /// Some were dropped since the last one that was delivered.
+    missed: bool,
+    /// The home reactor has been called and has not come yet.
+    called: bool,
+}
+
+impl Events {
+    pub(crate) fn new(export: ExportId, home: ReactorId, poster: Arc<dyn Post>) -> Self {
+        Self { export, home, poster, state: Mutex::default() }
+    }
+
+    /// Who observes the unit attention conditions of `target`.
+    pub(crate) fn observer(self: &Arc<Self>, target: u8) -> Arc<dyn AttentionObserver> {
+        Arc::new(Observer { target, events: self.clone() })
+    }
+
+    /// The driver has acknowledged `features`.
+    pub(crate) fn set_features(&self, features: Features) {
+        self.state().features = features;
+    }
+
+    /// The driver wants to be told of `classes` of a logical unit, and of no others.
+    pub(crate) fn subscribe(&self, target: u8, lun: u32, classes: NotificationClasses) {
+        let subscriptions = &mut self.state().subscriptions;
+        match classes.is_empty() {
+            true => subscriptions.remove(&(target, lun)),
+            false => subscriptions.insert((target, lun), classes),
+        };
+    }
+
+    /// The device was reset: nothing is subscribed to, and the driver knows nothing that could have changed.
+    pub(crate) fn reset(&self) {
+        let mut state = self.state();
+        state.subscriptions.clear();
+        state.pending.clear();
+        state.missed = false;
+    }
+
+    /// The next event to deliver, in the form that the driver reads.
+    pub(crate) fn next(&self) -> Option<[u8; Event::SIZE]> {
+        let mut state = self.state();
+        state.called = false;
+        let event = match state.pending.pop_front() {
+            Some(event) => event,
+            None if state.missed => Event::NOTHING,
+            None => return None,
+        };
+        Some(event.bytes(std::mem::take(&mut state.missed)))
+    }
+
+    /// The event that [`next`](Self::next) gave could not be delivered.
+    pub(crate) fn miss(&self) {
+        self.state().missed = true;
+    }
+
+    /// There is no event queue to deliver by.
+    pub(crate) fn miss_all(&self) {
+        let mut state = self.state();
+        state.called = false;
+        state.missed |= !state.pending.is_empty();
+        state.pending.clear();
+    }
+
+    fn report(&self, event: Event) {
+        let mut state = self.state();
+        if !state.features.contains(event.needs()) || state.pending.contains(&event) {
+            return;
+        }
+        match state.pending.len() {
+            LIMIT => state.missed = true,
+            _ => state.pending.push_back(event),
+        }
+        if std::mem::replace(&mut state.called, true) {
+            return;
+        }
+        drop(state);
+        let export = self.export;
+        let deliver = move |cx: &mut dyn Cx| {
+            let listener = Local::on(cx).listeners.borrow().get(&export).cloned();
+            if let Some(listener) = listener {
+                listener.deliver_events(cx);
+            }
+        };
+        self.poster.post(self.home, Box::new(deliver));
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+}
+
+struct Observer {
+    target: u8,
+    events: Arc<Events>,
+}
+
+impl AttentionObserver for Observer {
+    fn attention(&self, unit: &LogicalUnit, lun: u32, condition: AdditionalSense) {
+        let Self { target, events } = self;
+        if let Some(event) = Event::of(condition, *target, unit, lun) {
+            events.report(event);
+        }
+        let subscribed = events.state().subscriptions.get(&(*target, lun)).copied();
+        if let Some(classes) = subscribed.filter(|_| is_change(condition))
+            && !(classes & NotificationClasses::OPERATIONAL_CHANGE).is_empty()
+        {
+            let reason = NotificationClasses::OPERATIONAL_CHANGE.0.into();
+            events.report(Event { event: Event::ASYNC_NOTIFY, unit: (*target, lun), reason });
+        }
+    }
+}
