@@ -306,6 +306,10 @@ impl Vring {
         rustix::io::write(&self.kick, &1u64.to_ne_bytes()).unwrap();
     }
 
+    pub(crate) fn error(&self) -> &OwnedFd {
+        &self.error
+    }
+
     pub(crate) fn call(&self) -> &OwnedFd {
         &self.call
     }

@@ -367,3 +367,49 @@ fn a_file_system_of_the_front_end_holds_up_nobody_else() {
     silent.device = None;
     assert!(front.reply().is_none(), "the connection ends");
 }
+
+#[test]
+fn a_ring_that_is_started_too_early_is_broken_and_can_be_set_up_later() {
+    let rig = Rig::ram(Io::Auto);
+    let mut front = FrontEnd::connect(&rig.socket, MEMORY);
+    front.negotiate(Features::VERSION_1 | Features::EVENT_IDX | Features::PROTOCOL_FEATURES);
+    // All but memory.
+    let early = front.start(3, 0x1_0000, 64);
+    early.wait_broken();
+    // Neither size nor addresses nor memory.
+    let error = early.error().try_clone().unwrap();
+    let _ = rustix::io::read(&error, &mut [0; 8]);
+    let message = front.protocol.set_vring_err(2, Some(error));
+    front.done(message);
+    let message = front.protocol.set_vring_kick(2, None);
+    front.done(message);
+    early.wait_broken();
+    front.share();
+    for (index, at) in [(2, 0), (3, 0x1_0000)] {
+        assert_eq!(front.stop(index), 0);
+        let mut ring = front.start(index, at, 64);
+        front.command(&mut ring, &TEST_UNIT_READY, &[], 0);
+        assert_eq!(front.command(&mut ring, &TEST_UNIT_READY, &[], 0).status, 0);
+        assert!(!ring.is_broken());
+    }
+}
+
+#[test]
+fn features_may_be_set_again_while_rings_run() {
+    let rig = Rig::ram(Io::Auto);
+    let mut front = FrontEnd::ready(&rig.socket, MEMORY);
+    let mut ring = front.start(2, 0, 64);
+    front.command(&mut ring, &TEST_UNIT_READY, &[], 0);
+    let message = front.protocol.set_features(Features::VERSION_1 | Features::PROTOCOL_FEATURES);
+    front.done(message);
+    // The ring goes on as it was started.
+    assert_eq!(front.command(&mut ring, &TEST_UNIT_READY, &[], 0).status, 0);
+    let message = front.protocol.reset_owner();
+    front.done(message);
+    front.offer_command(&ring, 0, DATA, &TEST_UNIT_READY, &[], 0);
+    held(&rig.reactors, 0);
+    assert_eq!(ring.ring.used_index(&front.guest), 2, "disabled");
+    let message = front.protocol.set_vring_enable(2, true);
+    front.done(message);
+    assert_eq!(front.used(&mut ring).0, 0);
+}

@@ -105,7 +105,7 @@ impl Backend {
     /// Handles one message of the front end.
     ///
     /// A request that cannot be carried out is [refused](Event::Refused) if its sender can be told, and
-    /// [ignored](Event::Ignored) if it is only unknown or was not negotiated. Any other fault is an error, and the
+    /// [ignored](Event::Ignored) if it is only unknown or was not negotiated and nobody waits for its reply. Any other fault is an error, and the
     /// connection is to be closed.
     pub fn handle(&mut self, message: Message) -> Result<Event, Error> {
         let request = FrontendRequest(message.request);
@@ -124,7 +124,7 @@ impl Backend {
         match outcome {
             Ok(Outcome::Change(change)) => Ok(Event::Change(change, ack)),
             Ok(Outcome::Other(event)) => Ok(event),
-            Err(fault) => refuse(request, fault, ack),
+            Err(fault) => refuse(request, fault, ack, request.has_reply(negotiated)),
         }
     }
 
@@ -154,7 +154,12 @@ impl Backend {
     fn execute(&mut self, request: FrontendRequest, mut message: Message) -> Result<Outcome, Fault> {
         use FrontendRequest as R;
         let needed = needed_feature(request)?;
-        if !self.state.protocol_features.contains(needed) {
+        let agreed = match request {
+            // These two need only be offered, the specification says.
+            R::GET_QUEUE_NUM | R::SET_BACKEND_REQ_FD => self.offer.protocol_features,
+            _ => self.state.protocol_features,
+        };
+        if !agreed.contains(needed) {
             return Err(Fault::NotNegotiated(needed));
         }
         let fds = std::mem::take(&mut message.fds);
@@ -237,7 +242,9 @@ impl Backend {
 
     fn reset_device(&mut self) -> Outcome {
         self.state.status = 0;
-        self.state.vrings.fill(Vring::default());
+        // As at the start of a session that has the same features.
+        let enabled = self.state.acknowledged && !self.state.features.contains(Features::PROTOCOL_FEATURES);
+        self.state.vrings.fill(Vring { enabled, ..Vring::default() });
         Change::ResetDevice.into()
     }
 
@@ -245,6 +252,7 @@ impl Backend {
         let wanted = Features::from_bits_retain(bits);
         let acked = wanted & self.offer.features;
         self.state.features = acked;
+        self.state.acknowledged = true;
         if !acked.contains(Features::PROTOCOL_FEATURES) {
             for vring in &mut self.state.vrings {
                 vring.enabled = true;
@@ -427,13 +435,14 @@ fn needed_feature(request: FrontendRequest) -> Result<ProtocolFeatures, Fault> {
 }
 
 /// Tells the sender of a request that it failed, as far as the protocol allows.
-fn refuse(request: FrontendRequest, fault: Fault, ack: Ack) -> Result<Event, Error> {
+fn refuse(request: FrontendRequest, fault: Fault, ack: Ack, waits: bool) -> Result<Event, Error> {
     if request == FrontendRequest::GET_CONFIG {
         return Ok(Event::Refused { request, fault, reply: Message::reply(request.0, []) });
     }
     match (ack.done(false), &fault) {
         (Some(reply), _) => Ok(Event::Refused { request, fault, reply }),
-        (None, Fault::Unknown | Fault::NotNegotiated(_)) => Ok(Event::Ignored { request, fault }),
+        // Whoever waits for a reply that has no place for a refusal must not wait for ever.
+        (None, Fault::Unknown | Fault::NotNegotiated(_)) if !waits => Ok(Event::Ignored { request, fault }),
         (None, _) => Err(Error::Frontend { request, fault }),
     }
 }

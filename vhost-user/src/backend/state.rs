@@ -27,6 +27,8 @@ pub struct Offer {
 pub struct State {
     /// Whether SET_OWNER has come.
     pub owned: bool,
+    /// Whether SET_FEATURES has come.
+    pub acknowledged: bool,
     /// Features acknowledged, of those offered.
     pub features: Features,
     /// Protocol features acknowledged, of those offered.

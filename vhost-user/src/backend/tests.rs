@@ -193,6 +193,20 @@ fn unknown_requests_do_not_end_the_connection() {
 }
 
 #[test]
+fn what_is_offered_may_be_asked_for_and_nobody_waits_for_ever() {
+    let mut backend = Backend::new(offer());
+    let event = backend.handle(request(FrontendRequest::GET_QUEUE_NUM, [])).unwrap();
+    assert!(matches!(event, Event::Reply(reply) if reply.body::<u64>() == Ok(3)));
+    let event = backend.handle(with_fds(request(FrontendRequest::SET_BACKEND_REQ_FD, []), 1)).unwrap();
+    assert!(matches!(event, Event::Change(Change::SetBackendRequestFd(_), _)));
+    for name in
+        [FrontendRequest::GET_MAX_MEM_SLOTS, FrontendRequest::GET_STATUS, FrontendRequest::GET_INFLIGHT_FD]
+    {
+        assert!(matches!(fault(backend.handle(request(name, []))), Fault::NotNegotiated(_)), "{name}");
+    }
+}
+
+#[test]
 fn a_faulty_request_is_refused_if_its_sender_can_be_told() {
     let mut backend = backend(ProtocolFeatures::REPLY_ACK);
     let event = backend.handle(need_reply(vring(FrontendRequest::SET_VRING_NUM, 9, 128))).unwrap();
@@ -342,4 +356,8 @@ fn resets_touch_the_rings() {
     assert_eq!(backend.state().vrings[0], Vring { size: 64, ..Vring::default() });
     backend.handle(request(FrontendRequest::RESET_DEVICE, [])).unwrap();
     assert_eq!(backend.state().vrings, vec![Vring::default(); 3]);
+    // A front end without protocol features in its words does not enable rings.
+    backend.handle(request(FrontendRequest::SET_FEATURES, [0; 8])).unwrap();
+    backend.handle(request(FrontendRequest::RESET_DEVICE, [])).unwrap();
+    assert_eq!(backend.state().vrings, vec![Vring { enabled: true, ..Vring::default() }; 3]);
 }
