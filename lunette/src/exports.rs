@@ -123,7 +123,7 @@ impl Exports {
             let _ = write!(text, "{iscsi}");
         }
         for (index, handle) in self.vhost_user.iter().enumerate() {
-            let _ = write!(text, "{}", summary::VhostUser { socket: handle.socket(), index });
+            let _ = write!(text, "{}", summary::VhostUser { name: handle.name(), index });
         }
         text
     }

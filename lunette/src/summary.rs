@@ -4,7 +4,6 @@ use crate::size;
 use crate::units::{Unit, Units};
 use std::fmt::{self, Write};
 use std::net::SocketAddr;
-use std::path::Path;
 
 /// One line for each unit.
 pub(crate) fn units(units: &Units) -> String {
@@ -48,16 +47,20 @@ impl fmt::Display for Iscsi<'_> {
 
 /// How to connect a virtual machine.
 pub(crate) struct VhostUser<'a> {
-    pub(crate) socket: &'a Path,
+    /// The socket's path, or what else it is known by.
+    pub(crate) name: &'a str,
     pub(crate) index: usize,
 }
 
 impl fmt::Display for VhostUser<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (socket, id) = (self.socket.display(), format!("lunette{}", self.index));
-        writeln!(f, "vhost-user-scsi on {socket}")?;
+        let (name, id) = (self.name, format!("lunette{}", self.index));
+        writeln!(f, "vhost-user-scsi on {name}")?;
+        if !name.starts_with('/') {
+            return Ok(());
+        }
         writeln!(f, "  qemu-system-x86_64 -M q35,memory-backend=mem \\")?;
         writeln!(f, "    -m 1G -object memory-backend-memfd,id=mem,size=1G,share=on \\")?;
-        writeln!(f, "    -chardev socket,id={id},path={socket} -device vhost-user-scsi-pci,chardev={id} …")
+        writeln!(f, "    -chardev socket,id={id},path={name} -device vhost-user-scsi-pci,chardev={id} …")
     }
 }

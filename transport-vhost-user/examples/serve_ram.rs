@@ -28,7 +28,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let ids: Vec<ReactorId> = (0..reactors.count()).map(ReactorId).collect();
     let export =
         VhostUserExport::new(Options::new(socket), [(0, port)].into()).start(reactors.poster(), &ids)?;
-    println!("serving at {} with {}", export.socket().display(), reactors.backend());
+    println!("serving at {} with {}", export.name(), reactors.backend());
     std::io::stdin().read_to_end(&mut Vec::new())?;
     export.stop();
     reactors.stop();

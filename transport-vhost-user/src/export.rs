@@ -2,6 +2,7 @@
 
 use crate::bind::SocketFile;
 use crate::connection::Connection;
+use crate::endpoint::{Endpoint, Entrance};
 use crate::events::Events;
 use crate::local::{ExportId, Local};
 use crate::log::LineBudget;
@@ -12,9 +13,9 @@ use lunette_store::{Cx, Interest, IoId, IoResult, Post, ReactorId, Sink, SinkId}
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::io::ErrorKind;
-use std::os::fd::AsRawFd;
-use std::os::unix::net::UnixListener;
-use std::path::{Path, PathBuf};
+use std::os::fd::{AsRawFd, RawFd};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::PathBuf;
 use std::rc::{Rc, Weak};
 use std::sync::{Arc, mpsc};
 use std::time::Duration;
@@ -25,10 +26,10 @@ use thiserror::Error;
 pub const MAX_REQUEST_QUEUES: u16 = lunette_vhost_user::MAX_QUEUES - crate::connection::FIXED_QUEUES;
 
 /// What an export looks like.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Debug)]
 pub struct Options {
-    /// Path of the socket that the front end connects to.
-    pub socket: PathBuf,
+    /// Where the front end comes from.
+    pub endpoint: Endpoint,
     /// Number of request queues offered, 1 to [`MAX_REQUEST_QUEUES`]. One that is not used costs nothing.
     pub request_queues: u16,
     /// Name of the initiator port that the virtual machine is, a SCSI name string.
@@ -41,9 +42,13 @@ pub struct Options {
 impl Options {
     /// As many queues as there can be, at `socket`, which is also the initiator port's name.
     pub fn new(socket: impl Into<PathBuf>) -> Self {
-        let socket = socket.into();
-        let initiator = socket.display().to_string();
-        Self { socket, request_queues: MAX_REQUEST_QUEUES, initiator, pin_memory: false }
+        Self::with(Endpoint::at(socket))
+    }
+
+    /// As many queues as there can be, at `endpoint`, whose name is also the initiator port's.
+    pub fn with(endpoint: Endpoint) -> Self {
+        let initiator = endpoint.name();
+        Self { endpoint, request_queues: MAX_REQUEST_QUEUES, initiator, pin_memory: false }
     }
 }
 
@@ -64,6 +69,24 @@ pub enum Error {
         /// What the system says.
         source: std::io::Error,
     },
+    /// The socket cannot be given to the owner it should have.
+    #[error("cannot set the owner of {}: {source} (only root can give files away; a group must be one's own)", path.display())]
+    Owner {
+        /// The path.
+        path: PathBuf,
+        /// What the system says.
+        source: std::io::Error,
+    },
+    /// A descriptor is not what front ends come from.
+    #[error(
+        "descriptor {descriptor} {why}: vhost-user needs a Unix stream socket that listens or is connected"
+    )]
+    Unsuitable {
+        /// The descriptor's number.
+        descriptor: RawFd,
+        /// What is wrong with it.
+        why: &'static str,
+    },
     /// The number of request queues is impossible.
     #[error("a device can have 1 to {MAX_REQUEST_QUEUES} request queues, not {0}")]
     RequestQueues(u16),
@@ -78,23 +101,30 @@ pub enum Error {
 /// Target ports that a virtual machine reaches over vhost-user-scsi as the targets of one device.
 ///
 /// The virtual machine is an initiator port, with an I_T nexus to each target port. The nexuses live as long as the export:
-/// when the connection is lost the commands under way are aborted, but what is pending for the initiator stays. While one lasts, a second is closed at once; while one is ending, the next
-/// waits for that.
+/// when the connection is lost the commands under way are aborted, but what is pending for the initiator stays. While one
+/// lasts, a second is closed at once; while one is ending, the next waits for that.
 pub struct VhostUserExport {
     options: Options,
     targets: BTreeMap<u8, Arc<TargetPort>>,
+    ended: Option<Box<dyn FnOnce() + Send>>,
 }
 
 impl VhostUserExport {
     /// An export of `targets`, by target number.
     pub fn new(options: Options, targets: BTreeMap<u8, Arc<TargetPort>>) -> Self {
-        Self { options, targets }
+        Self { options, targets, ended: None }
+    }
+
+    /// Has `act` called, on whatever thread, when the export has ended: because it was stopped, or because the front end
+    /// of [`Endpoint::Connected`] has gone.
+    pub fn when_ended(self, act: impl FnOnce() + Send + 'static) -> Self {
+        Self { ended: Some(Box::new(act)), ..self }
     }
 
     /// Listens from now on. The connection, its control and its event queue live on the first of `reactors`; the request
     /// queues are spread over all of them, round robin.
     pub fn start(self, poster: Arc<dyn Post>, reactors: &[ReactorId]) -> Result<Handle, Error> {
-        let Self { options, targets } = self;
+        let Self { options, targets, ended } = self;
         if !(1..=MAX_REQUEST_QUEUES).contains(&options.request_queues) {
             return Err(Error::RequestQueues(options.request_queues));
         }
@@ -102,13 +132,13 @@ impl VhostUserExport {
         if targets.is_empty() {
             return Err(Error::NoTargets);
         }
-        let path = std::path::absolute(&options.socket).unwrap_or(options.socket);
-        let (socket, file) = SocketFile::bind(&path)?;
+        let name = options.endpoint.name();
+        let entrance = options.endpoint.open()?;
         let (done, is_done) = mpsc::channel();
         let id = ExportId::next();
         let events = Arc::new(Events::new(id, home, poster.clone()));
         let place = Place {
-            name: path.display().to_string(),
+            name: name.clone(),
             targets: Arc::new(Targets::new(&options.initiator, targets, &events)),
             events,
             home,
@@ -117,16 +147,17 @@ impl VhostUserExport {
             log: LineBudget::default(),
         };
         let request_queues = options.request_queues;
-        let listener = Blueprint { place: Arc::new(place), request_queues, socket, file, done };
+        let end = End { ended, _done: done };
+        let listener = Blueprint { place: Arc::new(place), request_queues, entrance, end };
         poster.post(home, Box::new(move |cx| Listener::open(id, listener, cx)));
-        Ok(Handle { id, path, home, poster, is_done })
+        Ok(Handle { id, name, home, poster, is_done })
     }
 }
 
 /// A running export.
 pub struct Handle {
     id: ExportId,
-    path: PathBuf,
+    name: String,
     home: ReactorId,
     poster: Arc<dyn Post>,
     /// Closed when everything has ended.
@@ -134,9 +165,9 @@ pub struct Handle {
 }
 
 impl Handle {
-    /// The socket's path.
-    pub fn socket(&self) -> &Path {
-        &self.path
+    /// The [name of its endpoint](Endpoint::name).
+    pub fn name(&self) -> &str {
+        &self.name
     }
 
     /// Removes the socket and ends the connection, if there is one, as soon as all that is in flight has finished.
@@ -159,13 +190,27 @@ impl Handle {
     }
 }
 
+/// Dropped with the listener.
+struct End {
+    ended: Option<Box<dyn FnOnce() + Send>>,
+    /// [`Handle::stop`] waits for this.
+    _done: mpsc::Sender<()>,
+}
+
+impl Drop for End {
+    fn drop(&mut self) {
+        if let Some(ended) = self.ended.take() {
+            ended();
+        }
+    }
+}
+
 /// What a listener is made from on its reactor.
 struct Blueprint {
     place: Arc<Place>,
     request_queues: u16,
-    socket: UnixListener,
-    file: SocketFile,
-    done: mpsc::Sender<()>,
+    entrance: Entrance,
+    end: End,
 }
 
 /// Accepts one front end after the other.
@@ -175,11 +220,10 @@ pub(crate) struct Listener {
     place: Arc<Place>,
     request_queues: u16,
     sink: Cell<SinkId>,
-    /// `None` once the export is to stop.
-    socket: RefCell<Option<(SocketFile, UnixListener)>>,
+    /// `None` when there are to be no more connections.
+    socket: RefCell<Option<(UnixListener, Option<SocketFile>)>>,
     current: RefCell<Option<Rc<Connection>>>,
-    /// Dropped with the listener: that is what [`Handle::stop`] waits for.
-    _done: mpsc::Sender<()>,
+    _end: End,
 }
 
 /// How long to wait when no more descriptors can be opened.
@@ -187,20 +231,39 @@ const RETRY: Duration = Duration::from_secs(1);
 
 impl Listener {
     fn open(id: ExportId, from: Blueprint, cx: &mut dyn Cx) {
-        let descriptor = from.socket.as_raw_fd();
+        let (socket, connected) = match from.entrance {
+            Entrance::Listening(socket, file) => (Some((socket, file)), None),
+            Entrance::Connected(stream) => (None, Some(stream)),
+        };
+        let descriptor = socket.as_ref().map(|(listener, _)| listener.as_raw_fd());
         let listener = Rc::new_cyclic(|this| Self {
             id,
             this: this.clone(),
             place: from.place,
             request_queues: from.request_queues,
             sink: Cell::new(SinkId(0)),
-            socket: RefCell::new(Some((from.file, from.socket))),
+            socket: RefCell::new(socket),
             current: RefCell::default(),
-            _done: from.done,
+            _end: from.end,
         });
         listener.sink.set(cx.register(listener.clone()));
-        cx.watch(descriptor, Interest::Readable, listener.id());
-        Local::on(cx).listeners.borrow_mut().insert(id, listener);
+        Local::on(cx).listeners.borrow_mut().insert(id, listener.clone());
+        if let Some(descriptor) = descriptor {
+            cx.watch(descriptor, Interest::Readable, listener.id());
+        }
+        if let Some(stream) = connected {
+            *listener.current.borrow_mut() = Some(listener.serve(stream, cx));
+        }
+    }
+
+    fn serve(&self, stream: UnixStream, cx: &mut dyn Cx) -> Rc<Connection> {
+        let this = self.this.clone();
+        let ended = Box::new(move |cx: &mut dyn Cx| {
+            if let Some(listener) = this.upgrade() {
+                listener.connection_ended(cx);
+            }
+        });
+        Connection::open(self.place.clone(), self.request_queues, stream.into(), ended, cx)
     }
 
     fn id(&self) -> IoId {
@@ -209,7 +272,7 @@ impl Listener {
 
     fn accept(&self, cx: &mut dyn Cx) {
         let socket = self.socket.borrow();
-        while let Some((_, listener)) = &*socket {
+        while let Some((listener, _)) = &*socket {
             let mut current = self.current.borrow_mut();
             if current.as_ref().is_some_and(|connection| connection.is_ending()) {
                 return;
@@ -220,16 +283,7 @@ impl Listener {
                         tracing::warn!(export = %self.place.name, "a second front end is turned away: there is one already");
                     }
                 }
-                Ok((stream, _)) => {
-                    let this = self.this.clone();
-                    let ended = Box::new(move |cx: &mut dyn Cx| {
-                        if let Some(listener) = this.upgrade() {
-                            listener.connection_ended(cx);
-                        }
-                    });
-                    let queues = self.request_queues;
-                    *current = Some(Connection::open(self.place.clone(), queues, stream.into(), ended, cx));
-                }
+                Ok((stream, _)) => *current = Some(self.serve(stream, cx)),
                 Err(error) if error.kind() == ErrorKind::WouldBlock => return,
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
                 Err(error) => {
@@ -260,9 +314,7 @@ impl Listener {
 
     fn stop(&self, cx: &mut dyn Cx) {
         cx.cancel(self.id());
-        if self.socket.take().is_none() {
-            return;
-        }
+        self.socket.take();
         let current = self.current.borrow().clone();
         match current {
             Some(connection) => connection.stop(cx),

@@ -8,7 +8,7 @@
 //! It knows nothing of device types and stores, and of the messages only what `lunette-vhost-user` makes of them. It
 //! starts no threads; it runs on the reactors that it is given.
 //!
-//! Entry types: [`VhostUserExport`], made from [`Options`], and the [`Handle`] of a running one.
+//! Entry types: [`VhostUserExport`], made from [`Options`] with an [`Endpoint`], and the [`Handle`] of a running one.
 //!
 //! ```
 //! use lunette_engine::TargetPort;
@@ -23,7 +23,7 @@
 //! let socket = std::env::temp_dir().join(format!("lunette-doc-{}.sock", std::process::id()));
 //! let export = VhostUserExport::new(Options::new(&socket), BTreeMap::from([(0, port)]));
 //! let handle = export.start(reactors.poster(), &[ReactorId(0)])?;
-//! assert!(handle.socket().exists());
+//! assert!(socket.exists());
 //! handle.stop();
 //! assert!(!socket.exists());
 //! # Ok::<(), Box<dyn std::error::Error>>(())
@@ -32,6 +32,7 @@
 mod bind;
 mod commands;
 mod connection;
+mod endpoint;
 mod events;
 mod export;
 #[doc(hidden)]
@@ -52,4 +53,6 @@ mod testing;
 #[cfg(test)]
 mod tests;
 
+pub use bind::Access;
+pub use endpoint::Endpoint;
 pub use export::{Error, Handle, MAX_REQUEST_QUEUES, Options, VhostUserExport};

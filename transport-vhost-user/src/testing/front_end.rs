@@ -59,14 +59,22 @@ fn event() -> OwnedFd {
 impl FrontEnd {
     /// Connects, with `size` bytes of guest memory that the device does not know yet.
     pub(crate) fn connect(path: &Path, size: u64) -> Self {
-        let socket = UnixStream::connect(path).unwrap().into();
+        Self::over(UnixStream::connect(path).unwrap(), size)
+    }
+
+    fn over(stream: UnixStream, size: u64) -> Self {
         let (protocol, guest, unit) = (Frontend::new(), Guest::new(size), [1, 0, 0x40, 0]);
-        Self { socket, decoder: Decoder::new(), protocol, guest, unit }
+        Self { socket: stream.into(), decoder: Decoder::new(), protocol, guest, unit }
     }
 
     /// Connects, negotiates, shares the memory.
     pub(crate) fn ready(path: &Path, size: u64) -> Self {
-        let mut front = Self::connect(path, size);
+        Self::ready_over(UnixStream::connect(path).unwrap(), size)
+    }
+
+    /// Negotiates and shares the memory over a connection.
+    pub(crate) fn ready_over(stream: UnixStream, size: u64) -> Self {
+        let mut front = Self::over(stream, size);
         front.negotiate(
             Features::VERSION_1 | Features::EVENT_IDX | Features::INDIRECT_DESC | Features::PROTOCOL_FEATURES,
         );
