@@ -84,6 +84,13 @@ impl<'a> Sg<'a> {
         Self { segs, skip: 0, length: segs.iter().map(|s| s.len() as u64).sum() }
     }
 
+    /// All bytes of `segs`, whose number is known.
+    #[inline]
+    pub fn of_length(segs: &'a [Seg], length: u64) -> Self {
+        debug_assert_eq!(length, Self::new(segs).length);
+        Self { segs, skip: 0, length }
+    }
+
     /// No bytes.
     pub const fn empty() -> Self {
         Self { segs: &[], skip: 0, length: 0 }

@@ -26,7 +26,7 @@ impl Queue {
         cx: &mut dyn Cx,
     ) -> Result<(), RingError> {
         let sizes = state.setup.sizes;
-        let (readable, writable) = (state.chain.readable.as_sg(), state.chain.writable.as_sg());
+        let (readable, writable) = (state.chain.readable(), state.chain.writable());
         let data_out = readable.part(sizes.command(), u64::MAX);
         let data_in = writable.part(sizes.response(), u64::MAX);
         if readable.len() < sizes.command() || writable.len() < sizes.response() {
@@ -100,7 +100,7 @@ impl Queue {
         head: Head,
         cx: &mut dyn Cx,
     ) -> Result<(), RingError> {
-        let (readable, writable) = (state.chain.readable.as_sg(), state.chain.writable.as_sg());
+        let (readable, writable) = (state.chain.readable(), state.chain.writable());
         let request = ControlRequest::read(&readable, &writable)?;
         let response = match request {
             ControlRequest::Notifications { subscribe, address, classes } => {

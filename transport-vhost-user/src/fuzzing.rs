@@ -1,4 +1,4 @@
-//! A device's queues on one reactor, without sockets: for fuzzers only.
+//! A device's queues on one reactor, without sockets: for fuzzers and measurements only.
 
 use crate::events::Events;
 use crate::local::{ConnectionId, ExportId, Local};
@@ -10,7 +10,7 @@ use crate::ring::Layout;
 use crate::targets::Targets;
 use crate::wire::Sizes;
 use lunette_engine::Nexus;
-use lunette_store::Cx;
+use lunette_store::{Cx, Sink};
 use lunette_vhost_user::SharedRegion;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -98,6 +98,11 @@ impl Queues {
         self.memory = Arc::new(map);
         (0..self.queues.len()).for_each(|queue| self.apply(queue, cx));
         true
+    }
+
+    /// Looks at a ring, as an awake reactor does. Whether there was work.
+    pub fn poll(&self, queue: usize, cx: &mut dyn Cx) -> bool {
+        self.queues[queue].poll(cx)
     }
 
     /// Whether a queue's ring is looked at: not after it was found broken.

@@ -68,8 +68,9 @@ impl Address {
     /// logical unit by itself.
     fn read(bytes: [u8; 8]) -> Option<Self> {
         match bytes {
-            [1, target, a, b, c, d, e, f] => {
-                Some(Self { target: Some(target), lun: Lun::from_bytes([a, b, c, d, e, f, 0, 0]) })
+            [1, target, ..] => {
+                let lun = (u64::from_be_bytes(bytes) << 16).to_be_bytes();
+                Some(Self { target: Some(target), lun: Lun::from_bytes(lun) })
             }
             _ if Lun::from_bytes(bytes) == Lun::REPORT_LUNS_WLUN => {
                 Some(Self { target: None, lun: Lun::REPORT_LUNS_WLUN })
@@ -113,6 +114,8 @@ impl Default for Sizes {
 
 const COMMAND_FIXED: usize = 19;
 const RESPONSE_FIXED: usize = 12;
+/// With the sense field that drivers rarely change.
+const RESPONSE_USUAL: usize = RESPONSE_FIXED + 96;
 const RESPONSE_MAX: usize = RESPONSE_FIXED + Sizes::MAX_SENSE as usize;
 
 /// A command's header.
@@ -170,7 +173,7 @@ impl ResponseField<'_> {
     /// been written.
     pub(crate) fn fail(&self, response: Response) -> u32 {
         let residual = self.expected.data_in + self.expected.data_out;
-        self.write(0, residual, 0, response, [0; _])
+        self.write(0, residual, 0, response, [0; RESPONSE_MAX])
     }
 
     /// Writes the response with the status of `outcome`. Returns how many of the request's writable bytes have been
@@ -190,31 +193,42 @@ impl ResponseField<'_> {
             }
             (Residual::None, Residual::None) => (Response::OK, 0),
         };
-        let (mut bytes, mut length) = ([0; _], 0);
-        if let Some(sense) = &outcome.sense {
-            length = self.encode(sense, outcome.descriptor_sense, &mut bytes);
-        }
-        let written = self.write(length, residual, outcome.status.0, response, bytes);
+        let status = outcome.status.0;
+        let written = match &outcome.sense {
+            None if self.size() <= RESPONSE_USUAL => {
+                self.write(0, residual, status, response, [0; RESPONSE_USUAL])
+            }
+            sense => self.write_sense(sense.as_deref(), outcome, residual, response),
+        };
         clamp(u64::from(written) + outcome.moved_in)
     }
 
-    /// Puts sense data where it belongs, as much as the field holds. Returns how much that is.
+    /// Writes a response with sense data, as much as the field holds, or of an unusual size.
     #[cold]
-    fn encode(&self, sense: &Sense, descriptor: bool, bytes: &mut [u8; RESPONSE_MAX]) -> usize {
-        let sense = sense.encode(if descriptor { SenseFormat::Descriptor } else { SenseFormat::Fixed });
+    fn write_sense(
+        &self,
+        sense: Option<&Sense>,
+        outcome: &Outcome,
+        residual: u64,
+        response: Response,
+    ) -> u32 {
+        let format = if outcome.descriptor_sense { SenseFormat::Descriptor } else { SenseFormat::Fixed };
+        let sense = sense.map(|sense| sense.encode(format)).unwrap_or_default();
         let length = sense.len().min(self.size() - RESPONSE_FIXED);
+        let mut bytes = [0; RESPONSE_MAX];
         bytes[RESPONSE_FIXED..][..length].copy_from_slice(&sense[..length]);
-        length
+        self.write(length, residual, outcome.status.0, response, bytes)
     }
 
+    /// Writes a response; `bytes` are at least as many as the field has, with the sense data in place.
     #[inline]
-    fn write(
+    fn write<const N: usize>(
         &self,
         sense_length: usize,
         residual: u64,
         status: u8,
         response: Response,
-        mut bytes: [u8; RESPONSE_MAX],
+        mut bytes: [u8; N],
     ) -> u32 {
         put(&mut bytes, 0, (sense_length as u32).to_le_bytes());
         put(&mut bytes, 4, clamp(residual).to_le_bytes());

@@ -60,6 +60,26 @@ impl fmt::Debug for MemoryMap {
     }
 }
 
+/// A run of guest addresses and where it is in this process, as long as the map lives that it is of.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Window {
+    guest: u64,
+    size: u64,
+    host: NonNull<u8>,
+}
+
+impl Window {
+    /// The bytes of a range that is not empty, if it lies in here.
+    #[inline(always)]
+    pub(crate) fn find(&self, address: u64, length: u32) -> Option<NonNull<u8>> {
+        let offset = address.wrapping_sub(self.guest);
+        // An empty range is longer than any other by this comparison.
+        (offset < self.size && u64::from(length).wrapping_sub(1) < self.size - offset)
+            // SAFETY: the offset is inside the region, all of which is mapped.
+            .then(|| unsafe { self.host.add(offset as usize) })
+    }
+}
+
 impl MemoryMap {
     /// Maps a whole memory table.
     pub(crate) fn new(table: &[SharedRegion]) -> Result<Self, MapError> {
@@ -150,6 +170,14 @@ impl MemoryMap {
             }
         }
         true
+    }
+
+    /// Region `index`; nothing if there is none.
+    pub(crate) fn window(&self, index: usize) -> Window {
+        match self.regions.get(index) {
+            Some(region) => Window { guest: region.guest, size: region.size, host: region.part(0, 0).0 },
+            None => Window { guest: 0, size: 0, host: NonNull::dangling() },
+        }
     }
 
     /// The bytes of a guest address range, if they lie in one region. They are mapped for as long as this map lives.

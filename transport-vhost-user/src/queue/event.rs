@@ -52,7 +52,7 @@ fn put(state: &mut State, event: &[u8; Event::SIZE]) -> Result<bool, RingError> 
     for _ in 0..state.setup.layout.size {
         let Some(ring) = &mut state.ring else { return Ok(false) };
         let Some(head) = ring.take(&mut state.chain)? else { return Ok(false) };
-        let buffer = state.chain.writable.as_sg();
+        let buffer = state.chain.writable();
         let fits = buffer.len() >= Event::SIZE as u64;
         let written = buffer.copy_in(0, if fits { event } else { &[0; Event::SIZE] });
         ring.push(head, written as u32);

@@ -89,7 +89,7 @@ impl Queue {
                     break;
                 }
             }
-            if state.unpublished() >= PUBLISH_AT {
+            if taken.is_multiple_of(PUBLISH_AT.into()) {
                 state.publish();
             }
         }

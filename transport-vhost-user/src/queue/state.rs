@@ -137,7 +137,7 @@ impl State {
     #[inline]
     pub(crate) fn hold(&mut self, head: Head, expected: Expected, response: u64) -> &mut Slot {
         self.in_flight += 1;
-        let slot = self.slots.hold(head, self.chain.writable.as_sg().part(0, response));
+        let slot = self.slots.hold(head, self.chain.writable().part(0, response));
         slot.epoch = self.epoch;
         slot.expected = expected;
         slot

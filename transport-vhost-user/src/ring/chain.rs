@@ -1,8 +1,8 @@
 //! The bytes of a descriptor chain, and the descriptors and tables that name them.
 
 use super::{MAX_SIZE, RingError};
-use crate::memory::MemoryMap;
-use lunette_store::SgList;
+use crate::memory::{MemoryMap, Window};
+use lunette_store::{Seg, Sg, SgList};
 use std::ptr::NonNull;
 use std::sync::Arc;
 
@@ -20,14 +20,31 @@ pub(super) const INDIRECT: u16 = 4;
 /// The bytes of a descriptor chain.
 #[derive(Default, Debug)]
 pub(crate) struct Chain {
-    pub(crate) readable: SgList,
-    pub(crate) writable: SgList,
+    /// The readable ones, then the writable ones.
+    segs: SgList,
+    /// How many of them are readable.
+    readable: usize,
+    readable_bytes: u64,
+    writable_bytes: u64,
 }
 
 impl Chain {
+    /// What the device reads.
+    #[inline]
+    pub(crate) fn readable(&self) -> Sg<'_> {
+        Sg::of_length(&self.segs.segs()[..self.readable], self.readable_bytes)
+    }
+
+    /// What the device writes.
+    #[inline]
+    pub(crate) fn writable(&self) -> Sg<'_> {
+        Sg::of_length(&self.segs.segs()[self.readable..], self.writable_bytes)
+    }
+
+    #[inline]
     pub(super) fn clear(&mut self) {
-        self.readable.clear();
-        self.writable.clear();
+        self.segs.clear();
+        (self.readable, self.readable_bytes, self.writable_bytes) = (0, 0, 0);
     }
 }
 
@@ -56,7 +73,7 @@ pub(super) struct Table {
 impl Table {
     /// # Safety
     /// The memory map that the table was found by is alive.
-    #[inline]
+    #[inline(always)]
     pub(super) unsafe fn get(&self, index: u16) -> Result<Descriptor, RingError> {
         if index >= self.count {
             return Err(RingError::NoSuchDescriptor { index, count: self.count });
@@ -76,19 +93,20 @@ impl Table {
     }
 }
 
-/// Guest memory, and the region in which addresses are looked up first.
+/// Guest memory, and the part of it in which addresses are looked up first.
 pub(super) struct Space {
     pub(super) memory: Arc<MemoryMap>,
+    window: Window,
     hint: usize,
 }
 
 impl Space {
     pub(super) fn new(memory: Arc<MemoryMap>) -> Self {
-        Self { memory, hint: 0 }
+        Self { window: memory.window(0), memory, hint: 0 }
     }
 
     /// Appends the bytes of a descriptor to the chain from descriptor `head`.
-    #[inline]
+    #[inline(always)]
     pub(super) fn append(
         &mut self,
         head: u16,
@@ -96,31 +114,62 @@ impl Space {
         flags: u16,
         chain: &mut Chain,
     ) -> Result<(), RingError> {
-        let list = if flags & WRITE != 0 {
-            &mut chain.writable
-        } else if chain.writable.segs().is_empty() {
-            &mut chain.readable
-        } else {
+        match self.window.find(address, length) {
+            // SAFETY: the bytes are mapped as long as the memory map, which the ring's owner keeps until all that is made
+            // of the chain has ended, and no reference to guest memory is ever made.
+            Some(host) => chain.segs.push(unsafe { Seg::new(host.as_ptr(), length as usize) }),
+            None => self.append_elsewhere(head, address, length, chain)?,
+        }
+        if flags & WRITE != 0 {
+            chain.writable_bytes += u64::from(length);
+            return Ok(());
+        }
+        if chain.writable_bytes > 0 {
             return Err(RingError::Order(head));
-        };
-        if !self.memory.append(address, length, &mut self.hint, list) {
-            return Err(RingError::Address { address, length });
         }
-        if list.segs().len() > MAX_SEGMENTS {
-            return Err(RingError::TooManySegments(head));
-        }
+        chain.readable_bytes += u64::from(length);
+        chain.readable = chain.segs.segs().len();
         Ok(())
     }
 
+    #[cold]
+    fn append_elsewhere(
+        &mut self,
+        head: u16,
+        address: u64,
+        length: u32,
+        chain: &mut Chain,
+    ) -> Result<(), RingError> {
+        if !self.memory.append(address, length, &mut self.hint, &mut chain.segs) {
+            return Err(RingError::Address { address, length });
+        }
+        self.window = self.memory.window(self.hint);
+        // Only here a descriptor may come to several segments.
+        match chain.segs.segs().len() {
+            0..=MAX_SEGMENTS => Ok(()),
+            _ => Err(RingError::TooManySegments(head)),
+        }
+    }
+
     /// The table that a descriptor names (VIRTIO 1.2 2.7.5.3, 2.8.7). It must lie in one memory region.
+    #[inline(always)]
     pub(super) fn indirect(&mut self, descriptor: &Descriptor) -> Result<Table, RingError> {
+        const LARGEST: u32 = MAX_SIZE as u32 * DESCRIPTOR_SIZE as u32;
         let &Descriptor { address, length, .. } = descriptor;
-        let count = u64::from(length) / DESCRIPTOR_SIZE;
-        if !u64::from(length).is_multiple_of(DESCRIPTOR_SIZE) || !(1..=u64::from(MAX_SIZE)).contains(&count) {
+        if length == 0 || length > LARGEST || !length.is_multiple_of(DESCRIPTOR_SIZE as u32) {
             return Err(RingError::IndirectSize(length));
         }
+        let found = match self.window.find(address, length) {
+            Some(found) => found,
+            None => self.find_elsewhere(address, length)?,
+        };
+        Ok(Table { first: found.cast(), count: (length / DESCRIPTOR_SIZE as u32) as u16 })
+    }
+
+    #[cold]
+    fn find_elsewhere(&mut self, address: u64, length: u32) -> Result<NonNull<u8>, RingError> {
         let found = self.memory.guest(address, u64::from(length), &mut self.hint);
-        let first = found.ok_or(RingError::Address { address, length })?.cast();
-        Ok(Table { first, count: count as u16 })
+        self.window = self.memory.window(self.hint);
+        found.ok_or(RingError::Address { address, length })
     }
 }

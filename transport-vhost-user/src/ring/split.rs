@@ -1,6 +1,6 @@
 //! A split virtqueue (VIRTIO 1.2 2.7).
 
-use super::chain::{Chain, DESCRIPTOR_SIZE, INDIRECT, NEXT, Space, Table, Word};
+use super::chain::{Chain, DESCRIPTOR_SIZE, Descriptor, INDIRECT, NEXT, Space, Table, Word};
 use super::{Head, Layout, RingError, locate};
 use crate::memory::MemoryMap;
 use std::ptr::NonNull;
@@ -137,23 +137,14 @@ impl Split {
     #[inline]
     fn walk(&mut self, head: u16, chain: &mut Chain) -> Result<(), RingError> {
         chain.clear();
-        let mut table = Table { first: self.parts.descriptors, count: self.layout.size };
-        let (mut index, mut left, mut inside) = (head, table.count, false);
-        loop {
-            if left == 0 {
-                return Err(RingError::Loop(head));
-            }
-            left -= 1;
-            // SAFETY: both kinds of table were found in the memory of `self.space`.
+        let table = Table { first: self.parts.descriptors, count: self.layout.size };
+        let mut index = head;
+        for _ in 0..table.count {
+            // SAFETY: the table was found in the memory of `self.space`.
             let descriptor = unsafe { table.get(index) }?;
             let [flags, next] = descriptor.fields;
             if flags & INDIRECT != 0 {
-                if inside || !self.layout.indirect || flags & NEXT != 0 {
-                    return Err(RingError::Indirect);
-                }
-                table = self.space.indirect(&descriptor)?;
-                (index, left, inside) = (0, table.count, true);
-                continue;
+                return self.walk_table(head, &descriptor, chain);
             }
             self.space.append(head, (descriptor.address, descriptor.length), flags, chain)?;
             if flags & NEXT == 0 {
@@ -161,6 +152,31 @@ impl Split {
             }
             index = next;
         }
+        Err(RingError::Loop(head))
+    }
+
+    /// Collects the bytes of the chain in the table that `descriptor`, the last of its chain, names.
+    #[inline]
+    fn walk_table(&mut self, head: u16, descriptor: &Descriptor, chain: &mut Chain) -> Result<(), RingError> {
+        if !self.layout.indirect || descriptor.fields[0] & NEXT != 0 {
+            return Err(RingError::Indirect);
+        }
+        let table = self.space.indirect(descriptor)?;
+        let mut index = 0;
+        for _ in 0..table.count {
+            // SAFETY: the table was found in the memory of `self.space`.
+            let descriptor = unsafe { table.get(index) }?;
+            let [flags, next] = descriptor.fields;
+            if flags & INDIRECT != 0 {
+                return Err(RingError::Indirect);
+            }
+            self.space.append(head, (descriptor.address, descriptor.length), flags, chain)?;
+            if flags & NEXT == 0 {
+                return Ok(());
+            }
+            index = next;
+        }
+        Err(RingError::Loop(head))
     }
 
     #[inline]

@@ -2,7 +2,7 @@ use super::*;
 use crate::ring::Ring;
 use crate::testing::Guest;
 use crate::testing::packed::{PackedDriver, Part, Place};
-use lunette_store::SgList;
+use lunette_store::Sg;
 use proptest::prelude::*;
 
 const RAM: u64 = 0x10_0000;
@@ -21,8 +21,8 @@ fn take(ring: &mut Packed) -> Result<Option<Head>, RingError> {
     ring.take(&mut Chain::default())
 }
 
-fn lengths(list: &SgList) -> Vec<u32> {
-    list.segs().iter().map(|seg| seg.len() as u32).collect()
+fn lengths(list: &Sg<'_>) -> Vec<u32> {
+    list.iter().map(|seg| seg.len() as u32).collect()
 }
 
 #[test]
@@ -35,7 +35,7 @@ fn a_burst_is_seen_as_a_whole_and_chains_are_skipped_by_their_length() {
     let heads: Vec<_> = std::iter::from_fn(|| ring.take(&mut chain).unwrap()).collect();
     let of = |id, descriptors| Head { id, descriptors };
     assert_eq!(heads, [of(0xffff, 2), of(3, 3), of(0, 1)]);
-    assert_eq!((lengths(&chain.readable), lengths(&chain.writable)), (vec![8], vec![]));
+    assert_eq!((lengths(&chain.readable()), lengths(&chain.writable())), (vec![8], vec![]));
     // In another order than they came.
     ring.push(heads[1], 7);
     ring.push(heads[2], 0);
@@ -56,8 +56,8 @@ fn all_descriptors_of_a_table_count_in_their_order() {
     let mut chain = Chain::default();
     driver.offer_indirect(&guest, 9, &parts, TABLES + 8);
     assert_eq!(ring.take(&mut chain), Ok(Some(Head { id: 9, descriptors: 1 })));
-    assert_eq!(lengths(&chain.readable), (1..=200).collect::<Vec<_>>());
-    assert_eq!(lengths(&chain.writable), (201..=600).collect::<Vec<_>>());
+    assert_eq!(lengths(&chain.readable()), (1..=200).collect::<Vec<_>>());
+    assert_eq!(lengths(&chain.writable()), (201..=600).collect::<Vec<_>>());
 }
 
 #[test]
@@ -276,8 +276,8 @@ proptest! {
                         let lengths_of = |write| -> Vec<u32> {
                             parts.iter().filter(|part| part.2 == write).map(|part| part.1).collect()
                         };
-                        prop_assert_eq!(lengths(&chain.readable), lengths_of(false));
-                        prop_assert_eq!(lengths(&chain.writable), lengths_of(true));
+                        prop_assert_eq!(lengths(&chain.readable()), lengths_of(false));
+                        prop_assert_eq!(lengths(&chain.writable()), lengths_of(true));
                         taken.push(head);
                     }
                 }
@@ -332,7 +332,7 @@ proptest! {
             }
             match ring.take(&mut chain) {
                 Ok(Some(head)) => {
-                    for seg in chain.readable.segs().iter().chain(chain.writable.segs()) {
+                    for seg in chain.readable().iter().chain(chain.writable().iter()) {
                         let at = seg.address() as usize;
                         prop_assert!(at >= start && at + seg.len() <= start + RAM as usize);
                     }

@@ -2,7 +2,7 @@ use super::*;
 use crate::ring::Ring;
 use crate::ring::chain::WRITE;
 use crate::testing::{DriverRing, Guest};
-use lunette_store::SgList;
+use lunette_store::Sg;
 use proptest::prelude::*;
 
 const RAM: u64 = 0x10_0000;
@@ -24,8 +24,8 @@ fn rig(size: u16, event_index: bool) -> (Guest, DriverRing, Split) {
     (guest, driver, ring)
 }
 
-fn lengths(list: &SgList) -> Vec<usize> {
-    list.segs().iter().map(|seg| seg.len()).collect()
+fn lengths(list: &Sg<'_>) -> Vec<usize> {
+    list.iter().map(|seg| seg.len()).collect()
 }
 
 #[test]
@@ -42,7 +42,7 @@ fn chains_go_round_the_ring_and_its_indexes_wrap() {
         assert_eq!(next(&mut ring), Ok(None));
         driver.offer(&guest, 1);
         assert_eq!(ring.take(&mut chain), Ok(Some(head(1))));
-        assert_eq!((lengths(&chain.readable), lengths(&chain.writable)), (vec![16], vec![32]));
+        assert_eq!((lengths(&chain.readable()), lengths(&chain.writable())), (vec![16], vec![32]));
         ring.push(head(1), 7);
         assert_eq!(driver.used_index(&guest), base.wrapping_add(round));
         assert!(ring.publish());
@@ -122,7 +122,7 @@ fn indirect_tables_may_end_a_chain() {
     driver.descriptor(&guest, 3, (table, 48, INDIRECT | WRITE, 0));
     let mut chain = Chain::default();
     ring.walk(0, &mut chain).unwrap();
-    assert_eq!((lengths(&chain.readable), lengths(&chain.writable)), (vec![5, 10], vec![20]));
+    assert_eq!((lengths(&chain.readable()), lengths(&chain.writable())), (vec![5, 10], vec![20]));
 }
 
 #[test]
@@ -131,7 +131,7 @@ fn empty_descriptors_do_no_harm() {
     driver.chain(&guest, 0, &[(u64::MAX, 0, false), (DATA, 4, false), (0, 0, true), (DATA, 8, true)]);
     let mut chain = Chain::default();
     ring.walk(0, &mut chain).unwrap();
-    assert_eq!((lengths(&chain.readable), lengths(&chain.writable)), (vec![4], vec![8]));
+    assert_eq!((lengths(&chain.readable()), lengths(&chain.writable())), (vec![4], vec![8]));
 }
 
 #[test]
@@ -244,7 +244,7 @@ proptest! {
         for first in heads {
             let _ = next(&mut ring);
             if ring.walk(first, &mut chain).is_ok() {
-                for seg in chain.readable.segs().iter().chain(chain.writable.segs()) {
+                for seg in chain.readable().iter().chain(chain.writable().iter()) {
                     let at = seg.address() as usize;
                     prop_assert!(at >= start && at + seg.len() <= start + RAM as usize);
                 }

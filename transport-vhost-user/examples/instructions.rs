@@ -1,0 +1,103 @@
+//! Reads through a request queue on a simulated reactor, from a disk that keeps nothing: for counting instructions.
+//!
+//! ```text
+//! cargo build --release -p lunette-transport-vhost-user --example instructions
+//! valgrind --tool=callgrind --toggle-collect='*Sink*Queue*poll*' target/release/examples/instructions split indirect
+//! ```
+//!
+//! The total that Callgrind collects, divided by the number of requests, is what one costs from ring to ring.
+
+use lunette_device_disk::{Disk, Options};
+use lunette_engine::{Identity, LogicalUnit, Nexus, TargetPort};
+use lunette_guest::GuestMemory;
+use lunette_guest::ring::{Element, Form, Format, Ring, Setup};
+use lunette_scsi::{Naa, Protocol};
+use lunette_store::sim::Sim;
+use lunette_store::{Backing, Caps, Cx, IoId, Op, Store, Submit};
+use lunette_transport_vhost_user::fuzzing::{Queues, RingSetup};
+use lunette_vhost_user::SharedRegion;
+use std::rc::Rc;
+use std::sync::Arc;
+
+/// Rounds, and requests in each of them.
+const ROUNDS: u16 = 1000;
+const DEPTH: u16 = 32;
+const REQUEST: u16 = 2;
+
+/// Answers every operation at once and does nothing.
+#[derive(Clone)]
+struct Null(Caps);
+
+impl Store for Null {
+    fn caps(&self) -> &Caps {
+        &self.0
+    }
+
+    fn submit(&self, op: Op<'_>, _: IoId, _: &mut dyn Cx) -> Submit {
+        Submit::Done(self.0.check(&op).map(|()| op.range().1))
+    }
+}
+
+impl Backing for Null {
+    fn caps(&self) -> &Caps {
+        &self.0
+    }
+
+    fn attach(&self, _: &mut dyn Cx) -> Rc<dyn Store> {
+        Rc::new(self.clone())
+    }
+}
+
+fn nexus() -> Arc<Nexus> {
+    let store = lunette_store::ram::Ram::new(1 << 20).expect("a megabyte");
+    let null = Null(Caps { size: 1 << 30, ..Backing::caps(&store).clone() });
+    let disk = Disk::new(&Options::default(), &null.0).expect("a disk");
+    let identity = Identity::new("null", Naa::locally_assigned(1));
+    let unit = LogicalUnit::new("null", identity, Box::new(disk), Some(Arc::new(null)));
+    Nexus::new("guest", TargetPort::new("port", 1, Protocol::NONE, [(0, unit)].into()))
+}
+
+fn main() {
+    let arguments: Vec<String> = std::env::args().collect();
+    let has = |word: &str| arguments.iter().any(|argument| argument == word);
+    let format = if has("packed") { Format::Packed } else { Format::Split };
+    let form = if has("indirect") { Form::Indirect } else { Form::Chained };
+    let mut memory = GuestMemory::with_size(1 << 20).expect("guest memory");
+    let setup = Setup { format, size: 256, event_idx: true, table: 4 };
+    let mut ring = Ring::new(&mut memory, setup).expect("a ring");
+    let buffers = memory.allocate(8192, 4096).expect("buffers");
+    // READ(10) of eight blocks of LUN 0.
+    let mut header = vec![1, 0, 0x40, 0, 0, 0, 0, 0];
+    header.resize(19, 0);
+    header.extend([0x28, 0, 0, 0, 0, 8, 0, 0, 8, 0]);
+    buffers.write(0, &header);
+    let element = |at: u64, length, writable| Element { address: buffers.address() + at, length, writable };
+    let elements = [element(0, 51, false), element(64, 108, true), element(4096, 4096, true)];
+
+    let mut sim = Sim::new(1);
+    let regions = memory.regions().expect("regions").into_iter();
+    let table: Vec<_> = regions.map(|(region, fd)| SharedRegion { region, fd }).collect();
+    let mut queues = Queues::new(&nexus(), &table, sim.cx(0)).expect("memory that can be mapped");
+    let areas = ring.areas();
+    let parts = [&areas.descriptors, &areas.driver, &areas.device].map(|area| area.user_address());
+    let setup = RingSetup {
+        size: setup.size,
+        parts,
+        packed: format == Format::Packed,
+        base: ring.base(),
+        event_index: true,
+        indirect: true,
+        sizes: [32, 96],
+    };
+    queues.start(REQUEST.into(), &setup, sim.cx(0));
+    for _ in 0..ROUNDS {
+        (0..DEPTH).for_each(|token| ring.push(token, &elements, form).expect("room in the ring"));
+        ring.publish().expect("a device that keeps the rules");
+        assert!(queues.poll(REQUEST.into(), sim.cx(0)));
+        for _ in 0..DEPTH {
+            let used = ring.pop().expect("a device that keeps the rules").expect("a used buffer");
+            assert!(used.length >= 108);
+        }
+    }
+    println!("{} requests", u32::from(ROUNDS) * u32::from(DEPTH));
+}
