@@ -1,8 +1,9 @@
 //! A file as one reactor uses it.
 
+use crate::bounce::{self, Bounce};
 use crate::file::Shared;
-use crate::job::{Bounce, Job, Zeroing};
-use crate::probe::{Discarding, Inline};
+use crate::job::{Job, Zeroing};
+use crate::probe::{Alignment, Discarding, Inline};
 use crate::sys;
 use lunette_store::pool::{LARGEST, Pool};
 use lunette_store::{
@@ -59,8 +60,8 @@ impl Attached {
         if let Some(moved) = self.read_cached(offset, to) {
             return Submit::Done(Ok(moved));
         }
-        if self.is_misaligned(to) {
-            return self.bounce(Bounce::new(Op::Read { offset, to }), id, cx);
+        if let Some(need) = self.misaligned(to) {
+            return self.bounce(Bounce::new(Op::Read { offset, to }, need), id, cx);
         }
         let fd = self.shared.fd();
         cx.file(FileOp::Read { fd, offset, to }, id)
@@ -88,9 +89,9 @@ impl Attached {
             let fd = self.shared.borrow();
             return Submit::Done(sys::write_all(fd, offset, from, durable));
         }
-        if self.is_misaligned(from) {
+        if let Some(need) = self.misaligned(from) {
             let op = Op::Write { offset, from, durable };
-            return self.bounce(Bounce::new(op), id, cx);
+            return self.bounce(Bounce::new(op, need), id, cx);
         }
         let op = FileOp::Write { fd: self.shared.fd(), offset, from, durable };
         if durable { self.file(op, Kept::DurableWrite(id), cx) } else { cx.file(op, id) }
@@ -143,12 +144,9 @@ impl Attached {
         self.step(id, Job::Zero(job), cx)
     }
 
-    /// Direct I/O needs aligned memory, and lengths that are multiples of the block in each segment.
-    fn is_misaligned(&self, sg: Sg<'_>) -> bool {
-        self.shared.probed.direct.is_some_and(|need| {
-            let (memory, length) = (need.memory as usize - 1, need.offset as usize - 1);
-            sg.iter().any(|seg| seg.address().addr() & memory != 0 || seg.len() & length != 0)
-        })
+    /// What direct I/O needs, if the memory is not like that.
+    fn misaligned(&self, sg: Sg<'_>) -> Option<Alignment> {
+        self.shared.probed.direct.filter(|need| bounce::is_misaligned(sg, *need))
     }
 
     fn bounce(&self, mut bounce: Bounce, id: IoId, cx: &mut dyn Cx) -> Submit {
@@ -176,7 +174,7 @@ impl Attached {
     }
 
     /// Starts the next step of a job.
-    fn step(&self, id: IoId, job: Job, cx: &mut dyn Cx) -> Submit {
+    fn step(&self, id: IoId, mut job: Job, cx: &mut dyn Cx) -> Submit {
         let zeroes = || self.zeroes.get_or_init(|| Memory::zeroed(ZERO_CHUNK)).seg();
         let step = job.step(zeroes);
         let ours = self.pending.keep(Kept::Job(id, job));

@@ -33,6 +33,7 @@
 //! ```
 
 mod attached;
+mod bounce;
 mod file;
 mod job;
 mod lock;
