@@ -1,13 +1,17 @@
 //! A reactor: the event loop, and the context it offers to what runs on it.
 
+use crate::crew::Work;
 use crate::kernel::{Event, Kernel, Wait};
+use crate::lanes::Lanes;
 use crate::mailbox::{Letter, Mailboxes};
-use crate::pool::{Pool, Work};
 use crate::sinks::Sinks;
 use crate::spin::Spin;
 use crate::timers::{IdKey, Timers, id_key, sink_keys};
+use crate::transfer::{self, Transfer};
 use crate::watches::{Watch, WatchKey, Watches};
-use lunette_store::{Cx, FileOp, Interest, IoError, IoId, IoResult, Post, ReactorId, Sink, SinkId, Submit};
+use lunette_store::{
+    Cx, FileOp, Interest, IoError, IoId, IoResult, Lane, Post, ReactorId, Sink, SinkId, Submit,
+};
 use std::any::{Any, TypeId};
 use std::collections::{HashMap, VecDeque};
 use std::os::fd::RawFd;
@@ -36,22 +40,28 @@ pub(crate) struct Reactor {
     events: VecDeque<Event>,
     completions: VecDeque<(IoId, IoResult)>,
     deferred: VecDeque<IoId>,
+    /// Blocking calls under way.
     calls: usize,
+    /// File operations under way in lanes.
+    in_lanes: usize,
+    /// Those of no use now.
+    spare: Vec<Transfer>,
     closing: bool,
     locals: HashMap<TypeId, Rc<dyn Any>>,
-    mailboxes: Arc<Mailboxes>,
-    pool: Arc<Pool>,
+    shared: Arc<Shared>,
 }
 
 /// What all reactors of a program share.
 pub(crate) struct Shared {
     pub(crate) start: Instant,
     pub(crate) mailboxes: Arc<Mailboxes>,
-    pub(crate) pool: Arc<Pool>,
+    pub(crate) lanes: Lanes,
+    /// Most of a reactor's file operations under way in the kernel, and in lanes.
+    pub(crate) file_operations: u32,
 }
 
 impl Reactor {
-    pub(crate) fn new(id: ReactorId, kernel: Box<dyn Kernel>, spin: Spin, shared: &Shared) -> Self {
+    pub(crate) fn new(id: ReactorId, kernel: Box<dyn Kernel>, spin: Spin, shared: Arc<Shared>) -> Self {
         Self {
             kernel,
             id,
@@ -67,10 +77,11 @@ impl Reactor {
             completions: VecDeque::with_capacity(BATCH),
             deferred: VecDeque::with_capacity(BATCH),
             calls: 0,
+            in_lanes: 0,
+            spare: Vec::new(),
             closing: false,
             locals: HashMap::new(),
-            mailboxes: shared.mailboxes.clone(),
-            pool: shared.pool.clone(),
+            shared,
         }
     }
 
@@ -109,7 +120,7 @@ impl Reactor {
 
     fn read_mail(&mut self) -> bool {
         if self.letters.is_empty() {
-            self.mailboxes.of(self.id).take(&mut self.letters);
+            self.shared.mailboxes.of(self.id).take(&mut self.letters);
         }
         let mut worked = false;
         for _ in 0..BATCH {
@@ -125,7 +136,7 @@ impl Reactor {
                 }
                 Letter::Transferred(transfer, result) => {
                     let id = transfer.id;
-                    self.kernel.reclaim(transfer);
+                    self.put_aside(transfer);
                     self.deliver(id, result);
                 }
                 Letter::Close => {
@@ -210,7 +221,8 @@ impl Reactor {
         let since = self.now;
         let mut worked = false;
         while !worked && self.now - since < self.spin.budget() {
-            std::hint::spin_loop();
+            // Whoever brings the work may need this CPU.
+            std::thread::yield_now();
             worked = self.turn();
         }
         if !worked {
@@ -238,7 +250,7 @@ impl Reactor {
     }
 
     fn wait(&mut self, wait: Wait) {
-        let mailbox = self.mailboxes.of(self.id);
+        let mailbox = self.shared.mailboxes.of(self.id);
         if mailbox.sleep() {
             self.kernel.collect(wait, &mut self.events);
             mailbox.awake();
@@ -252,17 +264,44 @@ impl Reactor {
             for letter in self.letters.drain(..) {
                 match letter {
                     Letter::Called(..) => self.calls -= 1,
-                    Letter::Transferred(transfer, _) => self.kernel.reclaim(transfer),
+                    Letter::Transferred(..) => self.in_lanes -= 1,
                     Letter::Run(_) | Letter::Close => (),
                 }
             }
             self.events.clear();
-            if self.calls == 0 && !self.kernel.busy() {
+            if self.calls == 0 && self.in_lanes == 0 && !self.kernel.busy() {
                 return;
             }
             self.wait(Wait::Forever);
-            self.mailboxes.of(self.id).take(&mut self.letters);
+            self.shared.mailboxes.of(self.id).take(&mut self.letters);
         }
+    }
+
+    /// Has a thread carry out `op`: that of `lane`, or one of the descriptor's.
+    fn hand_over(&mut self, lane: Option<&Lane>, op: FileOp<'_>, id: IoId) -> Submit {
+        if self.in_lanes == self.shared.file_operations as usize {
+            return Submit::Full;
+        }
+        let mut transfer = self.spare.pop().unwrap_or_else(Transfer::idle);
+        transfer.start(op, id);
+        let crew = match lane {
+            Some(lane) => self.shared.lanes.lane(lane),
+            None => self.shared.lanes.descriptor(transfer.fd),
+        };
+        match crew.submit(self.id, Work::Transfer(transfer)) {
+            Ok(()) => {
+                self.in_lanes += 1;
+                Submit::Queued
+            }
+            Err(_) => Submit::Done(Err(IoError::Os(libc::EAGAIN))),
+        }
+    }
+
+    /// Keeps the room of what a lane has carried out.
+    fn put_aside(&mut self, mut transfer: Transfer) {
+        transfer.end();
+        self.spare.push(transfer);
+        self.in_lanes -= 1;
     }
 
     fn tick(&mut self) {
@@ -311,7 +350,17 @@ impl Cx for Reactor {
     }
 
     fn file(&mut self, op: FileOp<'_>, id: IoId) -> Submit {
-        self.kernel.file(op, id)
+        if let Some(result) = transfer::settled(&op) {
+            return Submit::Done(result);
+        }
+        self.kernel.file(op, id).unwrap_or_else(|| self.hand_over(None, op, id))
+    }
+
+    fn file_in(&mut self, lane: &Lane, op: FileOp<'_>, id: IoId) -> Submit {
+        match transfer::settled(&op) {
+            Some(result) => Submit::Done(result),
+            None => self.hand_over(Some(lane), op, id),
+        }
     }
 
     fn watch(&mut self, fd: RawFd, interest: Interest, id: IoId) {
@@ -333,14 +382,14 @@ impl Cx for Reactor {
     }
 
     fn blocking(&mut self, work: Box<dyn FnOnce() -> IoResult + Send>, id: IoId) {
-        match self.pool.submit(self.id, Work::Call(work, id)) {
+        match self.shared.lanes.calls().submit(self.id, Work::Call(work, id)) {
             Ok(()) => self.calls += 1,
             Err(_) => self.complete(id, Err(IoError::Os(libc::EAGAIN))),
         }
     }
 
     fn poster(&self) -> Arc<dyn Post> {
-        self.mailboxes.clone()
+        self.shared.mailboxes.clone()
     }
 
     fn local(&self, key: TypeId) -> Option<Rc<dyn Any>> {

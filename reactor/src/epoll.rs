@@ -1,11 +1,9 @@
-//! The kernel through epoll and the pool.
+//! The kernel through epoll, which has no file operations.
 
 use crate::kernel::{Event, Kernel, Wait};
-use crate::pool::{Pool, Work};
 use crate::sys;
-use crate::transfer::{self, Transfer};
 use crate::watches::WatchKey;
-use lunette_store::{FileOp, Interest, IoError, IoId, ReactorId, Submit};
+use lunette_store::{FileOp, Interest, IoError, IoId, Submit};
 use rustix::buffer::spare_capacity;
 use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
 use rustix::io::Errno;
@@ -13,7 +11,6 @@ use rustix::time::Timespec;
 use std::collections::{HashMap, VecDeque};
 use std::io;
 use std::os::fd::{OwnedFd, RawFd};
-use std::sync::Arc;
 
 /// Most descriptors that one call of `collect` reports.
 const MOST_EVENTS: usize = 64;
@@ -22,11 +19,6 @@ const WAKE: u64 = u64::MAX;
 
 pub(crate) struct Epoll {
     epoll: OwnedFd,
-    reactor: ReactorId,
-    pool: Arc<Pool>,
-    most_transfers: usize,
-    in_flight: usize,
-    free: Vec<Transfer>,
     /// epoll knows a descriptor only once, so all its watches share what is asked for.
     watched: HashMap<RawFd, Vec<(WatchKey, Interest)>>,
     refused: Vec<(WatchKey, IoError)>,
@@ -34,21 +26,11 @@ pub(crate) struct Epoll {
 }
 
 impl Epoll {
-    pub(crate) fn new(
-        reactor: ReactorId,
-        wake: RawFd,
-        pool: Arc<Pool>,
-        file_operations: u32,
-    ) -> io::Result<Self> {
+    pub(crate) fn new(wake: RawFd) -> io::Result<Self> {
         let epoll = epoll::create(CreateFlags::CLOEXEC)?;
         epoll::add(&epoll, sys::borrow(wake), EventData::new_u64(WAKE), EventFlags::IN | EventFlags::ET)?;
         Ok(Self {
             epoll,
-            reactor,
-            pool,
-            most_transfers: file_operations.max(1) as usize,
-            in_flight: 0,
-            free: Vec::new(),
             watched: HashMap::new(),
             refused: Vec::new(),
             ready: Vec::with_capacity(MOST_EVENTS),
@@ -80,28 +62,8 @@ impl Epoll {
 }
 
 impl Kernel for Epoll {
-    fn file(&mut self, op: FileOp<'_>, id: IoId) -> Submit {
-        if let Some(result) = transfer::settled(&op) {
-            return Submit::Done(result);
-        }
-        if self.in_flight == self.most_transfers {
-            return Submit::Full;
-        }
-        let mut transfer = self.free.pop().unwrap_or_else(Transfer::idle);
-        transfer.start(op, id);
-        match self.pool.submit(self.reactor, Work::Transfer(transfer)) {
-            Ok(()) => {
-                self.in_flight += 1;
-                Submit::Queued
-            }
-            Err(_) => Submit::Done(Err(IoError::Os(libc::EAGAIN))),
-        }
-    }
-
-    fn reclaim(&mut self, mut transfer: Transfer) {
-        transfer.end();
-        self.free.push(transfer);
-        self.in_flight -= 1;
+    fn file(&mut self, _op: FileOp<'_>, _id: IoId) -> Option<Submit> {
+        None
     }
 
     fn arm(&mut self, key: WatchKey, fd: RawFd, interest: Interest) {
@@ -142,7 +104,7 @@ impl Kernel for Epoll {
     }
 
     fn busy(&self) -> bool {
-        self.in_flight > 0
+        false
     }
 }
 

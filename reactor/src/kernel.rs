@@ -1,6 +1,5 @@
 //! What the event loop needs from the kernel: io_uring and epoll both give it.
 
-use crate::transfer::Transfer;
 use crate::watches::WatchKey;
 use lunette_store::{FileOp, Interest, IoError, IoId, IoResult, Submit};
 use std::collections::VecDeque;
@@ -29,11 +28,9 @@ pub(crate) enum Event {
 }
 
 pub(crate) trait Kernel {
-    /// Starts a file operation; also the rest of the contract of [`lunette_store::Cx::file`].
-    fn file(&mut self, op: FileOp<'_>, id: IoId) -> Submit;
-
-    /// Takes back what the pool has carried out.
-    fn reclaim(&mut self, transfer: Transfer);
+    /// Starts a file operation that is not settled; also the rest of the contract of [`lunette_store::Cx::file`]. `None` if
+    /// the kernel would block.
+    fn file(&mut self, op: FileOp<'_>, id: IoId) -> Option<Submit>;
 
     /// Reports whenever `fd` becomes ready, beginning with now.
     fn arm(&mut self, key: WatchKey, fd: RawFd, interest: Interest);
@@ -45,6 +42,6 @@ pub(crate) trait Kernel {
     /// early when the mailbox's descriptor is written.
     fn collect(&mut self, wait: Wait, events: &mut VecDeque<Event>);
 
-    /// Whether the kernel or the pool still works on a file operation, or the kernel holds a descriptor.
+    /// Whether the kernel still works on a file operation or holds a descriptor.
     fn busy(&self) -> bool;
 }

@@ -2,7 +2,8 @@
 //!
 //! The only crate of the program that starts threads or reads a clock. Each reactor is one thread with one io_uring that
 //! waits for files, descriptors, timers and its mailbox alike, and offers the code that runs on it the context
-//! [`Cx`](lunette_store::Cx). Where io_uring is refused, epoll and a bounded pool of threads give the same behaviour.
+//! [`Cx`](lunette_store::Cx). What the kernel can only do by blocking is done by further threads, one for each
+//! [`Lane`](lunette_store::Lane). Where io_uring is refused, epoll and such threads give the same behaviour.
 //!
 //! It knows nothing of SCSI, of stores or of transports: it takes work by [`Post`](lunette_store::Post) and tells
 //! [`Sink`](lunette_store::Sink)s what has become of it.
@@ -28,11 +29,12 @@
 //! found nothing is followed by a short spin and then by sleep in the kernel, without any periodic tick.
 
 mod core;
+mod crew;
 mod epoll;
 mod kernel;
+mod lanes;
 mod mailbox;
 mod options;
-mod pool;
 mod reactors;
 mod sinks;
 mod spin;

@@ -17,7 +17,7 @@ pub(crate) enum Letter {
     Run(Message),
     /// A blocking call has returned.
     Called(IoId, IoResult),
-    /// The pool has carried out a file operation.
+    /// A lane has carried out a file operation.
     Transferred(Transfer, IoResult),
     /// The last letter: end.
     Close,
@@ -62,6 +62,17 @@ impl Mailbox {
         }
         queue.closed |= matches!(letter, Letter::Close);
         queue.letters.push_back(letter);
+        self.announce(queue);
+    }
+
+    /// Adds results, with one wake-up for all of them.
+    pub(crate) fn put_results(&self, results: impl Iterator<Item = Letter>) {
+        let mut queue = self.lock();
+        queue.letters.extend(results);
+        self.announce(queue);
+    }
+
+    fn announce(&self, mut queue: MutexGuard<'_, Queue>) {
         self.waiting.store(true, Ordering::Release);
         let wake = std::mem::take(&mut queue.asleep);
         drop(queue);

@@ -1,10 +1,11 @@
 //! Starting and ending the threads.
 
 use crate::core::{Reactor, Shared};
+use crate::crew::Company;
 use crate::epoll::Epoll;
 use crate::kernel::Kernel;
+use crate::lanes::Lanes;
 use crate::mailbox::{Letter, Mailbox, Mailboxes};
-use crate::pool::Pool;
 use crate::spin::Spin;
 use crate::uring::Uring;
 use crate::{Backend, Error, Io, Options};
@@ -13,7 +14,10 @@ use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 use std::io;
 use std::sync::{Arc, mpsc};
 use std::thread::JoinHandle;
-use std::time::Instant;
+use std::time::{Duration, Instant};
+
+/// How long a thread for blocking work lives on without work.
+const IDLE: Duration = Duration::from_secs(10);
 
 /// The running reactors. Dropping the value stops them, as [`Reactors::stop`] does.
 pub struct Reactors {
@@ -25,17 +29,25 @@ pub struct Reactors {
 impl Reactors {
     /// Starts the threads; they run until they are stopped.
     pub fn start(options: &Options) -> Result<Self, Error> {
-        let cpus = Arc::new(Cpus::allowed());
+        let mut cpus = Cpus::allowed();
         let count = match options.reactors {
             0 => u16::try_from(cpus.numbers.len()).unwrap_or(u16::MAX),
             count => count,
         };
+        cpus.bound = if options.pin { count.into() } else { 0 };
+        let cpus = Arc::new(cpus);
         let mailboxes = (0..count)
             .map(|reactor| Mailbox::new().map_err(|source| Error::Descriptors { reactor, source }))
             .collect::<Result<_, _>>()?;
         let mailboxes = Arc::new(Mailboxes(mailboxes));
-        let pool = Pool::new(options.blocking_threads.into(), mailboxes.clone(), cpus.clone());
-        let shared = Shared { start: Instant::now(), mailboxes, pool: Arc::new(pool) };
+        let company =
+            Company { mailboxes: mailboxes.clone(), cpus: cpus.clone(), poll: options.poll, idle: IDLE };
+        let shared = Shared {
+            start: Instant::now(),
+            mailboxes,
+            lanes: Lanes::new(options.blocking_threads.into(), company),
+            file_operations: options.file_operations.max(1),
+        };
         let mut reactors = Self { shared: Arc::new(shared), threads: Vec::new(), backend: Backend::IoUring };
         for reactor in 0..count {
             let backend = reactors.start_one(ReactorId(reactor), options, &cpus)?;
@@ -66,7 +78,7 @@ impl Reactors {
                     }
                 };
                 let spin = Spin::new(options.poll, cpus.numbers.len());
-                let mut reactor = Reactor::new(id, kernel, spin, &shared);
+                let mut reactor = Reactor::new(id, kernel, spin, shared);
                 let _guard = AbortOnPanic;
                 reactor.run();
             })
@@ -123,7 +135,7 @@ impl Drop for Reactors {
         for thread in self.threads.drain(..) {
             let _ = thread.join();
         }
-        self.shared.pool.close();
+        self.shared.lanes.close();
     }
 }
 
@@ -131,29 +143,27 @@ fn open_kernel(id: ReactorId, options: &Options, shared: &Shared) -> io::Result<
     let wake = shared.mailboxes.of(id).wake_fd();
     let refused = match options.io {
         Io::Epoll => None,
-        Io::Auto => match Uring::new(wake, options.file_operations) {
+        Io::Auto => match Uring::new(wake, shared.file_operations) {
             Ok(uring) => return Ok((Box::new(uring), Backend::IoUring)),
             Err(refused) => Some(refused),
         },
     };
-    let epoll = Epoll::new(id, wake, shared.pool.clone(), options.file_operations)?;
-    Ok((Box::new(epoll), Backend::Epoll { refused }))
+    Ok((Box::new(Epoll::new(wake)?), Backend::Epoll { refused }))
 }
 
-/// The CPUs this process may use.
+/// The CPUs this process may use, and how many of them reactors are bound to.
 pub(crate) struct Cpus {
-    set: Option<CpuSet>,
     numbers: Vec<usize>,
+    bound: usize,
 }
 
 impl Cpus {
-    fn allowed() -> Self {
-        let set = sched_getaffinity(None).ok();
-        let numbers = match &set {
-            Some(set) => (0..CpuSet::MAX_CPU).filter(|cpu| set.is_set(*cpu)).collect(),
-            None => vec![0],
+    pub(crate) fn allowed() -> Self {
+        let numbers = match sched_getaffinity(None) {
+            Ok(set) => (0..CpuSet::MAX_CPU).filter(|cpu| set.is_set(*cpu)).collect(),
+            Err(_) => vec![0],
         };
-        Self { set, numbers }
+        Self { numbers, bound: 0 }
     }
 
     fn pin(&self, id: ReactorId) {
@@ -168,12 +178,18 @@ impl Cpus {
         }
     }
 
-    /// Lets the calling thread use all of them.
+    /// How many there are.
+    pub(crate) fn count(&self) -> usize {
+        self.numbers.len()
+    }
+
+    /// Lets the calling thread use those that no reactor is bound to, or all if there are none.
     pub(crate) fn unpin(&self) {
-        if let Some(set) = &self.set
-            && let Err(error) = sched_setaffinity(None, set)
-        {
-            tracing::warn!(%error, "cannot unpin a thread");
+        let free = self.numbers.get(self.bound..).filter(|free| !free.is_empty());
+        let mut set = CpuSet::new();
+        free.unwrap_or(&self.numbers).iter().for_each(|cpu| set.set(*cpu));
+        if let Err(error) = sched_setaffinity(None, &set) {
+            tracing::warn!(%error, "cannot choose the CPUs of a thread");
         }
     }
 }

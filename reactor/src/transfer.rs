@@ -94,6 +94,11 @@ impl Transfer {
         }
     }
 
+    /// The file whose data is made durable, if that is all that is done.
+    pub(crate) fn synced(&self) -> Option<RawFd> {
+        (self.action == Action::Sync).then_some(self.fd)
+    }
+
     /// Gives back the room of an unusually long list.
     pub(crate) fn end(&mut self) {
         self.segs.clear();

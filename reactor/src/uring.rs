@@ -2,7 +2,7 @@
 
 use crate::kernel::{Event, Kernel, Wait};
 use crate::sys;
-use crate::transfer::{self, Action, Step, Transfer};
+use crate::transfer::{Action, Step, Transfer};
 use crate::watches::WatchKey;
 use io_uring::squeue::{Entry, Flags};
 use io_uring::types::{Fd, FsyncFlags, SubmitArgs, Timespec};
@@ -200,20 +200,13 @@ impl Uring {
 }
 
 impl Kernel for Uring {
-    fn file(&mut self, op: FileOp<'_>, id: IoId) -> Submit {
-        if let Some(result) = transfer::settled(&op) {
-            return Submit::Done(result);
-        }
+    fn file(&mut self, op: FileOp<'_>, id: IoId) -> Option<Submit> {
         let Some(slot) = self.free.pop() else {
-            return Submit::Full;
+            return Some(Submit::Full);
         };
         self.transfers[slot as usize].start(op, id);
         self.start(slot, Flags::empty());
-        Submit::Queued
-    }
-
-    fn reclaim(&mut self, _transfer: Transfer) {
-        unreachable!("the ring gives no file operation to the pool");
+        Some(Submit::Queued)
     }
 
     fn arm(&mut self, key: WatchKey, fd: RawFd, interest: Interest) {
@@ -343,7 +336,7 @@ mod tests {
             let id = IoId { sink: SinkId(0), token: 1 };
             let read = FileOp::Read { fd: file.as_raw_fd(), offset: 0, to: Sg::new(&segs) };
             let key = WatchKey::from_bits(7);
-            assert_eq!(uring.file(read, id), Submit::Queued);
+            assert_eq!(uring.file(read, id), Some(Submit::Queued));
             uring.arm(key, ready.as_raw_fd(), Interest::Readable);
             let mut events = VecDeque::new();
             while events.len() < 2 {

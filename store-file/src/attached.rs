@@ -94,7 +94,7 @@ impl Attached {
             return self.bounce(Bounce::new(op, need), id, cx);
         }
         let op = FileOp::Write { fd: self.shared.fd(), offset, from, durable };
-        if durable { self.file(op, Kept::DurableWrite(id), cx) } else { cx.file(op, id) }
+        if durable { self.file(op, Kept::DurableWrite(id), cx) } else { self.start(op, id, cx) }
     }
 
     fn flush(&self, id: IoId, cx: &mut dyn Cx) -> Submit {
@@ -157,10 +157,17 @@ impl Attached {
         Submit::Queued
     }
 
+    fn start(&self, op: FileOp<'_>, id: IoId, cx: &mut dyn Cx) -> Submit {
+        match self.shared.lane(&op) {
+            Some(lane) => cx.file_in(lane, op, id),
+            None => cx.file(op, id),
+        }
+    }
+
     /// Starts a file operation whose completion we want to see.
     fn file(&self, op: FileOp<'_>, kept: Kept, cx: &mut dyn Cx) -> Submit {
         let ours = self.pending.keep(kept);
-        match cx.file(op, ours) {
+        match self.start(op, ours, cx) {
             Submit::Queued => Submit::Queued,
             Submit::Full => {
                 self.pending.take(ours.token);
@@ -178,7 +185,7 @@ impl Attached {
         let zeroes = || self.zeroes.get_or_init(|| Memory::zeroed(ZERO_CHUNK)).seg();
         let step = job.step(zeroes);
         let ours = self.pending.keep(Kept::Job(id, job));
-        match cx.file(step.as_op(self.shared.fd()), ours) {
+        match self.start(step.as_op(self.shared.fd()), ours, cx) {
             Submit::Queued => Submit::Queued,
             Submit::Done(result) => {
                 cx.complete(ours, result);

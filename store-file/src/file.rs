@@ -4,7 +4,7 @@ use crate::attached::Attached;
 use crate::open::Opened;
 use crate::probe::{Discarding, Inline, Probed};
 use crate::{OpenError, Options, open, probe};
-use lunette_store::{Backing, Caps, Cx, IoError, Store, attach_relay};
+use lunette_store::{Backing, Caps, Cx, FileOp, IoError, Lane, Store, attach_relay};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
@@ -25,6 +25,10 @@ pub(crate) struct Shared {
     flushing: Option<OwnedFd>,
     path: PathBuf,
     pub(crate) probed: Probed,
+    /// For writes that block a thread.
+    writer: Lane,
+    /// For what waits for the device.
+    syncer: Lane,
     /// What [`Probed`] promised may turn out to be missing.
     punch: AtomicBool,
     zero_range: AtomicBool,
@@ -85,6 +89,8 @@ impl Shared {
             zero_range: AtomicBool::new(probed.can_zero_range),
             cached_reads: AtomicBool::new(probed.inline == Inline::Cached),
             failed: OnceLock::new(),
+            writer: Lane::new(),
+            syncer: Lane::new(),
             probed,
         }
     }
@@ -96,6 +102,19 @@ impl Shared {
     /// The descriptor to flush by; `None` for readers.
     pub(crate) fn flushing(&self) -> Option<RawFd> {
         self.flushing.as_ref().map(OwnedFd::as_raw_fd)
+    }
+
+    /// Where an operation is carried out that the kernel cannot do by itself: a file system takes a lock for each buffered
+    /// write, so a single thread is as fast as many, and one that waits for the device must not hold them up.
+    pub(crate) fn lane(&self, op: &FileOp<'_>) -> Option<&Lane> {
+        match op {
+            FileOp::Sync { .. } => Some(&self.syncer),
+            _ if self.probed.direct.is_some() => None,
+            FileOp::Write { durable: true, .. } => Some(&self.syncer),
+            FileOp::Write { .. } if self.probed.writes_block => Some(&self.writer),
+            FileOp::Allocate { .. } => Some(&self.writer),
+            FileOp::Read { .. } | FileOp::Write { .. } => None,
+        }
     }
 
     pub(crate) fn borrow(&self) -> BorrowedFd<'_> {

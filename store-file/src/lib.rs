@@ -2,7 +2,7 @@
 //!
 //! A [`File`] is opened once, locked against every other user of the same bytes, asked what it can do, and then attached to
 //! each reactor. Memory files and reads from the page cache are served inline; everything else goes through the reactor's
-//! kernel I/O, so that one stalled file never stops its neighbours.
+//! kernel I/O, or through the file's lanes where the kernel would block, so that one stalled file never stops its neighbours.
 //!
 //! This crate knows nothing of SCSI and of image formats, and starts no threads. [`File::open`] blocks; call it before the
 //! reactors run or away from them.

@@ -62,6 +62,8 @@ pub(crate) struct Probed {
     pub(crate) memory: bool,
     pub(crate) inline: Inline,
     pub(crate) direct: Option<Alignment>,
+    /// Writing blocks a thread: the file system has no other way.
+    pub(crate) writes_block: bool,
     pub(crate) discarding: Discarding,
     /// Ranges for `fallocate` are multiples of this many bytes.
     pub(crate) sector: u32,
@@ -93,6 +95,7 @@ pub(crate) fn probe(path: &Path, opened: &Opened, options: &Options) -> Result<P
             None => Inline::Never,
         },
         direct,
+        writes_block: direct.is_none() && !writes_without_waiting(opened),
         discarding: Discarding::No,
         sector: 1,
         can_punch: false,
@@ -152,6 +155,11 @@ fn reads_without_waiting(opened: &Opened) -> bool {
         Ok(_) => true,
         Err(error) => error.kind() == io::ErrorKind::WouldBlock,
     }
+}
+
+/// Whether writes that would wait say so instead. Asked with bytes that do not exist, so that nothing is written.
+fn writes_without_waiting(opened: &Opened) -> bool {
+    matches!(sys::write_nothing(opened.fd.as_fd()).raw_os_error(), Some(libc::EFAULT | libc::EAGAIN))
 }
 
 fn go_direct(path: &Path, opened: &Opened, options: &Options) -> Result<Alignment, OpenError> {

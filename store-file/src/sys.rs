@@ -29,6 +29,16 @@ pub(crate) fn read_cached(fd: BorrowedFd<'_>, offset: u64, to: Sg<'_>) -> io::Re
     transfer(fd, offset, to, Direction::Read, libc::RWF_NOWAIT)
 }
 
+/// Tries to write a byte from nowhere without waiting; the error tells whether the file system knows how.
+pub(crate) fn write_nothing(fd: BorrowedFd<'_>) -> io::Error {
+    let nowhere = libc::iovec { iov_base: std::ptr::null_mut(), iov_len: 1 };
+    // SAFETY: the kernel reads one `iovec`, and nothing is ever mapped where that points.
+    match unsafe { libc::pwritev2(fd.as_raw_fd(), &raw const nowhere, 1, 0, libc::RWF_NOWAIT) } {
+        -1 => io::Error::last_os_error(),
+        _ => io::ErrorKind::Other.into(),
+    }
+}
+
 fn transfer_all(fd: BorrowedFd<'_>, offset: u64, sg: Sg<'_>, direction: Direction, flags: i32) -> IoResult {
     let mut moved = 0;
     while moved < sg.len() {

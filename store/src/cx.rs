@@ -5,9 +5,10 @@
 
 use crate::{IoError, IoResult, Sg, Submit};
 use std::any::{Any, TypeId};
+use std::collections::BTreeSet;
 use std::os::fd::RawFd;
 use std::rc::Rc;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 /// Which reactor of the program, from 0.
@@ -88,6 +89,46 @@ pub enum FileOp<'a> {
     },
 }
 
+/// A queue for operations of one file that occupy a thread as long as they last.
+///
+/// Operations of a lane are carried out one after the other, in the order of submission; lanes do not wait for each other.
+/// The thread starts when the lane is used and ends when it no longer is. The value names the lane, and is the same lane on
+/// every reactor of the program.
+#[derive(PartialEq, Eq, Debug)]
+pub struct Lane(u32);
+
+/// Numbers of lanes that have been given back. The lowest free number is used first, so numbers stay dense.
+static LANES: Mutex<(u32, BTreeSet<u32>)> = Mutex::new((0, BTreeSet::new()));
+
+impl Lane {
+    /// A lane that nothing else uses.
+    pub fn new() -> Self {
+        let mut lanes = LANES.lock().unwrap_or_else(PoisonError::into_inner);
+        let (end, free) = &mut *lanes;
+        Self(free.pop_first().unwrap_or_else(|| {
+            *end += 1;
+            *end - 1
+        }))
+    }
+
+    /// The smallest number, from 0, that no other lane had when this one was made.
+    pub const fn number(&self) -> u32 {
+        self.0
+    }
+}
+
+impl Default for Lane {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Drop for Lane {
+    fn drop(&mut self) {
+        LANES.lock().unwrap_or_else(PoisonError::into_inner).1.insert(self.0);
+    }
+}
+
 /// What to wait for on a descriptor.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Interest {
@@ -134,6 +175,10 @@ pub trait Cx {
     /// Starts an operation on a file. The descriptor stays open and the bytes of the list stay mapped until it completes;
     /// the list itself may go.
     fn file(&mut self, op: FileOp<'_>, id: IoId) -> Submit;
+
+    /// Like [`file`](Cx::file), for what the kernel can only do by blocking a thread: the thread of `lane` does it, and an
+    /// operation that takes long holds up its own lane at most. Syncs that wait in a row are answered by one.
+    fn file_in(&mut self, lane: &Lane, op: FileOp<'_>, id: IoId) -> Submit;
 
     /// Tells `id` (with `Ok(0)`) whenever `fd` has *become* ready, beginning with now if it is: edge-triggered, until
     /// [`Cx::cancel`]. The watcher reads or writes until the descriptor would block, and bears being told once too often.
@@ -183,5 +228,21 @@ impl Submit {
             Submit::Queued => None,
             Submit::Full => Some(Err(IoError::Busy)),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Lane;
+
+    #[test]
+    fn lanes_differ_and_their_numbers_are_used_again() {
+        let [first, second, third] = [(); 3].map(|()| Lane::new());
+        assert!(first != second && second != third && first != third);
+        let number = second.number();
+        drop(second);
+        // Other tests may have lanes as well.
+        let others: Vec<Lane> = (0..100).map(|_| Lane::new()).collect();
+        assert!(others.iter().any(|lane| lane.number() == number));
     }
 }

@@ -41,7 +41,9 @@ mod seek;
 mod sg;
 pub mod sim;
 
-pub use cx::{Cx, FileOp, Interest, IoId, Message, Post, ReactorId, Sink, SinkId, local, local_or_insert};
+pub use cx::{
+    Cx, FileOp, Interest, IoId, Lane, Message, Post, ReactorId, Sink, SinkId, local, local_or_insert,
+};
 pub use op::{Backing, Caps, Discard, IoError, IoResult, Op, SeekTarget, Store, Submit};
 pub use relay::{Pending, Relay, attach_relay};
 pub use seek::seek;

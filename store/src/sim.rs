@@ -3,7 +3,9 @@
 //! For unit tests, fuzzers and seeded simulations. Time stands still until it is moved; operations on files are refused
 //! ([`IoError::Unsupported`]) unless [`SimCx::answer_files`] says what they do; blocking work runs at once.
 
-use crate::{Cx, FileOp, Interest, IoError, IoId, IoResult, Message, Post, ReactorId, Sink, SinkId, Submit};
+use crate::{
+    Cx, FileOp, Interest, IoError, IoId, IoResult, Lane, Message, Post, ReactorId, Sink, SinkId, Submit,
+};
 use std::any::{Any, TypeId};
 use std::collections::{HashMap, VecDeque};
 use std::os::fd::RawFd;
@@ -157,6 +159,10 @@ impl Cx for SimCx {
             }
             other => other,
         }
+    }
+
+    fn file_in(&mut self, _lane: &Lane, op: FileOp<'_>, id: IoId) -> Submit {
+        self.file(op, id)
     }
 
     fn watch(&mut self, _fd: RawFd, _interest: Interest, _id: IoId) {}

@@ -2,7 +2,7 @@
 
 use crate::support::*;
 use lunette_reactor::{Io, Options, Reactors};
-use lunette_store::{FileOp, IoError, IoResult, Memory, Seg, Sg, Submit};
+use lunette_store::{FileOp, IoError, IoResult, Lane, Memory, Seg, Sg, Submit};
 use std::fs::{File, OpenOptions};
 use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
@@ -19,6 +19,8 @@ on_both!(
     more_operations_than_fit_into_the_queues,
     full_when_all_slots_are_taken,
     stop_waits_for_what_is_under_way,
+    a_lane_keeps_the_order,
+    lanes_are_bounded_and_stop_waits_for_them,
 );
 
 fn temporary(bytes: &[u8]) -> File {
@@ -258,4 +260,66 @@ fn stop_waits_for_what_is_under_way(io: Io) {
         file.read_exact_at(&mut found, n * LENGTH as u64).unwrap();
         assert!(found.iter().all(|byte| *byte == 3));
     }
+}
+
+fn a_lane_keeps_the_order(io: Io) {
+    const COUNT: u64 = 2000;
+    let reactors = start(io, 1);
+    let file = temporary(&[]);
+    let fd = file.as_raw_fd();
+    let (tell, told) = channel();
+    on_first(&reactors, move |cx| {
+        let memory = Rc::new(Memory::from_bytes(&pattern(COUNT as usize + 8)));
+        let source = memory.clone();
+        let lane = Lane::new();
+        let sink = listen(cx, move |token, result, _| {
+            assert_eq!(memory.len(), COUNT as usize + 8);
+            let _ = tell.send((token, result));
+        });
+        for n in 0..COUNT {
+            // Each writes what the one before it wrote, and a byte more; in odd pieces.
+            let segs = [source.seg().part(n as usize, 3), source.seg().part(n as usize + 3, 5)];
+            let from = Sg::new(&segs);
+            let write = FileOp::Write { fd, offset: 0, from, durable: n == COUNT / 2 };
+            let op = if n % 100 == 99 { FileOp::Sync { fd } } else { write };
+            assert_eq!(cx.file_in(&lane, op, to(sink, n)), Submit::Queued);
+        }
+        let segs = [source.seg()];
+        let refused = FileOp::Write { fd: -1, offset: 0, from: Sg::new(&segs), durable: false };
+        assert_eq!(cx.file_in(&lane, refused, to(sink, COUNT)), Submit::Queued);
+        let empty = FileOp::Write { fd, offset: 0, from: Sg::empty(), durable: false };
+        assert_eq!(cx.file_in(&lane, empty, to(sink, COUNT)), Submit::Done(Ok(0)));
+    });
+    for n in 0..COUNT {
+        assert_eq!(next(&told), (n, Ok(if n % 100 == 99 { 0 } else { 8 })));
+    }
+    assert_eq!(next(&told), (COUNT, Err(IoError::Os(libc::EBADF))));
+    let mut found = [0; 8];
+    file.read_exact_at(&mut found, 0).unwrap();
+    assert_eq!(found, pattern(COUNT as usize + 8)[COUNT as usize - 2..][..8]);
+}
+
+fn lanes_are_bounded_and_stop_waits_for_them(io: Io) {
+    const LENGTH: usize = 1 << 20;
+    let reactors = Reactors::start(&Options { file_operations: 4, ..options(io, 1) }).unwrap();
+    let file = temporary(&[]);
+    let fd = file.as_raw_fd();
+    let answers = on_first(&reactors, move |cx| {
+        let memory = Memory::from_bytes(&[3; LENGTH]);
+        let segs = [memory.seg()];
+        // The sink owns the memory, and only the reactor owns the sink.
+        let sink = listen(cx, move |_, _, _| assert_eq!(memory.len(), LENGTH));
+        let lane = Lane::new();
+        [0, 1, 2, 3, 4].map(|n: u64| {
+            let from = Sg::new(&segs);
+            let op = FileOp::Write { fd, offset: n * LENGTH as u64, from, durable: false };
+            cx.file_in(&lane, op, to(sink, n))
+        })
+    });
+    reactors.stop();
+    assert_eq!(answers[..4], [Submit::Queued; 4]);
+    assert_eq!(answers[4], Submit::Full);
+    let mut found = vec![0; 4 * LENGTH];
+    file.read_exact_at(&mut found, 0).unwrap();
+    assert!(found.iter().all(|byte| *byte == 3));
 }
