@@ -257,18 +257,24 @@ impl View {
     /// Writes bytes.
     pub fn write(&self, offset: usize, bytes: &[u8]) {
         self.check(offset, bytes.len());
-        let (head, words) = bytes.split_at(self.to_alignment(offset).min(bytes.len()));
-        let store = |at: usize, bytes: &[u8]| {
-            bytes.iter().zip(at..).for_each(|(&byte, at)| self.u8(at).store(byte, Relaxed));
-        };
-        store(offset, head);
-        let mut at = offset + head.len();
-        let mut words = words.chunks_exact(size_of::<u64>());
-        for word in &mut words {
-            self.u64(at).store(u64::from_ne_bytes(word.try_into().expect("eight bytes")), Relaxed);
-            at += size_of::<u64>();
+        let (head, rest) = bytes.split_at(self.to_alignment(offset).min(bytes.len()));
+        let (words, tail) = rest.as_chunks::<{ size_of::<u64>() }>();
+        // SAFETY: `check` has passed for all bytes, so every address from here on lies inside the mapping; those of words
+        // are aligned, as `head` ends where a word begins. All access is atomic.
+        unsafe {
+            let at = self.region.base.add(self.start + offset).as_ptr();
+            for (index, byte) in head.iter().enumerate() {
+                AtomicU8::from_ptr(at.add(index)).store(*byte, Relaxed);
+            }
+            let at = at.add(head.len());
+            for (index, word) in words.iter().enumerate() {
+                AtomicU64::from_ptr(at.cast::<u64>().add(index)).store(u64::from_ne_bytes(*word), Relaxed);
+            }
+            let at = at.add(rest.len() - tail.len());
+            for (index, byte) in tail.iter().enumerate() {
+                AtomicU8::from_ptr(at.add(index)).store(*byte, Relaxed);
+            }
         }
-        store(at, words.remainder());
     }
 
     /// Reads bytes.

@@ -142,7 +142,15 @@ impl<'a> Command<'a> {
 
     /// Writes the request.
     pub(crate) fn store(&self, view: &View, offset: usize, sizes: Sizes) {
-        let mut bytes = [0; REQUEST_FIXED + CDB_MAX];
+        // The usual size fits into one cache line.
+        match sizes.request() {
+            ..=64 => self.store_within::<64>(view, offset, sizes),
+            _ => self.store_within::<{ REQUEST_FIXED + CDB_MAX }>(view, offset, sizes),
+        }
+    }
+
+    fn store_within<const MOST: usize>(&self, view: &View, offset: usize, sizes: Sizes) {
+        let mut bytes = [0; MOST];
         bytes[..8].copy_from_slice(&self.lun);
         bytes[8..16].copy_from_slice(&self.tag.to_le_bytes());
         bytes[16..19].copy_from_slice(&[self.attribute, self.priority, self.crn]);

@@ -324,7 +324,8 @@ struct Run<U> {
     generation: u8,
     span: Span,
     usage: U,
-    begin: Instant,
+    /// When the warm-up or the measured part ends.
+    deadline: Instant,
     /// Start of the measured part, and the CPU time used until then.
     started: Option<(Instant, Usage)>,
     sample: Option<Sample>,
@@ -343,7 +344,7 @@ impl<U: Fn() -> Result<Usage>> Run<U> {
             generation,
             span,
             usage,
-            begin: Instant::now(),
+            deadline: Instant::now() + span.warm_up,
             started: None,
             sample: None,
             latencies: Histogram::new(),
@@ -373,18 +374,20 @@ impl<U: Fn() -> Result<Usage>> Run<U> {
 
 impl<U: Fn() -> Result<Usage>> Source for Run<U> {
     fn next(&mut self, now: Instant) -> Result<Option<Transfer>> {
-        match self.started {
-            None if now - self.begin >= self.span.warm_up => {
-                self.latencies.clear();
-                self.started = Some((now, (self.usage)()?));
-            }
-            Some((start, before)) if now - start >= self.span.measured => {
-                if self.sample.is_none() {
-                    self.sample = Some(self.total(now - start, &before)?);
+        if now >= self.deadline {
+            match self.started {
+                None => {
+                    self.latencies.clear();
+                    self.started = Some((now, (self.usage)()?));
+                    self.deadline = now + self.span.measured;
                 }
-                return Ok(None);
+                Some((start, before)) => {
+                    if self.sample.is_none() {
+                        self.sample = Some(self.total(now - start, &before)?);
+                    }
+                    return Ok(None);
+                }
             }
-            _ => {}
         }
         let transfer = self.addresses.next().map(|lba| Transfer {
             direction: self.direction,

@@ -104,27 +104,14 @@ impl Descriptor {
         bytes
     }
 
-    /// Stores all but the flags.
-    fn store_body(&self, format: Format, memory: &View, offset: usize) {
-        memory.u64(offset).store(self.address.to_le(), Relaxed);
-        memory.u32(offset + 8).store(self.length.to_le(), Relaxed);
-        let link = match format {
-            Format::Split => 14,
-            Format::Packed => 12,
-        };
-        memory.u16(offset + link).store(self.link.to_le(), Relaxed);
-    }
-
     fn store(&self, format: Format, memory: &View, offset: usize) {
-        self.store_body(format, memory, offset);
-        memory.u16(offset + flags_offset(format)).store(self.flags.to_le(), Relaxed);
-    }
-}
-
-fn flags_offset(format: Format) -> usize {
-    match format {
-        Format::Split => 12,
-        Format::Packed => 14,
+        let (third, fourth) = match format {
+            Format::Split => (self.flags, self.link),
+            Format::Packed => (self.link, self.flags),
+        };
+        let rest = u64::from(self.length) | u64::from(third) << 32 | u64::from(fourth) << 48;
+        memory.u64(offset).store(self.address.to_le(), Relaxed);
+        memory.u64(offset + 8).store(rest.to_le(), Relaxed);
     }
 }
 

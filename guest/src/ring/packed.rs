@@ -6,7 +6,6 @@ use std::sync::atomic::fence;
 
 use super::{
     Areas, DESCRIPTOR, Descriptor, Driver, Element, Form, Format, Outstanding, Setup, Tables, Used, crosses,
-    flags_offset,
 };
 use crate::error::{Error, Violation};
 
@@ -19,6 +18,10 @@ pub const USED: u16 = 1 << 15;
 const ENABLE: u16 = 0;
 const DISABLE: u16 = 1;
 const AT_DESCRIPTOR: u16 = 2;
+/// Where a descriptor has its length, ID and flags.
+const LENGTH: usize = 8;
+const ID: usize = 12;
+const FLAGS: usize = 14;
 /// The wrap counter beside an offset.
 const WRAP: u16 = 1 << 15;
 
@@ -93,19 +96,20 @@ impl PackedRing {
     }
 
     fn load_flags(&self, index: u16) -> u16 {
-        let offset = Self::offset(index) + flags_offset(Format::Packed);
-        self.areas.descriptors.u16(offset).load(Acquire).to_le()
+        self.areas.descriptors.u16(Self::offset(index) + FLAGS).load(Acquire).to_le()
     }
 
     fn store_flags(&self, index: u16, flags: u16) {
-        let offset = Self::offset(index) + flags_offset(Format::Packed);
-        self.areas.descriptors.u16(offset).store(flags.to_le(), Release);
+        self.areas.descriptors.u16(Self::offset(index) + FLAGS).store(flags.to_le(), Release);
     }
 
     /// Writes the next descriptor but not its flags, which it returns.
     fn describe(&mut self, descriptor: Descriptor) -> (u16, u16) {
         let Place { index, wrap } = self.available;
-        descriptor.store_body(Format::Packed, &self.areas.descriptors, Self::offset(index));
+        let (memory, offset) = (&self.areas.descriptors, Self::offset(index));
+        memory.u64(offset).store(descriptor.address.to_le(), Relaxed);
+        memory.u32(offset + LENGTH).store(descriptor.length.to_le(), Relaxed);
+        memory.u16(offset + ID).store(descriptor.link.to_le(), Relaxed);
         let flags = descriptor.flags | if wrap { AVAILABLE } else { USED };
         self.flags[usize::from(index)] = flags;
         self.available = self.available.forward(1, self.size);
@@ -205,10 +209,10 @@ impl Driver for PackedRing {
             return Err(Violation::Wrap { index, flags, wrap });
         }
         let descriptor = Self::offset(index);
-        let token = self.areas.descriptors.u16(descriptor + 12).load(Relaxed).to_le();
+        let token = self.areas.descriptors.u16(descriptor + ID).load(Relaxed).to_le();
         let length = match flags & Descriptor::WRITE {
             0 => 0,
-            _ => self.areas.descriptors.u32(descriptor + 8).load(Relaxed).to_le(),
+            _ => self.areas.descriptors.u32(descriptor + LENGTH).load(Relaxed).to_le(),
         };
         let sent = self.outstanding.take(token.into(), length)?;
         self.check_skipped(sent.descriptors)?;
