@@ -23,6 +23,8 @@ const QUIET: f64 = 0.15;
 /// A part of the report.
 pub(crate) struct Section {
     title: &'static str,
+    /// Whether claims are judged: lunette is the first contender.
+    judged: bool,
     facts: Vec<String>,
     table: String,
     claims: Vec<Claim>,
@@ -123,7 +125,8 @@ impl Section {
                 settings.seconds
             ),
         ];
-        Ok(Self { title, facts, table: String::new(), claims: Vec::new() })
+        let judged = settings.lunette.is_some();
+        Ok(Self { title, judged, facts, table: String::new(), claims: Vec::new() })
     }
 
     /// Adds something the reader has to know.
@@ -168,7 +171,9 @@ impl Section {
 
     /// Claims something about a single value.
     pub(crate) fn claim_value(&mut self, text: String, value: f64, bar: Bar) {
-        self.claims.push(Claim { text, value, holds: bar.holds(value) });
+        if self.judged {
+            self.claims.push(Claim { text, value, holds: bar.holds(value) });
+        }
     }
 
     /// Whether nothing was measured.
@@ -348,7 +353,7 @@ mod tests {
     }
 
     fn section() -> Section {
-        Section { title: "t", facts: vec![], table: String::new(), claims: vec![] }
+        Section { title: "t", judged: true, facts: vec![], table: String::new(), claims: vec![] }
     }
 
     #[test]
@@ -363,6 +368,13 @@ mod tests {
         assert!(!section.holds());
         let text = "r: CPU per command at most 0.24 × they's: measured 0.25, **missed**.";
         assert!(section.markdown().contains(text), "{}", section.markdown());
+    }
+
+    #[test]
+    fn peers_alone_are_not_judged() {
+        let mut section = Section { judged: false, ..section() };
+        section.claim(&tally(), "r", "they", Measure::Iops, Bar::AtLeast(99.0));
+        assert!(section.claims.is_empty());
     }
 
     #[test]
