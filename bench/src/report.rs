@@ -116,17 +116,20 @@ impl Section {
             (Some(_), true) => "the load generator pinned to the last CPU, the daemon to the others",
             _ => "nothing pinned to a CPU unless said so",
         };
-        let facts = vec![
-            machine()?,
-            format!(
+        let mut section = Self::without_rounds(title, settings)?;
+        section.fact(format!(
                 "Medians of {rounds} interleaved rounds of {} s, a new daemon for each run; {pinning}. CPU: user and \
                  system time per command of the whole daemon, and of the load generator (\"guest\"). ±: half the range of \
                  the rounds. Latencies: median and 99 %.",
                 settings.seconds
-            ),
-        ];
+        ));
+        Ok(section)
+    }
+
+    /// A section for a single measurement of its own kind.
+    pub(crate) fn without_rounds(title: &'static str, settings: &Settings) -> Result<Self> {
         let judged = settings.lunette.is_some();
-        Ok(Self { title, judged, facts, table: String::new(), claims: Vec::new() })
+        Ok(Self { title, judged, facts: vec![machine()?], table: String::new(), claims: Vec::new() })
     }
 
     /// Adds something the reader has to know.
@@ -192,7 +195,9 @@ impl Section {
         for fact in &self.facts {
             let _ = writeln!(text, "- {fact}");
         }
-        let _ = write!(text, "\n{}", self.table);
+        if !self.table.is_empty() {
+            let _ = write!(text, "\n{}", self.table);
+        }
         if !self.claims.is_empty() {
             text.push('\n');
         }

@@ -16,7 +16,7 @@ const GUESTS: usize = 64;
 const MOST: f64 = 0.1;
 
 pub(crate) fn watch(settings: &Settings) -> Result<Section> {
-    let mut section = Section::new("vhost-user: idle guests", settings)?;
+    let mut section = Section::without_rounds("vhost-user: idle guests", settings)?;
     let Some(lunette) = settings.lunette().filter(|_| "idle".contains(&settings.filter)) else {
         return Ok(section);
     };
@@ -30,8 +30,8 @@ pub(crate) fn watch(settings: &Settings) -> Result<Section> {
         load::prepare(&mut guest)?;
         guests.push(guest);
     }
-    // Whatever still spins after the last command.
-    sleep(Duration::from_millis(500));
+    // Whatever still spins after the last command, or has not been served yet on a busy machine.
+    sleep(Duration::from_secs(2));
     let before = daemon.usage()?;
     sleep(settings.idle);
     let used = daemon.usage()?.daemon_since(&before);
