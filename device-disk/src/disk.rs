@@ -86,6 +86,10 @@ impl Device for Disk {
         (self.commands[row].decode)(self, request)
     }
 
+    fn max_transfer(&self) -> Option<u64> {
+        Some(u64::from(self.max_transfer) * self.geometry.block())
+    }
+
     fn removable(&self) -> bool {
         self.removable
     }

@@ -76,6 +76,11 @@ pub trait Device: Send + Sync {
         Sense::illegal_request(AdditionalSense::INVALID_COMMAND_OPERATION_CODE)
     }
 
+    /// Longest transfer of one command in bytes; `None` if there is no limit.
+    fn max_transfer(&self) -> Option<u64> {
+        None
+    }
+
     /// Whether this stands for a logical unit that is not there, or for a well-known one: it has no unit attentions.
     fn is_placeholder(&self) -> bool {
         false

@@ -200,6 +200,18 @@ impl Outcome {
     pub fn residual_out(&self, expected: u64) -> Residual {
         Residual::of(expected, self.moved_out, self.wanted_out)
     }
+
+    /// Bytes of both of the initiator's buffers that were not moved, for transports with one residual.
+    pub fn not_moved(&self, expected_in: u64, expected_out: u64) -> u64 {
+        let (data_in, data_out) =
+            (expected_in.saturating_sub(self.moved_in), expected_out.saturating_sub(self.moved_out));
+        data_in.saturating_add(data_out)
+    }
+
+    /// Whether one of the initiator's buffers was too small for the command.
+    pub fn overflows(&self, expected_in: u64, expected_out: u64) -> bool {
+        self.wanted_in > expected_in || self.wanted_out > expected_out
+    }
 }
 
 /// The difference between what an initiator expected to move and what the command moved or wanted to.

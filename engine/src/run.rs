@@ -83,10 +83,9 @@ impl Run {
         self.cell.moved_in.set(self.cell.moved_in.get().max(at + moved as u64));
     }
 
-    /// Hands over `data`, which is all of data-in: what the plan announced was only the most that it could be.
-    pub fn give(&self, data: &[u8]) {
-        self.put_data_in(0, data);
-        self.cell.wanted_in.set(Some(data.len() as u64));
+    /// There are `length` bytes of data-in: what the plan announced was only the most that it could be.
+    pub fn set_data_in_len(&self, length: u64) {
+        self.cell.wanted_in.set(Some(length));
     }
 
     /// Carries out a read through memory of its own and hands over what fits the initiator's: slower than

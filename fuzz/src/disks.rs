@@ -3,7 +3,7 @@
 use crate::input::Input;
 use lunette_device_disk::{Disk, Options};
 use lunette_engine::{CommandSpec, Direction, Identity, LogicalUnit, Outcome, TargetPort, spc};
-use lunette_scsi::{Cdb, Naa, Protocol, Sense, SenseFormat, Status};
+use lunette_scsi::{Cdb, Naa, Opcode, Protocol, Sense, SenseFormat, Status};
 use lunette_store::Backing;
 use lunette_store::layer::fault::Fault;
 use lunette_store::ram::Ram;
@@ -56,11 +56,17 @@ pub(crate) fn cdb(commands: &[&'static CommandSpec], input: &mut Input<'_>) -> (
         match bytes.len() {
             10 | 12 => bytes[2..4].fill(0),
             16 => bytes[2..8].fill(0),
+            32 => bytes[12..18].fill(0),
             _ => {}
         }
     }
-    if let Some(action) = spec.service_action {
-        bytes[1] |= action as u8;
+    match spec.service_action {
+        Some(action) if spec.opcode == Opcode::VARIABLE_LENGTH_CDB => {
+            bytes[7] = spec.usage[7];
+            bytes[8..10].copy_from_slice(&action.to_be_bytes());
+        }
+        Some(action) => bytes[1] |= action as u8,
+        None => {}
     }
     if input.one_in(32) {
         let at = input.below(bytes.len());

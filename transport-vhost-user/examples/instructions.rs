@@ -88,6 +88,7 @@ fn main() {
         event_index: true,
         indirect: true,
         sizes: [32, 96],
+        bidirectional: false,
     };
     queues.start(REQUEST.into(), &setup, sim.cx(0));
     for _ in 0..ROUNDS {

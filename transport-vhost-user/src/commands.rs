@@ -34,6 +34,12 @@ impl Queue {
         }
         let expected = Expected { data_in: data_in.len(), data_out: data_out.len() };
         let field = ResponseField { bytes: writable.part(0, sizes.response()), expected };
+        // Data both ways is in a request only by agreement (VIRTIO 1.2 5.6.6.1).
+        if !data_in.is_empty() && !data_out.is_empty() && !state.setup.bidirectional {
+            let written = field.fail(Response::FAILURE);
+            state.answer(head, written);
+            return Ok(());
+        }
         let cookie = state.slots.next().into();
         match self.execute(&Command::read(&readable, sizes), cookie, &field, data_out, data_in, cx) {
             Some(written) => state.answer(head, written),
@@ -58,10 +64,6 @@ impl Queue {
         let Some((address, session)) = self.reach(command.address, cx) else {
             return Some(field.fail(Response::BAD_TARGET));
         };
-        // Both directions need VIRTIO_SCSI_F_INOUT (VIRTIO 1.2 5.6.6.1).
-        if !data_in.is_empty() && !data_out.is_empty() {
-            return Some(field.fail(Response::FAILURE));
-        }
         let frame = CommandFrame {
             lun: address.lun,
             tag: command.tag,

@@ -39,6 +39,8 @@ pub struct RingSetup {
     pub indirect: bool,
     /// Bytes of the CDB and sense fields.
     pub sizes: [u16; 2],
+    /// `VIRTIO_SCSI_F_INOUT`.
+    pub bidirectional: bool,
 }
 
 impl Queues {
@@ -65,8 +67,15 @@ impl Queues {
             event_index: false,
             indirect: false,
         };
-        let sizes = Sizes::default();
-        let setup = Setup { started: false, enabled: true, layout, base: 0, sizes, fds: Fds::default() };
+        let setup = Setup {
+            started: false,
+            enabled: true,
+            layout,
+            base: 0,
+            sizes: Sizes::DEFAULT,
+            bidirectional: false,
+            fds: Fds::default(),
+        };
         let setups = vec![setup; 3];
         let queues =
             (0..).zip(&setups).map(|(index, setup)| Queue::on(&local, connection, index, &place, setup, cx));
@@ -82,7 +91,8 @@ impl Queues {
         setup.layout = Layout { size, packed, descriptors, available, used, event_index, indirect };
         setup.started = true;
         setup.base = base;
-        setup.sizes = Sizes { cdb: cdb.clamp(1, Sizes::MAX_CDB), sense: sense.min(Sizes::MAX_SENSE) };
+        setup.sizes = Sizes { cdb: cdb.max(1), sense };
+        setup.bidirectional = ring.bidirectional;
         self.apply(queue, cx);
     }
 

@@ -20,6 +20,12 @@ impl Targets {
         Self(ports.into_iter().map(nexus).collect())
     }
 
+    /// The longest transfer that all logical units take, as far as there is a limit.
+    pub(crate) fn max_transfer(&self) -> Option<u64> {
+        let units = self.0.values().flat_map(|nexus| nexus.port.units().values());
+        units.filter_map(|unit| unit.device().max_transfer()).min()
+    }
+
     /// One target with the number 0.
     pub(crate) fn one(nexus: Arc<Nexus>) -> Self {
         Self([(0, nexus)].into())

@@ -215,6 +215,92 @@ fn the_driver_chooses_sizes() {
 }
 
 #[test]
+fn sense_data_and_cdbs_have_the_room_that_the_driver_gives_them() {
+    // GET LBA STATUS(32) of one descriptor.
+    let mut cdb = [0; 32];
+    (cdb[0], cdb[7], cdb[9], cdb[31]) = (0x7f, 0x18, 0x12, 24);
+    let rig = Rig::new();
+    for (sizes, fits) in [
+        (Sizes { cdb: 32, sense: 0 }, true),
+        (Sizes { cdb: 256, sense: 256 }, true),
+        (Sizes { cdb: 100, sense: 2000 }, true),
+        (Sizes { cdb: 31, sense: 96 }, false),
+        (Sizes { cdb: 16, sense: 252 }, false),
+    ] {
+        let mut driver = rig.connect(&Options { sizes, ..Options::default() });
+        let status = driver.execute(0, &Command::new(&cdb[..32.min(sizes.cdb.into())]), &[], 24).unwrap();
+        assert_eq!(status.response, response::OK);
+        if fits {
+            assert_eq!((status.status, status.residual), (0, 0), "{sizes:?}");
+            assert_eq!(status.data[20..], [1, 0, 0, 0], "deallocated");
+        } else {
+            // It is the command that is wrong, not its transport.
+            assert_eq!((status.status, status.residual), (CHECK_CONDITION, 24), "{sizes:?}");
+            assert_eq!((status.sense[2], status.sense[12]), (0x05, 0x24), "INVALID FIELD IN CDB");
+        }
+    }
+}
+
+/// XDWRITEREAD(10) gives the exclusive or of old and new data.
+#[test]
+fn data_goes_both_ways_if_that_was_agreed() {
+    const INOUT: Features = Features::from_bits_retain(1 << 0);
+    let rig = Rig::new();
+    let mut exchange = write_10(9, 3);
+    exchange[0] = 0x53;
+    let (old, new) = (pattern(0x11, 1536), pattern(0x77, 1536));
+    for mut options in variants() {
+        let mut driver = rig.connect(&options);
+        let refused = driver.execute(0, &Command::new(&exchange), &new, 1536).unwrap();
+        assert_eq!((refused.response, refused.residual), (response::FAILURE, 3072));
+        drop(driver);
+
+        options.wanted.required |= INOUT;
+        let mut driver = rig.connect(&options);
+        driver.execute(0, &Command::new(&write_10(9, 3)), &old, 0).unwrap();
+        let both = driver.execute(0, &Command::new(&exchange), &new, 1536).unwrap();
+        assert_eq!((both.response, both.status, both.residual), (0, 0, 0));
+        assert_eq!(both.used, 108 + 1536);
+        let combined: Vec<u8> = old.iter().zip(&new).map(|(old, new)| old ^ new).collect();
+        assert_eq!(both.data, combined);
+        assert_eq!(driver.execute(0, &Command::new(&read_10(9, 3)), &[], 1536).unwrap().data, new);
+
+        // Too little of one direction or the other, and more than enough of both.
+        for (sent, room, response, residual, used) in [
+            (1536, 512, response::OVERRUN, 0, 108 + 512),
+            (512, 1536, response::OVERRUN, 1024, 108 + 512),
+            (0, 1536, response::OVERRUN, 1536, 108),
+            (1536, 0, response::OVERRUN, 0, 108),
+            (2048, 4096, response::OK, 512 + 2560, 108 + 1536),
+        ] {
+            let answer = driver.execute(0, &Command::new(&exchange), &vec![5; sent], room).unwrap();
+            assert_eq!(
+                (answer.response, answer.status, answer.residual, answer.used),
+                (response, 0, residual, used),
+                "{sent} out, {room} in"
+            );
+        }
+        // A command of one direction uses its own buffer and leaves the other one alone.
+        let write = driver.execute(0, &Command::new(&write_10(9, 3)), &old, 64).unwrap();
+        assert_eq!((write.response, write.status, write.residual), (0, 0, 64));
+        assert!(write.data.iter().all(|&byte| byte == CANARY));
+        let read = driver.execute(0, &Command::new(&read_10(9, 3)), &[9; 100], 1536).unwrap();
+        assert_eq!((read.response, read.status, read.residual, read.data), (0, 0, 100, old.clone()));
+    }
+}
+
+#[test]
+fn the_configuration_space_is_honest() {
+    let rig = Rig::new();
+    let mut driver = rig.connect(&Options::default());
+    let bytes = driver.monitor.session.config(0, 36).unwrap();
+    let words: Vec<_> = bytes.chunks(4).map(|word| u32::from_le_bytes(word.try_into().unwrap())).collect();
+    let limits = driver.execute(0, &Command::new(&[0x12, 1, 0xb0, 0, 64, 0]), &[], 64).unwrap().data;
+    let longest = u32::from_be_bytes(limits[8..12].try_into().unwrap());
+    assert_eq!(words[1..], [254, longest, 1024, 16, 96, 32, 255 << 16, 16383]);
+}
+
+#[test]
 fn the_control_queue_answers() {
     let rig = Rig::new();
     let mut driver = rig.connect(&Options::default());

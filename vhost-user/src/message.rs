@@ -275,6 +275,11 @@ pub struct Ack {
 }
 
 impl Ack {
+    /// Whether the sender asked for one.
+    pub fn is_wanted(&self) -> bool {
+        self.wanted_for.is_some()
+    }
+
     /// Tells success or failure: the message to send, if the sender asked for one.
     ///
     /// When it asked for none, a failure can only be told by closing the connection.

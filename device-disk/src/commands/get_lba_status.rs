@@ -98,7 +98,8 @@ fn decode(disk: &Disk, request: &Request<'_>, question: &Question) -> Decoded {
         };
         let mut data = encode_lba_status(&list.found, condition);
         data.truncate(allocation as usize);
-        medium.run.give(&data);
+        medium.run.set_data_in_len(data.len() as u64);
+        medium.run.put_data_in(0, &data);
         Ok(())
     }))
 }

@@ -158,7 +158,17 @@ impl Ring {
         let parts = [RING, AVAILABLE, USED].map(|part| USER + page + part);
         let sizes = [input.pick(&[32, 32, 16, 40]), input.pick(&[96, 96, 252, 0])];
         let (event_index, indirect) = (input.flag(), input.flag());
-        let setup = RingSetup { size, parts, packed: false, base: base.into(), event_index, indirect, sizes };
+        let bidirectional = input.flag();
+        let setup = RingSetup {
+            size,
+            parts,
+            packed: false,
+            base: base.into(),
+            event_index,
+            indirect,
+            sizes,
+            bidirectional,
+        };
         let sent = vec![None; size.into()];
         Self { setup, page, free: (0..size).collect(), sent, available: base, used: base }
     }

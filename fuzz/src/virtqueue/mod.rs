@@ -115,6 +115,7 @@ impl Rig {
         let (sent, room) = match direction {
             Some(Direction::In) => (0, 4 * length),
             Some(Direction::Out) => (length, 0),
+            Some(Direction::Both) => (length, length),
             _ if input.flag() => (0, length),
             _ => (length, 8),
         };
@@ -153,7 +154,7 @@ impl Rig {
             _ => {
                 let ring = &mut self.rings[queue];
                 ring.setup.base = input.pick(&[0, 1, 0xffff, ring.setup.base]);
-                ring.setup.sizes = [input.pick(&[1, 16, 32, 256]), input.pick(&[0, 96, 256])];
+                ring.setup.sizes = [input.pick(&[1, 16, 32, 256]), input.pick(&[0, 96, 256, 600])];
                 if input.one_in(4) {
                     ring.setup.parts[input.below(3)] ^= 1 << input.below(16);
                 }

@@ -115,7 +115,17 @@ impl Connection {
         if let Change::SetFeatures { acked, .. } = &change {
             self.place.events.set_features(*acked);
         }
-        let made = state.make(change);
+        let sets_config = matches!(change, Change::SetConfig(_));
+        let made = match state.make(change) {
+            // It was the guest that wrote there, which must not cost its VMM the device.
+            Err(failure) if sets_config && !ack.is_wanted() => {
+                if self.place.may_log(cx) {
+                    tracing::warn!(export = %self.place.name, "ignored: {failure}");
+                }
+                Ok(Concerned::None)
+            }
+            made => made,
+        };
         if sets_features && !state.forbidding.is_empty() && self.place.may_log(cx) {
             tracing::error!(
                 export = %self.place.name,

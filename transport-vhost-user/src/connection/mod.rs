@@ -16,6 +16,7 @@ use crate::place::Place;
 use crate::queue::Queue;
 use crate::socket;
 use crate::targets::Sessions;
+use crate::wire::ConfigSpace;
 use lunette_engine::{Completion, Management, Responder};
 use lunette_scsi::{Lun, ServiceResponse, TaskManagementFunction};
 use lunette_store::{Cx, Interest, IoId, IoResult, Sink, SinkId};
@@ -80,6 +81,7 @@ impl Connection {
     ) -> Rc<Self> {
         let id = ConnectionId::next();
         let memory = memory::no_memory(id, place.home, cx.poster());
+        let config = ConfigSpace::new(request_queues, place.targets.max_transfer());
         let connection = Rc::new_cyclic(|weak: &Weak<Self>| Self {
             id,
             sessions: Sessions::new(&place.targets, weak.clone()),
@@ -87,7 +89,7 @@ impl Connection {
             sink: Cell::new(SinkId(0)),
             socket,
             ended,
-            state: RefCell::new(State::new(request_queues, memory)),
+            state: RefCell::new(State::new(request_queues, config, memory)),
         });
         connection.sink.set(cx.register(connection.clone()));
         Local::on(cx).connections.borrow_mut().insert(id, connection.clone());

@@ -11,13 +11,12 @@ pub(super) const EVENT_QUEUE: u16 = 1;
 /// Most regions of guest memory: as many as the kernel's vhost takes.
 const MEMORY_SLOTS: u16 = 509;
 /// A request may have data in both directions.
-const INOUT: Features = Features::from_bits_retain(1 << 0);
+pub(super) const INOUT: Features = Features::from_bits_retain(1 << 0);
 /// Requests carry protection information.
 const T10_PI: Features = Features::from_bits_retain(1 << 3);
 
 /// What the driver must not do unless it was offered, as we would misread its rings, addresses or requests.
-pub(super) const LAYOUTS: Features =
-    INOUT.union(T10_PI).union(Features::ACCESS_PLATFORM).union(Features::IN_ORDER);
+pub(super) const LAYOUTS: Features = T10_PI.union(Features::ACCESS_PLATFORM).union(Features::IN_ORDER);
 
 /// What a device with so many request queues offers.
 pub(super) fn offer(request_queues: u16) -> Offer {
@@ -28,6 +27,7 @@ pub(super) fn offer(request_queues: u16) -> Offer {
             .union(Features::RING_PACKED)
             // A ring that is reset is stopped and started anew by the usual messages.
             .union(Features::RING_RESET)
+            .union(INOUT)
             .union(HOTPLUG)
             .union(CHANGE),
         protocol_features: ProtocolFeatures::MQ

@@ -2,12 +2,12 @@
 
 use super::descriptors::Vetting;
 use super::memory::Mapping;
-use super::offer::{LAYOUTS, offer};
+use super::offer::{INOUT, LAYOUTS, offer};
 use crate::memory::MemoryMap;
 use crate::notify::{Kind, Notifier};
 use crate::queue::{Fds, Setup};
 use crate::ring::Layout;
-use crate::wire::{ConfigSpace, Sizes};
+use crate::wire::ConfigSpace;
 use lunette_vhost_user::{Backend, Change, Decoder, Features, Message, VringBaseReply};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
@@ -73,7 +73,7 @@ pub(super) enum Concerned {
 }
 
 impl State {
-    pub(super) fn new(request_queues: u16, memory: Arc<MemoryMap>) -> Self {
+    pub(super) fn new(request_queues: u16, config: ConfigSpace, memory: Arc<MemoryMap>) -> Self {
         let offer = offer(request_queues);
         let count = usize::from(offer.queues);
         Self {
@@ -81,7 +81,7 @@ impl State {
             decoder: Decoder::new(),
             outbox: Vec::new(),
             memory,
-            config: ConfigSpace { queues: request_queues, sizes: Sizes::default() },
+            config,
             forbidding: Features::empty(),
             fds: vec![Fds::default(); count],
             told: vec![None; count],
@@ -142,7 +142,7 @@ impl State {
                 Concerned::All
             }
             Change::ResetDevice => {
-                self.config.sizes = Sizes::default();
+                self.config.reset();
                 Concerned::All
             }
             Change::ResetOwner => Concerned::All,
@@ -173,6 +173,7 @@ impl State {
             },
             base: vring.base,
             sizes: self.config.sizes,
+            bidirectional: session.features.contains(INOUT),
             fds: self.fds[usize::from(index)].clone(),
         }
     }

@@ -74,6 +74,8 @@ pub(crate) struct Setup {
     pub(crate) layout: Layout,
     pub(crate) base: u32,
     pub(crate) sizes: Sizes,
+    /// A request may have data in both directions (VIRTIO_SCSI_F_INOUT).
+    pub(crate) bidirectional: bool,
     pub(crate) fds: Fds,
 }
 

@@ -46,7 +46,8 @@ fn a_driver_that_never_pauses_gets_one_turn_at_a_time() {
         enabled: true,
         layout: ring.layout(true, false),
         base: 0,
-        sizes: Sizes::default(),
+        sizes: Sizes::DEFAULT,
+        bidirectional: false,
         fds: Fds::default(),
     };
     let queue = Queue::on(&Local::on(cx), ConnectionId::next(), 2, &place, &setup, cx);
