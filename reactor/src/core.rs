@@ -297,6 +297,14 @@ impl Reactor {
         }
     }
 
+    /// A blocking call was queued, or nobody can carry it out.
+    fn called(&mut self, queued: Result<(), Work>, id: IoId) {
+        match queued {
+            Ok(()) => self.calls += 1,
+            Err(_) => self.complete(id, Err(IoError::Os(libc::EAGAIN))),
+        }
+    }
+
     /// Keeps the room of what a lane has carried out.
     fn put_aside(&mut self, mut transfer: Transfer) {
         transfer.end();
@@ -382,10 +390,13 @@ impl Cx for Reactor {
     }
 
     fn blocking(&mut self, work: Box<dyn FnOnce() -> IoResult + Send>, id: IoId) {
-        match self.shared.lanes.calls().submit(self.id, Work::Call(work, id)) {
-            Ok(()) => self.calls += 1,
-            Err(_) => self.complete(id, Err(IoError::Os(libc::EAGAIN))),
-        }
+        let queued = self.shared.lanes.calls().submit(self.id, Work::Call(work, id));
+        self.called(queued, id);
+    }
+
+    fn blocking_in(&mut self, lane: &Lane, work: Box<dyn FnOnce() -> IoResult + Send>, id: IoId) {
+        let queued = self.shared.lanes.lane(lane).submit(self.id, Work::Call(work, id));
+        self.called(queued, id);
     }
 
     fn poster(&self) -> Arc<dyn Post> {

@@ -128,14 +128,14 @@ impl Attached {
             sys::discard(shared.borrow(), start, end - start)?;
             Ok(0)
         };
-        cx.blocking(Box::new(work), id);
+        cx.blocking_in(&self.shared.syncer, Box::new(work), id);
         Submit::Queued
     }
 
     fn seek(&self, offset: u64, target: SeekTarget, id: IoId, cx: &mut dyn Cx) -> Submit {
         let shared = self.shared.clone();
         let work = move || seek(shared.borrow(), offset, target, shared.probed.caps.size);
-        cx.blocking(Box::new(work), id);
+        cx.blocking_in(&self.shared.syncer, Box::new(work), id);
         Submit::Queued
     }
 

@@ -28,7 +28,7 @@ pub(crate) struct Shared {
     /// For writes that block a thread.
     writer: Lane,
     /// For what waits for the device.
-    syncer: Lane,
+    pub(crate) syncer: Lane,
     /// What [`Probed`] promised may turn out to be missing.
     punch: AtomicBool,
     zero_range: AtomicBool,

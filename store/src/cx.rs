@@ -89,7 +89,7 @@ pub enum FileOp<'a> {
     },
 }
 
-/// A queue for operations of one file that occupy a thread as long as they last.
+/// A queue for operations, of one file mostly, that occupy a thread as long as they last.
 ///
 /// Operations of a lane are carried out one after the other, in the order of submission; lanes do not wait for each other.
 /// The thread starts when the lane is used and ends when it no longer is. The value names the lane, and is the same lane on
@@ -194,6 +194,9 @@ pub trait Cx {
 
     /// Runs a call that may block on a thread of a bounded pool.
     fn blocking(&mut self, work: Box<dyn FnOnce() -> IoResult + Send>, id: IoId);
+
+    /// Runs a call that may block on the thread of `lane`, in its turn.
+    fn blocking_in(&mut self, lane: &Lane, work: Box<dyn FnOnce() -> IoResult + Send>, id: IoId);
 
     /// A sender of messages to reactors.
     fn poster(&self) -> Arc<dyn Post>;

@@ -180,6 +180,10 @@ impl Cx for SimCx {
         self.complete(id, result);
     }
 
+    fn blocking_in(&mut self, _lane: &Lane, work: Box<dyn FnOnce() -> IoResult + Send>, id: IoId) {
+        self.blocking(work, id);
+    }
+
     fn poster(&self) -> Arc<dyn Post> {
         self.mail.clone()
     }

@@ -2,7 +2,9 @@
 
 use crate::support::*;
 use lunette_reactor::{Backend, Io, Options, Poll, Reactors};
-use lunette_store::{Cx, IoError, IoId, IoResult, Post, ReactorId, Sink, SinkId, local, local_or_insert};
+use lunette_store::{
+    Cx, IoError, IoId, IoResult, Lane, Post, ReactorId, Sink, SinkId, local, local_or_insert,
+};
 use std::cell::{Cell, RefCell};
 use std::collections::HashSet;
 use std::rc::Rc;
@@ -20,6 +22,7 @@ on_both!(
     an_unregistered_sink_hears_nothing_and_its_id_is_not_reused,
     blocking_work_runs_elsewhere,
     blocking_threads_are_bounded,
+    a_stalled_lane_holds_up_no_call_elsewhere,
     locals_belong_to_one_reactor,
     pollers_are_asked_while_awake_and_before_sleep,
     stop_runs_what_was_posted_before_and_drops_the_rest,
@@ -222,6 +225,25 @@ fn blocking_threads_are_bounded(io: Io) {
     });
     let threads: HashSet<u64> = (0..40).map(|_| next(&told).1.unwrap()).collect();
     assert_eq!(threads.len(), 2);
+}
+
+fn a_stalled_lane_holds_up_no_call_elsewhere(io: Io) {
+    let reactors = start(io, 1);
+    let (sink, told) = ear(&reactors);
+    let (release, wait) = channel::<()>();
+    on_first(&reactors, move |cx| {
+        let (stalled, other) = (Lane::new(), Lane::new());
+        let stall = move || wait.recv().map(|()| 1).map_err(|_| IoError::Gone);
+        cx.blocking_in(&stalled, Box::new(stall), to(sink, 1));
+        cx.blocking_in(&stalled, Box::new(|| Ok(2)), to(sink, 2));
+        cx.blocking_in(&other, Box::new(|| Ok(3)), to(sink, 3));
+        cx.blocking(Box::new(|| Ok(4)), to(sink, 4));
+    });
+    let mut heard = [next(&told), next(&told)];
+    heard.sort_unstable_by_key(|(token, _)| *token);
+    assert_eq!(heard, [(3, Ok(3)), (4, Ok(4))]);
+    release.send(()).unwrap();
+    assert_eq!([next(&told), next(&told)], [(1, Ok(1)), (2, Ok(2))]);
 }
 
 fn locals_belong_to_one_reactor(io: Io) {
