@@ -37,3 +37,21 @@ fn a_debian_kernel_boots_twice_against_one_daemon() -> Result<()> {
     daemon.stop()?;
     Ok(())
 }
+
+/// QEMU hands `packed=on` to the guest and the rings to the back end as they are.
+#[test]
+fn a_debian_kernel_uses_packed_rings() -> Result<()> {
+    checks::need_tools()?;
+    let lunette = Lunette::new()?;
+    let file = lunette.file("disk.img", 128 << 20)?;
+    let lunette = lunette.lu(format!("disk:{},w", file.display())).vhost_user("vm.sock");
+    let daemon = lunette.start()?;
+    let qemu = Qemu::new().vhost_user_scsi(lunette.path("vm.sock"), ",bootindex=1,packed=on");
+    let mut guest = qemu.boot()?;
+    // VIRTIO_F_RING_PACKED is bit 34 of the features that the driver has taken.
+    assert_eq!(guest.check("cut -c35 /sys/bus/virtio/devices/*/features | grep -c 1")?, "1\n");
+    checks::disk(&mut guest, 0)?;
+    guest.power_off()?;
+    daemon.stop()?;
+    Ok(())
+}
