@@ -1,10 +1,12 @@
 //! The command line.
 
 use crate::notation::UnitSpec;
+use crate::socket::SocketSpec;
 use clap::{Args, Parser, ValueEnum};
 use lunette_reactor::{Io, Poll};
+use std::ffi::OsString;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// A user-space SCSI target: disks for virtual machines and the network.
 #[derive(Parser, Debug)]
@@ -12,6 +14,45 @@ use std::path::PathBuf;
 pub(crate) struct Cli {
     #[command(subcommand)]
     pub(crate) command: Subcommand,
+}
+
+/// The name under which virtual machine managers start the program (QEMU's back-end program conventions). Its arguments are
+/// then those of `serve`.
+const BACK_END: &str = "lunette-vhost-user-scsi";
+
+/// A user-space SCSI target for virtual machines: a vhost-user back end.
+#[derive(Parser, Debug)]
+#[command(name = BACK_END, version, max_term_width = 100)]
+struct BackEnd {
+    #[command(flatten)]
+    serve: Serve,
+}
+
+/// What the program was called for.
+#[derive(Debug)]
+pub(crate) enum Call {
+    PrintCapabilities,
+    Serve(Box<Serve>),
+}
+
+impl Call {
+    /// Understands the command line, whose first word is the program's name.
+    pub(crate) fn parse(words: &[OsString]) -> Result<Self, clap::Error> {
+        let program = words.first().map(Path::new).and_then(Path::file_name);
+        let is_back_end = program.is_some_and(|name| name == BACK_END);
+        let serves = is_back_end || words.get(1).is_some_and(|word| word == "serve");
+        // Whatever else is there is to be ignored, so it need not be understood.
+        if serves && words.iter().any(|word| word == "--print-capabilities") {
+            return Ok(Self::PrintCapabilities);
+        }
+        let serve = if is_back_end {
+            Serve { is_back_end, ..BackEnd::try_parse_from(words)?.serve }
+        } else {
+            let Subcommand::Serve(serve) = Cli::try_parse_from(words)?.command;
+            serve
+        };
+        Ok(Self::Serve(Box::new(serve)))
+    }
 }
 
 #[derive(clap::Subcommand, Debug)]
@@ -38,9 +79,32 @@ pub(crate) struct Serve {
     #[arg(long, value_name = "ADDRESS:PORT")]
     pub(crate) iscsi: Vec<SocketAddr>,
 
-    /// Serve virtual machines on this vhost-user socket
+    /// Serve virtual machines on this vhost-user socket, as in /run/vm1.sock,owner=:kvm (may be repeated)
+    ///
+    /// Written `SOCKET[,mode=0660][,owner=[USER][:GROUP]]`, by names or numbers. Whoever may write to the socket's file can
+    /// read and write the disks; that is the daemon's user alone (mode=0600), and the group if `owner=` names one
+    /// (mode=0660). A comma in a path is written `\,`.
     #[arg(long, value_name = "SOCKET")]
-    pub(crate) vhost_user: Vec<PathBuf>,
+    pub(crate) vhost_user: Vec<SocketSpec>,
+
+    /// The same, with nothing but a path; for virtual machine managers
+    #[arg(long = "socket-path", value_name = "PATH", conflicts_with = "fds")]
+    pub(crate) socket_paths: Vec<PathBuf>,
+
+    /// Serve virtual machines on this open vhost-user socket (may be repeated)
+    ///
+    /// One that listens is served like that of --vhost-user. One that is connected is served until it ends; when none
+    /// of all that is served is left, the program ends.
+    #[arg(long = "fd", value_name = "N", value_parser = clap::value_parser!(i32).range(3..))]
+    pub(crate) fds: Vec<i32>,
+
+    /// Print what kind of vhost-user back end this is, as JSON, and ignore all other options
+    #[arg(long)]
+    pub(crate) print_capabilities: bool,
+
+    /// Run as a back end that a virtual machine manager has started: without iSCSI unless that is asked for.
+    #[arg(skip)]
+    pub(crate) is_back_end: bool,
 
     /// Bring the memory of virtual machines in as a whole, and lock it
     ///
@@ -117,6 +181,51 @@ mod tests {
     #[test]
     fn the_command_line_is_consistent() {
         Cli::command().debug_assert();
+    }
+
+    fn call(words: &[&str]) -> Result<Call, clap::Error> {
+        Call::parse(&words.iter().map(OsString::from).collect::<Vec<_>>())
+    }
+
+    fn serve(words: &[&str]) -> Serve {
+        match call(words).unwrap() {
+            Call::Serve(serve) => *serve,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn as_a_back_end_its_arguments_are_those_of_serve() {
+        BackEnd::command().debug_assert();
+        let plain = serve(&["lunette", "serve", "--socket-path", "/a,b"]);
+        assert_eq!((plain.socket_paths, plain.is_back_end), (vec!["/a,b".into()], false));
+        let back_end = serve(&["/usr/libexec/lunette-vhost-user-scsi", "--fd=7"]);
+        assert_eq!((back_end.fds, back_end.is_back_end), (vec![7], true));
+    }
+
+    #[test]
+    fn capabilities_are_printed_whatever_else_is_said() {
+        for words in [
+            &["lunette-vhost-user-scsi", "--print-capabilities"][..],
+            &["lunette-vhost-user-scsi", "--fd=x", "--nonsense", "--print-capabilities"],
+            &["lunette", "serve", "--print-capabilities", "--socket-path=/a", "--fd=3"],
+        ] {
+            assert!(matches!(call(words), Ok(Call::PrintCapabilities)), "{words:?}");
+        }
+        assert!(call(&["lunette", "--print-capabilities"]).is_err());
+    }
+
+    #[test]
+    fn descriptors_and_paths_are_checked() {
+        for (words, part) in [
+            (&["--fd", "2"][..], "3.."),
+            (&["--fd", "x"], "invalid digit"),
+            (&["--fd", "3", "--socket-path", "/a"], "cannot be used with"),
+            (&["--vhost-user", "/a,owner=no-such-user-here"], "there is no user"),
+        ] {
+            let error = call(&[&["lunette", "serve"], words].concat()).unwrap_err().to_string();
+            assert!(error.contains(part), "{words:?}: {error}");
+        }
     }
 
     #[test]

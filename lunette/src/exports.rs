@@ -9,12 +9,12 @@ use lunette_reactor::Reactors;
 use lunette_scsi::Protocol;
 use lunette_store::ReactorId;
 use lunette_transport_iscsi::{self as iscsi, Portal};
-use lunette_transport_vhost_user::{Handle, Options as VhostUserOptions, VhostUserExport};
+use lunette_transport_vhost_user::{Endpoint, Handle, Options as VhostUserOptions, VhostUserExport};
 use std::collections::BTreeMap;
 use std::fmt::Write;
-use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// The units of each target, by logical unit number.
 type Targets = BTreeMap<u8, BTreeMap<u32, Arc<LogicalUnit>>>;
@@ -24,9 +24,18 @@ pub(crate) struct Places {
     /// Name of the iSCSI target.
     pub(crate) target: String,
     pub(crate) iscsi: Vec<SocketAddr>,
-    pub(crate) vhost_user: Vec<PathBuf>,
+    /// Sockets that listen for iSCSI already.
+    pub(crate) iscsi_sockets: Vec<TcpListener>,
+    pub(crate) vhost_user: Vec<Endpoint>,
     /// Whether guest memory is pinned.
     pub(crate) pin_memory: bool,
+}
+
+impl Places {
+    /// How many they are.
+    pub(crate) fn count(&self) -> usize {
+        self.iscsi.len() + self.iscsi_sockets.len() + self.vhost_user.len()
+    }
 }
 
 /// What is being served where.
@@ -38,12 +47,14 @@ pub(crate) struct Exports {
 }
 
 impl Exports {
-    /// Starts to serve `units` at all `places`; at none if one of them is not possible.
+    /// Starts to serve `units` at all `places`; at none if one of them is not possible. Calls `all_ended` when none is
+    /// left: connections that were handed over end with the front end.
     pub(crate) fn start(
-        places: &Places,
+        mut places: Places,
         units: &Units,
         state: &StateDir,
         reactors: &Reactors,
+        all_ended: impl Fn() + Send + Sync + 'static,
     ) -> Result<Self> {
         let mut targets = Targets::new();
         for (address, unit) in units {
@@ -55,9 +66,15 @@ impl Exports {
             portals: Vec::new(),
             vhost_user: Vec::new(),
         };
+        let left = AtomicUsize::new(places.count());
+        let one_ended: Arc<dyn Fn() + Send + Sync> = Arc::new(move || {
+            if left.fetch_sub(1, Ordering::AcqRel) == 1 {
+                all_ended();
+            }
+        });
         let started = exports
-            .start_iscsi(places, &targets, reactors)
-            .and_then(|()| exports.start_vhost_user(places, &targets, state, reactors));
+            .start_iscsi(&mut places, &targets, reactors)
+            .and_then(|()| exports.start_vhost_user(places, &targets, state, reactors, &one_ended));
         match started {
             Ok(()) => Ok(exports),
             Err(error) => {
@@ -67,8 +84,8 @@ impl Exports {
         }
     }
 
-    fn start_iscsi(&mut self, places: &Places, targets: &Targets, reactors: &Reactors) -> Result<()> {
-        if places.iscsi.is_empty() {
+    fn start_iscsi(&mut self, places: &mut Places, targets: &Targets, reactors: &Reactors) -> Result<()> {
+        if places.iscsi.is_empty() && places.iscsi_sockets.is_empty() {
             return Ok(());
         }
         if let Some(target) = targets.keys().find(|target| **target != 0) {
@@ -85,22 +102,26 @@ impl Exports {
         for address in &places.iscsi {
             self.portals.push(Portal::start(*address, &target, reactors)?);
         }
+        for socket in places.iscsi_sockets.drain(..) {
+            self.portals.push(Portal::adopt(socket, &target, reactors)?);
+        }
         Ok(())
     }
 
     fn start_vhost_user(
         &mut self,
-        places: &Places,
+        places: Places,
         targets: &Targets,
         state: &StateDir,
         reactors: &Reactors,
+        one_ended: &Arc<dyn Fn() + Send + Sync>,
     ) -> Result<()> {
-        let keys: Vec<Key> = places.vhost_user.iter().map(|path| Key::path(path)).collect();
+        let keys: Vec<Key> = places.vhost_user.iter().map(|place| Key::endpoint(&place.name())).collect();
         let records = state.identities(&keys)?;
         let all: Vec<ReactorId> = (0..reactors.count()).map(ReactorId).collect();
         // 1 is iSCSI's.
         let mut relative_ids = 2..=u16::MAX;
-        for (socket, record) in places.vhost_user.iter().zip(records) {
+        for (endpoint, record) in places.vhost_user.into_iter().zip(records) {
             let ports = targets.iter().map(|(target, units)| {
                 let id = relative_ids.next().context("there are too many vhost-user sockets and targets")?;
                 let name = record.port_name(PortRole::Target(*target)).to_string();
@@ -108,8 +129,10 @@ impl Exports {
             });
             let initiator = record.port_name(PortRole::Initiator).to_string();
             let pin_memory = places.pin_memory;
-            let options = VhostUserOptions { initiator, pin_memory, ..VhostUserOptions::new(socket) };
-            let export = VhostUserExport::new(options, ports.collect::<Result<_>>()?);
+            let options = VhostUserOptions { initiator, pin_memory, ..VhostUserOptions::with(endpoint) };
+            let ended = one_ended.clone();
+            let export =
+                VhostUserExport::new(options, ports.collect::<Result<_>>()?).when_ended(move || ended());
             self.vhost_user.push(export.start(reactors.poster(), &all)?);
         }
         Ok(())

@@ -2,26 +2,36 @@
 
 mod cli;
 mod exports;
+mod inherited;
 mod notation;
 mod serve;
 mod signals;
 mod size;
+mod socket;
 mod state;
 mod summary;
 mod units;
 
-use clap::Parser;
-use cli::{Cli, Subcommand};
+use cli::Call;
+use std::ffi::OsString;
 use std::io::Write;
 use std::process::ExitCode;
 
+/// What `--print-capabilities` prints, by QEMU's `vhost-user.json`.
+const CAPABILITIES: &str = r#"{"type":"scsi"}"#;
+
 fn main() -> ExitCode {
-    let cli = Cli::parse();
-    start_log();
-    let result = match cli.command {
-        Subcommand::Serve(options) => serve::serve(&options),
+    let words: Vec<OsString> = std::env::args_os().collect();
+    let options = match Call::parse(&words) {
+        Ok(Call::Serve(options)) => options,
+        Ok(Call::PrintCapabilities) => {
+            println!("{CAPABILITIES}");
+            return ExitCode::SUCCESS;
+        }
+        Err(error) => error.exit(),
     };
-    match result {
+    start_log();
+    match serve::serve(&options) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             let _ = writeln!(std::io::stderr(), "lunette: {}", reasons(&error));

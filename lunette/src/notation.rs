@@ -4,6 +4,7 @@ use crate::size;
 use crate::state::MAX_SERIAL;
 use lunette_scsi::Naa;
 use lunette_store::layer::fault;
+use std::collections::HashSet;
 use std::path::PathBuf;
 use std::str::FromStr;
 use thiserror::Error;
@@ -50,7 +51,7 @@ pub(crate) enum StoreSpec {
     Ram(u64),
 }
 
-/// Why a text is no logical unit.
+/// Why a text is not what it should describe.
 #[derive(Debug, PartialEq, Eq, Error)]
 #[error("`{text}`: {why}")]
 pub(crate) struct NotationError {
@@ -64,11 +65,28 @@ pub(crate) const MAX_LUNS: u32 = 16384;
 /// The keys, for error messages.
 const KEYS: &str = "target, lun, size, block, direct, inline, serial, wwn, name, rotational, removable";
 
+impl NotationError {
+    pub(crate) fn new(text: &str, why: String) -> Self {
+        Self { text: text.to_owned(), why }
+    }
+}
+
+/// The options given so far.
+#[derive(Default)]
+pub(crate) struct Options(HashSet<String>);
+
+impl Options {
+    /// Notes an option, which may not be given twice.
+    pub(crate) fn once(&mut self, key: &str) -> Result<(), String> {
+        if self.0.insert(key.to_owned()) { Ok(()) } else { Err(format!("`{key}` is given twice")) }
+    }
+}
+
 impl FromStr for UnitSpec {
     type Err = NotationError;
 
     fn from_str(text: &str) -> Result<Self, NotationError> {
-        parse(text).map_err(|why| NotationError { text: text.to_owned(), why })
+        parse(text).map_err(|why| NotationError::new(text, why))
     }
 }
 
@@ -80,7 +98,7 @@ fn parse(text: &str) -> Result<UnitSpec, String> {
     }
     let mut parts = split_at_commas(rest).into_iter();
     let mut unit = UnitSpec::new(store(&parts.next().unwrap_or_default())?);
-    let mut seen: Vec<String> = Vec::new();
+    let mut options = Options::default();
     for part in parts {
         let key = match part.split_once('=') {
             Some((key, value)) => {
@@ -93,10 +111,7 @@ fn parse(text: &str) -> Result<UnitSpec, String> {
             }
             None => return Err(format!("`{part}` is neither r, w nor key=value")),
         };
-        if seen.iter().any(|earlier| earlier == key) {
-            return Err(format!("`{key}` is given twice"));
-        }
-        seen.push(key.to_owned());
+        options.once(key)?;
     }
     unit.check()?;
     Ok(unit)
@@ -205,7 +220,7 @@ fn printable(key: &str, value: &str, longest: usize) -> Result<String, String> {
 }
 
 /// Splits at commas; `\,` is a comma and `\\` a backslash.
-fn split_at_commas(text: &str) -> Vec<String> {
+pub(crate) fn split_at_commas(text: &str) -> Vec<String> {
     let mut parts = vec![String::new()];
     let mut chars = text.chars().peekable();
     while let Some(c) = chars.next() {

@@ -2,7 +2,9 @@
 
 use crate::cli::Serve;
 use crate::exports::{Exports, Places};
+use crate::inherited::Inherited;
 use crate::signals::StopSignals;
+use crate::socket::SocketSpec;
 use crate::state::StateDir;
 use crate::units::{self, Unit, Units};
 use crate::{summary, units::default_spec};
@@ -10,7 +12,9 @@ use anyhow::{Context, Result};
 use lunette_engine::LogicalUnit;
 use lunette_reactor::{Options as ReactorOptions, Reactors};
 use lunette_store::{Cx, IoId, IoResult, Op, ReactorId, Sink, Store, Submit};
+use lunette_transport_vhost_user::Endpoint;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use sd_notify::NotifyState;
 use std::cell::Cell;
 use std::io::Write;
 use std::net::SocketAddr;
@@ -20,8 +24,10 @@ use std::sync::mpsc;
 /// The iSCSI address when none is given.
 const DEFAULT_ISCSI: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 3260);
 
-/// Runs the daemon until it is told to stop.
+/// Runs the daemon until it is told to stop, or until the last virtual machine of those that were handed over has gone.
 pub(crate) fn serve(options: &Serve) -> Result<()> {
+    // SAFETY: the program has done nothing but parse its command line.
+    let inherited = unsafe { Inherited::take(&options.fds) }?;
     allow_descriptors();
     let state = StateDir::open(options.state_dir.as_deref().unwrap_or(&StateDir::default_path()))?;
     let specs = if options.units.is_empty() { &[default_spec(&state)][..] } else { &options.units };
@@ -37,11 +43,16 @@ pub(crate) fn serve(options: &Serve) -> Result<()> {
     say(&summary::units(&units));
     // Until now there is nothing to end gently: a signal ends the program, also one that waits for a lock.
     let signals = StopSignals::catch()?;
-    let exports = Exports::start(&places(options, &state), &units, &state, &reactors)?;
+    let places = places(options, inherited, &state);
+    let exports = Exports::start(places, &units, &state, &reactors, signals.waker())?;
     say(&exports.summary());
     say("ready\n");
-    let signal = signals.wait();
-    tracing::info!("{signal}: stopping; another one ends the program at once");
+    tell_manager(NotifyState::Ready);
+    match signals.wait() {
+        Some(signal) => tracing::info!("{signal}: stopping; another one ends the program at once"),
+        None => tracing::info!("the last virtual machine has gone: stopping"),
+    }
+    tell_manager(NotifyState::Stopping);
     exports.stop(&reactors);
     let flushed = flush(&units, &reactors);
     reactors.stop();
@@ -62,6 +73,13 @@ fn say(text: &str) {
     let _ = stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush());
 }
 
+/// Tells the service manager, if there is one (sd_notify(3)).
+fn tell_manager(state: NotifyState<'_>) {
+    if let Err(error) = sd_notify::notify(&[state]) {
+        tracing::warn!(%error, "cannot notify the service manager");
+    }
+}
+
 fn threads(reactors: &Reactors) -> String {
     match reactors.count() {
         1 => "1 reactor".into(),
@@ -69,16 +87,21 @@ fn threads(reactors: &Reactors) -> String {
     }
 }
 
-fn places(options: &Serve, state: &StateDir) -> Places {
+fn places(options: &Serve, inherited: Inherited, state: &StateDir) -> Places {
+    let sockets = options.vhost_user.iter().cloned();
+    let plain = options.socket_paths.iter().cloned().map(SocketSpec::new);
     let mut places = Places {
         target: options.target.clone(),
         iscsi: options.iscsi.clone(),
-        vhost_user: options.vhost_user.clone(),
+        iscsi_sockets: inherited.iscsi,
+        vhost_user: sockets.chain(plain).map(Endpoint::from).chain(inherited.vhost_user).collect(),
         pin_memory: options.pin_memory,
     };
-    if places.iscsi.is_empty() && places.vhost_user.is_empty() {
-        places.iscsi.push(DEFAULT_ISCSI);
-        places.vhost_user.push(state.path().join("vhost-user.sock"));
+    if places.count() == 0 {
+        if !options.is_back_end {
+            places.iscsi.push(DEFAULT_ISCSI);
+        }
+        places.vhost_user.push(Endpoint::at(state.path().join("vhost-user.sock")));
     }
     places
 }

@@ -28,13 +28,22 @@ impl StopSignals {
         Ok(Self { signals: Signals::new(signals).context("cannot catch signals")?, impatient })
     }
 
-    /// Blocks until one of them comes. The next one ends the process: stopping may take longer than anybody wants to wait.
-    pub(crate) fn wait(mut self) -> &'static str {
-        let signal = match self.signals.forever().next() {
-            Some(SIGINT) => "SIGINT",
+    /// Ends the [wait](Self::wait) when it is called, on whatever thread.
+    pub(crate) fn waker(&self) -> impl Fn() + Send + Sync + 'static {
+        let handle = self.signals.handle();
+        move || handle.close()
+    }
+
+    /// Blocks until one of them comes, or until the [waker](Self::waker) is called (`None`). The next one ends the process:
+    /// stopping may take longer than anybody wants to wait.
+    pub(crate) fn wait(mut self) -> Option<&'static str> {
+        let signal = self.signals.forever().next().map(|signal| match signal {
+            SIGINT => "SIGINT",
             _ => "SIGTERM",
-        };
-        std::thread::sleep(REPEAT);
+        });
+        if signal.is_some() {
+            std::thread::sleep(REPEAT);
+        }
         self.impatient.store(true, Ordering::SeqCst);
         signal
     }

@@ -242,9 +242,10 @@ pub(crate) enum PortRole {
 }
 
 impl Key {
-    /// A path alone.
-    pub(crate) fn path(path: &Path) -> Self {
-        Self { name: None, file: None, path: Some(std::path::absolute(path).unwrap_or_else(|_| path.into())) }
+    /// A vhost-user export: the path of its socket, or what stands for it. No path of a file looks like that, since those
+    /// are absolute.
+    pub(crate) fn endpoint(name: &str) -> Self {
+        Self { name: None, file: None, path: Some(name.into()) }
     }
 
     /// A file that exists. Its time of birth, where the file system keeps one, tells it from an earlier file whose inode
@@ -319,10 +320,10 @@ mod tests {
     #[test]
     fn names_are_independent_of_paths() {
         let (_temporary, state) = dir();
-        let named = Key { name: Some("root".into()), ..Key::path(Path::new("/x")) };
+        let named = Key { name: Some("root".into()), ..Key::endpoint("/x") };
         let a = state.identities(std::slice::from_ref(&named)).unwrap();
-        let moved = Key { name: Some("root".into()), ..Key::path(Path::new("/y")) };
-        let both = state.identities(&[Key::path(Path::new("/x")), moved]).unwrap();
+        let moved = Key { name: Some("root".into()), ..Key::endpoint("/y") };
+        let both = state.identities(&[Key::endpoint("/x"), moved]).unwrap();
         assert_eq!(a[0].serial, both[1].serial);
         assert_ne!(both[0].serial, both[1].serial);
     }
@@ -359,7 +360,7 @@ mod tests {
     #[test]
     fn the_ports_of_an_export_have_names_that_differ_and_last() {
         let (_temporary, state) = dir();
-        let key = Key::path(Path::new("/run/vm.sock"));
+        let key = Key::endpoint("/run/vm.sock");
         let names = || {
             let record = state.identities(std::slice::from_ref(&key)).unwrap().remove(0);
             let targets = (0..=255).map(PortRole::Target);

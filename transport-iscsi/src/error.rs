@@ -15,6 +15,9 @@ pub enum Error {
         /// What the system says.
         source: std::io::Error,
     },
+    /// A socket to take over is not one that iSCSI can use.
+    #[error("cannot use the socket: {0}")]
+    Socket(std::io::Error),
     /// The reactors have ended.
     #[error("cannot listen on {0}: the reactors have ended")]
     NoReactor(SocketAddr),

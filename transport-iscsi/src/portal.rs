@@ -48,10 +48,17 @@ impl Portal {
     /// # Errors
     /// When the address cannot be listened on.
     pub fn start(address: SocketAddr, target: &Arc<Target>, reactors: &Reactors) -> Result<Self, Error> {
-        let failed = |source| Error::Listen { address, source };
-        let socket = TcpListener::bind(address).map_err(failed)?;
-        socket.set_nonblocking(true).map_err(failed)?;
-        let real = socket.local_addr().map_err(failed)?;
+        let socket = TcpListener::bind(address).map_err(|source| Error::Listen { address, source })?;
+        Self::adopt(socket, target, reactors)
+    }
+
+    /// Takes over a socket that listens already, as service managers pass them.
+    ///
+    /// # Errors
+    /// When it has no address, or there are no reactors.
+    pub fn adopt(socket: TcpListener, target: &Arc<Target>, reactors: &Reactors) -> Result<Self, Error> {
+        let address = socket.local_addr().map_err(Error::Socket)?;
+        socket.set_nonblocking(true).map_err(|source| Error::Listen { address, source })?;
         let shared = Arc::new(Shared {
             target: target.clone(),
             connections: AtomicUsize::new(0),
@@ -63,8 +70,8 @@ impl Portal {
         let portal = shared.clone();
         let listener = reactors.call(HOME, move |cx| Listener::start(socket, portal, cx));
         let listener = listener.ok_or(Error::NoReactor(address))?;
-        tracing::info!(address = %real, target = target.name(), "listening for iSCSI initiators");
-        Ok(Self { shared, address: real, listener })
+        tracing::info!(%address, target = target.name(), "listening for iSCSI initiators");
+        Ok(Self { shared, address, listener })
     }
 
     /// The address it listens on.

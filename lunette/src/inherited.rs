@@ -1,0 +1,108 @@
+//! Sockets that the program was started with: those of `--fd`, and those of a service manager (sd_listen_fds(3)).
+
+use anyhow::{Context, Result, bail, ensure};
+use lunette_transport_vhost_user::Endpoint;
+use rustix::io::{FdFlags, fcntl_setfd};
+use rustix::net::sockopt::{socket_acceptconn, socket_domain, socket_type};
+use rustix::net::{AddressFamily, SocketType};
+use std::collections::HashSet;
+use std::net::TcpListener;
+use std::os::fd::{FromRawFd, OwnedFd, RawFd};
+
+/// What came in by descriptors.
+#[derive(Default, Debug)]
+pub(crate) struct Inherited {
+    pub(crate) vhost_user: Vec<Endpoint>,
+    pub(crate) iscsi: Vec<TcpListener>,
+}
+
+impl Inherited {
+    /// Takes the descriptors `numbers`, and those that a service manager says it has passed. Nothing that is started later
+    /// gets any of them, or is told of them.
+    ///
+    /// # Safety
+    /// To be called once, before the program has opened anything and has more than one thread.
+    pub(crate) unsafe fn take(numbers: &[RawFd]) -> Result<Self> {
+        let mut taken = HashSet::new();
+        let mut inherited = Self::default();
+        for &number in numbers {
+            ensure!(taken.insert(number), "--fd {number} is given twice");
+            // SAFETY: the caller's promise, and it is not taken yet.
+            let socket = unsafe { own(number) }.with_context(|| format!("--fd {number}"))?;
+            inherited.vhost_user.push(Endpoint::adopt(socket).context("--fd")?);
+        }
+        // SAFETY: the caller's promise.
+        let passed = unsafe { sd_notify::listen_fds_with_names_and_unset_env() };
+        for (number, name) in passed.context("cannot take over the sockets of the service manager")? {
+            ensure!(
+                taken.insert(number),
+                "--fd {number} is a socket of the service manager, which is served anyway"
+            );
+            // SAFETY: as above.
+            let socket = unsafe { own(number) }?;
+            let of = || format!("socket `{name}` of the service manager (descriptor {number})");
+            inherited.sort(socket).with_context(of)?;
+            tracing::info!("serving {}", of());
+        }
+        Ok(inherited)
+    }
+
+    /// Puts a socket of the service manager where it belongs.
+    fn sort(&mut self, socket: OwnedFd) -> Result<()> {
+        match (socket_domain(&socket), socket_type(&socket)) {
+            (Ok(AddressFamily::INET | AddressFamily::INET6), Ok(SocketType::STREAM)) => {
+                ensure!(socket_acceptconn(&socket)?, "it does not listen: say Accept=no in its unit");
+                self.iscsi.push(socket.into());
+            }
+            (Ok(AddressFamily::UNIX), Ok(SocketType::STREAM)) => match Endpoint::adopt(socket)? {
+                Endpoint::Connected(_) => bail!("it does not listen: say Accept=no in its unit"),
+                listening => self.vhost_user.push(listening),
+            },
+            _ => bail!("it is neither a Unix (vhost-user) nor a TCP (iSCSI) stream socket"),
+        }
+        Ok(())
+    }
+}
+
+/// Takes a descriptor the program was started with.
+///
+/// # Safety
+/// Nothing else in the program uses the descriptor, if it is open.
+unsafe fn own(number: RawFd) -> Result<OwnedFd> {
+    // SAFETY: only asks, and of a descriptor that is not open just says so.
+    let open = unsafe { libc::fcntl(number, libc::F_GETFD) } >= 0;
+    ensure!(open, "descriptor {number} is not open");
+    // SAFETY: it is open, and ours by the caller's promise.
+    let socket = unsafe { OwnedFd::from_raw_fd(number) };
+    fcntl_setfd(&socket, FdFlags::CLOEXEC)?;
+    Ok(socket)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::net::{UnixDatagram, UnixListener, UnixStream};
+
+    fn refusal(socket: impl Into<OwnedFd>) -> String {
+        Inherited::default().sort(socket.into()).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn sockets_of_a_service_manager_go_where_they_belong() {
+        let mut inherited = Inherited::default();
+        let folder = tempfile::tempdir().unwrap();
+        inherited.sort(UnixListener::bind(folder.path().join("vm.sock")).unwrap().into()).unwrap();
+        inherited.sort(TcpListener::bind("127.0.0.1:0").unwrap().into()).unwrap();
+        assert_eq!((inherited.vhost_user.len(), inherited.iscsi.len()), (1, 1));
+    }
+
+    #[test]
+    fn other_sockets_are_refused() {
+        assert!(refusal(UnixDatagram::unbound().unwrap()).contains("neither a Unix (vhost-user) nor a TCP"));
+        assert!(refusal(UnixStream::pair().unwrap().0).contains("Accept=no"));
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let connected = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        assert!(refusal(connected).contains("Accept=no"));
+        assert!(refusal(std::fs::File::open("/dev/null").unwrap()).contains("neither"));
+    }
+}

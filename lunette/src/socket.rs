@@ -1,0 +1,136 @@
+//! The notation for a vhost-user socket: `SOCKET[,mode=0660][,owner=USER[:GROUP]]`.
+
+use crate::notation::{NotationError, Options, split_at_commas};
+use lunette_transport_vhost_user::{Access, Endpoint};
+use nix::unistd::{Group, User};
+use std::path::PathBuf;
+use std::str::FromStr;
+
+/// A socket as a user describes it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) struct SocketSpec {
+    path: PathBuf,
+    access: Access,
+}
+
+impl SocketSpec {
+    /// A socket for the daemon's own user.
+    pub(crate) fn new(path: PathBuf) -> Self {
+        Self { path, access: Access::default() }
+    }
+}
+
+impl From<SocketSpec> for Endpoint {
+    fn from(SocketSpec { path, access }: SocketSpec) -> Self {
+        Self::Path { path, access }
+    }
+}
+
+impl FromStr for SocketSpec {
+    type Err = NotationError;
+
+    fn from_str(text: &str) -> Result<Self, NotationError> {
+        parse(text).map_err(|why| NotationError::new(text, why))
+    }
+}
+
+fn parse(text: &str) -> Result<SocketSpec, String> {
+    let mut parts = split_at_commas(text).into_iter();
+    let path = parts.next().filter(|path| !path.is_empty()).ok_or("the path is missing")?;
+    let mut socket = SocketSpec::new(path.into());
+    let mut mode_given = None;
+    let mut options = Options::default();
+    for part in parts {
+        match part.split_once('=') {
+            Some(("mode", value)) => mode_given = Some(mode(value)?),
+            Some(("owner", value)) => set_owner(&mut socket.access, value)?,
+            _ => {
+                return Err(format!(
+                    "`{part}` is neither mode= nor owner=; a comma in a path is written `\\,`"
+                ));
+            }
+        }
+        options.once(part.split_once('=').map_or("", |(key, _)| key))?;
+    }
+    // Who names a group means it to connect.
+    let usual = if socket.access.group.is_some() { 0o660 } else { socket.access.mode };
+    socket.access.mode = mode_given.unwrap_or(usual);
+    Ok(socket)
+}
+
+fn mode(text: &str) -> Result<u32, String> {
+    let mode = u32::from_str_radix(text, 8).ok().filter(|mode| *mode <= 0o777);
+    mode.ok_or_else(|| format!("mode={text}: a mode is octal, up to 0777"))
+}
+
+fn set_owner(access: &mut Access, text: &str) -> Result<(), String> {
+    let (user, group) = match text.split_once(':') {
+        Some((user, group)) => (user, Some(group)),
+        None => (text, None),
+    };
+    // As chown(1) has it, `:GROUP` leaves the user alone.
+    if !(user.is_empty() && group.is_some()) {
+        let find = |name: &str| Ok(User::from_name(name)?.map(|user| user.uid.as_raw()));
+        access.user = Some(number("user", user, find)?);
+    }
+    if let Some(group) = group {
+        let find = |name: &str| Ok(Group::from_name(name)?.map(|group| group.gid.as_raw()));
+        access.group = Some(number("group", group, find)?);
+    }
+    Ok(())
+}
+
+/// The number that `text` is, or that belongs to it as a name.
+fn number(kind: &str, text: &str, find: impl Fn(&str) -> nix::Result<Option<u32>>) -> Result<u32, String> {
+    // The largest number means to the kernel: leave as it is.
+    if let Some(number) = text.parse().ok().filter(|number| *number != u32::MAX) {
+        return Ok(number);
+    }
+    let found = find(text).map_err(|error| format!("cannot look up the {kind} `{text}`: {error}"))?;
+    found.ok_or_else(|| format!("there is no {kind} `{text}`"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn socket(path: &str, mode: u32, user: Option<u32>, group: Option<u32>) -> SocketSpec {
+        SocketSpec { path: path.into(), access: Access { mode, user, group } }
+    }
+
+    #[test]
+    fn paths_modes_and_owners_are_understood() {
+        for (text, expected) in [
+            ("/run/vm.sock", socket("/run/vm.sock", 0o600, None, None)),
+            (r"/run/a\,b.sock,mode=666", socket("/run/a,b.sock", 0o666, None, None)),
+            ("vm.sock,owner=64055", socket("vm.sock", 0o600, Some(64055), None)),
+            ("vm.sock,owner=root:root", socket("vm.sock", 0o660, Some(0), Some(0))),
+            ("vm.sock,owner=:7", socket("vm.sock", 0o660, None, Some(7))),
+            ("vm.sock,owner=1:2,mode=0600", socket("vm.sock", 0o600, Some(1), Some(2))),
+        ] {
+            assert_eq!(text.parse(), Ok(expected), "{text}");
+        }
+    }
+
+    #[test]
+    fn errors_say_what_is_wrong() {
+        for (text, part) in [
+            ("", "path is missing"),
+            (",mode=0600", "path is missing"),
+            ("a,b", "`b` is neither mode= nor owner="),
+            ("a,colour=red", "`colour=red` is neither"),
+            ("a,mode=", "mode=: a mode is octal"),
+            ("a,mode=rw", "mode=rw: a mode is octal"),
+            ("a,mode=1777", "up to 0777"),
+            ("a,mode=600,mode=600", "`mode` is given twice"),
+            ("a,owner=", "no user ``"),
+            ("a,owner=no-such-user-here", "no user `no-such-user-here`"),
+            ("a,owner=root:no-such-group-here", "no group `no-such-group-here`"),
+            ("a,owner=root:", "no group ``"),
+            ("a,owner=4294967295", "no user `4294967295`"),
+        ] {
+            let error = text.parse::<SocketSpec>().unwrap_err().to_string();
+            assert!(error.contains(part), "{text}: {error}");
+        }
+    }
+}
