@@ -193,6 +193,11 @@ impl Daemon {
         port.with_context(|| format!("{url} has no port"))
     }
 
+    /// Its process number.
+    pub fn pid(&mut self) -> u32 {
+        self.process.child().id()
+    }
+
     /// Fails when the daemon no longer runs.
     pub fn alive(&mut self) -> Result<()> {
         match self.process.child().try_wait()? {
