@@ -67,7 +67,9 @@ fn a_crowd_of_machines_survives_the_death_of_its_half() -> Result<()> {
     for machine in machines {
         machine.finish()?;
     }
-    kernel.check("kill -INT $(cat /run/fio.pid); while kill -0 $(cat /run/fio.pid) 2>/dev/null; do sleep 0.1; done")?;
+    kernel.check(
+        "kill -INT $(cat /run/fio.pid); while kill -0 $(cat /run/fio.pid) 2>/dev/null; do sleep 0.1; done",
+    )?;
     kernel.check("grep 'err= 0' /run/fio.log")?;
     kernel.power_off()?;
     println!("{kills} machines were killed");

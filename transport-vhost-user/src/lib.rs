@@ -32,6 +32,7 @@
 mod bind;
 mod commands;
 mod connection;
+mod control;
 mod endpoint;
 mod events;
 mod export;

@@ -128,6 +128,11 @@ impl Queue {
         }
     }
 
+    /// Shows the driver what has ended so far.
+    pub(crate) fn show(&self) {
+        self.state().publish();
+    }
+
     /// A request that was under way has ended: `respond` writes its response and says how many bytes were written.
     pub(crate) fn ended(
         &self,

@@ -1,6 +1,6 @@
 //! The requests of a queue that are under way.
 
-use crate::commands::Waiting;
+use crate::control::Waiting;
 use crate::ring::Head;
 use crate::wire::Expected;
 use lunette_store::{Sg, SgList};
@@ -15,7 +15,7 @@ pub(crate) struct Slot {
     /// Where the response goes.
     pub(super) response: SgList,
     pub(crate) expected: Expected,
-    /// A task management function that waits until all queues have caught up.
+    /// A task management function that waits for the request queues.
     pub(crate) waiting: Option<Box<Waiting>>,
 }
 
