@@ -65,8 +65,8 @@ impl<'a> Lunette<'a> {
 
     /// Puts a program and its arguments before the daemon's. It must become the daemon (`exec`),
     /// so that signals reach it.
-    pub fn wrapped<const N: usize>(mut self, wrapper: [&str; N]) -> Self {
-        self.wrapper = wrapper.map(OsString::from).to_vec();
+    pub fn wrapped(mut self, wrapper: impl IntoIterator<Item = impl Into<OsString>>) -> Self {
+        self.wrapper = wrapper.into_iter().map(Into::into).collect();
         self
     }
 
@@ -167,6 +167,14 @@ impl Daemon {
         self.log.text()
     }
 
+    /// Waits until it logs `text`.
+    pub fn wait_for_log(&self, text: &str) -> Result<()> {
+        match self.log.wait_for(0, text.as_bytes(), Instant::now() + LIMIT) {
+            Waited::Found(_) => Ok(()),
+            _ => bail!("lunette did not log {text:?}\n{}", self.said()),
+        }
+    }
+
     fn said(&self) -> String {
         format!("--- stdout\n{}--- log\n{}", self.printed(), self.log())
     }
@@ -207,17 +215,20 @@ impl Daemon {
     }
 
     /// Asks it to end (SIGTERM), and fails unless it ends with status 0.
-    pub fn stop(mut self) -> Result<Output> {
+    pub fn stop(self) -> Result<Output> {
         self.process.signal(Signal::TERM)?;
+        self.ended().context("after SIGTERM")
+    }
+
+    /// Waits until it ends, and fails unless it does so with status 0.
+    pub fn ended(mut self) -> Result<Output> {
         let Some(status) = tools::wait(self.process.child(), Instant::now() + LIMIT)? else {
-            bail!("lunette did not end after SIGTERM\n{}", self.said());
+            bail!("lunette did not end\n{}", self.said());
         };
         self.stdout.wait_for_end(Instant::now() + LIMIT);
         self.log.wait_for_end(Instant::now() + LIMIT);
         let status = tools::status_number(status);
-        Output { status, stdout: self.printed(), stderr: self.log() }
-            .ok()
-            .context("lunette did not end well after SIGTERM")
+        Output { status, stdout: self.printed(), stderr: self.log() }.ok().context("lunette did not end well")
     }
 
     /// Kills it (SIGKILL). Returns once the process is gone as far as its parent can see; I/O of

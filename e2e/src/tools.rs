@@ -80,9 +80,10 @@ fn package_of(program: &str) -> &'static str {
         "xz" => "xz-utils",
         "ip" => "iproute2",
         "cc" => "gcc libc6-dev",
-        "blkdiscard" | "blockdev" | "fstrim" | "losetup" | "nsenter" | "unshare" => "util-linux",
+        "blkdiscard" | "blockdev" | "fstrim" | "losetup" | "nsenter" | "setpriv" | "unshare" => "util-linux",
         "apt-cache" | "apt-get" => "apt",
         "dpkg" => "dpkg",
+        "systemd-analyze" | "systemd-socket-activate" => "systemd",
         sg if sg.starts_with("sg_") => "sg3-utils",
         _ => "of the same name",
     }

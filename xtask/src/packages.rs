@@ -21,6 +21,7 @@ pub(crate) const FOR_TESTS: &[&str] = &[
     "qemu-utils",
     "sg3-utils",
     "strace",
+    "systemd",
     "user-mode-linux",
     "xz-utils",
 ];
