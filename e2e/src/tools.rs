@@ -83,6 +83,8 @@ fn package_of(program: &str) -> &'static str {
         "blkdiscard" | "blockdev" | "fstrim" | "losetup" | "nsenter" | "setpriv" | "unshare" => "util-linux",
         "apt-cache" | "apt-get" => "apt",
         "dpkg" => "dpkg",
+        "virsh" | "virt-xml-validate" => "libvirt-clients libvirt-daemon-driver-qemu",
+        "xmllint" => "libxml2-utils",
         "systemd-analyze" | "systemd-socket-activate" => "systemd",
         sg if sg.starts_with("sg_") => "sg3-utils",
         _ => "of the same name",

@@ -18,6 +18,7 @@ use kernel::Kernel;
 #[derive(Clone)]
 pub struct Qemu {
     memory_mib: u32,
+    machine: Option<Vec<String>>,
     modules: Vec<String>,
     arguments: Vec<String>,
 }
@@ -31,13 +32,26 @@ impl Default for Qemu {
 impl Qemu {
     /// A guest with 768 MiB, two processors and no disks.
     pub fn new() -> Self {
-        Qemu { memory_mib: 768, modules: Vec::new(), arguments: Vec::new() }
+        Qemu { memory_mib: 768, machine: None, modules: Vec::new(), arguments: Vec::new() }
     }
 
     /// The guest's memory.
     pub fn memory_mib(mut self, size: u32) -> Self {
         self.memory_mib = size;
         self
+    }
+
+    /// Uses these arguments for processors and memory, and for whatever else they say, instead of its own.
+    pub fn machine(mut self, arguments: Vec<String>) -> Self {
+        self.machine = Some(arguments);
+        self
+    }
+
+    fn own_machine(&self) -> Vec<String> {
+        let (size, object) = (self.memory_mib, "memory-backend-memfd,id=memory,share=on");
+        let words =
+            ["-smp", "2", "-machine", "q35,memory-backend=memory", "-m", &size.to_string(), "-object"];
+        words.into_iter().map(str::to_owned).chain([format!("{object},size={size}M")]).collect()
     }
 
     /// Loads kernel modules after the boot.
@@ -77,11 +91,8 @@ impl Qemu {
     fn command(&self, kernel: &Kernel, job: &Job) -> Result<Command> {
         let mut command = tools::command("qemu-system-x86_64")?;
         command
-            .args(["-accel", "tcg", "-smp", "2"])
-            .args(["-machine", "q35,memory-backend=memory"])
-            .args(["-m", &self.memory_mib.to_string()])
-            .arg("-object")
-            .arg(format!("memory-backend-memfd,id=memory,size={}M,share=on", self.memory_mib))
+            .args(["-accel", "tcg"])
+            .args(self.machine.clone().unwrap_or_else(|| self.own_machine()))
             .args(["-display", "none", "-no-reboot", "-nodefaults"])
             .arg("-kernel")
             .arg(kernel.image())
