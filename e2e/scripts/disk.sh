@@ -15,7 +15,8 @@ done
 sg_requests "$disk"
 sg_sync "$disk"
 sg_opcodes --rctd "$disk" >/run/opcodes
-for name in 'Read(10)' 'Write(16)' 'Unmap' 'Write same(16)' 'Report supported operation codes'; do
+for name in 'Read(10)' 'Write(16)' 'Unmap' 'Write same(16)' 'XDwriteread(10)' 'Get LBA status(16)' \
+    'Get LBA status(32)' 'Report supported operation codes'; do
     grep -i "$name" /run/opcodes
 done
 
@@ -52,6 +53,24 @@ dd if=/dev/zero of=/run/pattern bs=1M seek=1 count=4 conv=notrunc status=none
 dd if=/dev/zero of=/run/pattern bs=1M seek=8 count=4 conv=notrunc status=none
 dd if="$disk" of=/run/read bs=1M count=16 iflag=direct status=none
 cmp /run/pattern /run/read
+
+# What was given back is deallocated, what was written is mapped, and the CDB of 32 bytes says the same.
+blkdiscard "$disk"
+dd if=/dev/urandom of="$disk" bs=1M seek=8 count=4 oflag=direct status=none
+sg_get_lba_status --raw --maxlen=56 "$sg" >/run/status
+sg_raw --request=56 --outfile=/run/status32 "$sg" 7f 00 00 00 00 00 00 18 00 12 00 00 \
+    00 00 00 00 00 00 00 00 00 00 00 00 00 00 00 00 00 00 00 38
+cmp /run/status /run/status32
+sg_get_lba_status --32 --maxlen=56 "$sg"
+number() { od -An --endian=big -tu$2 -j$1 -N$2 /run/status | tr -d ' '; }
+mib=$((1048576 / $(blockdev --getss "$disk")))
+test "$(number 20 1) $(number 36 1) $(number 52 1)" = "1 0 1"
+test "$(number 16 4) $(number 32 4)" = "$((8 * mib)) $((4 * mib))"
+# One that is not as long as it says, and one that is too long.
+status 5 sg_raw --request=24 "$sg" 7f 00 00 00 00 00 00 14 00 12 00 00 00 00 00 00 00 00 00 00 00 00 00 00 00 00 00 00
+rm /run/status /run/status32
+head -c 16M /dev/urandom >/run/pattern
+dd if=/run/pattern of="$disk" bs=1M oflag=direct status=none
 
 # A reset is survived and forgets nothing.
 sg_reset --device "$sg"
