@@ -55,12 +55,13 @@ impl Cdb {
             (_, None) => field.len(),
         };
         let length = announced.min(field.len()).clamp(1, Self::CAPACITY);
-        // In two words, for this is done with every command.
-        let (head, tail) = (bytes::array_at(&bytes, 0), bytes::array_at(&bytes, 16));
-        let mut bytes = [0; Self::CAPACITY];
-        bytes[..16].copy_from_slice(&keep(head, length));
-        bytes[16..].copy_from_slice(&keep(tail, length.saturating_sub(16)));
-        Self { bytes, length: length as u8 }
+        // In words, for this is done with every command.
+        let mut cut = [0; Self::CAPACITY];
+        cut[..16].copy_from_slice(&keep(bytes::array_at(&bytes, 0), length));
+        if length > 16 {
+            cut[16..].copy_from_slice(&keep(bytes::array_at(&bytes, 16), length - 16));
+        }
+        Self { bytes: cut, length: length as u8 }
     }
 
     /// All its bytes.
@@ -153,8 +154,8 @@ impl Cdb {
 
 /// The first `count` bytes; zeroes follow.
 fn keep(bytes: [u8; 16], count: usize) -> [u8; 16] {
-    let rest = u128::MAX.unbounded_shr(8 * count as u32);
-    (u128::from_be_bytes(bytes) & !rest).to_be_bytes()
+    let rest = u128::MAX.unbounded_shl(8 * count as u32);
+    (u128::from_le_bytes(bytes) & !rest).to_le_bytes()
 }
 
 impl TryFrom<&[u8]> for Cdb {
