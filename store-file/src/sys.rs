@@ -1,6 +1,6 @@
 //! System calls that have no safe wrapper elsewhere: vectored I/O on raw segments, open-file locks, discarding.
 
-use lunette_store::{IoError, IoResult, Sg};
+use lunette_store::{IoError, IoResult, Seg, Sg};
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
 
@@ -59,21 +59,39 @@ fn transfer(
     flags: i32,
 ) -> io::Result<u64> {
     const EMPTY: libc::iovec = libc::iovec { iov_base: std::ptr::null_mut(), iov_len: 0 };
+    let entry = |seg: Seg| libc::iovec { iov_base: seg.address().cast(), iov_len: seg.len() };
+    if let Some(seg) = sg.single() {
+        return call(fd, offset, &[entry(seg)], direction, flags);
+    }
     let mut vector = [EMPTY; BATCH];
     let mut count = 0;
-    for (entry, seg) in vector.iter_mut().zip(sg.iter()) {
-        entry.iov_base = seg.address().cast();
-        entry.iov_len = seg.len();
+    for (place, seg) in vector.iter_mut().zip(sg.iter()) {
+        *place = entry(seg);
         count += 1;
     }
+    call(fd, offset, &vector[..count], direction, flags)
+}
+
+/// `preadv2` or `pwritev2`, until no signal interrupts it. The C library's functions of these names cost more: they are
+/// cancellation points.
+fn call(
+    fd: BorrowedFd<'_>,
+    offset: u64,
+    vector: &[libc::iovec],
+    direction: Direction,
+    flags: i32,
+) -> io::Result<u64> {
+    let number = match direction {
+        Direction::Read => libc::SYS_preadv2,
+        Direction::Write => libc::SYS_pwritev2,
+    };
     let offset = libc::off_t::try_from(offset).map_err(|_| io::ErrorKind::InvalidInput)?;
+    // The kernel takes the offset in two halves of a register each; all of it fits into the first.
+    const { assert!(size_of::<libc::off_t>() == size_of::<libc::c_long>()) };
     loop {
-        // SAFETY: the first `count` entries describe memory that `Seg::new` promises is mapped, readable and writable.
+        // SAFETY: the entries describe memory that `Seg::new` promises is mapped, readable and writable.
         let result = unsafe {
-            match direction {
-                Direction::Read => libc::preadv2(fd.as_raw_fd(), vector.as_ptr(), count, offset, flags),
-                Direction::Write => libc::pwritev2(fd.as_raw_fd(), vector.as_ptr(), count, offset, flags),
-            }
+            libc::syscall(number, fd.as_raw_fd(), vector.as_ptr(), vector.len(), offset, 0usize, flags)
         };
         match u64::try_from(result) {
             Ok(moved) => return Ok(moved),
