@@ -15,6 +15,8 @@ use std::io;
 use std::os::fd::{OwnedFd, RawFd};
 
 const SUBMISSIONS: u32 = 256;
+/// So many file operations are handed over together: a device that is idle should not wait for the last of a long burst.
+const PORTION: usize = 8;
 /// Most events that one call of `collect` reports.
 const MOST_EVENTS: usize = 64;
 
@@ -144,6 +146,9 @@ impl Uring {
             }
         };
         self.push(entry.flags(flags).user_data(tagged(FILE, slot.into())));
+        if self.ring.submission().len() >= PORTION {
+            self.submit();
+        }
     }
 
     fn can_watch(&self, fd: RawFd) -> bool {
@@ -369,6 +374,20 @@ mod tests {
             uring.collect(Wait::Forever, &mut events);
         }
         assert_eq!(events, [Event::Ready(WatchKey::from_bits(u32::MAX.into()))]);
+    }
+
+    #[test]
+    fn a_long_burst_is_handed_over_in_portions() {
+        let wake = eventfd(0, EventfdFlags::NONBLOCK).unwrap();
+        let Ok(mut uring) = Uring::new(wake.as_raw_fd(), 64) else {
+            return;
+        };
+        let file = tempfile::tempfile().unwrap();
+        let id = IoId { sink: SinkId(0), token: 1 };
+        for _ in 0..2 * PORTION + 1 {
+            assert_eq!(uring.file(FileOp::Sync { fd: file.as_raw_fd() }, id), Some(Submit::Queued));
+        }
+        assert_eq!(uring.ring.submission().len(), 1);
     }
 
     #[test]
