@@ -5,7 +5,7 @@
 
 use lunette_device_disk::{Disk, Options as DiskOptions};
 use lunette_engine::{Identity, LogicalUnit, TargetPort};
-use lunette_guest::{Command, Data, Options, Piece, ScsiDriver, Wanted};
+use lunette_guest::{Command, Data, Options, Piece, ScsiDriver, Waiting, Wanted};
 use lunette_reactor::{Options as ReactorOptions, Reactors};
 use lunette_scsi::{Naa, Protocol};
 use lunette_store::ram::Ram;
@@ -123,7 +123,9 @@ fn check(store: &str, packed: bool) {
 
     let mut wanted = Wanted::default();
     wanted.required.set(Features::RING_PACKED, packed);
-    let options = Options { wanted, slots: DEPTH, room: LENGTH as usize, ..Options::default() };
+    // The machine polls: what the transport keeps for a descriptor that it notifies often is no part of a command.
+    let waiting = Waiting::Poll;
+    let options = Options { wanted, slots: DEPTH, room: LENGTH as usize, waiting, ..Options::default() };
     let mut driver = ScsiDriver::connect(&socket, &options).unwrap();
     // The first command learns of the power-on.
     driver.execute(0, &Command::new(&[0; 6]), &[], 0).unwrap();

@@ -118,7 +118,21 @@ impl Packed {
         let parts = Parts::find(&memory, &layout)?;
         let space = Space::new(memory);
         let (hidden, unpublished, burst, first) = ((0, 0), 0, 0, true);
-        Ok(Self { layout, space, parts, available, used, taken, hidden, unpublished, burst, first })
+        let mut ring =
+            Self { layout, space, parts, available, used, taken, hidden, unpublished, burst, first };
+        if base == 0 {
+            let wrap = ring.is_new();
+            ring.available.wrap = wrap;
+            ring.used.wrap = wrap;
+        }
+        Ok(ring)
+    }
+
+    /// Whether a ring that is said to stand at its start with both counters 0 stands there for the first time. User-Mode
+    /// Linux says so of new rings; but it means the second lap, and then the first descriptor has been used in the first
+    /// one or is available in the second.
+    fn is_new(&self) -> bool {
+        u16::from_le(self.flags(0).load(Ordering::Acquire)) & USED == 0
     }
 
     pub(super) fn remap(&mut self, memory: Arc<MemoryMap>) -> Result<Arc<MemoryMap>, RingError> {

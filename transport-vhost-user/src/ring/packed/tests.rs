@@ -49,6 +49,30 @@ fn a_burst_is_seen_as_a_whole_and_chains_are_skipped_by_their_length() {
     assert!(!ring.publish());
 }
 
+/// What User-Mode Linux calls the base of a new ring is that of a ring in its second lap.
+#[test]
+fn base_0_is_a_new_ring_or_one_in_its_second_lap() {
+    for laps in 0..4 {
+        for waiting in [false, true] {
+            let (guest, mut driver, mut ring) = rig(2, false);
+            for n in 0..2 * laps {
+                driver.offer(&guest, n, &[(DATA, 1, false)]);
+                let head = take(&mut ring).unwrap().unwrap();
+                ring.push(head, 0);
+                ring.publish();
+                driver.collect(&guest).unwrap();
+            }
+            if waiting {
+                driver.offer(&guest, 77, &[(DATA, 1, false)]);
+            }
+            let base = if laps == 0 { 0 } else { ring.base() };
+            let mut again = Packed::new(guest.map.clone(), driver.layout(false, true), base).unwrap();
+            assert_eq!(again.base(), ring.base(), "{laps} laps");
+            assert_eq!(take(&mut again).unwrap().is_some(), waiting, "{laps} laps");
+        }
+    }
+}
+
 #[test]
 fn all_descriptors_of_a_table_count_in_their_order() {
     let (guest, mut driver, mut ring) = rig(2, false);
