@@ -9,8 +9,10 @@ use lunette_e2e::daemon::{Daemon, Lunette};
 use lunette_e2e::tools;
 use lunette_e2e::uml::Uml;
 use lunette_guest::{Command as Scsi, Data, Options, Piece, ScsiDriver, address};
+use std::collections::BTreeMap;
+use std::fs;
 use std::io::Read;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -22,6 +24,9 @@ const UNITS: usize = 4;
 const BLOCK: u64 = 4096;
 const BLOCKS: u64 = 64;
 const DEPTH: u16 = 16;
+/// WRITE(10) and READ(10).
+const WRITE: u8 = 0x2a;
+const READ: u8 = 0x28;
 
 /// Makes this process a virtual machine: the socket and a number.
 const ROLE: &str = "LUNETTE_CROWD_MACHINE";
@@ -45,15 +50,18 @@ fn a_crowd_of_machines_survives_the_death_of_its_half() -> Result<()> {
     }
     let mut daemon = lunette.start()?;
     let socket = |number: usize| lunette.path(&format!("{number}.sock"));
+    warm_up(&mut daemon, &socket)?;
     let idle = Usage::of(&mut daemon)?;
 
     let kernel = Uml::new().vhost_user_scsi(socket(0));
     let mut kernel = kernel.boot()?;
-    // The last 4 MiB of a unit that the others leave alone.
+    // The last 4 MiB of a unit, which the others leave alone.
     kernel.check(
-        "fio --name=verify --filename=$(disk 0) --direct=1 --ioengine=libaio --iodepth=16 --rw=randwrite --bs=4k \
-         --offset=28M --size=4M --loops=100000 --verify=crc32c --verify_fatal=1 --verify_state_save=0 \
-         --output=/run/fio.log & echo $! >/run/fio.pid",
+        "until [ -e /run/enough ]; do
+            fio --name=verify --filename=$(disk 0) --direct=1 --ioengine=libaio --iodepth=16 --rw=randwrite --bs=4k \
+                --offset=28M --size=4M --verify=crc32c --verify_fatal=1 --verify_state_save=0 --output=/run/fio.log
+         done &
+         echo $! >/run/verifier",
     )?;
     let mut machines = Vec::new();
     for number in 1..MACHINES {
@@ -64,13 +72,18 @@ fn a_crowd_of_machines_survives_the_death_of_its_half() -> Result<()> {
     let kills = kill_at_random(&mut machines, &socket, seed)?;
     daemon.alive()?;
 
+    // All are told before one is waited for.
+    for machine in &mut machines {
+        machine.tell_to_finish()?;
+    }
     for machine in machines {
         machine.finish()?;
     }
     kernel.check(
-        "kill -INT $(cat /run/fio.pid); while kill -0 $(cat /run/fio.pid) 2>/dev/null; do sleep 0.1; done",
+        "touch /run/enough
+         while kill -0 $(cat /run/verifier) 2>/dev/null; do sleep 0.1; done
+         grep 'err= 0' /run/fio.log",
     )?;
-    kernel.check("grep 'err= 0' /run/fio.log")?;
     kernel.power_off()?;
     println!("{kills} machines were killed");
     tools::wait_until("the daemon lets go of all connections", || {
@@ -83,10 +96,28 @@ fn a_crowd_of_machines_survives_the_death_of_its_half() -> Result<()> {
     Ok(())
 }
 
+/// Has all machines there at once, in this process, for one round: what the daemon opens or allocates at first use is then
+/// no part of the comparison.
+fn warm_up(daemon: &mut Daemon, socket: &dyn Fn(usize) -> PathBuf) -> Result<()> {
+    let cold = Usage::of(daemon)?.connections();
+    let mut drivers = Vec::new();
+    for number in 0..MACHINES {
+        drivers.push(connect(&socket(number), number as u64)?);
+    }
+    for (number, (driver, lun)) in drivers.iter_mut().enumerate() {
+        round(driver, *lun, number as u64, WRITE, 0)?;
+        round(driver, *lun, number as u64, READ, 0)?;
+    }
+    drop(drivers);
+    tools::wait_until("the daemon lets go of the first connections", || {
+        Ok(Usage::of(daemon)?.connections() == cold)
+    })
+}
+
 /// Kills machines with odd numbers and starts them anew; how many.
 fn kill_at_random(
     machines: &mut [Machine],
-    socket: &dyn Fn(usize) -> std::path::PathBuf,
+    socket: &dyn Fn(usize) -> PathBuf,
     mut seed: u64,
 ) -> Result<usize> {
     let end = Instant::now() + span();
@@ -106,9 +137,10 @@ fn kill_at_random(
 }
 
 /// What a process holds.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 struct Usage {
-    descriptors: usize,
+    /// What each kind of descriptor is, and how many there are.
+    descriptors: BTreeMap<String, usize>,
     /// Anonymous memory in KiB.
     memory: u64,
 }
@@ -116,10 +148,24 @@ struct Usage {
 impl Usage {
     fn of(daemon: &mut Daemon) -> Result<Self> {
         let proc = format!("/proc/{}", daemon.pid());
-        let status = std::fs::read_to_string(format!("{proc}/status"))?;
+        let status = fs::read_to_string(format!("{proc}/status"))?;
         let memory = status.lines().find_map(|line| line.strip_prefix("RssAnon:")).context("RssAnon")?;
         let memory = memory.trim().trim_end_matches(" kB").parse()?;
-        Ok(Self { descriptors: std::fs::read_dir(format!("{proc}/fd"))?.count(), memory })
+        let mut descriptors = BTreeMap::new();
+        for entry in fs::read_dir(format!("{proc}/fd"))? {
+            // One that is closed meanwhile is none.
+            let Ok(target) = fs::read_link(entry?.path()) else { continue };
+            // Sockets and pipes have numbers.
+            let kind = target.to_string_lossy().trim_end_matches(|c| "[]0123456789".contains(c)).to_owned();
+            *descriptors.entry(kind).or_default() += 1;
+        }
+        Ok(Self { descriptors, memory })
+    }
+
+    /// Descriptors that connections have: all but the one that each reactor opens for its first notification.
+    fn connections(mut self) -> BTreeMap<String, usize> {
+        self.descriptors.remove("/dev/null");
+        self.descriptors
     }
 }
 
@@ -147,10 +193,15 @@ impl Machine {
         }
     }
 
-    /// Lets it finish its round and end.
-    fn finish(mut self) -> Result<()> {
+    /// Lets it end after this round.
+    fn tell_to_finish(&mut self) -> Result<()> {
         self.alive()?;
         drop(self.process.stdin.take());
+        Ok(())
+    }
+
+    /// Waits until it has ended.
+    fn finish(mut self) -> Result<()> {
         let mut said = String::new();
         self.process.stdout.take().context("a pipe")?.read_to_string(&mut said)?;
         let status = self.process.wait()?;
@@ -180,18 +231,24 @@ fn one_of_the_crowd() -> Result<()> {
         let _ = std::io::stdin().read_to_end(&mut Vec::new());
         told.store(true, Ordering::Relaxed);
     });
-    let options = Options { slots: DEPTH, room: BLOCK as usize, ..Options::default() };
-    let mut driver = ScsiDriver::connect(Path::new(socket), &options)?;
-    let lun = address(0, (number % UNITS as u64) as u16);
-    while driver.execute(0, &Scsi::new(&[0; 6]).to(lun), &[], 0)?.status != 0 {}
+    let (mut driver, lun) = connect(Path::new(socket), number)?;
     let mut rounds = 0u64;
     while rounds == 0 || !enough.load(Ordering::Relaxed) {
         rounds += 1;
-        round(&mut driver, lun, number, 0x2a, rounds)?;
-        round(&mut driver, lun, number, 0x28, rounds)?;
+        round(&mut driver, lun, number, WRITE, rounds)?;
+        round(&mut driver, lun, number, READ, rounds)?;
     }
     println!("verified {rounds} rounds");
     Ok(())
+}
+
+/// The driver of a machine and its logical unit, which is ready.
+fn connect(socket: &Path, number: u64) -> Result<(ScsiDriver, [u8; 8])> {
+    let options = Options { slots: DEPTH, room: BLOCK as usize, ..Options::default() };
+    let mut driver = ScsiDriver::connect(socket, &options)?;
+    let lun = address(0, (number % UNITS as u64) as u16);
+    while driver.execute(0, &Scsi::new(&[0; 6]).to(lun), &[], 0)?.status != 0 {}
+    Ok((driver, lun))
 }
 
 /// Writes or reads all blocks of the machine.
@@ -205,11 +262,11 @@ fn round(driver: &mut ScsiDriver, lun: [u8; 8], number: u64, opcode: u8, rounds:
         let buffer = driver.data(0, slot);
         let piece = [Piece { address: buffer.address(), length: BLOCK as u32 }];
         let data = match opcode {
-            0x28 => Data { data_in: &piece, data_out: &[] },
+            READ => Data { data_in: &piece, data_out: &[] },
             _ => Data { data_out: &piece, data_in: &[] },
         };
         match opcode {
-            0x28 => buffer.fill(0xee),
+            READ => buffer.fill(0xee),
             _ => buffer.write(0, &expected(block)),
         }
         blocks[usize::from(slot)] = block;
@@ -224,7 +281,7 @@ fn round(driver: &mut ScsiDriver, lun: [u8; 8], number: u64, opcode: u8, rounds:
         let done = driver.wait(0)?;
         ensure!((done.response, done.status, done.residual) == (0, 0, 0), "{done:?}");
         let block = blocks[usize::from(done.slot)];
-        if opcode == 0x28 {
+        if opcode == READ {
             let found = driver.data(0, done.slot).bytes(0, BLOCK as usize);
             ensure!(found == expected(block), "block {block} of round {rounds} is wrong");
         }
