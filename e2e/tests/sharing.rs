@@ -59,3 +59,59 @@ fn guests_see_writes_and_resets_of_each_other() -> Result<()> {
     daemon.stop()?;
     Ok(())
 }
+
+#[test]
+fn a_guest_learns_by_events_what_another_has_changed() -> Result<()> {
+    checks::need_tools()?;
+    let lunette = Lunette::new()?.vhost_user("one.sock").vhost_user("two.sock");
+    let image = lunette.file("disk.img", 16 << 20)?;
+    let daemon = lunette.clone().lu(format!("disk:{},target=5,lun=300", image.display())).start()?;
+    let boot = |socket| Uml::new().vhost_user_scsi(lunette.path(socket)).boot();
+    let mut one = boot("one.sock")?;
+    let mut two = boot("two.sock")?;
+    // Linux counts the addressing method of the LUN, 01b, as part of its number.
+    const LUN: u32 = 0x4000 | 300;
+    let disk = format!("$(disk {LUN})");
+    let cache = format!("cache=$(echo /sys/class/scsi_disk/*:5:{LUN}/cache_type)");
+    let set = |cache_type| format!("{cache}; echo '{cache_type}' >$cache");
+    let becomes = |cache_type| format!("{cache}; until grep -q '^{cache_type}$' $cache; do sleep 0.1; done");
+    for guest in [&mut one, &mut two] {
+        guest.check(&format!("echo {disk}"))?;
+        guest.check(&becomes("write back"))?;
+    }
+
+    // MODE SELECT in one: the kernel of the other reads the mode pages again, and with that takes the unit attention.
+    let quiet = two.kernel_log();
+    one.check(&set("write through"))?;
+    two.check(&becomes("write through"))?;
+    two.check(&format!("sg_raw $(generic {disk}) 00 00 00 00 00 00"))?;
+    let said = two.kernel_log().split_off(quiet.len());
+    let said: Vec<&str> = said.lines().filter(|line| !line.is_empty()).collect();
+    assert!(matches!(said[..], [line] if line.ends_with("Mode parameters changed")), "{said:?}");
+
+    // More changes than the kernel has buffers for. When it is told that it missed some it looks for units, not at pages,
+    // but the next change that it is told of is read.
+    one.check(&format!(
+        "{cache}; for n in $(seq 50); do echo 'write back' >$cache; echo 'write through' >$cache; done"
+    ))?;
+    let mut tries = 0..100;
+    while two.check(&format!("{cache}; cat $cache"))? != "write back\n" {
+        tries.next().expect("events come again");
+        one.check(&set("write through"))?;
+        one.check(&set("write back"))?;
+        two.check("sleep 0.2")?;
+    }
+    one.check(&format!("sg_reset --device {disk}"))?;
+    for guest in [&mut one, &mut two] {
+        guest.check(&format!("dd if=/dev/zero of={disk} bs=1M count=4 oflag=direct"))?;
+        guest.check("[ $(ls -d /sys/block/sd* | wc -l) = 1 ]")?;
+    }
+    let said = two.kernel_log().split_off(quiet.len()).to_lowercase();
+    for word in ["error", "not found", "timing out", "offline", "bug"] {
+        assert!(!said.contains(word), "{said}");
+    }
+    one.power_off()?;
+    two.power_off()?;
+    daemon.stop()?;
+    Ok(())
+}
