@@ -2,15 +2,17 @@
 
 use crate::state::{Key, PortRole, StateDir};
 use crate::summary;
-use crate::units::Units;
+use crate::units::{Unit, Units};
 use anyhow::{Context, Result, bail};
 use lunette_engine::{LogicalUnit, TargetPort};
 use lunette_reactor::Reactors;
 use lunette_scsi::Protocol;
 use lunette_store::ReactorId;
 use lunette_transport_iscsi::{self as iscsi, Portal};
-use lunette_transport_vhost_user::{Endpoint, Handle, Options as VhostUserOptions, VhostUserExport};
-use std::collections::BTreeMap;
+use lunette_transport_vhost_user::{
+    Endpoint, Handle, Options as VhostUserOptions, VhostUserExport, reactor_of,
+};
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
@@ -57,7 +59,9 @@ impl Exports {
         all_ended: impl Fn() + Send + Sync + 'static,
     ) -> Result<Self> {
         let mut targets = Targets::new();
+        let all: Vec<ReactorId> = (0..reactors.count()).map(ReactorId).collect();
         for (address, unit) in units {
+            bind(unit, &all);
             targets.entry(address.target).or_default().insert(address.lun, unit.unit.clone());
         }
         let mut exports = Self {
@@ -74,7 +78,7 @@ impl Exports {
         });
         let started = exports
             .start_iscsi(&mut places, &targets, reactors)
-            .and_then(|()| exports.start_vhost_user(places, &targets, state, reactors, &one_ended));
+            .and_then(|()| exports.start_vhost_user(places, &targets, state, (reactors, &all), &one_ended));
         match started {
             Ok(()) => Ok(exports),
             Err(error) => {
@@ -113,12 +117,11 @@ impl Exports {
         places: Places,
         targets: &Targets,
         state: &StateDir,
-        reactors: &Reactors,
+        (reactors, all): (&Reactors, &[ReactorId]),
         one_ended: &Arc<dyn Fn() + Send + Sync>,
     ) -> Result<()> {
         let keys: Vec<Key> = places.vhost_user.iter().map(|place| Key::endpoint(&place.name())).collect();
         let records = state.identities(&keys)?;
-        let all: Vec<ReactorId> = (0..reactors.count()).map(ReactorId).collect();
         // 1 is iSCSI's.
         let mut relative_ids = 2..=u16::MAX;
         for (endpoint, record) in places.vhost_user.into_iter().zip(records) {
@@ -133,7 +136,7 @@ impl Exports {
             let ended = one_ended.clone();
             let export =
                 VhostUserExport::new(options, ports.collect::<Result<_>>()?).when_ended(move || ended());
-            self.vhost_user.push(export.start(reactors.poster(), &all)?);
+            self.vhost_user.push(export.start(reactors.poster(), all)?);
         }
         Ok(())
     }
@@ -158,5 +161,13 @@ impl Exports {
             portal.stop(reactors);
         }
         self.vhost_user.into_iter().for_each(Handle::stop);
+    }
+}
+
+/// Lets a unit live on the reactors of its request queues.
+fn bind(unit: &Unit, all: &[ReactorId]) {
+    let homes: BTreeSet<ReactorId> = unit.queues.iter().map(|queue| reactor_of(*queue, all)).collect();
+    if !homes.is_empty() {
+        unit.unit.live_on(Vec::from_iter(homes));
     }
 }

@@ -4,6 +4,7 @@ use crate::size;
 use crate::state::MAX_SERIAL;
 use lunette_scsi::Naa;
 use lunette_store::layer::fault;
+use lunette_transport_vhost_user::MAX_REQUEST_QUEUES;
 use std::collections::HashSet;
 use std::path::PathBuf;
 use std::str::FromStr;
@@ -20,6 +21,8 @@ pub(crate) struct UnitSpec {
     pub(crate) target: u8,
     /// The logical unit number; otherwise the next free one of its target.
     pub(crate) lun: Option<u32>,
+    /// The request queues on whose reactors the unit lives; on all if there are none.
+    pub(crate) queues: Vec<u16>,
     /// A file of this size is made if there is none.
     pub(crate) size: Option<u64>,
     /// Logical block length in bytes.
@@ -63,7 +66,8 @@ pub(crate) struct NotationError {
 pub(crate) const MAX_LUNS: u32 = 16384;
 
 /// The keys, for error messages.
-const KEYS: &str = "target, lun, size, block, direct, inline, serial, wwn, name, rotational, removable";
+const KEYS: &str =
+    "target, lun, queues, size, block, direct, inline, serial, wwn, name, rotational, removable";
 
 impl NotationError {
     pub(crate) fn new(text: &str, why: String) -> Self {
@@ -125,6 +129,7 @@ impl UnitSpec {
             read_only: false,
             target: 0,
             lun: None,
+            queues: Vec::new(),
             size: None,
             block: 512,
             direct: false,
@@ -149,6 +154,7 @@ impl UnitSpec {
                 self.lun =
                     Some(lun.ok_or_else(|| format!("lun={value}: a logical unit number is 0 to 16383"))?);
             }
+            "queues" => self.queues = queues(value)?,
             "size" => self.size = Some(size::parse(value)?),
             "block" => {
                 self.block = match value {
@@ -202,6 +208,27 @@ fn store(text: &str) -> Result<StoreSpec, String> {
     }
 }
 
+/// Request queues, as in `0`, `0-3` or `1+4-5`.
+fn queues(text: &str) -> Result<Vec<u16>, String> {
+    let wrong = || {
+        let last = MAX_REQUEST_QUEUES - 1;
+        format!(
+            "queues={text}: request queues are written as in 0, 0-3 or 1+4, with numbers from 0 to {last}"
+        )
+    };
+    let number = |text: &str| text.parse::<u16>().ok().filter(|queue| *queue < MAX_REQUEST_QUEUES);
+    let mut queues = Vec::new();
+    for part in text.split('+') {
+        let (first, last) = part.split_once('-').unwrap_or((part, part));
+        let (first, last) = (number(first).ok_or_else(wrong)?, number(last).ok_or_else(wrong)?);
+        if first > last {
+            return Err(wrong());
+        }
+        queues.extend(first..=last);
+    }
+    Ok(queues)
+}
+
 fn switch(key: &str, value: &str) -> Result<bool, String> {
     match value {
         "on" => Ok(true),
@@ -251,7 +278,7 @@ mod tests {
 
     #[test]
     fn keys_are_understood() {
-        let text = r"disk:/a\,b,w,size=1G,block=4096,direct=on,inline=off,serial=abc,wwn=naa.3000000000000001,name=root,rotational=on,removable=on,target=3,lun=7";
+        let text = r"disk:/a\,b,w,size=1G,block=4096,direct=on,inline=off,serial=abc,wwn=naa.3000000000000001,name=root,rotational=on,removable=on,target=3,lun=7,queues=1+4-6";
         let unit: UnitSpec = text.parse().unwrap();
         assert_eq!(unit.store, StoreSpec::Path("/a,b".into()));
         assert_eq!(
@@ -261,6 +288,7 @@ mod tests {
         assert_eq!((unit.serial.as_deref(), unit.wwn), (Some("abc"), Some(Naa::locally_assigned(1))));
         assert_eq!((unit.name.as_deref(), unit.target, unit.lun), (Some("root"), 3, Some(7)));
         assert_eq!((unit.rotational, unit.removable), (Some(true), true));
+        assert_eq!(unit.queues, [1, 4, 5, 6]);
     }
 
     #[test]
@@ -279,6 +307,9 @@ mod tests {
             ("disk:/a,direct=yes", "on or off"),
             ("disk:/a,lun=16384", "0 to 16383"),
             ("disk:/a,target=256", "0 to 255"),
+            ("disk:/a,queues=", "request queues are written"),
+            ("disk:/a,queues=3-1", "request queues are written"),
+            ("disk:/a,queues=254", "from 0 to 253"),
             ("disk:/a,wwn=12", "wwn=12"),
             ("disk:/a,serial=", "printable"),
             ("disk:ram:1000", "multiple of the block size"),

@@ -8,7 +8,7 @@ use std::net::SocketAddr;
 /// One line for each unit.
 pub(crate) fn units(units: &Units) -> String {
     let mut text = String::new();
-    for (address, Unit { unit, description }) in units {
+    for (address, Unit { unit, description, .. }) in units {
         let caps = unit.backing().map(|backing| backing.caps());
         let size = caps.map_or_else(String::new, |caps| size::show(caps.size));
         let access = if caps.is_some_and(|caps| caps.read_only) { "read-only" } else { "read-write" };

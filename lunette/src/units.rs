@@ -41,6 +41,8 @@ pub(crate) struct Unit {
     pub(crate) unit: Arc<LogicalUnit>,
     /// What it is and where its bytes are, for people.
     pub(crate) description: String,
+    /// The request queues on whose reactors it lives; on all if there are none.
+    pub(crate) queues: Vec<u16>,
 }
 
 /// The disk that is served when nothing else is said.
@@ -168,7 +170,7 @@ fn build(spec: &UnitSpec, at: Address, opened: Opened, record: &Record) -> Resul
         target => format!("target{target}-lun{}", at.lun),
     });
     let unit = LogicalUnit::new(name, identity, Box::new(disk), Some(opened.backing));
-    Ok(Unit { unit, description: opened.description })
+    Ok(Unit { unit, description: opened.description, queues: spec.queues.clone() })
 }
 
 #[cfg(test)]

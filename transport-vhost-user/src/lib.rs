@@ -57,3 +57,4 @@ mod tests;
 pub use bind::Access;
 pub use endpoint::Endpoint;
 pub use export::{Error, Handle, MAX_REQUEST_QUEUES, Options, VhostUserExport};
+pub use place::reactor_of;

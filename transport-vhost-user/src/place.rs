@@ -6,6 +6,12 @@ use crate::targets::Targets;
 use lunette_store::{Cx, ReactorId};
 use std::sync::Arc;
 
+/// On which of an export's `reactors`, of which there is at least one, a request queue is: they take turns. Queues are
+/// counted from 0.
+pub fn reactor_of(request_queue: u16, reactors: &[ReactorId]) -> ReactorId {
+    reactors[usize::from(request_queue) % reactors.len()]
+}
+
 /// What all parts of an export know of it.
 pub(crate) struct Place {
     /// The export, for the log.
@@ -26,7 +32,7 @@ impl Place {
     pub(crate) fn reactor(&self, index: u16) -> ReactorId {
         match index.checked_sub(2) {
             None => self.home,
-            Some(request_queue) => self.reactors[usize::from(request_queue) % self.reactors.len()],
+            Some(request_queue) => reactor_of(request_queue, &self.reactors),
         }
     }
 
