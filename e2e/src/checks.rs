@@ -21,6 +21,13 @@ pub fn read_only_disk(guest: &mut Guest, lun: u32) -> Result<()> {
     on_lun(guest, lun, include_str!("../scripts/read_only.sh"))
 }
 
+/// Keeps every queue of a writable disk busy from all processors, and checks the data, while
+/// the logical unit is reset. What is on it is lost.
+pub fn resets_under_load(guest: &mut Guest, lun: u32) -> Result<()> {
+    let resets = if tools::full() { 100 } else { 8 };
+    on_lun(guest, lun, &format!("resets={resets}\n{}", include_str!("../scripts/resets.sh")))
+}
+
 /// Runs a script with `$disk` set to the block device of a logical unit.
 pub fn on_lun(guest: &mut Guest, lun: u32, script: &str) -> Result<()> {
     guest.check(&format!("disk=$(disk {lun})\n{script}"))?;

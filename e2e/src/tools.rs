@@ -77,6 +77,7 @@ fn package_of(program: &str) -> &'static str {
         "mkfs.ext4" | "fsck.ext4" => "e2fsprogs",
         "busybox" => "busybox-static",
         "depmod" | "modprobe" => "kmod",
+        "readelf" => "binutils",
         "xz" => "xz-utils",
         "ip" => "iproute2",
         "cc" => "gcc libc6-dev",
@@ -243,6 +244,11 @@ pub fn wait_until(what: &str, mut condition: impl FnMut() -> Result<bool>) -> Re
 /// A TCP port of the loopback interface that nobody used a moment ago.
 pub fn free_port() -> Result<u16> {
     Ok(TcpListener::bind(("127.0.0.1", 0))?.local_addr()?.port())
+}
+
+/// Whether tests run with their full counts (`LUNETTE_TEST_FULL`).
+pub fn full() -> bool {
+    std::env::var_os("LUNETTE_TEST_FULL").is_some()
 }
 
 /// A directory that goes away with the value. Its path is short, as socket paths must be.

@@ -32,8 +32,7 @@ const READ: u8 = 0x28;
 const ROLE: &str = "LUNETTE_CROWD_MACHINE";
 
 fn span() -> Duration {
-    let full = std::env::var_os("LUNETTE_TEST_FULL").is_some();
-    Duration::from_secs(if full { 120 } else { 10 })
+    Duration::from_secs(if tools::full() { 120 } else { 10 })
 }
 
 #[test]

@@ -25,6 +25,10 @@ fn disks_of_every_kind_serve_a_kernel() -> Result<()> {
         checks::disk(&mut guest, lun)?;
     }
     checks::read_only_disk(&mut guest, 3)?;
+    // The only request queue is packed (bit 34), which UML takes wherever it is offered.
+    assert_eq!(guest.check("cut -c35 /sys/class/scsi_host/host0/device/../features")?, "1\n");
+    assert_eq!(guest.check("ls /sys/block/$(basename $(disk 0))/mq")?, "0\n");
+    checks::resets_under_load(&mut guest, 0)?;
     guest.check("test $(blockdev --getss $(disk 1)) = 4096")?;
     guest.check("sg_vpd --page=0x80 $(disk 2) | grep TUESDAY7")?;
     guest.check("sg_vpd --page=0x83 $(disk 2) | grep 0x5000c500a1b2c3d4")?;
