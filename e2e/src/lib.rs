@@ -1,8 +1,9 @@
 //! End-to-end rigs: what it takes to show `lunette` to unmodified kernels and clients.
 //!
 //! The crate exists so that a scenario reads as a short test: start a daemon, boot a guest, run a
-//! script, look at what it says. It knows the daemon only from outside (command line, output,
-//! sockets, signals) and must not depend on any other crate of the workspace.
+//! script, look at what it says. The library knows the daemon only from outside (command line,
+//! output, sockets, signals) and must not depend on any other crate of the workspace. Tests may:
+//! some are a virtual machine themselves (`lunette-guest`), some count what a path inside allocates.
 //!
 //! * [`daemon::Lunette`] starts, stops, kills and restarts the daemon.
 //! * [`uml::Uml`] boots User-Mode Linux, [`qemu::Qemu`] boots a Debian kernel without KVM. Both run

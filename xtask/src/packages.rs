@@ -5,6 +5,7 @@ use std::process::Command;
 
 /// What the tests need.
 pub(crate) const FOR_TESTS: &[&str] = &[
+    "binutils",
     "busybox-static",
     "cpio",
     "dmsetup",

@@ -12,7 +12,7 @@ use crate::netns::Netns;
 use crate::tools;
 
 /// The virtio device number of a SCSI host (virtio 1.2, clause 5).
-const VIRTIO_SCSI: u32 = 8;
+pub const VIRTIO_SCSI: u32 = 8;
 
 /// How to boot a guest.
 #[derive(Clone)]
