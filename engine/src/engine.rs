@@ -476,7 +476,7 @@ fn decode_again(task: &mut Task) {
         let request = Request { cdb, data_out, priority, reference_number, unit, nexus: &itl.nexus };
         let refused = |sense| Plan::Done(Reply::check_condition(sense));
         let plan = unit.decode(row, &request).unwrap_or_else(refused);
-        task.wanted_in = plan.wanted_in();
+        (task.wanted_in, task.wanted_out) = (plan.wanted_in(), plan.wanted_out());
         task.plan = Some(plan);
     }
 }

@@ -129,10 +129,9 @@ impl Packed {
     }
 
     /// Whether a ring that is said to stand at its start with both counters 0 stands there for the first time. User-Mode
-    /// Linux says so of new rings; but it means the second lap, and then the first descriptor has been used in the first
-    /// one or is available in the second.
+    /// Linux says so of new rings; but it means that a lap has ended, and then something in the ring was used.
     fn is_new(&self) -> bool {
-        u16::from_le(self.flags(0).load(Ordering::Acquire)) & USED == 0
+        (0..self.layout.size).all(|index| u16::from_le(self.flags(index).load(Ordering::Acquire)) & USED == 0)
     }
 
     pub(super) fn remap(&mut self, memory: Arc<MemoryMap>) -> Result<Arc<MemoryMap>, RingError> {
@@ -234,7 +233,8 @@ impl Packed {
             _ => self.flags(index).store(flags.to_le(), Ordering::Relaxed),
         }
         self.unpublished += 1;
-        self.burst += head.descriptors;
+        // A driver that takes descriptors back before they are shown gets more out of a burst than the ring holds.
+        self.burst = self.burst.saturating_add(head.descriptors);
         self.taken -= head.descriptors;
         self.used = self.used.after(head.descriptors, self.layout.size);
     }
