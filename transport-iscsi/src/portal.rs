@@ -42,13 +42,27 @@ const NO_DESCRIPTORS: Duration = Duration::from_millis(100);
 /// How much longer than its connections a portal takes to stop.
 const GRACE: Duration = Duration::from_secs(1);
 
+/// Listens. After a process has been killed the kernel ends its io_uring, and with it the socket, a moment later: an address
+/// in use is tried again for a second.
+fn listen(address: SocketAddr) -> io::Result<TcpListener> {
+    for _ in 0..20 {
+        match TcpListener::bind(address) {
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
+                std::thread::sleep(Duration::from_millis(50));
+            }
+            bound => return bound,
+        }
+    }
+    TcpListener::bind(address)
+}
+
 impl Portal {
     /// Listens on `address`, whose port may be 0 for any free one.
     ///
     /// # Errors
     /// When the address cannot be listened on.
     pub fn start(address: SocketAddr, target: &Arc<Target>, reactors: &Reactors) -> Result<Self, Error> {
-        let socket = TcpListener::bind(address).map_err(|source| Error::Listen { address, source })?;
+        let socket = listen(address).map_err(|source| Error::Listen { address, source })?;
         Self::adopt(socket, target, reactors)
     }
 
