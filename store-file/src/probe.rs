@@ -78,6 +78,7 @@ pub(crate) fn probe(path: &Path, opened: &Opened, options: &Options) -> Result<P
     if system == magic::HUGETLBFS && !opened.block_device && !options.read_only {
         return Err(OpenError::HugePages(path.to_owned()));
     }
+    forget_access_times(opened);
     let in_memory = [magic::TMPFS, magic::RAMFS, magic::HUGETLBFS].contains(&system);
     let memory = in_memory && !opened.block_device;
     let direct = match options.direct && !memory {
@@ -160,6 +161,12 @@ fn reads_without_waiting(opened: &Opened) -> bool {
 /// Whether writes that would wait say so instead. Asked with bytes that do not exist, so that nothing is written.
 fn writes_without_waiting(opened: &Opened) -> bool {
     matches!(sys::write_nothing(opened.fd.as_fd()).raw_os_error(), Some(libc::EFAULT | libc::EAGAIN))
+}
+
+/// Has no read wait until the file system has noted its time. Only a file's owner may ask for that, and others do without.
+fn forget_access_times(opened: &Opened) {
+    let _ = rustix::fs::fcntl_getfl(&opened.fd)
+        .and_then(|flags| rustix::fs::fcntl_setfl(&opened.fd, flags | OFlags::NOATIME));
 }
 
 fn go_direct(path: &Path, opened: &Opened, options: &Options) -> Result<Alignment, OpenError> {

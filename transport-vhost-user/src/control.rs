@@ -4,19 +4,48 @@
 //! take what the driver sent before it, or it would not find a command that it names. Last they show the driver what has
 //! ended: once the function is answered, so are the commands that it aborted.
 
-use crate::local::post;
+use crate::local::{ConnectionId, post};
 use crate::queue::{Queue, State};
 use crate::ring::{Head, RingError};
 use crate::wire::{Address, ControlRequest, Expected, Response};
 use lunette_engine::Management;
 use lunette_scsi::{NotificationClasses, ServiceResponse};
 use lunette_store::{Cx, ReactorId};
+use std::cell::Cell;
+use std::rc::Rc;
 
 /// A task management function that waits for the request queues.
 pub(crate) struct Waiting {
     stage: Stage,
     /// Reactors that have not done their part.
     reactors: usize,
+}
+
+/// The part of one reactor in a stage of a function.
+pub(crate) struct Round {
+    connection: ConnectionId,
+    /// The control queue.
+    index: u16,
+    /// The request on it.
+    number: u16,
+    home: ReactorId,
+    /// Queues that have not done their part, and one for the reactor itself.
+    queues: Cell<usize>,
+}
+
+impl Round {
+    /// One more queue has done its part.
+    pub(crate) fn queue_done(&self, cx: &mut dyn Cx) {
+        let &Self { connection, index, number, home, .. } = self;
+        self.queues.update(|queues| queues - 1);
+        if self.queues.get() == 0 {
+            post(home, cx, move |local, cx| {
+                if let Some(queue) = local.queue(connection, index) {
+                    queue.gone_through(number, cx);
+                }
+            });
+        }
+    }
 }
 
 /// What the request queues do for a function, and what follows.
@@ -95,17 +124,19 @@ impl Queue {
         let (connection, index, home) = (self.connection, self.index, self.place.home);
         for reactor in reactors {
             post(reactor, cx, move |local, cx| {
-                for queue in local.queues_of(connection) {
+                let queues = local.queues_of(connection);
+                let round = Round { connection, index, number, home, queues: Cell::new(queues.len() + 1) };
+                let round = Rc::new(round);
+                for queue in queues {
                     match stage {
-                        Stage::CatchUp(..) => queue.catch_up(cx),
-                        Stage::Show(_) => queue.show(),
+                        Stage::CatchUp(..) => queue.catch_up(round.clone(), cx),
+                        Stage::Show(_) => {
+                            queue.show();
+                            round.queue_done(cx);
+                        }
                     }
                 }
-                post(home, cx, move |local, cx| {
-                    if let Some(queue) = local.queue(connection, index) {
-                        queue.gone_through(number, cx);
-                    }
-                });
+                round.queue_done(cx);
             });
         }
     }

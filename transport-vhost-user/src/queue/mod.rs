@@ -161,6 +161,9 @@ impl Queue {
             state.signal();
         }
         state.taking = state.active() && state.setup.enabled;
+        if !state.taking {
+            self.leave_behind(&mut state, cx);
+        }
         self.wake(&mut state, cx);
         self.settle(&mut state, cx);
     }
@@ -227,6 +230,7 @@ impl Queue {
         }
         state.taking = false;
         state.suspended = false;
+        self.leave_behind(state, cx);
         self.watch(state, cx);
         if let Some(error) = &state.setup.fds.error {
             error.notify();

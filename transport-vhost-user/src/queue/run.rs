@@ -1,14 +1,19 @@
 //! Taking requests from the ring, and returning them.
 
 use super::{Queue, Role, State, TICKS, Token};
+use crate::control::Round;
 use crate::ring::RingError;
 use crate::wire::ResponseField;
 use lunette_store::Cx;
+use std::rc::Rc;
 
 /// Most chains that are returned before the driver sees them.
-const PUBLISH_AT: u16 = 64;
-/// Most chains that are taken before other queues have their turn.
-pub(super) const TURN: usize = 256;
+pub(super) const PUBLISH_AT: u16 = 64;
+/// So much work ([`Chain::work`](crate::ring::Chain::work)) is done before it is worth a thought whether to show the driver
+/// what has ended.
+const PORTION: u64 = 16;
+/// Work after which other queues have their turn.
+pub(super) const TURN: u64 = 256;
 
 impl Queue {
     /// There may be work.
@@ -71,26 +76,22 @@ impl Queue {
             self.deliver(state, cx);
             return false;
         }
-        let taken = self.take_up_to(TURN, state, cx);
-        if taken == TURN {
-            self.go_on(state, cx);
-        }
-        taken > 0
-    }
-
-    fn take_up_to(&self, most: usize, state: &mut State, cx: &mut dyn Cx) -> usize {
-        let mut taken = 0;
-        while taken < most {
+        let (mut taken, mut work, mut portion) = (0, 0, PORTION);
+        while work < TURN {
             match self.take(state, cx) {
-                Ok(true) => taken += 1,
+                Ok(true) => {
+                    taken += 1;
+                    work += state.chain.work();
+                }
                 Ok(false) => break,
                 Err(error) => {
                     self.fail(state, &error, cx);
                     break;
                 }
             }
-            if taken.is_multiple_of(PUBLISH_AT.into()) {
-                state.publish();
+            if work >= portion {
+                portion = work + PORTION;
+                state.publish_half();
             }
         }
         state.publish();
@@ -100,7 +101,13 @@ impl Queue {
         if taken > 0 {
             state.tick = TICKS[0];
         }
-        taken
+        if work >= TURN {
+            self.go_on(state, cx);
+        }
+        if !state.behind.is_empty() {
+            self.catch_up_by(if work < TURN { usize::MAX } else { taken }, state, cx);
+        }
+        taken > 0
     }
 
     /// Takes one chain and begins what it asks for.
@@ -118,14 +125,33 @@ impl Queue {
         Ok(true)
     }
 
-    /// Takes everything that was made available before now, for a task management function must find it (VIRTIO does not
-    /// order the queues).
-    pub(crate) fn catch_up(&self, cx: &mut dyn Cx) {
+    /// Tells `round` when everything has been taken that was made available before now, for a task management function
+    /// must find it (VIRTIO does not order the queues).
+    pub(crate) fn catch_up(&self, round: Rc<Round>, cx: &mut dyn Cx) {
         let mut state = self.state();
-        if self.role == Role::Requests && state.taking {
-            let size = usize::from(state.setup.layout.size);
-            self.take_up_to(size, &mut state, cx);
+        let waits = self.role == Role::Requests && state.taking && state.has_waiting();
+        if !waits {
+            return round.queue_done(cx);
         }
+        let most = state.setup.layout.size.into();
+        state.behind.push((most, round));
+        self.go_on(&mut state, cx);
+    }
+
+    /// So many requests have been taken, of those that task management functions wait for.
+    fn catch_up_by(&self, taken: usize, state: &mut State, cx: &mut dyn Cx) {
+        state.behind.retain_mut(|(left, round)| {
+            *left = left.saturating_sub(taken);
+            if *left == 0 {
+                round.queue_done(cx);
+            }
+            *left > 0
+        });
+    }
+
+    /// Nothing more is taken, so no function need wait for it.
+    pub(super) fn leave_behind(&self, state: &mut State, cx: &mut dyn Cx) {
+        self.catch_up_by(usize::MAX, state, cx);
     }
 
     /// Shows the driver what has ended so far.

@@ -1,11 +1,14 @@
 //! What a queue has and where it stands.
 
+use super::run::PUBLISH_AT;
 use super::slots::{Slot, Slots};
 use super::{Setup, TICKS};
+use crate::control::Round;
 use crate::memory::MemoryMap;
 use crate::ring::{Chain, Head, Ring, RingError};
 use crate::wire::Expected;
 use std::os::fd::OwnedFd;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -39,6 +42,8 @@ pub(crate) struct State {
     /// The reactor polls us.
     pub(super) polled: bool,
     pub(super) looks: u32,
+    /// Task management functions that wait for requests before them, and how many these may still be.
+    pub(super) behind: Vec<(usize, Rc<Round>)>,
     /// A call to publish is on its way.
     pub(super) deferred: bool,
     /// A call to go on is on its way.
@@ -71,6 +76,7 @@ impl State {
             awake: false,
             polled: false,
             looks: 0,
+            behind: Vec::new(),
             deferred: false,
             going_on: false,
         }
@@ -173,6 +179,23 @@ impl State {
             && ring.publish()
         {
             self.signal();
+        }
+    }
+
+    /// Whether there is a chain to take.
+    pub(super) fn has_waiting(&self) -> bool {
+        self.ring.as_ref().is_some_and(|ring| ring.has_waiting(0))
+    }
+
+    /// Publishes if no more is waiting than has ended, so that the driver deals with one half of its requests while we
+    /// deal with the other; neither waits for the other as long as there is work.
+    #[inline]
+    pub(super) fn publish_half(&mut self) {
+        if let Some(ring) = &mut self.ring {
+            let ended = ring.unpublished();
+            if ended >= PUBLISH_AT || ended > 0 && !ring.has_waiting(ended) {
+                self.publish();
+            }
         }
     }
 

@@ -14,6 +14,7 @@ use lunette_store::ReactorId;
 use lunette_store::sim::Sim;
 use lunette_vhost_user::SharedRegion;
 use proptest::prelude::*;
+use rustix::event::{EventfdFlags, eventfd};
 
 /// Notes how far the ring was when its turn came.
 struct Other {
@@ -28,14 +29,11 @@ impl Sink for Other {
     }
 }
 
-#[test]
-fn a_driver_that_never_pauses_gets_one_turn_at_a_time() {
-    let mut sim = Sim::new(1);
-    let cx = sim.cx(0);
+fn place(cx: &mut dyn Cx) -> Arc<Place> {
     let port = TargetPort::new("test", 1, Protocol::NONE, [].into());
     let nexus = Nexus::new("test".to_owned(), port);
     let home = ReactorId(0);
-    let place = Arc::new(Place {
+    Arc::new(Place {
         name: "test".into(),
         targets: Arc::new(Targets::one(nexus)),
         events: Arc::new(Events::new(ExportId::next(), home, cx.poster())),
@@ -43,27 +41,42 @@ fn a_driver_that_never_pauses_gets_one_turn_at_a_time() {
         reactors: [home].into(),
         pin_memory: false,
         log: Default::default(),
-    });
-    let (guest, ring) = (Guest::new(0x2_0000), DriverRing::new(0, 1024));
-    let setup = Setup {
+    })
+}
+
+fn setup(ring: &DriverRing) -> Setup {
+    Setup {
         started: true,
         enabled: true,
-        layout: ring.layout(true, false),
+        layout: ring.layout(false, false),
         base: 0,
         sizes: Sizes::DEFAULT,
         bidirectional: false,
         fds: Fds::default(),
-    };
+    }
+}
+
+/// Fills the available ring with one descriptor chain: a command to a target that is not there, and room for `data_in`.
+fn fill(ring: &DriverRing, guest: &Guest, data_in: u32) {
+    ring.chain(guest, 0, &[(0x1_0000, 51, false), (0x1_0100, 108 + data_in, true)]);
+}
+
+#[test]
+fn a_driver_that_never_pauses_gets_one_turn_at_a_time() {
+    let mut sim = Sim::new(1);
+    let cx = sim.cx(0);
+    let place = place(cx);
+    let (guest, ring) = (Guest::new(0x2_0000), DriverRing::new(0, 1024));
+    let setup = setup(&ring);
     let queue = Queue::on(&Local::on(cx), ConnectionId::next(), 2, &place, &setup, cx);
-    // A command to a target that is not there.
-    ring.chain(&guest, 0, &[(0x1_0000, 51, false), (0x1_0100, 108, true)]);
+    fill(&ring, &guest, 0);
     ring.set_available_index(&guest, 1024);
     queue.apply(setup, guest.map.clone(), None, cx);
-    assert_eq!(usize::from(ring.used_index(&guest)), TURN);
+    assert_eq!(u64::from(ring.used_index(&guest)), TURN);
     for _ in 0..2 {
         assert!(queue.poll(cx));
     }
-    assert_eq!(usize::from(ring.used_index(&guest)), 3 * TURN);
+    assert_eq!(u64::from(ring.used_index(&guest)), 3 * TURN);
     let other = Rc::new(Other { guest, ring, seen: Cell::new(0) });
     let sink = cx.register(other.clone());
     cx.complete(IoId { sink, token: 0 }, Ok(0));
@@ -71,9 +84,87 @@ fn a_driver_that_never_pauses_gets_one_turn_at_a_time() {
     while sim.step(0) {
         turns += 1;
     }
-    assert_eq!(usize::from(other.seen.get()), 3 * TURN, "completions of others come first");
-    assert_eq!(usize::from(ring.used_index(&other.guest)), 4 * TURN);
+    assert_eq!(u64::from(other.seen.get()), 3 * TURN, "completions of others come first");
+    assert_eq!(u64::from(ring.used_index(&other.guest)), 4 * TURN);
     assert_eq!(turns, 3, "the other, one for the rest, one that finds nothing");
+}
+
+#[test]
+fn requests_with_much_data_make_a_turn_shorter() {
+    let mut sim = Sim::new(1);
+    let cx = sim.cx(0);
+    let (guest, ring) = (Guest::new(0x20_0000), DriverRing::new(0, 1024));
+    let queue = Queue::on(&Local::on(cx), ConnectionId::next(), 2, &place(cx), &setup(&ring), cx);
+    fill(&ring, &guest, 128 << 10);
+    ring.set_available_index(&guest, 1024);
+    queue.apply(setup(&ring), guest.map.clone(), None, cx);
+    assert_eq!(u64::from(ring.used_index(&guest)), TURN.div_ceil(33));
+}
+
+/// How often the driver is notified of `count` commands.
+fn notifications(count: u16) -> u64 {
+    let mut sim = Sim::new(1);
+    let cx = sim.cx(0);
+    let (guest, ring) = (Guest::new(0x2_0000), DriverRing::new(0, 256));
+    let call = eventfd(0, EventfdFlags::NONBLOCK).unwrap();
+    let mut setup = setup(&ring);
+    setup.fds.call = Some(Arc::new(Notifier::new(call.try_clone().unwrap()).unwrap()));
+    let queue = Queue::on(&Local::on(cx), ConnectionId::next(), 2, &place(cx), &setup, cx);
+    fill(&ring, &guest, 0);
+    queue.apply(setup.clone(), guest.map.clone(), None, cx);
+    let seen = || {
+        let mut bytes = [0; 8];
+        let _ = rustix::io::read(&call, &mut bytes);
+        u64::from_ne_bytes(bytes)
+    };
+    seen();
+    ring.set_available_index(&guest, count);
+    queue.wake(&mut queue.state(), sim.cx(0));
+    assert_eq!(ring.used_index(&guest), count);
+    seen()
+}
+
+#[test]
+fn the_driver_gets_one_half_back_while_the_other_is_done() {
+    assert_eq!(notifications(1), 1);
+    assert_eq!(notifications(15), 1);
+    assert_eq!(notifications(32), 2, "16, 16");
+    assert_eq!(notifications(33), 2, "32, 1");
+    assert_eq!(notifications(128), 4, "64, 32, 16, 16");
+    assert_eq!(notifications(256), 6, "64, 64, 64, 32, 16, 16");
+}
+
+#[test]
+fn a_task_management_function_waits_for_what_came_before_it_in_turns() {
+    let mut sim = Sim::new(1);
+    let cx = sim.cx(0);
+    let place = place(cx);
+    let guest = Guest::new(0x4_0000);
+    let (control_ring, ring) = (DriverRing::new(0x2_0000, 64), DriverRing::new(0, 1024));
+    let (local, connection) = (Local::on(cx), ConnectionId::next());
+    let control = Queue::on(&local, connection, 0, &place, &setup(&control_ring), cx);
+    let queue = Queue::on(&local, connection, 2, &place, &setup(&ring), cx);
+    fill(&ring, &guest, 0);
+    queue.apply(setup(&ring), guest.map.clone(), None, cx);
+    ring.set_available_index(&guest, 1024);
+    // A reset of a logical unit that is not there.
+    let mut request = [0; 24];
+    request[4] = 5;
+    request[8..10].copy_from_slice(&[1, 0]);
+    guest.write(0x3_0000, &request);
+    control_ring.chain(&guest, 0, &[(0x3_0000, 24, false), (0x3_0100, 1, true)]);
+    control_ring.offer(&guest, 0);
+    control.apply(setup(&control_ring), guest.map.clone(), None, cx);
+    let mut turns = 0;
+    while control_ring.used_index(&guest) == 0 {
+        let before = u64::from(ring.used_index(&guest));
+        assert!(sim.step(0), "the function is answered");
+        turns += usize::from(u64::from(ring.used_index(&guest)) > before);
+        assert!(u64::from(ring.used_index(&guest)) <= before + TURN, "one turn at a time");
+    }
+    assert_eq!(ring.used_index(&guest), 1024, "all that came before is done");
+    assert_eq!(turns as u64, 1024 / TURN);
+    assert_eq!(guest.read(0x3_0100, 1), [12], "an incorrect logical unit");
 }
 
 proptest! {

@@ -41,6 +41,12 @@ impl Chain {
         Sg::of_length(&self.segs.segs()[self.readable..], self.writable_bytes)
     }
 
+    /// How much work it is, about: one for a small request, one more for each page and for every eight segments.
+    #[inline]
+    pub(crate) fn work(&self) -> u64 {
+        1 + self.readable_bytes.saturating_add(self.writable_bytes) / 4096 + self.segs.segs().len() as u64 / 8
+    }
+
     #[inline]
     pub(super) fn clear(&mut self) {
         self.segs.clear();

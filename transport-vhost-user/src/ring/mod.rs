@@ -148,6 +148,12 @@ impl Ring {
         either!(self, ring => ring.unpublished())
     }
 
+    /// Whether more than `count` descriptors or chains are waiting to be taken: a guess, for the driver may add some.
+    #[inline]
+    pub(crate) fn has_waiting(&self, count: u16) -> bool {
+        either!(self, ring => ring.has_waiting(count))
+    }
+
     /// Shows the driver what was returned. Whether it wants to be notified of it.
     #[inline]
     pub(crate) fn publish(&mut self) -> bool {

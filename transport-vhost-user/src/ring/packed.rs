@@ -245,6 +245,15 @@ impl Packed {
     }
 
     #[inline]
+    pub(super) fn has_waiting(&self, count: u16) -> bool {
+        if count >= self.layout.size - self.taken {
+            return false;
+        }
+        let there = self.available.after(count, self.layout.size);
+        there.is_available(u16::from_le(self.flags(there.index).load(Ordering::Relaxed)))
+    }
+
+    #[inline]
     pub(super) fn publish(&mut self) -> bool {
         if self.unpublished == 0 {
             return false;

@@ -194,6 +194,12 @@ impl Split {
     }
 
     #[inline]
+    pub(super) fn has_waiting(&self, count: u16) -> bool {
+        let now = u16::from_le(self.available(1).load(Ordering::Relaxed));
+        now.wrapping_sub(self.next_available) > count
+    }
+
+    #[inline]
     pub(super) fn publish(&mut self) -> bool {
         let (old, new) = (self.published, self.next_used);
         if old == new {
