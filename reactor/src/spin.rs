@@ -3,10 +3,10 @@
 use crate::Poll;
 use std::time::Duration;
 
-const LONGEST: Duration = Duration::from_micros(50);
+const LONGEST: Duration = Duration::from_micros(20);
 const SHORTEST: Duration = Duration::from_micros(6);
 /// Work that took this long is worth a sleep and a wake-up.
-const MUCH: Duration = Duration::from_micros(20);
+const MUCH: Duration = Duration::from_micros(8);
 
 /// Learns whether spinning pays: it does when work comes within [`LONGEST`], and so little of it at a time that going to
 /// sleep and waking up would cost more than the work itself.
@@ -59,13 +59,13 @@ mod tests {
         let mut spin = Spin::new(Poll::Adaptive, 2);
         assert_eq!(spin.budget(), us(0));
         for _ in 0..10 {
-            spin.learn(us(45), us(2));
+            spin.learn(us(12), us(2));
         }
-        assert_eq!(spin.budget(), us(48));
-        spin.learn(us(49), us(2));
-        assert_eq!(spin.budget(), us(50));
-        spin.learn(us(20), us(2));
-        assert_eq!(spin.budget(), us(50));
+        assert_eq!(spin.budget(), us(12));
+        spin.learn(us(19), us(2));
+        assert_eq!(spin.budget(), us(20));
+        spin.learn(us(5), us(2));
+        assert_eq!(spin.budget(), us(20));
         for _ in 0..4 {
             spin.learn(us(2000), us(2));
         }
@@ -76,10 +76,10 @@ mod tests {
     fn work_in_large_portions_is_not_spun_for() {
         let mut spin = Spin::new(Poll::Adaptive, 2);
         for _ in 0..10 {
-            spin.learn(us(45), us(2));
+            spin.learn(us(15), us(2));
         }
         for _ in 0..4 {
-            spin.learn(us(5), us(40));
+            spin.learn(us(5), us(10));
         }
         assert_eq!(spin.budget(), us(0));
     }

@@ -17,6 +17,8 @@ use std::os::fd::{OwnedFd, RawFd};
 const SUBMISSIONS: u32 = 256;
 /// So many file operations are handed over together: a device that is idle should not wait for the last of a long burst.
 const PORTION: usize = 8;
+/// With no more operations than this under way, each is handed over at once.
+const FEW: usize = 32;
 /// Most events that one call of `collect` reports.
 const MOST_EVENTS: usize = 64;
 
@@ -146,7 +148,8 @@ impl Uring {
             }
         };
         self.push(entry.flags(flags).user_data(tagged(FILE, slot.into())));
-        if self.ring.submission().len() >= PORTION {
+        let portion = if self.transfers.len() - self.free.len() <= FEW { 1 } else { PORTION };
+        if self.ring.submission().len() >= portion {
             self.submit();
         }
     }
@@ -384,10 +387,16 @@ mod tests {
         };
         let file = tempfile::tempfile().unwrap();
         let id = IoId { sink: SinkId(0), token: 1 };
-        for _ in 0..2 * PORTION + 1 {
+        let mut sync = || {
             assert_eq!(uring.file(FileOp::Sync { fd: file.as_raw_fd() }, id), Some(Submit::Queued));
+            uring.ring.submission().len()
+        };
+        for _ in 0..FEW {
+            assert_eq!(sync(), 0, "handed over at once");
         }
-        assert_eq!(uring.ring.submission().len(), 1);
+        for waiting in (1..PORTION).chain([0]).cycle().take(2 * PORTION + 1) {
+            assert_eq!(sync(), waiting);
+        }
     }
 
     #[test]

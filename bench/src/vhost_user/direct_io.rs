@@ -28,7 +28,7 @@ pub(crate) fn compare(settings: &Settings) -> Result<Section> {
         fio.measure(&file, &cell.workload, true, settings)
     }));
     let rounds = if settings.rounds > 1 { settings.rounds * ROUNDS } else { 1 };
-    let cells = [random_read(1), random_read(32)].map(GuestCell::new);
+    let cells = [1, 32, 128].map(|depth| GuestCell::new(random_read(depth)));
     let tally = Tally::of_rounds(settings, rounds, &cells, &mut contenders)?;
 
     let mut section = Section::of_rounds("vhost-user: a disk with O_DIRECT", settings, rounds)?;

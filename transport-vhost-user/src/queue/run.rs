@@ -11,9 +11,9 @@ use std::rc::Rc;
 pub(super) const PUBLISH_AT: u16 = 64;
 /// So much work ([`Chain::work`](crate::ring::Chain::work)) is done before it is worth a thought whether to show the driver
 /// what has ended.
-const PORTION: u64 = 16;
+const PORTION: u64 = 64;
 /// Work after which other queues have their turn.
-pub(super) const TURN: u64 = 256;
+pub(super) const TURN: u64 = 2048;
 
 impl Queue {
     /// There may be work.
@@ -178,7 +178,7 @@ impl Queue {
         }
         slot.response.clear();
         state.let_go(epoch);
-        if state.unpublished() >= PUBLISH_AT {
+        if state.unpublished() >= (state.in_flight / 8).clamp(4, PUBLISH_AT) {
             state.publish();
         } else if state.unpublished() > 0 && !state.deferred {
             state.deferred = true;

@@ -61,6 +61,10 @@ fn fill(ring: &DriverRing, guest: &Guest, data_in: u32) {
     ring.chain(guest, 0, &[(0x1_0000, 51, false), (0x1_0100, 108 + data_in, true)]);
 }
 
+/// A read of a page, and how many of them are a turn.
+const PAGE: u32 = 4096;
+const READS: u16 = TURN.div_ceil(9) as u16;
+
 #[test]
 fn a_driver_that_never_pauses_gets_one_turn_at_a_time() {
     let mut sim = Sim::new(1);
@@ -69,14 +73,14 @@ fn a_driver_that_never_pauses_gets_one_turn_at_a_time() {
     let (guest, ring) = (Guest::new(0x2_0000), DriverRing::new(0, 1024));
     let setup = setup(&ring);
     let queue = Queue::on(&Local::on(cx), ConnectionId::next(), 2, &place, &setup, cx);
-    fill(&ring, &guest, 0);
+    fill(&ring, &guest, PAGE);
     ring.set_available_index(&guest, 1024);
     queue.apply(setup, guest.map.clone(), None, cx);
-    assert_eq!(u64::from(ring.used_index(&guest)), TURN);
+    assert_eq!(ring.used_index(&guest), READS);
     for _ in 0..2 {
         assert!(queue.poll(cx));
     }
-    assert_eq!(u64::from(ring.used_index(&guest)), 3 * TURN);
+    assert_eq!(ring.used_index(&guest), 3 * READS);
     let other = Rc::new(Other { guest, ring, seen: Cell::new(0) });
     let sink = cx.register(other.clone());
     cx.complete(IoId { sink, token: 0 }, Ok(0));
@@ -84,9 +88,9 @@ fn a_driver_that_never_pauses_gets_one_turn_at_a_time() {
     while sim.step(0) {
         turns += 1;
     }
-    assert_eq!(u64::from(other.seen.get()), 3 * TURN, "completions of others come first");
-    assert_eq!(u64::from(ring.used_index(&other.guest)), 4 * TURN);
-    assert_eq!(turns, 3, "the other, one for the rest, one that finds nothing");
+    assert_eq!(other.seen.get(), 3 * READS, "completions of others come first");
+    assert_eq!(ring.used_index(&other.guest), 1024);
+    assert_eq!(turns, 3, "the other and one turn, the rest, one that finds nothing");
 }
 
 #[test]
@@ -98,19 +102,19 @@ fn requests_with_much_data_make_a_turn_shorter() {
     fill(&ring, &guest, 128 << 10);
     ring.set_available_index(&guest, 1024);
     queue.apply(setup(&ring), guest.map.clone(), None, cx);
-    assert_eq!(u64::from(ring.used_index(&guest)), TURN.div_ceil(33));
+    assert_eq!(u64::from(ring.used_index(&guest)), TURN.div_ceil(8 * 32 + 1));
 }
 
 /// How often the driver is notified of `count` commands.
-fn notifications(count: u16) -> u64 {
+fn notifications(count: u16, data_in: u32) -> u64 {
     let mut sim = Sim::new(1);
     let cx = sim.cx(0);
-    let (guest, ring) = (Guest::new(0x2_0000), DriverRing::new(0, 256));
+    let (guest, ring) = (Guest::new(0x4_0000), DriverRing::new(0, 256));
     let call = eventfd(0, EventfdFlags::NONBLOCK).unwrap();
     let mut setup = setup(&ring);
     setup.fds.call = Some(Arc::new(Notifier::new(call.try_clone().unwrap()).unwrap()));
     let queue = Queue::on(&Local::on(cx), ConnectionId::next(), 2, &place(cx), &setup, cx);
-    fill(&ring, &guest, 0);
+    fill(&ring, &guest, data_in);
     queue.apply(setup.clone(), guest.map.clone(), None, cx);
     let seen = || {
         let mut bytes = [0; 8];
@@ -126,12 +130,14 @@ fn notifications(count: u16) -> u64 {
 
 #[test]
 fn the_driver_gets_one_half_back_while_the_other_is_done() {
-    assert_eq!(notifications(1), 1);
-    assert_eq!(notifications(15), 1);
-    assert_eq!(notifications(32), 2, "16, 16");
-    assert_eq!(notifications(33), 2, "32, 1");
-    assert_eq!(notifications(128), 4, "64, 32, 16, 16");
-    assert_eq!(notifications(256), 6, "64, 64, 64, 32, 16, 16");
+    assert_eq!(notifications(1, PAGE), 1);
+    assert_eq!(notifications(15, PAGE), 2, "8, 7");
+    assert_eq!(notifications(32, PAGE), 3, "16, 8, 8");
+    assert_eq!(notifications(33, PAGE), 3, "24, 8, 1");
+    assert_eq!(notifications(200, PAGE), 6, "64, 64, 40, 16, 8, 8");
+    assert_eq!(notifications(8, 16 * PAGE), 4, "4, 2, 1, 1");
+    assert_eq!(notifications(64, 0), 1, "so fast that two halves do not pay");
+    assert_eq!(notifications(128, 0), 2, "64, 64");
 }
 
 #[test]
@@ -144,7 +150,7 @@ fn a_task_management_function_waits_for_what_came_before_it_in_turns() {
     let (local, connection) = (Local::on(cx), ConnectionId::next());
     let control = Queue::on(&local, connection, 0, &place, &setup(&control_ring), cx);
     let queue = Queue::on(&local, connection, 2, &place, &setup(&ring), cx);
-    fill(&ring, &guest, 0);
+    fill(&ring, &guest, PAGE);
     queue.apply(setup(&ring), guest.map.clone(), None, cx);
     ring.set_available_index(&guest, 1024);
     // A reset of a logical unit that is not there.
@@ -157,13 +163,13 @@ fn a_task_management_function_waits_for_what_came_before_it_in_turns() {
     control.apply(setup(&control_ring), guest.map.clone(), None, cx);
     let mut turns = 0;
     while control_ring.used_index(&guest) == 0 {
-        let before = u64::from(ring.used_index(&guest));
+        let before = ring.used_index(&guest);
         assert!(sim.step(0), "the function is answered");
-        turns += usize::from(u64::from(ring.used_index(&guest)) > before);
-        assert!(u64::from(ring.used_index(&guest)) <= before + TURN, "one turn at a time");
+        turns += usize::from(ring.used_index(&guest) > before);
+        assert!(ring.used_index(&guest) <= before + READS, "one turn at a time");
     }
     assert_eq!(ring.used_index(&guest), 1024, "all that came before is done");
-    assert_eq!(turns as u64, 1024 / TURN);
+    assert_eq!(turns, usize::from(1024u16.div_ceil(READS)));
     assert_eq!(guest.read(0x3_0100, 1), [12], "an incorrect logical unit");
 }
 
