@@ -293,15 +293,22 @@ impl Reactor {
                 self.in_lanes += 1;
                 Submit::Queued
             }
-            Err(_) => Submit::Done(Err(IoError::Os(libc::EAGAIN))),
+            // It was not tried, so it has not failed either.
+            Err(work) => {
+                if let Work::Transfer(mut transfer) = work {
+                    transfer.end();
+                    self.spare.push(transfer);
+                }
+                Submit::Full
+            }
         }
     }
 
-    /// A blocking call was queued, or nobody can carry it out.
+    /// A blocking call was queued, or nobody can carry it out now.
     fn called(&mut self, queued: Result<(), Work>, id: IoId) {
         match queued {
             Ok(()) => self.calls += 1,
-            Err(_) => self.complete(id, Err(IoError::Os(libc::EAGAIN))),
+            Err(_) => self.complete(id, Err(IoError::Busy)),
         }
     }
 

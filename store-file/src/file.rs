@@ -109,10 +109,10 @@ impl Shared {
     pub(crate) fn lane(&self, op: &FileOp<'_>) -> Option<&Lane> {
         match op {
             FileOp::Sync { .. } => Some(&self.syncer),
+            FileOp::Allocate { .. } => Some(&self.writer),
             _ if self.probed.direct.is_some() => None,
             FileOp::Write { durable: true, .. } => Some(&self.syncer),
             FileOp::Write { .. } if self.probed.writes_block => Some(&self.writer),
-            FileOp::Allocate { .. } => Some(&self.writer),
             FileOp::Read { .. } | FileOp::Write { .. } => None,
         }
     }

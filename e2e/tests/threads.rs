@@ -1,0 +1,42 @@
+//! A daemon that gets no more threads.
+
+use anyhow::{Context, Result, ensure};
+use lunette_e2e::daemon::{Daemon, Lunette};
+use lunette_e2e::tools;
+use lunette_guest::{Command, Options, ScsiDriver};
+
+const SYNCHRONIZE_CACHE: [u8; 10] = [0x35, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+const TASK_SET_FULL: u8 = 0x28;
+
+/// Leaves the daemon `room` bytes of address space, or as much as it wants.
+fn limit(daemon: &mut Daemon, room: Option<u64>) -> Result<()> {
+    let pid = daemon.pid();
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
+    let size = status.lines().find_map(|line| line.strip_prefix("VmSize:")).context("VmSize")?;
+    let size: u64 = size.trim().trim_end_matches(" kB").parse()?;
+    let limit = room.map_or("unlimited".into(), |room| (size * 1024 + room).to_string());
+    tools::output("prlimit", [format!("--pid={pid}"), format!("--as={limit}:unlimited")])?.ok()?;
+    Ok(())
+}
+
+/// A flush that was never tried is no failed flush: the medium is not at fault, and the next one may succeed.
+#[test]
+fn a_flush_that_finds_no_thread_can_be_repeated() -> Result<()> {
+    tools::need(["prlimit"])?;
+    let lunette = Lunette::new()?;
+    let file = lunette.file("disk.img", 1 << 20)?;
+    let lunette = lunette.lu(format!("disk:{},w", file.display())).vhost_user("vm.sock");
+    let mut daemon = lunette.start()?;
+    let mut driver = ScsiDriver::connect(&lunette.path("vm.sock"), &Options::default())?;
+    while driver.execute(0, &Command::new(&[0; 6]), &[], 0)?.status != 0 {}
+    // Enough for everything but the stack of a thread.
+    limit(&mut daemon, Some(1 << 20))?;
+    let refused = driver.execute(0, &Command::new(&SYNCHRONIZE_CACHE), &[], 0)?;
+    ensure!((refused.response, refused.status) == (0, TASK_SET_FULL), "{refused:?}");
+    limit(&mut daemon, None)?;
+    let flushed = driver.execute(0, &Command::new(&SYNCHRONIZE_CACHE), &[], 0)?;
+    ensure!((flushed.response, flushed.status) == (0, 0), "{flushed:?}");
+    drop(driver);
+    daemon.stop()?;
+    Ok(())
+}
