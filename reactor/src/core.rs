@@ -1,13 +1,14 @@
 //! A reactor: the event loop, and the context it offers to what runs on it.
 
 use crate::crew::Work;
+use crate::handover::Handover;
 use crate::kernel::{Event, Kernel, Wait};
-use crate::lanes::Lanes;
+use crate::lanes::{Lanes, Queue};
 use crate::mailbox::{Letter, Mailboxes};
 use crate::sinks::Sinks;
 use crate::spin::Spin;
 use crate::timers::{IdKey, Timers, id_key, sink_keys};
-use crate::transfer::{self, Transfer};
+use crate::transfer;
 use crate::watches::{Watch, WatchKey, Watches};
 use lunette_store::{
     Cx, FileOp, Interest, IoError, IoId, IoResult, Lane, Post, ReactorId, Sink, SinkId, Submit,
@@ -42,10 +43,8 @@ pub(crate) struct Reactor {
     deferred: VecDeque<IoId>,
     /// Blocking calls under way.
     calls: usize,
-    /// File operations under way in lanes.
-    in_lanes: usize,
-    /// Those of no use now.
-    spare: Vec<Transfer>,
+    /// File operations that threads carry out.
+    handover: Handover,
     closing: bool,
     locals: HashMap<TypeId, Rc<dyn Any>>,
     shared: Arc<Shared>,
@@ -77,8 +76,7 @@ impl Reactor {
             completions: VecDeque::with_capacity(BATCH),
             deferred: VecDeque::with_capacity(BATCH),
             calls: 0,
-            in_lanes: 0,
-            spare: Vec::new(),
+            handover: Handover::new(id, shared.file_operations),
             closing: false,
             locals: HashMap::new(),
             shared,
@@ -135,8 +133,7 @@ impl Reactor {
                     self.deliver(id, result);
                 }
                 Letter::Transferred(transfer, result) => {
-                    let id = transfer.id;
-                    self.put_aside(transfer);
+                    let id = self.handover.take_back(transfer);
                     self.deliver(id, result);
                 }
                 Letter::Close => {
@@ -264,43 +261,16 @@ impl Reactor {
             for letter in self.letters.drain(..) {
                 match letter {
                     Letter::Called(..) => self.calls -= 1,
-                    Letter::Transferred(..) => self.in_lanes -= 1,
+                    Letter::Transferred(transfer, _) => drop(self.handover.take_back(transfer)),
                     Letter::Run(_) | Letter::Close => (),
                 }
             }
             self.events.clear();
-            if self.calls == 0 && self.in_lanes == 0 && !self.kernel.busy() {
+            if self.calls == 0 && self.handover.is_idle() && !self.kernel.busy() {
                 return;
             }
             self.wait(Wait::Forever);
             self.shared.mailboxes.of(self.id).take(&mut self.letters);
-        }
-    }
-
-    /// Has a thread carry out `op`: that of `lane`, or one of the descriptor's.
-    fn hand_over(&mut self, lane: Option<&Lane>, op: FileOp<'_>, id: IoId) -> Submit {
-        if self.in_lanes == self.shared.file_operations as usize {
-            return Submit::Full;
-        }
-        let mut transfer = self.spare.pop().unwrap_or_else(Transfer::idle);
-        transfer.start(op, id);
-        let crew = match lane {
-            Some(lane) => self.shared.lanes.lane(lane),
-            None => self.shared.lanes.descriptor(transfer.fd),
-        };
-        match crew.submit(self.id, Work::Transfer(transfer)) {
-            Ok(()) => {
-                self.in_lanes += 1;
-                Submit::Queued
-            }
-            // It was not tried, so it has not failed either.
-            Err(work) => {
-                if let Work::Transfer(mut transfer) = work {
-                    transfer.end();
-                    self.spare.push(transfer);
-                }
-                Submit::Full
-            }
         }
     }
 
@@ -310,13 +280,6 @@ impl Reactor {
             Ok(()) => self.calls += 1,
             Err(_) => self.complete(id, Err(IoError::Busy)),
         }
-    }
-
-    /// Keeps the room of what a lane has carried out.
-    fn put_aside(&mut self, mut transfer: Transfer) {
-        transfer.end();
-        self.spare.push(transfer);
-        self.in_lanes -= 1;
     }
 
     fn tick(&mut self) {
@@ -368,13 +331,14 @@ impl Cx for Reactor {
         if let Some(result) = transfer::settled(&op) {
             return Submit::Done(result);
         }
-        self.kernel.file(op, id).unwrap_or_else(|| self.hand_over(None, op, id))
+        let threads = || self.handover.submit(&self.shared.lanes, Queue::of_file(&op), op, id);
+        self.kernel.file(op, id).unwrap_or_else(threads)
     }
 
     fn file_in(&mut self, lane: &Lane, op: FileOp<'_>, id: IoId) -> Submit {
         match transfer::settled(&op) {
             Some(result) => Submit::Done(result),
-            None => self.hand_over(Some(lane), op, id),
+            None => self.handover.submit(&self.shared.lanes, Queue::of(lane), op, id),
         }
     }
 
@@ -402,7 +366,7 @@ impl Cx for Reactor {
     }
 
     fn blocking_in(&mut self, lane: &Lane, work: Box<dyn FnOnce() -> IoResult + Send>, id: IoId) {
-        let queued = self.shared.lanes.lane(lane).submit(self.id, Work::Call(work, id));
+        let queued = self.shared.lanes.crew(Queue::of(lane)).submit(self.id, Work::Call(work, id));
         self.called(queued, id);
     }
 

@@ -271,7 +271,7 @@ fn carry_out(transfer: &mut Transfer) -> IoResult {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
     use crate::mailbox::Mailbox;
     use crate::reactors::Cpus;
@@ -279,7 +279,7 @@ mod tests {
     use std::os::fd::AsRawFd;
     use std::sync::mpsc::channel;
 
-    fn company(idle: Duration) -> Arc<Company> {
+    pub(crate) fn company(idle: Duration) -> Arc<Company> {
         let mailboxes = (0..2).map(|_| Mailbox::new().unwrap()).collect();
         Arc::new(Company {
             mailboxes: Arc::new(Mailboxes(mailboxes)),

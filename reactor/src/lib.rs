@@ -2,8 +2,8 @@
 //!
 //! The only crate of the program that starts threads or reads a clock. Each reactor is one thread with one io_uring that
 //! waits for files, descriptors, timers and its mailbox alike, and offers the code that runs on it the context
-//! [`Cx`](lunette_store::Cx). What the kernel can only do by blocking is done by further threads, one for each
-//! [`Lane`](lunette_store::Lane). Where io_uring is refused, epoll and such threads give the same behaviour.
+//! [`Cx`](lunette_store::Cx). What the kernel can only do by blocking is done by further threads, which no
+//! two [`Lane`](lunette_store::Lane)s share. Where io_uring is refused, epoll and such threads give the same behaviour.
 //!
 //! It knows nothing of SCSI, of stores or of transports: it takes work by [`Post`](lunette_store::Post) and tells
 //! [`Sink`](lunette_store::Sink)s what has become of it.
@@ -31,6 +31,7 @@
 mod core;
 mod crew;
 mod epoll;
+mod handover;
 mod kernel;
 mod lanes;
 mod mailbox;

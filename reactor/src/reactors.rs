@@ -183,11 +183,19 @@ impl Cpus {
         self.numbers.len()
     }
 
-    /// Lets the calling thread use those that no reactor is bound to, or all if there are none.
+    /// Those for threads that may block: the ones no reactor is bound to, if they are half of all at least. Fewer would be
+    /// too narrow for the threads of many files, and such threads mostly wait.
+    fn for_blocking(&self) -> &[usize] {
+        match self.numbers.get(self.bound..) {
+            Some(free) if free.len() >= self.bound => free,
+            _ => &self.numbers,
+        }
+    }
+
+    /// Lets the calling thread use those for threads that may block.
     pub(crate) fn unpin(&self) {
-        let free = self.numbers.get(self.bound..).filter(|free| !free.is_empty());
         let mut set = CpuSet::new();
-        free.unwrap_or(&self.numbers).iter().for_each(|cpu| set.set(*cpu));
+        self.for_blocking().iter().for_each(|cpu| set.set(*cpu));
         if let Err(error) = sched_setaffinity(None, &set) {
             tracing::warn!(%error, "cannot choose the CPUs of a thread");
         }
@@ -203,6 +211,21 @@ impl Drop for AbortOnPanic {
             let thread = std::thread::current();
             tracing::error!(thread = thread.name(), "panic on a reactor's thread: aborting");
             std::process::abort();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn blocking_threads_stay_away_from_reactors_if_that_leaves_them_room() {
+        let cpus = |count, bound| Cpus { numbers: (0..count).collect(), bound };
+        assert_eq!(cpus(2, 1).for_blocking(), [1]);
+        assert_eq!(cpus(4, 2).for_blocking(), [2, 3]);
+        for (count, bound) in [(1, 1), (2, 2), (2, 3), (4, 3), (4, 0)] {
+            assert_eq!(cpus(count, bound).for_blocking().len(), count, "{bound} of {count}");
         }
     }
 }

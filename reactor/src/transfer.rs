@@ -1,5 +1,6 @@
 //! One file operation on its way, carried out piece by piece.
 
+use crate::lanes::Queue;
 use lunette_store::{FileOp, IoError, IoId, IoResult, Seg, Sg, SinkId};
 use std::os::fd::RawFd;
 
@@ -7,6 +8,10 @@ use std::os::fd::RawFd;
 const MOST_SEGS: usize = 1024;
 /// Most bytes that one call moves (`MAX_RW_COUNT` for pages of 4 KiB).
 const MOST_BYTES: usize = 0x7fff_f000;
+/// Segments for which an idle transfer keeps room: a driver's request of 512 KiB in single pages.
+const KEPT_SEGS: usize = 128;
+/// How often in a row "try again" is believed of an operation that may block.
+const MOST_TRIES: u8 = 16;
 
 /// What is done to the file.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -33,12 +38,16 @@ pub(crate) struct Transfer {
     pub(crate) id: IoId,
     pub(crate) fd: RawFd,
     pub(crate) action: Action,
+    /// Whose threads carry it out, if not the kernel.
+    pub(crate) queue: Option<Queue>,
     /// Where in the file the next piece begins.
     pub(crate) offset: u64,
     moved: u64,
     left: u64,
     segs: Vec<Seg>,
     first: usize,
+    /// Answers in a row that said "try again".
+    tries: u8,
 }
 
 /// The answer to an operation that needs no kernel: empty, or beyond what a file can be.
@@ -62,11 +71,13 @@ impl Transfer {
             id: IoId { sink: SinkId(u32::MAX), token: 0 },
             fd: -1,
             action: Action::Sync,
+            queue: None,
             offset: 0,
             moved: 0,
             left: 0,
             segs: Vec::with_capacity(1),
             first: 0,
+            tries: 0,
         }
     }
 
@@ -87,6 +98,7 @@ impl Transfer {
         self.moved = 0;
         self.left = list.len();
         self.first = 0;
+        self.tries = 0;
         self.segs.clear();
         match list.single() {
             Some(seg) => self.segs.push(seg),
@@ -102,7 +114,7 @@ impl Transfer {
     /// Gives back the room of an unusually long list.
     pub(crate) fn end(&mut self) {
         self.segs.clear();
-        self.segs.shrink_to(MOST_SEGS);
+        self.segs.shrink_to(KEPT_SEGS);
     }
 
     /// The segments of the next piece.
@@ -122,7 +134,11 @@ impl Transfer {
     /// Takes in what the kernel said to the last piece: bytes moved, or an error number.
     pub(crate) fn advance(&mut self, answer: Result<usize, i32>) -> Step {
         match answer {
-            Err(libc::EINTR | libc::EAGAIN) => Step::Retry,
+            Err(libc::EINTR) => Step::Retry,
+            Err(libc::EAGAIN) if self.tries < MOST_TRIES => {
+                self.tries += 1;
+                Step::Retry
+            }
             // With O_DIRECT, what follows the unaligned end of a file is refused rather than empty.
             Err(libc::EINVAL) if self.moved > 0 && self.action == Action::Read => self.short(),
             Err(errno) => Step::Done(Err(IoError::from_errno(errno))),
@@ -144,6 +160,7 @@ impl Transfer {
 
     fn consume(&mut self, count: usize) {
         let mut count = self.left.min(count as u64) as usize;
+        self.tries = 0;
         self.moved += count as u64;
         self.left -= count as u64;
         self.offset += count as u64;
@@ -205,7 +222,7 @@ mod tests {
         assert_eq!(transfer.advance(Ok(1)), Step::Continue);
         assert_eq!(transfer.advance(Ok(0)), Step::Done(Err(IoError::Short { moved: MOST_SEGS as u64 + 1 })));
         transfer.end();
-        assert!(transfer.segs.capacity() <= MOST_SEGS);
+        assert!(transfer.segs.capacity() <= KEPT_SEGS);
     }
 
     #[test]
@@ -216,6 +233,22 @@ mod tests {
         let mut transfer = reading(&[memory.seg()]);
         assert_eq!(transfer.advance(Ok(100)), Step::Continue);
         assert_eq!(transfer.advance(Err(libc::EINVAL)), Step::Done(Err(IoError::Short { moved: 100 })));
+    }
+
+    #[test]
+    fn who_says_try_again_for_ever_is_not_asked_for_ever() {
+        let memory = Memory::zeroed(20);
+        let mut transfer = reading(&[memory.seg()]);
+        let again = |transfer: &mut Transfer| {
+            let tries = (0..1000).take_while(|_| transfer.advance(Err(libc::EAGAIN)) == Step::Retry);
+            tries.count()
+        };
+        assert_eq!(again(&mut transfer), usize::from(MOST_TRIES));
+        assert_eq!(transfer.advance(Err(libc::EAGAIN)), Step::Done(Err(IoError::Os(libc::EAGAIN))));
+        // Progress earns it new patience; a signal costs none.
+        assert_eq!(transfer.advance(Ok(10)), Step::Continue);
+        assert!((0..1000).all(|_| transfer.advance(Err(libc::EINTR)) == Step::Retry));
+        assert_eq!(again(&mut transfer), usize::from(MOST_TRIES));
     }
 
     #[test]

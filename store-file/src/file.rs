@@ -16,7 +16,7 @@ use std::sync::{Arc, OnceLock};
 /// The lock is held until the last clone and every handle is gone, and the reactors of the handles have had a turn.
 #[derive(Clone, Debug)]
 pub struct File {
-    shared: Arc<Shared>,
+    pub(crate) shared: Arc<Shared>,
 }
 
 #[derive(Debug)]
@@ -25,7 +25,9 @@ pub(crate) struct Shared {
     flushing: Option<OwnedFd>,
     path: PathBuf,
     pub(crate) probed: Probed,
-    /// For writes that block a thread.
+    /// For reads, and direct writes, that block a thread.
+    workers: Lane,
+    /// For other writes that do, and for holes.
     writer: Lane,
     /// For what waits for the device.
     pub(crate) syncer: Lane,
@@ -49,8 +51,10 @@ impl File {
                 open::remove(path);
             }
         })?;
-        tracing::debug!(path = %path.display(), ?probed, "opened");
-        Ok(Self { shared: Arc::new(Shared::new(path, opened, probed)) })
+        let shared = Shared::new(path, opened, probed);
+        let lanes = [&shared.writer, &shared.syncer, &shared.workers].map(Lane::number);
+        tracing::debug!(path = %path.display(), probed = ?shared.probed, ?lanes, "opened");
+        Ok(Self { shared: Arc::new(shared) })
     }
 
     /// Where it is.
@@ -89,6 +93,7 @@ impl Shared {
             zero_range: AtomicBool::new(probed.can_zero_range),
             cached_reads: AtomicBool::new(probed.inline == Inline::Cached),
             failed: OnceLock::new(),
+            workers: Lane::wide(),
             writer: Lane::new(),
             syncer: Lane::new(),
             probed,
@@ -104,16 +109,19 @@ impl Shared {
         self.flushing.as_ref().map(OwnedFd::as_raw_fd)
     }
 
-    /// Where an operation is carried out that the kernel cannot do by itself: a file system takes a lock for each buffered
-    /// write, so a single thread is as fast as many, and one that waits for the device must not hold them up.
+    /// Where an operation is carried out that the kernel cannot do by itself: its own workers are shared by all files of a
+    /// reactor, which must not wait for a file system that stalls. A file system takes a lock for each buffered write, so a
+    /// single thread is as fast as many, and one that waits for the device must not hold them up.
     pub(crate) fn lane(&self, op: &FileOp<'_>) -> Option<&Lane> {
         match op {
             FileOp::Sync { .. } => Some(&self.syncer),
             FileOp::Allocate { .. } => Some(&self.writer),
-            _ if self.probed.direct.is_some() => None,
+            FileOp::Read { .. } => self.probed.reads_block.then_some(&self.workers),
+            FileOp::Write { .. } if self.probed.direct.is_some() => {
+                self.probed.reads_block.then_some(&self.workers)
+            }
             FileOp::Write { durable: true, .. } => Some(&self.syncer),
-            FileOp::Write { .. } if self.probed.writes_block => Some(&self.writer),
-            FileOp::Read { .. } | FileOp::Write { .. } => None,
+            FileOp::Write { .. } => self.probed.writes_block.then_some(&self.writer),
         }
     }
 

@@ -62,7 +62,9 @@ pub(crate) struct Probed {
     pub(crate) memory: bool,
     pub(crate) inline: Inline,
     pub(crate) direct: Option<Alignment>,
-    /// Writing blocks a thread: the file system has no other way.
+    /// Reading blocks a thread: the file system has no other way. (Direct writes do so as well then.)
+    pub(crate) reads_block: bool,
+    /// The same of writing.
     pub(crate) writes_block: bool,
     pub(crate) discarding: Discarding,
     /// Ranges for `fallocate` are multiples of this many bytes.
@@ -81,6 +83,7 @@ pub(crate) fn probe(path: &Path, opened: &Opened, options: &Options) -> Result<P
     forget_access_times(opened);
     let in_memory = [magic::TMPFS, magic::RAMFS, magic::HUGETLBFS].contains(&system);
     let memory = in_memory && !opened.block_device;
+    let reads_block = !reads_without_waiting(opened);
     let direct = match options.direct && !memory {
         true => Some(go_direct(path, opened, options)?),
         false => None,
@@ -92,10 +95,11 @@ pub(crate) fn probe(path: &Path, opened: &Opened, options: &Options) -> Result<P
             Some(true) => Inline::Always,
             Some(false) => Inline::Never,
             None if memory => Inline::Always,
-            None if direct.is_none() && reads_without_waiting(opened) => Inline::Cached,
+            None if direct.is_none() && !reads_block => Inline::Cached,
             None => Inline::Never,
         },
         direct,
+        reads_block,
         writes_block: direct.is_none() && !writes_without_waiting(opened),
         discarding: Discarding::No,
         sector: 1,

@@ -91,11 +91,14 @@ pub enum FileOp<'a> {
 
 /// A queue for operations, of one file mostly, that occupy a thread as long as they last.
 ///
-/// Operations of a lane are carried out one after the other, in the order of submission; lanes do not wait for each other.
-/// The thread starts when the lane is used and ends when it no longer is. The value names the lane, and is the same lane on
-/// every reactor of the program.
+/// Operations of a lane are carried out one after the other, in the order of submission, or several at a time if the lane is
+/// [wide](Lane::wide). No lane waits for another or shares a thread with one. Threads start when the lane is used and end when
+/// it no longer is. The value names the lane, and is the same lane on every reactor of the program.
 #[derive(PartialEq, Eq, Debug)]
-pub struct Lane(u32);
+pub struct Lane {
+    number: u32,
+    wide: bool,
+}
 
 /// Numbers of lanes that have been given back. The lowest free number is used first, so numbers stay dense.
 static LANES: Mutex<(u32, BTreeSet<u32>)> = Mutex::new((0, BTreeSet::new()));
@@ -103,18 +106,32 @@ static LANES: Mutex<(u32, BTreeSet<u32>)> = Mutex::new((0, BTreeSet::new()));
 impl Lane {
     /// A lane that nothing else uses.
     pub fn new() -> Self {
-        let mut lanes = LANES.lock().unwrap_or_else(PoisonError::into_inner);
-        let (end, free) = &mut *lanes;
-        Self(free.pop_first().unwrap_or_else(|| {
-            *end += 1;
-            *end - 1
-        }))
+        Self { number: take_number(), wide: false }
+    }
+
+    /// A lane that nothing else uses, for several operations at a time, in any order.
+    pub fn wide() -> Self {
+        Self { number: take_number(), wide: true }
     }
 
     /// The smallest number, from 0, that no other lane had when this one was made.
     pub const fn number(&self) -> u32 {
-        self.0
+        self.number
     }
+
+    /// Whether several operations are carried out at a time.
+    pub const fn is_wide(&self) -> bool {
+        self.wide
+    }
+}
+
+fn take_number() -> u32 {
+    let mut lanes = LANES.lock().unwrap_or_else(PoisonError::into_inner);
+    let (end, free) = &mut *lanes;
+    free.pop_first().unwrap_or_else(|| {
+        *end += 1;
+        *end - 1
+    })
 }
 
 impl Default for Lane {
@@ -125,7 +142,7 @@ impl Default for Lane {
 
 impl Drop for Lane {
     fn drop(&mut self) {
-        LANES.lock().unwrap_or_else(PoisonError::into_inner).1.insert(self.0);
+        LANES.lock().unwrap_or_else(PoisonError::into_inner).1.insert(self.number);
     }
 }
 
@@ -176,8 +193,9 @@ pub trait Cx {
     /// the list itself may go.
     fn file(&mut self, op: FileOp<'_>, id: IoId) -> Submit;
 
-    /// Like [`file`](Cx::file), for what the kernel can only do by blocking a thread: the thread of `lane` does it, and an
-    /// operation that takes long holds up its own lane at most. Syncs that wait in a row are answered by one.
+    /// Like [`file`](Cx::file), for what the kernel can only do by blocking a thread: a thread of `lane` does it, and an
+    /// operation that takes long holds up its own lane at most. Syncs that wait in a row may be answered by one. `Full` also
+    /// when too many operations of this lane are under way, so that one that stalls leaves room for the others.
     fn file_in(&mut self, lane: &Lane, op: FileOp<'_>, id: IoId) -> Submit;
 
     /// Tells `id` (with `Ok(0)`) whenever `fd` has *become* ready, beginning with now if it is: edge-triggered, until
@@ -195,7 +213,7 @@ pub trait Cx {
     /// Runs a call that may block on a thread of a bounded pool.
     fn blocking(&mut self, work: Box<dyn FnOnce() -> IoResult + Send>, id: IoId);
 
-    /// Runs a call that may block on the thread of `lane`, in its turn.
+    /// Runs a call that may block on a thread of `lane`, in its turn.
     fn blocking_in(&mut self, lane: &Lane, work: Box<dyn FnOnce() -> IoResult + Send>, id: IoId);
 
     /// A sender of messages to reactors.

@@ -1,6 +1,6 @@
 //! A store in memory of its own: a sparse memory file.
 
-use crate::{Backing, Caps, Cx, Discard, IoError, IoId, IoResult, Op, Sg, Store, Submit, seek};
+use crate::{Backing, Caps, Cx, Discard, IoError, IoId, IoResult, Lane, Op, Sg, Store, Submit, seek};
 use rustix::fs::{FallocateFlags, MemfdFlags};
 use rustix::mm::{MapFlags, ProtFlags};
 use std::ffi::c_void;
@@ -26,6 +26,8 @@ struct Map {
     address: *mut c_void,
     length: usize,
     touched: Touched,
+    /// For what takes long.
+    lane: Lane,
 }
 
 // SAFETY: the address is only used to copy bytes in and out, as with memory that a guest shares with us: concurrent
@@ -65,7 +67,10 @@ impl Ram {
             fast_zero: true,
             rotational: false,
         };
-        Ok(Self { map: Arc::new(Map { file, address, length, touched: Touched::new(size) }), caps })
+        Ok(Self {
+            map: Arc::new(Map { file, address, length, touched: Touched::new(size), lane: Lane::new() }),
+            caps,
+        })
     }
 
     /// The same memory, for readers only.
@@ -107,7 +112,7 @@ impl Store for Ram {
         // The kernel looks at every page on its way.
         if let Op::Seek { offset, target } = op {
             let ram = self.clone();
-            cx.blocking(Box::new(move || ram.run(Op::Seek { offset, target })), id);
+            cx.blocking_in(&self.map.lane, Box::new(move || ram.run(Op::Seek { offset, target })), id);
             return Submit::Queued;
         }
         Submit::Done(self.run(op))

@@ -2,12 +2,12 @@
 
 use crate::support::*;
 use lunette_reactor::{Io, Options, Reactors};
-use lunette_store::{FileOp, IoError, IoResult, Lane, Memory, Seg, Sg, Submit};
+use lunette_store::{Cx, FileOp, IoError, IoResult, Lane, Memory, Seg, Sg, Submit};
 use std::fs::{File, OpenOptions};
 use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::rc::Rc;
-use std::sync::mpsc::channel;
+use std::sync::mpsc::{Sender, channel};
 
 on_both!(
     many_segments_are_moved_in_order,
@@ -21,6 +21,8 @@ on_both!(
     stop_waits_for_what_is_under_way,
     a_lane_keeps_the_order,
     lanes_are_bounded_and_stop_waits_for_them,
+    a_stalled_lane_leaves_room_for_others,
+    a_wide_lane_goes_on_beside_what_stalls,
 );
 
 fn temporary(bytes: &[u8]) -> File {
@@ -196,7 +198,9 @@ fn more_operations_than_fit_into_the_queues(io: Io) {
     let reactors = start(io, 1);
     let bytes = pattern(COUNT);
     let file = temporary(&bytes);
-    let fd = file.as_raw_fd();
+    // One descriptor would not be given that many.
+    let files: Vec<File> = (0..8).map(|_| file.try_clone().unwrap()).collect();
+    let fds: Vec<RawFd> = files.iter().map(File::as_raw_fd).collect();
     let (tell, told) = channel();
     on_first(&reactors, move |cx| {
         let memory = Rc::new(Memory::zeroed(COUNT));
@@ -208,7 +212,7 @@ fn more_operations_than_fit_into_the_queues(io: Io) {
         });
         for n in 0..COUNT {
             let segs = [target.seg().part(n, 1)];
-            let op = FileOp::Read { fd, offset: n as u64, to: Sg::new(&segs) };
+            let op = FileOp::Read { fd: fds[n % fds.len()], offset: n as u64, to: Sg::new(&segs) };
             assert_eq!(cx.file(op, to(sink, n as u64)), Submit::Queued);
         }
     });
@@ -263,7 +267,7 @@ fn stop_waits_for_what_is_under_way(io: Io) {
 }
 
 fn a_lane_keeps_the_order(io: Io) {
-    const COUNT: u64 = 2000;
+    const COUNT: u64 = 200;
     let reactors = start(io, 1);
     let file = temporary(&[]);
     let fd = file.as_raw_fd();
@@ -322,4 +326,47 @@ fn lanes_are_bounded_and_stop_waits_for_them(io: Io) {
     let mut found = vec![0; 4 * LENGTH];
     file.read_exact_at(&mut found, 0).unwrap();
     assert!(found.iter().all(|byte| *byte == 3));
+}
+
+/// A call that lasts until the test releases it.
+fn stall() -> (impl FnOnce() -> IoResult + Send, Sender<()>) {
+    let (release, wait) = channel::<()>();
+    (move || wait.recv().map(|()| 0).map_err(|_| IoError::Gone), release)
+}
+
+fn a_stalled_lane_leaves_room_for_others(io: Io) {
+    const MOST: u64 = 256;
+    let reactors = start(io, 1);
+    let file = temporary(&[]);
+    let fd = file.as_raw_fd();
+    let (sink, told) = ear(&reactors);
+    let (call, release) = stall();
+    let (stalled, other) = on_first(&reactors, move |cx| {
+        let lane = Lane::new();
+        cx.blocking_in(&lane, Box::new(call), to(sink, 0));
+        let sync = |cx: &mut dyn Cx, lane, n| cx.file_in(lane, FileOp::Sync { fd }, to(sink, n));
+        let stalled: Vec<Submit> = (1..=MOST + 1).map(|n| sync(cx, &lane, n)).collect();
+        (stalled, sync(cx, &Lane::new(), 1000))
+    });
+    assert_eq!(stalled[..MOST as usize], [Submit::Queued; MOST as usize]);
+    assert_eq!((stalled[MOST as usize], other), (Submit::Full, Submit::Queued));
+    assert_eq!(next(&told), (1000, Ok(0)));
+    release.send(()).unwrap();
+    assert_eq!(until(&told, MOST), (0..MOST).collect::<Vec<_>>());
+}
+
+fn a_wide_lane_goes_on_beside_what_stalls(io: Io) {
+    let reactors = start(io, 1);
+    let file = temporary(b"x");
+    let fd = file.as_raw_fd();
+    let (sink, told) = ear(&reactors);
+    let (call, release) = stall();
+    on_first(&reactors, move |cx| {
+        let lane = Lane::wide();
+        cx.blocking_in(&lane, Box::new(call), to(sink, 1));
+        assert_eq!(cx.file_in(&lane, FileOp::Sync { fd }, to(sink, 2)), Submit::Queued);
+    });
+    assert_eq!(next(&told), (2, Ok(0)));
+    release.send(()).unwrap();
+    assert_eq!(next(&told), (1, Ok(0)));
 }

@@ -154,3 +154,46 @@ fn what_is_kept_is_found() {
         assert_eq!((find(1536 << 10, SeekTarget::Data), find(1792 << 10, SeekTarget::Hole)), (1792, 2048));
     }
 }
+
+/// Whose thread carries out each operation: one of the kernel's, the writer's, the syncer's or one of the workers'.
+fn lanes(file: &File) -> String {
+    let (fd, offset, length, mode) = (-1, 0, 1, 0);
+    let write = |durable| FileOp::Write { fd, offset, from: Sg::empty(), durable };
+    let ops = [
+        FileOp::Read { fd, offset, to: Sg::empty() },
+        write(false),
+        write(true),
+        FileOp::Sync { fd },
+        FileOp::Allocate { fd, mode, offset, length },
+    ];
+    let shared = &file.shared;
+    let lane = |op| match shared.lane(&op) {
+        None => 'k',
+        Some(lane) if *lane == shared.syncer => 's',
+        Some(lane) if lane.is_wide() => 'W',
+        Some(_) => 'w',
+    };
+    ops.map(lane).iter().collect()
+}
+
+#[test]
+fn what_blocks_does_so_on_threads_of_the_file() {
+    let (memory, disk) = (in_memory(), on_disk());
+    // Which files the kernel reads without waiting is its own matter; the lanes follow.
+    for directory in [&memory, &disk] {
+        let options = Options { inline: Some(false), ..sized(1 << 20) };
+        let file = File::open(&disk_image(directory), &options).unwrap();
+        let probed = &file.shared.probed;
+        let read = if probed.reads_block { 'W' } else { 'k' };
+        let write = if probed.writes_block { 'w' } else { 'k' };
+        assert_eq!(lanes(&file), format!("{read}{write}ssw"));
+    }
+    let options = Options { direct: true, logical_block: 4096, ..sized(1 << 20) };
+    let Ok(file) = File::open(&disk.path().join("direct.img"), &options) else {
+        return eprintln!("skipped: no direct I/O here");
+    };
+    if file.mode() == "direct" {
+        let moved = if file.shared.probed.reads_block { 'W' } else { 'k' };
+        assert_eq!(lanes(&file), format!("{moved}{moved}{moved}sw"));
+    }
+}
