@@ -154,7 +154,7 @@ impl Engine {
         cx: &mut dyn Cx,
     ) -> Started {
         let mut tasks = self.tasks.borrow_mut();
-        let Some(id) = tasks.vacant() else {
+        let Some(id) = tasks.vacant(&itl.share) else {
             return Started::Ended(Outcome::status(Status::TASK_SET_FULL));
         };
         let op = operation(io, data_out, data_in);

@@ -1,12 +1,13 @@
 //! Commands that hop to the reactor where their logical unit lives.
 //!
-//! A unit may be bound to some reactors ([`LogicalUnit::live_on`](crate::LogicalUnit::live_on)): its task set and its store
-//! handles are then there only. A command that arrives elsewhere with all its data is sent there, executed in a session of
-//! the same nexus, and its end is sent back. Messages between two reactors keep their order, so commands do too, and a task
-//! management function that follows a command finds it.
+//! A unit may be bound to some reactors ([`LogicalUnit::live_on`](crate::LogicalUnit::live_on)). A command that arrives
+//! elsewhere with all its data is sent there, executed in a session of the same nexus, and its end is sent back. (A
+//! transport that gathers data-out by and by [admits](Session::admit) commands where they arrive; they stay there.) Messages
+//! between two reactors keep their order, so commands do too, and messages are in causal order
+//! ([`Post`](lunette_store::Post)), so a task management function finds the commands before it, whichever way they went.
 
 use crate::engine::Engine;
-use crate::plan::Completion;
+use crate::plan::{Aborted, Completion};
 use crate::session::{CommandFrame, Responder, Session, Started};
 use crate::{Nexus, NexusId};
 use lunette_scsi::{Cdb, ServiceResponse};
@@ -53,6 +54,8 @@ struct Visit {
     data_out: SgList,
     data_in: SgList,
     from: ReactorId,
+    /// How often the nexus had been lost when its session was opened.
+    losses: u64,
 }
 
 /// Stands in a frame whose CDB travels beside it.
@@ -101,6 +104,7 @@ impl Engine {
             data_out: SgList::new(),
             data_in: SgList::new(),
             from: self.reactor,
+            losses: session.losses(),
         };
         visit.data_out.assign(data_out);
         visit.data_in.assign(data_in);
@@ -109,6 +113,12 @@ impl Engine {
     }
 
     fn receive(&self, visit: Visit, cx: &mut dyn Cx) {
+        // The end of the nexus may have come here, from a third reactor, before this.
+        if visit.losses != visit.nexus.losses() {
+            let (from, ticket) = (visit.from, visit.frame.cookie);
+            let lost = Completion::Aborted(Aborted::NexusLost);
+            return Self::post(from, cx, move |engine, cx| engine.returned(ticket, lost, cx));
+        }
         let cookie = self.hops.number();
         let origin = Origin { reactor: visit.from, ticket: visit.frame.cookie };
         self.hops.visitors.0.borrow_mut().insert(cookie, origin);

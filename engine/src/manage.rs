@@ -164,6 +164,7 @@ impl Engine {
     /// The end of a nexus: aborts its tasks everywhere.
     pub(crate) fn close(&self, session: &Session, cookie: u64, cx: &mut dyn Cx) {
         let nexus = session.nexus();
+        nexus.lose();
         let job = self.jobs.borrow_mut().insert(session, cookie, None);
         let selector = Selector { units: None, nexus: Some(nexus.id()), tag: None };
         let action = Action::Abort { requester: nexus.id(), because: Because::NexusLost };

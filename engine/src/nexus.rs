@@ -93,6 +93,8 @@ pub struct Nexus {
     /// The I_T_L nexuses met so far, by the number of their logical unit. The units know them too, but do not keep them.
     itls: Mutex<HashMap<u64, Arc<ItlNexus>>>,
     observer: Option<Arc<dyn AttentionObserver>>,
+    /// How often it was lost.
+    losses: AtomicU64,
     this: Weak<Self>,
 }
 
@@ -124,6 +126,7 @@ impl Nexus {
             port,
             itls: Mutex::default(),
             observer,
+            losses: AtomicU64::new(0),
             this: this.clone(),
         })
     }
@@ -145,6 +148,16 @@ impl Nexus {
         if let Some(observer) = &self.observer {
             self.port.luns_of(unit).for_each(|lun| observer.attention(unit, lun, condition));
         }
+    }
+
+    /// How often the nexus was lost so far: what a session sends that was opened before the last time comes too late.
+    pub(crate) fn losses(&self) -> u64 {
+        self.losses.load(Ordering::Acquire)
+    }
+
+    /// The nexus is lost.
+    pub(crate) fn lose(&self) {
+        self.losses.fetch_add(1, Ordering::AcqRel);
     }
 
     pub(crate) fn this(&self) -> &Weak<Self> {

@@ -4,7 +4,7 @@ use crate::engine::Engine;
 use crate::nexus::ItlNexus;
 use crate::plan::Completion;
 use crate::task_set::TaskSet;
-use crate::tasks::TaskId;
+use crate::tasks::{Share, TaskId};
 use crate::{LogicalUnit, Nexus, Outcome};
 use lunette_scsi::{Cdb, Lun, ServiceResponse, TaskAttribute, TaskManagementFunction};
 use lunette_store::{Cx, ReactorId, Sg};
@@ -96,10 +96,13 @@ pub struct Session {
     engine: Rc<Engine>,
     nexus: Arc<Nexus>,
     responder: Weak<dyn Responder>,
+    share: Rc<Share>,
     /// The I_T_L nexuses met so far, by the number of their logical unit.
     itls: RefCell<HashMap<u64, Rc<Itl>>>,
     recent: RefCell<Recent>,
     closed: Cell<bool>,
+    /// How often the nexus had been lost when this was opened.
+    losses: u64,
 }
 
 /// Where commands for a logical unit are executed.
@@ -142,6 +145,7 @@ pub(crate) struct Itl {
     pub(crate) nexus: Arc<Nexus>,
     pub(crate) set: Rc<TaskSet>,
     pub(crate) responder: Weak<dyn Responder>,
+    pub(crate) share: Rc<Share>,
 }
 
 impl Itl {
@@ -153,8 +157,12 @@ impl Itl {
 impl Session {
     /// Opens a nexus on the reactor of `cx`. The engine keeps no strong reference to `responder`.
     pub fn open(nexus: Arc<Nexus>, responder: Weak<dyn Responder>, cx: &mut dyn Cx) -> Self {
+        let engine = Engine::on(cx);
+        let share = engine.tasks.borrow_mut().share(&nexus.initiator);
         Self {
-            engine: Engine::on(cx),
+            engine,
+            share,
+            losses: nexus.losses(),
             nexus,
             responder,
             itls: RefCell::default(),
@@ -219,7 +227,8 @@ impl Session {
     }
 
     /// The nexus is lost: aborts its commands on all reactors. [`Responder::management_ended`] follows, with `cookie`,
-    /// when nothing touches the initiator's memory any more. No command may be admitted from now on.
+    /// when nothing touches the initiator's memory any more. No command may be admitted from now on, in none of the
+    /// nexus's sessions; what they have sent to other reactors and is still on its way is aborted when it arrives.
     pub fn close(&self, cookie: u64, cx: &mut dyn Cx) {
         self.closed.set(true);
         self.recent.take();
@@ -229,6 +238,10 @@ impl Session {
 
     pub(crate) fn responder(&self) -> &Weak<dyn Responder> {
         &self.responder
+    }
+
+    pub(crate) fn losses(&self) -> u64 {
+        self.losses
     }
 
     /// Where commands for `lun` are executed.
@@ -270,6 +283,7 @@ impl Session {
             nexus: self.nexus.clone(),
             set: self.engine.task_set(unit, cx),
             responder: self.responder.clone(),
+            share: self.share.clone(),
         });
         self.itls.borrow_mut().insert(unit.number(), itl.clone());
         itl

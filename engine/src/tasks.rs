@@ -5,7 +5,9 @@ use crate::run::Running;
 use crate::session::{CommandFrame, Itl};
 use lunette_scsi::Cdb;
 use lunette_store::{Sg, SgList};
-use std::rc::Rc;
+use std::cell::Cell;
+use std::collections::HashMap;
+use std::rc::{Rc, Weak};
 
 /// A task of one reactor. A number is not used again before 2³⁰ other tasks have had the same slot.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -75,10 +77,17 @@ impl Parked {
 /// How many tasks one reactor holds; the next is answered TASK SET FULL.
 const LIMIT: usize = 1 << 15;
 
+/// How many tasks of one reactor an initiator port has, with all its nexuses. It gets no more than it leaves to others:
+/// alone half of all, so that nobody can take the last one.
+#[derive(Default, Debug)]
+pub(crate) struct Share(Cell<usize>);
+
 #[derive(Default)]
 pub(crate) struct Tasks {
     slots: Vec<Slot>,
     free: Vec<u32>,
+    /// By the names of initiator ports.
+    shares: HashMap<String, Weak<Share>>,
 }
 
 #[derive(Default)]
@@ -88,25 +97,37 @@ struct Slot {
 }
 
 impl Tasks {
-    /// The slot that the next task gets; `None` if there are too many.
+    /// What the initiator port of this name has.
+    pub(crate) fn share(&mut self, initiator: &str) -> Rc<Share> {
+        if let Some(share) = self.shares.get(initiator).and_then(Weak::upgrade) {
+            return share;
+        }
+        self.shares.retain(|_, share| share.strong_count() > 0);
+        let share = Rc::<Share>::default();
+        self.shares.insert(initiator.to_owned(), Rc::downgrade(&share));
+        share
+    }
+
+    /// The slot that the next task gets; `None` if there are too many, or too many of `share`.
     #[inline]
-    pub(crate) fn vacant(&mut self) -> Option<TaskId> {
+    pub(crate) fn vacant(&mut self, share: &Share) -> Option<TaskId> {
+        let left = LIMIT - (self.slots.len() - self.free.len());
+        if share.0.get() >= left {
+            return None;
+        }
         let index = match self.free.last() {
             Some(index) => *index,
-            None => self.grow()?,
+            None => self.grow(),
         };
         Some(TaskId { index, generation: self.slots[index as usize].generation })
     }
 
     #[cold]
-    fn grow(&mut self) -> Option<u32> {
-        if self.slots.len() == LIMIT {
-            return None;
-        }
+    fn grow(&mut self) -> u32 {
         let index = self.slots.len() as u32;
         self.slots.push(Slot::default());
         self.free.push(index);
-        Some(index)
+        index
     }
 
     /// Puts a task into the slot that [`vacant`](Self::vacant) has just named.
@@ -114,12 +135,13 @@ impl Tasks {
     pub(crate) fn occupy(&mut self, id: TaskId, task: Task) {
         let taken = self.free.pop();
         debug_assert_eq!(taken, Some(id.index));
+        task.itl.share.0.update(|count| count + 1);
         self.slots[id.index as usize].task = Some(task);
     }
 
     /// A slot for a task that has just arrived.
     pub(crate) fn insert(&mut self, task: Task) -> Option<TaskId> {
-        let id = self.vacant()?;
+        let id = self.vacant(&task.itl.share)?;
         self.occupy(id, task);
         Some(id)
     }
@@ -142,6 +164,7 @@ impl Tasks {
         let slot = &mut self.slots[id.index as usize];
         slot.generation = (slot.generation + 1) & 0x3fff_ffff;
         slot.task = None;
+        itl.share.0.update(|count| count - 1);
         self.free.push(id.index);
         Some(itl)
     }

@@ -160,7 +160,10 @@ pub type Message = Box<dyn FnOnce(&mut dyn Cx) + Send>;
 
 /// Sends work to reactors; usable on every thread.
 pub trait Post: Send + Sync {
-    /// Runs `message` on reactor `to`, soon, in the order of posting from one thread. A reactor that has ended drops it.
+    /// Runs `message` on reactor `to`, soon. A reactor that has ended drops it.
+    ///
+    /// Messages are in causal order: those of one thread arrive in the order of posting, and if A posts to C and then to B,
+    /// and B upon that posts to C, then C gets A's message first.
     fn post(&self, to: ReactorId, message: Message);
 }
 

@@ -84,6 +84,26 @@ fn the_end_of_the_nexus_ends_its_commands_everywhere() {
 }
 
 #[test]
+fn the_end_of_the_nexus_overtakes_commands_on_their_way() {
+    let mut rig = Rig::new(3);
+    rig.unit.live_on([ReactorId(1)]);
+    let nexus = Nexus::new("guest", rig.port.clone());
+    let (away, closing) = (rig.session(&nexus, 0), rig.open(&nexus, 2));
+    closing.session.close(1000, rig.sim.cx(2));
+    while rig.sim.step(1) {}
+    // Reactor 0 has not heard of it.
+    rig.read(&away, 7, "simple");
+    assert_eq!(rig.at_store(), 0);
+    assert_eq!(away.events(), [Event::Ended(7, Completion::Aborted(Aborted::NexusLost))]);
+    assert_eq!(closing.events(), [COMPLETE]);
+    let again = rig.session(&nexus, 0);
+    rig.read(&again, 8, "simple");
+    assert_eq!(rig.at_store(), 1);
+    rig.complete_all();
+    assert_eq!(again.good(), [8]);
+}
+
+#[test]
 fn a_transport_that_is_gone_is_not_answered() {
     let (mut rig, away, _) = rig();
     rig.read(&away, 1, "simple");
