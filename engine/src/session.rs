@@ -117,25 +117,39 @@ enum Place {
 struct Recent(Vec<Option<(Lun, Place)>>);
 
 impl Recent {
-    const LENGTH: usize = 64;
+    const LENGTHS: std::ops::RangeInclusive<usize> = 8..=256;
 
     /// By the last byte of a single-level LUN, where neighbours differ (SAM-5 4.7.6).
     #[inline]
-    fn position(lun: Lun) -> usize {
-        usize::from(lun.to_bytes()[1]) % Self::LENGTH
+    fn position(&self, lun: Lun) -> usize {
+        usize::from(lun.to_bytes()[1]) & self.0.len().wrapping_sub(1)
     }
 
     #[inline]
     fn get(&self, lun: Lun) -> Option<&Place> {
-        match self.0.get(Self::position(lun)) {
+        match self.0.get(self.position(lun)) {
             Some(Some((known, place))) if *known == lun => Some(place),
             _ => None,
         }
     }
 
+    /// Becomes twice as long rather than forget another unit, as long as that helps.
     fn put(&mut self, lun: Lun, place: Place) {
-        self.0.resize_with(Self::LENGTH, || None);
-        self.0[Self::position(lun)] = Some((lun, place));
+        if self.0.is_empty() {
+            self.0.resize_with(*Self::LENGTHS.start(), || None);
+        }
+        while self.0.len() < *Self::LENGTHS.end()
+            && self.0[self.position(lun)].as_ref().is_some_and(|(other, _)| *other != lun)
+        {
+            let others = std::mem::take(&mut self.0);
+            self.0.resize_with(2 * others.len(), || None);
+            for (lun, place) in others.into_iter().flatten() {
+                let position = self.position(lun);
+                self.0[position] = Some((lun, place));
+            }
+        }
+        let position = self.position(lun);
+        self.0[position] = Some((lun, place));
     }
 }
 
@@ -287,5 +301,27 @@ impl Session {
         });
         self.itls.borrow_mut().insert(unit.number(), itl.clone());
         itl
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn recent_units_are_found_and_make_room_for_each_other() {
+        let mut recent = Recent::default();
+        let at = |recent: &Recent, index| match recent.get(Lun::from_index(index)) {
+            Some(Place::On(reactor)) => Some(reactor.0),
+            _ => None,
+        };
+        assert_eq!(at(&recent, 0), None);
+        for index in 0..256 {
+            recent.put(Lun::from_index(index), Place::On(ReactorId(index as u16)));
+            assert!((0..=index).all(|index| at(&recent, index) == Some(index as u16)));
+        }
+        recent.put(Lun::from_index(256), Place::On(ReactorId(1000)));
+        assert_eq!((at(&recent, 256), at(&recent, 0)), (Some(1000), None));
+        assert_eq!(recent.0.len(), 256);
     }
 }

@@ -102,7 +102,8 @@ fn is_optical(unit: &LogicalUnit) -> bool {
     unit.device().peripheral() == PeripheralDeviceType::OPTICAL.0
 }
 
-/// The events of an export, and what its driver wants to be told. The driver is the same after a reconnection.
+/// The events of an export, and what its driver wants to be told. The driver is the same after a reconnection, unless its
+/// control queue starts anew.
 pub(crate) struct Events {
     export: ExportId,
     home: ReactorId,
@@ -143,6 +144,11 @@ impl Events {
             true => subscriptions.remove(&(target, lun)),
             false => subscriptions.insert((target, lun), classes),
         };
+    }
+
+    /// A driver has just set up the control queue, by which it will subscribe: what was subscribed to was the last one's.
+    pub(crate) fn unsubscribe(&self) {
+        self.state().subscriptions.clear();
     }
 
     /// The device was reset: nothing is subscribed to, and the driver knows nothing that could have changed.

@@ -53,7 +53,8 @@ fn admit_all(rig: &mut Rig, from: &Initiator) -> usize {
     let cdb = Cdb::new(&[READ.spec.opcode.0, 0, 0, 0, 0, 0, 0, 0, 0, 0]).unwrap();
     let frame = CommandFrame::new(Lun::from_index(0), &cdb);
     let cx = rig.sim.cx(from.reactor);
-    let full = |admission| matches!(admission, Admission::Ended(Outcome { status: Status::TASK_SET_FULL, .. }));
+    let full =
+        |admission| matches!(admission, Admission::Ended(Outcome { status: Status::TASK_SET_FULL, .. }));
     (0..).take_while(|_| !full(from.session.admit(&frame, cx))).count()
 }
 

@@ -152,6 +152,9 @@ impl Queue {
             Some(old) if !Arc::ptr_eq(old, &memory) => state.remap(memory),
             _ => Ok(()),
         };
+        if starts && self.role == Role::Control && state.ring.as_ref().is_some_and(Ring::is_new) {
+            self.place.events.unsubscribe();
+        }
         if let Err(error) = changed {
             self.fail(&mut state, &error, cx);
         }

@@ -128,6 +128,11 @@ impl Ring {
         either!(self, ring => ring.base())
     }
 
+    /// Whether nothing has ever been returned in it: the driver has just set it up.
+    pub(crate) fn is_new(&self) -> bool {
+        either!(self, ring => ring.is_new())
+    }
+
     /// Takes the next chain that the driver has made available, and collects its bytes. They stay mapped while
     /// [`memory`](Self::memory) lives.
     #[inline]

@@ -130,8 +130,10 @@ impl Packed {
 
     /// Whether a ring that is said to stand at its start with both counters 0 stands there for the first time. User-Mode
     /// Linux says so of new rings; but it means that a lap has ended, and then something in the ring was used.
-    fn is_new(&self) -> bool {
-        (0..self.layout.size).all(|index| u16::from_le(self.flags(index).load(Ordering::Acquire)) & USED == 0)
+    pub(super) fn is_new(&self) -> bool {
+        self.available.index == 0
+            && (0..self.layout.size)
+                .all(|index| u16::from_le(self.flags(index).load(Ordering::Acquire)) & USED == 0)
     }
 
     pub(super) fn remap(&mut self, memory: Arc<MemoryMap>) -> Result<Arc<MemoryMap>, RingError> {

@@ -87,6 +87,10 @@ impl Split {
         self.next_available.into()
     }
 
+    pub(super) fn is_new(&self) -> bool {
+        self.next_available == 0 && self.next_used == 0
+    }
+
     /// Word `index` of the available ring.
     #[inline]
     fn available(&self, index: usize) -> &AtomicU16 {

@@ -164,9 +164,20 @@ impl FrontEnd {
 
     /// Starts and enables a ring at guest address `at`.
     pub(crate) fn start(&mut self, index: u16, at: u64, size: u16) -> Vring {
+        self.start_at(DriverRing::new(at, size), index, 0)
+    }
+
+    /// The same with a ring in which `used` chains were used before.
+    pub(crate) fn go_on(&mut self, index: u16, at: u64, size: u16, used: u16) -> Vring {
         let ring = DriverRing::new(at, size);
-        let vring = Vring { index, ring, kick: event(), call: event(), error: event(), used: 0 };
-        self.restart(&vring, 0);
+        ring.set_available_index(&self.guest, used);
+        self.guest.write(ring.used + 2, &used.to_le_bytes());
+        self.start_at(ring, index, used)
+    }
+
+    fn start_at(&mut self, ring: DriverRing, index: u16, used: u16) -> Vring {
+        let vring = Vring { index, ring, kick: event(), call: event(), error: event(), used };
+        self.restart(&vring, used);
         vring
     }
 

@@ -20,11 +20,17 @@ struct Driver {
 
 impl Driver {
     fn new(socket: &Path, features: Features) -> Self {
+        Self::with(socket, features, 0)
+    }
+
+    /// A driver that has made `controlled` control requests in an earlier connection.
+    fn with(socket: &Path, features: Features, controlled: u16) -> Self {
         let mut front = FrontEnd::connect(socket, MEMORY);
         let base = Features::VERSION_1 | Features::EVENT_IDX | Features::PROTOCOL_FEATURES;
         front.negotiate(base | features);
         front.share();
-        let (control, events) = (front.start(0, 0, 64), front.start(1, EVENT_RING, 8));
+        let control = front.go_on(0, 0, 64, controlled);
+        let events = front.start(1, EVENT_RING, 8);
         let mut driver = Self { requests: front.start(2, 0x1_0000, 64), front, events, control };
         driver.ready();
         driver
@@ -224,7 +230,7 @@ fn what_happens_between_two_connections_was_missed() {
     assert_eq!(driver.notifications(2, UNIT, 2), 2);
     drop(driver);
     rig.happens(CAPACITY);
-    let mut driver = Driver::new(&rig.socket, CHANGE);
+    let mut driver = Driver::with(&rig.socket, CHANGE, 1);
     driver.give(0);
     driver.give(1);
     driver.give(2);
@@ -232,6 +238,11 @@ fn what_happens_between_two_connections_was_missed() {
     rig.happens(CAPACITY);
     let events = [driver.event(), driver.event()];
     assert_eq!(events, [at(CAPACITY_CHANGE, 1), at(NOTIFICATION, 2)], "the subscription is still there");
+    drop(driver);
+    let mut driver = Driver::new(&rig.socket, CHANGE);
+    (0..3).for_each(|head| driver.give(head));
+    rig.happens(CAPACITY);
+    assert_eq!((driver.event(), driver.none()), (at(CAPACITY_CHANGE, 0), true), "another driver has to ask");
 }
 
 #[test]
