@@ -7,7 +7,7 @@ use crate::probe::{Alignment, Discarding, Inline};
 use crate::sys;
 use lunette_store::pool::{LARGEST, Pool};
 use lunette_store::{
-    Caps, Cx, FileOp, IoError, IoId, IoResult, Memory, Op, Pending, Relay, SeekTarget, Sg, Sink, Store,
+    Caps, Cx, FileOp, IoError, IoId, IoResult, Memory, Op, Pending, Relay, SeekTarget, Seg, Sg, Sink, Store,
     Submit, seek,
 };
 use std::cell::{Cell, OnceCell, RefCell};
@@ -17,6 +17,8 @@ use std::time::Duration;
 
 /// Bytes of bounce buffers in use at most. More operations wait, so that buffers never run out for good.
 const BOUNCE_LIMIT: usize = 8 * LARGEST;
+/// Most bounces that are kept for later.
+const MOST_SPARE: usize = 64;
 /// Bytes that are written at a time where zeroes must be written out.
 const ZERO_CHUNK: usize = 256 << 10;
 /// How long a job waits when the reactor takes no more file operations.
@@ -29,6 +31,10 @@ pub(crate) struct Attached {
     bounce: Pool,
     /// Jobs that wait for a bounce buffer, oldest first. Not empty only while others are pending.
     waiting: RefCell<VecDeque<(IoId, Bounce)>>,
+    /// Bounces of no use now, with room for their lists.
+    spare: RefCell<Vec<Bounce>>,
+    /// The memory of a step while it is submitted.
+    segs: RefCell<Vec<Seg>>,
     zeroes: OnceCell<Memory>,
 }
 
@@ -49,6 +55,8 @@ impl Attached {
             guess: Guess::default(),
             bounce: Pool::new(BOUNCE_LIMIT, LARGEST),
             waiting: RefCell::default(),
+            spare: RefCell::default(),
+            segs: RefCell::default(),
             zeroes: OnceCell::new(),
         }
     }
@@ -61,7 +69,7 @@ impl Attached {
             return Submit::Done(Ok(moved));
         }
         if let Some(need) = self.misaligned(to) {
-            return self.bounce(Bounce::new(Op::Read { offset, to }, need), id, cx);
+            return self.bounce(Op::Read { offset, to }, need, id, cx);
         }
         let fd = self.shared.fd();
         cx.file(FileOp::Read { fd, offset, to }, id)
@@ -90,8 +98,7 @@ impl Attached {
             return Submit::Done(sys::write_all(fd, offset, from, durable));
         }
         if let Some(need) = self.misaligned(from) {
-            let op = Op::Write { offset, from, durable };
-            return self.bounce(Bounce::new(op, need), id, cx);
+            return self.bounce(Op::Write { offset, from, durable }, need, id, cx);
         }
         let op = FileOp::Write { fd: self.shared.fd(), offset, from, durable };
         if durable { self.file(op, Kept::DurableWrite(id), cx) } else { self.start(op, id, cx) }
@@ -149,7 +156,9 @@ impl Attached {
         self.shared.probed.direct.filter(|need| bounce::is_misaligned(sg, *need))
     }
 
-    fn bounce(&self, mut bounce: Bounce, id: IoId, cx: &mut dyn Cx) -> Submit {
+    fn bounce(&self, op: Op<'_>, need: Alignment, id: IoId, cx: &mut dyn Cx) -> Submit {
+        let mut bounce = self.spare.borrow_mut().pop().unwrap_or_default();
+        bounce.begin(op, need);
         if self.waiting.borrow().is_empty() && bounce.take_buffer(&self.bounce) {
             return self.step(id, Job::Bounce(bounce), cx);
         }
@@ -183,9 +192,11 @@ impl Attached {
     /// Starts the next step of a job.
     fn step(&self, id: IoId, mut job: Job, cx: &mut dyn Cx) -> Submit {
         let zeroes = || self.zeroes.get_or_init(|| Memory::zeroed(ZERO_CHUNK)).seg();
-        let step = job.step(zeroes);
+        let mut segs = self.segs.borrow_mut();
+        segs.clear();
+        let step = job.step(&mut segs, zeroes);
         let ours = self.pending.keep(Kept::Job(id, job));
-        match self.start(step.as_op(self.shared.fd()), ours, cx) {
+        match self.start(step.with_memory(self.shared.fd(), Sg::new(&segs)), ours, cx) {
             Submit::Queued => Submit::Queued,
             Submit::Done(result) => {
                 cx.complete(ours, result);
@@ -209,10 +220,21 @@ impl Attached {
                 if job.is_durable() {
                     self.note_durable(result);
                 }
-                drop(job);
+                if let Job::Bounce(bounce) = job {
+                    self.put_aside(bounce);
+                }
                 cx.complete(id, result);
                 self.start_waiting(cx);
             }
+        }
+    }
+
+    /// Gives its buffer back, and keeps its room.
+    fn put_aside(&self, mut bounce: Bounce) {
+        bounce.end();
+        let mut spare = self.spare.borrow_mut();
+        if spare.len() < MOST_SPARE {
+            spare.push(bounce);
         }
     }
 

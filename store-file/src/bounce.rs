@@ -5,7 +5,11 @@ use crate::probe::Alignment;
 use lunette_store::pool::{LARGEST, Pool, PoolBuf};
 use lunette_store::{IoError, IoResult, Op, Seg, Sg};
 
-/// A read or write on its way, step by step; most need only one.
+/// Segments, and runs, for which an idle bounce keeps room.
+const KEPT: usize = 256;
+
+/// A read or write on its way, step by step; most need only one. Made once and used again and again, so that its lists keep
+/// their room.
 pub(crate) struct Bounce {
     /// With an empty list.
     op: Op<'static>,
@@ -31,19 +35,40 @@ struct Run {
     straight: Option<Seg>,
 }
 
-impl Bounce {
-    /// `op` is a read or a write; its length is a multiple of what direct I/O needs, its memory is not as it should be.
-    pub(crate) fn new(op: Op<'_>, need: Alignment) -> Self {
+impl Default for Bounce {
+    fn default() -> Self {
         Self {
-            theirs: op.sg().iter().collect(),
-            runs: cut(op.sg(), need),
-            unit: need.memory.max(need.offset) as usize,
-            op: op.with_sg(Sg::empty()),
+            op: Op::Flush,
+            theirs: Vec::new(),
+            runs: Vec::new(),
+            unit: 1,
             buffer: None,
             done: 0,
             detours: Vec::new(),
             end: 0,
         }
+    }
+}
+
+impl Bounce {
+    /// Begins `op`, a read or a write; its length is a multiple of what direct I/O needs, its memory is not as it should be.
+    pub(crate) fn begin(&mut self, op: Op<'_>, need: Alignment) {
+        self.theirs.extend(op.sg().iter());
+        cut(op.sg(), need, &mut self.runs);
+        self.unit = need.memory.max(need.offset) as usize;
+        self.op = op.with_sg(Sg::empty());
+        (self.done, self.end) = (0, 0);
+    }
+
+    /// Gives back the buffer, and the room of unusually long lists.
+    pub(crate) fn end(&mut self) {
+        self.buffer = None;
+        self.theirs.clear();
+        self.theirs.shrink_to(KEPT);
+        self.runs.clear();
+        self.runs.shrink_to(KEPT);
+        self.detours.clear();
+        self.detours.shrink_to(KEPT);
     }
 
     /// Takes the buffer that the steps need; `false` if there is none now.
@@ -58,24 +83,23 @@ impl Bounce {
         matches!(self.op, Op::Write { durable: true, .. })
     }
 
-    /// What to do next: as much as there is room for detours.
-    pub(crate) fn step(&mut self) -> Step {
-        let segs = self.plan();
+    /// What to do next: as much as there is room for detours. Its memory is put into `segs`, which is empty.
+    pub(crate) fn step(&mut self, segs: &mut Vec<Seg>) -> Step {
+        self.plan(segs);
         let offset = self.op.range().0 + self.done;
         let Op::Write { durable, .. } = self.op else {
-            return Step::Read { offset, to: segs };
+            return Step::Read { offset };
         };
         for (at, ours) in &self.detours {
             self.theirs_at(*at, ours.len()).copy_to(Sg::new(&[*ours]));
         }
-        Step::Write { offset, from: segs, durable }
+        Step::Write { offset, durable }
     }
 
     /// The memory of the next step.
-    fn plan(&mut self) -> Vec<Seg> {
+    fn plan(&mut self, segs: &mut Vec<Seg>) {
         let buffer = self.buffer.as_ref().expect("a buffer was taken first").seg();
         let mut used = 0;
-        let mut segs = Vec::new();
         self.detours.clear();
         self.end = self.done;
         for run in self.runs.iter().filter_map(|run| run.after(self.done)) {
@@ -92,7 +116,6 @@ impl Bounce {
             }
         }
         segs.retain(|seg| !seg.is_empty());
-        segs
     }
 
     fn theirs_at(&self, at: u64, length: usize) -> Sg<'_> {
@@ -140,8 +163,7 @@ impl Run {
 }
 
 /// Cuts a request into runs that suit direct I/O and those that do not.
-fn cut(theirs: Sg<'_>, need: Alignment) -> Vec<Run> {
-    let mut runs = Vec::new();
+fn cut(theirs: Sg<'_>, need: Alignment, runs: &mut Vec<Run>) {
     let (mut begin, mut covered) = (0, 0);
     for seg in theirs.iter() {
         if let Some((skip, straight)) = suitable(seg, begin, need) {
@@ -158,7 +180,6 @@ fn cut(theirs: Sg<'_>, need: Alignment) -> Vec<Run> {
     if begin > covered {
         runs.push(Run { at: covered, length: begin - covered, straight: None });
     }
-    runs
 }
 
 /// The part of `seg`, which begins at position `at` of a request, that suits direct I/O, and how many bytes lie before it.
@@ -193,12 +214,8 @@ mod tests {
     const POSITION: u64 = 7 << 20;
 
     /// Carries out a step on a file of which `content` is the part that begins at [`POSITION`]. Refuses what direct I/O would.
-    fn carry_out(step: &Step, content: &Memory, need: Alignment) -> u64 {
-        let (offset, segs) = match step {
-            Step::Read { offset, to } => (offset, to),
-            Step::Write { offset, from, .. } => (offset, from),
-            Step::Allocate { .. } => unreachable!(),
-        };
+    fn carry_out(step: Step, segs: &[Seg], content: &Memory, need: Alignment) -> u64 {
+        let (Step::Read { offset } | Step::Write { offset, .. }) = step else { unreachable!() };
         assert!(offset.is_multiple_of(need.offset.into()));
         assert!(!is_misaligned(Sg::new(segs), need), "{segs:?}");
         let at = offset - POSITION;
@@ -259,7 +276,8 @@ mod tests {
                 false => Op::Write { offset: POSITION, from: list, durable: false },
             };
             let pool = Pool::new(LARGEST, LARGEST);
-            let mut bounce = Bounce::new(op, need);
+            let mut bounce = Bounce::default();
+            bounce.begin(op, need);
             for run in &bounce.runs {
                 // No run that takes a detour holds a whole stretch that could have gone straight.
                 let suits = |seg: &Seg| suitable(*seg, 0, need).is_some_and(|(_, seg)| seg.len() as u64 == run.length);
@@ -268,8 +286,9 @@ mod tests {
             }
             prop_assert!(bounce.take_buffer(&pool) || !is_misaligned(list, need));
             loop {
-                let step = bounce.step();
-                let moved = carry_out(&step, &content, need);
+                let mut segs = Vec::new();
+                let step = bounce.step(&mut segs);
+                let moved = carry_out(step, &segs, &content, need);
                 prop_assert!(moved > 0);
                 if let Some(result) = bounce.advance(Ok(moved)) {
                     prop_assert_eq!(result, Ok(total as u64));
@@ -290,7 +309,8 @@ mod tests {
         // The first segment ends in the middle of a block, so the second one begins there.
         let segs =
             [whole.part(0, 4096 + 100), whole.part(8192 + 100, 8192 - 100), whole.part(16384 + 1, 512)];
-        let runs = cut(Sg::new(&segs), need);
+        let mut runs = Vec::new();
+        cut(Sg::new(&segs), need, &mut runs);
         let run = |at, length, straight| Run { at, length, straight };
         assert_eq!(
             runs,
@@ -308,9 +328,11 @@ mod tests {
         let need = Alignment { memory: 512, offset: 512 };
         let memory = Memory::zeroed(4096);
         let segs = [memory.seg().part(1, 1024)];
-        let mut bounce = Bounce::new(Op::Read { offset: 0, to: Sg::new(&segs) }, need);
+        let mut bounce = Bounce::default();
+        bounce.begin(Op::Read { offset: 0, to: Sg::new(&segs) }, need);
         assert!(bounce.take_buffer(&Pool::new(LARGEST, 0)));
-        let Step::Read { to, .. } = bounce.step() else { panic!("a read") };
+        let mut to = Vec::new();
+        assert!(matches!(bounce.step(&mut to), Step::Read { offset: 0 }));
         Sg::new(&to).copy_in(0, &[7; 1024]);
         assert_eq!(
             bounce.advance(Err(IoError::Short { moved: 700 })),

@@ -10,31 +10,30 @@ pub(crate) enum Job {
     Bounce(Bounce),
 }
 
-/// One file operation of a job.
+/// One file operation of a job, without its memory.
+#[derive(Clone, Copy)]
 pub(crate) enum Step {
-    Read { offset: u64, to: Vec<Seg> },
-    Write { offset: u64, from: Vec<Seg>, durable: bool },
+    Read { offset: u64 },
+    Write { offset: u64, durable: bool },
     Allocate { mode: i32, offset: u64, length: u64 },
 }
 
 impl Step {
-    pub(crate) fn as_op(&self, fd: RawFd) -> FileOp<'_> {
+    pub(crate) const fn with_memory<'a>(&self, fd: RawFd, sg: Sg<'a>) -> FileOp<'a> {
         match *self {
-            Self::Read { offset, ref to } => FileOp::Read { fd, offset, to: Sg::new(to) },
-            Self::Write { offset, ref from, durable } => {
-                FileOp::Write { fd, offset, from: Sg::new(from), durable }
-            }
+            Self::Read { offset } => FileOp::Read { fd, offset, to: sg },
+            Self::Write { offset, durable } => FileOp::Write { fd, offset, from: sg, durable },
             Self::Allocate { mode, offset, length } => FileOp::Allocate { fd, mode, offset, length },
         }
     }
 }
 
 impl Job {
-    /// What to do next; `zeroes` gives a run of zero bytes to write from.
-    pub(crate) fn step(&mut self, zeroes: impl FnOnce() -> Seg) -> Step {
+    /// What to do next; its memory is put into `segs`, which is empty. `zeroes` gives a run of zero bytes to write from.
+    pub(crate) fn step(&mut self, segs: &mut Vec<Seg>, zeroes: impl FnOnce() -> Seg) -> Step {
         match self {
-            Self::Zero(job) => job.step(zeroes),
-            Self::Bounce(job) => job.step(),
+            Self::Zero(job) => job.step(segs, zeroes),
+            Self::Bounce(job) => job.step(segs),
         }
     }
 
@@ -90,7 +89,7 @@ impl Zeroing {
         }
     }
 
-    fn step(&self, zeroes: impl FnOnce() -> Seg) -> Step {
+    fn step(&self, segs: &mut Vec<Seg>, zeroes: impl FnOnce() -> Seg) -> Step {
         let (offset, length) = (self.offset, self.end - self.offset);
         match self.way {
             Way::Punch => Step::Allocate {
@@ -103,11 +102,10 @@ impl Zeroing {
                 offset,
                 length,
             },
-            Way::Write => Step::Write {
-                offset,
-                from: vec![zeroes().part(0, usize::try_from(length).unwrap_or(usize::MAX))],
-                durable: false,
-            },
+            Way::Write => {
+                segs.push(zeroes().part(0, usize::try_from(length).unwrap_or(usize::MAX)));
+                Step::Write { offset, durable: false }
+            }
         }
     }
 

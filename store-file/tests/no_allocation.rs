@@ -47,6 +47,8 @@ const SIZE: u64 = 1 << 20;
 struct User {
     store: Rc<dyn Store>,
     memory: Memory,
+    /// How far from a page the bytes begin.
+    skew: usize,
     me: Cell<SinkId>,
     begun: Cell<u64>,
     before: Cell<u64>,
@@ -58,7 +60,7 @@ impl User {
         let number = self.begun.get() + 1;
         self.begun.set(number);
         let offset = number * 4096 % SIZE;
-        let segs = [self.memory.seg().part(0, 4096)];
+        let segs = [self.memory.seg().part(self.skew, 4096)];
         let id = IoId { sink: self.me.get(), token: number };
         let op = match number % 200 {
             0 => Op::Flush,
@@ -85,14 +87,15 @@ impl Sink for User {
     }
 }
 
-fn allocations_of(backing: impl Backing + 'static) -> u64 {
+fn allocations_of(backing: impl Backing + 'static, skew: usize) -> u64 {
     let reactors = Reactors::start(&ReactorOptions { reactors: 1, ..ReactorOptions::default() }).unwrap();
     let (tell, told) = channel();
     reactors.call(ReactorId(0), move |cx| {
         assert!(allocations() > 0, "this test would notice");
         let user = Rc::new(User {
             store: backing.attach(cx),
-            memory: Memory::zeroed(4096),
+            memory: Memory::zeroed(8192),
+            skew,
             me: Cell::new(SinkId(0)),
             begun: Cell::new(0),
             before: Cell::new(0),
@@ -108,19 +111,21 @@ fn allocations_of(backing: impl Backing + 'static) -> u64 {
 
 #[test]
 fn stores_allocate_nothing() {
-    assert_eq!(allocations_of(Ram::new(SIZE).unwrap()), 0, "memory");
+    assert_eq!(allocations_of(Ram::new(SIZE).unwrap(), 0), 0, "memory");
     let program = std::env::current_exe().unwrap();
-    for (place, direct, inline) in [
-        (program.parent().unwrap(), false, None),
-        (program.parent().unwrap(), false, Some(false)),
-        (program.parent().unwrap(), true, None),
-        (Path::new("/dev/shm"), false, None),
+    for (place, direct, inline, skew) in [
+        (program.parent().unwrap(), false, None, 0),
+        (program.parent().unwrap(), false, Some(false), 0),
+        (program.parent().unwrap(), true, None, 0),
+        (program.parent().unwrap(), true, None, 100),
+        (Path::new("/dev/shm"), false, None, 0),
+        (Path::new("/dev/shm"), false, Some(false), 0),
     ] {
         let directory = tempfile::tempdir_in(place).unwrap();
         let options =
             Options { direct, inline, create_size: Some(SIZE), logical_block: 4096, ..Options::default() };
         match File::open(&directory.path().join("disk.img"), &options) {
-            Ok(file) => assert_eq!(allocations_of(file), 0, "{options:?}"),
+            Ok(file) => assert_eq!(allocations_of(file, skew), 0, "{options:?}, skew {skew}"),
             Err(OpenError::NoDirect(_)) => eprintln!("skipped: no direct I/O here"),
             Err(error) => panic!("{error}"),
         }
