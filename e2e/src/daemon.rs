@@ -152,7 +152,10 @@ impl Daemon {
         };
         match found {
             Waited::Found(_) => Ok(()),
-            Waited::Ended => bail!("lunette ended before it was ready\n{}", self.said()),
+            Waited::Ended => {
+                self.log.wait_for_end(deadline);
+                bail!("lunette ended before it was ready\n{}", self.said())
+            }
             Waited::TimedOut => bail!("lunette was not ready in time\n{}", self.said()),
         }
     }

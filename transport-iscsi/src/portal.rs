@@ -42,14 +42,16 @@ const NO_DESCRIPTORS: Duration = Duration::from_millis(100);
 /// How much longer than its connections a portal takes to stop.
 const GRACE: Duration = Duration::from_secs(1);
 
+/// How often an address in use is tried again, and the pause before.
+const TRIES: u32 = 20;
+const PAUSE: Duration = Duration::from_millis(50);
+
 /// Listens. After a process has been killed the kernel ends its io_uring, and with it the socket, a moment later: an address
-/// in use is tried again for a second.
-fn listen(address: SocketAddr) -> io::Result<TcpListener> {
-    for _ in 0..20 {
+/// in use is tried again after a pause.
+fn listen(address: SocketAddr, mut pause: impl FnMut()) -> io::Result<TcpListener> {
+    for _ in 0..TRIES {
         match TcpListener::bind(address) {
-            Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
-                std::thread::sleep(Duration::from_millis(50));
-            }
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse => pause(),
             bound => return bound,
         }
     }
@@ -62,7 +64,8 @@ impl Portal {
     /// # Errors
     /// When the address cannot be listened on.
     pub fn start(address: SocketAddr, target: &Arc<Target>, reactors: &Reactors) -> Result<Self, Error> {
-        let socket = listen(address).map_err(|source| Error::Listen { address, source })?;
+        let socket = listen(address, || std::thread::sleep(PAUSE))
+            .map_err(|source| Error::Listen { address, source })?;
         Self::adopt(socket, target, reactors)
     }
 
@@ -217,5 +220,21 @@ impl Sink for Listener {
             }
         }
         cx.defer(self.id());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_in_use_is_waited_for_a_while() {
+        let mut other = Some(TcpListener::bind("127.0.0.1:0").unwrap());
+        let address = other.as_ref().unwrap().local_addr().unwrap();
+        let mut pauses = 0;
+        let refused = listen(address, || pauses += 1);
+        assert_eq!((refused.unwrap_err().kind(), pauses), (io::ErrorKind::AddrInUse, TRIES));
+        let socket = listen(address, || other = None).unwrap();
+        assert_eq!(socket.local_addr().unwrap(), address);
     }
 }
