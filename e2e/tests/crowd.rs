@@ -11,9 +11,9 @@ use lunette_e2e::uml::Uml;
 use lunette_guest::{Command as Scsi, Data, Options, Piece, ScsiDriver, address};
 use std::collections::BTreeMap;
 use std::fs;
-use std::io::Read;
+use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, ChildStdout, Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -27,6 +27,9 @@ const DEPTH: u16 = 16;
 /// WRITE(10) and READ(10).
 const WRITE: u8 = 0x2a;
 const READ: u8 = 0x28;
+
+/// What a machine says after its first round.
+const AT_WORK: &str = "at work";
 
 /// Makes this process a virtual machine: the socket and a number.
 const ROLE: &str = "LUNETTE_CROWD_MACHINE";
@@ -113,7 +116,7 @@ fn warm_up(daemon: &mut Daemon, socket: &dyn Fn(usize) -> PathBuf) -> Result<()>
     })
 }
 
-/// Kills machines with odd numbers and starts them anew; how many.
+/// Kills machines with odd numbers in the middle of their work and starts them anew; how many.
 fn kill_at_random(
     machines: &mut [Machine],
     socket: &dyn Fn(usize) -> PathBuf,
@@ -125,6 +128,7 @@ fn kill_at_random(
         seed = seed.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
         let number = 1 + 2 * ((seed >> 33) as usize % (MACHINES / 2));
         let machine = &mut machines[number - 1];
+        machine.wait_for_work()?;
         machine.alive()?;
         machine.process.kill()?;
         machine.process.wait()?;
@@ -171,18 +175,34 @@ impl Usage {
 /// A process of this program that is a virtual machine.
 struct Machine {
     process: Child,
+    says: BufReader<ChildStdout>,
     number: usize,
 }
 
 impl Machine {
     fn start(socket: &Path, number: usize) -> Result<Self> {
-        let process = Command::new(std::env::current_exe()?)
+        let mut process = Command::new(std::env::current_exe()?)
             .args(["--exact", "one_of_the_crowd", "--nocapture", "--test-threads=1"])
             .env(ROLE, format!("{number} {}", socket.display()))
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()?;
-        Ok(Self { process, number })
+        let says = BufReader::new(process.stdout.take().context("a pipe")?);
+        Ok(Self { process, says, number })
+    }
+
+    /// Waits until it has done a round. From then on it has commands under way until it is told to finish.
+    fn wait_for_work(&mut self) -> Result<()> {
+        let mut line = String::new();
+        while !line.trim_end().ends_with(AT_WORK) {
+            line.clear();
+            ensure!(
+                self.says.read_line(&mut line)? > 0,
+                "machine {} ended before it was at work",
+                self.number
+            );
+        }
+        Ok(())
     }
 
     fn alive(&mut self) -> Result<()> {
@@ -202,7 +222,7 @@ impl Machine {
     /// Waits until it has ended.
     fn finish(mut self) -> Result<()> {
         let mut said = String::new();
-        self.process.stdout.take().context("a pipe")?.read_to_string(&mut said)?;
+        self.says.read_to_string(&mut said)?;
         let status = self.process.wait()?;
         ensure!(status.success() && said.contains("verified"), "machine {}: {status}\n{said}", self.number);
         Ok(())
@@ -236,6 +256,9 @@ fn one_of_the_crowd() -> Result<()> {
         rounds += 1;
         round(&mut driver, lun, number, WRITE, rounds)?;
         round(&mut driver, lun, number, READ, rounds)?;
+        if rounds == 1 {
+            println!("{AT_WORK}");
+        }
     }
     println!("verified {rounds} rounds");
     Ok(())
