@@ -15,6 +15,27 @@ use crate::run::Settings;
 /// The program.
 pub(crate) struct Fio(PathBuf);
 
+/// How it hands requests to the kernel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Batching {
+    /// One system call for each, as is its default.
+    Single,
+    /// In portions of a quarter of the depth, and as many completions as there are.
+    Portions,
+}
+
+impl Batching {
+    fn options(self, depth: usize) -> Vec<String> {
+        match self {
+            Self::Single => Vec::new(),
+            Self::Portions => vec![
+                format!("--iodepth_batch_submit={}", (depth / 4).max(1)),
+                format!("--iodepth_batch_complete_max={depth}"),
+            ],
+        }
+    }
+}
+
 /// What is the same in all runs.
 const OPTIONS: &str = "--name=fio --ioengine=io_uring --time_based --norandommap --invalidate=0 \
     --allow_file_create=0 --percentile_list=50:99 --output-format=json";
@@ -28,9 +49,14 @@ impl Fio {
         output(&self.0, &["--version"])
     }
 
-    /// The command line for the report.
+    /// The command line and what is to be known about it, for the report.
     pub(crate) fn shown(direct: bool) -> String {
-        format!("fio {OPTIONS} --direct={} --rw=… --bs=… --iodepth=…", u8::from(direct))
+        format!(
+            "`fio {OPTIONS} --direct={} --rw=… --bs=… --iodepth=…`: one thread on any CPU, with memory of its own, which \
+             makes a system call for each request; \"batched\" with a quarter of the depth as `--iodepth_batch_submit` and \
+             all of it as `--iodepth_batch_complete_max`. Its CPU column has the whole work, for nobody sends it commands.",
+            u8::from(direct)
+        )
     }
 
     /// One run on a file.
@@ -39,6 +65,7 @@ impl Fio {
         file: &Path,
         workload: &Workload,
         direct: bool,
+        batching: Batching,
         settings: &Settings,
     ) -> Result<Sample> {
         let (kind, key) = match (workload.access, workload.direction) {
@@ -56,6 +83,7 @@ impl Fio {
         command.arg(format!("--direct={}", u8::from(direct)));
         command.arg(format!("--bs={}", workload.size));
         command.arg(format!("--iodepth={}", workload.depth));
+        command.args(batching.options(workload.depth));
         command.arg(format!("--runtime={}ms", span.measured.as_millis()));
         command.arg(format!("--ramp_time={}ms", span.warm_up.as_millis()));
         let output = command.output()?;

@@ -5,7 +5,7 @@ use std::fs;
 use std::path::Path;
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use rustix::system::uname;
 
 use crate::load::Sample;
@@ -25,6 +25,8 @@ pub(crate) struct Section {
     title: &'static str,
     /// Whether claims are judged: lunette is the first contender.
     judged: bool,
+    /// Whether rows may be missing, because the user has filtered them.
+    partial: bool,
     facts: Vec<String>,
     table: String,
     claims: Vec<Claim>,
@@ -114,11 +116,15 @@ impl Section {
     pub(crate) fn of_rounds(title: &'static str, settings: &Settings, rounds: usize) -> Result<Self> {
         let pinning = match (settings.split, settings.pin) {
             (Some(_), true) => "the load generator pinned to the last CPU, the daemon to the others",
-            _ => "nothing pinned to a CPU unless said so",
+            _ => {
+                "lunette's reactor is pinned to the first CPU, if there are several, and its other threads keep off it \
+                 (its defaults); nothing else is pinned unless said so"
+            }
         };
         let mut section = Self::without_rounds(title, settings)?;
         section.fact(format!(
-                "Medians of {rounds} interleaved rounds of {} s, a new daemon for each run; {pinning}. CPU: user and \
+                "Medians of {rounds} interleaved rounds of {} s, each begun by another contender, a new daemon for each run; \
+                 {pinning}. CPU: user and \
                  system time per command of the whole daemon, and of the load generator (\"guest\"). ±: half the range of \
                  the rounds. Latencies: median and 99 %.",
                 settings.seconds
@@ -129,7 +135,8 @@ impl Section {
     /// A section for a single measurement of its own kind.
     pub(crate) fn without_rounds(title: &'static str, settings: &Settings) -> Result<Self> {
         let judged = settings.lunette.is_some();
-        Ok(Self { title, judged, facts: vec![machine()?], table: String::new(), claims: Vec::new() })
+        let partial = !settings.filter.is_empty();
+        Ok(Self { title, judged, partial, facts: vec![machine()?], table: String::new(), claims: Vec::new() })
     }
 
     /// Adds something the reader has to know.
@@ -161,22 +168,50 @@ impl Section {
         self.table = align(&lines);
     }
 
-    /// Claims that a figure of the first contender is so many times another one's. Nothing, if one of the two has not run
-    /// this row.
-    pub(crate) fn claim(&mut self, tally: &Tally, row: &str, other: &str, measure: Measure, bar: Bar) {
-        let text = format!("{row}: {measure} {bar} × {other}'s");
-        let Some(other) = tally.contenders.iter().position(|name| *name == other) else { return };
-        let Some(row) = tally.rows.iter().find(|candidate| candidate.name == row) else { return };
-        if let (Some(ours), Some(theirs)) = (row.median(0), row.median(other)) {
-            self.claim_value(text, measure.of(&ours) / measure.of(&theirs), bar);
-        }
+    /// Claims that a figure of the first contender is so many times another one's.
+    ///
+    /// # Errors
+    /// If one of the two has not run this row, and not because of the filter.
+    pub(crate) fn claim(
+        &mut self,
+        tally: &Tally,
+        row: &str,
+        other: &str,
+        measure: Measure,
+        bar: Bar,
+    ) -> Result<()> {
+        let ours = tally.contenders.first().copied().unwrap_or_default();
+        self.claim_of(tally, row, (ours, other), measure, bar)
+    }
+
+    /// The same of two contenders.
+    pub(crate) fn claim_of(
+        &mut self,
+        tally: &Tally,
+        row: &str,
+        (ours, other): (&str, &str),
+        measure: Measure,
+        bar: Bar,
+    ) -> Result<()> {
+        let whose =
+            if tally.contenders.first() == Some(&ours) { String::new() } else { format!(" of {ours}") };
+        let text = format!("{row}: {measure}{whose} {bar} × {other}'s");
+        let value = tally.median(row, ours).zip(tally.median(row, other));
+        self.claim_value(text, value.map(|(ours, other)| measure.of(&ours) / measure.of(&other)), bar)
     }
 
     /// Claims something about a single value.
-    pub(crate) fn claim_value(&mut self, text: String, value: f64, bar: Bar) {
-        if self.judged {
-            self.claims.push(Claim { text, value, holds: bar.holds(value) });
+    ///
+    /// # Errors
+    /// If there is none, and not because of the filter.
+    pub(crate) fn claim_value(&mut self, text: String, value: Option<f64>, bar: Bar) -> Result<()> {
+        match value {
+            _ if !self.judged => {}
+            Some(value) => self.claims.push(Claim { text, value, holds: bar.holds(value) }),
+            None if self.partial => {}
+            None => bail!("{}: a claim was not measured: {text}", self.title),
         }
+        Ok(())
     }
 
     /// Whether nothing was measured.
@@ -358,27 +393,43 @@ mod tests {
     }
 
     fn section() -> Section {
-        Section { title: "t", judged: true, facts: vec![], table: String::new(), claims: vec![] }
+        let (facts, claims) = (vec![], vec![]);
+        Section { title: "t", judged: true, partial: false, facts, table: String::new(), claims }
     }
 
     #[test]
     fn a_claim_is_judged_by_the_ratio_of_medians() {
         let (tally, mut section) = (tally(), section());
-        section.claim(&tally, "r", "they", Measure::Iops, Bar::AtLeast(3.0));
-        section.claim(&tally, "absent", "they", Measure::Iops, Bar::AtLeast(9.0));
-        section.claim(&tally, "r", "nobody", Measure::Iops, Bar::AtLeast(9.0));
-        section.claim(&tally, "r", "unknown", Measure::Iops, Bar::AtLeast(9.0));
-        assert!(section.holds() && section.claims.len() == 1);
-        section.claim(&tally, "r", "they", Measure::Cpu, Bar::AtMost(0.24));
+        section.claim(&tally, "r", "they", Measure::Iops, Bar::AtLeast(3.0)).unwrap();
+        assert!(section.holds());
+        section.claim(&tally, "r", "they", Measure::Cpu, Bar::AtMost(0.24)).unwrap();
         assert!(!section.holds());
         let text = "r: CPU per command at most 0.24 × they's: measured 0.25, **missed**.";
         assert!(section.markdown().contains(text), "{}", section.markdown());
     }
 
     #[test]
+    fn a_claim_that_was_not_measured_is_an_error_unless_rows_were_filtered() {
+        for (row, other) in [("absent", "they"), ("r", "nobody"), ("r", "unknown")] {
+            let claim = |mut section: Section| {
+                section
+                    .claim(&tally(), row, other, Measure::Iops, Bar::AtLeast(9.0))
+                    .map(|()| section.claims.len())
+            };
+            let error = claim(section()).unwrap_err().to_string();
+            assert!(error.contains(other), "{error}");
+            assert_eq!(claim(Section { partial: true, ..section() }).unwrap(), 0);
+        }
+        let mut section = section();
+        section.claim_of(&tally(), "r", ("they", "we"), Measure::Iops, Bar::AtMost(0.34)).unwrap();
+        assert!(section.holds());
+        assert!(section.markdown().contains("r: IOPS of they at most 0.34 × we's: measured 0.33, holds."));
+    }
+
+    #[test]
     fn peers_alone_are_not_judged() {
         let mut section = Section { judged: false, ..section() };
-        section.claim(&tally(), "r", "they", Measure::Iops, Bar::AtLeast(99.0));
+        section.claim(&tally(), "r", "they", Measure::Iops, Bar::AtLeast(99.0)).unwrap();
         assert!(section.claims.is_empty());
     }
 

@@ -1,4 +1,4 @@
-//! Runs cells round by round, each contender in turn, and keeps what they show.
+//! Runs cells round by round, each contender in turn and first in its turn, and keeps what they show.
 
 use std::cell::Cell as Counter;
 use std::path::PathBuf;
@@ -114,7 +114,8 @@ impl Tally {
         let mut rows: Vec<_> = chosen.iter().map(empty).collect();
         for round in 1..=rounds {
             for (cell, row) in chosen.iter().zip(&mut rows) {
-                for (contender, samples) in contenders.iter_mut().zip(&mut row.samples) {
+                for index in order(round, contenders.len()) {
+                    let (contender, samples) = (&mut contenders[index], &mut row.samples[index]);
                     if !(contender.takes)(cell) {
                         continue;
                     }
@@ -136,6 +137,11 @@ impl Tally {
     }
 }
 
+/// The order of contenders in a round, from 1: each begins once, for what runs first finds the machine in another state.
+fn order(round: usize, count: usize) -> impl Iterator<Item = usize> {
+    (0..count).map(move |turn| (round - 1 + turn) % count)
+}
+
 impl Row {
     /// The medians of a contender, if it has run.
     pub(crate) fn median(&self, contender: usize) -> Option<Sample> {
@@ -155,6 +161,12 @@ impl Row {
 }
 
 impl Tally {
+    /// The medians of a contender in a row, if it has run.
+    pub(crate) fn median(&self, row: &str, contender: &str) -> Option<Sample> {
+        let contender = self.contenders.iter().position(|name| *name == contender)?;
+        self.rows.iter().find(|candidate| candidate.name == row)?.median(contender)
+    }
+
     /// The most CPUs that other processes kept busy in a run.
     pub(crate) fn disturbance(&self) -> f64 {
         self.rows
@@ -178,6 +190,13 @@ fn median(values: impl Iterator<Item = f64>) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn each_contender_is_first_in_its_round() {
+        let rounds = [1, 2, 3, 4].map(|round| order(round, 3).collect::<Vec<_>>());
+        assert_eq!(rounds, [[0, 1, 2], [1, 2, 0], [2, 0, 1], [0, 1, 2]]);
+        assert_eq!(order(2, 1).collect::<Vec<_>>(), [0]);
+    }
 
     #[test]
     fn medians() {

@@ -147,7 +147,7 @@ pub(crate) fn compare(settings: &Settings) -> Result<Section> {
     }
     section.table(&tally, Others::Peers);
     for row in ["4k random read QD32", "4k random read QD32, iscsi-perf"] {
-        section.claim(&tally, row, "tgt", Measure::Iops, Bar::AtLeast(2.0));
+        section.claim(&tally, row, "tgt", Measure::Iops, Bar::AtLeast(2.0))?;
     }
     Ok(section)
 }

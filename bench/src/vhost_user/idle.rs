@@ -45,8 +45,8 @@ pub(crate) fn watch(settings: &Settings) -> Result<Section> {
     ));
     section.claim_value(
         format!("{GUESTS} idle guests: per cent of a CPU at most {MOST}"),
-        share,
+        Some(share),
         Bar::AtMost(MOST),
-    );
+    )?;
     Ok(section)
 }

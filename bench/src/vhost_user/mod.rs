@@ -35,6 +35,7 @@ const LUNETTE: &str = "lunette";
 const VHOST_DEVICE_SCSI: &str = "vhost-device-scsi";
 const STORAGE_DAEMON: &str = "qemu-storage-daemon";
 const FIO: &str = "fio";
+const FIO_BATCHED: &str = "fio, batched";
 
 const SOCKET: &str = "vhost.sock";
 /// Bytes that writes go to, and of each write that prepares them.
@@ -149,7 +150,7 @@ struct StorageDaemon(PathBuf);
 
 impl StorageDaemon {
     const OPTIONS: &'static str = "--blockdev driver=file,node-name=disk,filename=FILE,aio=io_uring \
-        --export vhost-user-blk,id=export,node-name=disk,writable=on,addr.type=unix,addr.path=SOCKET";
+        --object iothread,id=own --export vhost-user-blk,id=export,node-name=disk,iothread=own,writable=on,addr.type=unix,addr.path=SOCKET";
 
     fn find() -> Result<Self> {
         crate::peers::installed("qemu-storage-daemon", "qemu-system-common").map(Self)

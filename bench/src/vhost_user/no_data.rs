@@ -27,6 +27,6 @@ pub(crate) fn compare(settings: &Settings) -> Result<Section> {
 
     let mut section = Section::new("vhost-user: commands without data", settings)?;
     section.table(&tally, Others::Peers);
-    section.claim(&tally, "TEST UNIT READY QD32", VHOST_DEVICE_SCSI, Measure::Cpu, Bar::AtMost(0.5));
+    section.claim(&tally, "TEST UNIT READY QD32", VHOST_DEVICE_SCSI, Measure::Cpu, Bar::AtMost(0.5))?;
     Ok(section)
 }
