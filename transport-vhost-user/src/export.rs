@@ -1,15 +1,19 @@
 //! A target port at a Unix socket.
 
+use crate::aside::Aside;
 use crate::bind::SocketFile;
 use crate::connection::Connection;
 use crate::endpoint::{Endpoint, Entrance};
 use crate::events::Events;
 use crate::local::{ExportId, Local};
 use crate::log::LineBudget;
+use crate::notify::Kind;
 use crate::place::Place;
+use crate::raise::Raiser;
 use crate::targets::Targets;
 use lunette_engine::TargetPort;
 use lunette_store::{Cx, Interest, IoId, IoResult, Post, ReactorId, Sink, SinkId};
+use rustix::event::{EventfdFlags, eventfd};
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::io::ErrorKind;
@@ -93,6 +97,12 @@ pub enum Error {
     /// There is nothing to export.
     #[error("a device needs at least one target")]
     NoTargets,
+    /// Descriptors cannot be told apart.
+    #[error("/proc is not mounted: descriptors of a front end cannot be told apart without it")]
+    NoProc,
+    /// Eventfds cannot be raised.
+    #[error("cannot raise eventfds: no asynchronous I/O (is fs.aio-max-nr used up?): {0}")]
+    NoAsyncIo(std::io::Error),
     /// There is no reactor to run on.
     #[error("no reactors are given to run on")]
     NoReactors,
@@ -132,6 +142,7 @@ impl VhostUserExport {
         if targets.is_empty() {
             return Err(Error::NoTargets);
         }
+        check_kernel(reactors)?;
         let name = options.endpoint.name();
         let entrance = options.endpoint.open()?;
         let (done, is_done) = mpsc::channel();
@@ -144,6 +155,7 @@ impl VhostUserExport {
             home,
             reactors: reactors.into(),
             pin_memory: options.pin_memory,
+            aside: Aside::new(home, poster.clone()),
             log: LineBudget::default(),
         };
         let request_queues = options.request_queues;
@@ -152,6 +164,15 @@ impl VhostUserExport {
         poster.post(home, Box::new(move |cx| Listener::open(id, listener, cx)));
         Ok(Handle { id, name, home, poster, is_done })
     }
+}
+
+/// What descriptors of front ends are told apart and raised by.
+fn check_kernel(reactors: &[ReactorId]) -> Result<(), Error> {
+    let event = eventfd(0, EventfdFlags::CLOEXEC).map_err(|error| Error::NoAsyncIo(error.into()))?;
+    if Kind::of(&event) != Kind::Event {
+        return Err(Error::NoProc);
+    }
+    reactors.iter().try_for_each(|reactor| Raiser::of(*reactor).map(drop)).map_err(Error::NoAsyncIo)
 }
 
 /// A running export.
@@ -223,7 +244,21 @@ pub(crate) struct Listener {
     /// `None` when there are to be no more connections.
     socket: RefCell<Option<(UnixListener, Option<SocketFile>)>>,
     current: RefCell<Option<Rc<Connection>>>,
+    /// What former front ends have left is being closed.
+    settling: Cell<bool>,
+    /// A timer runs out when to accept again.
+    retrying: Cell<bool>,
+    /// The last connection could not be accepted.
+    in_trouble: Cell<bool>,
     _end: End,
+}
+
+#[derive(Clone, Copy)]
+#[repr(u64)]
+enum Token {
+    Accept,
+    Retry,
+    Settled,
 }
 
 /// How long to wait when no more descriptors can be opened.
@@ -244,12 +279,15 @@ impl Listener {
             sink: Cell::new(SinkId(0)),
             socket: RefCell::new(socket),
             current: RefCell::default(),
+            settling: Cell::new(false),
+            retrying: Cell::new(false),
+            in_trouble: Cell::new(false),
             _end: from.end,
         });
         listener.sink.set(cx.register(listener.clone()));
         Local::on(cx).listeners.borrow_mut().insert(id, listener.clone());
         if let Some(descriptor) = descriptor {
-            cx.watch(descriptor, Interest::Readable, listener.id());
+            cx.watch(descriptor, Interest::Readable, listener.id(Token::Accept));
         }
         if let Some(stream) = connected {
             *listener.current.borrow_mut() = Some(listener.serve(stream, cx));
@@ -266,31 +304,54 @@ impl Listener {
         Connection::open(self.place.clone(), self.request_queues, stream.into(), ended, cx)
     }
 
-    fn id(&self) -> IoId {
-        IoId { sink: self.sink.get(), token: 0 }
+    fn id(&self, token: Token) -> IoId {
+        IoId { sink: self.sink.get(), token: token as u64 }
     }
 
     fn accept(&self, cx: &mut dyn Cx) {
         let socket = self.socket.borrow();
-        while let Some((listener, _)) = &*socket {
+        let Some((listener, _)) = &*socket else { return };
+        while !self.settling.get() {
             let mut current = self.current.borrow_mut();
             if current.as_ref().is_some_and(|connection| connection.is_ending()) {
                 return;
             }
             match listener.accept() {
-                Ok(_) if current.is_some() => {
-                    if self.place.may_log(cx) {
-                        tracing::warn!(export = %self.place.name, "a second front end is turned away: there is one already");
-                    }
-                }
+                Ok((stream, _)) if current.is_some() => self.turn_away(stream, cx),
                 Ok((stream, _)) => *current = Some(self.serve(stream, cx)),
                 Err(error) if error.kind() == ErrorKind::WouldBlock => return,
-                Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                Err(error) => {
-                    tracing::warn!(export = %self.place.name, %error, "cannot accept a connection");
-                    return cx.timer(RETRY, self.id());
-                }
+                Err(error) if error.kind() == ErrorKind::Interrupted => continue,
+                Err(error) => return self.retry(&error, cx),
             }
+            self.in_trouble.set(false);
+        }
+    }
+
+    /// Closing what was not read may take long: there may be descriptors in it.
+    fn turn_away(&self, stream: UnixStream, cx: &mut dyn Cx) {
+        if self.place.may_log(cx) {
+            tracing::warn!(export = %self.place.name, "a second front end is turned away: there is one already");
+        }
+        self.settle(move || drop(stream), cx);
+    }
+
+    /// Accepts no more before all that front ends have left behind is closed.
+    fn settle(&self, last: impl FnOnce() + Send + 'static, cx: &mut dyn Cx) {
+        self.settling.set(true);
+        let settle = move || {
+            last();
+            Ok(0)
+        };
+        self.place.aside.run(settle, self.id(Token::Settled), cx);
+    }
+
+    /// Tries again in a while. Says so once.
+    fn retry(&self, error: &std::io::Error, cx: &mut dyn Cx) {
+        if !self.in_trouble.replace(true) && self.place.may_log(cx) {
+            tracing::warn!(export = %self.place.name, %error, "cannot accept a connection");
+        }
+        if !self.retrying.replace(true) {
+            cx.timer(RETRY, self.id(Token::Retry));
         }
     }
 
@@ -306,15 +367,18 @@ impl Listener {
     fn connection_ended(&self, cx: &mut dyn Cx) {
         *self.current.borrow_mut() = None;
         if self.socket.borrow().is_some() {
-            self.accept(cx);
+            self.settle(|| (), cx);
         } else {
             self.close(cx);
         }
     }
 
     fn stop(&self, cx: &mut dyn Cx) {
-        cx.cancel(self.id());
-        self.socket.take();
+        cx.cancel(self.id(Token::Accept));
+        if let Some((listener, file)) = self.socket.take() {
+            drop(file);
+            self.place.aside.post(move || drop(listener));
+        }
         let current = self.current.borrow().clone();
         match current {
             Some(connection) => connection.stop(cx),
@@ -329,7 +393,12 @@ impl Listener {
 }
 
 impl Sink for Listener {
-    fn complete(&self, _token: u64, _result: IoResult, cx: &mut dyn Cx) {
+    fn complete(&self, token: u64, _result: IoResult, cx: &mut dyn Cx) {
+        match token {
+            token if token == Token::Retry as u64 => self.retrying.set(false),
+            token if token == Token::Settled as u64 => self.settling.set(false),
+            _ => {}
+        }
         self.accept(cx);
     }
 }

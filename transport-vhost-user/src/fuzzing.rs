@@ -1,5 +1,6 @@
 //! A device's queues on one reactor, without sockets: for fuzzers and measurements only.
 
+use crate::aside::Aside;
 use crate::events::Events;
 use crate::local::{ConnectionId, ExportId, Local};
 use crate::log::LineBudget;
@@ -55,6 +56,7 @@ impl Queues {
             home: reactor,
             reactors,
             pin_memory: false,
+            aside: Aside::new(reactor, cx.poster()),
             log: LineBudget::default(),
         };
         let (place, connection, local) = (Arc::new(place), ConnectionId::next(), Local::on(cx));

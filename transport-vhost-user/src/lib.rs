@@ -29,6 +29,7 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
+mod aside;
 mod bind;
 mod commands;
 mod connection;
@@ -44,6 +45,7 @@ mod memory;
 mod notify;
 mod place;
 mod queue;
+mod raise;
 mod ring;
 mod socket;
 mod targets;

@@ -1,5 +1,6 @@
 //! What an export's connections and queues share.
 
+use crate::aside::Aside;
 use crate::events::Events;
 use crate::log::LineBudget;
 use crate::targets::Targets;
@@ -24,6 +25,8 @@ pub(crate) struct Place {
     pub(crate) reactors: Arc<[ReactorId]>,
     /// Guest memory is kept in memory.
     pub(crate) pin_memory: bool,
+    /// Where the front end can hold up this export alone.
+    pub(crate) aside: Aside,
     pub(crate) log: LineBudget,
 }
 

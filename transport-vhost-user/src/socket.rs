@@ -1,6 +1,5 @@
 //! The Unix socket: bytes and descriptors in and out, without waiting.
 
-use lunette_vhost_user::MAX_FDS;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::net::{
@@ -8,13 +7,13 @@ use rustix::net::{
 };
 use std::io::{self, IoSliceMut};
 use std::mem::MaybeUninit;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 
 /// What one receive came to.
 pub(crate) enum Received {
     /// This many bytes, and the descriptors beside them.
     Bytes(usize, Vec<OwnedFd>),
-    /// Descriptors were lost: there were more than a message may carry, or too many are open. These are left.
+    /// Descriptors were lost, because too many are open. These are left.
     Truncated(Vec<OwnedFd>),
     /// The peer has closed the connection.
     End,
@@ -22,12 +21,16 @@ pub(crate) enum Received {
     Nothing,
 }
 
+/// Most descriptors that Linux lets anybody send at a time. With room for all of them none is closed by the kernel, which
+/// would do that on our time.
+const MOST_FDS: usize = 253;
+
 /// Receives into `buffer`.
-pub(crate) fn receive(socket: &OwnedFd, buffer: &mut [u8]) -> io::Result<Received> {
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_FDS))];
+pub(crate) fn receive(socket: impl AsFd, buffer: &mut [u8]) -> io::Result<Received> {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MOST_FDS))];
     let mut control = RecvAncillaryBuffer::new(&mut space);
     let flags = RecvFlags::CMSG_CLOEXEC | RecvFlags::DONTWAIT;
-    let received = match recvmsg(socket, &mut [IoSliceMut::new(buffer)], &mut control, flags) {
+    let received = match recvmsg(&socket, &mut [IoSliceMut::new(buffer)], &mut control, flags) {
         Ok(received) => received,
         Err(Errno::AGAIN) => return Ok(Received::Nothing),
         Err(Errno::INTR) => return receive(socket, buffer),
@@ -48,8 +51,8 @@ pub(crate) fn receive(socket: &OwnedFd, buffer: &mut [u8]) -> io::Result<Receive
 }
 
 /// Sends what the socket has room for; returns how many bytes that was.
-pub(crate) fn transmit(socket: &OwnedFd, bytes: &[u8]) -> io::Result<usize> {
-    match send(socket, bytes, SendFlags::DONTWAIT | SendFlags::NOSIGNAL) {
+pub(crate) fn transmit(socket: impl AsFd, bytes: &[u8]) -> io::Result<usize> {
+    match send(&socket, bytes, SendFlags::DONTWAIT | SendFlags::NOSIGNAL) {
         Ok(sent) => Ok(sent),
         Err(Errno::AGAIN) => Ok(0),
         Err(Errno::INTR) => transmit(socket, bytes),
@@ -58,8 +61,8 @@ pub(crate) fn transmit(socket: &OwnedFd, bytes: &[u8]) -> io::Result<usize> {
 }
 
 /// Whether the peer has closed the connection, even if there are bytes left to receive.
-pub(crate) fn has_ended(socket: &OwnedFd) -> bool {
-    let mut fds = [PollFd::new(socket, PollFlags::RDHUP)];
+pub(crate) fn has_ended(socket: impl AsFd) -> bool {
+    let mut fds = [PollFd::new(&socket, PollFlags::RDHUP)];
     let ended = PollFlags::RDHUP | PollFlags::HUP | PollFlags::ERR;
     poll(&mut fds, Some(&Timespec::default())).is_ok() && fds[0].revents().intersects(ended)
 }

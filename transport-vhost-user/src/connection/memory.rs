@@ -86,7 +86,7 @@ impl Connection {
             *mapped.lock().unwrap_or_else(PoisonError::into_inner) = Some(Mapped { map, pinned });
             Ok(0)
         };
-        cx.blocking(Box::new(work), self.id(Token::Mapped));
+        self.place.aside.run(work, self.id(Token::Mapped), cx);
     }
 
     /// Goes over to the memory that has been mapped.
@@ -94,6 +94,11 @@ impl Connection {
         let Some(Mapping { ack, mapped }) = state.mapping.take() else { return Ok(()) };
         let mapped = mapped.lock().unwrap_or_else(PoisonError::into_inner).take();
         if state.phase != Phase::Open {
+            // Comes back to be unmapped, like any other that is in use no more.
+            if let Some(Mapped { map: Ok(map), .. }) = mapped {
+                state.epochs += 1;
+                drop(owned(map, self.id, self.place.home, cx.poster()));
+            }
             return Ok(());
         }
         let made = mapped.ok_or_else(|| "there is no thread to map guest memory".to_owned());
@@ -134,14 +139,11 @@ impl Connection {
     /// Unmaps memory that nobody uses any more.
     fn unmap(&self, unused: Unused, cx: &mut dyn Cx) {
         let id = self.id(Token::Unmapped);
-        if unused.is_mapped_elsewhere() {
-            return cx.complete(id, Ok(0));
-        }
         let work = move || -> IoResult {
             drop(unused);
             Ok(0)
         };
-        cx.blocking(Box::new(work), id);
+        self.place.aside.run(work, id, cx);
     }
 }
 

@@ -6,7 +6,7 @@ use super::{Connection, EndReason, State, Step, Token};
 use crate::socket::{self, Received};
 use lunette_store::{Cx, Interest};
 use lunette_vhost_user::{Ack, Change, Event};
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsFd, AsRawFd};
 
 /// Most messages that are carried out before others have their turn.
 const TURN: usize = 64;
@@ -44,6 +44,7 @@ impl Connection {
             Some(message) => {
                 let event = state.backend.handle(message).map_err(reason)?;
                 self.carry_out(state, event, cx)?;
+                state.held.clear();
                 Ok(Step::Again)
             }
             None => self.receive(state, cx),
@@ -57,7 +58,7 @@ impl Connection {
         if state.outbox.is_empty() {
             return Ok(Step::Again);
         }
-        cx.watch(self.socket.as_raw_fd(), Interest::Writable, self.id(Token::Writable));
+        cx.watch(self.socket.as_fd().as_raw_fd(), Interest::Writable, self.id(Token::Writable));
         Ok(Step::Wait)
     }
 
@@ -65,11 +66,10 @@ impl Connection {
         let mut buffer = [0; 1024];
         let wanted = state.decoder.wanted().min(buffer.len());
         match socket::receive(&self.socket, &mut buffer[..wanted]).map_err(reason)? {
-            Received::Bytes(count, fds) => Ok(self.take_in(state, &buffer[..count], fds, cx)),
+            Received::Bytes(count, fds) => self.take_in(state, &buffer[..count], fds, cx),
             Received::Truncated(fds) => {
-                self.dispose(fds, cx);
-                let why = "descriptors were lost: more than a message may carry, or too many are open";
-                Err(Some(why.to_owned()))
+                self.dispose(fds);
+                Err(Some("descriptors were lost: too many are open".to_owned()))
             }
             Received::Nothing => Ok(Step::Wait),
             Received::End => Err(None),
@@ -116,7 +116,7 @@ impl Connection {
             self.place.events.set_features(*acked);
         }
         let sets_config = matches!(change, Change::SetConfig(_));
-        let made = match state.make(change) {
+        let made = match state.make(change, &self.place) {
             // It was the guest that wrote there, which must not cost its VMM the device.
             Err(failure) if sets_config && !ack.is_wanted() => {
                 if self.place.may_log(cx) {

@@ -11,6 +11,7 @@ mod state;
 
 pub(crate) use offer::FIXED_QUEUES;
 
+use crate::aside::Foreign;
 use crate::local::{ConnectionId, Local, post};
 use crate::place::Place;
 use crate::queue::Queue;
@@ -22,7 +23,7 @@ use lunette_scsi::{Lun, ServiceResponse, TaskManagementFunction};
 use lunette_store::{Cx, Interest, IoId, IoResult, Sink, SinkId};
 use state::{Phase, State, Then};
 use std::cell::{Cell, RefCell, RefMut};
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
 
@@ -34,7 +35,7 @@ pub(crate) struct Connection {
     place: Arc<Place>,
     sessions: Sessions,
     sink: Cell<SinkId>,
-    socket: OwnedFd,
+    socket: Foreign,
     ended: Ended,
     state: RefCell<State>,
 }
@@ -59,8 +60,6 @@ enum Token {
     Mapped,
     /// Memory of a former epoch has been unmapped.
     Unmapped,
-    /// Descriptors have been closed.
-    Disposed,
 }
 
 /// What the connection waits for from the engine.
@@ -85,9 +84,9 @@ impl Connection {
         let connection = Rc::new_cyclic(|weak: &Weak<Self>| Self {
             id,
             sessions: Sessions::new(&place.targets, weak.clone()),
+            socket: Foreign::new(socket, &place.aside),
             place,
             sink: Cell::new(SinkId(0)),
-            socket,
             ended,
             state: RefCell::new(State::new(request_queues, config, memory)),
         });
@@ -96,7 +95,7 @@ impl Connection {
         if connection.place.may_log(cx) {
             tracing::info!(export = %connection.place.name, "a front end has connected");
         }
-        cx.watch(connection.socket.as_raw_fd(), Interest::Readable, connection.id(Token::Readable));
+        cx.watch(connection.socket.as_fd().as_raw_fd(), Interest::Readable, connection.id(Token::Readable));
         connection
     }
 

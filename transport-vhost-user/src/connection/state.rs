@@ -3,8 +3,10 @@
 use super::descriptors::Vetting;
 use super::memory::Mapping;
 use super::offer::{INOUT, LAYOUTS, offer};
+use crate::aside::Foreign;
 use crate::memory::MemoryMap;
 use crate::notify::{Kind, Notifier};
+use crate::place::Place;
 use crate::queue::{Fds, Setup};
 use crate::ring::Layout;
 use crate::wire::ConfigSpace;
@@ -15,6 +17,8 @@ use std::sync::Arc;
 pub(super) struct State {
     pub(super) backend: Backend,
     pub(super) decoder: Decoder,
+    /// The open files of the descriptors that came with the message, which others may close meanwhile.
+    pub(super) held: Vec<Foreign>,
     /// Bytes of a reply that the socket had no room for.
     pub(super) outbox: Vec<u8>,
     pub(super) memory: Arc<MemoryMap>,
@@ -25,7 +29,7 @@ pub(super) struct State {
     /// What each queue was last told; `None` for those that were never started.
     pub(super) told: Vec<Option<Started>>,
     /// Stays open: closing it means to the front end that the device was unplugged.
-    pub(super) channel: Option<OwnedFd>,
+    pub(super) channel: Option<Foreign>,
     /// Numbers the times that something was waited for.
     pub(super) round: u64,
     /// Answers that are still to come in this round.
@@ -79,6 +83,7 @@ impl State {
         Self {
             backend: Backend::new(offer),
             decoder: Decoder::new(),
+            held: Vec::new(),
             outbox: Vec::new(),
             memory,
             config,
@@ -114,7 +119,7 @@ impl State {
     }
 
     /// Carries a change out as far as this side is concerned.
-    pub(super) fn make(&mut self, change: Change) -> Result<Concerned, String> {
+    pub(super) fn make(&mut self, change: Change, place: &Place) -> Result<Concerned, String> {
         Ok(match change {
             Change::SetVringBase { index, .. }
             | Change::SetVringEnable { index, .. }
@@ -124,11 +129,11 @@ impl State {
                 Concerned::One(index)
             }
             Change::SetVringCall { index, fd } => {
-                self.fds[usize::from(index)].call = fd.map(notifier).transpose()?;
+                self.fds[usize::from(index)].call = notifier(fd, index, place)?;
                 Concerned::One(index)
             }
             Change::SetVringError { index, fd } => {
-                self.fds[usize::from(index)].error = fd.map(notifier).transpose()?;
+                self.fds[usize::from(index)].error = notifier(fd, index, place)?;
                 Concerned::One(index)
             }
             Change::SetFeatures { unoffered, .. } => {
@@ -147,7 +152,7 @@ impl State {
             }
             Change::ResetOwner => Concerned::All,
             Change::SetBackendRequestFd(fd) => {
-                self.channel = Some(fd);
+                self.channel = Some(Foreign::new(fd, &place.aside));
                 Concerned::None
             }
             // Sizes and addresses count from the next start. What is left was not offered, or concerns nothing here.
@@ -179,14 +184,16 @@ impl State {
     }
 }
 
-fn notifier(fd: OwnedFd) -> Result<Arc<Notifier>, String> {
-    Notifier::new(fd).map(Arc::new).map_err(|error| error.to_string())
+fn notifier(fd: Option<OwnedFd>, index: u16, place: &Place) -> Result<Option<Arc<Notifier>>, String> {
+    let Some(fd) = fd else { return Ok(None) };
+    let notifier = Notifier::new(fd, place.reactor(index), &place.aside);
+    notifier.map(|notifier| Some(Arc::new(notifier))).map_err(|error| error.to_string())
 }
 
-/// A descriptor that is only polled.
+/// A descriptor that is only polled. To poll or close another than an eventfd may wait for whoever is behind it.
 fn kick(fd: OwnedFd) -> Result<Arc<OwnedFd>, String> {
     match Kind::of(&fd) {
-        Kind::Other => Err("a kick descriptor is neither an eventfd nor a pipe nor a Unix socket".to_owned()),
-        _ => Ok(Arc::new(fd)),
+        Kind::Event => Ok(Arc::new(fd)),
+        _ => Err("a kick descriptor is no eventfd".to_owned()),
     }
 }

@@ -120,11 +120,6 @@ impl Region {
         self.mapping.pin()
     }
 
-    /// Whether other maps have it too.
-    pub(super) fn is_shared(&self) -> bool {
-        Arc::strong_count(&self.mapping) > 1
-    }
-
     /// Whether an access has found the memory gone.
     pub(super) fn is_lost(&self) -> bool {
         self.mapping.watched.as_ref().is_some_and(Watched::is_lost)

@@ -33,14 +33,7 @@ pub(crate) struct MemoryMap {
 
 /// Memory that nobody uses any more. It is unmapped when it is dropped, which may take long.
 pub(crate) struct Unused {
-    regions: Vec<Region>,
-}
-
-impl Unused {
-    /// Whether nothing will be unmapped, as other maps have all of it too.
-    pub(crate) fn is_mapped_elsewhere(&self) -> bool {
-        self.regions.iter().all(Region::is_shared)
-    }
+    _regions: Vec<Region>,
 }
 
 /// What is called with the memory of a map that has no owner any more.
@@ -49,7 +42,7 @@ pub(crate) type Release = Box<dyn FnOnce(Unused) + Send + Sync>;
 impl Drop for MemoryMap {
     fn drop(&mut self) {
         if let Some(release) = self.release.take() {
-            release(Unused { regions: mem::take(&mut self.regions) });
+            release(Unused { _regions: mem::take(&mut self.regions) });
         }
     }
 }

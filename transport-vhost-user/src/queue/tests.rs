@@ -2,6 +2,7 @@
 
 use super::run::TURN;
 use super::*;
+use crate::aside::Aside;
 use crate::events::Events;
 use crate::fuzzing::{Queues, RingSetup};
 use crate::local::ExportId;
@@ -40,6 +41,7 @@ fn place(cx: &mut dyn Cx) -> Arc<Place> {
         home,
         reactors: [home].into(),
         pin_memory: false,
+        aside: Aside::new(home, cx.poster()),
         log: Default::default(),
     })
 }
@@ -112,8 +114,10 @@ fn notifications(count: u16, data_in: u32) -> u64 {
     let (guest, ring) = (Guest::new(0x4_0000), DriverRing::new(0, 256));
     let call = eventfd(0, EventfdFlags::NONBLOCK).unwrap();
     let mut setup = setup(&ring);
-    setup.fds.call = Some(Arc::new(Notifier::new(call.try_clone().unwrap()).unwrap()));
-    let queue = Queue::on(&Local::on(cx), ConnectionId::next(), 2, &place(cx), &setup, cx);
+    let place = place(cx);
+    let notifier = Notifier::new(call.try_clone().unwrap(), place.home, &place.aside).unwrap();
+    setup.fds.call = Some(Arc::new(notifier));
+    let queue = Queue::on(&Local::on(cx), ConnectionId::next(), 2, &place, &setup, cx);
     fill(&ring, &guest, data_in);
     queue.apply(setup.clone(), guest.map.clone(), None, cx);
     let seen = || {
