@@ -20,6 +20,7 @@ mod adopted;
 mod events;
 mod management;
 mod rings;
+mod stuck;
 mod targets;
 mod vmm;
 

@@ -84,7 +84,9 @@ fn descriptors_that_could_block_us_are_refused() {
     ] {
         assert!(matches!(front.ask(message), Some(Reply::Ack { success: false, .. })));
     }
-    let (_reader, writer) = std::io::pipe().unwrap();
+    let (reader, writer) = std::io::pipe().unwrap();
+    let message = front.protocol.set_vring_kick(2, Some(reader.into()));
+    assert!(matches!(front.ask(message), Some(Reply::Ack { success: false, .. })));
     let message = front.protocol.set_vring_call(2, Some(writer.into()));
     front.done(message);
 }
@@ -311,61 +313,6 @@ fn sockets_whose_end_may_take_long_and_too_many_descriptors_end_the_connection()
     let mut message = front.protocol.get_features();
     message.fds = (0..9).map(|_| OwnedFd::from(tempfile::tempfile().unwrap())).collect();
     assert!(front.ask(message).is_none());
-}
-
-/// A file system of the front end's own, whose daemon does not answer.
-struct Silent {
-    point: std::ffi::CString,
-    device: Option<std::os::fd::OwnedFd>,
-}
-
-impl Silent {
-    fn mount(at: &Path) -> Option<Self> {
-        use rustix::fs::{Mode, OFlags};
-        use std::os::fd::AsRawFd;
-        let device = rustix::fs::open("/dev/fuse", OFlags::RDWR, Mode::empty()).ok()?;
-        let options = format!("fd={},rootmode=40000,user_id=0,group_id=0", device.as_raw_fd());
-        let options = std::ffi::CString::new(options).unwrap();
-        let point = std::ffi::CString::new(at.to_str().unwrap()).unwrap();
-        // SAFETY: all strings end with a zero.
-        let mounted = unsafe {
-            libc::mount(c"lunette".as_ptr(), point.as_ptr(), c"fuse".as_ptr(), 0, options.as_ptr().cast())
-        };
-        (mounted == 0).then_some(Self { point, device: Some(device) })
-    }
-
-    fn root(&self) -> std::os::fd::OwnedFd {
-        use rustix::fs::{Mode, OFlags};
-        rustix::fs::open(self.point.as_c_str(), OFlags::PATH, Mode::empty()).unwrap()
-    }
-}
-
-impl Drop for Silent {
-    fn drop(&mut self) {
-        self.device = None;
-        // SAFETY: the string ends with a zero.
-        unsafe { libc::umount2(self.point.as_ptr(), libc::MNT_DETACH) };
-    }
-}
-
-#[test]
-fn a_file_system_of_the_front_end_holds_up_nobody_else() {
-    let folder = tempfile::tempdir().unwrap();
-    // Mounting takes root and FUSE.
-    let Some(mut silent) = Silent::mount(folder.path()) else { return };
-    let rig = Rig::ram(Io::Auto);
-    let mut front = FrontEnd::ready(&rig.socket, MEMORY);
-    let mut ring = front.start(2, 0, 64);
-    front.command(&mut ring, &TEST_UNIT_READY, &[], 0);
-    let message = front.protocol.add_mem_reg(region(1 << 30, 0x1000, 0), silent.root());
-    front.send(message);
-    // Even its own rings go on.
-    for _ in 0..20 {
-        assert_eq!(front.command(&mut ring, &TEST_UNIT_READY, &[], 0).status, 0);
-    }
-    assert!(!front.has_reply());
-    silent.device = None;
-    assert!(front.reply().is_none(), "the connection ends");
 }
 
 #[test]
