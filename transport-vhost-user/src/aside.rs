@@ -33,6 +33,12 @@ impl Aside {
 
     /// Has `work` done and `id` told.
     pub(crate) fn run(&self, work: impl FnOnce() -> IoResult + Send + 'static, id: IoId, cx: &mut dyn Cx) {
+        // A lane that is still at work is not given back, for others to wait in.
+        let lane = self.lane.clone();
+        let work = move || {
+            let _lane = lane;
+            work()
+        };
         cx.blocking_in(&self.lane, Box::new(work), id);
     }
 
