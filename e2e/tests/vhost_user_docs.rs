@@ -1,6 +1,6 @@
 //! The lines of docs/vhost-user.md do what it says.
 
-use std::fs;
+use std::fs::{self, File};
 use std::os::unix::fs::chown;
 use std::path::Path;
 
@@ -79,19 +79,22 @@ fn the_second_line_gives_two_hosts_in_huge_pages() -> Result<()> {
     finish(guest, daemon)
 }
 
-/// Huge pages of 2 MiB, given back at the end.
+/// Huge pages of 2 MiB, given back at the end. They are the machine's, so who else wants to reserve some waits.
 struct HugePages {
     before: String,
+    _lock: File,
 }
 
 impl HugePages {
     const NUMBER: &str = "/sys/kernel/mm/hugepages/hugepages-2048kB/nr_hugepages";
 
     fn reserve(count: u64) -> Result<Self> {
+        let lock = File::open(Self::NUMBER)?;
+        lock.lock()?;
         let before = fs::read_to_string(Self::NUMBER)?;
         let wanted = before.trim().parse::<u64>()? + count;
         fs::write(Self::NUMBER, wanted.to_string())?;
-        let pages = Self { before };
+        let pages = Self { before, _lock: lock };
         let got = fs::read_to_string(Self::NUMBER)?;
         ensure!(got.trim() == wanted.to_string(), "only {} of {wanted} huge pages are free", got.trim());
         Ok(pages)
