@@ -151,9 +151,10 @@ impl GuestMemory {
             let start = usize::try_from(address.checked_sub(region.address)?).ok()?;
             (start.checked_add(length)? <= region.size).then_some(start)
         };
-        let found = self.regions.iter().find_map(|(region, _)| {
-            inside(region).map(|start| View { region: Arc::clone(region), start, length })
-        });
+        let found = self
+            .regions
+            .iter()
+            .find_map(|(region, _)| inside(region).map(|start| View::new(region, start, length)));
         found.ok_or(Error::NoMemory { address, length: length as u64 })
     }
 
@@ -163,7 +164,7 @@ impl GuestMemory {
             let start = taken.next_multiple_of(alignment);
             if start.checked_add(length).is_some_and(|end| end <= region.size) {
                 *taken = start + length;
-                return Ok(View { region: Arc::clone(region), start, length });
+                return Ok(View::new(region, start, length));
             }
         }
         Err(Error::NoMemory { address: 0, length: length as u64 })
@@ -202,10 +203,18 @@ impl GuestMemory {
 /// Some bytes of one region. Offsets beyond its end, and unaligned words, panic.
 #[derive(Clone, Debug)]
 pub struct View {
+    /// Keeps the mapping.
     region: Arc<Region>,
     start: usize,
     length: usize,
+    /// Its first byte.
+    base: NonNull<u8>,
 }
+
+// SAFETY: the address lies in the region, which may be shared and is only used through atomics.
+unsafe impl Send for View {}
+// SAFETY: as above.
+unsafe impl Sync for View {}
 
 impl View {
     /// The guest address of its first byte.
@@ -226,7 +235,15 @@ impl View {
     /// A part of it.
     pub fn part(&self, offset: usize, length: usize) -> Self {
         self.check(offset, length);
-        Self { region: Arc::clone(&self.region), start: self.start + offset, length }
+        Self::new(&self.region, self.start + offset, length)
+    }
+
+    /// The range lies inside the region.
+    fn new(region: &Arc<Region>, start: usize, length: usize) -> Self {
+        assert!(start.checked_add(length).is_some_and(|end| end <= region.size));
+        // SAFETY: the offset lies inside the mapping, or at its end.
+        let base = unsafe { region.base.add(start) };
+        Self { region: Arc::clone(region), start, length, base }
     }
 
     /// A byte.
@@ -262,7 +279,7 @@ impl View {
         // SAFETY: `check` has passed for all bytes, so every address from here on lies inside the mapping; those of words
         // are aligned, as `head` ends where a word begins. All access is atomic.
         unsafe {
-            let at = self.region.base.add(self.start + offset).as_ptr();
+            let at = self.base.add(offset).as_ptr();
             for (index, byte) in head.iter().enumerate() {
                 AtomicU8::from_ptr(at.add(index)).store(*byte, Relaxed);
             }
@@ -320,7 +337,7 @@ impl View {
         // Mappings begin at pages.
         assert!((self.start + offset).is_multiple_of(align_of::<T>()), "unaligned");
         // SAFETY: the view lies inside the mapping, and the offset inside the view.
-        unsafe { self.region.base.add(self.start + offset) }.cast().as_ptr()
+        unsafe { self.base.add(offset) }.cast().as_ptr()
     }
 }
 

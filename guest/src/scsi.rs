@@ -39,7 +39,7 @@ pub struct Options {
     pub events: u16,
     /// Sizes to choose through the configuration space, unless they are the usual ones.
     pub sizes: Sizes,
-    /// Whether responses are judged as well as rings.
+    /// Whether responses are judged as well as rings. If not, what a device has not written is what was there before.
     pub strict: bool,
     /// Bytes of guest memory beyond what the driver needs itself.
     pub spare: usize,
@@ -265,7 +265,9 @@ impl ScsiDriver {
         let request = usize::from(slot) * layout.stride;
         let response = request + layout.response;
         command.store(&requests.headers, request, options.sizes);
-        Response::clear(&requests.headers, response);
+        if options.strict {
+            Response::clear(&requests.headers, response);
+        }
         let header = |offset: usize, length: usize, writable| Element {
             address: requests.headers.address() + offset as u64,
             length: length as u32,

@@ -149,8 +149,8 @@ impl Transfer {
 trait Source {
     /// The next transfer, or `None`: no more.
     fn next(&mut self, now: Instant) -> Result<Option<Transfer>>;
-    /// A transfer has ended well.
-    fn ended(&mut self, _transfer: &Transfer, _latency: Duration) {}
+    /// A transfer has ended well, after so many nanoseconds.
+    fn ended(&mut self, _transfer: &Transfer, _latency: u64) {}
 }
 
 impl<T: Iterator<Item = Transfer>> Source for T {
@@ -167,16 +167,18 @@ fn drive(
     care: Care,
     source: &mut impl Source,
 ) -> Result<()> {
-    let mut in_flight: Vec<Option<(Transfer, Instant)>> = vec![None; depth];
+    let mut in_flight: Vec<Option<(Transfer, u64)>> = vec![None; depth];
     let mut free: Vec<usize> = (0..depth).rev().collect();
     let mut done = Vec::with_capacity(depth);
-    let mut now = Instant::now();
+    let begin = Instant::now();
+    // One look at the clock for each burst, in the form that is compared and in nanoseconds.
+    let (mut now, mut nanoseconds) = (begin, 0);
     loop {
         while let Some(&slot) = free.last() {
             let Some(transfer) = source.next(now)? else { break };
             transfer.prepare(initiator, slot, blocks, care);
             initiator.submit(slot, &Command::transfer(transfer.direction, transfer.lba, blocks))?;
-            in_flight[slot] = Some((transfer, now));
+            in_flight[slot] = Some((transfer, nanoseconds));
             free.pop();
         }
         if free.len() == depth {
@@ -184,6 +186,7 @@ fn drive(
         }
         initiator.wait(&mut done)?;
         now = Instant::now();
+        nanoseconds = (now - begin).as_nanos() as u64;
         for completion in done.drain(..) {
             let slot = in_flight.get_mut(completion.slot).context("a command has ended that was not sent")?;
             let (transfer, started) = slot.take().context("a command has ended twice")?;
@@ -192,7 +195,7 @@ fn drive(
                 "{transfer:?} of {blocks} blocks failed: {completion:?}"
             );
             transfer.check(initiator, completion.slot, blocks, care)?;
-            source.ended(&transfer, now - started);
+            source.ended(&transfer, nanoseconds - started);
             free.push(completion.slot);
         }
     }
@@ -397,7 +400,7 @@ impl<U: Fn() -> Result<Usage>> Source for Run<U> {
         Ok(transfer)
     }
 
-    fn ended(&mut self, transfer: &Transfer, latency: Duration) {
+    fn ended(&mut self, transfer: &Transfer, latency: u64) {
         self.latencies.record(latency);
         if self.direction == Direction::Write {
             if self.recent.len() == Self::RECENT {

@@ -104,6 +104,7 @@ impl Descriptor {
         bytes
     }
 
+    #[inline]
     fn store(&self, format: Format, memory: &View, offset: usize) {
         let (third, fourth) = match format {
             Format::Split => (self.flags, self.link),
@@ -142,6 +143,7 @@ impl Outstanding {
     }
 
     /// Notes that a buffer is sent. Two with the same token at the same time are an error of the caller.
+    #[inline]
     fn add(&mut self, token: u16, elements: &[Element], descriptors: u16) {
         assert!(!elements.is_empty(), "a buffer has an element");
         assert!(elements.is_sorted_by_key(|element| element.writable), "what the device reads comes first");
@@ -166,23 +168,28 @@ impl Outstanding {
 struct Tables {
     memory: View,
     most: usize,
+    /// What is in them. What is there already is not written again, and so need not travel to the device's CPU again.
+    written: Box<[Option<Descriptor>]>,
 }
 
 impl Tables {
     fn new(memory: &mut GuestMemory, setup: &Setup) -> Result<Self, Error> {
-        let length = usize::from(setup.size) * setup.table * DESCRIPTOR;
-        Ok(Self { memory: memory.allocate(length, DESCRIPTOR)?, most: setup.table })
+        let count = usize::from(setup.size) * setup.table;
+        let memory = memory.allocate(count * DESCRIPTOR, DESCRIPTOR)?;
+        Ok(Self { memory, most: setup.table, written: vec![None; count].into() })
     }
 
-    fn offset(&self, token: u16) -> usize {
-        usize::from(token) * self.most * DESCRIPTOR
+    /// Has all tables written anew.
+    fn forget(&mut self) {
+        self.written.fill(None);
     }
 
     /// Writes a table; the descriptor that refers to it.
-    fn write(&self, format: Format, token: u16, elements: &[Element]) -> Descriptor {
+    fn write(&mut self, format: Format, token: u16, elements: &[Element]) -> Descriptor {
         assert!(elements.len() <= self.most, "an indirect table has at most {} elements", self.most);
-        let table = self.offset(token);
-        for (index, element) in elements.iter().enumerate() {
+        let first = usize::from(token) * self.most;
+        let written = &mut self.written[first..first + elements.len()];
+        for ((index, element), written) in elements.iter().enumerate().zip(written) {
             let mut flags = if element.writable { Descriptor::WRITE } else { 0 };
             let mut link = 0;
             // In a packed ring's table the order alone counts.
@@ -191,10 +198,13 @@ impl Tables {
                 link = index as u16 + 1;
             }
             let descriptor = Descriptor { address: element.address, length: element.length, flags, link };
-            descriptor.store(format, &self.memory, table + index * DESCRIPTOR);
+            if *written != Some(descriptor) {
+                *written = Some(descriptor);
+                descriptor.store(format, &self.memory, (first + index) * DESCRIPTOR);
+            }
         }
         Descriptor {
-            address: self.memory.address() + table as u64,
+            address: self.memory.address() + (first * DESCRIPTOR) as u64,
             length: (elements.len() * DESCRIPTOR) as u32,
             flags: Descriptor::INDIRECT,
             link: 0,

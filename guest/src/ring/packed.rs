@@ -254,6 +254,7 @@ impl Driver for PackedRing {
         let start = Place { index: start % self.size, wrap: true };
         (self.available, self.used) = (start, start);
         self.outstanding = Outstanding::new(self.size);
+        self.tables.forget();
         self.flags.fill(0);
         (self.free, self.fresh) = (self.size, 0);
     }

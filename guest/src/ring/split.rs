@@ -114,7 +114,8 @@ impl Driver for SplitRing {
         self.outstanding.add(token, elements, needed);
         let head = self.allocate(needed);
         if form == Form::Indirect {
-            self.store(head, self.tables.write(Format::Split, token, elements));
+            let table = self.tables.write(Format::Split, token, elements);
+            self.store(head, table);
         } else {
             let mut index = head;
             for (number, element) in elements.iter().enumerate() {
@@ -204,6 +205,7 @@ impl Driver for SplitRing {
         device.u16(INDEX).store(start.to_le(), Relaxed);
         (self.pushed, self.published, self.taken) = (start, start, start);
         self.outstanding = Outstanding::new(self.size);
+        self.tables.forget();
         self.tokens.fill(u16::MAX);
         self.next = (1..=self.size).collect();
         (self.free, self.free_count) = (0, self.size);
