@@ -1,7 +1,8 @@
 //! Reactors without a kernel: many of them on one thread, in an order of the caller's choice.
 //!
 //! For unit tests, fuzzers and seeded simulations. Time stands still until it is moved; operations on files are refused
-//! ([`IoError::Unsupported`]) unless [`SimCx::answer_files`] says what they do; blocking work runs at once.
+//! ([`IoError::Unsupported`]) unless [`SimCx::answer_files`] says what they do; descriptors are never ready unless
+//! somebody [watches](SimCx::watch_by) them; blocking work runs at once.
 
 use crate::{
     Cx, FileOp, Interest, IoError, IoId, IoResult, Lane, Message, Post, ReactorId, Sink, SinkId, Submit,
@@ -29,8 +30,12 @@ pub struct SimCx {
     locals: HashMap<TypeId, Rc<dyn Any>>,
     mail: Arc<Mail>,
     files: Option<Files>,
+    watcher: Option<Watcher>,
+    /// Those that look for work while their reactor is awake.
+    pollers: Vec<SinkId>,
 }
 
+type Watcher = Box<dyn FnMut(IoId, Option<(RawFd, Interest)>)>;
 type Files = Box<dyn FnMut(FileOp<'_>) -> Submit>;
 
 #[derive(Default)]
@@ -68,6 +73,12 @@ impl Sim {
         while (0..self.reactors.len()).fold(false, |any, index| self.step(index) | any) {}
     }
 
+    /// What reactor `index` does when there are no events: the sinks that asked for it look for work and, if there was none,
+    /// prepare for sleep. Returns whether there was work after all.
+    pub fn idle(&mut self, index: usize) -> bool {
+        self.reactors[index].idle()
+    }
+
     /// Moves the time of all reactors.
     pub fn advance(&mut self, by: Duration) {
         self.reactors.iter_mut().for_each(|r| r.now += by);
@@ -86,12 +97,30 @@ impl SimCx {
             locals: HashMap::new(),
             mail,
             files: None,
+            watcher: None,
+            pollers: Vec::new(),
         }
     }
 
     /// Has operations on files answered by `answer`; one that is `Done` completes later, as on a real reactor.
     pub fn answer_files(&mut self, answer: impl FnMut(FileOp<'_>) -> Submit + 'static) {
         self.files = Some(Box::new(answer));
+    }
+
+    /// Tells `watcher` of each descriptor that is to be watched for an id, and with `None` that one is not any more (which
+    /// may never have been). When it is ready, [`Cx::complete`] says so.
+    pub fn watch_by(&mut self, watcher: impl FnMut(IoId, Option<(RawFd, Interest)>) + 'static) {
+        self.watcher = Some(Box::new(watcher));
+    }
+
+    fn idle(&mut self) -> bool {
+        self.ask_pollers(|sink, cx| sink.poll(cx)) || self.ask_pollers(|sink, cx| sink.before_sleep(cx))
+    }
+
+    fn ask_pollers(&mut self, ask: impl Fn(&dyn Sink, &mut Self) -> bool) -> bool {
+        let sinks: Vec<_> =
+            self.pollers.iter().filter_map(|id| self.sinks.get(id.0 as usize).cloned().flatten()).collect();
+        sinks.iter().fold(false, |any, sink| ask(&**sink, self) | any)
     }
 
     fn step(&mut self) -> bool {
@@ -138,9 +167,15 @@ impl Cx for SimCx {
         if let Some(slot) = self.sinks.get_mut(sink.0 as usize) {
             *slot = None;
         }
+        self.pollers.retain(|other| *other != sink);
     }
 
-    fn poll_while_awake(&mut self, _sink: SinkId, _on: bool) {}
+    fn poll_while_awake(&mut self, sink: SinkId, on: bool) {
+        self.pollers.retain(|other| *other != sink);
+        if on {
+            self.pollers.push(sink);
+        }
+    }
 
     fn complete(&mut self, id: IoId, result: IoResult) {
         self.ready.push_back((id, result));
@@ -165,7 +200,11 @@ impl Cx for SimCx {
         self.file(op, id)
     }
 
-    fn watch(&mut self, _fd: RawFd, _interest: Interest, _id: IoId) {}
+    fn watch(&mut self, fd: RawFd, interest: Interest, id: IoId) {
+        if let Some(watcher) = &mut self.watcher {
+            watcher(id, Some((fd, interest)));
+        }
+    }
 
     fn timer(&mut self, after: Duration, id: IoId) {
         self.timers.push((self.now + after, id));
@@ -173,6 +212,9 @@ impl Cx for SimCx {
 
     fn cancel(&mut self, id: IoId) {
         self.timers.retain(|(_, other)| *other != id);
+        if let Some(watcher) = &mut self.watcher {
+            watcher(id, None);
+        }
     }
 
     fn blocking(&mut self, work: Box<dyn FnOnce() -> IoResult + Send>, id: IoId) {
@@ -194,5 +236,55 @@ impl Cx for SimCx {
 
     fn set_local(&mut self, key: TypeId, value: Rc<dyn Any>) {
         self.locals.insert(key, value);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::cell::{Cell, RefCell};
+
+    /// Has work for a number of looks.
+    struct Looks(Cell<u32>, Cell<u32>);
+
+    impl Sink for Looks {
+        fn complete(&self, _: u64, _: IoResult, _: &mut dyn Cx) {}
+
+        fn poll(&self, _: &mut dyn Cx) -> bool {
+            let left = self.0.get();
+            self.0.set(left.saturating_sub(1));
+            left > 0
+        }
+
+        fn before_sleep(&self, _: &mut dyn Cx) -> bool {
+            self.1.set(self.1.get() + 1);
+            false
+        }
+    }
+
+    #[test]
+    fn an_idle_reactor_asks_those_that_poll() {
+        let mut sim = Sim::new(1);
+        let sink = Rc::new(Looks(Cell::new(2), Cell::new(0)));
+        let id = sim.cx(0).register(sink.clone());
+        assert!(!sim.idle(0), "nobody has asked to be called");
+        sim.cx(0).poll_while_awake(id, true);
+        assert_eq!([sim.idle(0), sim.idle(0), sim.idle(0)], [true, true, false]);
+        assert_eq!(sink.1.get(), 1, "it sleeps when there was no work");
+        sim.cx(0).poll_while_awake(id, false);
+        sink.0.set(1);
+        assert!(!sim.idle(0));
+    }
+
+    #[test]
+    fn watches_are_told() {
+        let told = Rc::<RefCell<Vec<_>>>::default();
+        let mut sim = Sim::new(1);
+        let id = IoId { sink: SinkId(3), token: 4 };
+        let tell = told.clone();
+        sim.cx(0).watch_by(move |id, watch| tell.borrow_mut().push((id, watch)));
+        sim.cx(0).watch(7, Interest::Readable, id);
+        sim.cx(0).cancel(id);
+        assert_eq!(*told.borrow(), [(id, Some((7, Interest::Readable))), (id, None)]);
     }
 }

@@ -1,10 +1,11 @@
-//! A device's queues on one reactor, without sockets: for fuzzers and measurements only.
+//! For fuzzers and measurements only: a device's queues on one reactor, without sockets; a look at what is left of
+//! exports; guest memory with fences.
 
 use crate::aside::Aside;
 use crate::events::Events;
 use crate::local::{ConnectionId, ExportId, Local};
 use crate::log::LineBudget;
-use crate::memory::MemoryMap;
+use crate::memory::{FENCED, MemoryMap};
 use crate::place::Place;
 use crate::queue::{Fds, Queue, Setup};
 use crate::ring::Layout;
@@ -15,6 +16,18 @@ use lunette_store::{Cx, Sink};
 use lunette_vhost_user::SharedRegion;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+/// From now on, guest memory of all exports is mapped between pages that nobody may access. Not for huge pages.
+pub fn fence_guest_memory() {
+    FENCED.store(true, Ordering::Relaxed);
+}
+
+/// How many exports, connections and queues a reactor has.
+pub fn residents(cx: &mut dyn Cx) -> [usize; 3] {
+    let local = Local::on(cx);
+    [local.listeners.borrow().len(), local.connections.borrow().len(), local.queues.borrow().len()]
+}
 
 /// The queues of one connection: control, event and one of requests.
 pub struct Queues {

@@ -3,7 +3,7 @@
 use super::guard::Watched;
 use lunette_vhost_user::{MemoryRegion, SharedRegion};
 use rustix::fs::{FileType, fstat, fstatfs};
-use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mlock, mmap, munmap};
+use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mlock, mmap, mmap_anonymous, munmap};
 use std::ffi::c_void;
 use std::io;
 use std::os::fd::OwnedFd;
@@ -25,12 +25,17 @@ pub(crate) enum MapError {
     Map { guest: u64, source: io::Error },
 }
 
+/// Whether mappings lie between pages that nobody may access, as fuzzers want it: a step outside is found at once.
+pub(crate) static FENCED: AtomicBool = AtomicBool::new(false);
+
 /// One `mmap`, undone when the last map that uses it goes. That may take long, so it is not done on a reactor.
 #[derive(Debug)]
 struct Mapping {
     address: NonNull<c_void>,
     length: usize,
     watched: Option<Watched>,
+    /// Bytes on either side that nobody may access.
+    fence: usize,
     /// Whether pinning was tried.
     pinned: AtomicBool,
 }
@@ -44,10 +49,19 @@ unsafe impl Sync for Mapping {}
 impl Mapping {
     fn new(fd: &OwnedFd, start: u64, length: usize) -> io::Result<Self> {
         let (access, flags) = (ProtFlags::READ | ProtFlags::WRITE, MapFlags::SHARED | MapFlags::NORESERVE);
-        // SAFETY: the kernel chooses an address range that is not in use.
-        let address = unsafe { mmap(ptr::null_mut(), length, access, flags, fd, start) }?;
+        let fence = if FENCED.load(Ordering::Relaxed) { FENCE } else { 0 };
+        let at = if fence > 0 { between_fences(length)? } else { ptr::null_mut() };
+        let place = if fence > 0 { MapFlags::FIXED } else { MapFlags::empty() };
+        // SAFETY: the kernel chooses an address range that is not in use; or it is one between fences, which is ours.
+        let address = unsafe { mmap(at, length, access, flags | place, fd, start) };
+        let address = address.inspect_err(|_| {
+            if fence > 0 {
+                // SAFETY: as much as `between_fences` has mapped, which nobody uses.
+                let _ = unsafe { munmap(at.byte_sub(FENCE), length + 2 * FENCE) };
+            }
+        })?;
         let address = NonNull::new(address).ok_or(io::ErrorKind::AddrNotAvailable)?;
-        let mut mapping = Self { address, length, watched: None, pinned: AtomicBool::new(false) };
+        let mut mapping = Self { address, length, watched: None, fence, pinned: AtomicBool::new(false) };
         // SAFETY: the range has just been mapped; no reference to guest memory is ever made, and its users bear any content.
         mapping.watched = Some(unsafe { Watched::new(address, length) }?);
         // SAFETY: the range is ours; leaving it out of core dumps changes none of its bytes.
@@ -72,13 +86,27 @@ impl Drop for Mapping {
     fn drop(&mut self) {
         // Its place must be free before the range is.
         self.watched = None;
-        // SAFETY: the range was mapped by `new` for this value alone, and whoever holds a segment of it holds the memory
-        // map that owns the value.
-        let unmapped = unsafe { munmap(self.address.as_ptr(), self.length) };
+        // SAFETY: the range was mapped by `new` for this value alone, with its fences, and whoever holds a segment of it
+        // holds the memory map that owns the value.
+        let unmapped =
+            unsafe { munmap(self.address.as_ptr().byte_sub(self.fence), self.length + 2 * self.fence) };
         if let Err(error) = unmapped {
             tracing::error!(%error, "cannot unmap guest memory");
         }
     }
+}
+
+/// Size of a fence.
+const FENCE: usize = 1 << 16;
+
+/// Finds room for a mapping, with fences around it.
+fn between_fences(length: usize) -> io::Result<*mut c_void> {
+    let (access, flags) = (ProtFlags::empty(), MapFlags::PRIVATE | MapFlags::NORESERVE);
+    let all = length.checked_add(2 * FENCE).ok_or(io::ErrorKind::OutOfMemory)?;
+    // SAFETY: the kernel chooses an address range that is not in use.
+    let start = unsafe { mmap_anonymous(ptr::null_mut(), all, access, flags) }?;
+    // SAFETY: the range is longer than that.
+    Ok(unsafe { start.byte_add(FENCE) })
 }
 
 /// A run of guest addresses and where they are in this process.

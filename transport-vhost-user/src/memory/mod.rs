@@ -18,7 +18,7 @@ use std::mem;
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-pub(crate) use mapping::MapError;
+pub(crate) use mapping::{FENCED, MapError};
 
 /// Guest memory as it is between two changes.
 #[derive(Default)]
