@@ -17,14 +17,15 @@ mod disks;
 mod input;
 mod iscsi_target;
 mod parameter_lists;
+mod vhost;
 mod vhost_user_messages;
-mod virtqueue;
 
 pub use decode::decode;
 pub use iscsi_target::iscsi_target;
 pub use parameter_lists::parameter_lists;
+pub use vhost::session::vhost_user_session;
+pub use vhost::virtqueue::virtqueue;
 pub use vhost_user_messages::vhost_user_messages;
-pub use virtqueue::virtqueue;
 
 /// A fuzz target: takes any bytes, panics when an invariant does not hold.
 pub type Target = fn(&[u8]);
@@ -35,5 +36,6 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("iscsi_target", iscsi_target),
     ("parameter_lists", parameter_lists),
     ("vhost_user_messages", vhost_user_messages),
+    ("vhost_user_session", vhost_user_session),
     ("virtqueue", virtqueue),
 ];

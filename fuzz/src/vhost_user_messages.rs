@@ -105,7 +105,7 @@ fn check_state(backend: &Backend) {
 }
 
 /// A message, and how many file descriptors belong to it.
-fn message(input: &mut Input<'_>) -> (Vec<u8>, usize) {
+pub(crate) fn message(input: &mut Input<'_>) -> (Vec<u8>, usize) {
     let request = u32::from(input.u8() % 48);
     let payload = payload(request, input);
     let fds = match request {
