@@ -7,8 +7,6 @@ use lunette_store::{FileOp, IoId, ReactorId, Submit};
 use std::collections::HashMap;
 use std::sync::Arc;
 
-/// Most operations of one queue under way, so that one that stalls leaves room for the others.
-pub(crate) const MOST_OF_A_QUEUE: u32 = 256;
 /// Most transfers that are kept for later.
 const MOST_SPARE: usize = 256;
 
@@ -33,10 +31,11 @@ impl Handover {
         Self { reactor, most, under_way: 0, queues: HashMap::new(), spare: Vec::new() }
     }
 
-    /// Has a thread of `queue` carry out `op`.
+    /// Has a thread of `queue` carry out `op`. A queue may have as many under way as it leaves: half of all if it is the
+    /// only one, and however many stall, there is room for another.
     pub(crate) fn submit(&mut self, lanes: &Lanes, queue: Queue, op: FileOp<'_>, id: IoId) -> Submit {
         let used = self.queues.entry(queue).or_insert_with(|| Used { crew: lanes.crew(queue), under_way: 0 });
-        if self.under_way == self.most || used.under_way == MOST_OF_A_QUEUE {
+        if used.under_way >= self.most - self.under_way {
             return Submit::Full;
         }
         let mut transfer = self.spare.pop().unwrap_or_else(Transfer::idle);
@@ -76,7 +75,22 @@ impl Handover {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::crew::tests::company;
     use lunette_store::SinkId;
+    use std::time::Duration;
+
+    #[test]
+    fn queues_that_stall_leave_room_for_another() {
+        let lanes = Lanes::new(1, Arc::into_inner(company(Duration::MAX)).unwrap());
+        let mut handover = Handover::new(ReactorId(0), 64);
+        // Nothing is taken back.
+        let id = IoId { sink: SinkId(1), token: 0 };
+        let mut submit = |number| handover.submit(&lanes, Queue::Lane(number), FileOp::Sync { fd: -1 }, id);
+        let queued = |number| (0..).take_while(|_| submit(number) == Submit::Queued).count();
+        let counts: Vec<usize> = (0..7).map(queued).collect();
+        assert_eq!(counts, [32, 16, 8, 4, 2, 1, 1]);
+        lanes.close();
+    }
 
     #[test]
     fn what_is_kept_for_later_is_bounded() {

@@ -38,8 +38,8 @@ pub struct Options {
     pub pin: bool,
     /// Most threads for blocking calls, shared by all reactors; they start when they are needed. At least 1.
     pub blocking_threads: u16,
-    /// Most file operations under way per reactor, in the kernel and again in lanes, where one lane has 256 at most; more are
-    /// answered [`Full`](lunette_store::Submit::Full). At least 1.
+    /// Most file operations under way per reactor, in the kernel and again in lanes, where a lane has as many at most
+    /// as it leaves for others; more are answered [`Full`](lunette_store::Submit::Full). At least 1.
     pub file_operations: u32,
 }
 

@@ -198,7 +198,7 @@ pub trait Cx {
 
     /// Like [`file`](Cx::file), for what the kernel can only do by blocking a thread: a thread of `lane` does it, and an
     /// operation that takes long holds up its own lane at most. Syncs that wait in a row may be answered by one. `Full` also
-    /// when too many operations of this lane are under way, so that one that stalls leaves room for the others.
+    /// when this lane has as many operations under way as it leaves room for: one that stalls must not take all.
     fn file_in(&mut self, lane: &Lane, op: FileOp<'_>, id: IoId) -> Submit;
 
     /// Tells `id` (with `Ok(0)`) whenever `fd` has *become* ready, beginning with now if it is: edge-triggered, until

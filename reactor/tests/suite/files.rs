@@ -194,13 +194,11 @@ fn trivial_operations_are_done_at_once(io: Io) {
 }
 
 fn more_operations_than_fit_into_the_queues(io: Io) {
-    const COUNT: usize = 2000;
+    const COUNT: usize = 1000;
     let reactors = start(io, 1);
     let bytes = pattern(COUNT);
     let file = temporary(&bytes);
-    // One descriptor would not be given that many.
-    let files: Vec<File> = (0..8).map(|_| file.try_clone().unwrap()).collect();
-    let fds: Vec<RawFd> = files.iter().map(File::as_raw_fd).collect();
+    let fd = file.as_raw_fd();
     let (tell, told) = channel();
     on_first(&reactors, move |cx| {
         let memory = Rc::new(Memory::zeroed(COUNT));
@@ -212,7 +210,7 @@ fn more_operations_than_fit_into_the_queues(io: Io) {
         });
         for n in 0..COUNT {
             let segs = [target.seg().part(n, 1)];
-            let op = FileOp::Read { fd: fds[n % fds.len()], offset: n as u64, to: Sg::new(&segs) };
+            let op = FileOp::Read { fd, offset: n as u64, to: Sg::new(&segs) };
             assert_eq!(cx.file(op, to(sink, n as u64)), Submit::Queued);
         }
     });
@@ -238,7 +236,8 @@ fn full_when_all_slots_are_taken(io: Io) {
         });
         [0, 1, 2].map(|token| cx.file(FileOp::Sync { fd }, to(sink, token)))
     });
-    assert_eq!(answers, [Submit::Queued, Submit::Queued, Submit::Full]);
+    // Where threads do it, one descriptor is not given all slots.
+    assert_eq!((answers[0], answers[2]), (Submit::Queued, Submit::Full));
     assert_eq!(next(&told).1, Submit::Queued, "a slot is free in its own completion");
 }
 
@@ -267,7 +266,7 @@ fn stop_waits_for_what_is_under_way(io: Io) {
 }
 
 fn a_lane_keeps_the_order(io: Io) {
-    const COUNT: u64 = 200;
+    const COUNT: u64 = 1000;
     let reactors = start(io, 1);
     let file = temporary(&[]);
     let fd = file.as_raw_fd();
@@ -305,7 +304,7 @@ fn a_lane_keeps_the_order(io: Io) {
 
 fn lanes_are_bounded_and_stop_waits_for_them(io: Io) {
     const LENGTH: usize = 1 << 20;
-    let reactors = Reactors::start(&Options { file_operations: 4, ..options(io, 1) }).unwrap();
+    let reactors = Reactors::start(&Options { file_operations: 8, ..options(io, 1) }).unwrap();
     let file = temporary(&[]);
     let fd = file.as_raw_fd();
     let answers = on_first(&reactors, move |cx| {
@@ -336,7 +335,8 @@ fn stall() -> (impl FnOnce() -> IoResult + Send, Sender<()>) {
 
 fn a_stalled_lane_leaves_room_for_others(io: Io) {
     const MOST: u64 = 256;
-    let reactors = start(io, 1);
+    let file_operations = 2 * MOST as u32;
+    let reactors = Reactors::start(&Options { file_operations, ..options(io, 1) }).unwrap();
     let file = temporary(&[]);
     let fd = file.as_raw_fd();
     let (sink, told) = ear(&reactors);
