@@ -1,14 +1,20 @@
 //! The socket file: made, replaced if its daemon is dead, removed at the end.
 
 use crate::Error;
-use rustix::fs::{AtFlags, Gid, Mode, OFlags, Uid, chmod, chownat, fchmod, fstat, open};
-use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, listen, socket_with};
+use rustix::fs::{
+    AtFlags, FlockOperation, Gid, Mode, OFlags, Uid, chmod, chownat, fchmod, flock, fstat, open,
+};
+use rustix::io::Errno;
+use rustix::net::{
+    AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, connect, listen, socket_with,
+};
 use std::fs;
 use std::io::{self, ErrorKind};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
-use std::os::unix::net::{UnixListener, UnixStream};
+use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 /// Who may connect to a socket: those who may write to its file.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -43,6 +49,7 @@ impl SocketFile {
     /// Listens at `path`. Nobody can connect before the file has its mode and owner.
     pub(crate) fn bind(path: &Path, access: &Access) -> Result<(UnixListener, Self), Error> {
         let wrap = |source: io::Error| Error::Bind { path: path.to_owned(), source };
+        let _lock = lock(path);
         let socket = match bind_at(path, access) {
             Err(error) if error.kind() == ErrorKind::AddrInUse => {
                 remove_stale(path)?;
@@ -58,11 +65,32 @@ impl SocketFile {
     }
 }
 
+/// Keeps other daemons from taking a socket in the same folder for dead that does not listen yet, or from removing one that
+/// has just taken a dead one's place. Without the lock if somebody else does not let it go, or the folder cannot be opened.
+fn lock(path: &Path) -> Option<OwnedFd> {
+    const TRIES: u32 = 1000;
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let folder = open(path.parent()?, flags, Mode::empty()).ok()?;
+    for _ in 0..TRIES {
+        match flock(&folder, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => return Some(folder),
+            Err(Errno::WOULDBLOCK) => std::thread::sleep(Duration::from_millis(1)),
+            Err(_) => return None,
+        }
+    }
+    tracing::warn!(path = %path.display(), "somebody keeps the folder locked: going on without the lock");
+    None
+}
+
+fn new_socket() -> io::Result<OwnedFd> {
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    Ok(socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?)
+}
+
 /// A socket that does not listen yet, so that connecting to it fails.
 fn bind_at(path: &Path, access: &Access) -> io::Result<OwnedFd> {
     let address = SocketAddrUnix::new(path)?;
-    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-    let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
+    let socket = new_socket()?;
     // Linux makes the file with the mode of the socket, less the umask.
     fchmod(&socket, Mode::from_raw_mode(access.mode))?;
     bind(&socket, &address)?;
@@ -108,19 +136,23 @@ fn remove_stale(path: &Path) -> Result<(), Error> {
     if !metadata.file_type().is_socket() {
         return Err(Error::NotASocket(path.to_owned()));
     }
-    match UnixStream::connect(path) {
-        Err(error) if error.kind() == ErrorKind::ConnectionRefused => {
+    let probe = new_socket().map_err(wrap)?;
+    let address = SocketAddrUnix::new(path).map_err(|error| wrap(error.into()))?;
+    match connect(&probe, &address) {
+        Err(Errno::CONNREFUSED) => {
             tracing::info!(path = %path.display(), "replacing the socket of a daemon that has ended");
             fs::remove_file(path).map_err(wrap)
         }
-        Err(error) => Err(wrap(error)),
-        Ok(_) => Err(Error::InUse(path.to_owned())),
+        // It listens, though it does not accept.
+        Ok(()) | Err(Errno::AGAIN) => Err(Error::InUse(path.to_owned())),
+        Err(error) => Err(wrap(error.into())),
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::os::unix::net::UnixStream;
 
     #[test]
     fn a_live_socket_is_left_alone_and_a_dead_one_replaced() {
@@ -134,6 +166,33 @@ mod tests {
         let (_listener, file) = SocketFile::bind(&path, &Access::default()).unwrap();
         drop(file);
         assert!(!path.exists());
+    }
+
+    #[test]
+    fn of_many_daemons_that_find_a_dead_socket_one_listens() {
+        for _ in 0..20 {
+            let folder = tempfile::tempdir().unwrap();
+            let path = folder.path().join("vm.sock");
+            drop(UnixListener::bind(&path).unwrap());
+            let bind = || SocketFile::bind(&path, &Access::default());
+            let bound: Vec<_> = std::thread::scope(|scope| {
+                let threads: Vec<_> = (0..4).map(|_| scope.spawn(bind)).collect();
+                threads.into_iter().map(|thread| thread.join().unwrap()).collect()
+            });
+            assert_eq!(bound.iter().filter(|bound| bound.is_ok()).count(), 1);
+            UnixStream::connect(&path).unwrap();
+        }
+    }
+
+    #[test]
+    fn a_daemon_that_does_not_accept_is_alive() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("vm.sock");
+        let busy = bind_at(&path, &Access::default()).unwrap();
+        listen(&busy, 0).unwrap();
+        let _waits = UnixStream::connect(&path).unwrap();
+        let error = SocketFile::bind(&path, &Access::default()).unwrap_err();
+        assert!(matches!(error, Error::InUse(_)), "{error}");
     }
 
     #[test]

@@ -125,7 +125,8 @@ impl State {
             | Change::SetVringEnable { index, .. }
             | Change::KickVring { index } => Concerned::One(index),
             Change::SetVringKick { index, fd } => {
-                self.fds[usize::from(index)].kick = fd.map(kick).transpose()?;
+                let kick = fd.map(kick).transpose();
+                self.fds[usize::from(index)].kick = kick.inspect_err(|_| self.backend.undo_kick(index))?;
                 Concerned::One(index)
             }
             Change::SetVringCall { index, fd } => {

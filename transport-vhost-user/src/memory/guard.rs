@@ -22,6 +22,15 @@ struct Place {
     start: AtomicUsize,
     /// 0 while the place is free.
     length: AtomicUsize,
+    page: AtomicUsize,
+}
+
+/// What a place says: a mapping, and the pages that it can be replaced by.
+#[derive(Clone, Copy, Default)]
+struct Range {
+    start: usize,
+    length: usize,
+    page: usize,
 }
 
 static PLACES: [Place; MOST] = [const {
@@ -30,6 +39,7 @@ static PLACES: [Place; MOST] = [const {
         lost: AtomicBool::new(false),
         start: AtomicUsize::new(0),
         length: AtomicUsize::new(0),
+        page: AtomicUsize::new(0),
     }
 }; MOST];
 /// Places from here on were never used.
@@ -42,23 +52,25 @@ static LOSSES: AtomicU64 = AtomicU64::new(0);
 static FORMER: OnceLock<libc::sigaction> = OnceLock::new();
 
 impl Place {
-    fn set(&self, start: usize, length: usize) {
+    fn set(&self, range: Range) {
         let version = self.version.load(Ordering::Relaxed);
         self.version.store(version.wrapping_add(1), Ordering::Relaxed);
         fence(Ordering::Release);
-        self.start.store(start, Ordering::Relaxed);
-        self.length.store(length, Ordering::Relaxed);
+        self.start.store(range.start, Ordering::Relaxed);
+        self.length.store(range.length, Ordering::Relaxed);
+        self.page.store(range.page, Ordering::Relaxed);
         self.lost.store(false, Ordering::Relaxed);
         self.version.store(version.wrapping_add(2), Ordering::Release);
     }
 
-    /// Start and length, if `address` is within.
-    fn find(&self, address: usize) -> Option<(usize, usize)> {
+    /// The range, if `address` is within.
+    fn find(&self, address: usize) -> Option<Range> {
         let version = self.version.load(Ordering::Acquire);
         let (start, length) = (self.start.load(Ordering::Relaxed), self.length.load(Ordering::Relaxed));
+        let page = self.page.load(Ordering::Relaxed);
         fence(Ordering::Acquire);
         let stable = version.is_multiple_of(2) && version == self.version.load(Ordering::Relaxed);
-        (stable && address.wrapping_sub(start) < length).then_some((start, length))
+        (stable && address.wrapping_sub(start) < length).then_some(Range { start, length, page })
     }
 }
 
@@ -67,12 +79,12 @@ impl Place {
 pub(super) struct Watched(usize);
 
 impl Watched {
-    /// Watches over a shared mapping of whole pages.
+    /// Watches over a shared mapping of whole pages of `page` bytes.
     ///
     /// # Safety
     /// The range is mapped for the caller alone until it has dropped the value, it bears being replaced by zeroes at any
     /// time, and its bytes are only accessed through raw pointers.
-    pub(super) unsafe fn new(address: NonNull<c_void>, length: usize) -> io::Result<Self> {
+    pub(super) unsafe fn new(address: NonNull<c_void>, length: usize, page: usize) -> io::Result<Self> {
         install()?;
         let mut free = FREE.lock().unwrap_or_else(PoisonError::into_inner);
         let index = match free.pop() {
@@ -86,7 +98,7 @@ impl Watched {
                 index
             }
         };
-        PLACES[index].set(address.addr().get(), length);
+        PLACES[index].set(Range { start: address.addr().get(), length, page });
         Ok(Self(index))
     }
 
@@ -98,7 +110,7 @@ impl Watched {
 
 impl Drop for Watched {
     fn drop(&mut self) {
-        PLACES[self.0].set(0, 0);
+        PLACES[self.0].set(Range::default());
         FREE.lock().unwrap_or_else(PoisonError::into_inner).push(self.0);
     }
 }
@@ -136,24 +148,39 @@ fn install() -> io::Result<()> {
 extern "C" fn on_bus_error(signal: c_int, info: *mut libc::siginfo_t, context: *mut c_void) {
     // SAFETY: the kernel passes a valid `siginfo_t`; faults (positive codes) carry an address.
     let (code, address) = unsafe { ((*info).si_code, (*info).si_addr().addr()) };
+    // A page is broken, but nobody has accessed it.
+    if code == libc::BUS_MCEERR_AO {
+        return;
+    }
     if code <= 0 || !replace(address) {
         pass_on(signal, info, context);
     }
 }
 
-/// Puts zeroes in place of the mapping that `address` is in, all of it: one signal is dear enough.
+/// Puts zeroes in place of the mapping that `address` is in.
 fn replace(address: usize) -> bool {
     let used = END.load(Ordering::Acquire).min(MOST);
     // The mapping that was accessed is kept by whoever accessed it, so its place does not change meanwhile.
     let found = PLACES[..used].iter().find_map(|place| Some((place, place.find(address)?)));
-    let Some((place, (start, length))) = found else { return false };
+    let Some((place, range)) = found else { return false };
     // First of all, so that nobody sees zeroes who could not know that they are none of the guest's.
     place.lost.store(true, Ordering::Release);
     LOSSES.fetch_add(1, Ordering::AcqRel);
+    cover(range, address, map_zeroes)
+}
+
+/// Covers all of a range, as one signal is dear enough, or else the page of `address`: where the kernel does not overcommit
+/// (`vm.overcommit_memory=2`) there may be no room for all.
+fn cover(range: Range, address: usize, map: impl Fn(usize, usize) -> bool) -> bool {
+    let Range { start, length, page } = range;
+    map(start, length) || map(address - (address - start) % page.max(1), page)
+}
+
+fn map_zeroes(start: usize, length: usize) -> bool {
     // SAFETY: reads and restores the thread's own error number, which the code that was interrupted may be looking at.
     let errno = unsafe { *libc::__errno_location() };
     let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE | libc::MAP_FIXED;
-    // SAFETY: the range is a watched mapping, whose owner allows that its content is replaced at any time.
+    // SAFETY: the range is in a watched mapping, whose owner allows that its content is replaced at any time.
     let zeroes = unsafe {
         libc::mmap(
             ptr::without_provenance_mut(start),
@@ -194,5 +221,28 @@ fn pass_on(signal: c_int, info: *mut libc::siginfo_t, context: *mut c_void) {
                 }
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::cell::RefCell;
+
+    #[test]
+    fn a_page_is_covered_if_there_is_no_room_for_all() {
+        let range = Range { start: 0x40_0000, length: 0x60_0000, page: 0x20_0000 };
+        let tried = RefCell::new(Vec::new());
+        let covers = |most: usize| {
+            cover(range, 0x7f_ffff, |start, length| {
+                tried.borrow_mut().push((start, length));
+                length <= most
+            })
+        };
+        assert!(covers(0x60_0000));
+        assert_eq!(tried.take(), [(0x40_0000, 0x60_0000)]);
+        assert!(covers(0x20_0000));
+        assert_eq!(tried.take(), [(0x40_0000, 0x60_0000), (0x60_0000, 0x20_0000)]);
+        assert!(!covers(0));
     }
 }

@@ -47,7 +47,7 @@ unsafe impl Send for Mapping {}
 unsafe impl Sync for Mapping {}
 
 impl Mapping {
-    fn new(fd: &OwnedFd, start: u64, length: usize) -> io::Result<Self> {
+    fn new(fd: &OwnedFd, start: u64, length: usize, page: usize) -> io::Result<Self> {
         let (access, flags) = (ProtFlags::READ | ProtFlags::WRITE, MapFlags::SHARED | MapFlags::NORESERVE);
         let fence = if FENCED.load(Ordering::Relaxed) { FENCE } else { 0 };
         let at = if fence > 0 { between_fences(length)? } else { ptr::null_mut() };
@@ -63,7 +63,7 @@ impl Mapping {
         let address = NonNull::new(address).ok_or(io::ErrorKind::AddrNotAvailable)?;
         let mut mapping = Self { address, length, watched: None, fence, pinned: AtomicBool::new(false) };
         // SAFETY: the range has just been mapped; no reference to guest memory is ever made, and its users bear any content.
-        mapping.watched = Some(unsafe { Watched::new(address, length) }?);
+        mapping.watched = Some(unsafe { Watched::new(address, length, page) }?);
         // SAFETY: the range is ours; leaving it out of core dumps changes none of its bytes.
         let _ = unsafe { madvise(address.as_ptr(), length, Advice::LinuxDontDump) };
         Ok(mapping)
@@ -137,7 +137,8 @@ impl Region {
         let start = mmap_offset - mmap_offset % page;
         let length = (end - start).checked_next_multiple_of(page).and_then(|n| usize::try_from(n).ok());
         let length = length.filter(|&n| n <= isize::MAX as usize).ok_or(too_large)?;
-        let mapping = Mapping::new(fd, start, length).map_err(|source| MapError::Map { guest, source })?;
+        let mapping = Mapping::new(fd, start, length, page as usize)
+            .map_err(|source| MapError::Map { guest, source })?;
         // SAFETY: `mmap_offset - start` is less than a page and the region is not empty, so this is within the mapping.
         let host = unsafe { mapping.address.cast::<u8>().add((mmap_offset - start) as usize) };
         Ok(Self { guest, user, size, host, mapping: Arc::new(mapping) })

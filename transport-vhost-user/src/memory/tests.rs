@@ -177,3 +177,21 @@ fn a_map_gives_its_memory_back_when_its_last_owner_goes() {
     drop(other);
     assert!(given.try_recv().is_ok());
 }
+
+#[test]
+fn a_broken_page_that_nobody_has_accessed_is_no_loss() {
+    let fd = memfd(0x1000);
+    let map = MemoryMap::new(&[shared(0, 0x1000, &fd, 0)]).unwrap();
+    let host = map.guest(0, 1, &mut 0).unwrap();
+    // SAFETY: all zeroes is a `siginfo_t`, whose address field follows four numbers.
+    unsafe {
+        let mut info: libc::siginfo_t = std::mem::zeroed();
+        info.si_signo = libc::SIGBUS;
+        info.si_code = libc::BUS_MCEERR_AO;
+        (&raw mut info).cast::<*mut u8>().add(2).write(host.as_ptr());
+        let (process, thread) = (libc::getpid(), libc::syscall(libc::SYS_gettid));
+        let sent = libc::syscall(libc::SYS_rt_tgsigqueueinfo, process, thread, libc::SIGBUS, &raw const info);
+        assert_eq!(sent, 0, "{}", std::io::Error::last_os_error());
+    }
+    assert!(!map.is_lost());
+}

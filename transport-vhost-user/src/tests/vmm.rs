@@ -3,6 +3,7 @@
 use super::*;
 use crate::local::Local;
 use lunette_store::Cx;
+use rustix::event::{EventfdFlags, eventfd};
 
 #[test]
 fn a_front_end_that_truncates_its_memory_breaks_its_rings_alone() {
@@ -85,8 +86,15 @@ fn descriptors_that_could_block_us_are_refused() {
         assert!(matches!(front.ask(message), Some(Reply::Ack { success: false, .. })));
     }
     let (reader, writer) = std::io::pipe().unwrap();
+    let error = eventfd(0, EventfdFlags::NONBLOCK).unwrap();
+    let message = front.protocol.set_vring_err(2, Some(error.try_clone().unwrap()));
+    front.done(message);
     let message = front.protocol.set_vring_kick(2, Some(reader.into()));
     assert!(matches!(front.ask(message), Some(Reply::Ack { success: false, .. })));
+    // It has started nothing, which would be broken by now.
+    front.share();
+    held(&rig.reactors, 0);
+    assert!(rustix::io::read(&error, &mut [0; 8]).is_err());
     let message = front.protocol.set_vring_call(2, Some(writer.into()));
     front.done(message);
 }

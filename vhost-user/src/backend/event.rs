@@ -62,7 +62,8 @@ pub enum Change {
     SetOwner,
     /// All rings are disabled.
     ResetOwner,
-    /// The driver's features are known. Without [`Features::PROTOCOL_FEATURES`] all rings are now enabled.
+    /// The driver's features are known. With [`Features::PROTOCOL_FEATURES`] all rings are now disabled and without
+    /// enabled, but for those that SET_VRING_ENABLE was sent for.
     SetFeatures {
         /// Acknowledged and offered.
         acked: Features,

@@ -21,14 +21,16 @@ use crate::payload::{
 ///
 /// Messages are handled in order and one at a time: the answer of an [`Event`] is sent before the next message is
 /// handled. The state follows the request. If the transport cannot carry a change out, it tells so through [`Ack`], and
-/// [takes back](Self::undo_memory_change) what concerned memory; without need_reply, closing the connection is the only
-/// way to tell.
+/// takes back what concerned [memory](Self::undo_memory_change) or [kicks](Self::undo_kick); without need_reply, closing
+/// the connection is the only way to tell.
 #[derive(Debug)]
 pub struct Backend {
     offer: Offer,
     state: State,
     /// Guest memory before its last change.
     former_memory: Vec<MemoryRegion>,
+    /// Whether the ring that was kicked last had been started before.
+    was_started: bool,
 }
 
 /// What handling a request comes to, before it is known whether it is acknowledged.
@@ -73,7 +75,7 @@ impl Backend {
         offer.features.set(Features::PROTOCOL_FEATURES, !offer.protocol_features.is_empty());
         offer.queues = offer.queues.min(MAX_QUEUES);
         state.vrings.resize_with(offer.queues.into(), Vring::default);
-        Self { offer, state, former_memory: Vec::new() }
+        Self { offer, state, former_memory: Vec::new(), was_started: false }
     }
 
     /// What is offered.
@@ -90,6 +92,14 @@ impl Backend {
     /// the memory as it was before.
     pub fn undo_memory_change(&mut self) {
         self.state.memory.clone_from(&self.former_memory);
+    }
+
+    /// Takes the last SET_VRING_KICK back, which was for queue `index`, because its descriptor is of no use: it has started
+    /// nothing.
+    pub fn undo_kick(&mut self, index: u16) {
+        if let Some(vring) = self.state.vrings.get_mut(usize::from(index)) {
+            vring.started = self.was_started;
+        }
     }
 
     /// The reply to GET_VRING_BASE: the ring has stopped at `base`, in the form of [`Vring::base`]. It starts there again
@@ -235,7 +245,7 @@ impl Backend {
     fn reset_owner(&mut self) -> Outcome {
         self.state.owned = false;
         for vring in &mut self.state.vrings {
-            vring.enabled = false;
+            (vring.enabled, vring.told) = (false, false);
         }
         Change::ResetOwner.into()
     }
@@ -253,10 +263,8 @@ impl Backend {
         let acked = wanted & self.offer.features;
         self.state.features = acked;
         self.state.acknowledged = true;
-        if !acked.contains(Features::PROTOCOL_FEATURES) {
-            for vring in &mut self.state.vrings {
-                vring.enabled = true;
-            }
+        for vring in self.state.vrings.iter_mut().filter(|vring| !vring.told) {
+            vring.enabled = !acked.contains(Features::PROTOCOL_FEATURES);
         }
         Change::SetFeatures { acked, unoffered: wanted - acked }.into()
     }
@@ -357,6 +365,7 @@ impl Backend {
                 return Err(Fault::Value { field: "vring enable", value: other.into() });
             }
         };
+        vring.told = true;
         Ok(Change::SetVringEnable { index, enable: vring.enabled }.into())
     }
 
@@ -368,7 +377,7 @@ impl Backend {
 
     fn set_kick(&mut self, word: u64, fds: Vec<OwnedFd>) -> Result<Outcome, Fault> {
         let (index, fd) = self.vring_fd(word, fds)?;
-        self.state.vrings[usize::from(index)].started = true;
+        self.was_started = std::mem::replace(&mut self.state.vrings[usize::from(index)].started, true);
         Ok(Change::SetVringKick { index, fd }.into())
     }
 

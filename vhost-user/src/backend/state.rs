@@ -52,6 +52,9 @@ pub struct Vring {
     pub base: u32,
     /// Whether requests are executed. Kept while the ring is stopped.
     pub enabled: bool,
+    /// Whether SET_VRING_ENABLE has said so. Until then it is up to the features: only without
+    /// [`Features::PROTOCOL_FEATURES`] does a ring start enabled.
+    pub told: bool,
     /// Whether the ring is looked at at all: from SET_VRING_KICK to GET_VRING_BASE or SET_VRING_BASE.
     pub started: bool,
 }

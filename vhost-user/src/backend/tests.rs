@@ -270,6 +270,40 @@ fn memory_regions_come_and_go_one_by_one() {
 }
 
 #[test]
+fn features_enable_and_disable_only_rings_that_nobody_was_told_of() {
+    use FrontendRequest as R;
+    let mut backend = backend(ProtocolFeatures::empty());
+    let (none, protocol) = (Features::VERSION_1, Features::VERSION_1 | Features::PROTOCOL_FEATURES);
+    let mut enabled = |message| {
+        backend.handle(message).unwrap();
+        let vrings = backend.state().vrings.iter();
+        vrings.map(|vring| vring.enabled).collect::<Vec<_>>()
+    };
+    let features = |features: Features| request(R::SET_FEATURES, features.bits().to_ne_bytes());
+    assert_eq!(enabled(features(none)), [true; 3]);
+    assert_eq!(enabled(features(protocol)), [false; 3]);
+    assert_eq!(enabled(vring(R::SET_VRING_ENABLE, 1, 1)), [false, true, false]);
+    assert_eq!(enabled(features(protocol)), [false, true, false]);
+    assert_eq!(enabled(vring(R::SET_VRING_ENABLE, 1, 0)), [false; 3]);
+    assert_eq!(enabled(features(none)), [true, false, true]);
+    assert_eq!(enabled(request(R::RESET_OWNER, [])), [false; 3]);
+    assert_eq!(enabled(features(none)), [true; 3]);
+}
+
+#[test]
+fn a_kick_that_is_refused_starts_nothing() {
+    let mut backend = backend(ProtocolFeatures::empty());
+    let kick = || with_fds(request(FrontendRequest::SET_VRING_KICK, 1u64.to_ne_bytes()), 1);
+    backend.handle(kick()).unwrap();
+    backend.undo_kick(1);
+    assert!(!backend.state().vrings[1].started);
+    backend.handle(kick()).unwrap();
+    backend.handle(kick()).unwrap();
+    backend.undo_kick(1);
+    assert!(backend.state().vrings[1].started, "by the one before");
+}
+
+#[test]
 fn memory_changes_that_fail_are_undone() {
     let mut backend = backend(ProtocolFeatures::CONFIGURE_MEM_SLOTS);
     backend.handle(single(FrontendRequest::ADD_MEM_REG, 0, 1)).unwrap();
