@@ -114,6 +114,12 @@ fn vet(fd: &OwnedFd) -> Result<(), &'static str> {
     }
 }
 
+/// Whether a descriptor would be let in.
+#[cfg(test)]
+pub(crate) fn is_vetted(fd: &OwnedFd) -> bool {
+    vet(fd).is_ok()
+}
+
 /// Whether a device is memory that can be mapped (device DAX). Drivers of others may make whoever touches it wait.
 fn is_memory(stat: &Stat) -> bool {
     let (major, minor) = (major(stat.st_rdev), minor(stat.st_rdev));

@@ -9,6 +9,8 @@ mod messages;
 mod offer;
 mod state;
 
+#[cfg(test)]
+pub(crate) use descriptors::is_vetted;
 pub(crate) use offer::FIXED_QUEUES;
 
 use crate::aside::Foreign;
@@ -115,6 +117,12 @@ impl Connection {
     /// Whether no message will be carried out any more.
     pub(crate) fn has_noticed_its_end(&self) -> bool {
         self.state().phase != Phase::Open
+    }
+
+    /// Former memory maps that are still in use.
+    #[cfg(test)]
+    pub(crate) fn epochs(&self) -> usize {
+        self.state().epochs
     }
 
     /// The event queue, if the driver has ever started it. The home reactor's only.

@@ -23,6 +23,8 @@ impl Silent {
         let mounted = unsafe {
             libc::mount(c"lunette".as_ptr(), point.as_ptr(), c"fuse".as_ptr(), 0, options.as_ptr().cast())
         };
+        let error = std::io::Error::last_os_error();
+        assert!(mounted == 0 || error.raw_os_error() == Some(libc::EPERM), "{error}");
         (mounted == 0).then_some(Self { point, device: Some(device) })
     }
 
@@ -101,11 +103,15 @@ const UFFDIO: [libc::c_ulong; 3] = [0xc018_aa3f, 0xc020_aa00, 0xc020_aa04];
 impl Reader {
     /// Waits for the page, and holds the pipe's lock, once this has returned.
     fn start(pipe: std::io::PipeReader) -> Option<Self> {
+        // SAFETY: the call takes no address.
+        let fd = unsafe { libc::syscall(libc::SYS_userfaultfd, libc::O_CLOEXEC | libc::O_NONBLOCK) };
+        if fd < 0 {
+            let error = std::io::Error::last_os_error();
+            assert!([libc::EPERM, libc::ENOSYS].map(Some).contains(&error.raw_os_error()), "{error}");
+            return None;
+        }
         // SAFETY: a new descriptor is nobody else's.
-        let faults = unsafe {
-            let fd = libc::syscall(libc::SYS_userfaultfd, libc::O_CLOEXEC | libc::O_NONBLOCK);
-            (fd >= 0).then(|| OwnedFd::from_raw_fd(fd as i32))
-        }?;
+        let faults = unsafe { OwnedFd::from_raw_fd(fd as i32) };
         // SAFETY: the kernel chooses an address range that is not in use.
         let page = unsafe {
             mmap_anonymous(std::ptr::null_mut(), PAGE, ProtFlags::READ | ProtFlags::WRITE, MapFlags::PRIVATE)
