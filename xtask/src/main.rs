@@ -5,7 +5,7 @@ mod steps;
 
 use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use steps::Steps;
 
@@ -120,7 +120,12 @@ fn fuzz(target: &str, seconds: u32) -> Result<()> {
     // cargo-fuzz asks for unstable flags of the compiler; the stable one takes them when told to.
     let environment = [("RUSTC_BOOTSTRAP", "1")];
     let time = format!("-max_total_time={seconds}");
-    let arguments = ["fuzz", "run", "--fuzz-dir", "fuzz/targets", target, "--", "-max_len=4096", &time];
+    // What is found goes to the first; the second is what the tests replay.
+    let [found, kept] = [format!("fuzz/targets/corpus/{target}"), format!("fuzz/corpus/{target}")];
+    std::fs::create_dir_all(&found)?;
+    let mut arguments = vec!["fuzz", "run", "--fuzz-dir", "fuzz/targets", target, &found];
+    arguments.extend(Path::new(&kept).exists().then_some(kept.as_str()));
+    arguments.extend(["--", "-max_len=4096", &time]);
     steps.cargo_with("fuzz", &arguments, &environment)
 }
 
