@@ -181,21 +181,7 @@ impl Section {
         bar: Bar,
     ) -> Result<()> {
         let ours = tally.contenders.first().copied().unwrap_or_default();
-        self.claim_of(tally, row, (ours, other), measure, bar)
-    }
-
-    /// The same of two contenders.
-    pub(crate) fn claim_of(
-        &mut self,
-        tally: &Tally,
-        row: &str,
-        (ours, other): (&str, &str),
-        measure: Measure,
-        bar: Bar,
-    ) -> Result<()> {
-        let whose =
-            if tally.contenders.first() == Some(&ours) { String::new() } else { format!(" of {ours}") };
-        let text = format!("{row}: {measure}{whose} {bar} × {other}'s");
+        let text = format!("{row}: {measure} {bar} × {other}'s");
         let value = tally.median(row, ours).zip(tally.median(row, other));
         self.claim_value(text, value.map(|(ours, other)| measure.of(&ours) / measure.of(&other)), bar)
     }
@@ -420,10 +406,6 @@ mod tests {
             assert!(error.contains(other), "{error}");
             assert_eq!(claim(Section { partial: true, ..section() }).unwrap(), 0);
         }
-        let mut section = section();
-        section.claim_of(&tally(), "r", ("they", "we"), Measure::Iops, Bar::AtMost(0.34)).unwrap();
-        assert!(section.holds());
-        assert!(section.markdown().contains("r: IOPS of they at most 0.34 × we's: measured 0.33, holds."));
     }
 
     #[test]

@@ -60,8 +60,9 @@ pub(crate) fn compare(settings: &Settings) -> Result<Section> {
 
     let mut section = Section::new("vhost-user: a disk in memory", settings)?;
     section.fact(format!(
-        "{} MiB each: lunette's own memory (`ram:`), for the others, and lunette once more, a file on {}. \"polled\": the guest spins, and lunette has \
-         `--poll always`; the peers cannot.",
+        "{} MiB each: lunette's own memory (`ram:`), for the others, and lunette once more, a file on {}. \"polled\": the \
+         guest spins, and lunette has `--poll always`; the peers cannot. The claim is about memory of one's own, which the \
+         peers do not offer; what is left of it with the same file for both, \"{LUNETTE_FILE}\" shows.",
         SIZE >> 20,
         crate::disk::file_system(Path::new("/dev/shm"))?
     ));
@@ -70,6 +71,6 @@ pub(crate) fn compare(settings: &Settings) -> Result<Section> {
     }
     section.table(&tally, Others::Peers);
     let row = "4k random read QD32, polled";
-    section.claim_of(&tally, row, (LUNETTE_FILE, VHOST_DEVICE_SCSI), Measure::Iops, Bar::AtLeast(3.5))?;
+    section.claim(&tally, row, VHOST_DEVICE_SCSI, Measure::Iops, Bar::AtLeast(3.5))?;
     Ok(section)
 }
