@@ -169,19 +169,21 @@ mod tests {
     }
 
     #[test]
-    fn of_many_daemons_that_find_a_dead_socket_one_listens() {
-        for _ in 0..20 {
-            let folder = tempfile::tempdir().unwrap();
-            let path = folder.path().join("vm.sock");
-            drop(UnixListener::bind(&path).unwrap());
-            let bind = || SocketFile::bind(&path, &Access::default());
-            let bound: Vec<_> = std::thread::scope(|scope| {
-                let threads: Vec<_> = (0..4).map(|_| scope.spawn(bind)).collect();
-                threads.into_iter().map(|thread| thread.join().unwrap()).collect()
-            });
-            assert_eq!(bound.iter().filter(|bound| bound.is_ok()).count(), 1);
-            UnixStream::connect(&path).unwrap();
-        }
+    fn a_daemon_that_does_not_listen_yet_is_not_taken_for_dead() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("vm.sock");
+        let locked = lock(&path).unwrap();
+        let first = bind_at(&path, &Access::default()).unwrap();
+        std::thread::scope(|scope| {
+            let second = scope.spawn(|| SocketFile::bind(&path, &Access::default()));
+            // Long enough for it to find the first, if nothing kept it from that.
+            for _ in 0..100 {
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            listen(&first, BACKLOG).unwrap();
+            drop(locked);
+            assert!(matches!(second.join().unwrap(), Err(Error::InUse(_))));
+        });
     }
 
     #[test]
