@@ -6,7 +6,7 @@ use thiserror::Error;
 /// How a reactor behaves when it has nothing to do.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
 pub enum Poll {
-    /// Spin for up to 50 µs before sleeping, as long as that is seen to pay.
+    /// Spin for up to 20 µs before sleeping, as long as that is seen to pay.
     #[default]
     Adaptive,
     /// Never sleep: lowest latency for a whole CPU per reactor.
@@ -34,7 +34,8 @@ pub struct Options {
     pub poll: Poll,
     /// Which kernel interface is used.
     pub io: Io,
-    /// Bind each reactor to one CPU, round robin over those the process may use, if it may use more than one.
+    /// Bind each reactor to one CPU, round robin over those the process may use, if there are at least as many reactors;
+    /// fewer are left to the scheduler.
     pub pin: bool,
     /// Most threads for blocking calls, shared by all reactors; they start when they are needed. At least 1.
     pub blocking_threads: u16,

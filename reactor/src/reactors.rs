@@ -34,7 +34,9 @@ impl Reactors {
             0 => u16::try_from(cpus.numbers.len()).unwrap_or(u16::MAX),
             count => count,
         };
-        cpus.bound = if options.pin { count.into() } else { 0 };
+        // Fewer reactors than CPUs are left to the scheduler: it knows who else is where.
+        let bind = options.pin && usize::from(count) >= cpus.count();
+        cpus.bound = if bind { count.into() } else { 0 };
         let cpus = Arc::new(cpus);
         let mailboxes = (0..count)
             .map(|reactor| Mailbox::new().map_err(|source| Error::Descriptors { reactor, source }))
@@ -64,7 +66,7 @@ impl Reactors {
         let thread = std::thread::Builder::new()
             .name(format!("lunette-{}", id.0))
             .spawn(move || {
-                if options.pin {
+                if cpus.bound > 0 {
                     cpus.pin(id);
                 }
                 let kernel = match open_kernel(id, &options, &shared) {
