@@ -285,7 +285,8 @@ impl Session {
         let unit = self.nexus.port.resolve(lun);
         let known = self.itls.borrow().get(&unit.number()).cloned();
         let itl = known.unwrap_or_else(|| self.meet(unit, cx));
-        if unit.home_of(self.engine.reactor) == self.engine.reactor {
+        // The missing ones are many, and asked for once.
+        if unit.home_of(self.engine.reactor) == self.engine.reactor && !unit.device().is_placeholder() {
             self.recent.borrow_mut().put(lun, Place::Here(itl.clone()));
         }
         itl

@@ -77,8 +77,8 @@ impl Parked {
 /// How many tasks one reactor holds; the next is answered TASK SET FULL.
 const LIMIT: usize = 1 << 15;
 
-/// How many tasks of one reactor an initiator port has, with all its nexuses. It gets no more than it leaves to others:
-/// alone half of all, so that nobody can take the last one.
+/// How many tasks of one reactor an initiator port has, with all its nexuses. It gets no more than it leaves to others,
+/// alone half of all, so that no port can take the last one by itself.
 #[derive(Default, Debug)]
 pub(crate) struct Share(Cell<usize>);
 

@@ -59,7 +59,7 @@ fn admit_all(rig: &mut Rig, from: &Initiator) -> usize {
 }
 
 #[test]
-fn nobody_takes_the_last_task() {
+fn no_port_takes_the_last_task() {
     let mut rig = Rig::new(2);
     let nexuses = ["one", "other", "one"].map(|name| Nexus::new(name, rig.port.clone()));
     let [one, other, same_port] = nexuses.map(|nexus| rig.open(&nexus, 0));

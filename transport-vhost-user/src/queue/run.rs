@@ -12,8 +12,11 @@ pub(super) const PUBLISH_AT: u16 = 64;
 /// So much work ([`Chain::work`](crate::ring::Chain::work)) is done before it is worth a thought whether to show the driver
 /// what has ended.
 const PORTION: u64 = 64;
-/// Work after which other queues have their turn.
+/// Work after which other queues have their turn, and most requests before that: some are more work than they look.
 pub(super) const TURN: u64 = 2048;
+const MOST: usize = 256;
+/// What a control request counts: it goes to all reactors.
+const CONTROL: u64 = 64;
 
 impl Queue {
     /// There may be work.
@@ -77,11 +80,11 @@ impl Queue {
             return false;
         }
         let (mut taken, mut work, mut portion) = (0, 0, PORTION);
-        while work < TURN {
+        while work < TURN && taken < MOST {
             match self.take(state, cx) {
                 Ok(true) => {
                     taken += 1;
-                    work += state.chain.work();
+                    work += state.chain.work() + if self.role == Role::Control { CONTROL } else { 0 };
                 }
                 Ok(false) => break,
                 Err(error) => {
@@ -101,11 +104,12 @@ impl Queue {
         if taken > 0 {
             state.tick = TICKS[0];
         }
-        if work >= TURN {
+        let more = work >= TURN || taken == MOST;
+        if more {
             self.go_on(state, cx);
         }
         if !state.behind.is_empty() {
-            self.catch_up_by(if work < TURN { usize::MAX } else { taken }, state, cx);
+            self.catch_up_by(if more { taken } else { usize::MAX }, state, cx);
         }
         taken > 0
     }

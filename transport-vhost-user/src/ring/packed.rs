@@ -121,7 +121,7 @@ impl Packed {
         let mut ring =
             Self { layout, space, parts, available, used, taken, hidden, unpublished, burst, first };
         if base == 0 {
-            let wrap = ring.is_new();
+            let wrap = ring.is_in_first_lap();
             ring.available.wrap = wrap;
             ring.used.wrap = wrap;
         }
@@ -130,10 +130,21 @@ impl Packed {
 
     /// Whether a ring that is said to stand at its start with both counters 0 stands there for the first time. User-Mode
     /// Linux says so of new rings; but it means that a lap has ended, and then something in the ring was used.
+    fn is_in_first_lap(&self) -> bool {
+        (0..self.layout.size).all(|index| u16::from_le(self.flags(index).load(Ordering::Acquire)) & USED == 0)
+    }
+
+    /// After every other lap the flags look as if nothing had been used, but the rest of the descriptors does not.
     pub(super) fn is_new(&self) -> bool {
+        let ring = Table { first: self.parts.descriptors, count: self.layout.size };
         self.available.index == 0
-            && (0..self.layout.size)
-                .all(|index| u16::from_le(self.flags(index).load(Ordering::Acquire)) & USED == 0)
+            && (0..ring.count).all(|index| {
+                // SAFETY: the ring was found in the memory of `self.space`.
+                let descriptor = unsafe { ring.get(index) };
+                descriptor.is_ok_and(|Descriptor { address, length, fields: [id, flags] }| {
+                    flags & (AVAILABLE | USED) == AVAILABLE || (address, length, id, flags) == (0, 0, 0, 0)
+                })
+            })
     }
 
     pub(super) fn remap(&mut self, memory: Arc<MemoryMap>) -> Result<Arc<MemoryMap>, RingError> {
