@@ -71,8 +71,7 @@ impl Attached {
         if let Some(need) = self.misaligned(to) {
             return self.bounce(Op::Read { offset, to }, need, id, cx);
         }
-        let fd = self.shared.fd();
-        cx.file(FileOp::Read { fd, offset, to }, id)
+        self.start(FileOp::Read { fd: self.shared.fd(), offset, to }, id, cx)
     }
 
     /// All of the bytes, if they are in the page cache.

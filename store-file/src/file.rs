@@ -26,9 +26,9 @@ pub(crate) struct Shared {
     path: PathBuf,
     pub(crate) probed: Probed,
     /// For reads, and direct writes, that block a thread.
-    workers: Lane,
+    pub(crate) workers: Lane,
     /// For other writes that do, and for holes.
-    writer: Lane,
+    pub(crate) writer: Lane,
     /// For what waits for the device.
     pub(crate) syncer: Lane,
     /// What [`Probed`] promised may turn out to be missing.

@@ -30,6 +30,8 @@ pub struct SimCx {
     locals: HashMap<TypeId, Rc<dyn Any>>,
     mail: Arc<Mail>,
     files: Option<Files>,
+    /// The lane of each file operation, if it was given one.
+    lanes: Vec<Option<u32>>,
     watcher: Option<Watcher>,
     /// Those that look for work while their reactor is awake.
     pollers: Vec<SinkId>,
@@ -97,6 +99,7 @@ impl SimCx {
             locals: HashMap::new(),
             mail,
             files: None,
+            lanes: Vec::new(),
             watcher: None,
             pollers: Vec::new(),
         }
@@ -105,6 +108,23 @@ impl SimCx {
     /// Has operations on files answered by `answer`; one that is `Done` completes later, as on a real reactor.
     pub fn answer_files(&mut self, answer: impl FnMut(FileOp<'_>) -> Submit + 'static) {
         self.files = Some(Box::new(answer));
+    }
+
+    /// The numbers of the lanes that the file operations since the last call were given; `None`: no lane.
+    pub fn take_lanes(&mut self) -> Vec<Option<u32>> {
+        std::mem::take(&mut self.lanes)
+    }
+
+    /// What the kernel answers to an operation on a file.
+    fn answer(&mut self, op: FileOp<'_>, id: IoId) -> Submit {
+        let answer = self.files.as_mut().map(|answer| answer(op));
+        match answer.unwrap_or(Submit::Done(Err(IoError::Unsupported))) {
+            Submit::Done(result) => {
+                self.complete(id, result);
+                Submit::Queued
+            }
+            other => other,
+        }
     }
 
     /// Tells `watcher` of each descriptor that is to be watched for an id, and with `None` that one is not any more (which
@@ -186,18 +206,13 @@ impl Cx for SimCx {
     }
 
     fn file(&mut self, op: FileOp<'_>, id: IoId) -> Submit {
-        let answer = self.files.as_mut().map(|answer| answer(op));
-        match answer.unwrap_or(Submit::Done(Err(IoError::Unsupported))) {
-            Submit::Done(result) => {
-                self.complete(id, result);
-                Submit::Queued
-            }
-            other => other,
-        }
+        self.lanes.push(None);
+        self.answer(op, id)
     }
 
-    fn file_in(&mut self, _lane: &Lane, op: FileOp<'_>, id: IoId) -> Submit {
-        self.file(op, id)
+    fn file_in(&mut self, lane: &Lane, op: FileOp<'_>, id: IoId) -> Submit {
+        self.lanes.push(Some(lane.number()));
+        self.answer(op, id)
     }
 
     fn watch(&mut self, fd: RawFd, interest: Interest, id: IoId) {

@@ -155,25 +155,23 @@ fn what_is_kept_is_found() {
     }
 }
 
-/// Whose thread carries out each operation: one of the kernel's, the writer's, the syncer's or one of the workers'.
+/// Whose thread carries out a read, a write, a durable one, a flush and a discard: one of the kernel's, the writer's, the
+/// syncer's or one of the workers'.
 fn lanes(file: &File) -> String {
-    let (fd, offset, length, mode) = (-1, 0, 1, 0);
-    let write = |durable| FileOp::Write { fd, offset, from: Sg::empty(), durable };
-    let ops = [
-        FileOp::Read { fd, offset, to: Sg::empty() },
-        write(false),
-        write(true),
-        FileOp::Sync { fd },
-        FileOp::Allocate { fd, mode, offset, length },
-    ];
+    let (mut rig, memory) = (Rig::new(file), Memory::zeroed(4096));
+    let segs = [memory.seg()];
+    for op in [read(0, &segs), write(0, &segs), durable(0, &segs), Op::Flush, discard(0, 4096)] {
+        rig.run(op).unwrap();
+    }
     let shared = &file.shared;
-    let lane = |op| match shared.lane(&op) {
+    let lane = |number| match number {
         None => 'k',
-        Some(lane) if *lane == shared.syncer => 's',
-        Some(lane) if lane.is_wide() => 'W',
-        Some(_) => 'w',
+        Some(number) if number == shared.syncer.number() => 's',
+        Some(number) if number == shared.writer.number() => 'w',
+        Some(number) if number == shared.workers.number() => 'W',
+        Some(_) => '?',
     };
-    ops.map(lane).iter().collect()
+    rig.sim.cx(0).take_lanes().into_iter().map(lane).collect()
 }
 
 #[test]
