@@ -6,6 +6,7 @@ use lunette_e2e::tools;
 use lunette_guest::{Command, Options, ScsiDriver};
 
 const SYNCHRONIZE_CACHE: [u8; 10] = [0x35, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+const GET_LBA_STATUS: [u8; 16] = [0x9e, 0x12, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 24, 0, 0];
 const TASK_SET_FULL: u8 = 0x28;
 
 /// Leaves the daemon `room` bytes of address space, or as much as it wants.
@@ -19,16 +20,22 @@ fn limit(daemon: &mut Daemon, room: Option<u64>) -> Result<()> {
     Ok(())
 }
 
-/// A flush that was never tried is no failed flush: the medium is not at fault, and the next one may succeed.
-#[test]
-fn a_flush_that_finds_no_thread_can_be_repeated() -> Result<()> {
+/// A daemon with a disk, and a driver.
+fn rig() -> Result<(Daemon, ScsiDriver)> {
     tools::need(["prlimit"])?;
     let lunette = Lunette::new()?;
     let file = lunette.file("disk.img", 1 << 20)?;
     let lunette = lunette.lu(format!("disk:{},w", file.display())).vhost_user("vm.sock");
-    let mut daemon = lunette.start()?;
+    let daemon = lunette.start()?;
     let mut driver = ScsiDriver::connect(&lunette.path("vm.sock"), &Options::default())?;
     while driver.execute(0, &Command::new(&[0; 6]), &[], 0)?.status != 0 {}
+    Ok((daemon, driver))
+}
+
+/// A flush that was never tried is no failed flush: the medium is not at fault, and the next one may succeed.
+#[test]
+fn a_flush_that_finds_no_thread_can_be_repeated() -> Result<()> {
+    let (mut daemon, mut driver) = rig()?;
     // Enough for everything but the stack of a thread.
     limit(&mut daemon, Some(1 << 20))?;
     let refused = driver.execute(0, &Command::new(&SYNCHRONIZE_CACHE), &[], 0)?;
@@ -36,6 +43,24 @@ fn a_flush_that_finds_no_thread_can_be_repeated() -> Result<()> {
     limit(&mut daemon, None)?;
     let flushed = driver.execute(0, &Command::new(&SYNCHRONIZE_CACHE), &[], 0)?;
     ensure!((flushed.response, flushed.status) == (0, 0), "{flushed:?}");
+    drop(driver);
+    daemon.stop()?;
+    Ok(())
+}
+
+/// A call that blocks is kept, for what it owns must not be dropped where it may block.
+#[test]
+fn a_call_that_finds_no_thread_waits_for_one() -> Result<()> {
+    let (mut daemon, mut driver) = rig()?;
+    limit(&mut daemon, Some(1 << 20))?;
+    std::thread::scope(|scope| {
+        let asked = scope.spawn(|| driver.execute(0, &Command::new(&GET_LBA_STATUS), &[], 24));
+        daemon.wait_for_log("cannot start threads")?;
+        limit(&mut daemon, None)?;
+        let answer = asked.join().ok().context("the driver panicked")??;
+        ensure!((answer.response, answer.status) == (0, 0), "{answer:?}");
+        Ok::<_, anyhow::Error>(())
+    })?;
     drop(driver);
     daemon.stop()?;
     Ok(())

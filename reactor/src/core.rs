@@ -1,6 +1,6 @@
 //! A reactor: the event loop, and the context it offers to what runs on it.
 
-use crate::crew::Work;
+use crate::crew::{Crew, Work};
 use crate::handover::Handover;
 use crate::kernel::{Event, Kernel, Wait};
 use crate::lanes::{Lanes, Queue};
@@ -10,9 +10,7 @@ use crate::spin::Spin;
 use crate::timers::{IdKey, Timers, id_key, sink_keys};
 use crate::transfer;
 use crate::watches::{Watch, WatchKey, Watches};
-use lunette_store::{
-    Cx, FileOp, Interest, IoError, IoId, IoResult, Lane, Post, ReactorId, Sink, SinkId, Submit,
-};
+use lunette_store::{Cx, FileOp, Interest, IoId, IoResult, Lane, Post, ReactorId, Sink, SinkId, Submit};
 use std::any::{Any, TypeId};
 use std::collections::{HashMap, VecDeque};
 use std::os::fd::RawFd;
@@ -22,6 +20,8 @@ use std::time::{Duration, Instant};
 
 /// Most messages in one turn, and the number of completions that ends it.
 const BATCH: usize = 64;
+/// How often a thread that could not be started is tried again.
+const RETRY: Duration = Duration::from_millis(10);
 /// What the kernel takes for a time; longer ones would turn negative.
 const LONGEST_SLEEP: Duration = Duration::from_secs(1 << 31);
 
@@ -43,6 +43,9 @@ pub(crate) struct Reactor {
     deferred: VecDeque<IoId>,
     /// Blocking calls under way.
     calls: usize,
+    /// Crews that have calls and no thread, and when to try again to start one.
+    stalled: Vec<Arc<Crew>>,
+    retry_at: Duration,
     /// File operations that threads carry out.
     handover: Handover,
     closing: bool,
@@ -76,6 +79,8 @@ impl Reactor {
             completions: VecDeque::with_capacity(BATCH),
             deferred: VecDeque::with_capacity(BATCH),
             calls: 0,
+            stalled: Vec::new(),
+            retry_at: Duration::ZERO,
             handover: Handover::new(id, shared.file_operations),
             closing: false,
             locals: HashMap::new(),
@@ -96,6 +101,7 @@ impl Reactor {
     /// Does what there is to do, within bounds. Returns whether there was anything.
     fn turn(&mut self) -> bool {
         self.tick();
+        self.retry();
         let mut worked = self.read_mail();
         if self.closing {
             return true;
@@ -243,7 +249,7 @@ impl Reactor {
                 Some(rest) => Wait::AtMost(rest.min(LONGEST_SLEEP)),
             },
         };
-        self.wait(wait);
+        self.wait(self.limit(wait));
     }
 
     fn wait(&mut self, wait: Wait) {
@@ -269,16 +275,37 @@ impl Reactor {
             if self.calls == 0 && self.handover.is_idle() && !self.kernel.busy() {
                 return;
             }
-            self.wait(Wait::Forever);
+            self.tick();
+            self.retry();
+            self.wait(self.limit(Wait::Forever));
             self.shared.mailboxes.of(self.id).take(&mut self.letters);
         }
     }
 
-    /// A blocking call was queued, or nobody can carry it out now.
-    fn called(&mut self, queued: Result<(), Work>, id: IoId) {
-        match queued {
-            Ok(()) => self.calls += 1,
-            Err(_) => self.complete(id, Err(IoError::Busy)),
+    /// Has a crew make a blocking call. It is never given up, for what it owns may block when it is dropped.
+    fn call(&mut self, crew: Arc<Crew>, work: Box<dyn FnOnce() -> IoResult + Send>, id: IoId) {
+        self.calls += 1;
+        if !crew.accept(self.id, Work::Call(work, id)) {
+            self.stalled.push(crew);
+            self.retry_at = self.now + RETRY;
+        }
+    }
+
+    /// Tries to start the threads that were missing.
+    fn retry(&mut self) {
+        if !self.stalled.is_empty() && self.now >= self.retry_at {
+            self.stalled.retain(|crew| !crew.retry());
+            self.retry_at = self.now + RETRY;
+        }
+    }
+
+    /// How long to wait at most for what `wait` waits for.
+    fn limit(&self, wait: Wait) -> Wait {
+        match wait {
+            _ if self.stalled.is_empty() => wait,
+            Wait::AtMost(time) => Wait::AtMost(time.min(RETRY)),
+            Wait::Forever => Wait::AtMost(RETRY),
+            Wait::No => Wait::No,
         }
     }
 
@@ -361,13 +388,13 @@ impl Cx for Reactor {
     }
 
     fn blocking(&mut self, work: Box<dyn FnOnce() -> IoResult + Send>, id: IoId) {
-        let queued = self.shared.lanes.calls().submit(self.id, Work::Call(work, id));
-        self.called(queued, id);
+        let crew = self.shared.lanes.calls().clone();
+        self.call(crew, work, id);
     }
 
     fn blocking_in(&mut self, lane: &Lane, work: Box<dyn FnOnce() -> IoResult + Send>, id: IoId) {
-        let queued = self.shared.lanes.crew(Queue::of(lane)).submit(self.id, Work::Call(work, id));
-        self.called(queued, id);
+        let crew = self.shared.lanes.crew(Queue::of(lane));
+        self.call(crew, work, id);
     }
 
     fn poster(&self) -> Arc<dyn Post> {

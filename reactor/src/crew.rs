@@ -36,6 +36,8 @@ pub(crate) struct Company {
     pub(crate) poll: Poll,
     /// How long a thread without work lives on.
     pub(crate) idle: Duration,
+    /// The last thread could not be started, and that was logged.
+    pub(crate) without_threads: AtomicBool,
 }
 
 /// A bounded number of threads that start when there is work no idle one can take, and end after a while without. A single
@@ -80,36 +82,54 @@ impl Crew {
     /// Has `work` done and its result sent to reactor `from`. Returns the work if there is no thread to do it.
     pub(crate) fn submit(self: &Arc<Self>, from: ReactorId, work: Work) -> Result<(), Work> {
         let mut state = self.lock();
-        state.queue.push_back((from, work));
+        match self.put(&mut state, (from, work)) {
+            true => Ok(()),
+            false => Err(state.queue.pop_back().expect("put there just now").1),
+        }
+    }
+
+    /// The same for work that waits for a thread if there is none. Returns whether there is one; if not, the caller is to
+    /// [`retry`](Self::retry).
+    pub(crate) fn accept(self: &Arc<Self>, from: ReactorId, work: Work) -> bool {
+        self.put(&mut self.lock(), (from, work))
+    }
+
+    /// Starts a thread if work waits for one. Returns whether none waits any more.
+    pub(crate) fn retry(self: &Arc<Self>) -> bool {
+        let mut state = self.lock();
+        state.queue.is_empty() || state.threads > 0 || self.start_thread(&mut state)
+    }
+
+    /// Queues a job. Returns whether there is a thread that will come to it.
+    fn put(self: &Arc<Self>, state: &mut State, job: Job) -> bool {
+        state.queue.push_back(job);
         self.waiting.store(true, Ordering::Release);
         if state.idle > 0 {
             state.idle -= 1;
             state.called += 1;
-            drop(state);
             self.changed.notify_one();
         } else if state.queue.len() > state.free && state.threads < self.most_threads {
-            return self.start_thread(&mut state);
+            return self.start_thread(state);
         }
-        Ok(())
+        true
     }
 
-    /// Starts a thread for what was queued last.
-    fn start_thread(self: &Arc<Self>, state: &mut State) -> Result<(), Work> {
+    /// Starts one more thread. Returns whether there is any now.
+    fn start_thread(self: &Arc<Self>, state: &mut State) -> bool {
         let crew = Arc::clone(self);
         match std::thread::Builder::new().name(self.name.clone()).spawn(move || crew.run()) {
             Ok(_) => {
                 state.threads += 1;
                 state.free += 1;
+                self.company.without_threads.store(false, Ordering::Relaxed);
             }
             Err(error) => {
-                tracing::warn!(%error, "cannot start a thread for calls that block");
-                if state.threads == 0 {
-                    let (_, work) = state.queue.pop_back().expect("queued just now");
-                    return Err(work);
+                if !self.company.without_threads.swap(true, Ordering::Relaxed) {
+                    tracing::warn!(%error, "cannot start threads for calls that block");
                 }
             }
         }
-        Ok(())
+        state.threads > 0
     }
 
     /// Ends the threads when the queue is empty, and waits for them.
@@ -286,6 +306,7 @@ pub(crate) mod tests {
             cpus: Arc::new(Cpus::allowed()),
             poll: Poll::Adaptive,
             idle,
+            without_threads: AtomicBool::new(false),
         })
     }
 

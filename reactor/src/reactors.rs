@@ -12,6 +12,7 @@ use crate::{Backend, Error, Io, Options};
 use lunette_store::{Cx, Post, ReactorId};
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 use std::io;
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, mpsc};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -42,8 +43,13 @@ impl Reactors {
             .map(|reactor| Mailbox::new().map_err(|source| Error::Descriptors { reactor, source }))
             .collect::<Result<_, _>>()?;
         let mailboxes = Arc::new(Mailboxes(mailboxes));
-        let company =
-            Company { mailboxes: mailboxes.clone(), cpus: cpus.clone(), poll: options.poll, idle: IDLE };
+        let company = Company {
+            mailboxes: mailboxes.clone(),
+            cpus: cpus.clone(),
+            poll: options.poll,
+            idle: IDLE,
+            without_threads: AtomicBool::new(false),
+        };
         let shared = Shared {
             start: Instant::now(),
             mailboxes,

@@ -70,7 +70,9 @@ impl SocketFile {
 fn lock(path: &Path) -> Option<OwnedFd> {
     const TRIES: u32 = 1000;
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let folder = open(path.parent()?, flags, Mode::empty()).ok()?;
+    // A name alone has the parent "".
+    let folder = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let folder = open(folder, flags, Mode::empty()).ok()?;
     for _ in 0..TRIES {
         match flock(&folder, FlockOperation::NonBlockingLockExclusive) {
             Ok(()) => return Some(folder),

@@ -97,14 +97,15 @@ pub(crate) struct Stream {
 
 impl Stream {
     fn notify(self: &Arc<Self>) {
-        if !self.pending.swap(true, Ordering::AcqRel) {
+        if !self.pending.swap(true, Ordering::SeqCst) {
             let stream = self.clone();
             self.aside.post(move || stream.write());
         }
     }
 
     fn write(&self) {
-        self.pending.store(false, Ordering::Release);
+        // Before the byte: who finds this still set does so before we write.
+        self.pending.swap(false, Ordering::SeqCst);
         let one = 1u64.to_ne_bytes();
         if self.is_socket {
             let _ = send(&self.fd, &one, SendFlags::DONTWAIT | SendFlags::NOSIGNAL);
