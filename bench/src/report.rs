@@ -116,10 +116,7 @@ impl Section {
     pub(crate) fn of_rounds(title: &'static str, settings: &Settings, rounds: usize) -> Result<Self> {
         let pinning = match (settings.split, settings.pin) {
             (Some(_), true) => "the load generator pinned to the last CPU, the daemon to the others",
-            _ => {
-                "lunette's reactor is pinned to the first CPU, if there are several, and its other threads keep off it \
-                 (its defaults); nothing else is pinned unless said so"
-            }
+            _ => "nothing pinned to a CPU unless said so",
         };
         let mut section = Self::without_rounds(title, settings)?;
         section.fact(format!(
