@@ -30,14 +30,12 @@ pub struct Reactors {
 impl Reactors {
     /// Starts the threads; they run until they are stopped.
     pub fn start(options: &Options) -> Result<Self, Error> {
-        let mut cpus = Cpus::allowed();
+        let cpus = Cpus::allowed();
         let count = match options.reactors {
             0 => u16::try_from(cpus.numbers.len()).unwrap_or(u16::MAX),
             count => count,
         };
-        // Fewer reactors than CPUs are left to the scheduler: it knows who else is where.
-        let bind = options.pin && usize::from(count) >= cpus.count();
-        cpus.bound = if bind { count.into() } else { 0 };
+        let options = Options { pin: options.pin && cpus.are_bound_to(count), ..options.clone() };
         let cpus = Arc::new(cpus);
         let mailboxes = (0..count)
             .map(|reactor| Mailbox::new().map_err(|source| Error::Descriptors { reactor, source }))
@@ -58,7 +56,7 @@ impl Reactors {
         };
         let mut reactors = Self { shared: Arc::new(shared), threads: Vec::new(), backend: Backend::IoUring };
         for reactor in 0..count {
-            let backend = reactors.start_one(ReactorId(reactor), options, &cpus)?;
+            let backend = reactors.start_one(ReactorId(reactor), &options, &cpus)?;
             if reactors.backend == Backend::IoUring {
                 reactors.backend = backend;
             }
@@ -72,7 +70,7 @@ impl Reactors {
         let thread = std::thread::Builder::new()
             .name(format!("lunette-{}", id.0))
             .spawn(move || {
-                if cpus.bound > 0 {
+                if options.pin {
                     cpus.pin(id);
                 }
                 let kernel = match open_kernel(id, &options, &shared) {
@@ -159,10 +157,9 @@ fn open_kernel(id: ReactorId, options: &Options, shared: &Shared) -> io::Result<
     Ok((Box::new(Epoll::new(wake)?), Backend::Epoll { refused }))
 }
 
-/// The CPUs this process may use, and how many of them reactors are bound to.
+/// The CPUs this process may use.
 pub(crate) struct Cpus {
     numbers: Vec<usize>,
-    bound: usize,
 }
 
 impl Cpus {
@@ -171,13 +168,16 @@ impl Cpus {
             Ok(set) => (0..CpuSet::MAX_CPU).filter(|cpu| set.is_set(*cpu)).collect(),
             Err(_) => vec![0],
         };
-        Self { numbers, bound: 0 }
+        Self { numbers }
+    }
+
+    /// Whether so many reactors are each bound to one. Fewer than there are CPUs are left to the scheduler: it knows who else
+    /// is where. A single CPU needs no binding.
+    fn are_bound_to(&self, reactors: u16) -> bool {
+        self.numbers.len() > 1 && usize::from(reactors) >= self.numbers.len()
     }
 
     fn pin(&self, id: ReactorId) {
-        if self.numbers.len() < 2 {
-            return;
-        }
         let cpu = self.numbers[usize::from(id.0) % self.numbers.len()];
         let mut set = CpuSet::new();
         set.set(cpu);
@@ -191,19 +191,10 @@ impl Cpus {
         self.numbers.len()
     }
 
-    /// Those for threads that may block: the ones no reactor is bound to, if they are half of all at least. Fewer would be
-    /// too narrow for the threads of many files, and such threads mostly wait.
-    fn for_blocking(&self) -> &[usize] {
-        match self.numbers.get(self.bound..) {
-            Some(free) if free.len() >= self.bound => free,
-            _ => &self.numbers,
-        }
-    }
-
-    /// Lets the calling thread use those for threads that may block.
+    /// Lets the calling thread, which may block, use all of them.
     pub(crate) fn unpin(&self) {
         let mut set = CpuSet::new();
-        self.for_blocking().iter().for_each(|cpu| set.set(*cpu));
+        self.numbers.iter().for_each(|cpu| set.set(*cpu));
         if let Err(error) = sched_setaffinity(None, &set) {
             tracing::warn!(%error, "cannot choose the CPUs of a thread");
         }
@@ -228,12 +219,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn blocking_threads_stay_away_from_reactors_if_that_leaves_them_room() {
-        let cpus = |count, bound| Cpus { numbers: (0..count).collect(), bound };
-        assert_eq!(cpus(2, 1).for_blocking(), [1]);
-        assert_eq!(cpus(4, 2).for_blocking(), [2, 3]);
-        for (count, bound) in [(1, 1), (2, 2), (2, 3), (4, 3), (4, 0)] {
-            assert_eq!(cpus(count, bound).for_blocking().len(), count, "{bound} of {count}");
-        }
+    fn reactors_are_bound_if_there_is_one_for_each_of_several_cpus() {
+        let bound = |cpus, reactors| Cpus { numbers: (0..cpus).collect() }.are_bound_to(reactors);
+        assert!(bound(4, 4) && bound(4, 5));
+        assert!(!bound(4, 1) && !bound(4, 3) && !bound(1, 1) && !bound(1, 2));
     }
 }
