@@ -14,7 +14,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-/// Ends that are collected at a time. A context has room for as many at least (a page of them).
+/// Most ends that are collected at a time. A context has room for a page of them, which is about as many.
 const ENDS: usize = 128;
 
 /// A context of the kernel's asynchronous I/O, for operations that do nothing and end at once. Usable on every thread;

@@ -66,7 +66,7 @@ impl Connection {
     pub(super) fn vetted(&self, state: &mut State) -> Result<(), EndReason> {
         let Some(Vetting { bytes, verdict }) = state.vetting.take() else { return Ok(()) };
         let verdict = verdict.lock().unwrap_or_else(PoisonError::into_inner).take();
-        let vetted = verdict.unwrap_or(Err("there is no thread to look at a descriptor"));
+        let vetted = verdict.expect("given before we were told");
         let Vetted { fds, held } = vetted.map_err(|why| Some(why.to_owned()))?;
         state.decoder.feed(&bytes, fds);
         state.held.extend(held);

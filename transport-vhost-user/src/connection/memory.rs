@@ -93,22 +93,20 @@ impl Connection {
     pub(super) fn mapped(&self, state: &mut State, cx: &mut dyn Cx) -> Result<(), EndReason> {
         let Some(Mapping { ack, mapped }) = state.mapping.take() else { return Ok(()) };
         let mapped = mapped.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let Mapped { map, pinned } = mapped.expect("mapped before we were told");
         if state.phase != Phase::Open {
             // Comes back to be unmapped, like any other that is in use no more.
-            if let Some(Mapped { map: Ok(map), .. }) = mapped {
+            if let Ok(map) = map {
                 state.epochs += 1;
                 drop(owned(map, self.id, self.place.home, cx.poster()));
             }
             return Ok(());
         }
-        let made = mapped.ok_or_else(|| "there is no thread to map guest memory".to_owned());
-        let made =
-            made.and_then(|Mapped { map, pinned }| Ok((map.map_err(|error| error.to_string())?, pinned)));
-        let (map, pinned) = match made {
-            Ok(made) => made,
-            Err(failure) => {
+        let map = match map {
+            Ok(map) => map,
+            Err(error) => {
                 state.backend.undo_memory_change();
-                return self.conclude(state, Err(failure), ack, cx);
+                return self.conclude(state, Err(error.to_string()), ack, cx);
             }
         };
         if let Err(error) = pinned
