@@ -1,7 +1,7 @@
 //! The command table: one row per opcode, from which everything else about commands is derived.
 
 use crate::{LogicalUnit, Nexus, Plan};
-use lunette_scsi::{Cdb, Opcode, Sense};
+use lunette_scsi::{Cdb, Opcode, Sense, command_name};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -29,15 +29,26 @@ pub enum Attention {
     Delivered,
 }
 
-/// What a persistent reservation of another I_T nexus does to a command (SPC-4 5.13, SBC-4 4.17).
+/// What reservations of other I_T nexuses do to a command (SPC-4 5.13, SBC-4 4.17; for RESERVE, SPC-2 5.5).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Reservation {
     /// Processed whatever the reservation.
+    Exempt,
+    /// Processed under persistent reservations; RESERVE excludes it.
     Allowed,
     /// Processed unless the reservation excludes reading.
     Read,
     /// Processed unless the reservation excludes writing.
     Write,
+}
+
+/// What a command needs of its logical unit.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Needs {
+    /// Nothing: it is processed also while the unit is not ready.
+    Nothing,
+    /// A unit that is ready: one with a medium, that no background operation keeps busy.
+    Ready,
 }
 
 /// How long a command takes, as REPORT SUPPORTED OPERATION CODES says it (SPC-4 6.35.4).
@@ -81,8 +92,62 @@ pub struct CommandSpec {
     pub attention: Attention,
     /// What a reservation of another nexus does to it.
     pub reservation: Reservation,
+    /// What it needs of its logical unit.
+    pub needs: Needs,
     /// Time-outs.
     pub timeouts: Timeouts,
+}
+
+impl CommandSpec {
+    /// A command that steers or asks, and takes little time; the rest of the row is said by what follows.
+    ///
+    /// # Panics
+    /// If the operation code has no name.
+    pub const fn new(opcode: Opcode, usage: &'static [u8], direction: Direction) -> Self {
+        let Some(name) = command_name(opcode, None) else { panic!("a command without a name") };
+        Self {
+            opcode,
+            service_action: None,
+            name,
+            usage,
+            direction,
+            attention: Attention::Reported,
+            reservation: Reservation::Allowed,
+            needs: Needs::Nothing,
+            timeouts: Timeouts::SHORT,
+        }
+    }
+
+    /// The service action of it that this row is about.
+    ///
+    /// # Panics
+    /// If it has no name.
+    pub const fn action(self, action: u16) -> Self {
+        let Some(name) = command_name(self.opcode, Some(action)) else {
+            panic!("a service action without a name")
+        };
+        Self { service_action: Some(action), name, ..self }
+    }
+
+    /// What a pending unit attention does to it.
+    pub const fn attention(self, attention: Attention) -> Self {
+        Self { attention, ..self }
+    }
+
+    /// What a reservation of another nexus does to it.
+    pub const fn reservation(self, reservation: Reservation) -> Self {
+        Self { reservation, ..self }
+    }
+
+    /// It needs a unit that is ready.
+    pub const fn when_ready(self) -> Self {
+        Self { needs: Needs::Ready, ..self }
+    }
+
+    /// How long it takes.
+    pub const fn timeouts(self, timeouts: Timeouts) -> Self {
+        Self { timeouts, ..self }
+    }
 }
 
 /// A command as a device crate writes it: the row beside the function that decodes it for a `T`.

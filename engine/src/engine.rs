@@ -4,24 +4,18 @@ use crate::command::{Attention, Row, Unknown};
 use crate::hop::Hops;
 use crate::manage::{Jobs, Waits};
 use crate::plan::{Completion, Io, IoKind, Outcome, Plan, Reply, RunPlan};
-use crate::run::{Progress, Run, RunCell, Running};
+use crate::run::{Alarm, Run, RunCell, Running};
 use crate::session::{Admission, CommandFrame, Itl, Started};
+use crate::steps::Background;
 use crate::task_set::{Next, TaskSet};
 use crate::tasks::{Parked, Phase, Task, TaskId, Tasks};
 use crate::{LogicalUnit, Request};
 use lunette_scsi::{AdditionalSense, Sense, Status, TaskAttribute};
-use lunette_store::{Cx, IoError, IoId, IoResult, Message, Op, ReactorId, Sg, Sink, SinkId, Submit};
+use lunette_store::{Cx, IoError, IoId, IoResult, Message, Op, ReactorId, Sg, Sink, SinkId};
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Duration;
-
-/// How many steps of one command are taken before others have their turn, when the store completes them at once.
-const STEPS_AT_A_TIME: usize = 16;
-
-/// How long a command of several steps waits before it offers a busy store its next step again.
-const BUSY_WAIT: Duration = Duration::from_millis(1);
 
 /// Everything of the engine that lives on one reactor.
 pub(crate) struct Engine {
@@ -32,6 +26,7 @@ pub(crate) struct Engine {
     pub(crate) jobs: RefCell<Jobs>,
     pub(crate) waits: RefCell<Waits>,
     pub(crate) hops: Hops,
+    pub(crate) background: RefCell<Background>,
 }
 
 /// What a completion that comes to the engine is about; kept in its token.
@@ -42,9 +37,12 @@ pub(crate) enum Token {
     Advance(u64),
     /// This task management function may have ended.
     Job(u32),
+    /// A step of this work in the background.
+    Work(u32),
 }
 
 impl Token {
+    const WORK: u64 = 0b01 << 62;
     const ADVANCE: u64 = 0b10 << 62;
     const JOB: u64 = 0b11 << 62;
     const KIND: u64 = 0b11 << 62;
@@ -54,11 +52,13 @@ impl Token {
             Token::Task(id) => id.to_token(),
             Token::Advance(unit) => Self::ADVANCE | unit,
             Token::Job(job) => Self::JOB | u64::from(job),
+            Token::Work(work) => Self::WORK | u64::from(work),
         }
     }
 
-    fn decode(token: u64) -> Self {
+    pub(crate) fn decode(token: u64) -> Self {
         match token & Self::KIND {
+            Self::WORK => Token::Work(token as u32),
             Self::ADVANCE => Token::Advance(token & !Self::KIND),
             Self::JOB => Token::Job(token as u32),
             _ => Token::Task(TaskId::from_token(token)),
@@ -78,6 +78,7 @@ impl Engine {
                 jobs: RefCell::default(),
                 waits: RefCell::default(),
                 hops: Hops::default(),
+                background: RefCell::default(),
             });
             engine.sink.set(cx.register(engine.clone()));
             engine
@@ -97,7 +98,11 @@ impl Engine {
 
     /// Tells this engine of something, after its caller has returned.
     pub(crate) fn tell(&self, token: Token, result: IoResult, cx: &mut dyn Cx) {
-        cx.complete(IoId { sink: self.sink.get(), token: token.encode() }, result);
+        cx.complete(self.id(token), result);
+    }
+
+    pub(crate) fn id(&self, token: Token) -> IoId {
+        IoId { sink: self.sink.get(), token: token.encode() }
     }
 
     /// Runs `act` on the engine of another reactor.
@@ -271,8 +276,8 @@ impl Engine {
                 Some(outcome_of_io(task.itl.unit(), io, task.moving, result))
             }
             Plan::Run(plan) => {
-                begin(task, plan, data_out, data_in);
-                self.drive(id, task, None, cx)
+                begin(task, plan, data_out, data_in, Alarm::new(self.id(Token::Task(id)), cx));
+                self.drive_task(id, task, None, cx)
             }
         }
     }
@@ -283,44 +288,20 @@ impl Engine {
         if op.range().1 == 0 && io.kind != IoKind::Flush {
             return Some(Ok(0));
         }
-        store.submit(op, self.id_of(id), cx).done()
+        store.submit(op, self.id(Token::Task(id)), cx).done()
     }
 
     /// Takes a command of several steps as far as it goes without waiting.
-    fn drive(
+    fn drive_task(
         &self,
         id: TaskId,
         task: &mut Task,
-        mut answer: Option<IoResult>,
+        answer: Option<IoResult>,
         cx: &mut dyn Cx,
     ) -> Option<Outcome> {
-        let running = task.running.as_mut()?;
-        let store = task.itl.set.store.clone();
-        for _ in 0..STEPS_AT_A_TIME {
-            let step = match running.proceed(answer) {
-                Progress::Done(result) => return Some(outcome_of_run(task, result)),
-                Progress::Wants(step) => step,
-            };
-            let submitted = match &store {
-                Some(store) => running.cell.with_op(&step, |op| store.submit(op, self.id_of(id), cx)),
-                None => Submit::Done(Err(IoError::Gone)),
-            };
-            match submitted {
-                Submit::Done(result) => answer = Some(result),
-                Submit::Queued => return None,
-                Submit::Full => {
-                    running.put_back(step);
-                    cx.timer(BUSY_WAIT, self.id_of(id));
-                    return None;
-                }
-            }
-        }
-        self.tell(Token::Task(id), answer?, cx);
-        None
-    }
-
-    fn id_of(&self, id: TaskId) -> IoId {
-        IoId { sink: self.sink.get(), token: Token::Task(id).encode() }
+        let (itl, running) = (task.itl.clone(), task.running.as_mut()?);
+        let result = self.drive(running, itl.set.store.as_ref(), self.id(Token::Task(id)), answer, cx)?;
+        Some(outcome_of_run(task, result))
     }
 
     /// A task's store operation has completed, or the task was aborted before it had one.
@@ -328,7 +309,7 @@ impl Engine {
         let mut tasks = self.tasks.borrow_mut();
         let Some(task) = tasks.get(id) else { return };
         let outcome = if task.running.is_some() {
-            match self.drive(id, task, Some(result), cx) {
+            match self.drive_task(id, task, Some(result), cx) {
                 Some(outcome) => outcome,
                 None => return,
             }
@@ -436,6 +417,7 @@ impl Sink for Engine {
             Token::Task(id) => self.task_completed(id, result, cx),
             Token::Advance(unit) => self.advance(unit, cx),
             Token::Job(job) => self.check_job(job, cx),
+            Token::Work(work) => self.go_on(work, Some(result), cx),
         }
     }
 }
@@ -482,9 +464,9 @@ fn decode_again(task: &mut Task) {
 }
 
 /// Prepares a command of several steps.
-fn begin(task: &mut Task, plan: RunPlan, data_out: Sg<'_>, data_in: Sg<'_>) {
+fn begin(task: &mut Task, plan: RunPlan, data_out: Sg<'_>, data_in: Sg<'_>, alarm: Alarm) {
     let itl = &task.itl;
-    let cell = RunCell::new(data_out.part(0, plan.wanted_out), data_in);
+    let cell = RunCell::new(data_out.part(0, plan.wanted_out), data_in, alarm);
     let run = Run::new(itl.unit().clone(), itl.nexus.clone(), task.cdb, cell.clone());
     task.moving = data_out.len().min(plan.wanted_out);
     task.running = Some(Running::new(cell, (plan.start)(run)));

@@ -53,17 +53,20 @@ mod plan;
 mod run;
 mod session;
 pub mod spc;
+mod steps;
 mod task_set;
 mod tasks;
 mod unit;
 
-pub use command::{Attention, Command, CommandSpec, Decoded, Direction, Request, Reservation, Timeouts};
+pub use command::{
+    Attention, Command, CommandSpec, Decoded, Direction, Needs, Request, Reservation, Timeouts,
+};
 pub use device::{Device, sense_of};
 pub use identity::Identity;
 pub use mode::{ModePageSpec, PageControl};
 pub use nexus::{AttentionObserver, Nexus, NexusId, TargetPort};
 pub use plan::{Aborted, Completion, Io, IoKind, Outcome, Plan, Reply, Residual, RunPlan, RunStart};
-pub use run::{Run, RunFuture};
+pub use run::{Alarm, Run, RunFuture, Steps};
 pub use session::{Admission, CommandFrame, Management, Responder, Session, Started};
 pub use tasks::TaskId;
 pub use unit::LogicalUnit;

@@ -5,11 +5,12 @@
 
 use crate::engine::{Engine, Token};
 use crate::plan::Aborted;
+use crate::run::Running;
 use crate::session::{Management, Responder, Session};
 use crate::tasks::{Phase, Task, TaskId};
 use crate::{LogicalUnit, Nexus, NexusId};
 use lunette_scsi::{AdditionalSense, SenseKey, ServiceResponse, TaskManagementFunction};
-use lunette_store::{Cx, IoError, ReactorId};
+use lunette_store::{Cx, IoError, IoId, ReactorId};
 use std::collections::{BTreeSet, HashMap};
 use std::rc::Weak;
 use std::sync::Arc;
@@ -27,10 +28,15 @@ struct Job {
     found: bool,
     /// The answer, when it does not depend on any task.
     response: Option<ServiceResponse>,
-    /// `None` for the end of a nexus.
-    function: Option<TaskManagementFunction>,
-    cookie: u64,
-    responder: Weak<dyn Responder>,
+    asker: Asker,
+}
+
+/// Who waits for a job.
+enum Asker {
+    /// A transport; the function is `None` for the end of a nexus.
+    Transport { function: Option<TaskManagementFunction>, cookie: u64, responder: Weak<dyn Responder> },
+    /// A command, for which commands of others are aborted.
+    Command(IoId),
 }
 
 /// Aborted tasks of this reactor that have not ended, and who is to be told when they have.
@@ -56,8 +62,10 @@ struct JobId {
 struct Selector {
     /// Numbers of logical units.
     units: Option<Arc<[u64]>>,
-    nexus: Option<NexusId>,
+    nexuses: Option<Arc<[NexusId]>>,
     tag: Option<u64>,
+    /// Not this one, which is on the reactor that asks.
+    except: Option<(ReactorId, TaskId)>,
 }
 
 /// What a function does with the tasks.
@@ -72,6 +80,8 @@ enum Action {
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Because {
     Function,
+    /// PREEMPT AND ABORT, which has unit attentions of its own.
+    Preempted,
     Reset,
     NexusLost,
 }
@@ -79,7 +89,7 @@ enum Because {
 impl Selector {
     fn matches(&self, task: &Task) -> bool {
         self.units.as_ref().is_none_or(|units| units.contains(&task.itl.unit().number()))
-            && self.nexus.is_none_or(|nexus| nexus == task.itl.nexus.id())
+            && self.nexuses.as_ref().is_none_or(|nexuses| nexuses.contains(&task.itl.nexus.id()))
             && self.tag.is_none_or(|tag| tag == task.tag)
     }
 }
@@ -90,9 +100,14 @@ impl Action {
         Some(match because {
             Because::Reset => Aborted::ByReset,
             Because::NexusLost => Aborted::NexusLost,
-            Because::Function if requester == nexus => Aborted::ByItsNexus,
-            Because::Function => Aborted::ByAnotherNexus,
+            Because::Function | Because::Preempted if requester == nexus => Aborted::ByItsNexus,
+            Because::Function | Because::Preempted => Aborted::ByAnotherNexus,
         })
+    }
+
+    /// Whether the initiator of an aborted command has to be told (COMMANDS CLEARED BY ANOTHER INITIATOR).
+    fn clears_commands_of(self, nexus: NexusId) -> bool {
+        matches!(self, Action::Abort { requester, because: Because::Function } if requester != nexus)
     }
 }
 
@@ -132,7 +147,7 @@ impl Engine {
     pub(crate) fn manage(&self, session: &Session, function: &Management, cookie: u64, cx: &mut dyn Cx) {
         let nexus = session.nexus();
         let unit = nexus.port.resolve(function.lun);
-        let job = self.jobs.borrow_mut().insert(session, cookie, Some(function.function));
+        let job = self.jobs.borrow_mut().insert(Asker::of(session, cookie, Some(function.function)));
         let effect = Effect::of(function.function);
         let addressed_unit = effect.as_ref().is_none_or(|effect| !effect.all_units);
         if addressed_unit && unit.device().is_placeholder() {
@@ -151,8 +166,9 @@ impl Engine {
         units.iter().for_each(|unit| establish(function.function, unit, nexus));
         let selector = Selector {
             units: Some(units.iter().map(|unit| unit.number()).collect()),
-            nexus: effect.own_tasks.then_some(nexus.id()),
+            nexuses: effect.own_tasks.then(|| [nexus.id()].into()),
             tag: effect.tagged.then_some(function.tag),
+            except: None,
         };
         let action = match effect.aborts {
             Some(because) => Action::Abort { requester: nexus.id(), because },
@@ -165,10 +181,27 @@ impl Engine {
     pub(crate) fn close(&self, session: &Session, cookie: u64, cx: &mut dyn Cx) {
         let nexus = session.nexus();
         nexus.lose();
-        let job = self.jobs.borrow_mut().insert(session, cookie, None);
-        let selector = Selector { units: None, nexus: Some(nexus.id()), tag: None };
+        let job = self.jobs.borrow_mut().insert(Asker::of(session, cookie, None));
+        let selector = Selector { units: None, nexuses: Some([nexus.id()].into()), tag: None, except: None };
         let action = Action::Abort { requester: nexus.id(), because: Because::NexusLost };
         self.spread(job, &nexus.port.all_units(), &selector, action, cx);
+    }
+
+    /// Aborts the commands of some nexuses for the unit of a command, which is told when they have ended.
+    pub(crate) fn abort_commands_of(&self, nexuses: Box<[NexusId]>, command: TaskId, cx: &mut dyn Cx) {
+        let mut tasks = self.tasks.borrow_mut();
+        let Some(task) = tasks.get(command) else { return };
+        let (unit, requester) = (task.itl.unit().clone(), task.itl.nexus.id());
+        drop(tasks);
+        let job = self.jobs.borrow_mut().insert(Asker::Command(self.id(Token::Task(command))));
+        let selector = Selector {
+            units: Some([unit.number()].into()),
+            nexuses: Some(nexuses.into()),
+            tag: None,
+            except: Some((self.reactor, command)),
+        };
+        let action = Action::Abort { requester, because: Because::Preempted };
+        self.spread(job, &[&unit], &selector, action, cx);
     }
 
     /// Tells every reactor that has a part of a unit's task set.
@@ -198,10 +231,11 @@ impl Engine {
 
     /// Does here what a function asks for, and acknowledges it at once or when the last aborted task has ended.
     fn act(&self, selector: &Selector, action: Action, job: JobId, cx: &mut dyn Cx) {
-        if let Selector { units: None, nexus: Some(nexus), .. } = selector {
-            self.hops.forget(*nexus);
+        if let Selector { units: None, nexuses: Some(nexuses), .. } = selector {
+            nexuses.iter().for_each(|nexus| self.hops.forget(*nexus));
         }
-        let selected = self.tasks.borrow().select(|task| selector.matches(task));
+        let mut selected = self.tasks.borrow().select(|task| selector.matches(task));
+        selected.retain(|task| selector.except != Some((self.reactor, *task)));
         let found = !selected.is_empty();
         if matches!(action, Action::Query) || !found {
             return Self::acknowledge(job, found, cx);
@@ -219,14 +253,14 @@ impl Engine {
         let Some(reason) = action.reason(itl.nexus.id()) else { return };
         let first = task.aborted.is_none();
         task.aborted = task.aborted.or(Some(reason));
-        if let Some(running) = &task.running {
-            running.abort();
-        }
-        if first && task.phase != Phase::Running {
+        let idle = task.running.as_mut().is_some_and(Running::abort);
+        if first && task.phase != Phase::Running || idle {
             task.phase = Phase::Running;
+            // If it sleeps.
+            cx.cancel(self.id(Token::Task(id)));
             self.tell(Token::Task(id), Err(IoError::Aborted), cx);
         }
-        if first && reason == Aborted::ByAnotherNexus {
+        if first && action.clears_commands_of(itl.nexus.id()) {
             itl.shared.establish(AdditionalSense::COMMANDS_CLEARED_BY_ANOTHER_INITIATOR);
         }
     }
@@ -256,21 +290,22 @@ impl Engine {
     }
 
     pub(crate) fn check_job(&self, job: u32, cx: &mut dyn Cx) {
-        let Some((job, response)) = self.jobs.borrow_mut().take_ended(job) else { return };
-        if let Some(responder) = job.responder.upgrade() {
-            responder.management_ended(job.cookie, response, cx);
+        let Some((asker, response)) = self.jobs.borrow_mut().take_ended(job) else { return };
+        match asker {
+            Asker::Transport { responder, cookie, .. } => {
+                if let Some(responder) = responder.upgrade() {
+                    responder.management_ended(cookie, response, cx);
+                }
+            }
+            Asker::Command(id) => cx.complete(id, Ok(0)),
         }
     }
 }
 
 impl Jobs {
-    fn insert(&mut self, session: &Session, cookie: u64, function: Option<TaskManagementFunction>) -> u32 {
+    fn insert(&mut self, asker: Asker) -> u32 {
         self.next = self.next.wrapping_add(1);
-        let responder = session.responder().clone();
-        self.jobs.insert(
-            self.next,
-            Job { waiting_for: 0, found: false, response: None, function, cookie, responder },
-        );
+        self.jobs.insert(self.next, Job { waiting_for: 0, found: false, response: None, asker });
         self.next
     }
 
@@ -293,18 +328,25 @@ impl Jobs {
         }
     }
 
-    fn take_ended(&mut self, job: u32) -> Option<(Job, ServiceResponse)> {
+    fn take_ended(&mut self, job: u32) -> Option<(Asker, ServiceResponse)> {
+        use TaskManagementFunction::{QueryTask, QueryTaskSet};
         if self.jobs.get(&job)?.waiting_for > 0 {
             return None;
         }
-        let job = self.jobs.remove(&job)?;
-        let response = job.response.unwrap_or(match job.function {
-            Some(TaskManagementFunction::QueryTask | TaskManagementFunction::QueryTaskSet) if job.found => {
+        let Job { asker, found, response, .. } = self.jobs.remove(&job)?;
+        let response = response.unwrap_or(match asker {
+            Asker::Transport { function: Some(QueryTask | QueryTaskSet), .. } if found => {
                 ServiceResponse::FunctionSucceeded { additional: [0; 3] }
             }
             _ => ServiceResponse::FunctionComplete,
         });
-        Some((job, response))
+        Some((asker, response))
+    }
+}
+
+impl Asker {
+    fn of(session: &Session, cookie: u64, function: Option<TaskManagementFunction>) -> Self {
+        Self::Transport { function, cookie, responder: session.responder().clone() }
     }
 }
 

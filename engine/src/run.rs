@@ -1,39 +1,49 @@
-//! Commands of several steps, written as plain `async` functions.
+//! Work of several steps, commands and what goes on in the background, written as plain `async` functions.
 //!
-//! The future asks for one store operation at a time by leaving it in a cell that it shares with the engine; the engine
-//! submits it and polls again when it has completed. No waker, no executor: the engine knows exactly when to poll. Buffers
-//! belong to the cell, so they outlive the future whatever happens to it.
+//! The future asks for one step at a time by leaving it in a cell that it shares with the engine; the engine carries it out
+//! and polls again when it has completed. No executor: the engine knows exactly when to poll. Buffers belong to the cell, so
+//! they outlive the future whatever happens to it.
 
-use crate::{Io, LogicalUnit, Nexus};
+use crate::engine::Engine;
+use crate::{Io, LogicalUnit, Nexus, NexusId};
 use lunette_scsi::{Cdb, Sense};
-use lunette_store::{IoError, IoResult, Memory, Op, SeekTarget, Sg, SgList};
+use lunette_store::{
+    Cx, IoError, IoId, IoResult, Memory, Message, Op, Post, ReactorId, SeekTarget, Sg, SgList,
+};
 use std::cell::{Cell, RefCell};
 use std::future::Future;
-use std::ops::Range;
+use std::ops::{Deref, Range};
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
+use std::time::Duration;
 
 /// Bytes of [`Run::read_data_in`]'s own memory; a multiple of every block length.
 const COPIED_AT_A_TIME: u64 = 64 << 10;
 
-/// What carries out a command of several steps; GOOD or CHECK CONDITION in the end.
+/// What carries out work of several steps; GOOD or CHECK CONDITION in the end.
 pub type RunFuture = Pin<Box<dyn Future<Output = Result<(), Sense>>>>;
 
-/// What the steps of a command work with.
-pub struct Run {
+/// What work on a logical unit is made of: store operations, calls that may block, and waiting.
+///
+/// Each step answers [`IoError::Aborted`] once the work has been aborted, but never before what it began has ended.
+pub struct Steps {
     /// The logical unit.
     pub unit: Arc<LogicalUnit>,
+    cell: Rc<RunCell>,
+}
+
+/// What a command of several steps works with.
+pub struct Run {
+    steps: Steps,
     /// The nexus the command came by.
     pub nexus: Arc<Nexus>,
     /// The command.
     pub cdb: Cdb,
-    cell: Rc<RunCell>,
 }
 
-/// Shared between a [`Run`] and the engine.
-#[derive(Default)]
+/// Shared between the steps and the engine.
 pub(crate) struct RunCell {
     data_out: RefCell<SgList>,
     data_in: RefCell<SgList>,
@@ -42,10 +52,12 @@ pub(crate) struct RunCell {
     step: RefCell<Option<Step>>,
     answer: Cell<Option<IoResult>>,
     aborted: Cell<bool>,
+    alarm: Alarm,
+    /// It was rung, and nothing has waited for it yet.
+    rung: Cell<bool>,
 }
 
-/// One store operation that owns its memory.
-#[derive(Clone)]
+/// One step that owns its memory.
 pub(crate) enum Step {
     Read { offset: u64, to: Bytes },
     Write { offset: u64, from: Bytes, durable: bool },
@@ -53,6 +65,10 @@ pub(crate) enum Step {
     Zero { offset: u64, length: u64, unmap: bool },
     Discard { offset: u64, length: u64 },
     Seek { offset: u64, target: SeekTarget },
+    Call(Box<dyn FnOnce() -> IoResult + Send>),
+    Abort(Box<[NexusId]>),
+    Sleep(Duration),
+    Wait,
 }
 
 /// Bytes that a step moves.
@@ -62,9 +78,38 @@ pub(crate) enum Bytes {
     DataOut(Range<u64>),
 }
 
+/// Wakes work that [waits](Steps::wait), from wherever.
+#[derive(Clone)]
+pub struct Alarm {
+    poster: Arc<dyn Post>,
+    reactor: ReactorId,
+    id: IoId,
+}
+
+impl Alarm {
+    pub(crate) fn new(id: IoId, cx: &dyn Cx) -> Self {
+        Self { poster: cx.poster(), reactor: cx.reactor(), id }
+    }
+
+    /// Ends the wait, now or when it begins.
+    pub fn ring(&self) {
+        let token = self.id.token;
+        let message: Message = Box::new(move |cx| Engine::on(cx).rung(token, cx));
+        self.poster.post(self.reactor, message);
+    }
+}
+
+impl Deref for Run {
+    type Target = Steps;
+
+    fn deref(&self) -> &Steps {
+        &self.steps
+    }
+}
+
 impl Run {
     pub(crate) fn new(unit: Arc<LogicalUnit>, nexus: Arc<Nexus>, cdb: Cdb, cell: Rc<RunCell>) -> Self {
-        Self { unit, nexus, cdb, cell }
+        Self { steps: Steps { unit, cell }, nexus, cdb }
     }
 
     /// How many bytes of data-out there are: fewer than the command wanted when the initiator sent fewer.
@@ -106,7 +151,23 @@ impl Run {
         Ok(())
     }
 
-    /// Reads `memory.len()` bytes of the store, or the first `length` of them.
+    /// Aborts the commands of some nexuses for this unit, but not this one, and waits until nothing touches their
+    /// initiators' memory any more. (PREEMPT AND ABORT, SPC-4 5.13.11.6.)
+    ///
+    /// # Errors
+    /// [`IoError::Aborted`] if this command was aborted itself.
+    pub async fn abort_commands_of(&self, nexuses: &[NexusId]) -> IoResult {
+        self.step(Step::Abort(nexuses.into())).await
+    }
+}
+
+impl Steps {
+    /// For work in the background, which has neither a nexus nor data.
+    pub(crate) fn new(unit: Arc<LogicalUnit>, cell: Rc<RunCell>) -> Self {
+        Self { unit, cell }
+    }
+
+    /// Reads the first `length` bytes of `to` from the store.
     pub async fn read(&self, offset: u64, to: &Rc<Memory>, length: u64) -> IoResult {
         self.step(Step::Read { offset, to: Bytes::Own(to.clone(), 0..length) }).await
     }
@@ -141,6 +202,34 @@ impl Run {
         self.step(Step::Seek { offset, target }).await
     }
 
+    /// Makes a call that may block, on another thread. It is made even if the work is aborted meanwhile.
+    pub async fn call(&self, work: impl FnOnce() -> IoResult + Send + 'static) -> IoResult {
+        self.step(Step::Call(Box::new(work))).await
+    }
+
+    /// Lets `time` pass.
+    pub async fn sleep(&self, time: Duration) -> IoResult {
+        self.step(Step::Sleep(time)).await
+    }
+
+    /// Wakes this work when it waits.
+    pub fn alarm(&self) -> Alarm {
+        self.cell.alarm.clone()
+    }
+
+    /// Waits until the [`alarm`](Self::alarm) has rung since the last wait.
+    pub async fn wait(&self) -> IoResult {
+        if self.cell.rung.take() {
+            return Ok(0);
+        }
+        self.step(Step::Wait).await
+    }
+
+    /// Whether the work has been aborted.
+    pub fn is_aborted(&self) -> bool {
+        self.cell.aborted.get()
+    }
+
     async fn step(&self, step: Step) -> IoResult {
         if self.cell.aborted.get() {
             return Err(IoError::Aborted);
@@ -160,15 +249,24 @@ impl Future for Answer<'_> {
     }
 }
 
-/// A command of several steps in progress, as the engine holds it.
+/// Work of several steps in progress, as the engine holds it.
 pub(crate) struct Running {
     pub(crate) cell: Rc<RunCell>,
     future: RunFuture,
+    /// It sleeps or waits: nothing that was begun has to end first.
+    idle: Option<Idle>,
     /// A step that the store had no room for.
     put_back: Option<Step>,
 }
 
-/// What a command of several steps has come to.
+/// What idle work waits for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Idle {
+    Timer,
+    Alarm,
+}
+
+/// What work of several steps has come to.
 pub(crate) enum Progress {
     /// It wants this operation.
     Wants(Step),
@@ -178,7 +276,7 @@ pub(crate) enum Progress {
 
 impl Running {
     pub(crate) fn new(cell: Rc<RunCell>, future: RunFuture) -> Self {
-        Self { cell, future, put_back: None }
+        Self { cell, future, idle: None, put_back: None }
     }
 
     /// The store has no room for this step now: it comes again when [`proceed`](Self::proceed) is called next.
@@ -189,6 +287,7 @@ impl Running {
     /// Goes on until the next operation or the end. `answer` is the result of the last operation.
     pub(crate) fn proceed(&mut self, answer: Option<IoResult>) -> Progress {
         let aborted = self.cell.aborted.get();
+        self.idle = None;
         if let Some(step) = self.put_back.take()
             && !aborted
         {
@@ -199,19 +298,47 @@ impl Running {
             Poll::Ready(result) => Progress::Done(result),
             Poll::Pending => {
                 let step = self.cell.step.borrow_mut().take();
-                Progress::Wants(step.expect("a command's steps await only operations of their Run"))
+                Progress::Wants(step.expect("work awaits only its own steps"))
             }
         }
     }
 
-    pub(crate) fn abort(&self) {
+    /// From now on it is idle.
+    pub(crate) fn rest(&mut self, idle: Idle) {
+        self.idle = Some(idle);
+    }
+
+    /// Aborts it. Returns whether it is idle, so that nothing else would make it go on.
+    pub(crate) fn abort(&mut self) -> bool {
         self.cell.aborted.set(true);
+        self.idle.take().is_some()
+    }
+
+    /// Its alarm rings. Returns whether it has waited for that.
+    pub(crate) fn ring(&mut self) -> bool {
+        let waited = self.idle == Some(Idle::Alarm);
+        if waited {
+            self.idle = None;
+        } else {
+            self.cell.rung.set(true);
+        }
+        waited
     }
 }
 
 impl RunCell {
-    pub(crate) fn new(data_out: Sg<'_>, data_in: Sg<'_>) -> Rc<Self> {
-        let cell = Self::default();
+    pub(crate) fn new(data_out: Sg<'_>, data_in: Sg<'_>, alarm: Alarm) -> Rc<Self> {
+        let cell = Self {
+            data_out: RefCell::default(),
+            data_in: RefCell::default(),
+            moved_in: Cell::new(0),
+            wanted_in: Cell::new(None),
+            step: RefCell::new(None),
+            answer: Cell::new(None),
+            aborted: Cell::new(false),
+            alarm,
+            rung: Cell::new(false),
+        };
         cell.data_out.borrow_mut().assign(data_out);
         cell.data_in.borrow_mut().assign(data_in);
         Rc::new(cell)
@@ -226,8 +353,8 @@ impl RunCell {
         self.wanted_in.get()
     }
 
-    /// Calls `submit` with the operation of `step`.
-    pub(crate) fn with_op<R>(&self, step: &Step, submit: impl FnOnce(Op<'_>) -> R) -> R {
+    /// Calls `submit` with a step's store operation.
+    pub(crate) fn with_op<R>(&self, step: &Step, submit: impl FnOnce(Op<'_>) -> R) -> Option<R> {
         let data_out = self.data_out.borrow();
         let own = match step {
             Step::Read { to: Bytes::Own(memory, _), .. }
@@ -238,13 +365,14 @@ impl RunCell {
             Bytes::Own(_, range) => Sg::new(own.as_slice()).part(range.start, range.end - range.start),
             Bytes::DataOut(range) => data_out.as_sg().part(range.start, range.end - range.start),
         };
-        submit(match *step {
+        Some(submit(match *step {
             Step::Read { offset, ref to } => Op::Read { offset, to: sg(to) },
             Step::Write { offset, ref from, durable } => Op::Write { offset, from: sg(from), durable },
             Step::Flush => Op::Flush,
             Step::Zero { offset, length, unmap } => Op::Zero { offset, length, unmap },
             Step::Discard { offset, length } => Op::Discard { offset, length },
             Step::Seek { offset, target } => Op::Seek { offset, target },
-        })
+            Step::Call(_) | Step::Abort(_) | Step::Sleep(_) | Step::Wait => return None,
+        }))
     }
 }

@@ -3,7 +3,7 @@
 use super::{DiskCommand, medium_access};
 use crate::Disk;
 use crate::medium::Medium;
-use lunette_engine::{CommandSpec, Decoded, Direction, Plan, Request, Reservation};
+use lunette_engine::{Decoded, Direction, Plan, Request, Reservation};
 use lunette_scsi::lba_status::{
     CompletionCondition, LbaStatus, ProvisioningStatus, ReportType, data_length, descriptors_in,
     encode_lba_status,
@@ -14,16 +14,13 @@ use lunette_scsi::{AdditionalSense, Opcode, Sense, service_action};
 const MOST: usize = 256;
 
 pub(crate) static GET_LBA_STATUS_16: DiskCommand = DiskCommand {
-    spec: CommandSpec {
-        service_action: Some(service_action::GET_LBA_STATUS_16),
-        name: "GET LBA STATUS(16)",
-        ..medium_access(
-            Opcode::SERVICE_ACTION_IN_16,
-            &[0x9e, 0x12, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0],
-            Direction::In,
-            Reservation::Read,
-        )
-    },
+    spec: medium_access(
+        Opcode::SERVICE_ACTION_IN_16,
+        &[0x9e, 0x12, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0],
+        Direction::In,
+        Reservation::Read,
+    )
+    .action(service_action::GET_LBA_STATUS_16),
     decode: |disk, request| {
         let cdb = request.cdb;
         decode(disk, request, &Question { lba: cdb.u64(2), scan: 0, report_at: 14, allocation: cdb.u32(10) })
@@ -32,19 +29,16 @@ pub(crate) static GET_LBA_STATUS_16: DiskCommand = DiskCommand {
 
 // There are no physical elements, so no ELEMENT IDENTIFIER.
 pub(crate) static GET_LBA_STATUS_32: DiskCommand = DiskCommand {
-    spec: CommandSpec {
-        service_action: Some(service_action::GET_LBA_STATUS_32),
-        name: "GET LBA STATUS(32)",
-        ..medium_access(
-            Opcode::VARIABLE_LENGTH_CDB,
-            &[
-                0x7f, 0, 0, 0, 0, 0, 0, 0x18, 0x00, 0x12, 0xff, 0, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff,
-                0xff, 0xff, 0xff, 0xff, 0xff, 0, 0, 0, 0, 0xff, 0xff, 0xff, 0xff,
-            ],
-            Direction::In,
-            Reservation::Read,
-        )
-    },
+    spec: medium_access(
+        Opcode::VARIABLE_LENGTH_CDB,
+        &[
+            0x7f, 0, 0, 0, 0, 0, 0, 0x18, 0x00, 0x12, 0xff, 0, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff,
+            0xff, 0xff, 0xff, 0xff, 0xff, 0, 0, 0, 0, 0xff, 0xff, 0xff, 0xff,
+        ],
+        Direction::In,
+        Reservation::Read,
+    )
+    .action(service_action::GET_LBA_STATUS_32),
     decode: |disk, request| {
         let cdb = request.cdb;
         let (scan, allocation) = (cdb.u32(20), cdb.u32(28));

@@ -2,8 +2,8 @@
 
 use crate::Disk;
 use crate::extent::Geometry;
-use lunette_engine::{Attention, Command, CommandSpec, Direction, Request, Reservation, Run, Timeouts};
-use lunette_scsi::{AdditionalSense, Cdb, Opcode, Sense, Transfer, command_name};
+use lunette_engine::{Command, CommandSpec, Direction, Request, Reservation, Run, Timeouts};
+use lunette_scsi::{AdditionalSense, Cdb, Opcode, Sense, Transfer};
 
 mod get_lba_status;
 mod prevent_allow;
@@ -80,24 +80,7 @@ const fn medium_access(
     direction: Direction,
     reservation: Reservation,
 ) -> CommandSpec {
-    CommandSpec {
-        opcode,
-        service_action: None,
-        name: match command_name(opcode, None) {
-            Some(name) => name,
-            None => panic!("a command without a name"),
-        },
-        usage,
-        direction,
-        attention: Attention::Reported,
-        reservation,
-        timeouts: Timeouts::DATA,
-    }
-}
-
-/// The row of a command that only asks or steers.
-const fn control(opcode: Opcode, usage: &'static [u8], direction: Direction) -> CommandSpec {
-    CommandSpec { timeouts: Timeouts::SHORT, ..medium_access(opcode, usage, direction, Reservation::Allowed) }
+    CommandSpec::new(opcode, usage, direction).reservation(reservation).when_ready().timeouts(Timeouts::DATA)
 }
 
 /// Whether a READ or WRITE asks for the medium: by FUA, or by FUA_NV, for which a non-volatile cache would do. In the

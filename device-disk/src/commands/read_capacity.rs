@@ -1,25 +1,24 @@
 //! READ CAPACITY (SBC-4 clause 5).
 
-use super::{DiskCommand, control};
+use super::DiskCommand;
 use crate::Disk;
 use lunette_engine::{CommandSpec, Direction, Plan};
 use lunette_scsi::{Capacity, Opcode, service_action};
 
 pub(crate) static READ_CAPACITY_10: DiskCommand = DiskCommand {
-    spec: control(Opcode::READ_CAPACITY_10, &[0x25, 0, 0, 0, 0, 0, 0, 0, 0, 0], Direction::In),
+    spec: CommandSpec::new(Opcode::READ_CAPACITY_10, &[0x25, 0, 0, 0, 0, 0, 0, 0, 0, 0], Direction::In)
+        .when_ready(),
     decode: |disk, _| Ok(Plan::data(capacity(disk).encode_10().to_vec(), 8)),
 };
 
 pub(crate) static READ_CAPACITY_16: DiskCommand = DiskCommand {
-    spec: CommandSpec {
-        service_action: Some(service_action::READ_CAPACITY_16),
-        name: "READ CAPACITY(16)",
-        ..control(
-            Opcode::SERVICE_ACTION_IN_16,
-            &[0x9e, 0x10, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, 0xff, 0xff, 0, 0],
-            Direction::In,
-        )
-    },
+    spec: CommandSpec::new(
+        Opcode::SERVICE_ACTION_IN_16,
+        &[0x9e, 0x10, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, 0xff, 0xff, 0, 0],
+        Direction::In,
+    )
+    .action(service_action::READ_CAPACITY_16)
+    .when_ready(),
     decode: |disk, request| Ok(Plan::data(capacity(disk).encode_16().to_vec(), request.cdb.u32(10).into())),
 };
 

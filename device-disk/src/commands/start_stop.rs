@@ -1,14 +1,14 @@
 //! START STOP UNIT (SBC-4 clause 5).
 
-use super::{DiskCommand, control};
+use super::DiskCommand;
 use crate::Disk;
 use crate::extent::Extent;
-use lunette_engine::{Decoded, Direction, IoKind, Plan, Request};
+use lunette_engine::{CommandSpec, Decoded, Direction, IoKind, Plan, Request};
 use lunette_scsi::{Opcode, Sense};
 
 // IMMED; POWER CONDITION, NO_FLUSH, LOEJ and START.
 pub(crate) static START_STOP_UNIT: DiskCommand = DiskCommand {
-    spec: control(Opcode::START_STOP_UNIT, &[0x1b, 0x01, 0, 0, 0xf7, 0], Direction::None),
+    spec: CommandSpec::new(Opcode::START_STOP_UNIT, &[0x1b, 0x01, 0, 0, 0xf7, 0], Direction::None),
     decode,
 };
 

@@ -5,20 +5,18 @@ use crate::Disk;
 use crate::extent::{Extent, Geometry, check_writable};
 use crate::medium::Medium;
 use crate::pages::MAX_UNMAP_DESCRIPTORS;
-use lunette_engine::{CommandSpec, Decoded, Direction, Plan, Request, Reservation, Timeouts};
+use lunette_engine::{Decoded, Direction, Plan, Request, Reservation, Timeouts};
 use lunette_scsi::{Opcode, Sense, UnmapList};
 
 // ANCHOR is not among the bits: blocks cannot be anchored.
 pub(crate) static UNMAP: DiskCommand = DiskCommand {
-    spec: CommandSpec {
-        timeouts: Timeouts::LONG,
-        ..medium_access(
-            Opcode::UNMAP,
-            &[0x42, 0, 0, 0, 0, 0, 0, 0xff, 0xff, 0],
-            Direction::Out,
-            Reservation::Write,
-        )
-    },
+    spec: medium_access(
+        Opcode::UNMAP,
+        &[0x42, 0, 0, 0, 0, 0, 0, 0xff, 0xff, 0],
+        Direction::Out,
+        Reservation::Write,
+    )
+    .timeouts(Timeouts::LONG),
     decode,
 };
 

@@ -4,7 +4,7 @@ use super::{DiskCommand, check_one_block, medium_access, one_block};
 use crate::Disk;
 use crate::extent::{check_writable, length_at};
 use crate::medium::Medium;
-use lunette_engine::{CommandSpec, Decoded, Direction, Plan, Request, Reservation, Timeouts};
+use lunette_engine::{Decoded, Direction, Plan, Request, Reservation, Timeouts};
 use lunette_scsi::{Opcode, Sense, Transfer};
 
 /// The most bytes that one command writes.
@@ -12,7 +12,7 @@ pub(crate) const MAX_WRITE_SAME: u64 = 4 << 30;
 
 const fn write_same(opcode: Opcode, usage: &'static [u8]) -> DiskCommand {
     let spec = medium_access(opcode, usage, Direction::Out, Reservation::Write);
-    DiskCommand { spec: CommandSpec { timeouts: Timeouts::LONG, ..spec }, decode }
+    DiskCommand { spec: spec.timeouts(Timeouts::LONG), decode }
 }
 
 // UNMAP is a bit of thin disks only; NDOB stands in byte 1, bit 0, of the 16-byte form.

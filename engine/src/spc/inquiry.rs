@@ -1,21 +1,14 @@
 //! INQUIRY (SPC-4 6.6): standard data and vital product data.
 
 use super::{PrimaryCommand, vpd};
-use crate::{Attention, CommandSpec, Decoded, Direction, LogicalUnit, Plan, Request, Reservation, Timeouts};
+use crate::{Attention, CommandSpec, Decoded, Direction, LogicalUnit, Plan, Request, Reservation};
 use lunette_scsi::inquiry::{PeripheralDeviceType, SpcVersion, StandardInquiry, version_descriptor};
 use lunette_scsi::{Opcode, Sense};
 
 pub(crate) static INQUIRY: PrimaryCommand = PrimaryCommand {
-    spec: CommandSpec {
-        opcode: Opcode::INQUIRY,
-        service_action: None,
-        name: "INQUIRY",
-        usage: &[0x12, 0x01, 0xff, 0xff, 0xff, 0x00],
-        direction: Direction::In,
-        attention: Attention::Kept,
-        reservation: Reservation::Allowed,
-        timeouts: Timeouts::SHORT,
-    },
+    spec: CommandSpec::new(Opcode::INQUIRY, &[0x12, 0x01, 0xff, 0xff, 0xff, 0x00], Direction::In)
+        .attention(Attention::Kept)
+        .reservation(Reservation::Exempt),
     decode,
 };
 

@@ -2,38 +2,25 @@
 
 use super::PrimaryCommand;
 use crate::{
-    Attention, CommandSpec, Decoded, Direction, IoKind, LogicalUnit, Plan, Request, Reservation, Run,
-    Timeouts, sense_of,
+    CommandSpec, Decoded, Direction, IoKind, LogicalUnit, Plan, Request, Reservation, Run, sense_of,
 };
 use lunette_scsi::mode::{BlockDescriptor, ModeForm, ModeParameterList};
 use lunette_scsi::{Opcode, Sense};
 
 // SP is not among the bits: values are not saved.
 pub(crate) static MODE_SELECT_6: PrimaryCommand = PrimaryCommand {
-    spec: CommandSpec {
-        opcode: Opcode::MODE_SELECT_6,
-        service_action: None,
-        name: "MODE SELECT(6)",
-        usage: &[0x15, 0x10, 0x00, 0x00, 0xff, 0x00],
-        direction: Direction::Out,
-        attention: Attention::Reported,
-        reservation: Reservation::Write,
-        timeouts: Timeouts::SHORT,
-    },
+    spec: CommandSpec::new(Opcode::MODE_SELECT_6, &[0x15, 0x10, 0x00, 0x00, 0xff, 0x00], Direction::Out)
+        .reservation(Reservation::Write),
     decode: |_, request| select(request, ModeForm::Six, request.cdb.u8(4).into()),
 };
 
 pub(crate) static MODE_SELECT_10: PrimaryCommand = PrimaryCommand {
-    spec: CommandSpec {
-        opcode: Opcode::MODE_SELECT_10,
-        service_action: None,
-        name: "MODE SELECT(10)",
-        usage: &[0x55, 0x10, 0x00, 0x00, 0x00, 0x00, 0x00, 0xff, 0xff, 0x00],
-        direction: Direction::Out,
-        attention: Attention::Reported,
-        reservation: Reservation::Write,
-        timeouts: Timeouts::SHORT,
-    },
+    spec: CommandSpec::new(
+        Opcode::MODE_SELECT_10,
+        &[0x55, 0x10, 0x00, 0x00, 0x00, 0x00, 0x00, 0xff, 0xff, 0x00],
+        Direction::Out,
+    )
+    .reservation(Reservation::Write),
     decode: |_, request| select(request, ModeForm::Ten, request.cdb.u16(7)),
 };
 

@@ -1,39 +1,24 @@
 //! MODE SENSE (SPC-4 6.13, 6.14).
 
 use super::PrimaryCommand;
-use crate::{
-    Attention, CommandSpec, Decoded, Direction, LogicalUnit, PageControl, Plan, Request, Reservation,
-    Timeouts,
-};
+use crate::{CommandSpec, Decoded, Direction, LogicalUnit, PageControl, Plan, Request, Reservation};
 use lunette_scsi::mode::{ModeForm, ModeHeader, ModePageCode, encode_mode_data};
 use lunette_scsi::{AdditionalSense, Cdb, Opcode, Sense};
 
 // A reservation of any kind keeps others from asking (SPC-4 5.13), as it keeps them from writing.
 pub(crate) static MODE_SENSE_6: PrimaryCommand = PrimaryCommand {
-    spec: CommandSpec {
-        opcode: Opcode::MODE_SENSE_6,
-        service_action: None,
-        name: "MODE SENSE(6)",
-        usage: &[0x1a, 0x08, 0xff, 0xff, 0xff, 0x00],
-        direction: Direction::In,
-        attention: Attention::Reported,
-        reservation: Reservation::Write,
-        timeouts: Timeouts::SHORT,
-    },
+    spec: CommandSpec::new(Opcode::MODE_SENSE_6, &[0x1a, 0x08, 0xff, 0xff, 0xff, 0x00], Direction::In)
+        .reservation(Reservation::Write),
     decode: |unit, request| sense(unit, request.cdb, ModeForm::Six, false, request.cdb.u8(4).into()),
 };
 
 pub(crate) static MODE_SENSE_10: PrimaryCommand = PrimaryCommand {
-    spec: CommandSpec {
-        opcode: Opcode::MODE_SENSE_10,
-        service_action: None,
-        name: "MODE SENSE(10)",
-        usage: &[0x5a, 0x18, 0xff, 0xff, 0x00, 0x00, 0x00, 0xff, 0xff, 0x00],
-        direction: Direction::In,
-        attention: Attention::Reported,
-        reservation: Reservation::Write,
-        timeouts: Timeouts::SHORT,
-    },
+    spec: CommandSpec::new(
+        Opcode::MODE_SENSE_10,
+        &[0x5a, 0x18, 0xff, 0xff, 0x00, 0x00, 0x00, 0xff, 0xff, 0x00],
+        Direction::In,
+    )
+    .reservation(Reservation::Write),
     decode: |unit, Request { cdb, .. }| sense(unit, cdb, ModeForm::Ten, cdb.bit(1, 4), cdb.u16(7).into()),
 };
 

@@ -1,21 +1,18 @@
 //! REPORT LUNS (SPC-4 6.33).
 
 use super::PrimaryCommand;
-use crate::{Attention, CommandSpec, Decoded, Direction, LogicalUnit, Plan, Request, Reservation, Timeouts};
+use crate::{Attention, CommandSpec, Decoded, Direction, LogicalUnit, Plan, Request, Reservation};
 use lunette_scsi::report_luns::{SelectReport, encode_report_luns};
 use lunette_scsi::{Lun, Opcode, Sense};
 
 pub(crate) static REPORT_LUNS: PrimaryCommand = PrimaryCommand {
-    spec: CommandSpec {
-        opcode: Opcode::REPORT_LUNS,
-        service_action: None,
-        name: "REPORT LUNS",
-        usage: &[0xa0, 0x00, 0xff, 0x00, 0x00, 0x00, 0xff, 0xff, 0xff, 0xff, 0x00, 0x00],
-        direction: Direction::In,
-        attention: Attention::Kept,
-        reservation: Reservation::Allowed,
-        timeouts: Timeouts::SHORT,
-    },
+    spec: CommandSpec::new(
+        Opcode::REPORT_LUNS,
+        &[0xa0, 0x00, 0xff, 0x00, 0x00, 0x00, 0xff, 0xff, 0xff, 0xff, 0x00, 0x00],
+        Direction::In,
+    )
+    .attention(Attention::Kept)
+    .reservation(Reservation::Exempt),
     decode,
 };
 

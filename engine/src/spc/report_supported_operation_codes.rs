@@ -2,20 +2,16 @@
 
 use super::PrimaryCommand;
 use crate::command::Row;
-use crate::{Attention, CommandSpec, Decoded, Direction, LogicalUnit, Plan, Request, Reservation, Timeouts};
+use crate::{CommandSpec, Decoded, Direction, LogicalUnit, Plan, Request, Timeouts};
 use lunette_scsi::{Opcode, Sense, service_action};
 
 pub(crate) static REPORT_SUPPORTED_OPERATION_CODES: PrimaryCommand = PrimaryCommand {
-    spec: CommandSpec {
-        opcode: Opcode::MAINTENANCE_IN,
-        service_action: Some(service_action::REPORT_SUPPORTED_OPERATION_CODES),
-        name: "REPORT SUPPORTED OPERATION CODES",
-        usage: &[0xa3, 0x0c, 0x87, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x00, 0x00],
-        direction: Direction::In,
-        attention: Attention::Reported,
-        reservation: Reservation::Allowed,
-        timeouts: Timeouts::SHORT,
-    },
+    spec: CommandSpec::new(
+        Opcode::MAINTENANCE_IN,
+        &[0xa3, 0x0c, 0x87, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x00, 0x00],
+        Direction::In,
+    )
+    .action(service_action::REPORT_SUPPORTED_OPERATION_CODES),
     decode,
 };
 

@@ -1,20 +1,13 @@
 //! REQUEST SENSE (SPC-4 6.39).
 
 use super::PrimaryCommand;
-use crate::{Attention, CommandSpec, Decoded, Direction, LogicalUnit, Plan, Request, Reservation, Timeouts};
+use crate::{Attention, CommandSpec, Decoded, Direction, LogicalUnit, Plan, Request, Reservation};
 use lunette_scsi::{Opcode, Sense, SenseFormat};
 
 pub(crate) static REQUEST_SENSE: PrimaryCommand = PrimaryCommand {
-    spec: CommandSpec {
-        opcode: Opcode::REQUEST_SENSE,
-        service_action: None,
-        name: "REQUEST SENSE",
-        usage: &[0x03, 0x01, 0x00, 0x00, 0xff, 0x00],
-        direction: Direction::In,
-        attention: Attention::Delivered,
-        reservation: Reservation::Allowed,
-        timeouts: Timeouts::SHORT,
-    },
+    spec: CommandSpec::new(Opcode::REQUEST_SENSE, &[0x03, 0x01, 0x00, 0x00, 0xff, 0x00], Direction::In)
+        .attention(Attention::Delivered)
+        .reservation(Reservation::Exempt),
     decode,
 };
 

@@ -8,9 +8,9 @@ mod task_management;
 mod units;
 
 use crate::{
-    Admission, Attention, AttentionObserver, Command, CommandFrame, CommandSpec, Completion, Decoded, Device,
-    Direction, Identity, Io, IoKind, LogicalUnit, Management, Nexus, Outcome, Plan, Request, Reservation,
-    Responder, Session, Started, TargetPort, Timeouts,
+    Admission, AttentionObserver, Command, CommandFrame, CommandSpec, Completion, Decoded, Device, Direction,
+    Identity, Io, IoKind, LogicalUnit, Management, Nexus, Outcome, Plan, Request, Reservation, Responder,
+    Session, Started, TargetPort, Timeouts,
 };
 use lunette_scsi::{Cdb, Lun, Naa, Opcode, Protocol, ServiceResponse, TaskAttribute, TaskManagementFunction};
 use lunette_store::sim::Sim;
@@ -24,30 +24,16 @@ use std::sync::{Arc, Mutex};
 struct Toy;
 
 static READ: Command<Toy> = Command {
-    spec: CommandSpec {
-        opcode: Opcode::READ_10,
-        service_action: None,
-        name: "READ(10)",
-        usage: &[0x28, 0, 0, 0, 0, 0, 0, 0, 0, 0],
-        direction: Direction::In,
-        attention: Attention::Reported,
-        reservation: Reservation::Read,
-        timeouts: Timeouts::DATA,
-    },
+    spec: CommandSpec::new(Opcode::READ_10, &[0x28, 0, 0, 0, 0, 0, 0, 0, 0, 0], Direction::In)
+        .reservation(Reservation::Read)
+        .timeouts(Timeouts::DATA),
     decode: |_, _| Ok(Plan::Io(Io { kind: IoKind::Read, offset: 0, length: 1, granularity: 1 })),
 };
 
 static TWO_STEPS: Command<Toy> = Command {
-    spec: CommandSpec {
-        opcode: Opcode::VERIFY_10,
-        service_action: None,
-        name: "VERIFY(10)",
-        usage: &[0x2f, 0, 0, 0, 0, 0, 0, 0, 0, 0],
-        direction: Direction::None,
-        attention: Attention::Reported,
-        reservation: Reservation::Read,
-        timeouts: Timeouts::DATA,
-    },
+    spec: CommandSpec::new(Opcode::VERIFY_10, &[0x2f, 0, 0, 0, 0, 0, 0, 0, 0, 0], Direction::None)
+        .reservation(Reservation::Read)
+        .timeouts(Timeouts::DATA),
     decode: |toy, request| {
         let failed = toy.io_failed(
             &Io { kind: IoKind::Read, offset: 0, length: 1, granularity: 1 },
@@ -65,16 +51,7 @@ static TWO_STEPS: Command<Toy> = Command {
 
 /// Gives back the priority and the reference number that it came with.
 static ECHO: Command<Toy> = Command {
-    spec: CommandSpec {
-        opcode: Opcode::READ_BUFFER_10,
-        service_action: None,
-        name: "READ BUFFER(10)",
-        usage: &[0x3c, 0, 0, 0, 0, 0, 0, 0, 0, 0],
-        direction: Direction::In,
-        attention: Attention::Reported,
-        reservation: Reservation::Allowed,
-        timeouts: Timeouts::SHORT,
-    },
+    spec: CommandSpec::new(Opcode::READ_BUFFER_10, &[0x3c, 0, 0, 0, 0, 0, 0, 0, 0, 0], Direction::In),
     decode: |_, request| Ok(Plan::data(vec![request.priority, request.reference_number], 2)),
 };
 

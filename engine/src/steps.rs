@@ -1,0 +1,149 @@
+//! Carrying out work of several steps, for commands and in the background.
+
+use crate::LogicalUnit;
+use crate::engine::{Engine, Token};
+use crate::run::{Alarm, Idle, Progress, RunCell, RunFuture, Running, Step, Steps};
+use lunette_scsi::Sense;
+use lunette_store::{Cx, IoError, IoId, IoResult, Message, Post, ReactorId, Sg, Store, Submit};
+use std::collections::HashMap;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// How many steps are taken before others have their turn, when they complete at once.
+const STEPS_AT_A_TIME: usize = 16;
+
+/// How long work waits before it offers a busy store its next step again.
+const BUSY_WAIT: Duration = Duration::from_millis(1);
+
+/// Work in the background of one reactor: it has no nexus, and outlives the command that began it.
+#[derive(Default)]
+pub(crate) struct Background {
+    next: u32,
+    works: HashMap<u32, Work>,
+}
+
+struct Work {
+    running: Running,
+    store: Option<Rc<dyn Store>>,
+}
+
+impl LogicalUnit {
+    /// Begins work in the background, on a reactor where this unit lives. It goes on until it ends by itself.
+    pub fn begin<F>(self: &Arc<Self>, post: &dyn Post, work: impl FnOnce(Steps) -> F + Send + 'static)
+    where
+        F: Future<Output = Result<(), Sense>> + 'static,
+    {
+        let unit = self.clone();
+        let start = move |steps| -> RunFuture { Box::pin(work(steps)) };
+        let message: Message = Box::new(move |cx| Engine::on(cx).begin(&unit, start, cx));
+        post.post(self.home().first().copied().unwrap_or(ReactorId(0)), message);
+    }
+}
+
+impl Engine {
+    fn begin(&self, unit: &Arc<LogicalUnit>, start: impl FnOnce(Steps) -> RunFuture, cx: &mut dyn Cx) {
+        let store = self.task_set(unit, cx).store.clone();
+        let mut background = self.background.borrow_mut();
+        background.next += 1;
+        let number = background.next;
+        let cell = RunCell::new(Sg::empty(), Sg::empty(), Alarm::new(self.id(Token::Work(number)), cx));
+        let running = Running::new(cell.clone(), start(Steps::new(unit.clone(), cell)));
+        background.works.insert(number, Work { running, store });
+        drop(background);
+        self.go_on(number, None, cx);
+    }
+
+    /// A step of work in the background has completed.
+    pub(crate) fn go_on(&self, number: u32, answer: Option<IoResult>, cx: &mut dyn Cx) {
+        let mut background = self.background.borrow_mut();
+        let Some(Work { running, store }) = background.works.get_mut(&number) else { return };
+        if self.drive(running, store.as_ref(), self.id(Token::Work(number)), answer, cx).is_some() {
+            background.works.remove(&number);
+        }
+    }
+
+    /// Takes work as far as it goes without waiting; what it has come to if it has ended. `id` is told of its steps.
+    pub(crate) fn drive(
+        &self,
+        running: &mut Running,
+        store: Option<&Rc<dyn Store>>,
+        id: IoId,
+        mut answer: Option<IoResult>,
+        cx: &mut dyn Cx,
+    ) -> Option<Result<(), Sense>> {
+        for _ in 0..STEPS_AT_A_TIME {
+            let step = match running.proceed(answer) {
+                Progress::Done(result) => return Some(result),
+                Progress::Wants(step) => step,
+            };
+            let submitted = match store {
+                Some(store) => running.cell.with_op(&step, |op| store.submit(op, id, cx)),
+                None => running.cell.with_op(&step, |_| Submit::Done(Err(IoError::Gone))),
+            };
+            match submitted {
+                None => {
+                    self.take_other(step, running, id, cx);
+                    return None;
+                }
+                Some(Submit::Done(result)) => answer = Some(result),
+                Some(Submit::Queued) => return None,
+                Some(Submit::Full) => {
+                    running.put_back(step);
+                    cx.timer(BUSY_WAIT, id);
+                    return None;
+                }
+            }
+        }
+        cx.complete(id, answer?);
+        None
+    }
+
+    /// A step that is none of the store.
+    fn take_other(&self, step: Step, running: &mut Running, id: IoId, cx: &mut dyn Cx) {
+        match step {
+            Step::Call(work) => cx.blocking(work, id),
+            Step::Sleep(time) => {
+                running.rest(Idle::Timer);
+                cx.timer(time, id);
+            }
+            Step::Wait => running.rest(Idle::Alarm),
+            Step::Abort(nexuses) => {
+                let Token::Task(command) = Token::decode(id.token) else {
+                    unreachable!("a step of commands")
+                };
+                // Later, for the tasks are in use now.
+                Self::post(self.reactor, cx, move |engine, cx| {
+                    engine.abort_commands_of(nexuses, command, cx)
+                });
+            }
+            Step::Read { .. }
+            | Step::Write { .. }
+            | Step::Flush
+            | Step::Zero { .. }
+            | Step::Discard { .. }
+            | Step::Seek { .. } => unreachable!("the store has it"),
+        }
+    }
+
+    /// The alarm of some work rings.
+    pub(crate) fn rung(&self, token: u64, cx: &mut dyn Cx) {
+        match Token::decode(token) {
+            Token::Task(task) => {
+                let waited =
+                    self.tasks.borrow_mut().get(task).and_then(|task| task.running.as_mut()?.ring().into());
+                if waited == Some(true) {
+                    self.tell(Token::Task(task), Ok(0), cx);
+                }
+            }
+            Token::Work(number) => {
+                let waited =
+                    self.background.borrow_mut().works.get_mut(&number).map(|work| work.running.ring());
+                if waited == Some(true) {
+                    self.go_on(number, Some(Ok(0)), cx);
+                }
+            }
+            Token::Advance(_) | Token::Job(_) => {}
+        }
+    }
+}
