@@ -1,6 +1,6 @@
 //! The engine of one reactor: takes tasks from admission to their end.
 
-use crate::command::{Attention, Row, Unknown};
+use crate::command::{Attention, CommandSpec, Needs, Row, Unknown};
 use crate::hop::Hops;
 use crate::manage::{Jobs, Waits};
 use crate::plan::{Completion, Io, IoKind, Outcome, Plan, Reply, RunPlan};
@@ -121,7 +121,7 @@ impl Engine {
     pub(crate) fn admit(&self, itl: &Rc<Itl>, command: &CommandFrame<'_>, cx: &mut dyn Cx) -> Admission {
         match Self::plan(itl, command) {
             Ok(plan) => self.enter(itl, command, plan, cx),
-            Err(sense) => Admission::Ended(check_condition(itl.unit(), sense)),
+            Err(refusal) => Admission::Ended(refusal.outcome(itl.unit())),
         }
     }
 
@@ -143,7 +143,7 @@ impl Engine {
                 Admission::Admitted { task, .. } => self.start(task, data_out, data_in, cx),
                 Admission::Ended(outcome) => Started::Ended(outcome),
             },
-            Err(sense) => Started::Ended(check_condition(itl.unit(), sense)),
+            Err(refusal) => Started::Ended(refusal.outcome(itl.unit())),
         }
     }
 
@@ -178,15 +178,23 @@ impl Engine {
     }
 
     /// Finds out what a command wants done, unless something stands in its way.
-    fn plan(itl: &Rc<Itl>, command: &CommandFrame<'_>) -> Result<Plan, Sense> {
+    fn plan(itl: &Rc<Itl>, command: &CommandFrame<'_>) -> Result<Plan, Refusal> {
         let row = itl.unit().commands().find(command.cdb);
-        if !itl.shared.gate.is_open()
-            && row.map_or(Attention::Reported, |row| row.spec.attention) == Attention::Reported
+        if !itl.shared.gate.is_open() {
+            Self::pass_gate(itl, row.ok().map(|row| row.spec))?;
+        }
+        Self::decode(itl, row, command).map_err(Refusal::Sense)
+    }
+
+    /// Whether a command may be processed for all that has closed the gate; the order is that of SAM-5 5.3.
+    #[cold]
+    fn pass_gate(itl: &Itl, command: Option<&CommandSpec>) -> Result<(), Refusal> {
+        if command.is_none_or(|command| command.attention == Attention::Reported)
             && let Some(sense) = itl.nexus.take_attention(&itl.shared)
         {
-            return Err(sense);
+            return Err(Refusal::Sense(sense));
         }
-        Self::decode(itl, row, command)
+        command.map_or(Ok(()), |command| admits(itl, command))
     }
 
     fn decode(itl: &Rc<Itl>, row: Result<&Row, Unknown>, command: &CommandFrame<'_>) -> Result<Plan, Sense> {
@@ -260,6 +268,9 @@ impl Engine {
         let mut tasks = self.tasks.borrow_mut();
         let task = tasks.get(id)?;
         task.phase = Phase::Running;
+        if !task.itl.shared.gate.is_open() {
+            recheck(task);
+        }
         let plan = match task.plan.take()? {
             Plan::Io(io) if io.ends_inside_a_block(data_in) => {
                 Plan::run_in(io.length, async move |run| run.read_data_in(io).await)
@@ -422,6 +433,44 @@ impl Sink for Engine {
     }
 }
 
+/// Why a command is not processed.
+enum Refusal {
+    Sense(Sense),
+    /// RESERVATION CONFLICT.
+    Conflict,
+}
+
+impl Refusal {
+    #[cold]
+    fn outcome(self, unit: &LogicalUnit) -> Outcome {
+        match self {
+            Refusal::Sense(sense) => check_condition(unit, sense),
+            Refusal::Conflict => Outcome::status(Status::RESERVATION_CONFLICT),
+        }
+    }
+
+    fn reply(self) -> Reply {
+        match self {
+            Refusal::Sense(sense) => Reply::check_condition(sense),
+            Refusal::Conflict => {
+                Reply { status: Status::RESERVATION_CONFLICT, sense: None, data: Vec::new() }
+            }
+        }
+    }
+}
+
+/// Whether reservations and the state of the unit let a command be processed.
+fn admits(itl: &Itl, command: &CommandSpec) -> Result<(), Refusal> {
+    let gate = &itl.shared.gate;
+    if gate.excludes(command.reservation) {
+        return Err(Refusal::Conflict);
+    }
+    if command.needs == Needs::Ready && gate.is_unready() {
+        return itl.unit().ready().map_err(Refusal::Sense);
+    }
+    Ok(())
+}
+
 /// Whether a command with this plan runs as soon as it has come.
 #[inline]
 fn is_immediate(itl: &Itl, command: &CommandFrame<'_>, io: &Io, data_in: Sg<'_>) -> bool {
@@ -453,13 +502,25 @@ fn decode_again(task: &mut Task) {
     let itl = &task.itl;
     let unit = itl.unit();
     let Ok(row) = unit.commands().find(&task.cdb) else { return };
-    if row.spec.attention == Attention::Reported {
+    if let Err(refusal) = admits(itl, row.spec) {
+        task.plan = Some(Plan::Done(refusal.reply()));
+    } else if row.spec.attention == Attention::Reported {
         let &mut Task { ref cdb, data_out, priority, reference_number, .. } = task;
         let request = Request { cdb, data_out, priority, reference_number, unit, nexus: &itl.nexus };
         let refused = |sense| Plan::Done(Reply::check_condition(sense));
         let plan = unit.decode(row, &request).unwrap_or_else(refused);
         (task.wanted_in, task.wanted_out) = (plan.wanted_in(), plan.wanted_out());
         task.plan = Some(plan);
+    }
+}
+
+/// Looks again at what may have come between a command and its turn, or its data: it must not be processed after another
+/// nexus was told that it will not.
+#[cold]
+fn recheck(task: &mut Task) {
+    let row = task.itl.unit().commands().find(&task.cdb);
+    if let Some(refusal) = row.ok().and_then(|row| admits(&task.itl, row.spec).err()) {
+        task.plan = Some(Plan::Done(refusal.reply()));
     }
 }
 

@@ -50,12 +50,15 @@ mod mode;
 mod nexus;
 mod placeholder;
 mod plan;
+mod readiness;
 mod run;
+mod saved;
 mod session;
 pub mod spc;
 mod steps;
 mod task_set;
 mod tasks;
+mod turns;
 mod unit;
 
 pub use command::{
@@ -66,9 +69,12 @@ pub use identity::Identity;
 pub use mode::{ModePageSpec, PageControl};
 pub use nexus::{AttentionObserver, Nexus, NexusId, TargetPort};
 pub use plan::{Aborted, Completion, Io, IoKind, Outcome, Plan, Reply, Residual, RunPlan, RunStart};
+pub use readiness::{NotReady, Progress};
 pub use run::{Alarm, Run, RunFuture, Steps};
+pub use saved::{Saved, StateError, StateKeeper};
 pub use session::{Admission, CommandFrame, Management, Responder, Session, Started};
 pub use tasks::TaskId;
+pub use turns::Turn;
 pub use unit::LogicalUnit;
 
 #[cfg(test)]

@@ -1,8 +1,7 @@
 //! Target ports, initiator ports and the I_T nexuses between them (SAM-5 4.5 to 4.8).
 
-use crate::LogicalUnit;
 use crate::attention::Attentions;
-use crate::placeholder;
+use crate::{LogicalUnit, Reservation, placeholder};
 use lunette_scsi::designator::Protocol;
 use lunette_scsi::{AdditionalSense, Lun, Sense};
 use std::collections::{BTreeMap, HashMap};
@@ -194,19 +193,48 @@ pub(crate) struct Gate(AtomicU32);
 
 impl Gate {
     const ATTENTION: u32 = 1;
+    const NOT_READY: u32 = 1 << 1;
+    const EXCLUDED_FROM_READING: u32 = 1 << 2;
+    const EXCLUDED_FROM_WRITING: u32 = 1 << 3;
+    const EXCLUDED: u32 = 1 << 4;
 
     /// The one load of the hot path.
     pub(crate) fn is_open(&self) -> bool {
         self.0.load(Ordering::Acquire) == 0
     }
 
-    fn set_attention(&self, on: bool) {
+    /// Whether the unit is not ready.
+    pub(crate) fn is_unready(&self) -> bool {
+        self.0.load(Ordering::Acquire) & Self::NOT_READY != 0
+    }
+
+    /// Whether a reservation of another nexus excludes a command.
+    pub(crate) fn excludes(&self, reservation: Reservation) -> bool {
+        let excluding = match reservation {
+            Reservation::Exempt => 0,
+            Reservation::Allowed => Self::EXCLUDED,
+            Reservation::Read => Self::EXCLUDED | Self::EXCLUDED_FROM_READING,
+            Reservation::Write => Self::EXCLUDED | Self::EXCLUDED_FROM_WRITING,
+        };
+        self.0.load(Ordering::Acquire) & excluding != 0
+    }
+
+    fn set(&self, flags: u32, on: bool) {
         if on {
-            self.0.fetch_or(Self::ATTENTION, Ordering::AcqRel);
+            self.0.fetch_or(flags, Ordering::AcqRel);
         } else {
-            self.0.fetch_and(!Self::ATTENTION, Ordering::AcqRel);
+            self.0.fetch_and(!flags, Ordering::AcqRel);
         }
     }
+}
+
+/// What the reservations of others keep a nexus from.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub(crate) struct Exclusion {
+    pub(crate) from_reading: bool,
+    pub(crate) from_writing: bool,
+    /// From everything but what is exempt.
+    pub(crate) from_all: bool,
 }
 
 /// The state of one I_T_L nexus, shared by all reactors.
@@ -222,6 +250,18 @@ impl ItlNexus {
         let itl = Self { gate: Gate::default(), attentions: Mutex::default() };
         itl.establish(AdditionalSense::POWER_ON_RESET_OR_BUS_DEVICE_RESET_OCCURRED);
         Arc::new(itl)
+    }
+
+    /// What keeps commands that need a ready unit from being processed has come or gone.
+    pub(crate) fn set_ready(&self, ready: bool) {
+        self.gate.set(Gate::NOT_READY, !ready);
+    }
+
+    /// The verdict of the unit's reservations.
+    pub(crate) fn exclude(&self, verdict: Exclusion) {
+        self.gate.set(Gate::EXCLUDED_FROM_READING, verdict.from_reading);
+        self.gate.set(Gate::EXCLUDED_FROM_WRITING, verdict.from_writing);
+        self.gate.set(Gate::EXCLUDED, verdict.from_all);
     }
 
     pub(crate) fn establish(&self, condition: AdditionalSense) {
@@ -243,7 +283,7 @@ impl ItlNexus {
     fn with<R>(&self, act: impl FnOnce(&mut Attentions) -> R) -> R {
         let mut attentions = self.attentions.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
         let result = act(&mut attentions);
-        self.gate.set_attention(attentions.peek().is_some());
+        self.gate.set(Gate::ATTENTION, attentions.peek().is_some());
         result
     }
 }

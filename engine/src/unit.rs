@@ -3,7 +3,10 @@
 use crate::command::{CommandTable, Owner, Row};
 use crate::mode::{ModePages, PageControl};
 use crate::nexus::ItlNexus;
+use crate::readiness::NotReady;
+use crate::saved::{Saved, StateError, StateKeeper};
 use crate::task_set::Coordination;
+use crate::turns::Turns;
 use crate::{Decoded, Device, Identity, Nexus, NexusId, Request, spc};
 use lunette_scsi::mode::{ModePageCode, ModePageEntry};
 use lunette_scsi::{AdditionalSense, Sense};
@@ -25,6 +28,8 @@ pub struct LogicalUnit {
     commands: CommandTable,
     home: OnceLock<Box<[ReactorId]>>,
     flags: AtomicU32,
+    turns: Turns,
+    keeper: OnceLock<Arc<dyn StateKeeper>>,
     state: Mutex<State>,
     coordination: Mutex<Coordination>,
 }
@@ -32,8 +37,16 @@ pub struct LogicalUnit {
 /// What changes rarely and is looked at only off the hot path.
 #[derive(Default)]
 struct State {
-    nexuses: HashMap<NexusId, Weak<Nexus>>,
+    nexuses: HashMap<NexusId, Met>,
     modes: ModePages,
+    not_ready: Option<NotReady>,
+    saved: Saved,
+}
+
+/// A nexus that has met the unit.
+struct Met {
+    nexus: Weak<Nexus>,
+    itl: Weak<ItlNexus>,
 }
 
 /// Bits of the mode pages that commands look at, in one word.
@@ -66,6 +79,8 @@ impl LogicalUnit {
             commands,
             home: OnceLock::new(),
             flags: AtomicU32::new(0),
+            turns: Turns::default(),
+            keeper: OnceLock::new(),
             state: Mutex::default(),
             coordination: Mutex::default(),
         };
@@ -81,6 +96,64 @@ impl LogicalUnit {
     /// be said once, before the first session; said again, it has no effect.
     pub fn live_on(&self, reactors: impl Into<Box<[ReactorId]>>) {
         let _ = self.home.set(reactors.into());
+    }
+
+    /// Keeps the unit's state from now on, and puts the kept one into effect. To be said once, before the first session.
+    ///
+    /// # Errors
+    /// When the kept state cannot be used. The unit is then not ready: what it has forgotten, a reservation maybe, was
+    /// promised to somebody.
+    pub fn keep_state(&self, keeper: Arc<dyn StateKeeper>) -> Result<(), StateError> {
+        let kept =
+            keeper.load().and_then(|bytes| bytes.as_deref().map_or(Ok(Saved::default()), Saved::parse));
+        match kept {
+            Ok(saved) => {
+                self.set_saved(saved);
+                let _ = self.keeper.set(keeper);
+                Ok(())
+            }
+            Err(error) => {
+                let why = AdditionalSense::LOGICAL_UNIT_NOT_READY_MANUAL_INTERVENTION_REQUIRED;
+                self.set_not_ready(Some(NotReady::because(why)));
+                Err(error)
+            }
+        }
+    }
+
+    pub(crate) fn keeper(&self) -> Option<&Arc<dyn StateKeeper>> {
+        self.keeper.get()
+    }
+
+    /// The saved state.
+    pub fn saved(&self) -> Saved {
+        self.state().saved.clone()
+    }
+
+    pub(crate) fn set_saved(&self, saved: Saved) {
+        self.state().saved = saved;
+    }
+
+    pub(crate) fn turns(&self) -> &Turns {
+        &self.turns
+    }
+
+    /// Commands that need a ready unit are refused from now on, or no more.
+    pub fn set_not_ready(&self, why: Option<NotReady>) {
+        let mut state = self.state();
+        let ready = why.is_none();
+        state.not_ready = why;
+        // Still locked, so that no nexus misses it and the gates are those of the last change.
+        let itls = state.nexuses.values().filter_map(|met| met.itl.upgrade());
+        itls.for_each(|itl| itl.set_ready(ready));
+    }
+
+    /// Whether the unit is ready for commands that need that; TEST UNIT READY's answer.
+    ///
+    /// # Errors
+    /// The sense data of such commands.
+    pub fn ready(&self) -> Result<(), Sense> {
+        self.device.ready()?;
+        self.state().not_ready.as_ref().map_or(Ok(()), |why| Err(why.sense()))
     }
 
     /// The reactors that it is bound to.
@@ -160,7 +233,7 @@ impl LogicalUnit {
 
     /// The nexuses that know this unit. They are called with no lock held.
     fn nexuses(&self) -> Vec<Arc<Nexus>> {
-        self.state().nexuses.values().filter_map(Weak::upgrade).collect()
+        self.state().nexuses.values().filter_map(|met| met.nexus.upgrade()).collect()
     }
 
     /// The state of a new I_T_L nexus; [`Nexus::itl`] keeps it.
@@ -170,8 +243,10 @@ impl LogicalUnit {
             itl.take_attention();
         } else {
             let mut state = self.state();
-            state.nexuses.retain(|_, nexus| nexus.strong_count() > 0);
-            state.nexuses.insert(nexus.id(), nexus.this().clone());
+            state.nexuses.retain(|_, met| met.nexus.strong_count() > 0);
+            let met = Met { nexus: nexus.this().clone(), itl: Arc::downgrade(&itl) };
+            state.nexuses.insert(nexus.id(), met);
+            itl.set_ready(state.not_ready.is_none());
         }
         itl
     }

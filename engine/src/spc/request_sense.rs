@@ -14,7 +14,7 @@ pub(crate) static REQUEST_SENSE: PrimaryCommand = PrimaryCommand {
 /// Sense data always comes with a status here, so what is left to ask for is a unit attention or why the unit is not ready.
 fn decode(unit: &LogicalUnit, request: &Request<'_>) -> Decoded {
     let pending = request.nexus.take_attention(&request.nexus.itl(request.unit));
-    let sense = pending.or_else(|| unit.device().ready().err()).unwrap_or(Sense::NO_SENSE);
+    let sense = pending.or_else(|| unit.ready().err()).unwrap_or(Sense::NO_SENSE);
     let format = if request.cdb.bit(1, 0) { SenseFormat::Descriptor } else { SenseFormat::Fixed };
     Ok(Plan::data(sense.encode(format).to_vec(), u64::from(request.cdb.u8(4))))
 }

@@ -6,5 +6,5 @@ use lunette_scsi::Opcode;
 
 pub(crate) static TEST_UNIT_READY: PrimaryCommand = PrimaryCommand {
     spec: CommandSpec::new(Opcode::TEST_UNIT_READY, &[0x00, 0x00, 0x00, 0x00, 0x00, 0x00], Direction::None),
-    decode: |unit, _| unit.device().ready().map(|()| Plan::good()),
+    decode: |unit, _| unit.ready().map(|()| Plan::good()),
 };

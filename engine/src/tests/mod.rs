@@ -4,6 +4,7 @@ mod hop;
 mod ordering;
 mod room;
 mod simulation;
+mod steps;
 mod task_management;
 mod units;
 
@@ -55,7 +56,8 @@ static ECHO: Command<Toy> = Command {
     decode: |_, request| Ok(Plan::data(vec![request.priority, request.reference_number], 2)),
 };
 
-static COMMANDS: [&Command<Toy>; 3] = [&READ, &TWO_STEPS, &ECHO];
+static COMMANDS: [&Command<Toy>; 7] =
+    [&READ, &TWO_STEPS, &ECHO, &steps::TAKE_TURN, &steps::SLEEP, &steps::ABORT_OTHERS, &steps::SAVE];
 
 impl Device for Toy {
     fn peripheral(&self) -> u8 {
@@ -238,6 +240,11 @@ impl Rig {
         while self.at_store() > 0 {
             self.complete_one(Ok(1));
         }
+    }
+
+    fn pass(&mut self, time: std::time::Duration) {
+        self.sim.advance(time);
+        self.sim.settle();
     }
 
     /// The same, also for steps that wait for room in the store.

@@ -1,0 +1,112 @@
+//! What a logical unit saves: state that is not configuration and outlives the program.
+
+use crate::turns::Turn;
+use crate::{LogicalUnit, Steps};
+use lunette_scsi::{AdditionalSense, Sense};
+use lunette_store::IoError;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+use std::collections::BTreeMap;
+
+/// Keeps the state of one logical unit.
+pub trait StateKeeper: Send + Sync {
+    /// What was saved last; `None` if nothing ever was.
+    ///
+    /// # Errors
+    /// When it cannot be read, or is not what was saved.
+    fn load(&self) -> Result<Option<Vec<u8>>, StateError>;
+
+    /// Saves `state` in place of what was saved before. It survives a power loss when this returns; if it fails, either one
+    /// or the other does. May block.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    fn save(&self, state: &[u8]) -> Result<(), StateError>;
+}
+
+/// Why state cannot be read or saved, for people.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct StateError(pub String);
+
+/// The saved state, by the names of its sections. What an older or newer program has left is kept.
+#[derive(Clone, PartialEq, Default, Debug)]
+pub struct Saved(BTreeMap<String, Value>);
+
+impl Saved {
+    /// Reads what [`encode`](Self::encode) has made.
+    pub(crate) fn parse(bytes: &[u8]) -> Result<Self, StateError> {
+        serde_json::from_slice(bytes).map(Self).map_err(|error| StateError(format!("damaged state: {error}")))
+    }
+
+    pub(crate) fn encode(&self) -> Result<Vec<u8>, StateError> {
+        serde_json::to_vec_pretty(&self.0).map_err(|error| StateError(error.to_string()))
+    }
+
+    /// A section, or its default if it was never saved.
+    ///
+    /// # Errors
+    /// When there is something else in its place.
+    pub fn get<T: DeserializeOwned + Default>(&self, section: &str) -> Result<T, StateError> {
+        let Some(value) = self.0.get(section) else { return Ok(T::default()) };
+        let damaged = |error| StateError(format!("damaged state, section `{section}`: {error}"));
+        T::deserialize(value).map_err(damaged)
+    }
+
+    /// Sets a section.
+    ///
+    /// # Errors
+    /// When it cannot be written as JSON.
+    pub fn set<T: Serialize>(&mut self, section: &str, value: &T) -> Result<(), StateError> {
+        let value = serde_json::to_value(value).map_err(|error| StateError(error.to_string()))?;
+        self.0.insert(section.to_owned(), value);
+        Ok(())
+    }
+}
+
+impl Steps {
+    /// Waits for the right to change the unit's state, which one has at a time.
+    ///
+    /// # Errors
+    /// When the command was aborted.
+    pub async fn turn(&self) -> Result<Turn, Sense> {
+        let taken = self.unit.turns().take(self).await;
+        taken.map_err(|_| Sense::aborted_command(AdditionalSense::NO_ADDITIONAL_SENSE_INFORMATION))
+    }
+
+    /// Sets one section of the saved state, and then puts `apply` into effect: not before it survives a power loss, and
+    /// also if the command is aborted meanwhile. A unit of which nothing is kept only applies it.
+    ///
+    /// # Errors
+    /// HARDWARE ERROR when it cannot be saved; nothing has changed then, as far as that can be known.
+    pub async fn save<T: Serialize>(
+        &self,
+        _: &Turn,
+        section: &str,
+        value: &T,
+        apply: impl FnOnce(&LogicalUnit) + Send + 'static,
+    ) -> Result<(), Sense> {
+        let failed = || Sense::hardware_error(AdditionalSense::INTERNAL_TARGET_FAILURE);
+        let Some(keeper) = self.unit.keeper().cloned() else {
+            apply(&self.unit);
+            return Ok(());
+        };
+        let mut saved = self.unit.saved();
+        let bytes = saved.set(section, value).and_then(|()| saved.encode()).map_err(|_| failed())?;
+        let unit = self.unit.clone();
+        let save = move || {
+            keeper.save(&bytes).map_err(|_| IoError::Gone)?;
+            unit.set_saved(saved);
+            apply(&unit);
+            Ok(0)
+        };
+        match self.call(save).await {
+            Ok(_) => Ok(()),
+            Err(IoError::Aborted) => {
+                Err(Sense::aborted_command(AdditionalSense::NO_ADDITIONAL_SENSE_INFORMATION))
+            }
+            Err(_) => Err(failed()),
+        }
+    }
+}
