@@ -45,7 +45,7 @@ impl Engine {
     fn begin(&self, unit: &Arc<LogicalUnit>, start: impl FnOnce(Steps) -> RunFuture, cx: &mut dyn Cx) {
         let store = self.task_set(unit, cx).store.clone();
         let mut background = self.background.borrow_mut();
-        background.next += 1;
+        background.next = background.next.wrapping_add(1);
         let number = background.next;
         let cell = RunCell::new(Sg::empty(), Sg::empty(), Alarm::new(self.id(Token::Work(number)), cx));
         let running = Running::new(cell.clone(), start(Steps::new(unit.clone(), cell)));
