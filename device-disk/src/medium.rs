@@ -1,10 +1,11 @@
 //! Steps on the medium that several commands take, in pieces of bounded size.
 
 use crate::extent::{Extent, Geometry};
-use lunette_engine::{Io, IoKind, Run};
+use lunette_engine::{Io, IoKind, Run, Steps};
 use lunette_scsi::Sense;
 use lunette_scsi::lba_status::ProvisioningStatus;
 use lunette_store::{IoError, IoResult, Memory, SeekTarget};
+use std::ops::Deref;
 use std::rc::Rc;
 
 /// The most bytes that are read, compared or written at a time; a multiple of every block length.
@@ -12,13 +13,13 @@ const STEP: u64 = 256 << 10;
 /// Bytes that are given back or cleared at a time, where that is not done by writing.
 const LARGE_STEP: u64 = 1 << 30;
 
-/// The medium of one command in progress.
-pub(crate) struct Medium {
-    pub(crate) run: Run,
+/// The medium of one command in progress, or of work in the background.
+pub(crate) struct Medium<R = Run> {
+    pub(crate) run: R,
     pub(crate) geometry: Geometry,
 }
 
-impl Medium {
+impl<R: Deref<Target = Steps>> Medium<R> {
     /// Reads a range, to learn whether it can be read.
     pub(crate) async fn read_through(&self, extent: Extent) -> Result<(), Sense> {
         let step = self.step(extent);
@@ -33,7 +34,7 @@ impl Medium {
     pub(crate) async fn compare(
         &self,
         extent: Extent,
-        expected: impl Fn(&Run, u64, u64) -> Vec<u8>,
+        expected: impl Fn(&R, u64, u64) -> Vec<u8>,
     ) -> Result<(), Sense> {
         let step = self.step(extent);
         let memory = Rc::new(Memory::zeroed(step as usize));
@@ -47,37 +48,6 @@ impl Medium {
             }
         }
         Ok(())
-    }
-
-    /// Hands over what a range holds, each byte combined with its byte of data-out by exclusive or, and then writes
-    /// data-out there if `write`.
-    pub(crate) async fn exchange(&self, extent: Extent, write: bool, durable: bool) -> Result<(), Sense> {
-        let step = self.step(extent);
-        let memory = Rc::new(Memory::zeroed(step as usize));
-        for part in extent.steps(step) {
-            self.read(part, &memory).await?;
-            let at = part.offset - extent.offset;
-            // One copy, for what is written has to be what was combined, whatever the initiator's memory holds by then.
-            let new = self.run.data_out(at, part.length);
-            let combined: Vec<u8> = memory.to_vec().iter().zip(&new).map(|(old, new)| old ^ new).collect();
-            self.run.put_data_in(at, &combined);
-            if write {
-                let new = Rc::new(Memory::from_bytes(&new));
-                let result = self.run.write(part.offset, &new, part.length, durable).await;
-                self.check(IoKind::Write { durable }, part, result)?;
-            }
-        }
-        Ok(())
-    }
-
-    /// Writes data-out to a range, as many whole blocks as there are; returns which.
-    pub(crate) async fn write_data_out(&self, extent: Extent, durable: bool) -> Result<Extent, Sense> {
-        let extent = extent.cut(self.run.data_out_len(), self.geometry);
-        if extent.length > 0 {
-            let result = self.run.write_data_out(extent.offset, 0..extent.length, durable).await;
-            self.check(IoKind::Write { durable }, extent, result)?;
-        }
-        Ok(extent)
     }
 
     /// Writes `block` to every block of a range.
@@ -161,5 +131,38 @@ impl Medium {
 
     fn io(&self, kind: IoKind, offset: u64, length: u64) -> Io {
         Io { kind, offset, length, granularity: self.geometry.block_length }
+    }
+}
+
+impl Medium {
+    /// Hands over what a range holds, each byte combined with its byte of data-out by exclusive or, and then writes
+    /// data-out there if `write`.
+    pub(crate) async fn exchange(&self, extent: Extent, write: bool, durable: bool) -> Result<(), Sense> {
+        let step = self.step(extent);
+        let memory = Rc::new(Memory::zeroed(step as usize));
+        for part in extent.steps(step) {
+            self.read(part, &memory).await?;
+            let at = part.offset - extent.offset;
+            // One copy, for what is written has to be what was combined, whatever the initiator's memory holds by then.
+            let new = self.run.data_out(at, part.length);
+            let combined: Vec<u8> = memory.to_vec().iter().zip(&new).map(|(old, new)| old ^ new).collect();
+            self.run.put_data_in(at, &combined);
+            if write {
+                let new = Rc::new(Memory::from_bytes(&new));
+                let result = self.run.write(part.offset, &new, part.length, durable).await;
+                self.check(IoKind::Write { durable }, part, result)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes data-out to a range, as many whole blocks as there are; returns which.
+    pub(crate) async fn write_data_out(&self, extent: Extent, durable: bool) -> Result<Extent, Sense> {
+        let extent = extent.cut(self.run.data_out_len(), self.geometry);
+        if extent.length > 0 {
+            let result = self.run.write_data_out(extent.offset, 0..extent.length, durable).await;
+            self.check(IoKind::Write { durable }, extent, result)?;
+        }
+        Ok(extent)
     }
 }

@@ -195,7 +195,7 @@ fn lists_of_any_length_are_answered() {
     let whole = [&[0; 4][..], &control(false, false)].concat();
     for length in 1..whole.len() {
         let answer = select_6(&mut rig, &whole[..length]);
-        if length == 4 { assert_eq!(answer.good(), []) } else { assert_eq!(answer.refused(), LIST_LENGTH) }
+        if length == 4 { assert_eq!(answer.good(), b"") } else { assert_eq!(answer.refused(), LIST_LENGTH) }
     }
     assert_eq!(rig.ask(&[0x15, 0x10, 0, 0, 16, 0], &whole[..10], 0).refused(), LIST_LENGTH);
     for length in 0..=64 {

@@ -28,7 +28,7 @@ fn a_length_of_zero_is_256_blocks_in_the_6_byte_form_only() {
     let mut rig = Rig::new();
     assert_eq!(rig.ask(&cdb(Opcode::READ_6, 0, 0), &[], 1 << 20).good().len(), 256 * 512);
     for opcode in &READS[1..] {
-        assert_eq!(rig.ask(&cdb(*opcode, 0, 0), &[], 512).good(), []);
+        assert_eq!(rig.ask(&cdb(*opcode, 0, 0), &[], 512).good(), b"");
     }
     assert_eq!(rig.seen(), [Seen::Read(0, 131_072)]);
 }
