@@ -2,8 +2,8 @@
 
 use crate::{Disk, Options};
 use lunette_engine::{
-    CommandFrame, Completion, Identity, LogicalUnit, Management, Nexus, Outcome, Responder, Session, Started,
-    TargetPort,
+    CommandFilter, CommandFrame, Completion, Identity, LogicalUnit, Management, Nexus, Outcome, Responder,
+    Session, Started, TargetPort,
 };
 use lunette_scsi::designator::Protocol;
 use lunette_scsi::{Cdb, Lun, Naa, Opcode, ServiceResponse, Status, TaskManagementFunction};
@@ -164,15 +164,31 @@ impl Rig {
         Self::over(options, Arc::new(Ram::new(SIZE).unwrap()), change)
     }
 
+    /// A disk that only carries out what passes a filter.
+    pub(crate) fn filtered(filter: &str) -> Self {
+        let store = Arc::new(Ram::new(SIZE).unwrap());
+        Self::build(Options::default(), store, |_| {}, &filter.parse().unwrap())
+    }
+
     /// A disk over another store.
     pub(crate) fn over(options: Options, inner: Arc<dyn Backing>, change: impl FnOnce(&mut Caps)) -> Self {
+        Self::build(options, inner, change, &CommandFilter::default())
+    }
+
+    fn build(
+        options: Options,
+        inner: Arc<dyn Backing>,
+        change: impl FnOnce(&mut Caps),
+        filter: &CommandFilter,
+    ) -> Self {
         let mut caps = Caps { logical_block: options.block_length, ..inner.caps().clone() };
         change(&mut caps);
         let seen = Arc::default();
         let disk = Disk::new(&options, &caps).unwrap();
         let store = Watched { inner, caps, seen: Arc::clone(&seen) };
         let identity = Identity::new("0001", Naa::locally_assigned(1));
-        let unit = LogicalUnit::new("disk", identity, Box::new(disk), Some(Arc::new(store)));
+        let store: Option<Arc<dyn Backing>> = Some(Arc::new(store));
+        let unit = LogicalUnit::filtered("disk", identity, Box::new(disk), store, filter);
         let units = BTreeMap::from([(0, unit.clone())]);
         let port = TargetPort::new("target,t,0x0001", 1, Protocol::ISCSI, units);
         let mut rig = Self { sim: Sim::new(1), unit, port, initiators: Vec::new(), seen };

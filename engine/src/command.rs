@@ -1,6 +1,6 @@
 //! The command table: one row per opcode, from which everything else about commands is derived.
 
-use crate::{LogicalUnit, Nexus, Plan};
+use crate::{CommandFilter, LogicalUnit, Nexus, Plan};
 use lunette_scsi::{Cdb, Opcode, Sense, command_name};
 use std::sync::Arc;
 use std::time::Duration;
@@ -186,6 +186,8 @@ pub(crate) struct CommandTable {
     rows: Vec<Row>,
     /// For each operation code the rows that have it.
     by_opcode: Box<[(u16, u16); 256]>,
+    /// Commands that a filter has taken out.
+    refused: Vec<(u8, Option<u16>)>,
 }
 
 /// Who decodes a row.
@@ -217,6 +219,7 @@ impl CommandTable {
     pub(crate) fn new(
         primary: impl Iterator<Item = &'static CommandSpec>,
         device: impl Iterator<Item = &'static CommandSpec>,
+        filter: &CommandFilter,
     ) -> Self {
         let mut rows: Vec<Row> =
             device.enumerate().map(|(n, spec)| Row::new(spec, Owner::Device(n))).collect();
@@ -225,13 +228,15 @@ impl CommandTable {
                 rows.push(Row::new(spec, Owner::Primary(n)));
             }
         }
+        let passes = |row: &Row| filter.passes(row.spec.opcode, row.spec.service_action);
+        let refused = rows.extract_if(.., |row| !passes(row)).map(|row| row.key()).collect();
         rows.sort_by_key(Row::key);
         let by_opcode = std::array::from_fn(|opcode| {
             let first = rows.partition_point(|row| usize::from(row.spec.opcode.0) < opcode);
             let end = rows.partition_point(|row| usize::from(row.spec.opcode.0) <= opcode);
             (first as u16, end as u16)
         });
-        Self { rows, by_opcode: Box::new(by_opcode) }
+        Self { rows, by_opcode: Box::new(by_opcode), refused }
     }
 
     pub(crate) fn rows(&self) -> &[Row] {
@@ -251,7 +256,11 @@ impl CommandTable {
             [] => Err(Unknown::OperationCode),
             rows => {
                 let action = cdb.service_action();
-                rows.iter().find(|row| row.spec.service_action == action).ok_or(Unknown::ServiceAction)
+                let row = rows.iter().find(|row| row.spec.service_action == action);
+                row.ok_or_else(|| match self.refused.contains(&(cdb.opcode().0, action)) {
+                    true => Unknown::OperationCode,
+                    false => Unknown::ServiceAction,
+                })
             }
         }
     }

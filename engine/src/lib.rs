@@ -43,6 +43,7 @@ mod attention;
 mod command;
 mod device;
 mod engine;
+mod filter;
 mod hop;
 mod identity;
 mod manage;
@@ -65,6 +66,7 @@ pub use command::{
     Attention, Command, CommandSpec, Decoded, Direction, Needs, Request, Reservation, Timeouts,
 };
 pub use device::{Device, sense_of};
+pub use filter::{CommandFilter, FilterError};
 pub use identity::Identity;
 pub use mode::{ModePageSpec, PageControl};
 pub use nexus::{AttentionObserver, Nexus, NexusId, TargetPort};

@@ -7,7 +7,7 @@ use crate::readiness::NotReady;
 use crate::saved::{Saved, StateError, StateKeeper};
 use crate::task_set::Coordination;
 use crate::turns::Turns;
-use crate::{Decoded, Device, Identity, Nexus, NexusId, Request, spc};
+use crate::{CommandFilter, Decoded, Device, Identity, Nexus, NexusId, Request, spc};
 use lunette_scsi::mode::{ModePageCode, ModePageEntry};
 use lunette_scsi::{AdditionalSense, Sense};
 use lunette_store::{Backing, ReactorId};
@@ -66,10 +66,21 @@ impl LogicalUnit {
         device: Box<dyn Device>,
         backing: Option<Arc<dyn Backing>>,
     ) -> Arc<Self> {
+        Self::filtered(name, identity, device, backing, &CommandFilter::default())
+    }
+
+    /// The same, with only the commands that pass `filter`.
+    pub fn filtered(
+        name: impl Into<String>,
+        identity: Identity,
+        device: Box<dyn Device>,
+        backing: Option<Arc<dyn Backing>>,
+        filter: &CommandFilter,
+    ) -> Arc<Self> {
         static NEXT: AtomicU64 = AtomicU64::new(0);
         let primary: &[&'static spc::PrimaryCommand] =
             if device.is_placeholder() { &[] } else { spc::COMMANDS };
-        let commands = CommandTable::new(primary.iter().map(|row| &row.spec), device.commands());
+        let commands = CommandTable::new(primary.iter().map(|row| &row.spec), device.commands(), filter);
         let mut unit = Self {
             number: NEXT.fetch_add(1, Ordering::Relaxed),
             name: name.into(),

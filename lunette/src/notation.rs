@@ -2,6 +2,7 @@
 
 use crate::size;
 use crate::state::MAX_SERIAL;
+use lunette_engine::CommandFilter;
 use lunette_scsi::Naa;
 use lunette_store::layer::fault;
 use lunette_transport_vhost_user::MAX_REQUEST_QUEUES;
@@ -41,6 +42,8 @@ pub(crate) struct UnitSpec {
     pub(crate) rotational: Option<bool>,
     /// Whether the medium can be removed.
     pub(crate) removable: bool,
+    /// The commands that it carries out.
+    pub(crate) filter: CommandFilter,
     /// Injected faults, for tests.
     pub(crate) fault: Option<fault::Plan>,
 }
@@ -67,7 +70,7 @@ pub(crate) const MAX_LUNS: u32 = 16384;
 
 /// The keys, for error messages.
 const KEYS: &str =
-    "target, lun, queues, size, block, direct, inline, serial, wwn, name, rotational, removable";
+    "target, lun, queues, size, block, direct, inline, serial, wwn, name, rotational, removable, filter";
 
 impl NotationError {
     pub(crate) fn new(text: &str, why: String) -> Self {
@@ -139,6 +142,7 @@ impl UnitSpec {
             name: None,
             rotational: None,
             removable: false,
+            filter: CommandFilter::default(),
             fault: None,
         }
     }
@@ -170,6 +174,9 @@ impl UnitSpec {
             "name" => self.name = Some(printable(key, value, 64)?),
             "rotational" => self.rotational = Some(switch(key, value)?),
             "removable" => self.removable = switch(key, value)?,
+            "filter" => {
+                self.filter = value.parse().map_err(|error| format!("filter={value}: {error}"))?;
+            }
             "fault" => self.fault = Some(value.parse().map_err(|error| format!("fault={value}: {error}"))?),
             _ => return Err(format!("there is no key `{key}`; the keys are {KEYS}")),
         }
@@ -292,6 +299,13 @@ mod tests {
     }
 
     #[test]
+    fn filters_are_understood() {
+        let unit: UnitSpec = "disk:/a,filter=deny:unmap+write-same+9e/12,w".parse().unwrap();
+        assert!(!unit.filter.passes(lunette_scsi::Opcode::UNMAP, None));
+        assert_eq!(unit.filter, "deny:UNMAP+WRITE SAME+9E/12".parse().unwrap());
+    }
+
+    #[test]
     fn errors_say_what_is_wrong() {
         for (text, part) in [
             ("/a.img", "TYPE:STORE"),
@@ -312,6 +326,7 @@ mod tests {
             ("disk:/a,queues=254", "from 0 to 253"),
             ("disk:/a,wwn=12", "wwn=12"),
             ("disk:/a,serial=", "printable"),
+            ("disk:/a,filter=deny:unmapp", "no command `unmapp`"),
             ("disk:ram:1000", "multiple of the block size"),
             ("disk:ram:1M,size=1M", "size= is for files"),
             ("disk:ram:1M,direct=on", "are for files"),

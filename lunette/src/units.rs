@@ -169,7 +169,7 @@ fn build(spec: &UnitSpec, at: Address, opened: Opened, record: &Record) -> Resul
         0 => format!("lun{}", at.lun),
         target => format!("target{target}-lun{}", at.lun),
     });
-    let unit = LogicalUnit::new(name, identity, Box::new(disk), Some(opened.backing));
+    let unit = LogicalUnit::filtered(name, identity, Box::new(disk), Some(opened.backing), &spec.filter);
     Ok(Unit { unit, description: opened.description, queues: spec.queues.clone() })
 }
 

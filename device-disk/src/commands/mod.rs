@@ -6,9 +6,11 @@ use lunette_engine::{Command, CommandSpec, Direction, Request, Reservation, Run,
 use lunette_scsi::{AdditionalSense, Cdb, Opcode, Sense, Transfer};
 
 mod get_lba_status;
+mod pre_fetch;
 mod prevent_allow;
 mod read;
 mod read_capacity;
+mod read_defect_data;
 mod start_stop;
 mod synchronize_cache;
 mod unmap;
@@ -51,6 +53,10 @@ static COMMANDS: &[(On, &DiskCommand)] = &[
     (On::All, &synchronize_cache::SYNCHRONIZE_CACHE_16),
     (On::All, &read_capacity::READ_CAPACITY_10),
     (On::All, &read_capacity::READ_CAPACITY_16),
+    (On::All, &pre_fetch::PRE_FETCH_10),
+    (On::All, &pre_fetch::PRE_FETCH_16),
+    (On::All, &read_defect_data::READ_DEFECT_DATA_10),
+    (On::All, &read_defect_data::READ_DEFECT_DATA_12),
     (On::All, &get_lba_status::GET_LBA_STATUS_16),
     (On::All, &get_lba_status::GET_LBA_STATUS_32),
     (On::Full, &write_same::WRITE_SAME_10),

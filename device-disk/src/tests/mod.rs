@@ -3,6 +3,7 @@
 mod caching;
 mod identity;
 mod lba_status;
+mod maintenance;
 mod mode;
 mod operation_codes;
 mod properties;

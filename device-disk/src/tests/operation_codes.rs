@@ -99,3 +99,27 @@ fn every_row_is_well_formed() {
         assert_eq!(count, table(&rig).len(), "no command has two rows");
     }
 }
+
+#[test]
+fn commands_that_are_filtered_out_are_not_there() {
+    let mut rig = Rig::filtered("deny:write-10+get-lba-status");
+    let status = [0x9e, 0x12, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 32, 0, 0];
+    assert_eq!(rig.ask(&cdb(Opcode::WRITE_10, 0, 1), &pattern(1), 0).refused(), INVALID_OPCODE);
+    assert_eq!(rig.ask(&status, &[], 32).refused(), INVALID_OPCODE);
+    let capacity = [0x9e, 0x10, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 32, 0, 0];
+    rig.ask(&capacity, &[], 32).good();
+    rig.write(0, &pattern(1));
+    for (options, opcode, action) in [(1, 0x2a, 0), (2, 0x9e, 0x12), (2, 0x7f, 0x12), (3, 0x2a, 0)] {
+        assert_eq!(report(&mut rig, options, opcode, action).good(), [0, 1, 0, 0]);
+    }
+    let all = report(&mut rig, 0, 0, 0).good();
+    let listed = |opcode, action| all[4..].chunks(8).any(|row| (row[0], row[3]) == (opcode, action));
+    assert!(!listed(0x2a, 0) && !listed(0x9e, 0x12) && !listed(0x7f, 0x12));
+    assert!(listed(0x8a, 0) && listed(0x9e, 0x10));
+
+    let mut rig = Rig::filtered("allow:read");
+    rig.ask(&[0; 6], &[], 0).good();
+    assert_eq!(rig.ask(&cdb(Opcode::READ_10, 0, 1), &[], 512).good().len(), 512);
+    assert_eq!(rig.ask(&cdb(Opcode::READ_16, 0, 1), &[], 512).good().len(), 512);
+    assert_eq!(report(&mut rig, 0, 0, 0).refused(), INVALID_OPCODE);
+}

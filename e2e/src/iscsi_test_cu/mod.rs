@@ -46,12 +46,13 @@ pub struct Outcome {
 pub struct Suite {
     urls: Vec<String>,
     limit: Duration,
+    only: fn(&str) -> bool,
 }
 
 impl Suite {
     /// Runs as many tests at a time as there are URLs, each on a logical unit of its own.
     pub fn new(urls: impl IntoIterator<Item = String>) -> Suite {
-        Suite { urls: urls.into_iter().collect(), limit: Duration::from_secs(180) }
+        Suite { urls: urls.into_iter().collect(), limit: Duration::from_secs(180), only: |_| true }
     }
 
     /// The time limit of one test: 180 s unless set. A test that hangs costs this long.
@@ -60,10 +61,17 @@ impl Suite {
         self
     }
 
+    /// Only the tests whose names, as in `Read10.Simple`, are wanted.
+    pub fn only(mut self, wanted: fn(&str) -> bool) -> Suite {
+        self.only = wanted;
+        self
+    }
+
     /// Runs every test and gives the outcomes in the order of the suite's own list. Each test is a
     /// process of its own, so a hang or a crash costs one test.
     pub fn run(&self) -> Result<Vec<Outcome>> {
-        let tests = list()?;
+        let mut tests = list()?;
+        tests.retain(|test| (self.only)(&test.name));
         let shim = include_str!("show_skips.c");
         let shim = tools::preload_library("show_skips", shim)?;
         let queue = Mutex::new(tests.iter().enumerate());

@@ -2,7 +2,7 @@
 
 use super::PrimaryCommand;
 use crate::command::Row;
-use crate::{CommandSpec, Decoded, Direction, LogicalUnit, Plan, Request, Timeouts};
+use crate::{CommandSpec, Decoded, Direction, LogicalUnit, Plan, Request, Reservation, Timeouts};
 use lunette_scsi::{Opcode, Sense, service_action};
 
 pub(crate) static REPORT_SUPPORTED_OPERATION_CODES: PrimaryCommand = PrimaryCommand {
@@ -11,7 +11,8 @@ pub(crate) static REPORT_SUPPORTED_OPERATION_CODES: PrimaryCommand = PrimaryComm
         &[0xa3, 0x0c, 0x87, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x00, 0x00],
         Direction::In,
     )
-    .action(service_action::REPORT_SUPPORTED_OPERATION_CODES),
+    .action(service_action::REPORT_SUPPORTED_OPERATION_CODES)
+    .reservation(Reservation::Read),
     decode,
 };
 
