@@ -47,6 +47,8 @@ pub enum Reservation {
 pub enum Needs {
     /// Nothing: it is processed also while the unit is not ready.
     Nothing,
+    /// A unit that no background operation keeps busy, though it may have stopped or have no medium.
+    Idle,
     /// A unit that is ready: one with a medium, that no background operation keeps busy.
     Ready,
 }
@@ -90,8 +92,10 @@ pub struct CommandSpec {
     pub direction: Direction,
     /// What a pending unit attention does to it.
     pub attention: Attention,
-    /// What a reservation of another nexus does to it.
+    /// What a reservation of another nexus does to it, at most.
     pub reservation: Reservation,
+    /// The same where it depends on the CDB.
+    pub reservation_by: Option<fn(&Cdb) -> Reservation>,
     /// What it needs of its logical unit.
     pub needs: Needs,
     /// Time-outs.
@@ -113,6 +117,7 @@ impl CommandSpec {
             direction,
             attention: Attention::Reported,
             reservation: Reservation::Allowed,
+            reservation_by: None,
             needs: Needs::Nothing,
             timeouts: Timeouts::SHORT,
         }
@@ -137,6 +142,21 @@ impl CommandSpec {
     /// What a reservation of another nexus does to it.
     pub const fn reservation(self, reservation: Reservation) -> Self {
         Self { reservation, ..self }
+    }
+
+    /// What a reservation of another nexus does to it depends on the CDB; `reservation` is the most that it does.
+    pub const fn reservation_by(self, reservation: Reservation, by: fn(&Cdb) -> Reservation) -> Self {
+        Self { reservation, reservation_by: Some(by), ..self }
+    }
+
+    /// What a reservation of another nexus does to `cdb`.
+    pub fn reservation_of(&self, cdb: &Cdb) -> Reservation {
+        self.reservation_by.map_or(self.reservation, |by| by(cdb))
+    }
+
+    /// It needs a unit that no background operation keeps busy.
+    pub const fn when_idle(self) -> Self {
+        Self { needs: Needs::Idle, ..self }
     }
 
     /// It needs a unit that is ready.

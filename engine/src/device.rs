@@ -1,9 +1,10 @@
 //! What a peripheral device type is to the engine.
 
-use crate::{CommandSpec, Decoded, Io, IoKind, LogicalUnit, ModePageSpec, Request};
+use crate::{CommandSpec, Decoded, Io, IoKind, LogicalUnit, ModePageSpec, NexusId, Request, StateError};
 use lunette_scsi::mode::BlockDescriptor;
 use lunette_scsi::{AdditionalSense, NotificationClasses, Sense, SenseKey};
-use lunette_store::IoError;
+use lunette_store::{IoError, Post};
+use std::sync::Arc;
 
 /// A peripheral device type: its commands and pages. One for each logical unit; its methods are called from every reactor.
 pub trait Device: Send + Sync {
@@ -64,6 +65,30 @@ pub trait Device: Send + Sync {
     /// Whether the unit is ready for commands that access the medium; TEST UNIT READY's answer.
     fn ready(&self) -> Result<(), Sense> {
         Ok(())
+    }
+
+    /// The unit has been reset, but for its tasks and mode pages.
+    fn reset(&self, unit: &LogicalUnit) {
+        let _ = unit;
+    }
+
+    /// A nexus is lost: what it asked for ends with it.
+    fn nexus_lost(&self, unit: &LogicalUnit, nexus: NexusId) {
+        let _ = (unit, nexus);
+    }
+
+    /// Puts saved state into effect, before the first command.
+    ///
+    /// # Errors
+    /// When it is not what this device has saved.
+    fn restore(&self, unit: &LogicalUnit) -> Result<(), StateError> {
+        let _ = unit;
+        Ok(())
+    }
+
+    /// Goes on with the operations that were going on when the state was saved.
+    fn resume(&self, unit: &Arc<LogicalUnit>, post: &dyn Post) {
+        let _ = (unit, post);
     }
 
     /// The sense data for a store operation that failed; a device can add where (INFORMATION).

@@ -1,6 +1,6 @@
 //! The engine of one reactor: takes tasks from admission to their end.
 
-use crate::command::{Attention, CommandSpec, Needs, Row, Unknown};
+use crate::command::{Attention, CommandSpec, Row, Unknown};
 use crate::hop::Hops;
 use crate::manage::{Jobs, Waits};
 use crate::plan::{Completion, Io, IoKind, Outcome, Plan, Reply, RunPlan};
@@ -10,7 +10,7 @@ use crate::steps::Background;
 use crate::task_set::{Next, TaskSet};
 use crate::tasks::{Parked, Phase, Task, TaskId, Tasks};
 use crate::{LogicalUnit, Request};
-use lunette_scsi::{AdditionalSense, Sense, Status, TaskAttribute};
+use lunette_scsi::{AdditionalSense, Cdb, Sense, Status, TaskAttribute};
 use lunette_store::{Cx, IoError, IoId, IoResult, Message, Op, ReactorId, Sg, Sink, SinkId};
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
@@ -181,20 +181,20 @@ impl Engine {
     fn plan(itl: &Rc<Itl>, command: &CommandFrame<'_>) -> Result<Plan, Refusal> {
         let row = itl.unit().commands().find(command.cdb);
         if !itl.shared.gate.is_open() {
-            Self::pass_gate(itl, row.ok().map(|row| row.spec))?;
+            Self::pass_gate(itl, row.ok().map(|row| row.spec), command.cdb)?;
         }
         Self::decode(itl, row, command).map_err(Refusal::Sense)
     }
 
     /// Whether a command may be processed for all that has closed the gate; the order is that of SAM-5 5.3.
     #[cold]
-    fn pass_gate(itl: &Itl, command: Option<&CommandSpec>) -> Result<(), Refusal> {
+    fn pass_gate(itl: &Itl, command: Option<&CommandSpec>, cdb: &Cdb) -> Result<(), Refusal> {
         if command.is_none_or(|command| command.attention == Attention::Reported)
             && let Some(sense) = itl.nexus.take_attention(&itl.shared)
         {
             return Err(Refusal::Sense(sense));
         }
-        command.map_or(Ok(()), |command| admits(itl, command))
+        command.map_or(Ok(()), |command| admits(itl, command, cdb))
     }
 
     fn decode(itl: &Rc<Itl>, row: Result<&Row, Unknown>, command: &CommandFrame<'_>) -> Result<Plan, Sense> {
@@ -460,13 +460,13 @@ impl Refusal {
 }
 
 /// Whether reservations and the state of the unit let a command be processed.
-fn admits(itl: &Itl, command: &CommandSpec) -> Result<(), Refusal> {
+fn admits(itl: &Itl, command: &CommandSpec, cdb: &Cdb) -> Result<(), Refusal> {
     let gate = &itl.shared.gate;
-    if gate.excludes(command.reservation) {
+    if gate.excludes(command.reservation_of(cdb)) {
         return Err(Refusal::Conflict);
     }
-    if command.needs == Needs::Ready && gate.is_unready() {
-        return itl.unit().ready().map_err(Refusal::Sense);
+    if gate.is_unready() {
+        return itl.unit().admits(command.needs).map_err(Refusal::Sense);
     }
     Ok(())
 }
@@ -502,7 +502,7 @@ fn decode_again(task: &mut Task) {
     let itl = &task.itl;
     let unit = itl.unit();
     let Ok(row) = unit.commands().find(&task.cdb) else { return };
-    if let Err(refusal) = admits(itl, row.spec) {
+    if let Err(refusal) = admits(itl, row.spec, &task.cdb) {
         task.plan = Some(Plan::Done(refusal.reply()));
     } else if row.spec.attention == Attention::Reported {
         let &mut Task { ref cdb, data_out, priority, reference_number, .. } = task;
@@ -519,7 +519,7 @@ fn decode_again(task: &mut Task) {
 #[cold]
 fn recheck(task: &mut Task) {
     let row = task.itl.unit().commands().find(&task.cdb);
-    if let Some(refusal) = row.ok().and_then(|row| admits(&task.itl, row.spec).err()) {
+    if let Some(refusal) = row.ok().and_then(|row| admits(&task.itl, row.spec, &task.cdb).err()) {
         task.plan = Some(Plan::Done(refusal.reply()));
     }
 }

@@ -73,6 +73,8 @@ struct Selector {
 enum Action {
     /// Only says whether there are any.
     Query,
+    /// Waits until those that are being processed have ended.
+    Await,
     /// Aborts them. `requester` is the nexus that the function came by.
     Abort { requester: NexusId, because: Because },
 }
@@ -95,6 +97,12 @@ impl Selector {
 }
 
 impl Action {
+    /// Whether the action is about this task, if it was selected. Those that have not begun are looked at again when they do.
+    fn concerns(self, task: &Task) -> bool {
+        let settling = || task.running.as_ref().is_some_and(Running::is_settling);
+        !matches!(self, Action::Await) || task.phase == Phase::Running && !settling()
+    }
+
     fn reason(self, nexus: NexusId) -> Option<Aborted> {
         let Action::Abort { requester, because } = self else { return None };
         Some(match because {
@@ -181,6 +189,7 @@ impl Engine {
     pub(crate) fn close(&self, session: &Session, cookie: u64, cx: &mut dyn Cx) {
         let nexus = session.nexus();
         nexus.lose();
+        nexus.port.units().values().for_each(|unit| unit.lose(nexus));
         let job = self.jobs.borrow_mut().insert(Asker::of(session, cookie, None));
         let selector = Selector { units: None, nexuses: Some([nexus.id()].into()), tag: None, except: None };
         let action = Action::Abort { requester: nexus.id(), because: Because::NexusLost };
@@ -189,19 +198,31 @@ impl Engine {
 
     /// Aborts the commands of some nexuses for the unit of a command, which is told when they have ended.
     pub(crate) fn abort_commands_of(&self, nexuses: Box<[NexusId]>, command: TaskId, cx: &mut dyn Cx) {
+        let abort = |requester| Action::Abort { requester, because: Because::Preempted };
+        self.act_for(command, Some(nexuses.into()), abort, cx);
+    }
+
+    /// Waits until the other commands for the unit of a command have ended, which is then told.
+    pub(crate) fn wait_for_others(&self, command: TaskId, cx: &mut dyn Cx) {
+        self.act_for(command, None, |_| Action::Await, cx);
+    }
+
+    /// Does something with the other tasks of a command's unit, and tells it when those have ended.
+    fn act_for(
+        &self,
+        command: TaskId,
+        nexuses: Option<Arc<[NexusId]>>,
+        action: impl FnOnce(NexusId) -> Action,
+        cx: &mut dyn Cx,
+    ) {
         let mut tasks = self.tasks.borrow_mut();
         let Some(task) = tasks.get(command) else { return };
         let (unit, requester) = (task.itl.unit().clone(), task.itl.nexus.id());
         drop(tasks);
         let job = self.jobs.borrow_mut().insert(Asker::Command(self.id(Token::Task(command))));
-        let selector = Selector {
-            units: Some([unit.number()].into()),
-            nexuses: Some(nexuses.into()),
-            tag: None,
-            except: Some((self.reactor, command)),
-        };
-        let action = Action::Abort { requester, because: Because::Preempted };
-        self.spread(job, &[&unit], &selector, action, cx);
+        let units = Some([unit.number()].into());
+        let selector = Selector { units, nexuses, tag: None, except: Some((self.reactor, command)) };
+        self.spread(job, &[&unit], &selector, action(requester), cx);
     }
 
     /// Tells every reactor that has a part of a unit's task set.
@@ -234,7 +255,8 @@ impl Engine {
         if let Selector { units: None, nexuses: Some(nexuses), .. } = selector {
             nexuses.iter().for_each(|nexus| self.hops.forget(*nexus));
         }
-        let mut selected = self.tasks.borrow().select(|task| selector.matches(task));
+        let concerns = |task: &Task| selector.matches(task) && action.concerns(task);
+        let mut selected = self.tasks.borrow().select(concerns);
         selected.retain(|task| selector.except != Some((self.reactor, *task)));
         let found = !selected.is_empty();
         if matches!(action, Action::Query) || !found {
@@ -358,7 +380,10 @@ fn establish(function: TaskManagementFunction, unit: &LogicalUnit, nexus: &Nexus
         Function::TargetWarmReset | Function::TargetColdReset => {
             unit.reset(AdditionalSense::POWER_ON_RESET_OR_BUS_DEVICE_RESET_OCCURRED, nexus);
         }
-        Function::ITNexusReset => nexus.itl(unit).establish(AdditionalSense::I_T_NEXUS_LOSS_OCCURRED),
+        Function::ITNexusReset => {
+            unit.lose(nexus);
+            nexus.itl(unit).establish(AdditionalSense::I_T_NEXUS_LOSS_OCCURRED);
+        }
         _ => {}
     }
 }

@@ -1,13 +1,16 @@
 //! Whether a logical unit can process commands that need its medium.
 
-use lunette_scsi::{AdditionalSense, Sense};
+use lunette_scsi::{AdditionalSense, Sense, SenseKey};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU16, Ordering};
 
 /// Why a logical unit is not ready.
 #[derive(Clone, Debug)]
 pub struct NotReady {
-    /// What commands that need a ready unit are told, with the sense key NOT READY.
+    /// The sense key of what commands that need a ready unit are told: NOT READY, or MEDIUM ERROR if an operation has
+    /// failed and left the medium unusable.
+    pub key: SenseKey,
+    /// The rest of it.
     pub additional: AdditionalSense,
     /// How far the operation has come that keeps it busy, if one does.
     pub progress: Option<Arc<Progress>>,
@@ -33,12 +36,27 @@ impl Progress {
 impl NotReady {
     /// Because of `additional`, until something is done about it.
     pub const fn because(additional: AdditionalSense) -> Self {
-        Self { additional, progress: None }
+        Self { key: SenseKey::NOT_READY, additional, progress: None }
+    }
+
+    /// Because an operation has failed, until one succeeds.
+    pub const fn failed(additional: AdditionalSense) -> Self {
+        Self { key: SenseKey::MEDIUM_ERROR, additional, progress: None }
+    }
+
+    /// Because of an operation, until it ends.
+    pub fn busy(additional: AdditionalSense, progress: Arc<Progress>) -> Self {
+        Self { progress: Some(progress), ..Self::because(additional) }
+    }
+
+    /// Whether an operation is going on that leaves the unit to few commands.
+    pub fn is_busy(&self) -> bool {
+        self.progress.is_some()
     }
 
     /// The sense data for a command now.
     pub fn sense(&self) -> Sense {
-        let sense = Sense::not_ready(self.additional);
+        let sense = Sense::new(self.key, self.additional);
         self.progress.as_ref().map_or(sense, |progress| sense.with_progress(progress.get()))
     }
 }

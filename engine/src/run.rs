@@ -67,6 +67,7 @@ pub(crate) enum Step {
     Seek { offset: u64, target: SeekTarget },
     Call(Box<dyn FnOnce() -> IoResult + Send>),
     Abort(Box<[NexusId]>),
+    Settle,
     Sleep(Duration),
     Wait,
 }
@@ -159,6 +160,15 @@ impl Run {
     pub async fn abort_commands_of(&self, nexuses: &[NexusId]) -> IoResult {
         self.step(Step::Abort(nexuses.into())).await
     }
+
+    /// Waits until the commands for this unit that are being processed now have ended, but for this one and others that wait
+    /// for the same. Those that wait for a turn are among them, so this one must not have it.
+    ///
+    /// # Errors
+    /// [`IoError::Aborted`] if this command was aborted.
+    pub async fn settle(&self) -> IoResult {
+        self.step(Step::Settle).await
+    }
 }
 
 impl Steps {
@@ -205,6 +215,11 @@ impl Steps {
     /// Makes a call that may block, on another thread. It is made even if the work is aborted meanwhile.
     pub async fn call(&self, work: impl FnOnce() -> IoResult + Send + 'static) -> IoResult {
         self.step(Step::Call(Box::new(work))).await
+    }
+
+    /// For [`LogicalUnit::begin`].
+    pub fn poster(&self) -> Arc<dyn Post> {
+        self.cell.alarm.poster.clone()
     }
 
     /// Lets `time` pass.
@@ -255,6 +270,8 @@ pub(crate) struct Running {
     future: RunFuture,
     /// It sleeps or waits: nothing that was begun has to end first.
     idle: Option<Idle>,
+    /// It waits for others to end.
+    settling: bool,
     /// A step that the store had no room for.
     put_back: Option<Step>,
 }
@@ -276,7 +293,7 @@ pub(crate) enum Progress {
 
 impl Running {
     pub(crate) fn new(cell: Rc<RunCell>, future: RunFuture) -> Self {
-        Self { cell, future, idle: None, put_back: None }
+        Self { cell, future, idle: None, settling: false, put_back: None }
     }
 
     /// The store has no room for this step now: it comes again when [`proceed`](Self::proceed) is called next.
@@ -288,6 +305,7 @@ impl Running {
     pub(crate) fn proceed(&mut self, answer: Option<IoResult>) -> Progress {
         let aborted = self.cell.aborted.get();
         self.idle = None;
+        self.settling = false;
         if let Some(step) = self.put_back.take()
             && !aborted
         {
@@ -306,6 +324,15 @@ impl Running {
     /// From now on it is idle.
     pub(crate) fn rest(&mut self, idle: Idle) {
         self.idle = Some(idle);
+    }
+
+    /// From now on it waits for others to end, which need not wait for it.
+    pub(crate) fn settle(&mut self) {
+        self.settling = true;
+    }
+
+    pub(crate) fn is_settling(&self) -> bool {
+        self.settling
     }
 
     /// Aborts it. Returns whether it is idle, so that nothing else would make it go on.
@@ -372,7 +399,7 @@ impl RunCell {
             Step::Zero { offset, length, unmap } => Op::Zero { offset, length, unmap },
             Step::Discard { offset, length } => Op::Discard { offset, length },
             Step::Seek { offset, target } => Op::Seek { offset, target },
-            Step::Call(_) | Step::Abort(_) | Step::Sleep(_) | Step::Wait => return None,
+            Step::Call(_) | Step::Abort(_) | Step::Settle | Step::Sleep(_) | Step::Wait => return None,
         }))
     }
 }

@@ -3,6 +3,7 @@
 use crate::LogicalUnit;
 use crate::engine::{Engine, Token};
 use crate::run::{Alarm, Idle, Progress, RunCell, RunFuture, Running, Step, Steps};
+use crate::tasks::TaskId;
 use lunette_scsi::Sense;
 use lunette_store::{Cx, IoError, IoId, IoResult, Message, Post, ReactorId, Sg, Store, Submit};
 use std::collections::HashMap;
@@ -108,14 +109,17 @@ impl Engine {
                 cx.timer(time, id);
             }
             Step::Wait => running.rest(Idle::Alarm),
+            // Later, for the tasks are in use now.
             Step::Abort(nexuses) => {
-                let Token::Task(command) = Token::decode(id.token) else {
-                    unreachable!("a step of commands")
-                };
-                // Later, for the tasks are in use now.
+                let command = command_of(id);
                 Self::post(self.reactor, cx, move |engine, cx| {
                     engine.abort_commands_of(nexuses, command, cx)
                 });
+            }
+            Step::Settle => {
+                running.settle();
+                let command = command_of(id);
+                Self::post(self.reactor, cx, move |engine, cx| engine.wait_for_others(command, cx));
             }
             Step::Read { .. }
             | Step::Write { .. }
@@ -145,5 +149,13 @@ impl Engine {
             }
             Token::Advance(_) | Token::Job(_) => {}
         }
+    }
+}
+
+/// The command whose step this is.
+fn command_of(id: IoId) -> TaskId {
+    match Token::decode(id.token) {
+        Token::Task(command) => command,
+        _ => unreachable!("a step of commands"),
     }
 }

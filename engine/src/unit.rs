@@ -1,6 +1,6 @@
 //! A logical unit as all reactors share it.
 
-use crate::command::{CommandTable, Owner, Row};
+use crate::command::{CommandTable, Needs, Owner, Row};
 use crate::mode::{ModePages, PageControl};
 use crate::nexus::ItlNexus;
 use crate::readiness::NotReady;
@@ -9,8 +9,8 @@ use crate::task_set::Coordination;
 use crate::turns::Turns;
 use crate::{CommandFilter, Decoded, Device, Identity, Nexus, NexusId, Request, spc};
 use lunette_scsi::mode::{ModePageCode, ModePageEntry};
-use lunette_scsi::{AdditionalSense, Sense};
-use lunette_store::{Backing, ReactorId};
+use lunette_scsi::{AdditionalSense, Sense, SenseKey};
+use lunette_store::{Backing, Post, ReactorId};
 use std::collections::HashMap;
 use std::fmt;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
@@ -40,7 +40,24 @@ struct State {
     nexuses: HashMap<NexusId, Met>,
     modes: ModePages,
     not_ready: Option<NotReady>,
+    /// What is kept of the unit cannot be used.
+    damaged: bool,
+    /// A lower power condition, which lasts until the medium is needed.
+    resting: Option<AdditionalSense>,
     saved: Saved,
+}
+
+impl State {
+    /// Why the unit is not ready.
+    fn not_ready(&self) -> Option<NotReady> {
+        let why = AdditionalSense::LOGICAL_UNIT_NOT_READY_MANUAL_INTERVENTION_REQUIRED;
+        if self.damaged { Some(NotReady::because(why)) } else { self.not_ready.clone() }
+    }
+
+    /// Whether commands need not ask.
+    fn is_ready(&self) -> bool {
+        !self.damaged && self.not_ready.is_none() && self.resting.is_none()
+    }
 }
 
 /// A nexus that has met the unit.
@@ -121,14 +138,16 @@ impl LogicalUnit {
             Ok(saved) => {
                 self.set_saved(saved);
                 let _ = self.keeper.set(keeper);
-                Ok(())
+                self.device.restore(self)
             }
-            Err(error) => {
-                let why = AdditionalSense::LOGICAL_UNIT_NOT_READY_MANUAL_INTERVENTION_REQUIRED;
-                self.set_not_ready(Some(NotReady::because(why)));
-                Err(error)
-            }
+            Err(error) => Err(error),
         }
+        .inspect_err(|_| self.change_readiness(|state| state.damaged = true))
+    }
+
+    /// Goes on with the operations that were going on when the state was saved. To be said once, when the reactors run.
+    pub fn resume(self: &Arc<Self>, post: &dyn Post) {
+        self.device.resume(self, post);
     }
 
     pub(crate) fn keeper(&self) -> Option<&Arc<dyn StateKeeper>> {
@@ -150,9 +169,19 @@ impl LogicalUnit {
 
     /// Commands that need a ready unit are refused from now on, or no more.
     pub fn set_not_ready(&self, why: Option<NotReady>) {
+        self.change_readiness(|state| state.not_ready = why);
+    }
+
+    /// The unit rests in a lower power condition from now on, which REQUEST SENSE tells as `condition`, or no more. The next
+    /// command that needs a ready unit ends that (SPC-4 5.12).
+    pub fn rest(&self, condition: Option<AdditionalSense>) {
+        self.change_readiness(|state| state.resting = condition);
+    }
+
+    fn change_readiness(&self, change: impl FnOnce(&mut State)) {
         let mut state = self.state();
-        let ready = why.is_none();
-        state.not_ready = why;
+        change(&mut state);
+        let ready = state.is_ready();
         // Still locked, so that no nexus misses it and the gates are those of the last change.
         let itls = state.nexuses.values().filter_map(|met| met.itl.upgrade());
         itls.for_each(|itl| itl.set_ready(ready));
@@ -164,7 +193,29 @@ impl LogicalUnit {
     /// The sense data of such commands.
     pub fn ready(&self) -> Result<(), Sense> {
         self.device.ready()?;
-        self.state().not_ready.as_ref().map_or(Ok(()), |why| Err(why.sense()))
+        self.state().not_ready().map_or(Ok(()), |why| Err(why.sense()))
+    }
+
+    /// What REQUEST SENSE tells when nothing else is pending: why the unit is not ready, or in which power condition it is.
+    pub(crate) fn pollable_sense(&self) -> Sense {
+        let resting = |condition| Sense::new(SenseKey::NO_SENSE, condition);
+        self.ready().err().or_else(|| self.state().resting.map(resting)).unwrap_or(Sense::NO_SENSE)
+    }
+
+    /// Whether the unit lets a command be processed; one that needs the medium ends its rest.
+    pub(crate) fn admits(&self, needs: Needs) -> Result<(), Sense> {
+        match needs {
+            Needs::Nothing => Ok(()),
+            Needs::Idle => match self.state().not_ready() {
+                Some(why) if why.is_busy() => Err(why.sense()),
+                _ => Ok(()),
+            },
+            Needs::Ready => {
+                self.ready()?;
+                self.rest(None);
+                Ok(())
+            }
+        }
     }
 
     /// The reactors that it is bound to.
@@ -257,7 +308,7 @@ impl LogicalUnit {
             state.nexuses.retain(|_, met| met.nexus.strong_count() > 0);
             let met = Met { nexus: nexus.this().clone(), itl: Arc::downgrade(&itl) };
             state.nexuses.insert(nexus.id(), met);
-            itl.set_ready(state.not_ready.is_none());
+            itl.set_ready(state.is_ready());
         }
         itl
     }
@@ -266,8 +317,14 @@ impl LogicalUnit {
     pub(crate) fn reset(&self, condition: AdditionalSense, by: &Nexus) {
         self.state().modes.reset();
         self.apply_modes();
+        self.device.reset(self);
         by.itl(self).establish(condition);
         self.establish_attention(condition, Some(by));
+    }
+
+    /// A nexus is lost.
+    pub(crate) fn lose(&self, nexus: &Nexus) {
+        self.device.nexus_lost(self, nexus.id());
     }
 
     pub(crate) fn coordination(&self) -> MutexGuard<'_, Coordination> {

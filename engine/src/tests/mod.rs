@@ -56,8 +56,16 @@ static ECHO: Command<Toy> = Command {
     decode: |_, request| Ok(Plan::data(vec![request.priority, request.reference_number], 2)),
 };
 
-static COMMANDS: [&Command<Toy>; 7] =
-    [&READ, &TWO_STEPS, &ECHO, &steps::TAKE_TURN, &steps::SLEEP, &steps::ABORT_OTHERS, &steps::SAVE];
+static COMMANDS: [&Command<Toy>; 8] = [
+    &READ,
+    &TWO_STEPS,
+    &ECHO,
+    &steps::TAKE_TURN,
+    &steps::SLEEP,
+    &steps::ABORT_OTHERS,
+    &steps::SAVE,
+    &steps::SETTLE,
+];
 
 impl Device for Toy {
     fn peripheral(&self) -> u8 {

@@ -1,7 +1,7 @@
 use super::*;
 use crate::{Aborted, NexusId, NotReady, Run, StateError, StateKeeper};
 use TaskManagementFunction as Function;
-use lunette_scsi::{AdditionalSense, Sense, Status};
+use lunette_scsi::{AdditionalSense, Sense, SenseKey, Status};
 use lunette_store::IoError;
 use std::cell::Cell;
 use std::time::Duration;
@@ -24,6 +24,7 @@ macro_rules! command {
 pub(super) static TAKE_TURN: Command<Toy> = command!(Opcode::WRITE_AND_VERIFY_10, take_turn);
 pub(super) static SLEEP: Command<Toy> = command!(Opcode::SYNCHRONIZE_CACHE_10, sleep);
 pub(super) static ABORT_OTHERS: Command<Toy> = command!(Opcode::WRITE_10, abort_others);
+pub(super) static SETTLE: Command<Toy> = command!(Opcode::UNMAP, settle);
 pub(super) static SAVE: Command<Toy> = command!(Opcode::WRITE_SAME_10, save);
 
 fn failed(_: IoError) -> Sense {
@@ -43,6 +44,10 @@ async fn sleep(run: Run) -> Result<(), Sense> {
 async fn abort_others(run: Run) -> Result<(), Sense> {
     let victim = VICTIM.get().unwrap();
     run.abort_commands_of(&[victim]).await.map(drop).map_err(failed)
+}
+
+async fn settle(run: Run) -> Result<(), Sense> {
+    run.settle().await.map(drop).map_err(failed)
 }
 
 async fn save(run: Run) -> Result<(), Sense> {
@@ -222,9 +227,50 @@ fn a_unit_that_is_not_ready_refuses_what_needs_that() {
         assert_eq!(rig.send(from, 1, "simple", &ECHO.spec).unwrap().status, Status::GOOD);
     }
     rig.unit.set_not_ready(None);
-    assert_eq!(rig.send(&a, 1, "simple", test_unit_ready).unwrap().status, Status::GOOD);
-    pending(&mut rig, &b, 2, &SLEEP);
-    rig.unit.set_not_ready(Some(NotReady::because(why)));
+    assert!(rig.unit.ready().is_err(), "nothing but an operator repairs it");
+}
+
+#[test]
+fn what_has_begun_goes_on_when_the_unit_is_not_ready_any_more() {
+    let mut rig = Rig::new(1);
+    let a = rig.initiator(0);
+    pending(&mut rig, &a, 2, &SLEEP);
+    rig.unit.set_not_ready(Some(NotReady::because(AdditionalSense::MEDIUM_NOT_PRESENT)));
     rig.pass(Duration::from_secs(5));
-    assert_eq!(b.good(), [2], "what has begun goes on");
+    assert_eq!(a.good(), [2]);
+    assert_eq!(rig.send(&a, 1, "simple", &SLEEP.spec).unwrap().status, Status::CHECK_CONDITION);
+    rig.unit.set_not_ready(None);
+    pending(&mut rig, &a, 3, &SLEEP);
+}
+
+#[test]
+fn a_rest_ends_when_the_medium_is_needed() {
+    let mut rig = Rig::new(1);
+    let a = rig.initiator(0);
+    rig.unit.rest(Some(AdditionalSense::IDLE_CONDITION_ACTIVATED_BY_COMMAND));
+    let resting = Sense::new(SenseKey::NO_SENSE, AdditionalSense::IDLE_CONDITION_ACTIVATED_BY_COMMAND);
+    for command in [&crate::spc::TEST_UNIT_READY.spec, &ECHO.spec] {
+        assert_eq!(rig.send(&a, 1, "simple", command).unwrap().status, Status::GOOD);
+        assert_eq!(rig.unit.pollable_sense(), resting);
+    }
+    pending(&mut rig, &a, 2, &SLEEP);
+    assert_eq!(rig.unit.pollable_sense(), Sense::NO_SENSE);
+}
+
+#[test]
+fn one_that_settles_waits_for_what_has_begun_but_not_for_others_that_settle() {
+    let mut rig = Rig::new(2);
+    let (a, b) = (rig.initiator(0), rig.initiator(1));
+    rig.read(&a, 1, "simple");
+    rig.read(&b, 2, "simple");
+    pending(&mut rig, &a, 3, &SETTLE);
+    pending(&mut rig, &b, 4, &SETTLE);
+    rig.sim.settle();
+    rig.read(&a, 5, "simple");
+    assert_eq!(rig.at_store(), 3);
+    rig.complete_one(Ok(1));
+    assert_eq!((a.good(), b.good()), (vec![1], vec![]));
+    rig.complete_one(Ok(1));
+    let (of_a, of_b) = (a.good(), b.good());
+    assert_eq!((of_a, of_b), (vec![3], vec![2, 4]), "what came later may go on");
 }
