@@ -181,13 +181,23 @@ impl Engine {
     fn plan(itl: &Rc<Itl>, command: &CommandFrame<'_>) -> Result<Plan, Refusal> {
         let row = itl.unit().commands().find(command.cdb);
         if !itl.shared.gate.is_open() {
-            Self::pass_gate(itl, row.ok().map(|row| row.spec), command.cdb)?;
+            return Self::plan_past_gate(itl, row, command);
         }
         Self::decode(itl, row, command).map_err(Refusal::Sense)
     }
 
-    /// Whether a command may be processed for all that has closed the gate; the order is that of SAM-5 5.3.
     #[cold]
+    fn plan_past_gate(
+        itl: &Rc<Itl>,
+        row: Result<&Row, Unknown>,
+        command: &CommandFrame<'_>,
+    ) -> Result<Plan, Refusal> {
+        Self::pass_gate(itl, row.ok().map(|row| row.spec), command.cdb)?;
+        let plan = Self::decode(itl, row, command).map_err(Refusal::Sense)?;
+        Ok(if itl.shared.gate.has_ranges() { plan.with_range() } else { plan })
+    }
+
+    /// Whether a command may be processed for all that has closed the gate; the order is that of SAM-5 5.3.
     fn pass_gate(itl: &Itl, command: Option<&CommandSpec>, cdb: &Cdb) -> Result<(), Refusal> {
         if command.is_none_or(|command| command.attention == Attention::Reported)
             && let Some(sense) = itl.nexus.take_attention(&itl.shared)
@@ -272,9 +282,7 @@ impl Engine {
             recheck(task);
         }
         let plan = match task.plan.take()? {
-            Plan::Io(io) if io.ends_inside_a_block(data_in) => {
-                Plan::run_in(io.length, async move |run| run.read_data_in(io).await)
-            }
+            Plan::Io(io) if io.ends_inside_a_block(data_in) => io.in_steps(),
             plan => plan,
         };
         match plan {
@@ -521,6 +529,8 @@ fn recheck(task: &mut Task) {
     let row = task.itl.unit().commands().find(&task.cdb);
     if let Some(refusal) = row.ok().and_then(|row| admits(&task.itl, row.spec, &task.cdb).err()) {
         task.plan = Some(Plan::Done(refusal.reply()));
+    } else if task.itl.shared.gate.has_ranges() {
+        task.plan = task.plan.take().map(Plan::with_range);
     }
 }
 
@@ -560,7 +570,8 @@ fn outcome_of_run(task: &Task, result: Result<(), Sense>) -> Outcome {
     match result {
         Ok(()) => {
             let wanted_in = cell.and_then(|cell| cell.wanted_in()).unwrap_or(task.wanted_in).max(moved_in);
-            Outcome { moved_in, wanted_in, moved_out: task.moving, ..outcome(task, Status::GOOD) }
+            let moved_out = cell.and_then(|cell| cell.moved_out()).unwrap_or(task.moving);
+            Outcome { moved_in, wanted_in, moved_out, ..outcome(task, Status::GOOD) }
         }
         Err(sense) => Outcome { moved_out: task.moving, ..failed(task, |_| sense) },
     }

@@ -75,6 +75,8 @@ enum Action {
     Query,
     /// Waits until those that are being processed have ended.
     Await,
+    /// The same for reads and writes that have not taken their ranges.
+    AwaitTransfers,
     /// Aborts them. `requester` is the nexus that the function came by.
     Abort { requester: NexusId, because: Because },
 }
@@ -100,7 +102,11 @@ impl Action {
     /// Whether the action is about this task, if it was selected. Those that have not begun are looked at again when they do.
     fn concerns(self, task: &Task) -> bool {
         let settling = || task.running.as_ref().is_some_and(Running::is_settling);
-        !matches!(self, Action::Await) || task.phase == Phase::Running && !settling()
+        match self {
+            Action::Await => task.phase == Phase::Running && !settling(),
+            Action::AwaitTransfers => task.is_io(),
+            Action::Query | Action::Abort { .. } => true,
+        }
     }
 
     fn reason(self, nexus: NexusId) -> Option<Aborted> {
@@ -205,6 +211,11 @@ impl Engine {
     /// Waits until the other commands for the unit of a command have ended, which is then told.
     pub(crate) fn wait_for_others(&self, command: TaskId, cx: &mut dyn Cx) {
         self.act_for(command, None, |_| Action::Await, cx);
+    }
+
+    /// Waits until the reads and writes for the unit of a command that have not taken their ranges have ended.
+    pub(crate) fn wait_for_transfers(&self, command: TaskId, cx: &mut dyn Cx) {
+        self.act_for(command, None, |_| Action::AwaitTransfers, cx);
     }
 
     /// Does something with the other tasks of a command's unit, and tells it when those have ended.

@@ -197,6 +197,7 @@ impl Gate {
     const EXCLUDED_FROM_READING: u32 = 1 << 2;
     const EXCLUDED_FROM_WRITING: u32 = 1 << 3;
     const EXCLUDED: u32 = 1 << 4;
+    const RANGES: u32 = 1 << 5;
 
     /// The one load of the hot path.
     pub(crate) fn is_open(&self) -> bool {
@@ -206,6 +207,11 @@ impl Gate {
     /// Whether the unit is not ready.
     pub(crate) fn is_unready(&self) -> bool {
         self.0.load(Ordering::Acquire) & Self::NOT_READY != 0
+    }
+
+    /// Whether reads and writes take their ranges.
+    pub(crate) fn has_ranges(&self) -> bool {
+        self.0.load(Ordering::Acquire) & Self::RANGES != 0
     }
 
     /// Whether a reservation of another nexus excludes a command.
@@ -255,6 +261,11 @@ impl ItlNexus {
     /// What keeps commands that need a ready unit from being processed has come or gone.
     pub(crate) fn set_ready(&self, ready: bool) {
         self.gate.set(Gate::NOT_READY, !ready);
+    }
+
+    /// Reads and writes that begin from now on take their ranges.
+    pub(crate) fn take_ranges(&self) {
+        self.gate.set(Gate::RANGES, true);
     }
 
     /// The verdict of the unit's reservations.

@@ -3,6 +3,7 @@
 use crate::run::{Run, RunFuture};
 use lunette_scsi::{Sense, Status};
 use lunette_store::Sg;
+use std::ops::Range;
 
 /// What a command wants done.
 pub enum Plan {
@@ -43,6 +44,16 @@ impl Io {
     /// Bytes of data-in that it gives.
     pub(crate) fn wanted_in(&self) -> u64 {
         if self.kind == IoKind::Read { self.length } else { 0 }
+    }
+
+    /// The bytes of the unit that it reads or writes.
+    pub(crate) fn bytes(&self) -> Range<u64> {
+        self.offset..self.offset.saturating_add(self.length)
+    }
+
+    /// The same by a command of several steps.
+    pub(crate) fn in_steps(self) -> Plan {
+        Plan::run_both(self.wanted_out(), self.wanted_in(), async move |run| run.transfer(self).await)
     }
 
     pub(crate) fn block(&self) -> u64 {
@@ -111,6 +122,14 @@ impl Plan {
         F: Future<Output = Result<(), Sense>> + 'static,
     {
         Plan::Run(RunPlan { wanted_out, wanted_in, start: Box::new(|run| Box::pin(steps(run))) })
+    }
+
+    /// The same, with its range taken if it reads or writes.
+    pub(crate) fn with_range(self) -> Self {
+        match self {
+            Plan::Io(io) if io.kind != IoKind::Flush => io.in_steps(),
+            plan => plan,
+        }
     }
 
     /// Bytes of data-out that the command needs before it can start.

@@ -5,7 +5,7 @@
 //! they outlive the future whatever happens to it.
 
 use crate::engine::Engine;
-use crate::{Io, LogicalUnit, Nexus, NexusId};
+use crate::{Io, IoKind, LogicalUnit, Nexus, NexusId};
 use lunette_scsi::{Cdb, Sense};
 use lunette_store::{
     Cx, IoError, IoId, IoResult, Memory, Message, Op, Post, ReactorId, SeekTarget, Sg, SgList,
@@ -19,7 +19,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-/// Bytes of [`Run::read_data_in`]'s own memory; a multiple of every block length.
+/// Bytes of memory for reads that are copied; a multiple of every block length.
 const COPIED_AT_A_TIME: u64 = 64 << 10;
 
 /// What carries out work of several steps; GOOD or CHECK CONDITION in the end.
@@ -49,6 +49,7 @@ pub(crate) struct RunCell {
     data_in: RefCell<SgList>,
     moved_in: Cell<u64>,
     wanted_in: Cell<Option<u64>>,
+    moved_out: Cell<Option<u64>>,
     step: RefCell<Option<Step>>,
     answer: Cell<Option<IoResult>>,
     aborted: Cell<bool>,
@@ -68,6 +69,7 @@ pub(crate) enum Step {
     Call(Box<dyn FnOnce() -> IoResult + Send>),
     Abort(Box<[NexusId]>),
     Settle,
+    AwaitTransfers,
     Sleep(Duration),
     Wait,
 }
@@ -77,6 +79,7 @@ pub(crate) enum Step {
 pub(crate) enum Bytes {
     Own(Rc<Memory>, Range<u64>),
     DataOut(Range<u64>),
+    DataIn(Range<u64>),
 }
 
 /// Wakes work that [waits](Steps::wait), from wherever.
@@ -134,13 +137,39 @@ impl Run {
         self.cell.wanted_in.set(Some(length));
     }
 
-    /// Carries out a read through memory of its own and hands over what fits the initiator's: slower than
-    /// [`Plan::Io`](crate::Plan::Io), for commands that have to do something first and for memory that ends inside a block.
+    /// Does what [`Plan::Io`](crate::Plan::Io) does, for commands that have to do something else before. It takes the
+    /// range that it reads or writes.
     ///
     /// # Errors
     /// What the device makes of a failure of the store.
-    pub async fn read_data_in(&self, io: Io) -> Result<(), Sense> {
-        let room = self.cell.data_in.borrow().as_sg().len();
+    pub async fn transfer(&self, io: Io) -> Result<(), Sense> {
+        let (ends_inside, room) = {
+            let data_in = self.cell.data_in.borrow();
+            (io.ends_inside_a_block(data_in.as_sg()), data_in.as_sg().len())
+        };
+        let _range = self.share(io.bytes()).await?;
+        let result = match io.kind {
+            IoKind::Read if ends_inside => return self.read_by_copying(io, room).await,
+            IoKind::Read => {
+                let length = io.length.min(room);
+                let to = Bytes::DataIn(0..length);
+                let result = self.step(Step::Read { offset: io.offset, to }).await;
+                self.cell.moved_in.set(length);
+                result
+            }
+            IoKind::Write { durable } => {
+                let there = self.data_out_len().min(io.length);
+                let whole = there - there % io.block();
+                self.cell.moved_out.set(Some(whole));
+                self.write_data_out(io.offset, 0..whole, durable).await
+            }
+            IoKind::Flush => self.flush().await,
+        };
+        result.map(drop).map_err(|error| self.unit.device().io_failed(&io, error))
+    }
+
+    /// Reads whole blocks and hands over what fits the initiator's memory, `room` bytes.
+    async fn read_by_copying(&self, io: Io, room: u64) -> Result<(), Sense> {
         let length = io.length.min(room.next_multiple_of(io.block()));
         let memory = Rc::new(Memory::zeroed(length.min(COPIED_AT_A_TIME) as usize));
         for at in (0..length).step_by(COPIED_AT_A_TIME as usize) {
@@ -150,6 +179,11 @@ impl Run {
             self.put_data_in(at, &memory.to_vec()[..part.length as usize]);
         }
         Ok(())
+    }
+
+    /// Waits for the reads and writes that have not taken their ranges.
+    pub(crate) async fn await_transfers(&self) -> IoResult {
+        self.step(Step::AwaitTransfers).await
     }
 
     /// Aborts the commands of some nexuses for this unit, but not this one, and waits until nothing touches their
@@ -360,6 +394,7 @@ impl RunCell {
             data_in: RefCell::default(),
             moved_in: Cell::new(0),
             wanted_in: Cell::new(None),
+            moved_out: Cell::new(None),
             step: RefCell::new(None),
             answer: Cell::new(None),
             aborted: Cell::new(false),
@@ -380,9 +415,14 @@ impl RunCell {
         self.wanted_in.get()
     }
 
+    /// How much of data-out was taken, if not all of it.
+    pub(crate) fn moved_out(&self) -> Option<u64> {
+        self.moved_out.get()
+    }
+
     /// Calls `submit` with a step's store operation.
     pub(crate) fn with_op<R>(&self, step: &Step, submit: impl FnOnce(Op<'_>) -> R) -> Option<R> {
-        let data_out = self.data_out.borrow();
+        let (data_out, data_in) = (self.data_out.borrow(), self.data_in.borrow());
         let own = match step {
             Step::Read { to: Bytes::Own(memory, _), .. }
             | Step::Write { from: Bytes::Own(memory, _), .. } => Some(memory.seg()),
@@ -391,6 +431,7 @@ impl RunCell {
         let sg = |bytes: &Bytes| match bytes {
             Bytes::Own(_, range) => Sg::new(own.as_slice()).part(range.start, range.end - range.start),
             Bytes::DataOut(range) => data_out.as_sg().part(range.start, range.end - range.start),
+            Bytes::DataIn(range) => data_in.as_sg().part(range.start, range.end - range.start),
         };
         Some(submit(match *step {
             Step::Read { offset, ref to } => Op::Read { offset, to: sg(to) },
@@ -399,7 +440,12 @@ impl RunCell {
             Step::Zero { offset, length, unmap } => Op::Zero { offset, length, unmap },
             Step::Discard { offset, length } => Op::Discard { offset, length },
             Step::Seek { offset, target } => Op::Seek { offset, target },
-            Step::Call(_) | Step::Abort(_) | Step::Settle | Step::Sleep(_) | Step::Wait => return None,
+            Step::Call(_)
+            | Step::Abort(_)
+            | Step::Settle
+            | Step::AwaitTransfers
+            | Step::Sleep(_)
+            | Step::Wait => return None,
         }))
     }
 }

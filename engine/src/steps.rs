@@ -121,6 +121,10 @@ impl Engine {
                 let command = command_of(id);
                 Self::post(self.reactor, cx, move |engine, cx| engine.wait_for_others(command, cx));
             }
+            Step::AwaitTransfers => {
+                let command = command_of(id);
+                Self::post(self.reactor, cx, move |engine, cx| engine.wait_for_transfers(command, cx));
+            }
             Step::Read { .. }
             | Step::Write { .. }
             | Step::Flush

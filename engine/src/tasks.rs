@@ -178,6 +178,11 @@ impl Tasks {
 }
 
 impl Task {
+    /// Whether the store has its one operation.
+    pub(crate) fn is_io(&self) -> bool {
+        self.phase == Phase::Running && matches!(self.plan, Some(Plan::Io(_)))
+    }
+
     #[inline]
     pub(crate) fn new(itl: Rc<Itl>, command: &CommandFrame<'_>, plan: Plan) -> Self {
         Self {

@@ -3,6 +3,7 @@
 use crate::command::{CommandTable, Needs, Owner, Row};
 use crate::mode::{ModePages, PageControl};
 use crate::nexus::ItlNexus;
+use crate::ranges::Ranges;
 use crate::readiness::NotReady;
 use crate::saved::{Saved, StateError, StateKeeper};
 use crate::task_set::Coordination;
@@ -29,6 +30,7 @@ pub struct LogicalUnit {
     home: OnceLock<Box<[ReactorId]>>,
     flags: AtomicU32,
     turns: Turns,
+    ranges: Ranges,
     keeper: OnceLock<Arc<dyn StateKeeper>>,
     state: Mutex<State>,
     coordination: Mutex<Coordination>,
@@ -44,6 +46,8 @@ struct State {
     damaged: bool,
     /// A lower power condition, which lasts until the medium is needed.
     resting: Option<AdditionalSense>,
+    /// Reads and writes take their ranges.
+    has_ranges: bool,
     saved: Saved,
 }
 
@@ -108,6 +112,7 @@ impl LogicalUnit {
             home: OnceLock::new(),
             flags: AtomicU32::new(0),
             turns: Turns::default(),
+            ranges: Ranges::default(),
             keeper: OnceLock::new(),
             state: Mutex::default(),
             coordination: Mutex::default(),
@@ -165,6 +170,18 @@ impl LogicalUnit {
 
     pub(crate) fn turns(&self) -> &Turns {
         &self.turns
+    }
+
+    pub(crate) fn ranges(&self) -> &Ranges {
+        &self.ranges
+    }
+
+    /// Reads and writes that begin from now on take their ranges.
+    pub(crate) fn take_ranges(&self) {
+        let mut state = self.state();
+        state.has_ranges = true;
+        // Still locked, so that no nexus misses it.
+        state.nexuses.values().filter_map(|met| met.itl.upgrade()).for_each(|itl| itl.take_ranges());
     }
 
     /// Commands that need a ready unit are refused from now on, or no more.
@@ -309,6 +326,9 @@ impl LogicalUnit {
             let met = Met { nexus: nexus.this().clone(), itl: Arc::downgrade(&itl) };
             state.nexuses.insert(nexus.id(), met);
             itl.set_ready(state.is_ready());
+            if state.has_ranges {
+                itl.take_ranges();
+            }
         }
         itl
     }

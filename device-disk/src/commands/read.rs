@@ -33,6 +33,6 @@ fn decode(disk: &Disk, request: &Request<'_>) -> Decoded {
     Ok(Plan::run_in(io.length, async move |run| {
         let medium = Medium { run, geometry };
         medium.flush_if(true).await?;
-        medium.run.read_data_in(io).await
+        medium.run.transfer(io).await
     }))
 }

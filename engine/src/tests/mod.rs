@@ -2,6 +2,7 @@
 
 mod hop;
 mod ordering;
+mod ranges;
 mod room;
 mod simulation;
 mod steps;
@@ -56,7 +57,7 @@ static ECHO: Command<Toy> = Command {
     decode: |_, request| Ok(Plan::data(vec![request.priority, request.reference_number], 2)),
 };
 
-static COMMANDS: [&Command<Toy>; 8] = [
+static COMMANDS: [&Command<Toy>; 9] = [
     &READ,
     &TWO_STEPS,
     &ECHO,
@@ -65,6 +66,7 @@ static COMMANDS: [&Command<Toy>; 8] = [
     &steps::ABORT_OTHERS,
     &steps::SAVE,
     &steps::SETTLE,
+    &ranges::CLAIM,
 ];
 
 impl Device for Toy {
