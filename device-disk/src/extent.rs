@@ -3,6 +3,7 @@
 use crate::Disk;
 use lunette_engine::{Io, IoKind, LogicalUnit};
 use lunette_scsi::{AdditionalSense, Cdb, Sense, Transfer};
+use std::ops::Range;
 
 /// How large a medium is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -39,6 +40,11 @@ impl Geometry {
 }
 
 impl Extent {
+    /// The range as bytes of the unit.
+    pub(crate) fn bytes(self) -> Range<u64> {
+        self.offset..self.offset + self.length
+    }
+
     /// The range in pieces of at most `step` bytes.
     pub(crate) fn steps(self, step: u64) -> impl Iterator<Item = Extent> {
         let end = self.offset + self.length;

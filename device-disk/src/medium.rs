@@ -112,18 +112,18 @@ impl<R: Deref<Target = Steps>> Medium<R> {
     }
 
     /// Bytes of a range that are moved at a time: whole blocks, no more than the store takes.
-    fn step(&self, extent: Extent) -> u64 {
+    pub(crate) fn step(&self, extent: Extent) -> u64 {
         let block = self.geometry.block();
         let most = self.run.unit.backing().map_or(STEP, |backing| backing.caps().max_transfer.min(STEP));
         most.min(extent.length).max(block) / block * block
     }
 
-    async fn read(&self, part: Extent, memory: &Rc<Memory>) -> Result<(), Sense> {
+    pub(crate) async fn read(&self, part: Extent, memory: &Rc<Memory>) -> Result<(), Sense> {
         let result = self.run.read(part.offset, memory, part.length).await;
         self.check(IoKind::Read, part, result)
     }
 
-    fn check(&self, kind: IoKind, extent: Extent, result: IoResult) -> Result<(), Sense> {
+    pub(crate) fn check(&self, kind: IoKind, extent: Extent, result: IoResult) -> Result<(), Sense> {
         let io = self.io(kind, extent.offset, extent.length);
         let failed = |error: IoError| self.run.unit.device().io_failed(&io, error);
         result.map(|_| ()).map_err(failed)

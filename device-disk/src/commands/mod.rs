@@ -5,7 +5,9 @@ use crate::extent::Geometry;
 use lunette_engine::{Command, CommandSpec, Direction, Request, Reservation, Run, Timeouts};
 use lunette_scsi::{AdditionalSense, Cdb, Opcode, Sense, Transfer};
 
+mod compare_and_write;
 mod get_lba_status;
+mod orwrite;
 mod pre_fetch;
 mod prevent_allow;
 mod read;
@@ -20,6 +22,7 @@ mod write_and_verify;
 mod write_same;
 mod xdwriteread;
 
+pub(crate) use compare_and_write::longest as longest_compare_and_write;
 pub(crate) use write_same::MAX_WRITE_SAME;
 
 /// A row of a disk's command.
@@ -46,6 +49,8 @@ static COMMANDS: &[(On, &DiskCommand)] = &[
     (On::All, &write_and_verify::WRITE_AND_VERIFY_10),
     (On::All, &write_and_verify::WRITE_AND_VERIFY_12),
     (On::All, &write_and_verify::WRITE_AND_VERIFY_16),
+    (On::All, &compare_and_write::COMPARE_AND_WRITE),
+    (On::All, &orwrite::ORWRITE_16),
     (On::All, &verify::VERIFY_10),
     (On::All, &verify::VERIFY_12),
     (On::All, &verify::VERIFY_16),
@@ -95,15 +100,20 @@ fn forces_unit_access(cdb: &Cdb, transfer: &Transfer) -> bool {
     transfer.fua || (cdb.opcode().cdb_length() != Some(6) && cdb.bit(1, 1))
 }
 
-/// Refuses a command that repeats one block unless that is just what the initiator sends (SBC-4 clause 5).
-fn check_one_block(request: &Request<'_>, geometry: Geometry) -> Result<(), Sense> {
-    let one = request.data_out == geometry.block();
-    one.then_some(()).ok_or(Sense::illegal_request(AdditionalSense::INVALID_FIELD_IN_CDB))
+/// Refuses a command that is about all of its data-out unless the initiator means to send just that.
+fn check_data_out(request: &Request<'_>, wanted: u64) -> Result<(), Sense> {
+    let right = request.data_out == wanted;
+    right.then_some(()).ok_or(Sense::illegal_request(AdditionalSense::INVALID_FIELD_IN_CDB))
 }
 
-/// That block, once it is there.
+/// Whether all of it has come.
+fn has_all_data_out(run: &Run, wanted: u64) -> Result<(), Sense> {
+    let whole = run.data_out_len() == wanted;
+    whole.then_some(()).ok_or(Sense::aborted_command(AdditionalSense::DATA_PHASE_ERROR))
+}
+
+/// The block that a command repeats, once it is there.
 fn one_block(run: &Run, geometry: Geometry) -> Result<Vec<u8>, Sense> {
-    let block = run.data_out(0, geometry.block());
-    let whole = block.len() as u64 == geometry.block();
-    whole.then_some(block).ok_or(Sense::aborted_command(AdditionalSense::DATA_PHASE_ERROR))
+    has_all_data_out(run, geometry.block())?;
+    Ok(run.data_out(0, geometry.block()))
 }

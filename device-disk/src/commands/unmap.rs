@@ -31,6 +31,7 @@ fn decode(disk: &Disk, request: &Request<'_>) -> Decoded {
         let extents = extents(&run.data_out(0, length), geometry)?;
         let medium = Medium { run, geometry };
         for extent in extents {
+            let _range = medium.run.share(extent.bytes()).await?;
             medium.discard(extent).await?;
         }
         medium.flush_if(durable).await

@@ -1,6 +1,6 @@
 //! VERIFY (SBC-4 clause 5).
 
-use super::{DiskCommand, check_one_block, medium_access, one_block};
+use super::{DiskCommand, check_data_out, medium_access, one_block};
 use crate::Disk;
 use crate::medium::Medium;
 use lunette_engine::{Decoded, Direction, Plan, Request, Reservation};
@@ -38,20 +38,23 @@ fn decode(disk: &Disk, request: &Request<'_>) -> Decoded {
     match transfer.bytchk {
         READABLE | EACH_BLOCK | SAME_BLOCK if transfer.blocks == 0 => Ok(Plan::good()),
         READABLE => Ok(Plan::run(0, async move |run| {
+            let _range = run.share(extent.bytes()).await?;
             let medium = Medium { run, geometry };
             medium.flush_if(cached).await?;
             medium.read_through(extent).await
         })),
         EACH_BLOCK => Ok(Plan::run(extent.length, async move |run| {
             let extent = extent.cut(run.data_out_len(), geometry);
+            let _range = run.share(extent.bytes()).await?;
             let medium = Medium { run, geometry };
             medium.flush_if(cached).await?;
             medium.compare(extent, |run, at, length| run.data_out(at, length)).await
         })),
         SAME_BLOCK => {
-            check_one_block(request, geometry)?;
+            check_data_out(request, block)?;
             Ok(Plan::run(block, async move |run| {
                 let one = one_block(&run, geometry)?;
+                let _range = run.share(extent.bytes()).await?;
                 let repeated = |_: &_, _, length: u64| one.repeat((length / block) as usize);
                 let medium = Medium { run, geometry };
                 medium.flush_if(cached).await?;

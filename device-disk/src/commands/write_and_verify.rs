@@ -33,6 +33,7 @@ fn decode(disk: &Disk, request: &Request<'_>) -> Decoded {
     }
     let (geometry, durable) = (disk.geometry, disk.volatile_cache);
     Ok(Plan::run(extent.length, async move |run| {
+        let _range = run.share(extent.bytes()).await?;
         let medium = Medium { run, geometry };
         let written = medium.write_data_out(extent, durable).await?;
         medium.compare(written, |run, at, length| run.data_out(at, length)).await

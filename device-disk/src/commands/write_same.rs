@@ -1,6 +1,6 @@
 //! WRITE SAME (SBC-4 clause 5).
 
-use super::{DiskCommand, check_one_block, medium_access, one_block};
+use super::{DiskCommand, check_data_out, medium_access, one_block};
 use crate::Disk;
 use crate::extent::{check_writable, length_at};
 use crate::medium::Medium;
@@ -34,18 +34,20 @@ fn decode(disk: &Disk, request: &Request<'_>) -> Decoded {
     check_writable(request.unit)?;
     let Transfer { lba, blocks, unmap, ndob, .. } = Transfer::parse(request.cdb).unwrap_or_default();
     let geometry = disk.geometry;
-    let extent = geometry.extent(lba, blocks.into())?;
-    // No blocks would stand for all that follow: a slip that costs a disk. The Block Limits page says so (WSNZ).
-    if blocks == 0 || extent.length > MAX_WRITE_SAME {
+    // No blocks stand for all that follow (WSNZ of the Block Limits page is zero).
+    let blocks = if blocks == 0 { geometry.blocks.saturating_sub(lba).max(1) } else { blocks.into() };
+    let extent = geometry.extent(lba, blocks)?;
+    if extent.length > MAX_WRITE_SAME {
         return Err(Sense::invalid_field_in_cdb(length_at(request.cdb), None));
     }
     let (fast_zero, durable) = (disk.fast_zero, disk.durable(false, request.unit));
     let wanted = if ndob { 0 } else { geometry.block() };
     if !ndob {
-        check_one_block(request, geometry)?;
+        check_data_out(request, wanted)?;
     }
     Ok(Plan::run(wanted, async move |run| {
         let block = if ndob { Vec::new() } else { one_block(&run, geometry)? };
+        let _range = run.share(extent.bytes()).await?;
         let medium = Medium { run, geometry };
         if block.iter().all(|byte| *byte == 0) {
             medium.zero(extent, unmap, fast_zero).await?;

@@ -33,6 +33,7 @@ fn decode(disk: &Disk, request: &Request<'_>) -> Decoded {
     Ok(Plan::run_both(extent.length, extent.length, async move |run| {
         let extent = extent.cut(run.data_out_len(), geometry);
         run.set_data_in_len(extent.length);
+        let _range = run.share(extent.bytes()).await?;
         let medium = Medium { run, geometry };
         medium.flush_if(flush).await?;
         medium.exchange(extent, writes, durable).await

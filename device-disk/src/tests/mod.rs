@@ -1,6 +1,8 @@
 //! A disk as initiators see it.
 
+mod atomicity;
 mod caching;
+mod compare_and_write;
 mod identity;
 mod lba_status;
 mod maintenance;
