@@ -1,7 +1,7 @@
 //! TransportIDs: initiator ports in persistent reservations (SPC-4 7.6.4).
 
 use crate::bytes::{array_at, prefix, put, u8_at, u16_at};
-use crate::designator::Protocol;
+use crate::designator::{Naa, Protocol};
 use crate::error::ParseError;
 
 /// The name of an initiator port.
@@ -33,6 +33,20 @@ const ISCSI_NAME_MAXIMUM: usize = 223;
 const ISID_SEPARATOR: &str = ",i,0x";
 
 impl TransportId {
+    /// The TransportID of the initiator port with this SCSI name string (SPC-4 7.8.6.11): `iqn…,i,0x…` or `naa.…`. Any other
+    /// name is taken for an iSCSI one.
+    pub fn from_name(name: &str) -> Self {
+        if let Some((name, digits)) = name.rsplit_once(ISID_SEPARATOR)
+            && let Some(isid) = parse_isid(digits)
+        {
+            return Self::Iscsi { name: prefix(name, ISCSI_NAME_MAXIMUM).to_lowercase(), isid: Some(isid) };
+        }
+        match name.parse::<Naa>().map(|naa| naa.as_bytes().try_into()) {
+            Ok(Ok(address)) => Self::Sas(address),
+            _ => Self::Iscsi { name: prefix(name, ISCSI_NAME_MAXIMUM).to_owned(), isid: None },
+        }
+    }
+
     /// The encoded form; 24 bytes but for iSCSI.
     pub fn encode(&self) -> Vec<u8> {
         let fixed = |protocol: Protocol, at: usize, name: &[u8]| {
@@ -108,7 +122,8 @@ fn parse_iscsi(bytes: &[u8]) -> Result<(TransportId, usize), ParseError> {
     if name.is_empty() || name.len() > ISCSI_NAME_MAXIMUM {
         return Err(invalid(ISCSI_HEADER, "the iSCSI name is empty or longer than 223 bytes"));
     }
-    Ok((TransportId::Iscsi { name: name.to_owned(), isid }, end))
+    // Names that differ only in case are the same (RFC 7143 4.2.7.1).
+    Ok((TransportId::Iscsi { name: name.to_lowercase(), isid }, end))
 }
 
 fn parse_isid(digits: &str) -> Option<[u8; 6]> {
@@ -162,6 +177,23 @@ mod tests {
         assert_eq!(&bytes[4..], b"iqn.x:y,i,0x4000000000ab\0\0\0\0");
         let short = TransportId::Iscsi { name: "iqn.x:y".into(), isid: None }.encode();
         assert_eq!((short.len(), short[0], short[3]), (24, 0x05, 20));
+    }
+
+    #[test]
+    fn names_of_ports_become_transport_ids() {
+        let isid = Some([0x40, 0, 0, 0, 0, 0xAB]);
+        for (name, id) in [
+            ("iqn.X:y,i,0x4000000000AB", TransportId::Iscsi { name: "iqn.x:y".into(), isid }),
+            ("naa.3102030405060708", TransportId::Sas([0x31, 2, 3, 4, 5, 6, 7, 8])),
+            (
+                "naa.3102030405060708,i,0x4000000000ab",
+                TransportId::Iscsi { name: "naa.3102030405060708".into(), isid },
+            ),
+            ("guest", TransportId::Iscsi { name: "guest".into(), isid: None }),
+            ("iqn.x,i,0x40", TransportId::Iscsi { name: "iqn.x,i,0x40".into(), isid: None }),
+        ] {
+            assert_eq!(TransportId::from_name(name), id);
+        }
     }
 
     #[test]
