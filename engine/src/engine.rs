@@ -442,10 +442,17 @@ impl Sink for Engine {
 }
 
 /// Why a command is not processed.
-enum Refusal {
+#[derive(PartialEq, Debug)]
+pub(crate) enum Refusal {
     Sense(Sense),
     /// RESERVATION CONFLICT.
     Conflict,
+}
+
+impl From<Sense> for Refusal {
+    fn from(sense: Sense) -> Self {
+        Self::Sense(sense)
+    }
 }
 
 impl Refusal {
@@ -456,13 +463,13 @@ impl Refusal {
             Refusal::Conflict => Outcome::status(Status::RESERVATION_CONFLICT),
         }
     }
+}
 
-    fn reply(self) -> Reply {
-        match self {
-            Refusal::Sense(sense) => Reply::check_condition(sense),
-            Refusal::Conflict => {
-                Reply { status: Status::RESERVATION_CONFLICT, sense: None, data: Vec::new() }
-            }
+impl From<Refusal> for Reply {
+    fn from(refusal: Refusal) -> Self {
+        match refusal {
+            Refusal::Sense(sense) => Self::check_condition(sense),
+            Refusal::Conflict => Self { status: Status::RESERVATION_CONFLICT, sense: None, data: Vec::new() },
         }
     }
 }
@@ -511,7 +518,7 @@ fn decode_again(task: &mut Task) {
     let unit = itl.unit();
     let Ok(row) = unit.commands().find(&task.cdb) else { return };
     if let Err(refusal) = admits(itl, row.spec, &task.cdb) {
-        task.plan = Some(Plan::Done(refusal.reply()));
+        task.plan = Some(Plan::Done(refusal.into()));
     } else if row.spec.attention == Attention::Reported {
         let &mut Task { ref cdb, data_out, priority, reference_number, .. } = task;
         let request = Request { cdb, data_out, priority, reference_number, unit, nexus: &itl.nexus };
@@ -528,7 +535,7 @@ fn decode_again(task: &mut Task) {
 fn recheck(task: &mut Task) {
     let row = task.itl.unit().commands().find(&task.cdb);
     if let Some(refusal) = row.ok().and_then(|row| admits(&task.itl, row.spec, &task.cdb).err()) {
-        task.plan = Some(Plan::Done(refusal.reply()));
+        task.plan = Some(Plan::Done(refusal.into()));
     } else if task.itl.shared.gate.has_ranges() {
         task.plan = task.plan.take().map(Plan::with_range);
     }
@@ -571,7 +578,8 @@ fn outcome_of_run(task: &Task, result: Result<(), Sense>) -> Outcome {
         Ok(()) => {
             let wanted_in = cell.and_then(|cell| cell.wanted_in()).unwrap_or(task.wanted_in).max(moved_in);
             let moved_out = cell.and_then(|cell| cell.moved_out()).unwrap_or(task.moving);
-            Outcome { moved_in, wanted_in, moved_out, ..outcome(task, Status::GOOD) }
+            let status = cell.map_or(Status::GOOD, |cell| cell.status());
+            Outcome { moved_in, wanted_in, moved_out, ..outcome(task, status) }
         }
         Err(sense) => Outcome { moved_out: task.moving, ..failed(task, |_| sense) },
     }

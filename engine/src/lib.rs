@@ -53,6 +53,7 @@ mod placeholder;
 mod plan;
 mod ranges;
 mod readiness;
+mod reservation;
 mod run;
 mod saved;
 mod session;

@@ -1,9 +1,10 @@
 //! Target ports, initiator ports and the I_T nexuses between them (SAM-5 4.5 to 4.8).
 
 use crate::attention::Attentions;
+use crate::reservation::Registrant;
 use crate::{LogicalUnit, Reservation, placeholder};
 use lunette_scsi::designator::Protocol;
-use lunette_scsi::{AdditionalSense, Lun, Sense};
+use lunette_scsi::{AdditionalSense, Lun, Sense, TransportId};
 use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, Weak};
@@ -33,14 +34,17 @@ impl TargetPort {
     ) -> Arc<Self> {
         let mut luns: Vec<_> = units.iter().map(|(lun, unit)| (unit.number(), *lun)).collect();
         luns.sort_unstable();
-        Arc::new(Self {
-            name: name.into(),
-            relative_id,
-            protocol,
-            units,
-            luns,
-            missing: placeholder::missing_unit(),
-            report_luns: placeholder::report_luns_unit(),
+        Arc::new_cyclic(|this| {
+            units.values().for_each(|unit| unit.seen_through(this.clone()));
+            Self {
+                name: name.into(),
+                relative_id,
+                protocol,
+                units,
+                luns,
+                missing: placeholder::missing_unit(),
+                report_luns: placeholder::report_luns_unit(),
+            }
         })
     }
 
@@ -85,13 +89,14 @@ pub struct NexusId(u64);
 /// this lives, across all [`Session`](crate::Session)s of it.
 pub struct Nexus {
     id: NexusId,
-    /// The initiator port's name: a SCSI name string (`iqn…,i,0x…`) or the name of a vhost-user export.
+    /// The initiator port's name: a SCSI name string, `iqn…,i,0x…` or `naa.…`. Registrations are kept under it.
     pub initiator: String,
     /// The target port.
     pub port: Arc<TargetPort>,
     /// The I_T_L nexuses met so far, by the number of their logical unit. The units know them too, but do not keep them.
     itls: Mutex<HashMap<u64, Arc<ItlNexus>>>,
     observer: Option<Arc<dyn AttentionObserver>>,
+    registrant: Registrant,
     /// How often it was lost.
     losses: AtomicU64,
     this: Weak<Self>,
@@ -119,10 +124,13 @@ impl Nexus {
     ) -> Arc<Self> {
         static NEXT: AtomicU64 = AtomicU64::new(1);
         let id = NexusId(NEXT.fetch_add(1, Ordering::Relaxed));
+        let registrant =
+            Registrant { initiator: TransportId::from_name(&initiator), port: port.name.as_str().into() };
         Arc::new_cyclic(|this| Self {
             id,
             initiator,
             port,
+            registrant,
             itls: Mutex::default(),
             observer,
             losses: AtomicU64::new(0),
@@ -133,6 +141,11 @@ impl Nexus {
     /// Its identity.
     pub fn id(&self) -> NexusId {
         self.id
+    }
+
+    /// Its name in persistent reservations.
+    pub(crate) fn registrant(&self) -> &Registrant {
+        &self.registrant
     }
 
     /// What answers at `lun`. If it is a logical unit, its unit attention conditions concern this nexus from now on.

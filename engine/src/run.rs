@@ -4,9 +4,9 @@
 //! and polls again when it has completed. No executor: the engine knows exactly when to poll. Buffers belong to the cell, so
 //! they outlive the future whatever happens to it.
 
-use crate::engine::Engine;
+use crate::engine::{Engine, Refusal};
 use crate::{Io, IoKind, LogicalUnit, Nexus, NexusId};
-use lunette_scsi::{Cdb, Sense};
+use lunette_scsi::{Cdb, Sense, Status};
 use lunette_store::{
     Cx, IoError, IoId, IoResult, Memory, Message, Op, Post, ReactorId, SeekTarget, Sg, SgList,
 };
@@ -50,6 +50,7 @@ pub(crate) struct RunCell {
     moved_in: Cell<u64>,
     wanted_in: Cell<Option<u64>>,
     moved_out: Cell<Option<u64>>,
+    status: Cell<Status>,
     step: RefCell<Option<Step>>,
     answer: Cell<Option<IoResult>>,
     aborted: Cell<bool>,
@@ -135,6 +136,17 @@ impl Run {
     /// There are `length` bytes of data-in: what the plan announced was only the most that it could be.
     pub fn set_data_in_len(&self, length: u64) {
         self.cell.wanted_in.set(Some(length));
+    }
+
+    /// The end of a command that is not processed.
+    pub(crate) fn refuse(&self, refusal: Refusal) -> Result<(), Sense> {
+        match refusal {
+            Refusal::Sense(sense) => Err(sense),
+            Refusal::Conflict => {
+                self.cell.status.set(Status::RESERVATION_CONFLICT);
+                Ok(())
+            }
+        }
     }
 
     /// Does what [`Plan::Io`](crate::Plan::Io) does, for commands that have to do something else before. It takes the
@@ -395,6 +407,7 @@ impl RunCell {
             moved_in: Cell::new(0),
             wanted_in: Cell::new(None),
             moved_out: Cell::new(None),
+            status: Cell::new(Status::GOOD),
             step: RefCell::new(None),
             answer: Cell::new(None),
             aborted: Cell::new(false),
@@ -408,6 +421,11 @@ impl RunCell {
 
     pub(crate) fn moved_in(&self) -> u64 {
         self.moved_in.get()
+    }
+
+    /// The status if the work ends without an error.
+    pub(crate) fn status(&self) -> Status {
+        self.status.get()
     }
 
     /// How much data-in there is, if that is less than was announced.

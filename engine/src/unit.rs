@@ -5,10 +5,11 @@ use crate::mode::{ModePages, PageControl};
 use crate::nexus::ItlNexus;
 use crate::ranges::Ranges;
 use crate::readiness::NotReady;
+use crate::reservation::Reservations;
 use crate::saved::{Saved, StateError, StateKeeper};
 use crate::task_set::Coordination;
 use crate::turns::Turns;
-use crate::{CommandFilter, Decoded, Device, Identity, Nexus, NexusId, Request, spc};
+use crate::{CommandFilter, Decoded, Device, Identity, Nexus, NexusId, Request, TargetPort, spc};
 use lunette_scsi::mode::{ModePageCode, ModePageEntry};
 use lunette_scsi::{AdditionalSense, Sense, SenseKey};
 use lunette_store::{Backing, Post, ReactorId};
@@ -38,17 +39,21 @@ pub struct LogicalUnit {
 
 /// What changes rarely and is looked at only off the hot path.
 #[derive(Default)]
-struct State {
-    nexuses: HashMap<NexusId, Met>,
+pub(crate) struct State {
+    pub(crate) nexuses: HashMap<NexusId, Met>,
+    pub(crate) ports: Vec<Weak<TargetPort>>,
     modes: ModePages,
     not_ready: Option<NotReady>,
-    /// What is kept of the unit cannot be used.
+    /// What is kept of the unit cannot be used. Nothing but a restart makes it ready.
     damaged: bool,
     /// A lower power condition, which lasts until the medium is needed.
     resting: Option<AdditionalSense>,
     /// Reads and writes take their ranges.
     has_ranges: bool,
     saved: Saved,
+    pub(crate) reservations: Reservations,
+    /// Who has reserved the unit with RESERVE.
+    pub(crate) reserved_by: Option<NexusId>,
 }
 
 impl State {
@@ -65,9 +70,9 @@ impl State {
 }
 
 /// A nexus that has met the unit.
-struct Met {
-    nexus: Weak<Nexus>,
-    itl: Weak<ItlNexus>,
+pub(crate) struct Met {
+    pub(crate) nexus: Weak<Nexus>,
+    pub(crate) itl: Weak<ItlNexus>,
 }
 
 /// Bits of the mode pages that commands look at, in one word.
@@ -139,15 +144,18 @@ impl LogicalUnit {
     pub fn keep_state(&self, keeper: Arc<dyn StateKeeper>) -> Result<(), StateError> {
         let kept =
             keeper.load().and_then(|bytes| bytes.as_deref().map_or(Ok(Saved::default()), Saved::parse));
-        match kept {
-            Ok(saved) => {
-                self.set_saved(saved);
-                let _ = self.keeper.set(keeper);
-                self.device.restore(self)
-            }
-            Err(error) => Err(error),
-        }
-        .inspect_err(|_| self.change_readiness(|state| state.damaged = true))
+        kept.and_then(|saved| self.restore(saved))
+            .and_then(|()| self.device.restore(self))
+            .map(|()| drop(self.keeper.set(keeper)))
+            .inspect_err(|_| self.change_readiness(|state| state.damaged = true))
+    }
+
+    fn restore(&self, saved: Saved) -> Result<(), StateError> {
+        let reservations: Option<Reservations> = saved.get(Reservations::SECTION)?;
+        let mut state = self.state();
+        state.reservations = reservations.unwrap_or_default();
+        state.saved = saved;
+        Ok(())
     }
 
     /// Goes on with the operations that were going on when the state was saved. To be said once, when the reactors run.
@@ -235,6 +243,12 @@ impl LogicalUnit {
         }
     }
 
+    /// Whether the kept state is known, for commands that are about it and need nothing else.
+    pub(crate) fn intact(&self) -> Result<(), Sense> {
+        let why = AdditionalSense::LOGICAL_UNIT_NOT_READY_MANUAL_INTERVENTION_REQUIRED;
+        if self.state().damaged { Err(Sense::not_ready(why)) } else { Ok(()) }
+    }
+
     /// The reactors that it is bound to.
     pub(crate) fn home(&self) -> &[ReactorId] {
         self.home.get().map_or(&[], |home| home)
@@ -311,7 +325,7 @@ impl LogicalUnit {
     }
 
     /// The nexuses that know this unit. They are called with no lock held.
-    fn nexuses(&self) -> Vec<Arc<Nexus>> {
+    pub(crate) fn nexuses(&self) -> Vec<Arc<Nexus>> {
         self.state().nexuses.values().filter_map(|met| met.nexus.upgrade()).collect()
     }
 
@@ -329,13 +343,17 @@ impl LogicalUnit {
             if state.has_ranges {
                 itl.take_ranges();
             }
+            itl.exclude(state.judge(nexus));
         }
         itl
     }
 
     /// A logical unit reset (SAM-5 6.3.3), but for the tasks, which the caller aborts.
     pub(crate) fn reset(&self, condition: AdditionalSense, by: &Nexus) {
-        self.state().modes.reset();
+        let mut state = self.state();
+        state.modes.reset();
+        state.release(|_| true);
+        drop(state);
         self.apply_modes();
         self.device.reset(self);
         by.itl(self).establish(condition);
@@ -344,6 +362,7 @@ impl LogicalUnit {
 
     /// A nexus is lost.
     pub(crate) fn lose(&self, nexus: &Nexus) {
+        self.state().release(|holder| holder == nexus.id());
         self.device.nexus_lost(self, nexus.id());
     }
 
@@ -386,7 +405,7 @@ impl LogicalUnit {
         self.flags.store(flags, Ordering::Relaxed);
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
+    pub(crate) fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 }

@@ -3,12 +3,16 @@
 use super::DiskCommand;
 use crate::Disk;
 use crate::extent::Extent;
-use lunette_engine::{CommandSpec, Decoded, Direction, IoKind, Plan, Request};
+use lunette_engine::{CommandSpec, Decoded, Direction, IoKind, Plan, Request, Reservation};
 use lunette_scsi::{Opcode, Sense};
 
 // IMMED; POWER CONDITION, NO_FLUSH, LOEJ and START.
 pub(crate) static START_STOP_UNIT: DiskCommand = DiskCommand {
-    spec: CommandSpec::new(Opcode::START_STOP_UNIT, &[0x1b, 0x01, 0, 0, 0xf7, 0], Direction::None),
+    spec: CommandSpec::new(Opcode::START_STOP_UNIT, &[0x1b, 0x01, 0, 0, 0xf7, 0], Direction::None)
+        .reservation_by(Reservation::Write, |cdb| {
+            let starts = cdb.u8(4) & 0xf1 == 0x01;
+            if starts { Reservation::Allowed } else { Reservation::Write }
+        }),
     decode,
 };
 

@@ -41,8 +41,8 @@ proptest! {
         for (cdb, sent, room, byte) in commands {
             // `ask` checks the buffers.
             let answer = rig.ask(&cdb, &vec![byte; sent], room);
-            let good = answer.outcome.status == Status::GOOD;
-            prop_assert_eq!(good, answer.outcome.sense.is_none());
+            let checked = answer.outcome.status == Status::CHECK_CONDITION;
+            prop_assert_eq!(checked, answer.outcome.sense.is_some());
             for seen in rig.seen() {
                 if let Seen::Read(offset, length) | Seen::Write(offset, length, _) | Seen::Zero(offset, length, _)
                     | Seen::Discard(offset, length) = seen

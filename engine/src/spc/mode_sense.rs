@@ -5,10 +5,9 @@ use crate::{CommandSpec, Decoded, Direction, LogicalUnit, PageControl, Plan, Req
 use lunette_scsi::mode::{ModeForm, ModeHeader, ModePageCode, encode_mode_data};
 use lunette_scsi::{AdditionalSense, Cdb, Opcode, Sense};
 
-// A reservation of any kind keeps others from asking (SPC-4 5.13), as it keeps them from writing.
 pub(crate) static MODE_SENSE_6: PrimaryCommand = PrimaryCommand {
     spec: CommandSpec::new(Opcode::MODE_SENSE_6, &[0x1a, 0x08, 0xff, 0xff, 0xff, 0x00], Direction::In)
-        .reservation(Reservation::Write),
+        .reservation(Reservation::Read),
     decode: |unit, request| sense(unit, request.cdb, ModeForm::Six, false, request.cdb.u8(4).into()),
 };
 
@@ -18,7 +17,7 @@ pub(crate) static MODE_SENSE_10: PrimaryCommand = PrimaryCommand {
         &[0x5a, 0x18, 0xff, 0xff, 0x00, 0x00, 0x00, 0xff, 0xff, 0x00],
         Direction::In,
     )
-    .reservation(Reservation::Write),
+    .reservation(Reservation::Read),
     decode: |unit, Request { cdb, .. }| sense(unit, cdb, ModeForm::Ten, cdb.bit(1, 4), cdb.u16(7).into()),
 };
 

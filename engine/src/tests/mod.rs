@@ -3,6 +3,7 @@
 mod hop;
 mod ordering;
 mod ranges;
+mod reservations;
 mod room;
 mod simulation;
 mod steps;

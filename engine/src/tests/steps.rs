@@ -161,7 +161,7 @@ fn work_in_the_background_goes_on_by_itself() {
 
 /// What was kept last, or that nothing can be.
 #[derive(Default)]
-struct Keeper(Mutex<Option<Vec<u8>>>, bool);
+pub(super) struct Keeper(pub(super) Mutex<Option<Vec<u8>>>, pub(super) bool);
 
 impl StateKeeper for Keeper {
     fn load(&self) -> Result<Option<Vec<u8>>, StateError> {
@@ -213,12 +213,11 @@ fn what_cannot_be_saved_is_not_applied() {
 fn a_unit_that_is_not_ready_refuses_what_needs_that() {
     let mut rig = Rig::new(2);
     let a = rig.initiator(0);
-    let damaged = Keeper(Mutex::new(Some(b"{".to_vec())), false);
-    rig.unit.keep_state(Arc::new(damaged)).unwrap_err();
+    let why = AdditionalSense::LOGICAL_UNIT_NOT_READY_MANUAL_INTERVENTION_REQUIRED;
+    rig.unit.set_not_ready(Some(NotReady::because(why)));
     let b = rig.session(&Nexus::new("b", rig.port.clone()), 1);
     let test_unit_ready = &crate::spc::TEST_UNIT_READY.spec;
     assert_eq!(rig.send(&b, 0, "simple", test_unit_ready).unwrap().status, Status::CHECK_CONDITION);
-    let why = AdditionalSense::LOGICAL_UNIT_NOT_READY_MANUAL_INTERVENTION_REQUIRED;
     for from in [&a, &b] {
         for command in [&SLEEP.spec, test_unit_ready] {
             let outcome = rig.send(from, 1, "simple", command).unwrap();

@@ -1,0 +1,94 @@
+//! How reservations that persist are saved. PRGENERATION is not: it starts anew with the program (SPC-4 6.15.2).
+
+use super::{Held, MAX_REGISTRATIONS, Registrant, Registration, Reservations};
+use lunette_scsi::reservation::reservation_type;
+use lunette_scsi::{ReservationType, TransportId};
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error};
+use std::collections::HashSet;
+use std::sync::Arc;
+
+#[derive(Serialize, Deserialize)]
+struct Kept {
+    registrations: Vec<KeptRegistration>,
+    reservation: Option<KeptReservation>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct KeptRegistration {
+    /// The TransportID, in hexadecimal digits.
+    initiator: String,
+    port: String,
+    key: u64,
+}
+
+#[derive(Serialize, Deserialize)]
+struct KeptReservation {
+    #[serde(rename = "type")]
+    kind: u8,
+    /// Which of the registrations holds it; none if all do.
+    holder: Option<usize>,
+}
+
+impl Serialize for Reservations {
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        let registration = |Registration { nexus, key }: &Registration| KeptRegistration {
+            initiator: nexus.initiator.encode().iter().map(|byte| format!("{byte:02x}")).collect(),
+            port: nexus.port.to_string(),
+            key: *key,
+        };
+        let index = |holder: &Registrant| self.registrations.iter().position(|one| one.nexus == *holder);
+        let reservation =
+            |held: &Held| KeptReservation { kind: held.kind.0, holder: held.holder.as_ref().and_then(index) };
+        let registrations = self.registrations.iter().map(registration).collect();
+        Kept { registrations, reservation: self.held.as_ref().map(reservation) }.serialize(to)
+    }
+}
+
+impl<'de> Deserialize<'de> for Reservations {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        let kept = Kept::deserialize(from)?;
+        kept.restore().ok_or_else(|| D::Error::custom("reservations that cannot be"))
+    }
+}
+
+impl Kept {
+    /// `None` if that is no state that was ever saved.
+    fn restore(&self) -> Option<Reservations> {
+        let registrations: Vec<_> =
+            self.registrations.iter().map(KeptRegistration::restore).collect::<Option<_>>()?;
+        let nexuses: HashSet<_> = registrations.iter().map(|one| &one.nexus).collect();
+        if registrations.len() > MAX_REGISTRATIONS || nexuses.len() < registrations.len() {
+            return None;
+        }
+        let held = match &self.reservation {
+            None => None,
+            Some(KeptReservation { kind, holder }) => {
+                let kind: ReservationType = reservation_type(*kind).filter(|known| known.0 == *kind)?;
+                let holder = match holder {
+                    None => None,
+                    Some(index) => Some(registrations.get(*index)?.nexus.clone()),
+                };
+                if registrations.is_empty() || kind.is_held_by_all() != holder.is_none() {
+                    return None;
+                }
+                Some(Held { kind, holder })
+            }
+        };
+        Some(Reservations { generation: 0, registrations, held, persist: true })
+    }
+}
+
+impl KeptRegistration {
+    fn restore(&self) -> Option<Registration> {
+        let bytes = from_hexadecimal(&self.initiator)?;
+        let (initiator, length) = TransportId::parse(&bytes).ok()?;
+        let nexus = Registrant { initiator, port: Arc::from(&*self.port) };
+        (length == bytes.len() && self.key != 0).then_some(Registration { nexus, key: self.key })
+    }
+}
+
+fn from_hexadecimal(text: &str) -> Option<Vec<u8>> {
+    let digit = |digit: &u8| char::from(*digit).to_digit(16).map(|value| value as u8);
+    let pairs = text.as_bytes().chunks(2);
+    pairs.map(|pair| Some(digit(pair.first()?)? << 4 | digit(pair.get(1)?)?)).collect()
+}
