@@ -213,8 +213,9 @@ fn what_cannot_be_saved_is_not_applied() {
 fn a_unit_that_is_not_ready_refuses_what_needs_that() {
     let mut rig = Rig::new(2);
     let a = rig.initiator(0);
+    let damaged = Keeper(Mutex::new(Some(b"{".to_vec())), false);
+    rig.unit.keep_state(Arc::new(damaged)).unwrap_err();
     let why = AdditionalSense::LOGICAL_UNIT_NOT_READY_MANUAL_INTERVENTION_REQUIRED;
-    rig.unit.set_not_ready(Some(NotReady::because(why)));
     let b = rig.session(&Nexus::new("b", rig.port.clone()), 1);
     let test_unit_ready = &crate::spc::TEST_UNIT_READY.spec;
     assert_eq!(rig.send(&b, 0, "simple", test_unit_ready).unwrap().status, Status::CHECK_CONDITION);
