@@ -1,13 +1,17 @@
 //! The device as the engine sees it.
 
 use crate::commands::{self, DiskCommand};
+use crate::condition::Condition;
 use crate::extent::Geometry;
 use crate::{Options, OptionsError, pages};
-use lunette_engine::{CommandSpec, Decoded, Device, Io, LogicalUnit, ModePageSpec, Request, sense_of};
+use lunette_engine::{
+    CommandSpec, Decoded, Device, Io, LogicalUnit, ModePageSpec, NexusId, Request, sense_of,
+};
 use lunette_scsi::inquiry::version_descriptor;
 use lunette_scsi::mode::{BlockDescriptor, DISK_DPO_FUA, DISK_WRITE_PROTECTED};
 use lunette_scsi::{NotificationClasses, PeripheralDeviceType, Sense};
 use lunette_store::{Caps, Discard, IoError};
+use std::sync::Arc;
 
 /// A disk over a store.
 #[derive(Debug)]
@@ -22,6 +26,7 @@ pub struct Disk {
     pub(crate) fast_zero: bool,
     pub(crate) rotational: bool,
     removable: bool,
+    pub(crate) condition: Arc<Condition>,
     commands: Vec<&'static DiskCommand>,
 }
 
@@ -46,6 +51,7 @@ impl Disk {
             fast_zero: caps.fast_zero,
             rotational: options.rotational.unwrap_or(caps.rotational),
             removable: options.removable,
+            condition: Arc::default(),
             commands: commands::of(discard.is_some()),
         })
     }
@@ -60,6 +66,10 @@ impl Disk {
         self.geometry.block_length
     }
 
+    pub(crate) fn is_removable(&self) -> bool {
+        self.removable
+    }
+
     /// Whether a write has to reach the medium before it completes: FUA, or the write cache is disabled. A store without a
     /// volatile cache keeps what it has completed anyway.
     pub(crate) fn durable(&self, fua: bool, unit: &LogicalUnit) -> bool {
@@ -72,8 +82,8 @@ impl Device for Disk {
         PeripheralDeviceType::DISK.0
     }
 
-    /// Changed mode parameters and a changed capacity make it a disk that works otherwise. Its medium cannot be taken out,
-    /// even if it says that it is removable, and of the other classes a disk has nothing to tell.
+    /// Changed mode parameters and a changed capacity make it a disk that works otherwise. Of the other classes a disk has
+    /// nothing to tell.
     fn notifications(&self) -> NotificationClasses {
         NotificationClasses::OPERATIONAL_CHANGE
     }
@@ -92,6 +102,14 @@ impl Device for Disk {
 
     fn removable(&self) -> bool {
         self.removable
+    }
+
+    fn reset(&self, unit: &LogicalUnit) {
+        self.condition.reset(unit);
+    }
+
+    fn nexus_lost(&self, _: &LogicalUnit, nexus: NexusId) {
+        self.condition.prevent(nexus, false);
     }
 
     fn version_descriptors(&self) -> &'static [u16] {

@@ -26,6 +26,7 @@
 #![forbid(unsafe_code)]
 
 mod commands;
+mod condition;
 mod disk;
 mod extent;
 mod medium;

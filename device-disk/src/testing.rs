@@ -251,11 +251,21 @@ impl Rig {
 
     /// A logical unit reset by the first initiator, which then has seen its unit attention.
     pub(crate) fn reset(&mut self) {
-        let function = TaskManagementFunction::LogicalUnitReset;
-        let reset = Management { function, lun: Lun::from_index(0), tag: 0 };
-        self.initiators[0].session.manage(&reset, 0, self.sim.cx(0));
-        self.sim.settle();
+        self.manage(0, TaskManagementFunction::LogicalUnitReset);
         assert_eq!(self.ask(&[0; 6], &[], 0).refused().0, 6);
+    }
+
+    /// A task management function of an initiator.
+    pub(crate) fn manage(&mut self, from: usize, function: TaskManagementFunction) {
+        let function = Management { function, lun: Lun::from_index(0), tag: 1 };
+        self.initiators[from].session.manage(&function, 0, self.sim.cx(0));
+        self.sim.settle();
+    }
+
+    /// The nexus of an initiator is lost; it must not ask again.
+    pub(crate) fn close(&mut self, from: usize) {
+        self.initiators[from].session.close(0, self.sim.cx(0));
+        self.sim.settle();
     }
 
     /// What reached the store since this was last asked.

@@ -2,14 +2,28 @@
 
 use super::DiskCommand;
 use lunette_engine::{CommandSpec, Direction, Plan, Reservation};
-use lunette_scsi::Opcode;
+use lunette_scsi::{Cdb, Opcode};
 
-/// Nothing can take the medium out, so removal is prevented at all times.
+/// Each nexus says whether it prevents the removal of the medium; that holds until it says otherwise, is lost, or the unit is
+/// reset. It can be said while there is no medium: the next one is meant.
 pub(crate) static PREVENT_ALLOW_MEDIUM_REMOVAL: DiskCommand = DiskCommand {
     spec: CommandSpec::new(Opcode::PREVENT_ALLOW_MEDIUM_REMOVAL, &[0x1e, 0, 0, 0, 0x01, 0], Direction::None)
-        .reservation_by(Reservation::Write, |cdb| {
-            let prevents = cdb.u8(4) & 0x03 != 0;
-            if prevents { Reservation::Write } else { Reservation::Exempt }
-        }),
-    decode: |_, _| Ok(Plan::good()),
+        .reservation_by(Reservation::Write, reservation)
+        .when_idle(),
+    decode: |disk, request| {
+        let (condition, nexus, prevent) = (disk.condition.clone(), request.nexus.id(), prevents(request.cdb));
+        Ok(Plan::run(0, async move |_| {
+            condition.prevent(nexus, prevent);
+            Ok(())
+        }))
+    },
 };
+
+fn prevents(cdb: &Cdb) -> bool {
+    cdb.bit(4, 0)
+}
+
+/// Allowing is allowed to everybody (SBC-4 4.17; SPC-2 table 10).
+fn reservation(cdb: &Cdb) -> Reservation {
+    if prevents(cdb) { Reservation::Write } else { Reservation::Exempt }
+}

@@ -3,6 +3,7 @@
 mod atomicity;
 mod caching;
 mod compare_and_write;
+mod condition;
 mod identity;
 mod lba_status;
 mod maintenance;
