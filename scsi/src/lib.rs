@@ -37,6 +37,7 @@ pub mod cdb;
 pub mod designator;
 pub mod inquiry;
 pub mod lba_status;
+pub mod log;
 pub mod lun;
 pub mod mode;
 pub mod notification;

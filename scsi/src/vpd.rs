@@ -7,7 +7,10 @@ mod spc;
 mod tests;
 
 pub use block::{BlockDeviceCharacteristics, BlockLimits, LogicalBlockProvisioning};
-pub use spc::{DeviceIdentification, ExtendedInquiry, SupportedPages, UnitSerialNumber};
+pub use spc::{
+    DeviceIdentification, ExtendedInquiry, ModePagePolicy, PagePolicy, PortDescription, ScsiPorts,
+    SupportedPages, UnitSerialNumber,
+};
 
 use crate::bytes::u16_at;
 use crate::codes::codes;

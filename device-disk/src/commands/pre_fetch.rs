@@ -9,12 +9,12 @@ const fn pre_fetch(opcode: Opcode, usage: &'static [u8]) -> DiskCommand {
     DiskCommand { spec: medium_access(opcode, usage, Direction::None, Reservation::Read), decode }
 }
 
-// IMMED.
+// IMMED and GROUP NUMBER: a group gathers statistics, which nobody can ask for here.
 pub(crate) static PRE_FETCH_10: DiskCommand =
-    pre_fetch(Opcode::PRE_FETCH_10, &[0x34, 0x02, 0xff, 0xff, 0xff, 0xff, 0, 0xff, 0xff, 0]);
+    pre_fetch(Opcode::PRE_FETCH_10, &[0x34, 0x02, 0xff, 0xff, 0xff, 0xff, 0x3f, 0xff, 0xff, 0]);
 pub(crate) static PRE_FETCH_16: DiskCommand = pre_fetch(
     Opcode::PRE_FETCH_16,
-    &[0x90, 0x02, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0, 0],
+    &[0x90, 0x02, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x3f, 0],
 );
 
 /// A disk has no cache of its own that blocks could be read into. GOOD says so: CONDITION MET would promise that all of

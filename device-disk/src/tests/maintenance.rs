@@ -9,7 +9,8 @@ fn pre_fetch_looks_at_the_range_only() {
     for opcode in [Opcode::PRE_FETCH_10, Opcode::PRE_FETCH_16] {
         for (lba, blocks) in [(0, 0), (0, 1), (2047, 1), (2048, 0), (0, 2048)] {
             rig.ask(&cdb(opcode, lba, blocks), &[], 0).good();
-            rig.ask(&with(cdb(opcode, lba, blocks), 1, 0x02), &[], 0).good();
+            let group = if opcode == Opcode::PRE_FETCH_10 { 6 } else { 14 };
+            rig.ask(&with(with(cdb(opcode, lba, blocks), 1, 0x02), group, 0x3f), &[], 0).good();
         }
         for (lba, blocks) in [(2048, 1), (2049, 0), (1, 2048)] {
             assert_eq!(rig.ask(&cdb(opcode, lba, blocks), &[], 0).refused(), OUT_OF_RANGE);

@@ -76,6 +76,50 @@ layout! {
 mode_page!(ReadWriteErrorRecovery, 0x01, 0);
 
 layout! {
+    /// Disconnect-Reconnect (02h); what the fields mean is said by each transport (SPC-4 7.5).
+    pub struct DisconnectReconnect[16] {
+        /// BUFFER FULL RATIO.
+        buffer_full_ratio: byte(2),
+        /// BUFFER EMPTY RATIO.
+        buffer_empty_ratio: byte(3),
+        /// BUS INACTIVITY LIMIT.
+        bus_inactivity_limit: be16(4),
+        /// DISCONNECT TIME LIMIT.
+        disconnect_time_limit: be16(6),
+        /// CONNECT TIME LIMIT.
+        connect_time_limit: be16(8),
+        /// MAXIMUM BURST SIZE in 512 bytes; zero: no limit.
+        maximum_burst_size: be16(10),
+        /// EMDP: data may be transferred out of order.
+        enable_modify_data_pointers: flag(12, 7),
+        /// FIRST BURST SIZE in 512 bytes; zero: no limit.
+        first_burst_size: be16(14),
+    }
+}
+
+mode_page!(DisconnectReconnect, 0x02, 0);
+
+layout! {
+    /// Verify Error Recovery (07h) (SBC-4 6.5).
+    pub struct VerifyErrorRecovery[12] {
+        /// EER: the quickest recovery first (obsolete).
+        enable_early_recovery: flag(2, 3),
+        /// PER: recovered errors are reported.
+        post_error: flag(2, 2),
+        /// DTE: a recovered error ends the command.
+        data_terminate_on_error: flag(2, 1),
+        /// DCR: no correction by error-correcting codes (obsolete).
+        disable_correction: flag(2, 0),
+        /// VERIFY RETRY COUNT.
+        verify_retry_count: byte(3),
+        /// VERIFY RECOVERY TIME LIMIT in milliseconds.
+        verify_recovery_time_limit: be16(10),
+    }
+}
+
+mode_page!(VerifyErrorRecovery, 0x07, 0);
+
+layout! {
     /// Caching (08h) (SBC-4 6.5).
     pub struct Caching[20] {
         /// IC: NUMBER OF CACHE SEGMENTS or CACHE SEGMENT SIZE is obeyed.

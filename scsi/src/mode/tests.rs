@@ -151,7 +151,8 @@ proptest! {
                 prop_assert_eq!($page::decode(&page.encode(true)), Ok(page));
             )*};
         }
-        check!(ReadWriteErrorRecovery, Caching, Control, ControlExtension, PowerCondition, InformationalExceptions);
+        check!(ReadWriteErrorRecovery, DisconnectReconnect, VerifyErrorRecovery, Caching, Control, ControlExtension);
+        check!(PowerCondition, InformationalExceptions);
     }
 
     #[test]

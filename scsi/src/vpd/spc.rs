@@ -3,9 +3,11 @@
 use std::collections::BTreeSet;
 
 use super::{HEADER, VpdPage, check, fixed_page, page};
+use crate::bytes::{bit, u16_at};
 use crate::designator::Designator;
 use crate::error::ParseError;
 use crate::layout::layout;
+use crate::mode::ModePageCode;
 
 /// Supported VPD Pages (00h), in ascending order (SPC-4 7.8).
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -156,3 +158,104 @@ layout! {
 }
 
 fixed_page!(ExtendedInquiry, EXTENDED_INQUIRY_DATA);
+
+/// Whose values a mode page has (SPC-4 7.8).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct PagePolicy {
+    /// The page; page 3Fh and subpage FFh stand for all that are not named.
+    pub code: ModePageCode,
+    /// MLUS: other logical units share the values.
+    pub multiple_units: bool,
+    /// MODE PAGE POLICY: 0 shared by all I_T nexuses, 1 per target port, 3 per I_T nexus.
+    pub policy: u8,
+}
+
+/// Mode Page Policy (87h) (SPC-4 7.8).
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct ModePagePolicy(pub Vec<PagePolicy>);
+
+impl ModePagePolicy {
+    /// PAGE CODE.
+    pub const CODE: VpdPage = VpdPage::MODE_PAGE_POLICY;
+
+    /// The whole page; `peripheral` is byte 0 of the standard INQUIRY data.
+    pub fn encode(&self, peripheral: u8) -> Vec<u8> {
+        let entry = |entry: &PagePolicy| {
+            let flags = bit(entry.multiple_units, 7) | (entry.policy & 0x03);
+            [entry.code.page & 0x3f, entry.code.subpage, flags, 0]
+        };
+        let body: Vec<u8> = self.0.iter().flat_map(entry).collect();
+        page(Self::CODE, peripheral, &body)
+    }
+
+    /// Decodes a whole page.
+    pub fn parse(bytes: &[u8]) -> Result<Self, ParseError> {
+        let entries = check(Self::CODE, bytes)?[HEADER..].chunks_exact(4);
+        let entry = |bytes: &[u8]| PagePolicy {
+            code: ModePageCode::subpage(bytes[0] & 0x3f, bytes[1]),
+            multiple_units: bytes[2] & 0x80 != 0,
+            policy: bytes[2] & 0x03,
+        };
+        Ok(Self(entries.map(entry).collect()))
+    }
+}
+
+/// One target port of a SCSI device.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct PortDescription {
+    /// RELATIVE PORT IDENTIFIER.
+    pub relative_id: u16,
+    /// Its names.
+    pub names: Vec<Designator>,
+}
+
+/// SCSI Ports (88h): the target ports of a device, without initiator ports (SPC-4 7.8).
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct ScsiPorts(pub Vec<PortDescription>);
+
+impl ScsiPorts {
+    /// PAGE CODE.
+    pub const CODE: VpdPage = VpdPage::SCSI_PORTS;
+
+    /// The whole page; `peripheral` is byte 0 of the standard INQUIRY data. Ports that do not fit 65 535 bytes are left
+    /// out.
+    pub fn encode(&self, peripheral: u8) -> Vec<u8> {
+        let mut body = Vec::new();
+        for port in &self.0 {
+            let names: Vec<u8> = port.names.iter().flat_map(Designator::encode).collect();
+            let length = names.len().min(u16::MAX.into());
+            if body.len() + 12 + length <= usize::from(u16::MAX) {
+                body.extend([0, 0]);
+                body.extend(port.relative_id.to_be_bytes());
+                body.extend([0; 6]);
+                body.extend((length as u16).to_be_bytes());
+                body.extend(&names[..length]);
+            }
+        }
+        page(Self::CODE, peripheral, &body)
+    }
+
+    /// Decodes a whole page; initiator ports are left out.
+    pub fn parse(bytes: &[u8]) -> Result<Self, ParseError> {
+        let what = "SCSI port";
+        let mut rest = &check(Self::CODE, bytes)?[HEADER..];
+        let mut ports = Vec::new();
+        while !rest.is_empty() {
+            ParseError::check_length(what, rest, 8)?;
+            let names = 12 + usize::from(u16_at(rest, 6));
+            ParseError::check_length(what, rest, names)?;
+            let end = names + usize::from(u16_at(rest, names - 2));
+            ParseError::check_length(what, rest, end)?;
+            let mut port = PortDescription { relative_id: u16_at(rest, 2), names: Vec::new() };
+            let mut at = names;
+            while at < end {
+                let (name, length) = Designator::parse(&rest[at..end])?;
+                port.names.push(name);
+                at += length;
+            }
+            ports.push(port);
+            rest = &rest[end..];
+        }
+        Ok(Self(ports))
+    }
+}

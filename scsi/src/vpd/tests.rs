@@ -2,6 +2,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::designator::{Association, Designator, Identifier, Naa};
+use crate::mode::ModePageCode;
 
 #[test]
 fn supported_pages_are_sorted_and_name_themselves() {
@@ -118,6 +119,24 @@ fn other_block_page_layouts() {
 }
 
 #[test]
+fn policies_and_ports() {
+    let all = ModePageCode::subpage(0x3f, 0xff);
+    let policy = ModePagePolicy(vec![PagePolicy { code: all, multiple_units: false, policy: 0 }]);
+    assert_eq!(policy.encode(0), [0, 0x87, 0, 4, 0x3f, 0xff, 0, 0]);
+    assert_eq!(ModePagePolicy::parse(&policy.encode(0)), Ok(policy));
+    let name = Designator::new(Association::TARGET_PORT, Identifier::ScsiName("abc".to_owned()));
+    let port = |relative_id| PortDescription { relative_id, names: vec![name.clone()] };
+    let ports = ScsiPorts(vec![port(1), port(0x203)]);
+    let bytes = ports.encode(0);
+    assert_eq!(bytes[..16], [0, 0x88, 0, 40, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 8]);
+    assert_eq!(bytes[24..28], [0, 0, 2, 3]);
+    assert_eq!(ScsiPorts::parse(&bytes), Ok(ports));
+    for length in 5..bytes.len() {
+        assert_eq!(ScsiPorts::parse(&bytes[..length]).is_ok(), length == 24, "{length}");
+    }
+}
+
+#[test]
 fn another_page_is_refused() {
     let bytes = BlockLimits::default().encode(0);
     assert!(matches!(ExtendedInquiry::parse(&bytes), Err(ParseError::Invalid { byte: 1, .. })));
@@ -154,5 +173,6 @@ proptest! {
     fn random_bytes_never_panic(bytes in prop::collection::vec(any::<u8>(), 0..300)) {
         let _ = (SupportedPages::parse(&bytes), UnitSerialNumber::parse(&bytes), DeviceIdentification::parse(&bytes));
         let _ = (ExtendedInquiry::parse(&bytes), BlockLimits::parse(&bytes));
+        let _ = (ModePagePolicy::parse(&bytes), ScsiPorts::parse(&bytes));
     }
 }
