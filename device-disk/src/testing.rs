@@ -3,7 +3,7 @@
 use crate::{Disk, Options};
 use lunette_engine::{
     CommandFilter, CommandFrame, Completion, Identity, LogicalUnit, Management, Nexus, Outcome, Responder,
-    Session, Started, TargetPort,
+    Session, Started, StateError, StateKeeper, TargetPort,
 };
 use lunette_scsi::designator::Protocol;
 use lunette_scsi::{Cdb, Lun, Naa, Opcode, ServiceResponse, Status, TaskManagementFunction};
@@ -141,6 +141,24 @@ impl Store for WatchedStore {
             Op::Seek { target, .. } => Seen::Seek(offset, target),
         });
         self.1.submit(op, id, cx)
+    }
+}
+
+/// What was kept last, or that nothing can be.
+#[derive(Default)]
+pub(crate) struct Keeper(pub(crate) Mutex<Option<Vec<u8>>>, pub(crate) bool);
+
+impl StateKeeper for Keeper {
+    fn load(&self) -> Result<Option<Vec<u8>>, StateError> {
+        Ok(self.0.lock().unwrap().clone())
+    }
+
+    fn save(&self, state: &[u8]) -> Result<(), StateError> {
+        if self.1 {
+            return Err(StateError("full".into()));
+        }
+        *self.0.lock().unwrap() = Some(state.to_vec());
+        Ok(())
     }
 }
 

@@ -1,7 +1,10 @@
-//! The mode pages of a logical unit: default, changeable and current values (SPC-4 7.5).
+//! The mode pages of a logical unit: default, changeable, current and saved values (SPC-4 7.5).
 
+use crate::saved::HexBytes;
 use lunette_scsi::Sense;
 use lunette_scsi::mode::{ModePageCode, ModePageEntry, ModePageHeader};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 
 /// A mode page as its device defines it: whole pages, header included.
 #[derive(Clone, Debug)]
@@ -12,7 +15,7 @@ pub struct ModePageSpec {
 }
 
 impl ModePageSpec {
-    /// A page with its values after a reset, and the same page with a one for each bit that MODE SELECT may change.
+    /// A page with its values when nothing was saved, and the same page with a one for each bit that MODE SELECT may change.
     ///
     /// # Panics
     /// If these are not two pages of the same code and length.
@@ -44,44 +47,116 @@ pub enum PageControl {
     Current,
     /// A mask of the bits that can be changed.
     Changeable,
-    /// Those after a reset.
+    /// Those of a unit of which nothing was saved.
     Default,
+    /// Those after a reset.
+    Saved,
 }
 
-/// The pages of one logical unit with their current values, sorted by code and subpage.
+/// The pages of one logical unit, sorted by code and subpage.
 #[derive(Debug, Default)]
 pub(crate) struct ModePages {
-    pages: Vec<(ModePageSpec, Vec<u8>)>,
+    pages: Vec<Page>,
+}
+
+#[derive(Debug)]
+struct Page {
+    spec: ModePageSpec,
+    current: Vec<u8>,
+    saved: Vec<u8>,
+}
+
+/// Values that have been checked, but are not in force yet.
+pub(crate) struct Selection {
+    pages: Vec<(ModePageCode, Vec<u8>)>,
+    /// Whether they differ from those in force.
+    pub(crate) changes: bool,
+}
+
+/// Whole pages in hexadecimal, by their codes.
+#[derive(Clone, PartialEq, Eq, Default, Debug, Serialize, Deserialize)]
+#[serde(transparent)]
+pub(crate) struct SavedModes(BTreeMap<String, HexBytes>);
+
+impl SavedModes {
+    /// Its section of the saved state.
+    pub(crate) const SECTION: &str = "mode-pages";
+}
+
+/// PS of a page's header: its values can be saved.
+const SAVABLE: u8 = 0x80;
+
+impl Page {
+    fn header(&self) -> usize {
+        header(self.spec.code)
+    }
+
+    /// Whether something in it can be changed, and therefore saved.
+    fn is_savable(&self) -> bool {
+        self.spec.changeable[self.header()..].iter().any(|byte| *byte != 0)
+    }
+
+    /// The page with the changeable bits of `values` and the others as they are.
+    fn merged(&self, values: &[u8]) -> Vec<u8> {
+        let bytes = self.spec.default.iter().zip(values).zip(&self.spec.changeable).enumerate();
+        let merge = |(at, ((default, value), mask)): (usize, ((&u8, &u8), &u8))| match at < self.header() {
+            true => *default,
+            false => default & !mask | value & mask,
+        };
+        bytes.map(merge).collect()
+    }
+}
+
+fn header(code: ModePageCode) -> usize {
+    if code.subpage == 0 { 2 } else { 4 }
 }
 
 impl ModePages {
     pub(crate) fn new(mut specs: Vec<ModePageSpec>) -> Self {
         specs.sort_by_key(|page| page.code);
-        Self { pages: specs.into_iter().map(|spec| (spec.clone(), spec.default)).collect() }
+        let page =
+            |spec: ModePageSpec| Page { current: spec.default.clone(), saved: spec.default.clone(), spec };
+        Self { pages: specs.into_iter().map(page).collect() }
     }
 
     /// The codes of all pages, ascending.
     pub(crate) fn codes(&self) -> impl Iterator<Item = ModePageCode> {
-        self.pages.iter().map(|(spec, _)| spec.code)
+        self.pages.iter().map(|page| page.spec.code)
     }
 
     /// One whole page.
-    pub(crate) fn page(&self, code: ModePageCode, control: PageControl) -> Option<&[u8]> {
-        let (spec, current) = self.find(code)?;
-        Some(match control {
-            PageControl::Current => current,
-            PageControl::Changeable => &spec.changeable,
-            PageControl::Default => &spec.default,
-        })
+    pub(crate) fn page(&self, code: ModePageCode, control: PageControl) -> Option<Vec<u8>> {
+        let page = self.find(code)?;
+        let mut bytes = match control {
+            PageControl::Current => &page.current,
+            PageControl::Changeable => &page.spec.changeable,
+            PageControl::Default => &page.spec.default,
+            PageControl::Saved => &page.saved,
+        }
+        .clone();
+        if page.is_savable() {
+            bytes[0] |= SAVABLE;
+        }
+        Some(bytes)
     }
 
-    /// Checks that `page` changes only what may be changed. Returns whether it changes anything.
-    pub(crate) fn check(&self, page: &ModePageEntry<'_>) -> Result<bool, Sense> {
+    /// Checks that `pages` change only what may be changed.
+    pub(crate) fn select(&self, pages: &[ModePageEntry<'_>]) -> Result<Selection, Sense> {
+        let mut selection = Selection { pages: Vec::new(), changes: false };
+        for entry in pages {
+            selection.changes |= self.check(entry)?;
+            selection.pages.push((entry.code, entry.bytes.to_vec()));
+        }
+        Ok(selection)
+    }
+
+    /// Returns whether `page` changes anything.
+    fn check(&self, page: &ModePageEntry<'_>) -> Result<bool, Sense> {
         let refused = |at: usize, bit| {
             Err(Sense::invalid_field_in_parameter_list(page.offset.saturating_add(at as u16), bit))
         };
-        let Some((spec, current)) = self.find(page.code) else { return refused(0, Some(5)) };
-        let header = if page.code.subpage == 0 { 2 } else { 4 };
+        let Some(Page { spec, current, .. }) = self.find(page.code) else { return refused(0, Some(5)) };
+        let header = header(page.code);
         if page.bytes.len() != current.len() {
             return refused(header / 2, None);
         }
@@ -97,22 +172,45 @@ impl ModePages {
         Ok(changes)
     }
 
-    /// Puts values in force that [`check`](Self::check) has passed.
-    pub(crate) fn set(&mut self, page: &ModePageEntry<'_>) {
-        let header = if page.code.subpage == 0 { 2 } else { 4 };
-        if let Some((_, current)) = self.pages.iter_mut().find(|(spec, _)| spec.code == page.code) {
-            current[header..].copy_from_slice(&page.bytes[header..]);
+    /// Puts values in force.
+    pub(crate) fn set(&mut self, selection: &Selection) {
+        for (code, bytes) in &selection.pages {
+            if let Some(page) = self.pages.iter_mut().find(|page| page.spec.code == *code) {
+                page.current = page.merged(bytes);
+            }
         }
     }
 
-    /// Back to the defaults.
+    /// What is to be saved when `selection` is put in force and saved: all that can be.
+    pub(crate) fn to_save(&self, selection: &Selection) -> SavedModes {
+        let savable = self.pages.iter().filter(|page| page.is_savable());
+        let values = savable.map(|page| {
+            let selected = selection.pages.iter().rfind(|(code, _)| *code == page.spec.code);
+            let bytes = page.merged(selected.map_or(&page.current, |(_, bytes)| bytes));
+            (page.spec.code.to_string(), HexBytes(bytes))
+        });
+        SavedModes(values.collect())
+    }
+
+    /// These values have been saved. Pages that are not there any more, or have another length, are left out.
+    pub(crate) fn set_saved(&mut self, saved: &SavedModes) {
+        for page in &mut self.pages {
+            if let Some(HexBytes(bytes)) = saved.0.get(&page.spec.code.to_string())
+                && bytes.len() == page.spec.default.len()
+            {
+                page.saved = page.merged(bytes);
+            }
+        }
+    }
+
+    /// Back to the saved values.
     pub(crate) fn reset(&mut self) {
-        for (spec, current) in &mut self.pages {
-            current.clone_from(&spec.default);
+        for page in &mut self.pages {
+            page.current.clone_from(&page.saved);
         }
     }
 
-    fn find(&self, code: ModePageCode) -> Option<&(ModePageSpec, Vec<u8>)> {
-        self.pages.iter().find(|(page, _)| page.code == code)
+    fn find(&self, code: ModePageCode) -> Option<&Page> {
+        self.pages.iter().find(|page| page.spec.code == code)
     }
 }

@@ -4,8 +4,8 @@ use crate::turns::Turn;
 use crate::{LogicalUnit, Steps};
 use lunette_scsi::{AdditionalSense, Sense};
 use lunette_store::IoError;
-use serde::Serialize;
-use serde::de::DeserializeOwned;
+use serde::de::{DeserializeOwned, Error as _};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::Value;
 use std::collections::BTreeMap;
 
@@ -62,6 +62,31 @@ impl Saved {
         let value = serde_json::to_value(value).map_err(|error| StateError(error.to_string()))?;
         self.0.insert(section.to_owned(), value);
         Ok(())
+    }
+}
+
+/// Bytes that are saved as a text of hexadecimal digits.
+#[derive(Clone, PartialEq, Eq, Default, Debug)]
+pub(crate) struct HexBytes(pub(crate) Vec<u8>);
+
+impl Serialize for HexBytes {
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        let digits: String = self.0.iter().map(|byte| format!("{byte:02x}")).collect();
+        to.serialize_str(&digits)
+    }
+}
+
+impl<'de> Deserialize<'de> for HexBytes {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(from)?;
+        let pairs = text.as_bytes().chunks(2).map(|pair| match pair {
+            [high, low] if pair.iter().all(u8::is_ascii_hexdigit) => {
+                let digit = |byte: &u8| (*byte as char).to_digit(16).unwrap_or(0) as u8;
+                Ok(digit(high) << 4 | digit(low))
+            }
+            _ => Err(D::Error::custom("bytes are pairs of hexadecimal digits")),
+        });
+        pairs.collect::<Result<_, _>>().map(Self)
     }
 }
 

@@ -1,7 +1,7 @@
 //! A logical unit as all reactors share it.
 
 use crate::command::{CommandTable, Needs, Owner, Row};
-use crate::mode::{ModePages, PageControl};
+use crate::mode::{ModePages, PageControl, SavedModes, Selection};
 use crate::nexus::ItlNexus;
 use crate::ranges::Ranges;
 use crate::readiness::NotReady;
@@ -150,11 +150,17 @@ impl LogicalUnit {
             .inspect_err(|_| self.change_readiness(|state| state.damaged = true))
     }
 
+    /// Puts the kept state into effect.
     fn restore(&self, saved: Saved) -> Result<(), StateError> {
         let reservations: Option<Reservations> = saved.get(Reservations::SECTION)?;
+        let modes: SavedModes = saved.get(SavedModes::SECTION)?;
         let mut state = self.state();
         state.reservations = reservations.unwrap_or_default();
+        state.modes.set_saved(&modes);
+        state.modes.reset();
         state.saved = saved;
+        drop(state);
+        self.apply_modes();
         Ok(())
     }
 
@@ -290,7 +296,7 @@ impl LogicalUnit {
 
     /// A whole mode page, header included.
     pub fn mode_page(&self, code: ModePageCode, control: PageControl) -> Option<Vec<u8>> {
-        self.state().modes.page(code, control).map(<[u8]>::to_vec)
+        self.state().modes.page(code, control)
     }
 
     /// The codes of its mode pages, ascending.
@@ -298,20 +304,28 @@ impl LogicalUnit {
         self.state().modes.codes().collect()
     }
 
-    /// Puts a set of mode pages in force, all or none, and tells the other nexuses.
-    pub(crate) fn select_modes(&self, pages: &[ModePageEntry<'_>], by: &Nexus) -> Result<(), Sense> {
-        let mut state = self.state();
-        let mut changed = false;
-        for page in pages {
-            changed |= state.modes.check(page)?;
-        }
-        pages.iter().for_each(|page| state.modes.set(page));
-        drop(state);
-        if changed {
+    /// Checks a set of mode pages, all or none.
+    pub(crate) fn select_modes(&self, pages: &[ModePageEntry<'_>]) -> Result<Selection, Sense> {
+        self.state().modes.select(pages)
+    }
+
+    /// Puts mode pages in force and tells the other nexuses.
+    pub(crate) fn set_modes(&self, selection: &Selection, by: &Nexus) {
+        self.state().modes.set(selection);
+        if selection.changes {
             self.apply_modes();
             self.establish_attention(AdditionalSense::MODE_PARAMETERS_CHANGED, Some(by));
         }
-        Ok(())
+    }
+
+    /// What is to be saved with them.
+    pub(crate) fn modes_to_save(&self, selection: &Selection) -> SavedModes {
+        self.state().modes.to_save(selection)
+    }
+
+    /// These have been saved.
+    pub(crate) fn keep_modes(&self, saved: &SavedModes) {
+        self.state().modes.set_saved(saved);
     }
 
     /// Establishes a unit attention condition for every nexus, or for every one but `except`.
@@ -389,7 +403,7 @@ impl LogicalUnit {
         let state = self.state();
         let bit = |code, byte: usize, mask: u8| {
             let page = state.modes.page(ModePageCode::page(code), PageControl::Current);
-            page.and_then(|bytes| bytes.get(byte)).is_some_and(|byte| byte & mask != 0)
+            page.and_then(|bytes| bytes.get(byte).copied()).is_some_and(|byte| byte & mask != 0)
         };
         let mut flags = 0;
         if bit(0x08, 2, 0x04) {

@@ -1,10 +1,11 @@
-//! Read-Write Error Recovery (SBC-4 6.5).
+//! Read-Write Error Recovery and Verify Error Recovery (SBC-4 6.5).
 
 use lunette_engine::ModePageSpec;
-use lunette_scsi::mode::ReadWriteErrorRecovery;
+use lunette_scsi::mode::{ReadWriteErrorRecovery, VerifyErrorRecovery};
 
 /// The store recovers as it can; there is nothing to set.
-pub(crate) fn page() -> ModePageSpec {
-    let page = ReadWriteErrorRecovery::default().encode(false);
-    ModePageSpec::fixed(&page)
+pub(crate) fn pages() -> [ModePageSpec; 2] {
+    let read_write = ReadWriteErrorRecovery::default().encode(false);
+    let verify = VerifyErrorRecovery::default().encode(false);
+    [ModePageSpec::fixed(&read_write), ModePageSpec::fixed(&verify)]
 }

@@ -31,5 +31,5 @@ pub(crate) fn vpd_page(disk: &Disk, code: u8) -> Option<Vec<u8>> {
 
 /// The mode pages.
 pub(crate) fn mode_pages(disk: &Disk) -> Vec<ModePageSpec> {
-    vec![error_recovery::page(), caching::page(disk)]
+    error_recovery::pages().into_iter().chain([caching::page(disk)]).collect()
 }

@@ -2,11 +2,13 @@
 
 use crate::Options;
 use crate::testing::*;
+use std::sync::Arc;
 
-const SAVING: Code = (5, 0x39, 0);
 const MODE_PARAMETERS_CHANGED: Code = (6, 0x2a, 1);
 /// Pages with subpages, ascending.
-const PAGES: [(u8, u8); 6] = [(1, 0), (8, 0), (0x0a, 0), (0x0a, 1), (0x1a, 0), (0x1c, 0)];
+const PAGES: [(u8, u8); 8] = [(1, 0), (2, 0), (7, 0), (8, 0), (0x0a, 0), (0x0a, 1), (0x1a, 0), (0x1c, 0)];
+/// PS: a page that can be saved.
+const PS: u8 = 0x80;
 
 /// MODE SENSE(6) of a page, without block descriptor.
 fn sense_6(rig: &mut Rig, control: u8, page: u8, subpage: u8) -> Answer {
@@ -28,7 +30,7 @@ fn select_page(rig: &mut Rig, page: &[u8]) -> Answer {
 /// The Control page with D_SENSE and SWP.
 fn control(descriptor_sense: bool, write_protect: bool) -> [u8; 12] {
     let bit = |on, mask| if on { mask } else { 0 };
-    [0x0a, 0x0a, bit(descriptor_sense, 0x04), 0x10, bit(write_protect, 0x08), 0, 0, 0, 0xff, 0xff, 0, 0]
+    [PS | 0x0a, 0x0a, bit(descriptor_sense, 0x04), 0x10, bit(write_protect, 0x08), 0, 0, 0, 0xff, 0xff, 0, 0]
 }
 
 /// The codes of the pages in mode data after its header.
@@ -72,12 +74,13 @@ fn pages_by_code_and_all_at_once() {
 #[test]
 fn current_changeable_default_and_saved_values() {
     let mut rig = Rig::with(Options::default(), |caps| caps.volatile_cache = true);
-    for code in [1, 8, 0x0a, 0x1a, 0x1c] {
+    for code in [1, 2, 7, 8, 0x0a, 0x1a, 0x1c] {
         assert_eq!(page(&mut rig, 0, code), page(&mut rig, 2, code));
-        assert_eq!(sense_6(&mut rig, 3, code, 0).refused(), SAVING);
+        assert_eq!(page(&mut rig, 0, code), page(&mut rig, 3, code));
+        assert_eq!(page(&mut rig, 0, code)[0] & PS != 0, matches!(code, 8 | 0x0a));
     }
     let mut changeable = vec![0; 12];
-    (changeable[0], changeable[1], changeable[2], changeable[4]) = (0x0a, 0x0a, 0x04, 0x08);
+    (changeable[0], changeable[1], changeable[2], changeable[4]) = (PS | 0x0a, 0x0a, 0x04, 0x08);
     assert_eq!(page(&mut rig, 1, 0x0a), changeable);
     assert_eq!(page(&mut rig, 1, 0x08)[2], 0x04);
     assert_eq!(page(&mut rig, 0, 0x08)[2], 0x04, "WCE");
@@ -139,6 +142,75 @@ fn a_reset_brings_the_defaults_back() {
     rig.write(0, &pattern(1));
 }
 
+/// MODE SELECT(6) with SP.
+fn save(rig: &mut Rig, pages: &[u8]) -> Answer {
+    let list = [&[0; 4], pages].concat();
+    rig.ask(&[0x15, 0x11, 0, 0, list.len() as u8, 0], &list, 0)
+}
+
+#[test]
+fn saved_values_come_back_after_a_reset() {
+    let mut rig = Rig::new();
+    save(&mut rig, &control(true, false)).good();
+    assert_eq!(page(&mut rig, 3, 0x0a), control(true, false));
+    assert_eq!(page(&mut rig, 2, 0x0a), control(false, false));
+    select_page(&mut rig, &control(false, true)).good();
+    assert_eq!(page(&mut rig, 3, 0x0a), control(true, false), "was not saved");
+    rig.reset();
+    assert_eq!(page(&mut rig, 0, 0x0a), control(true, false));
+    // What is in force is saved as well, also by a list of nothing.
+    select_page(&mut rig, &control(true, true)).good();
+    rig.ask(&[0x55, 0x01, 0, 0, 0, 0, 0, 0, 0, 0], &[], 0).good();
+    assert_eq!(page(&mut rig, 3, 0x0a), control(true, true));
+    let refused = save(&mut rig, &[0x0a, 1, 0]);
+    assert_eq!(refused.refused(), INVALID_PARAMETER);
+    assert_eq!(page(&mut rig, 3, 0x0a), control(true, true));
+}
+
+#[test]
+fn saved_values_come_back_after_a_restart() {
+    let keeper = Arc::<Keeper>::default();
+    let cached = || Rig::with(Options::default(), |caps| caps.volatile_cache = true);
+    let mut rig = cached();
+    rig.unit.keep_state(keeper.clone()).unwrap();
+    let mut caching = page(&mut rig, 0, 8);
+    caching[2] = 0;
+    let second = rig.log_in();
+    save(&mut rig, &[&control(true, false)[..], &caching].concat()).good();
+    assert_eq!(rig.ask_from(second, &[0; 6], &[], 0).refused(), MODE_PARAMETERS_CHANGED);
+    select_page(&mut rig, &control(false, false)).good();
+
+    let mut rig = cached();
+    rig.unit.keep_state(keeper.clone()).unwrap();
+    assert_eq!(page(&mut rig, 0, 0x0a), control(true, false));
+    assert_eq!(page(&mut rig, 0, 8), caching);
+    assert!(!rig.unit.write_cache_enabled() && rig.unit.descriptor_sense());
+
+    // Bits that cannot be changed any more are those of the page.
+    let mut rig = Rig::new();
+    rig.unit.keep_state(keeper.clone()).unwrap();
+    assert_eq!(page(&mut rig, 0, 8), page(&mut rig, 2, 8));
+    let text = String::from_utf8(keeper.0.lock().unwrap().clone().unwrap()).unwrap();
+    for (from, to) in [("0A", "0a"), ("\"0a", "\"zz"), ("\"0a0a", "\"0a0a0")] {
+        let damaged = text.replacen(from, to, 1);
+        let rig = Rig::new();
+        *keeper.0.lock().unwrap() = Some(damaged.clone().into());
+        let kept = rig.unit.keep_state(keeper.clone());
+        assert_eq!(kept.is_err(), from != "0A", "{damaged}");
+        assert_eq!(rig.unit.ready().is_err(), kept.is_err());
+    }
+}
+
+#[test]
+fn what_cannot_be_saved_does_not_count() {
+    let mut rig = Rig::new();
+    rig.unit.keep_state(Arc::new(Keeper(Default::default(), true))).unwrap();
+    assert_eq!(save(&mut rig, &control(true, true)).refused(), (4, 0x44, 0));
+    for control_field in [0, 3] {
+        assert_eq!(page(&mut rig, control_field, 0x0a), control(false, false));
+    }
+}
+
 #[test]
 fn software_write_protection() {
     use lunette_scsi::Opcode;
@@ -174,7 +246,7 @@ fn mistakes_are_pointed_at() {
     let mut wrong = control(false, false);
     wrong[3] = 0x20;
     assert_eq!(at(select_page(&mut rig, &wrong)), (7, Some(5)));
-    assert_eq!(at(select_page(&mut rig, &[0x02, 1, 0])), (4, Some(5)), "no such page");
+    assert_eq!(at(select_page(&mut rig, &[0x03, 1, 0])), (4, Some(5)), "no such page");
     assert_eq!(at(select_page(&mut rig, &[0x0a, 1, 0])), (5, None), "another length");
     assert_eq!(at(select_page(&mut rig, &[0x4a, 1, 0, 1, 0])), (6, None), "another length");
     assert_eq!(at(select_6(&mut rig, &[0, 1, 0, 0])), (1, None), "medium type");
@@ -185,7 +257,7 @@ fn mistakes_are_pointed_at() {
     select_6(&mut rig, &descriptor([0, 0, 8, 0, 0, 0, 2, 0])).good();
     let cdb_field = |rig: &mut Rig, byte_1| rig.ask(&[0x15, byte_1, 0, 0, 4, 0], &[0; 4], 0).field();
     assert_eq!(cdb_field(&mut rig, 0x00), Some((1, Some(4))), "PF");
-    assert_eq!(cdb_field(&mut rig, 0x11), Some((1, Some(0))), "SP");
+    assert_eq!(cdb_field(&mut rig, 0x12), Some((1, Some(1))), "RTD");
 }
 
 #[test]

@@ -1,15 +1,15 @@
 //! MODE SELECT (SPC-4 6.11, 6.12).
 
 use super::PrimaryCommand;
+use crate::mode::SavedModes;
 use crate::{
     CommandSpec, Decoded, Direction, IoKind, LogicalUnit, Plan, Request, Reservation, Run, sense_of,
 };
 use lunette_scsi::mode::{BlockDescriptor, ModeForm, ModeParameterList};
 use lunette_scsi::{Opcode, Sense};
 
-// SP is not among the bits: values are not saved.
 pub(crate) static MODE_SELECT_6: PrimaryCommand = PrimaryCommand {
-    spec: CommandSpec::new(Opcode::MODE_SELECT_6, &[0x15, 0x10, 0x00, 0x00, 0xff, 0x00], Direction::Out)
+    spec: CommandSpec::new(Opcode::MODE_SELECT_6, &[0x15, 0x11, 0x00, 0x00, 0xff, 0x00], Direction::Out)
         .reservation(Reservation::Write),
     decode: |_, request| select(request, ModeForm::Six, request.cdb.u8(4).into()),
 };
@@ -17,7 +17,7 @@ pub(crate) static MODE_SELECT_6: PrimaryCommand = PrimaryCommand {
 pub(crate) static MODE_SELECT_10: PrimaryCommand = PrimaryCommand {
     spec: CommandSpec::new(
         Opcode::MODE_SELECT_10,
-        &[0x55, 0x10, 0x00, 0x00, 0x00, 0x00, 0x00, 0xff, 0xff, 0x00],
+        &[0x55, 0x11, 0x00, 0x00, 0x00, 0x00, 0x00, 0xff, 0xff, 0x00],
         Direction::Out,
     )
     .reservation(Reservation::Write),
@@ -25,19 +25,39 @@ pub(crate) static MODE_SELECT_10: PrimaryCommand = PrimaryCommand {
 };
 
 fn select(request: &Request<'_>, form: ModeForm, length: u16) -> Decoded {
-    let page_format = request.cdb.bit(1, 4);
-    if length == 0 {
+    let (page_format, save) = (request.cdb.bit(1, 4), request.cdb.bit(1, 0));
+    if length == 0 && !save {
         return Ok(Plan::good());
     }
-    if !page_format {
+    if length > 0 && !page_format {
         return Err(Sense::invalid_field_in_cdb(1, Some(4)));
     }
     Ok(Plan::run(length.into(), async move |run: Run| {
         let list = run.data_out(0, length.into());
-        let list = ModeParameterList::parse(form, &list)?;
-        check_header(&run.unit, form, &list)?;
+        let turn = run.turn().await?;
+        let selection = match length {
+            0 => run.unit.select_modes(&[])?,
+            _ => {
+                let list = ModeParameterList::parse(form, &list)?;
+                check_header(&run.unit, form, &list)?;
+                run.unit.select_modes(&list.pages)?
+            }
+        };
         let cached = run.unit.write_cache_enabled();
-        run.unit.select_modes(&list.pages, &run.nexus)?;
+        if save {
+            // All that can be saved is, whichever pages were sent (SPC-4 6.11).
+            let (modes, nexus) = (run.unit.modes_to_save(&selection), run.nexus.clone());
+            let apply = {
+                let modes = modes.clone();
+                move |unit: &LogicalUnit| {
+                    unit.keep_modes(&modes);
+                    unit.set_modes(&selection, &nexus);
+                }
+            };
+            run.save(&turn, SavedModes::SECTION, &modes, apply).await?;
+        } else {
+            run.unit.set_modes(&selection, &run.nexus);
+        }
         // What the cache holds reaches the medium before it counts as disabled (SBC-4 6.5).
         if cached && !run.unit.write_cache_enabled() {
             run.flush().await.map_err(|error| sense_of(IoKind::Flush, error))?;

@@ -3,7 +3,7 @@
 use super::PrimaryCommand;
 use crate::{CommandSpec, Decoded, Direction, LogicalUnit, PageControl, Plan, Request, Reservation};
 use lunette_scsi::mode::{ModeForm, ModeHeader, ModePageCode, encode_mode_data};
-use lunette_scsi::{AdditionalSense, Cdb, Opcode, Sense};
+use lunette_scsi::{Cdb, Opcode, Sense};
 
 pub(crate) static MODE_SENSE_6: PrimaryCommand = PrimaryCommand {
     spec: CommandSpec::new(Opcode::MODE_SENSE_6, &[0x1a, 0x08, 0xff, 0xff, 0xff, 0x00], Direction::In)
@@ -38,7 +38,7 @@ fn pages(unit: &LogicalUnit, cdb: &Cdb) -> Result<Vec<u8>, Sense> {
         0 => PageControl::Current,
         1 => PageControl::Changeable,
         2 => PageControl::Default,
-        _ => return Err(Sense::illegal_request(AdditionalSense::SAVING_PARAMETERS_NOT_SUPPORTED)),
+        _ => PageControl::Saved,
     };
     let (page, subpage) = (cdb.u8(2) & 0x3f, cdb.u8(3));
     let all_pages = page == ModePageCode::ALL_PAGES;

@@ -1,11 +1,25 @@
-//! Mode pages that every device has: Control, Power Condition, Informational Exceptions Control (SPC-4 7.5).
+//! Mode pages that every device has: Disconnect-Reconnect, Control, Power Condition, Informational Exceptions Control
+//! (SPC-4 7.5).
 
 use crate::ModePageSpec;
-use lunette_scsi::mode::{Control, ControlExtension, InformationalExceptions, PowerCondition};
+use lunette_scsi::mode::{
+    Control, ControlExtension, DisconnectReconnect, InformationalExceptions, PowerCondition,
+};
 
 /// The definitions.
 pub(crate) fn mode_pages() -> Vec<ModePageSpec> {
-    vec![control(), control_extension(), power_condition(), informational_exceptions()]
+    vec![
+        disconnect_reconnect(),
+        control(),
+        control_extension(),
+        power_condition(),
+        informational_exceptions(),
+    ]
+}
+
+/// No limits: those of a transport are agreed by itself.
+fn disconnect_reconnect() -> ModePageSpec {
+    ModePageSpec::fixed(&DisconnectReconnect::default().encode(false))
 }
 
 /// One task set for all nexuses (TST 0), no abort on errors of others (QERR 0), and commands reordered as one likes: that
