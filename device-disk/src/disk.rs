@@ -3,14 +3,14 @@
 use crate::commands::{self, DiskCommand};
 use crate::condition::Condition;
 use crate::extent::Geometry;
-use crate::{Options, OptionsError, pages};
+use crate::{Options, OptionsError, pages, undo};
 use lunette_engine::{
-    CommandSpec, Decoded, Device, Io, LogicalUnit, ModePageSpec, NexusId, Request, sense_of,
+    CommandSpec, Decoded, Device, Io, LogicalUnit, ModePageSpec, NexusId, Request, StateError, sense_of,
 };
 use lunette_scsi::inquiry::version_descriptor;
 use lunette_scsi::mode::{BlockDescriptor, DISK_DPO_FUA, DISK_WRITE_PROTECTED};
 use lunette_scsi::{NotificationClasses, PeripheralDeviceType, Sense};
-use lunette_store::{Caps, Discard, IoError};
+use lunette_store::{Caps, Discard, IoError, Post};
 use std::sync::Arc;
 
 /// A disk over a store.
@@ -94,6 +94,14 @@ impl Device for Disk {
 
     fn decode(&self, row: usize, request: &Request<'_>) -> Decoded {
         (self.commands[row].decode)(self, request)
+    }
+
+    fn restore(&self, unit: &LogicalUnit) -> Result<(), StateError> {
+        undo::restore(unit)
+    }
+
+    fn resume(&self, unit: &Arc<LogicalUnit>, post: &dyn Post) {
+        undo::resume(unit, self.geometry.block(), post);
     }
 
     fn max_transfer(&self) -> Option<u64> {

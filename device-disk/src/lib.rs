@@ -32,6 +32,7 @@ mod extent;
 mod medium;
 mod options;
 mod pages;
+mod undo;
 
 pub use disk::Disk;
 pub use options::{Options, OptionsError};

@@ -169,6 +169,8 @@ pub(crate) struct Rig {
     port: Arc<TargetPort>,
     initiators: Vec<Initiator>,
     seen: Arc<Mutex<Vec<Seen>>>,
+    /// Data-out of commands that were begun.
+    kept: Vec<Memory>,
 }
 
 impl Rig {
@@ -209,7 +211,7 @@ impl Rig {
         let unit = LogicalUnit::filtered("disk", identity, Box::new(disk), store, filter);
         let units = BTreeMap::from([(0, unit.clone())]);
         let port = TargetPort::new("target,t,0x0001", 1, Protocol::ISCSI, units);
-        let mut rig = Self { sim: Sim::new(1), unit, port, initiators: Vec::new(), seen };
+        let mut rig = Self { sim: Sim::new(1), unit, port, initiators: Vec::new(), seen, kept: Vec::new() };
         rig.log_in();
         rig
     }
@@ -247,17 +249,7 @@ impl Rig {
             Started::Ended(outcome) => outcome,
             Started::Pending => {
                 at_once = false;
-                self.sim.settle();
-                // Stores may wait for timers.
-                while initiator.ended.0.borrow().is_none() {
-                    self.sim.advance(Duration::from_millis(1));
-                    assert!(self.sim.step(0) || self.sim.cx(0).now() < LIMIT, "it never ends");
-                    self.sim.settle();
-                }
-                match initiator.ended.0.take() {
-                    Some(Completion::Ended(outcome)) => outcome,
-                    other => panic!("not ended: {other:?}"),
-                }
+                self.outcome(from)
             }
         };
         let mut data = into.to_vec();
@@ -265,6 +257,47 @@ impl Rig {
         assert!(outcome.moved_in <= room as u64 && outcome.moved_out <= sent);
         data.truncate(outcome.moved_in as usize);
         Answer { outcome, data, at_once }
+    }
+
+    /// What becomes of the command that is under way.
+    fn outcome(&mut self, from: usize) -> Outcome {
+        let ended = &self.initiators[from].ended.0;
+        self.sim.settle();
+        // Stores may wait for timers.
+        while ended.borrow().is_none() {
+            self.sim.advance(Duration::from_millis(1));
+            assert!(self.sim.step(0) || self.sim.cx(0).now() < LIMIT, "it never ends");
+            self.sim.settle();
+        }
+        match ended.take() {
+            Some(Completion::Ended(outcome)) => outcome,
+            other => panic!("not ended: {other:?}"),
+        }
+    }
+
+    /// Begins a command of the first initiator, and goes on until it waits for something.
+    pub(crate) fn begin(&mut self, cdb: &[u8], data_out: &[u8]) {
+        let (cdb, out) = (Cdb::new(cdb).unwrap(), Memory::from_bytes(data_out));
+        let sent = data_out.len() as u64;
+        let command =
+            CommandFrame { tag: 1, data_out: sent, cookie: 1, ..CommandFrame::new(Lun::from_index(0), &cdb) };
+        let session = &self.initiators[0].session;
+        let started = session.execute(&command, Sg::new(&[out.seg()]), Sg::empty(), self.sim.cx(0));
+        assert!(matches!(started, Started::Pending));
+        self.sim.settle();
+        self.kept.push(out);
+    }
+
+    /// How that command ends, which has not yet.
+    pub(crate) fn ended(&mut self) -> Answer {
+        assert!(self.initiators[0].ended.0.borrow().is_none(), "it has ended");
+        Answer { outcome: self.outcome(0), data: Vec::new(), at_once: false }
+    }
+
+    /// The unit goes on with what is in its saved state.
+    pub(crate) fn resume(&mut self) {
+        self.unit.resume(&*self.sim.cx(0).poster());
+        self.sim.settle();
     }
 
     /// A logical unit reset by the first initiator, which then has seen its unit attention.

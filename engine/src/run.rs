@@ -96,6 +96,10 @@ impl Alarm {
         Self { poster: cx.poster(), reactor: cx.reactor(), id }
     }
 
+    pub(crate) fn poster(&self) -> &dyn Post {
+        &*self.poster
+    }
+
     /// Ends the wait, now or when it begins.
     pub fn ring(&self) {
         let token = self.id.token;

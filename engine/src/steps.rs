@@ -1,14 +1,14 @@
 //! Carrying out work of several steps, for commands and in the background.
 
-use crate::LogicalUnit;
 use crate::engine::{Engine, Token};
 use crate::run::{Alarm, Idle, Progress, RunCell, RunFuture, Running, Step, Steps};
 use crate::tasks::TaskId;
+use crate::{IoKind, LogicalUnit, Run, sense_of};
 use lunette_scsi::Sense;
 use lunette_store::{Cx, IoError, IoId, IoResult, Message, Post, ReactorId, Sg, Store, Submit};
 use std::collections::HashMap;
 use std::rc::Rc;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 /// How many steps are taken before others have their turn, when they complete at once.
@@ -39,6 +39,33 @@ impl LogicalUnit {
         let start = move |steps| -> RunFuture { Box::pin(work(steps)) };
         let message: Message = Box::new(move |cx| Engine::on(cx).begin(&unit, start, cx));
         post.post(self.home().first().copied().unwrap_or(ReactorId(0)), message);
+    }
+}
+
+impl Run {
+    /// Has `work` done in the background and waits until it has ended. When the command is aborted, it ends without that,
+    /// and the work goes on.
+    ///
+    /// # Errors
+    /// What the work has come to, or that the command was aborted.
+    pub async fn detach<F>(&self, work: impl FnOnce(Steps) -> F + Send + 'static) -> Result<(), Sense>
+    where
+        F: Future<Output = Result<(), Sense>> + 'static,
+    {
+        let ended = Arc::<Mutex<Option<Result<(), Sense>>>>::default();
+        let (result, alarm) = (ended.clone(), self.alarm());
+        self.unit.begin(self.alarm().poster(), async move |steps| {
+            let ended = work(steps).await;
+            *result.lock().unwrap_or_else(PoisonError::into_inner) = Some(ended);
+            alarm.ring();
+            Ok(())
+        });
+        loop {
+            if let Some(result) = ended.lock().unwrap_or_else(PoisonError::into_inner).take() {
+                return result;
+            }
+            self.wait().await.map_err(|error| sense_of(IoKind::Flush, error))?;
+        }
     }
 }
 

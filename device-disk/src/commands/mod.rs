@@ -19,10 +19,12 @@ mod unmap;
 mod verify;
 mod write;
 mod write_and_verify;
+mod write_atomic;
 mod write_same;
 mod xdwriteread;
 
 pub(crate) use compare_and_write::longest as longest_compare_and_write;
+pub(crate) use write_atomic::longest as longest_write_atomic;
 pub(crate) use write_same::MAX_WRITE_SAME;
 
 /// A row of a disk's command.
@@ -51,6 +53,7 @@ static COMMANDS: &[(On, &DiskCommand)] = &[
     (On::All, &write_and_verify::WRITE_AND_VERIFY_16),
     (On::All, &compare_and_write::COMPARE_AND_WRITE),
     (On::All, &orwrite::ORWRITE_16),
+    (On::All, &write_atomic::WRITE_ATOMIC_16),
     (On::All, &verify::VERIFY_10),
     (On::All, &verify::VERIFY_12),
     (On::All, &verify::VERIFY_16),

@@ -1,7 +1,7 @@
 //! Block Limits (SBC-4 6.6).
 
 use crate::Disk;
-use crate::commands::{MAX_WRITE_SAME, longest_compare_and_write};
+use crate::commands::{MAX_WRITE_SAME, longest_compare_and_write, longest_write_atomic};
 use lunette_engine::Device;
 use lunette_scsi::vpd::BlockLimits;
 
@@ -14,6 +14,7 @@ pub(crate) fn page(disk: &Disk) -> Vec<u8> {
         maximum_compare_and_write: longest_compare_and_write(disk),
         optimal_transfer_granularity: (disk.physical_block / block).try_into().unwrap_or(0),
         maximum_transfer: disk.max_transfer,
+        maximum_atomic_transfer: longest_write_atomic(disk),
         maximum_write_same: MAX_WRITE_SAME / u64::from(block),
         ..BlockLimits::default()
     };

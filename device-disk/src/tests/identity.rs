@@ -52,6 +52,7 @@ fn limits_and_characteristics_follow_the_store() {
     let limits = BlockLimits::parse(&vpd(&mut rig, 0xb0)).unwrap();
     let expected = BlockLimits {
         maximum_compare_and_write: 255,
+        maximum_atomic_transfer: 2048,
         optimal_transfer_granularity: 8,
         maximum_transfer: 2048,
         maximum_unmap_blocks: u32::MAX,

@@ -13,4 +13,5 @@ mod properties;
 mod provisioning;
 mod read_write;
 mod verify;
+mod write_atomic;
 mod xdwriteread;

@@ -58,7 +58,7 @@ static ECHO: Command<Toy> = Command {
     decode: |_, request| Ok(Plan::data(vec![request.priority, request.reference_number], 2)),
 };
 
-static COMMANDS: [&Command<Toy>; 9] = [
+static COMMANDS: [&Command<Toy>; 10] = [
     &READ,
     &TWO_STEPS,
     &ECHO,
@@ -68,6 +68,7 @@ static COMMANDS: [&Command<Toy>; 9] = [
     &steps::SAVE,
     &steps::SETTLE,
     &ranges::CLAIM,
+    &steps::DETACH,
 ];
 
 impl Device for Toy {

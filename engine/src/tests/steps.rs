@@ -57,6 +57,18 @@ async fn save(run: Run) -> Result<(), Sense> {
     run.save(&turn, "answer", &42, apply).await
 }
 
+/// Reads one byte twice, whatever becomes of the command.
+pub(super) static DETACH: Command<Toy> = command!(Opcode::WRITE_ATOMIC_16, detach);
+
+async fn detach(run: Run) -> Result<(), Sense> {
+    run.detach(async |steps| {
+        let memory = Rc::new(Memory::zeroed(1));
+        steps.read(0, &memory, 1).await.map_err(failed)?;
+        steps.read(0, &memory, 1).await.map(drop).map_err(failed)
+    })
+    .await
+}
+
 fn pending(rig: &mut Rig, from: &Initiator, tag: u64, command: &Command<Toy>) {
     assert_eq!(rig.send(from, tag, "simple", &command.spec), None);
 }
@@ -157,6 +169,26 @@ fn work_in_the_background_goes_on_by_itself() {
         assert_eq!(*done.lock().unwrap(), expected);
     }
     assert_eq!(rig.at_store(), 0);
+}
+
+#[test]
+fn what_is_detached_goes_on_when_its_command_is_aborted() {
+    let mut rig = Rig::new(2);
+    let a = rig.initiator(1);
+    pending(&mut rig, &a, 1, &DETACH);
+    for ended in [vec![], vec![1]] {
+        assert_eq!(rig.at_store(), 1);
+        rig.complete_one(Ok(1));
+        assert_eq!(a.good(), ended);
+    }
+    pending(&mut rig, &a, 2, &DETACH);
+    assert_eq!(rig.at_store(), 1);
+    rig.complete_one(Ok(1));
+    rig.manage(&a, Function::AbortTask, 2);
+    assert_eq!(rig.at_store(), 1);
+    assert_eq!(a.events().len(), 2, "the command and the function have ended");
+    rig.complete_one(Ok(1));
+    assert_eq!((rig.at_store(), a.events().len()), (0, 0));
 }
 
 /// What was kept last, or that nothing can be.

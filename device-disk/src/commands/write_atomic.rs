@@ -1,0 +1,70 @@
+//! WRITE ATOMIC (SBC-4 clause 5).
+
+use super::{DiskCommand, check_data_out, has_all_data_out, medium_access};
+use crate::Disk;
+use crate::extent::{Extent, check_writable};
+use crate::undo::{self, Undo};
+use lunette_engine::{Decoded, Direction, Plan, Request, Reservation};
+use lunette_scsi::{Opcode, Sense};
+use lunette_store::Memory;
+use std::rc::Rc;
+
+/// The most bytes of one command: what is saved of the old ones is this long.
+const MOST: u64 = 1 << 20;
+
+// DPO and FUA. There is no ATOMIC BOUNDARY: the blocks are written as one, however many.
+pub(crate) static WRITE_ATOMIC_16: DiskCommand = DiskCommand {
+    spec: medium_access(
+        Opcode::WRITE_ATOMIC_16,
+        &[0x9c, 0x18, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0, 0, 0xff, 0xff, 0, 0],
+        Direction::Out,
+        Reservation::Write,
+    ),
+    decode,
+};
+
+/// The most blocks of one command.
+pub(crate) fn longest(disk: &Disk) -> u32 {
+    let most = u32::try_from(MOST / disk.geometry.block()).unwrap_or(u32::MAX);
+    most.min(disk.max_transfer).min(u16::MAX.into())
+}
+
+/// All blocks are written or none: other commands see no part of it, for it has the blocks to itself, nor does one that
+/// reads after a power loss, for the old content is saved until the new one is safe.
+fn decode(disk: &Disk, request: &Request<'_>) -> Decoded {
+    check_writable(request.unit)?;
+    let (transfer, extent) = disk.range(request.cdb)?;
+    if transfer.blocks > longest(disk) {
+        return Err(Sense::invalid_field_in_cdb(12, None));
+    }
+    if transfer.blocks == 0 {
+        return Ok(Plan::good());
+    }
+    let Extent { offset, length } = extent;
+    check_data_out(request, length)?;
+    let (block, durable) = (disk.geometry.block(), disk.volatile_cache);
+    Ok(Plan::run(length, async move |run| {
+        has_all_data_out(&run, length)?;
+        let range = run.claim(extent.bytes()).await?;
+        let turn = run.turn().await?;
+        let new = run.data_out(0, length);
+        // Once it has begun, it comes to an end.
+        run.detach(async move |steps| {
+            let _range = range;
+            let undo = Undo::of(&steps, extent).await?;
+            let result = async {
+                undo.save(&steps, &turn).await?;
+                let new = Rc::new(Memory::from_bytes(&new));
+                if let Err(error) = steps.write(offset, &new, length, durable).await {
+                    undo.carry_out(&steps, block).await?;
+                    return Err(undo::failed(&steps, extent, error));
+                }
+                Ok(())
+            };
+            let result = result.await;
+            undo::forget(&steps, &turn).await;
+            result
+        })
+        .await
+    }))
+}

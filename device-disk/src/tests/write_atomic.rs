@@ -1,0 +1,153 @@
+//! WRITE ATOMIC, over failures and power losses.
+
+use crate::Options;
+use crate::testing::*;
+use lunette_engine::{StateError, StateKeeper};
+use lunette_scsi::Opcode;
+use lunette_store::ram::Ram;
+use lunette_store::{Backing, Caps, Cx, IoError, IoId, Op, Store, Submit};
+use std::rc::Rc;
+use std::sync::{Arc, Mutex};
+
+const BLOCKS: u64 = SIZE / 512;
+const NOT_READY: Code = (2, 0x04, 0x01);
+
+fn write_atomic(lba: u64, blocks: u16) -> Vec<u8> {
+    let mut cdb = cdb(Opcode::WRITE_ATOMIC_16, lba, 0);
+    cdb[12..14].copy_from_slice(&blocks.to_be_bytes());
+    cdb
+}
+
+#[derive(Default)]
+struct Keeper {
+    state: Mutex<Option<Vec<u8>>>,
+    /// How many more times it can save.
+    saves: Mutex<usize>,
+}
+
+impl StateKeeper for Keeper {
+    fn load(&self) -> Result<Option<Vec<u8>>, StateError> {
+        Ok(self.state.lock().unwrap().clone())
+    }
+
+    fn save(&self, state: &[u8]) -> Result<(), StateError> {
+        let mut left = self.saves.lock().unwrap();
+        *left = left.checked_sub(1).ok_or(StateError("full".into()))?;
+        *self.state.lock().unwrap() = Some(state.to_vec());
+        Ok(())
+    }
+}
+
+/// Writes only half of what is long, and then fails or, with the power lost, says nothing any more.
+#[derive(Clone)]
+struct Torn {
+    inner: Arc<dyn Backing>,
+    answer: Submit,
+}
+
+struct TornStore(Torn, Rc<dyn Store>);
+
+impl Backing for Torn {
+    fn caps(&self) -> &Caps {
+        self.inner.caps()
+    }
+
+    fn attach(&self, cx: &mut dyn Cx) -> Rc<dyn Store> {
+        Rc::new(TornStore(self.clone(), self.inner.attach(cx)))
+    }
+}
+
+impl Store for TornStore {
+    fn caps(&self) -> &Caps {
+        self.0.caps()
+    }
+
+    fn submit(&self, op: Op<'_>, id: IoId, cx: &mut dyn Cx) -> Submit {
+        match op {
+            Op::Write { from, .. } if from.len() > 512 => {
+                self.1.submit(op.with_sg(from.part(0, from.len() / 2)), id, cx);
+                self.0.answer
+            }
+            _ => self.1.submit(op, id, cx),
+        }
+    }
+}
+
+fn keeping(rig: Rig, keeper: &Arc<Keeper>) -> Rig {
+    rig.unit.keep_state(keeper.clone()).unwrap();
+    rig
+}
+
+#[test]
+fn blocks_are_written_within_the_limits() {
+    let mut rig = Rig::new();
+    let limits = rig.ask(&[0x12, 1, 0xb0, 0, 64, 0], &[], 64).good();
+    assert_eq!(limits[44..64], [&2048u32.to_be_bytes()[..], &[0; 16]].concat());
+    for (lba, blocks) in [(0, 1), (3, 7), (BLOCKS - 256, 256), (0, 2048)] {
+        let new = vec![blocks as u8 | 1; blocks as usize * 512];
+        rig.ask(&write_atomic(lba, blocks), &new, 0).good();
+        assert_eq!(rig.read(lba, blocks.into()), new);
+    }
+    assert_eq!(rig.read(0, 2048), [1; SIZE as usize]);
+    rig.ask(&write_atomic(BLOCKS, 0), &[], 0).good();
+    assert_eq!(rig.ask(&write_atomic(BLOCKS - 1, 2), &[0; 1024], 0).refused(), OUT_OF_RANGE);
+    let partial = rig.ask(&write_atomic(0, 2), &[0; 512], 0);
+    assert_eq!(partial.refused(), INVALID_FIELD, "all or nothing");
+    for (byte, bit) in [(1, 0x20), (10, 0x80), (11, 0x01)] {
+        let answer = rig.ask(&with(write_atomic(0, 1), byte, bit), &[0; 512], 0);
+        assert_eq!((answer.refused(), answer.field().unwrap().0), (INVALID_FIELD, byte as u16));
+    }
+    let mut small = Rig::with(Options::default(), |caps| caps.max_transfer = 1024);
+    let long = small.ask(&write_atomic(0, 3), &[0; 1536], 0);
+    assert_eq!((long.refused(), long.field()), (INVALID_FIELD, Some((12, None))));
+}
+
+#[test]
+fn a_write_that_fails_leaves_what_was_there() {
+    for (error, code) in [(IoError::NoSpace, (7, 0x27, 0x07)), (IoError::Os(5), (3, 0x0c, 0))] {
+        let keeper = Arc::new(Keeper { saves: Mutex::new(9), ..Keeper::default() });
+        let inner = Arc::new(Ram::new(SIZE).unwrap());
+        let torn = Torn { inner, answer: Submit::Done(Err(error)) };
+        let mut rig = keeping(Rig::over(Options::default(), Arc::new(torn), |_| {}), &keeper);
+        for lba in 0..8 {
+            rig.write(lba, &[lba as u8; 512]);
+        }
+        let before = rig.read(0, 8);
+        assert_eq!(rig.ask(&write_atomic(1, 6), &[9; 6 * 512], 0).refused(), code);
+        assert_eq!(rig.read(0, 8), before);
+        rig.ask(&write_atomic(1, 1), &[9; 512], 0).good();
+    }
+}
+
+#[test]
+fn after_a_power_loss_there_is_all_or_nothing() {
+    let keeper = Arc::new(Keeper { saves: Mutex::new(99), ..Keeper::default() });
+    let inner: Arc<dyn Backing> = Arc::new(Ram::new(SIZE).unwrap());
+    let mut rig = keeping(Rig::over(Options::default(), inner.clone(), |_| {}), &keeper);
+    rig.ask(&write_atomic(0, 8), &[1; 4096], 0).good();
+    let torn = Torn { inner: inner.clone(), answer: Submit::Queued };
+    let mut rig = keeping(Rig::over(Options::default(), Arc::new(torn), |_| {}), &keeper);
+    assert_eq!(rig.read(0, 8), [1; 4096], "it was done");
+    rig.begin(&write_atomic(0, 8), &[2; 4096]);
+    let mut rig = keeping(Rig::over(Options::default(), inner.clone(), |_| {}), &keeper);
+    assert_eq!(rig.ask(&cdb(Opcode::READ_10, 0, 8), &[], 4096).refused(), NOT_READY);
+    rig.resume();
+    assert_eq!(rig.read(0, 8), [1; 4096], "it was not");
+    // What was written back once is not written back again.
+    rig.write(0, &[3; 4096]);
+    let mut rig = keeping(Rig::over(Options::default(), inner, |_| {}), &keeper);
+    rig.resume();
+    assert_eq!(rig.read(0, 8), [3; 4096]);
+}
+
+#[test]
+fn nothing_is_written_before_the_old_content_is_safe() {
+    let keeper = Arc::<Keeper>::default();
+    let mut rig = keeping(Rig::new(), &keeper);
+    rig.begin(&write_atomic(0, 1), &[1; 512]);
+    assert_eq!(rig.seen(), [Seen::Read(0, 512)]);
+    // One that may have been saved has to be forgotten first.
+    *keeper.saves.lock().unwrap() = 1;
+    assert_eq!(rig.ended().refused(), (4, 0x44, 0));
+    assert_eq!(rig.read(0, 1), [0; 512]);
+}
