@@ -10,6 +10,7 @@ mod size;
 mod socket;
 mod state;
 mod summary;
+mod unit_state;
 mod units;
 
 use cli::Call;

@@ -43,6 +43,7 @@ pub(crate) fn serve(options: &Serve) -> Result<()> {
     say(&summary::units(&units));
     // Until now there is nothing to end gently: a signal ends the program, also one that waits for a lock.
     let signals = StopSignals::catch()?;
+    units.values().for_each(|unit| unit.unit.resume(&*reactors.poster()));
     let places = places(options, inherited, &state);
     let exports = Exports::start(places, &units, &state, &reactors, signals.waker())?;
     say(&exports.summary());

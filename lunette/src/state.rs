@@ -1,4 +1,4 @@
-//! The state directory: the identities that were made once and are kept.
+//! The state directory: the identities that were made once and are kept. (What units save is in `unit_state.rs`.)
 //!
 //! A logical unit is recognised by its `name=`, else by its file itself (file system, inode and time of birth), else by the
 //! file's path, so that neither the order of the units nor a new path changes what initiators see.
@@ -42,7 +42,7 @@ pub(crate) struct Record {
     /// Unit serial number.
     #[serde(deserialize_with = "checked_serial")]
     pub(crate) serial: String,
-    /// World-wide name.
+    /// World-wide name. What is kept of a unit is kept under it.
     #[serde(serialize_with = "naa_as_text", deserialize_with = "naa_from_text")]
     pub(crate) naa: Naa,
 }
@@ -182,7 +182,7 @@ impl StateDir {
 }
 
 /// Makes a directory, and those above it, so that they are still there after a power loss.
-fn create_durably(path: &Path) -> std::io::Result<()> {
+pub(crate) fn create_durably(path: &Path) -> std::io::Result<()> {
     if path.is_dir() {
         return Ok(());
     }
@@ -198,7 +198,7 @@ fn create_durably(path: &Path) -> std::io::Result<()> {
 }
 
 /// Replaces a file so that after a power loss there is the old content or the new.
-fn write_durably(directory: &Path, name: &str, bytes: &[u8]) -> std::io::Result<()> {
+pub(crate) fn write_durably(directory: &Path, name: &str, bytes: &[u8]) -> std::io::Result<()> {
     let temporary = directory.join(format!("{name}.new"));
     let mut file = File::options().create(true).truncate(true).write(true).mode(0o600).open(&temporary)?;
     file.write_all(bytes)?;
@@ -208,6 +208,11 @@ fn write_durably(directory: &Path, name: &str, bytes: &[u8]) -> std::io::Result<
 }
 
 impl Record {
+    /// Whether it will be the same at the next start.
+    pub(crate) fn lasts(&self) -> bool {
+        self.key != Key::default()
+    }
+
     fn new(key: Key) -> Result<Self> {
         let random = || {
             let mut bytes = [0; 8];

@@ -3,6 +3,7 @@
 use crate::notation::{MAX_LUNS, StoreSpec, UnitSpec};
 use crate::size;
 use crate::state::{Key, Record, StateDir};
+use crate::unit_state::UnitState;
 use anyhow::{Context, Result, bail};
 use lunette_device_disk::{Disk, Options as DiskOptions};
 use lunette_engine::{Identity, LogicalUnit};
@@ -68,7 +69,7 @@ pub(crate) fn open(specs: &[UnitSpec], state: &StateDir) -> Result<Units> {
         bail!("two logical units have the world-wide name {naa}: initiators would take them for one");
     }
     let units = specs.iter().zip(addresses).zip(opened).zip(records);
-    units.map(|(((spec, at), opened), record)| Ok((at, build(spec, at, opened, &record)?))).collect()
+    units.map(|(((spec, at), opened), record)| Ok((at, build(spec, at, opened, &record, state)?))).collect()
 }
 
 /// The first value that has come before.
@@ -155,7 +156,7 @@ fn key(spec: &UnitSpec) -> Result<Key> {
     Ok(Key { name: spec.name.clone().or(place.name.clone()), ..place })
 }
 
-fn build(spec: &UnitSpec, at: Address, opened: Opened, record: &Record) -> Result<Unit> {
+fn build(spec: &UnitSpec, at: Address, opened: Opened, record: &Record, state: &StateDir) -> Result<Unit> {
     let serial = spec.serial.as_ref().unwrap_or(&record.serial);
     let identity = Identity::new(serial, spec.wwn.unwrap_or(record.naa));
     let options = DiskOptions {
@@ -170,7 +171,24 @@ fn build(spec: &UnitSpec, at: Address, opened: Opened, record: &Record) -> Resul
         target => format!("target{target}-lun{}", at.lun),
     });
     let unit = LogicalUnit::filtered(name, identity, Box::new(disk), Some(opened.backing), &spec.filter);
+    if record.lasts() {
+        keep(&unit, at, record, state)?;
+    }
     Ok(Unit { unit, description: opened.description, queues: spec.queues.clone() })
+}
+
+/// Lets a unit keep its state. One whose state cannot be used is served, but not ready.
+fn keep(unit: &LogicalUnit, at: Address, record: &Record, state: &StateDir) -> Result<()> {
+    let keeper = UnitState::open(state, record.naa).with_context(|| at.to_string())?;
+    let path = keeper.path();
+    if let Err(error) = unit.keep_state(Arc::new(keeper)) {
+        tracing::error!(
+            "{at} is not ready: {error}. Restore {path}, or move it away to give up the reservations and all else that \
+             the unit has saved, and start lunette again",
+            path = path.display()
+        );
+    }
+    Ok(())
 }
 
 #[cfg(test)]
