@@ -1,7 +1,7 @@
 //! Steps on the medium that several commands take, in pieces of bounded size.
 
 use crate::extent::{Extent, Geometry};
-use lunette_engine::{Io, IoKind, Run, Steps};
+use lunette_engine::{Counted, Io, IoKind, Run, Steps};
 use lunette_scsi::Sense;
 use lunette_scsi::lba_status::ProvisioningStatus;
 use lunette_store::{IoError, IoResult, Memory, SeekTarget};
@@ -22,6 +22,12 @@ pub(crate) struct Medium<R = Run> {
 impl<R: Deref<Target = Steps>> Medium<R> {
     /// Reads a range, to learn whether it can be read.
     pub(crate) async fn read_through(&self, extent: Extent) -> Result<(), Sense> {
+        let result = self.read_pieces(extent).await;
+        self.run.count(Counted::Verify, extent.length, &result);
+        result
+    }
+
+    async fn read_pieces(&self, extent: Extent) -> Result<(), Sense> {
         let step = self.step(extent);
         let memory = Rc::new(Memory::zeroed(step as usize));
         for part in extent.steps(step) {
@@ -32,6 +38,16 @@ impl<R: Deref<Target = Steps>> Medium<R> {
 
     /// Compares a range with what `expected` says of its bytes, by position in the range and number.
     pub(crate) async fn compare(
+        &self,
+        extent: Extent,
+        expected: impl Fn(&R, u64, u64) -> Vec<u8>,
+    ) -> Result<(), Sense> {
+        let result = self.compare_pieces(extent, expected).await;
+        self.run.count(Counted::Verify, extent.length, &result);
+        result
+    }
+
+    async fn compare_pieces(
         &self,
         extent: Extent,
         expected: impl Fn(&R, u64, u64) -> Vec<u8>,

@@ -319,6 +319,14 @@ impl Rig {
         self.sim.settle();
     }
 
+    /// Lets time pass in small steps, for work in the background.
+    pub(crate) fn pass(&mut self, time: Duration) {
+        for _ in 0..time.as_millis() {
+            self.sim.advance(Duration::from_millis(1));
+            self.sim.settle();
+        }
+    }
+
     /// What reached the store since this was last asked.
     pub(crate) fn seen(&mut self) -> Vec<Seen> {
         std::mem::take(&mut self.seen.lock().unwrap())

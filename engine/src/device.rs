@@ -1,6 +1,7 @@
 //! What a peripheral device type is to the engine.
 
 use crate::{CommandSpec, Decoded, Io, IoKind, LogicalUnit, ModePageSpec, NexusId, Request, StateError};
+use lunette_scsi::log::{LogPageCode, LogParameter};
 use lunette_scsi::mode::BlockDescriptor;
 use lunette_scsi::{AdditionalSense, NotificationClasses, Sense, SenseKey};
 use lunette_store::{IoError, Post};
@@ -42,6 +43,17 @@ pub trait Device: Send + Sync {
     fn mode_pages(&self, unit: &LogicalUnit) -> Vec<ModePageSpec> {
         let _ = unit;
         Vec::new()
+    }
+
+    /// The device's own log pages.
+    fn log_pages(&self) -> &'static [LogPageCode] {
+        &[]
+    }
+
+    /// The parameters of the log page `code`, one of [`log_pages`](Device::log_pages).
+    fn log_page(&self, code: LogPageCode, unit: &LogicalUnit) -> Option<Vec<LogParameter>> {
+        let _ = (code, unit);
+        None
     }
 
     /// The mode parameter block descriptor, if the device has one: the short form, or the long one if `long` and the device

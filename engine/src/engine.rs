@@ -165,7 +165,7 @@ impl Engine {
         let op = operation(io, data_out, data_in);
         let moving = op.range().1;
         match self.submit(id, itl, io, op, cx) {
-            Some(result) => Started::Ended(outcome_of_io(itl.unit(), io, moving, result)),
+            Some(result) => Started::Ended(outcome_of_io(itl, io, moving, result)),
             None => {
                 let phase = Phase::Running;
                 let task =
@@ -292,7 +292,7 @@ impl Engine {
                 let op = operation(io, data_out, data_in);
                 task.moving = op.range().1;
                 let result = self.submit(id, &task.itl, io, op, cx)?;
-                Some(outcome_of_io(task.itl.unit(), io, task.moving, result))
+                Some(outcome_of_io(&task.itl, io, task.moving, result))
             }
             Plan::Run(plan) => {
                 begin(task, plan, data_out, data_in, Alarm::new(self.id(Token::Task(id)), cx));
@@ -333,7 +333,7 @@ impl Engine {
                 None => return,
             }
         } else if let Some(Plan::Io(io)) = task.plan {
-            outcome_of_io(task.itl.unit(), io, task.moving, result)
+            outcome_of_io(&task.itl, io, task.moving, result)
         } else {
             Outcome::status(Status::TASK_ABORTED)
         };
@@ -544,7 +544,7 @@ fn recheck(task: &mut Task) {
 /// Prepares a command of several steps.
 fn begin(task: &mut Task, plan: RunPlan, data_out: Sg<'_>, data_in: Sg<'_>, alarm: Alarm) {
     let itl = &task.itl;
-    let cell = RunCell::new(data_out.part(0, plan.wanted_out), data_in, alarm);
+    let cell = RunCell::new(data_out.part(0, plan.wanted_out), data_in, alarm, itl.set.counters.clone());
     let run = Run::new(itl.unit().clone(), itl.nexus.clone(), task.cdb, cell.clone());
     task.moving = data_out.len().min(plan.wanted_out);
     task.running = Some(Running::new(cell, (plan.start)(run)));
@@ -560,14 +560,15 @@ fn outcome_of_reply(task: &Task, reply: Reply, data_in: Sg<'_>) -> Outcome {
     }
 }
 
-fn outcome_of_io(unit: &LogicalUnit, io: Io, moving: u64, result: IoResult) -> Outcome {
+fn outcome_of_io(itl: &Itl, io: Io, moving: u64, result: IoResult) -> Outcome {
+    itl.set.counters.count_io(io.kind, moving, result);
     let (wanted_in, wanted_out) = (io.wanted_in(), io.wanted_out());
     let ended = |status| Outcome { wanted_in, wanted_out, ..Outcome::status(status) };
     match result {
         Ok(_) if io.kind == IoKind::Read => Outcome { moved_in: moving, ..ended(Status::GOOD) },
         Ok(_) => Outcome { moved_out: moving, ..ended(Status::GOOD) },
         Err(IoError::Busy) => ended(Status::TASK_SET_FULL),
-        Err(error) => check_condition(unit, unit.device().io_failed(&io, error)),
+        Err(error) => check_condition(itl.unit(), itl.unit().device().io_failed(&io, error)),
     }
 }
 

@@ -40,12 +40,15 @@
 #![forbid(unsafe_code)]
 
 mod attention;
+mod buffers;
+mod clock;
 mod command;
 mod device;
 mod engine;
 mod filter;
 mod hop;
 mod identity;
+mod log;
 mod manage;
 mod mode;
 mod nexus;
@@ -56,8 +59,10 @@ mod readiness;
 mod reservation;
 mod run;
 mod saved;
+mod self_test;
 mod session;
 pub mod spc;
+mod statistics;
 mod steps;
 mod task_set;
 mod tasks;
@@ -78,6 +83,7 @@ pub use readiness::{NotReady, Progress};
 pub use run::{Alarm, Run, RunFuture, Steps};
 pub use saved::{Saved, StateError, StateKeeper};
 pub use session::{Admission, CommandFrame, Management, Responder, Session, Started};
+pub use statistics::Counted;
 pub use tasks::TaskId;
 pub use turns::Turn;
 pub use unit::LogicalUnit;

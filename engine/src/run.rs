@@ -1,10 +1,11 @@
-//! Work of several steps, commands and what goes on in the background, written as plain `async` functions.
+//! Counted of several steps, commands and what goes on in the background, written as plain `async` functions.
 //!
 //! The future asks for one step at a time by leaving it in a cell that it shares with the engine; the engine carries it out
 //! and polls again when it has completed. No executor: the engine knows exactly when to poll. Buffers belong to the cell, so
 //! they outlive the future whatever happens to it.
 
 use crate::engine::{Engine, Refusal};
+use crate::statistics::{Counted, Counters};
 use crate::{Io, IoKind, LogicalUnit, Nexus, NexusId};
 use lunette_scsi::{Cdb, Sense, Status};
 use lunette_store::{
@@ -55,6 +56,9 @@ pub(crate) struct RunCell {
     answer: Cell<Option<IoResult>>,
     aborted: Cell<bool>,
     alarm: Alarm,
+    counters: Arc<Counters>,
+    /// When the last step has ended.
+    now: Cell<Duration>,
     /// It was rung, and nothing has waited for it yet.
     rung: Cell<bool>,
 }
@@ -165,12 +169,17 @@ impl Run {
         };
         let _range = self.share(io.bytes()).await?;
         let result = match io.kind {
-            IoKind::Read if ends_inside => return self.read_by_copying(io, room).await,
+            IoKind::Read if ends_inside => {
+                let result = self.read_by_copying(io, room).await;
+                self.count(Counted::Read, room, &result);
+                return result;
+            }
             IoKind::Read => {
                 let length = io.length.min(room);
                 let to = Bytes::DataIn(0..length);
                 let result = self.step(Step::Read { offset: io.offset, to }).await;
                 self.cell.moved_in.set(length);
+                self.cell.counters.count_io(IoKind::Read, length, result);
                 result
             }
             IoKind::Write { durable } => {
@@ -239,7 +248,10 @@ impl Steps {
 
     /// Writes a range of data-out to the store, straight from the initiator's memory.
     pub async fn write_data_out(&self, offset: u64, range: Range<u64>, durable: bool) -> IoResult {
-        self.step(Step::Write { offset, from: Bytes::DataOut(range), durable }).await
+        let length = range.end - range.start;
+        let result = self.step(Step::Write { offset, from: Bytes::DataOut(range), durable }).await;
+        self.cell.counters.count_io(IoKind::Write { durable }, length, result);
+        result
     }
 
     /// Makes what was written before durable.
@@ -290,6 +302,17 @@ impl Steps {
         self.step(Step::Wait).await
     }
 
+    /// When the last step ended, counted from the program's start.
+    pub fn now(&self) -> Duration {
+        self.cell.now.get()
+    }
+
+    /// Counts what a command has done, for the log pages; reads and writes of [`Run::transfer`] and
+    /// [`write_data_out`](Self::write_data_out) are counted already.
+    pub fn count(&self, what: Counted, bytes: u64, result: &Result<(), Sense>) {
+        self.cell.counters.count(what, bytes, result);
+    }
+
     /// Whether the work has been aborted.
     pub fn is_aborted(&self) -> bool {
         self.cell.aborted.get()
@@ -314,7 +337,7 @@ impl Future for Answer<'_> {
     }
 }
 
-/// Work of several steps in progress, as the engine holds it.
+/// Counted of several steps in progress, as the engine holds it.
 pub(crate) struct Running {
     pub(crate) cell: Rc<RunCell>,
     future: RunFuture,
@@ -404,7 +427,7 @@ impl Running {
 }
 
 impl RunCell {
-    pub(crate) fn new(data_out: Sg<'_>, data_in: Sg<'_>, alarm: Alarm) -> Rc<Self> {
+    pub(crate) fn new(data_out: Sg<'_>, data_in: Sg<'_>, alarm: Alarm, counters: Arc<Counters>) -> Rc<Self> {
         let cell = Self {
             data_out: RefCell::default(),
             data_in: RefCell::default(),
@@ -416,11 +439,17 @@ impl RunCell {
             answer: Cell::new(None),
             aborted: Cell::new(false),
             alarm,
+            counters,
+            now: Cell::default(),
             rung: Cell::new(false),
         };
         cell.data_out.borrow_mut().assign(data_out);
         cell.data_in.borrow_mut().assign(data_in);
         Rc::new(cell)
+    }
+
+    pub(crate) fn set_now(&self, now: Duration) {
+        self.now.set(now);
     }
 
     pub(crate) fn moved_in(&self) -> u64 {

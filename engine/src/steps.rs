@@ -71,11 +71,13 @@ impl Run {
 
 impl Engine {
     fn begin(&self, unit: &Arc<LogicalUnit>, start: impl FnOnce(Steps) -> RunFuture, cx: &mut dyn Cx) {
-        let store = self.task_set(unit, cx).store.clone();
+        let set = self.task_set(unit, cx);
+        let store = set.store.clone();
         let mut background = self.background.borrow_mut();
         background.next = background.next.wrapping_add(1);
         let number = background.next;
-        let cell = RunCell::new(Sg::empty(), Sg::empty(), Alarm::new(self.id(Token::Work(number)), cx));
+        let alarm = Alarm::new(self.id(Token::Work(number)), cx);
+        let cell = RunCell::new(Sg::empty(), Sg::empty(), alarm, set.counters.clone());
         let running = Running::new(cell.clone(), start(Steps::new(unit.clone(), cell)));
         background.works.insert(number, Work { running, store });
         drop(background);
@@ -101,6 +103,7 @@ impl Engine {
         cx: &mut dyn Cx,
     ) -> Option<Result<(), Sense>> {
         for _ in 0..STEPS_AT_A_TIME {
+            running.cell.set_now(cx.now());
             let step = match running.proceed(answer) {
                 Progress::Done(result) => return Some(result),
                 Progress::Wants(step) => step,

@@ -5,6 +5,7 @@
 //! stops enabling tasks and acknowledges once its active ones have ended, then the ORDERED task runs, then all go on.
 
 use crate::LogicalUnit;
+use crate::statistics::Counters;
 use crate::tasks::TaskId;
 use lunette_store::{ReactorId, Store};
 use std::cell::{Cell, RefCell};
@@ -100,6 +101,7 @@ struct Stopped {
 pub(crate) struct TaskSet {
     pub(crate) unit: Arc<LogicalUnit>,
     pub(crate) store: Option<Rc<dyn Store>>,
+    pub(crate) counters: Arc<Counters>,
     active: Cell<u32>,
     /// Whether new SIMPLE tasks become dormant: what the three below come to.
     blocked: Cell<bool>,
@@ -126,9 +128,11 @@ pub(crate) enum Next {
 impl TaskSet {
     pub(crate) fn new(unit: Arc<LogicalUnit>, store: Option<Rc<dyn Store>>, reactor: ReactorId) -> Rc<Self> {
         let stopped = unit.coordination().join(reactor).map(|grant| Stopped { grant, tell: None });
+        let counters = unit.statistics().join();
         Rc::new(Self {
             unit,
             store,
+            counters,
             active: Cell::new(0),
             blocked: Cell::new(stopped.is_some()),
             stopped: Cell::new(stopped),

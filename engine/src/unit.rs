@@ -1,12 +1,18 @@
 //! A logical unit as all reactors share it.
 
+use crate::buffers::Buffers;
+use crate::clock::{Clock, Origin};
 use crate::command::{CommandTable, Needs, Owner, Row};
+use crate::log::LogBases;
 use crate::mode::{ModePages, PageControl, SavedModes, Selection};
 use crate::nexus::ItlNexus;
 use crate::ranges::Ranges;
 use crate::readiness::NotReady;
 use crate::reservation::Reservations;
 use crate::saved::{Saved, StateError, StateKeeper};
+use crate::self_test::SelfTests;
+use crate::spc::IdentifyingInformation;
+use crate::statistics::Statistics;
 use crate::task_set::Coordination;
 use crate::turns::Turns;
 use crate::{CommandFilter, Decoded, Device, Identity, Nexus, NexusId, Request, TargetPort, spc};
@@ -17,6 +23,7 @@ use std::collections::HashMap;
 use std::fmt;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, Weak};
+use std::time::Duration;
 
 /// A logical unit: a device, its identity and its bytes.
 pub struct LogicalUnit {
@@ -33,6 +40,11 @@ pub struct LogicalUnit {
     turns: Turns,
     ranges: Ranges,
     keeper: OnceLock<Arc<dyn StateKeeper>>,
+    statistics: Statistics,
+    log_bases: LogBases,
+    self_tests: SelfTests,
+    buffers: Buffers,
+    clock: Clock,
     state: Mutex<State>,
     coordination: Mutex<Coordination>,
 }
@@ -51,6 +63,7 @@ pub(crate) struct State {
     /// Reads and writes take their ranges.
     has_ranges: bool,
     saved: Saved,
+    identifying_information: IdentifyingInformation,
     pub(crate) reservations: Reservations,
     /// Who has reserved the unit with RESERVE.
     pub(crate) reserved_by: Option<NexusId>,
@@ -119,6 +132,11 @@ impl LogicalUnit {
             turns: Turns::default(),
             ranges: Ranges::default(),
             keeper: OnceLock::new(),
+            statistics: Statistics::default(),
+            log_bases: LogBases::default(),
+            self_tests: SelfTests::default(),
+            buffers: Buffers::default(),
+            clock: Clock::default(),
             state: Mutex::default(),
             coordination: Mutex::default(),
         };
@@ -154,10 +172,12 @@ impl LogicalUnit {
     fn restore(&self, saved: Saved) -> Result<(), StateError> {
         let reservations: Option<Reservations> = saved.get(Reservations::SECTION)?;
         let modes: SavedModes = saved.get(SavedModes::SECTION)?;
+        let identifying_information = IdentifyingInformation::of(&saved)?;
         let mut state = self.state();
         state.reservations = reservations.unwrap_or_default();
         state.modes.set_saved(&modes);
         state.modes.reset();
+        state.identifying_information = identifying_information;
         state.saved = saved;
         drop(state);
         self.apply_modes();
@@ -180,6 +200,39 @@ impl LogicalUnit {
 
     pub(crate) fn set_saved(&self, saved: Saved) {
         self.state().saved = saved;
+    }
+
+    pub(crate) fn statistics(&self) -> &Statistics {
+        &self.statistics
+    }
+
+    pub(crate) fn log_bases(&self) -> &LogBases {
+        &self.log_bases
+    }
+
+    pub(crate) fn self_tests(&self) -> &SelfTests {
+        &self.self_tests
+    }
+
+    pub(crate) fn buffers(&self) -> &Buffers {
+        &self.buffers
+    }
+
+    pub(crate) fn clock(&self) -> &Clock {
+        &self.clock
+    }
+
+    /// Sets the timestamp (SPC-4 5.2): `milliseconds` since the beginning of 1970 when the program started.
+    pub fn set_clock(&self, milliseconds: u64) {
+        self.clock.set(Origin::Program, milliseconds, Duration::ZERO);
+    }
+
+    pub(crate) fn identifying_information(&self) -> IdentifyingInformation {
+        self.state().identifying_information.clone()
+    }
+
+    pub(crate) fn set_identifying_information(&self, information: IdentifyingInformation) {
+        self.state().identifying_information = information;
     }
 
     pub(crate) fn turns(&self) -> &Turns {
@@ -227,10 +280,13 @@ impl LogicalUnit {
         self.state().not_ready().map_or(Ok(()), |why| Err(why.sense()))
     }
 
-    /// What REQUEST SENSE tells when nothing else is pending: why the unit is not ready, or in which power condition it is.
+    /// What REQUEST SENSE tells when nothing else is pending: why the unit is not ready, how far a
+    /// self-test has come, or in which power condition the unit is.
     pub(crate) fn pollable_sense(&self) -> Sense {
         let resting = |condition| Sense::new(SenseKey::NO_SENSE, condition);
-        self.ready().err().or_else(|| self.state().resting.map(resting)).unwrap_or(Sense::NO_SENSE)
+        let testing = || self.self_tests.sense();
+        let rests = || self.state().resting.map(resting);
+        self.ready().err().or_else(testing).or_else(rests).unwrap_or(Sense::NO_SENSE)
     }
 
     /// Whether the unit lets a command be processed; one that needs the medium ends its rest.
@@ -370,6 +426,7 @@ impl LogicalUnit {
         drop(state);
         self.apply_modes();
         self.device.reset(self);
+        self.self_tests.abort_by_reset();
         by.itl(self).establish(condition);
         self.establish_attention(condition, Some(by));
     }

@@ -2,8 +2,11 @@
 
 use crate::Options;
 use crate::testing::*;
-use lunette_scsi::StandardInquiry;
-use lunette_scsi::vpd::{BlockDeviceCharacteristics, BlockLimits, ExtendedInquiry, LogicalBlockProvisioning};
+use lunette_scsi::vpd::{
+    BlockDeviceCharacteristics, BlockLimits, ExtendedInquiry, LogicalBlockProvisioning, PortDescription,
+    ScsiPorts,
+};
+use lunette_scsi::{Identifier, StandardInquiry};
 
 fn vpd(rig: &mut Rig, page: u8) -> Vec<u8> {
     rig.ask(&[0x12, 1, page, 0, 255, 0], &[], 255).good()
@@ -29,7 +32,7 @@ fn standard_inquiry_data() {
 fn every_page_is_listed_and_there() {
     let mut rig = Rig::new();
     let list = vpd(&mut rig, 0);
-    assert_eq!(list, [0, 0, 0, 7, 0x00, 0x80, 0x83, 0x86, 0xb0, 0xb1, 0xb2]);
+    assert_eq!(list, [0, 0, 0, 9, 0x00, 0x80, 0x83, 0x86, 0x87, 0x88, 0xb0, 0xb1, 0xb2]);
     for page in 0..=255 {
         let answer = rig.ask(&[0x12, 1, page, 0, 255, 0], &[], 255);
         if list[4..].contains(&page) {
@@ -40,6 +43,16 @@ fn every_page_is_listed_and_there() {
             assert_eq!((answer.refused(), answer.field()), (INVALID_FIELD, Some((2, None))));
         }
     }
+}
+
+#[test]
+fn ports_and_policies() {
+    let mut rig = Rig::new();
+    let ports = ScsiPorts::parse(&vpd(&mut rig, 0x88)).unwrap();
+    let [PortDescription { relative_id: 1, names }] = &ports.0[..] else { panic!("{ports:?}") };
+    assert_eq!(names[0].identifier, Identifier::ScsiName("target,t,0x0001".into()));
+    assert_eq!(vpd(&mut rig, 0x87), [0, 0x87, 0, 4, 0x3f, 0xff, 0, 0]);
+    assert_eq!(ExtendedInquiry::parse(&vpd(&mut rig, 0x86)).unwrap().maximum_sense_length, 252);
 }
 
 #[test]

@@ -5,7 +5,12 @@
 use crate::LogicalUnit;
 use crate::command::Command;
 
+mod buffer;
+mod diagnostics;
+mod identifying_information;
 mod inquiry;
+mod log_select;
+mod log_sense;
 mod mode_select;
 mod mode_sense;
 pub(crate) mod pages;
@@ -15,10 +20,18 @@ mod report_luns;
 mod report_supported_operation_codes;
 mod request_sense;
 mod reserve_release;
+mod security_protocol;
 mod test_unit_ready;
+mod timestamp;
 mod vpd;
 
+use buffer::{READ_BUFFER_10, WRITE_BUFFER};
+use diagnostics::{RECEIVE_DIAGNOSTIC_RESULTS, SEND_DIAGNOSTIC};
+pub(crate) use identifying_information::IdentifyingInformation;
+use identifying_information::{REPORT_IDENTIFYING_INFORMATION, SET_IDENTIFYING_INFORMATION};
 pub(crate) use inquiry::INQUIRY;
+use log_select::LOG_SELECT;
+use log_sense::LOG_SENSE;
 use mode_select::{MODE_SELECT_6, MODE_SELECT_10};
 use mode_sense::{MODE_SENSE_6, MODE_SENSE_10};
 use persistent_reserve_in::{READ_FULL_STATUS, READ_KEYS, READ_RESERVATION, REPORT_CAPABILITIES};
@@ -30,7 +43,9 @@ pub(crate) use report_luns::REPORT_LUNS;
 use report_supported_operation_codes::REPORT_SUPPORTED_OPERATION_CODES;
 pub(crate) use request_sense::REQUEST_SENSE;
 use reserve_release::{RELEASE_6, RELEASE_10, RESERVE_6, RESERVE_10};
+use security_protocol::{SECURITY_PROTOCOL_IN, SECURITY_PROTOCOL_OUT};
 pub(crate) use test_unit_ready::TEST_UNIT_READY;
+use timestamp::{REPORT_TIMESTAMP, SET_TIMESTAMP};
 
 /// A row of a command that every device has.
 pub type PrimaryCommand = Command<LogicalUnit>;
@@ -62,4 +77,16 @@ pub static COMMANDS: &[&PrimaryCommand] = &[
     &REGISTER_AND_MOVE,
     &REPORT_LUNS,
     &REPORT_SUPPORTED_OPERATION_CODES,
+    &SEND_DIAGNOSTIC,
+    &RECEIVE_DIAGNOSTIC_RESULTS,
+    &WRITE_BUFFER,
+    &READ_BUFFER_10,
+    &LOG_SELECT,
+    &LOG_SENSE,
+    &REPORT_IDENTIFYING_INFORMATION,
+    &SET_IDENTIFYING_INFORMATION,
+    &REPORT_TIMESTAMP,
+    &SET_TIMESTAMP,
+    &SECURITY_PROTOCOL_IN,
+    &SECURITY_PROTOCOL_OUT,
 ];

@@ -1,8 +1,14 @@
 //! Vital product data pages that every device has (SPC-4 7.8).
 
-use crate::{LogicalUnit, Request};
+use crate::{LogicalUnit, Request, TargetPort};
+use lunette_scsi::SenseBytes;
 use lunette_scsi::designator::{Association, Designator, Identifier};
-use lunette_scsi::vpd::{DeviceIdentification, ExtendedInquiry, SupportedPages, UnitSerialNumber, VpdPage};
+use lunette_scsi::mode::ModePageCode;
+use lunette_scsi::vpd::{
+    DeviceIdentification, ExtendedInquiry, ModePagePolicy, PagePolicy, PortDescription, ScsiPorts,
+    SupportedPages, UnitSerialNumber, VpdPage,
+};
+use std::sync::Arc;
 
 /// The page `code` of the request's logical unit, whole; `None` if it has no such page.
 pub(crate) fn page(code: u8, request: &Request<'_>) -> Option<Vec<u8>> {
@@ -19,6 +25,8 @@ pub(crate) fn page(code: u8, request: &Request<'_>) -> Option<Vec<u8>> {
         }
         VpdPage::DEVICE_IDENTIFICATION => Some(identification(request).encode(peripheral)),
         VpdPage::EXTENDED_INQUIRY_DATA => Some(extended(unit).encode(peripheral)),
+        VpdPage::MODE_PAGE_POLICY => Some(mode_page_policy().encode(peripheral)),
+        VpdPage::SCSI_PORTS => Some(ports(unit).encode(peripheral)),
         _ => unit.device().vpd_page(code, unit),
     }
 }
@@ -29,6 +37,8 @@ fn supported(unit: &LogicalUnit) -> SupportedPages {
         VpdPage::UNIT_SERIAL_NUMBER,
         VpdPage::DEVICE_IDENTIFICATION,
         VpdPage::EXTENDED_INQUIRY_DATA,
+        VpdPage::MODE_PAGE_POLICY,
+        VpdPage::SCSI_PORTS,
     ];
     SupportedPages(
         primary.into_iter().chain(unit.device().vpd_pages().iter().copied().map(VpdPage)).collect(),
@@ -42,17 +52,37 @@ fn identification(request: &Request<'_>) -> DeviceIdentification {
     for (to, from) in vendor.iter_mut().zip(identity.vendor.bytes()) {
         *to = from;
     }
-    let of_port =
-        |identifier| Designator::new(Association::TARGET_PORT, identifier).with_protocol(port.protocol);
     DeviceIdentification(vec![
         Designator::logical_unit(Identifier::Naa(identity.naa)),
         Designator::logical_unit(Identifier::T10Vendor {
             vendor,
             specific: identity.serial.clone().into_bytes(),
         }),
-        of_port(Identifier::RelativeTargetPort(port.relative_id)),
-        of_port(Identifier::ScsiName(port.name.clone())),
+        of_port(port, Identifier::RelativeTargetPort(port.relative_id)),
+        of_port(port, Identifier::ScsiName(port.name.clone())),
     ])
+}
+
+fn of_port(port: &TargetPort, identifier: Identifier) -> Designator {
+    Designator::new(Association::TARGET_PORT, identifier).with_protocol(port.protocol)
+}
+
+/// All initiators share all pages, and no unit those of another.
+fn mode_page_policy() -> ModePagePolicy {
+    const SHARED: u8 = 0;
+    let all = ModePageCode::subpage(ModePageCode::ALL_PAGES, ModePageCode::ALL_SUBPAGES);
+    ModePagePolicy(vec![PagePolicy { code: all, multiple_units: false, policy: SHARED }])
+}
+
+/// The target ports that show the unit.
+fn ports(unit: &LogicalUnit) -> ScsiPorts {
+    let mut ports = unit.ports();
+    ports.sort_by_key(|port| port.relative_id);
+    let describe = |port: &Arc<TargetPort>| PortDescription {
+        relative_id: port.relative_id,
+        names: vec![of_port(port, Identifier::ScsiName(port.name.clone()))],
+    };
+    ScsiPorts(ports.iter().map(describe).collect())
 }
 
 fn extended(unit: &LogicalUnit) -> ExtendedInquiry {
@@ -61,6 +91,7 @@ fn extended(unit: &LogicalUnit) -> ExtendedInquiry {
         ordered: true,
         simple: true,
         nexus_clear: true,
+        maximum_sense_length: SenseBytes::CAPACITY as u8,
         volatile_cache: unit.backing().is_some_and(|backing| backing.caps().volatile_cache),
         ..ExtendedInquiry::default()
     }
