@@ -231,17 +231,20 @@ impl Engine {
         let Some(id) = tasks.insert(task) else {
             return Admission::Ended(Outcome::status(Status::TASK_SET_FULL));
         };
-        let set = &itl.set;
-        let ordered = command.attribute == TaskAttribute::Ordered;
-        let head = command.attribute == TaskAttribute::HeadOfQueue;
-        if head || (!ordered && !set.is_blocked()) {
-            set.began();
-            tasks.enable(id);
-        } else {
-            set.make_dormant(id, ordered);
-            self.tell(Token::Advance(set.unit.number()), Ok(0), cx);
-        }
+        drop(tasks);
+        self.take_place(id, itl, command.attribute, cx);
         Admission::Admitted { task: id, wanted_out, wanted_in }
+    }
+
+    /// Lets a task into its task set: at once, or when its turn comes.
+    fn take_place(&self, id: TaskId, itl: &Itl, attribute: TaskAttribute, cx: &mut dyn Cx) {
+        let (set, is_ordered) = (&itl.set, attribute == TaskAttribute::Ordered);
+        match attribute {
+            TaskAttribute::HeadOfQueue => set.head_began(),
+            TaskAttribute::Simple if !set.is_blocked() => set.began(),
+            _ => return self.wake(&set.unit, set.make_dormant(id, is_ordered), cx),
+        }
+        self.tasks.borrow_mut().enable(id);
     }
 
     pub(crate) fn start(&self, id: TaskId, data_out: Sg<'_>, data_in: Sg<'_>, cx: &mut dyn Cx) -> Started {
@@ -358,14 +361,35 @@ impl Engine {
     /// Takes a task out of its task set.
     fn end(&self, id: TaskId, cx: &mut dyn Cx) -> Option<Rc<Itl>> {
         let mut tasks = self.tasks.borrow_mut();
-        let enabled = tasks.get(id)?.enabled;
+        let Task { enabled, attribute, .. } = *tasks.get(id)?;
         let itl = tasks.remove(id)?;
+        drop(tasks);
         let set = &itl.set;
-        let changed = if enabled { set.ended() } else { set.forget(id) };
-        if changed {
-            self.tell(Token::Advance(set.unit.number()), Ok(0), cx);
+        if enabled && attribute == TaskAttribute::Simple {
+            if set.ended() {
+                self.tell(Token::Advance(set.unit.number()), Ok(0), cx);
+            }
+            return Some(itl);
         }
+        let concerned = match attribute {
+            _ if !enabled => set.forget(id),
+            TaskAttribute::Ordered => set.ordered_ended(),
+            _ => set.head_ended(),
+        };
+        self.wake(&set.unit, concerned, cx);
         Some(itl)
+    }
+
+    /// Has the parts of a task set on some reactors look whether they can go on.
+    fn wake(&self, unit: &LogicalUnit, reactors: Vec<ReactorId>, cx: &mut dyn Cx) {
+        let unit = unit.number();
+        for reactor in reactors {
+            if reactor == self.reactor {
+                self.tell(Token::Advance(unit), Ok(0), cx);
+            } else {
+                Self::post(reactor, cx, move |engine, cx| engine.advance(unit, cx));
+            }
+        }
     }
 
     /// Lets the part of a task set go on as far as it can.
@@ -375,40 +399,9 @@ impl Engine {
             match set.next() {
                 Next::Wait => return,
                 Next::Enable(task) => self.enable(task, cx),
-                Next::Acknowledge(owner) => {
-                    Self::post(owner, cx, move |engine, cx| engine.with_set(unit, cx, TaskSet::acknowledged));
-                }
-                Next::Acquire => {
-                    let Some(granted) = set.acquire(self.reactor) else { continue };
-                    let (grant, owner) = (granted.grant, self.reactor);
-                    for part in granted.others {
-                        Self::post(part, cx, move |engine, cx| {
-                            engine.with_set(unit, cx, |set| set.stop(grant, owner));
-                        });
-                    }
-                }
-                Next::Release => {
-                    let released = set.release(self.reactor);
-                    for part in released.others {
-                        Self::post(part, cx, move |engine, cx| {
-                            engine.with_set(unit, cx, |set| set.go_on(released.grant));
-                        });
-                    }
-                    for part in released.waiting {
-                        Self::post(part, cx, move |engine, cx| {
-                            engine.with_set(unit, cx, TaskSet::barrier_free);
-                        });
-                    }
-                }
+                Next::Tell(owner) => self.wake(&set.unit, vec![owner], cx),
             }
         }
-    }
-
-    fn with_set(&self, unit: u64, cx: &mut dyn Cx, act: impl FnOnce(&TaskSet)) {
-        if let Some(set) = self.sets.borrow().get(&unit) {
-            act(set);
-        }
-        self.advance(unit, cx);
     }
 
     /// The turn of a dormant task has come.

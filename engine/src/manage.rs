@@ -247,7 +247,7 @@ impl Engine {
     ) {
         let mut reactors = BTreeSet::new();
         for unit in units {
-            reactors.extend(unit.coordination().parts().iter().copied());
+            reactors.extend(unit.coordination().parts());
             // Its first command may be on the way there.
             reactors.extend(unit.home());
         }

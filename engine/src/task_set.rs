@@ -1,8 +1,12 @@
 //! The task set of a logical unit (SAM-5 8): what may run, what waits.
 //!
 //! Each reactor keeps the part of the task set that arrived there. SIMPLE tasks run beside each other and cost a look at
-//! one flag. An ORDERED task needs the whole set to itself: its part asks for the set's *barrier*, every other part
-//! stops enabling tasks and acknowledges once its active ones have ended, then the ORDERED task runs, then all go on.
+//! one word. An ORDERED task, or one at the HEAD OF QUEUE, changes that word in every part before it has arrived for
+//! anybody; tasks that arrive then take a *place* in the order of the whole set. The oldest ORDERED task is the
+//! *barrier*: each part enables what is older, stops when all its active tasks have ended, and keeps what is younger.
+//! When every part has stopped, the ORDERED task runs, and then the next barrier, or all, go on.
+//!
+//! What the parts agree on is behind a lock of the unit. Messages say only that there may be something to do.
 
 use crate::LogicalUnit;
 use crate::statistics::Counters;
@@ -12,89 +16,130 @@ use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 
-/// Numbers the times that the barrier was granted.
-pub(crate) type Grant = u64;
+/// When a task arrived, among those that arrived while order mattered; from 1.
+pub(crate) type Place = u64;
 
-/// What the reactors of one logical unit agree on; behind the unit's lock, off the hot path.
+/// What the reactors of one logical unit agree on.
 #[derive(Default, Debug)]
 pub(crate) struct Coordination {
-    parts: Vec<ReactorId>,
-    grant: Grant,
-    owner: Option<ReactorId>,
-    waiting: Vec<ReactorId>,
+    parts: Vec<Part>,
+    last: Place,
+    /// ORDERED tasks that have not ended, oldest first.
+    ordered: VecDeque<(Place, ReactorId)>,
+    /// How many HEAD OF QUEUE tasks have not ended.
+    heads: usize,
+    /// How many tasks are dormant.
+    dormant: usize,
+}
+
+#[derive(Debug)]
+struct Part {
+    reactor: ReactorId,
+    holds: Arc<Holds>,
+    /// The barrier for which it has stopped.
+    stopped: Place,
+}
+
+/// Why new SIMPLE tasks of a part may not run at once, in one word: zero means that they may.
+#[derive(Default, Debug)]
+struct Holds(AtomicU32);
+
+impl Holds {
+    /// There are ORDERED or HEAD OF QUEUE tasks somewhere in the set.
+    const ORDER: u32 = 1;
+
+    fn any(&self) -> bool {
+        self.0.load(Ordering::Acquire) != 0
+    }
+
+    fn set(&self, hold: u32, on: bool) {
+        if on {
+            self.0.fetch_or(hold, Ordering::AcqRel);
+        } else {
+            self.0.fetch_and(!hold, Ordering::AcqRel);
+        }
+    }
+}
+
+/// A dormant task (SAM-5 8.5).
+#[derive(Clone, Copy)]
+struct Dormant {
+    task: TaskId,
+    place: Place,
+    ordered: bool,
 }
 
 impl Coordination {
-    /// Adds the part of a reactor; `Some` if a barrier is in force and the part must begin stopped.
-    fn join(&mut self, reactor: ReactorId) -> Option<Grant> {
-        self.parts.push(reactor);
-        self.owner.map(|_| self.grant)
+    fn join(&mut self, reactor: ReactorId, holds: Arc<Holds>) {
+        holds.set(Holds::ORDER, self.order_matters());
+        // What arrives there is younger than every barrier.
+        let stopped = self.barrier().map_or(0, |(place, _)| place);
+        self.parts.push(Part { reactor, holds, stopped });
     }
 
     /// The reactors that have a part.
-    pub(crate) fn parts(&self) -> &[ReactorId] {
-        &self.parts
+    pub(crate) fn parts(&self) -> impl Iterator<Item = ReactorId> {
+        self.parts.iter().map(|part| part.reactor)
     }
 
-    /// Asks for the barrier: granted now, or to be asked for again when [`release`](Self::release) names the reactor.
-    fn acquire(&mut self, reactor: ReactorId) -> Option<Granted> {
-        if self.owner.is_some() {
-            self.waiting.push(reactor);
-            return None;
+    fn barrier(&self) -> Option<(Place, ReactorId)> {
+        self.ordered.front().copied()
+    }
+
+    fn order_matters(&self) -> bool {
+        !self.ordered.is_empty() || self.heads > 0
+    }
+
+    fn place(&mut self) -> Place {
+        self.last += 1;
+        self.dormant += 1;
+        self.last
+    }
+
+    fn hold(&self) {
+        let matters = self.order_matters();
+        self.parts.iter().for_each(|part| part.holds.set(Holds::ORDER, matters));
+    }
+
+    /// The reactors that may have something to do.
+    fn concerned(&self) -> Vec<ReactorId> {
+        if self.dormant == 0 { Vec::new() } else { self.parts().collect() }
+    }
+
+    /// An ORDERED task has ended. Returns the reactors that may have something to do.
+    fn leave(&mut self, place: Place) -> Vec<ReactorId> {
+        let was_barrier = self.barrier().is_some_and(|(barrier, _)| barrier == place);
+        self.ordered.retain(|(other, _)| *other != place);
+        self.hold();
+        if was_barrier { self.concerned() } else { Vec::new() }
+    }
+
+    /// What the part of a reactor does next.
+    fn next(&mut self, reactor: ReactorId, oldest: Option<Dormant>, idle: bool) -> Next {
+        let enable = |task: Option<Dormant>| task.map_or(Next::Wait, |dormant| Next::Enable(dormant.task));
+        let Some((barrier, owner)) = self.barrier() else {
+            return if self.heads == 0 { enable(oldest) } else { Next::Wait };
+        };
+        if oldest.is_some_and(|dormant| dormant.place < barrier) {
+            return if self.heads == 0 { enable(oldest) } else { Next::Wait };
         }
-        self.owner = Some(reactor);
-        self.grant += 1;
-        Some(Granted { grant: self.grant, others: self.others(reactor) })
+        let part = self.parts.iter_mut().find(|part| part.reactor == reactor);
+        if idle && let Some(part) = part.filter(|part| part.stopped != barrier) {
+            part.stopped = barrier;
+            if owner != reactor && self.has_stopped() {
+                return Next::Tell(owner);
+            }
+        }
+        let is_barrier = |dormant: &Dormant| dormant.place == barrier;
+        if self.heads == 0 && self.has_stopped() { enable(oldest.filter(is_barrier)) } else { Next::Wait }
     }
 
-    /// Gives the barrier back.
-    fn release(&mut self, reactor: ReactorId) -> Released {
-        self.owner = None;
-        let waiting = std::mem::take(&mut self.waiting);
-        Released { grant: self.grant, waiting, others: self.others(reactor) }
+    /// Whether all parts have.
+    fn has_stopped(&self) -> bool {
+        self.barrier().is_some_and(|(barrier, _)| self.parts.iter().all(|part| part.stopped == barrier))
     }
-
-    fn others(&self, reactor: ReactorId) -> Vec<ReactorId> {
-        self.parts.iter().copied().filter(|part| *part != reactor).collect()
-    }
-}
-
-/// The barrier was granted: these parts are to be stopped.
-pub(crate) struct Granted {
-    pub(crate) grant: Grant,
-    pub(crate) others: Vec<ReactorId>,
-}
-
-/// The barrier was given back: the others may go on, and all that wait may ask again. All, as one whose ORDERED task has
-/// been aborted will not ask.
-pub(crate) struct Released {
-    pub(crate) grant: Grant,
-    pub(crate) waiting: Vec<ReactorId>,
-    pub(crate) others: Vec<ReactorId>,
-}
-
-/// How far this part has come with the barrier for its ORDERED task.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Barrier {
-    /// Not asked for.
-    None,
-    /// Another part has it.
-    Waiting,
-    /// Granted; this many other parts have not stopped yet.
-    Stopping(usize),
-    /// The set is ours as soon as our own active tasks have ended.
-    Held,
-    /// The ORDERED task has been enabled.
-    Used,
-}
-
-/// Another part holds the barrier.
-#[derive(Clone, Copy)]
-struct Stopped {
-    grant: Grant,
-    /// Whom to tell, once, when our active tasks have ended.
-    tell: Option<ReactorId>,
 }
 
 /// The part of a task set on one reactor.
@@ -102,12 +147,13 @@ pub(crate) struct TaskSet {
     pub(crate) unit: Arc<LogicalUnit>,
     pub(crate) store: Option<Rc<dyn Store>>,
     pub(crate) counters: Arc<Counters>,
+    reactor: ReactorId,
     active: Cell<u32>,
-    /// Whether new SIMPLE tasks become dormant: what the three below come to.
-    blocked: Cell<bool>,
-    stopped: Cell<Option<Stopped>>,
-    barrier: Cell<Barrier>,
-    dormant: RefCell<VecDeque<(TaskId, bool)>>,
+    holds: Arc<Holds>,
+    /// In the order of their places.
+    dormant: RefCell<VecDeque<Dormant>>,
+    /// The ORDERED task that runs.
+    running: Cell<Option<Place>>,
 }
 
 /// What a part of a task set wants done next.
@@ -115,35 +161,32 @@ pub(crate) struct TaskSet {
 pub(crate) enum Next {
     /// Nothing until something changes.
     Wait,
-    /// Ask for the barrier.
-    Acquire,
-    /// Tell this reactor that our active tasks have ended.
-    Acknowledge(ReactorId),
+    /// Tell this reactor that all have stopped for its ORDERED task.
+    Tell(ReactorId),
     /// Enable this task, which already counts as active.
     Enable(TaskId),
-    /// Give the barrier back.
-    Release,
 }
 
 impl TaskSet {
     pub(crate) fn new(unit: Arc<LogicalUnit>, store: Option<Rc<dyn Store>>, reactor: ReactorId) -> Rc<Self> {
-        let stopped = unit.coordination().join(reactor).map(|grant| Stopped { grant, tell: None });
+        let holds = Arc::<Holds>::default();
+        unit.coordination().join(reactor, holds.clone());
         let counters = unit.statistics().join();
         Rc::new(Self {
             unit,
             store,
             counters,
+            reactor,
             active: Cell::new(0),
-            blocked: Cell::new(stopped.is_some()),
-            stopped: Cell::new(stopped),
-            barrier: Cell::new(Barrier::None),
+            holds,
             dormant: RefCell::default(),
+            running: Cell::new(None),
         })
     }
 
-    /// Whether a SIMPLE task may run at once.
+    /// Whether a SIMPLE task may not run at once.
     pub(crate) fn is_blocked(&self) -> bool {
-        self.blocked.get()
+        self.holds.any()
     }
 
     /// Counts a task that runs at once as active.
@@ -151,110 +194,74 @@ impl TaskSet {
         self.active.set(self.active.get() + 1);
     }
 
-    /// Puts a task behind everything that waits.
-    pub(crate) fn make_dormant(&self, task: TaskId, ordered: bool) {
-        self.dormant.borrow_mut().push_back((task, ordered));
-        self.update();
+    /// The same for one at the HEAD OF QUEUE.
+    pub(crate) fn head_began(&self) {
+        self.began();
+        let mut coordination = self.unit.coordination();
+        coordination.heads += 1;
+        coordination.hold();
     }
 
-    /// An active task has ended. Returns whether [`next`](Self::next) should be asked.
+    /// Puts a task behind everything that waits. Returns the reactors that may have something to do.
+    pub(crate) fn make_dormant(&self, task: TaskId, ordered: bool) -> Vec<ReactorId> {
+        let mut coordination = self.unit.coordination();
+        let place = coordination.place();
+        self.dormant.borrow_mut().push_back(Dormant { task, place, ordered });
+        if !ordered {
+            // Order may have ceased to matter meanwhile.
+            return vec![self.reactor];
+        }
+        coordination.ordered.push_back((place, self.reactor));
+        coordination.hold();
+        if coordination.ordered.len() == 1 { coordination.concerned() } else { Vec::new() }
+    }
+
+    /// An active SIMPLE task has ended. Returns whether [`next`](Self::next) should be asked.
     pub(crate) fn ended(&self) -> bool {
-        let active = self.active.get() - 1;
-        self.active.set(active);
-        active == 0 && self.blocked.get()
+        self.active.set(self.active.get() - 1);
+        self.is_blocked()
     }
 
-    /// A dormant task was aborted. Returns whether [`next`](Self::next) should be asked.
-    pub(crate) fn forget(&self, task: TaskId) -> bool {
-        self.dormant.borrow_mut().retain(|(other, _)| *other != task);
-        self.update();
-        true
+    /// An active ORDERED task has ended. Returns the reactors that may have something to do.
+    pub(crate) fn ordered_ended(&self) -> Vec<ReactorId> {
+        self.ended();
+        let place = self.running.take().unwrap_or_default();
+        self.unit.coordination().leave(place)
     }
 
-    /// Another part holds the barrier: stop, and tell it when we have.
-    pub(crate) fn stop(&self, grant: Grant, owner: ReactorId) {
-        self.stopped.set(Some(Stopped { grant, tell: Some(owner) }));
-        self.update();
+    /// A HEAD OF QUEUE task has ended. Returns the reactors that may have something to do.
+    pub(crate) fn head_ended(&self) -> Vec<ReactorId> {
+        self.ended();
+        let mut coordination = self.unit.coordination();
+        coordination.heads -= 1;
+        coordination.hold();
+        coordination.concerned()
     }
 
-    /// The holder of a barrier has given it back. A later barrier may have stopped us since; its stop stays.
-    pub(crate) fn go_on(&self, grant: Grant) {
-        if self.stopped.get().is_some_and(|stopped| stopped.grant == grant) {
-            self.stopped.set(None);
-        }
-        self.update();
-    }
-
-    /// Another part has stopped for us.
-    pub(crate) fn acknowledged(&self) {
-        if let Barrier::Stopping(left) = self.barrier.get() {
-            self.barrier.set(if left > 1 { Barrier::Stopping(left - 1) } else { Barrier::Held });
-        }
-    }
-
-    /// Asks for the barrier; says which parts to stop when it is granted.
-    pub(crate) fn acquire(&self, reactor: ReactorId) -> Option<Granted> {
-        let granted = self.unit.coordination().acquire(reactor);
-        self.barrier.set(match &granted {
-            None => Barrier::Waiting,
-            Some(granted) if granted.others.is_empty() => Barrier::Held,
-            Some(granted) => Barrier::Stopping(granted.others.len()),
-        });
-        self.update();
-        granted
-    }
-
-    /// The barrier that we wait for is free: ask again.
-    pub(crate) fn barrier_free(&self) {
-        self.barrier.set(Barrier::None);
-        self.update();
-    }
-
-    /// Gives the barrier back.
-    pub(crate) fn release(&self, reactor: ReactorId) -> Released {
-        self.barrier.set(Barrier::None);
-        self.update();
-        self.unit.coordination().release(reactor)
+    /// A dormant task was aborted. Returns the reactors that may have something to do.
+    pub(crate) fn forget(&self, task: TaskId) -> Vec<ReactorId> {
+        let mut dormant = self.dormant.borrow_mut();
+        let Some(at) = dormant.iter().position(|dormant| dormant.task == task) else { return Vec::new() };
+        let Some(Dormant { place, ordered, .. }) = dormant.remove(at) else { return Vec::new() };
+        let mut coordination = self.unit.coordination();
+        coordination.dormant -= 1;
+        if ordered { coordination.leave(place) } else { vec![self.reactor] }
     }
 
     /// What to do next; to be asked until it says `Wait` whenever something has changed.
     pub(crate) fn next(&self) -> Next {
-        let idle = self.active.get() == 0;
-        if let Some(stopped) = self.stopped.get() {
-            return match stopped.tell {
-                Some(owner) if idle => {
-                    self.stopped.set(Some(Stopped { tell: None, ..stopped }));
-                    Next::Acknowledge(owner)
-                }
-                _ => Next::Wait,
-            };
-        }
-        let front = self.dormant.borrow().front().copied();
-        match (self.barrier.get(), front) {
-            (Barrier::None, Some((_, true))) => Next::Acquire,
-            (Barrier::None, Some((task, false))) => self.enable_front(task),
-            (Barrier::Held, Some((task, true))) if idle => {
-                self.barrier.set(Barrier::Used);
-                self.enable_front(task)
+        let mut dormant = self.dormant.borrow_mut();
+        let oldest = dormant.front().copied();
+        let mut coordination = self.unit.coordination();
+        let next = coordination.next(self.reactor, oldest, self.active.get() == 0);
+        if let (Next::Enable(_), Some(Dormant { place, ordered, .. })) = (next, oldest) {
+            dormant.pop_front();
+            coordination.dormant -= 1;
+            self.began();
+            if ordered {
+                self.running.set(Some(place));
             }
-            (Barrier::Used, _) if idle => Next::Release,
-            // The ORDERED task was aborted meanwhile.
-            (Barrier::Held, None | Some((_, false))) => Next::Release,
-            _ => Next::Wait,
         }
-    }
-
-    fn enable_front(&self, task: TaskId) -> Next {
-        self.dormant.borrow_mut().pop_front();
-        self.began();
-        self.update();
-        Next::Enable(task)
-    }
-
-    fn update(&self) {
-        let free = self.stopped.get().is_none()
-            && self.barrier.get() == Barrier::None
-            && self.dormant.borrow().is_empty();
-        self.blocked.set(!free);
+        next
     }
 }

@@ -3,7 +3,7 @@
 use crate::plan::{Aborted, Plan};
 use crate::run::Running;
 use crate::session::{CommandFrame, Itl};
-use lunette_scsi::Cdb;
+use lunette_scsi::{Cdb, TaskAttribute};
 use lunette_store::{Sg, SgList};
 use std::cell::Cell;
 use std::collections::HashMap;
@@ -42,6 +42,7 @@ pub(crate) struct Task {
     pub(crate) phase: Phase,
     /// Counted among the active tasks of its task set; a dormant one waits for its turn (SAM-5 8.5).
     pub(crate) enabled: bool,
+    pub(crate) attribute: TaskAttribute,
     pub(crate) aborted: Option<Aborted>,
     pub(crate) cookie: u64,
     pub(crate) tag: u64,
@@ -189,6 +190,7 @@ impl Task {
             itl,
             phase: Phase::Admitted,
             enabled: false,
+            attribute: command.attribute,
             aborted: None,
             cookie: command.cookie,
             tag: command.tag,

@@ -258,16 +258,6 @@ impl Rig {
         self.sim.advance(time);
         self.sim.settle();
     }
-
-    /// The same, also for steps that wait for room in the store.
-    fn drain(&mut self) {
-        self.complete_all();
-        self.sim.advance(std::time::Duration::from_millis(1));
-        while self.at_store() > 0 {
-            self.complete_all();
-            self.sim.advance(std::time::Duration::from_millis(1));
-        }
-    }
 }
 
 impl Initiator {

@@ -40,6 +40,52 @@ fn a_head_of_queue_task_does_not_wait() {
 }
 
 #[test]
+fn simple_and_ordered_tasks_wait_for_the_head_of_the_queue() {
+    let mut rig = Rig::new(3);
+    let (a, b, c) = (rig.initiator(0), rig.initiator(1), rig.initiator(2));
+    rig.read(&a, 1, "ordered");
+    rig.read(&b, 2, "head of queue");
+    rig.read(&c, 3, "simple");
+    assert_eq!(rig.at_store(), 1, "it overtakes the ordered one on another reactor");
+    rig.complete_one(Ok(1));
+    assert_eq!((b.good(), rig.at_store()), (vec![2], 1));
+    rig.read(&b, 4, "head of queue");
+    assert_eq!(rig.at_store(), 2, "beside the ordered one");
+    rig.complete_one(Ok(1));
+    assert_eq!((a.good(), rig.at_store()), (vec![1], 1), "task 3 waits for task 4");
+    rig.complete_all();
+    assert_eq!((b.good(), c.good()), (vec![4], vec![3]));
+}
+
+#[test]
+fn the_order_of_arrival_is_that_of_the_unit() {
+    let mut rig = Rig::new(3);
+    let (a, b, c) = (rig.initiator(0), rig.initiator(1), rig.initiator(2));
+    for (from, tag, attribute) in
+        [(&a, 1, "ordered"), (&b, 2, "simple"), (&c, 3, "ordered"), (&b, 4, "simple"), (&a, 5, "ordered")]
+    {
+        rig.read(from, tag, attribute);
+    }
+    for (ended, tag) in [(&a, 1), (&b, 2), (&c, 3), (&b, 4), (&a, 5)] {
+        assert_eq!(rig.at_store(), 1);
+        rig.complete_one(Ok(1));
+        assert_eq!(ended.good(), [tag]);
+    }
+}
+
+#[test]
+fn an_ordered_task_holds_what_comes_later_before_anybody_is_told() {
+    let mut rig = Rig::new(2);
+    let (a, b) = (rig.initiator(0), rig.initiator(1));
+    rig.read(&a, 1, "ordered");
+    rig.read(&b, 2, "simple");
+    assert_eq!(rig.pending.lock().unwrap().len(), 0);
+    assert_eq!(rig.at_store(), 1);
+    rig.complete_one(Ok(1));
+    assert_eq!(a.good(), [1]);
+}
+
+#[test]
 fn an_ordered_task_stops_the_other_reactors() {
     let mut rig = Rig::new(3);
     let (a, b, c) = (rig.initiator(0), rig.initiator(1), rig.initiator(2));

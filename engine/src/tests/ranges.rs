@@ -33,7 +33,7 @@ fn after_a_claim() -> (Rig, Initiator, Initiator) {
 fn the_first_claim_waits_for_what_was_begun_before_on_any_reactor() {
     let mut rig = Rig::new(2);
     let (a, b) = (rig.initiator(0), rig.initiator(1));
-    rig.read(&a, 1, "head of queue");
+    rig.read(&a, 1, "simple");
     rig.read(&b, 2, "simple");
     claim_by(&mut rig, &a, 3);
     // Another first claim, and one that comes after the gates have closed.
@@ -54,7 +54,7 @@ fn the_first_claim_waits_for_what_was_begun_before_on_any_reactor() {
 fn reads_share_and_wait_behind_older_claims() {
     let (mut rig, a, b) = after_a_claim();
     rig.read(&a, 1, "simple");
-    rig.read(&b, 2, "head of queue");
+    rig.read(&b, 2, "simple");
     assert_eq!(rig.at_store(), 2);
     claim_by(&mut rig, &b, 3);
     rig.read(&a, 4, "simple");

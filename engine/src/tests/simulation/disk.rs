@@ -1,0 +1,78 @@
+//! A small disk: four blocks of eight bytes, each a number.
+
+use crate::{
+    Command, CommandSpec, Decoded, Device, Direction, Io, IoKind, Plan, Request, Reservation, Run, sense_of,
+};
+use lunette_scsi::{AdditionalSense, Opcode, Sense, SenseKey};
+use lunette_store::Memory;
+use std::rc::Rc;
+
+pub(super) const BLOCKS: usize = 4;
+pub(super) const BLOCK: usize = 8;
+
+pub(super) struct Disk;
+
+const USAGE: [u8; 10] = [0, 0, 0xff, 0xff, 0xff, 0xff, 0, 0xff, 0xff, 0];
+
+const fn usage(opcode: Opcode) -> [u8; 10] {
+    let mut usage = USAGE;
+    usage[0] = opcode.0;
+    usage
+}
+
+macro_rules! row {
+    ($opcode:ident, $direction:ident, $reservation:ident, $decode:expr) => {
+        Command {
+            spec: CommandSpec::new(Opcode::$opcode, &const { usage(Opcode::$opcode) }, Direction::$direction)
+                .reservation(Reservation::$reservation)
+                .when_ready(),
+            decode: $decode,
+        }
+    };
+}
+
+/// In one operation, or in steps.
+static COMMANDS: [Command<Disk>; 4] = [
+    row!(READ_10, In, Read, |_, request| io(request, IoKind::Read).map(Plan::Io)),
+    row!(WRITE_10, Out, Write, |_, request| io(request, IoKind::Write { durable: false }).map(Plan::Io)),
+    row!(READ_12, In, Read, |_, request| io(request, IoKind::Read).map(Io::in_steps)),
+    row!(COMPARE_AND_WRITE, Out, Write, |_, request| {
+        let io = io(request, IoKind::Read)?;
+        Ok(Plan::run(2 * BLOCK as u64, move |run| compare_and_write(run, io)))
+    }),
+];
+
+fn io(request: &Request<'_>, kind: IoKind) -> Result<Io, Sense> {
+    let (first, count) = (u64::from(request.cdb.u32(2)), u64::from(request.cdb.u16(7)));
+    if first + count > BLOCKS as u64 {
+        return Err(Sense::illegal_request(AdditionalSense::LBA_OUT_OF_RANGE));
+    }
+    let block = BLOCK as u64;
+    Ok(Io { kind, offset: first * block, length: count * block, granularity: BLOCK as u32 })
+}
+
+async fn compare_and_write(run: Run, io: Io) -> Result<(), Sense> {
+    let block = BLOCK as u64;
+    let _range = run.claim(io.offset..io.offset + block).await?;
+    let memory = Rc::new(Memory::zeroed(BLOCK));
+    run.read(io.offset, &memory, block).await.map_err(|error| sense_of(IoKind::Read, error))?;
+    if memory.to_vec() != run.data_out(0, block) {
+        return Err(Sense::new(SenseKey::MISCOMPARE, AdditionalSense::MISCOMPARE_DURING_VERIFY_OPERATION));
+    }
+    let written = run.write_data_out(io.offset, block..2 * block, false).await;
+    written.map(drop).map_err(|error| sense_of(IoKind::Write { durable: false }, error))
+}
+
+impl Device for Disk {
+    fn peripheral(&self) -> u8 {
+        0
+    }
+
+    fn commands(&self) -> Box<dyn Iterator<Item = &'static CommandSpec>> {
+        Box::new(COMMANDS.iter().map(|command| &command.spec))
+    }
+
+    fn decode(&self, row: usize, request: &Request<'_>) -> Decoded {
+        (COMMANDS[row].decode)(self, request)
+    }
+}
