@@ -214,6 +214,24 @@ mod tests {
     }
 
     #[test]
+    fn a_unit_whose_state_is_damaged_is_not_ready() {
+        let directory = tempfile::tempdir().unwrap();
+        let state = StateDir::open(directory.path()).unwrap();
+        let spec = UnitSpec { name: Some("x".into()), ..UnitSpec::new(StoreSpec::Ram(1 << 20)) };
+        let ready = |state| {
+            let units = open(std::slice::from_ref(&spec), state).unwrap();
+            units.values().all(|unit| unit.unit.ready().is_ok())
+        };
+        assert!(ready(&state));
+        let naa = state.identities(&[key(&spec).unwrap()]).unwrap()[0].naa;
+        let path = UnitState::open(&state, naa).unwrap().path();
+        std::fs::write(&path, "lunette unit state, version 1, 2 bytes, CRC-32C 00000000\n{}").unwrap();
+        assert!(!ready(&state));
+        std::fs::remove_file(&path).unwrap();
+        assert!(ready(&state), "the operator has given it up");
+    }
+
+    #[test]
     fn names_that_are_given_twice_are_refused() {
         let directory = tempfile::tempdir().unwrap();
         let state = StateDir::open(directory.path()).unwrap();
