@@ -3,6 +3,7 @@
 use crate::commands::{self, DiskCommand};
 use crate::condition::Condition;
 use crate::extent::Geometry;
+use crate::room::{self, KnownRoom};
 use crate::{Options, OptionsError, pages, undo};
 use lunette_engine::{
     CommandSpec, Decoded, Device, Io, LogicalUnit, ModePageSpec, NexusId, Request, StateError, sense_of,
@@ -22,6 +23,7 @@ pub struct Disk {
     pub(crate) max_transfer: u32,
     /// What the store does with blocks that are given back; `None` if the disk is not thin.
     pub(crate) discard: Option<Discard>,
+    pub(crate) room: KnownRoom,
     pub(crate) volatile_cache: bool,
     pub(crate) fast_zero: bool,
     pub(crate) rotational: bool,
@@ -47,6 +49,7 @@ impl Disk {
             physical_block: caps.physical_block.max(options.block_length),
             max_transfer: (caps.max_transfer.min(MAX_TRANSFER) / block).max(1) as u32,
             discard,
+            room: KnownRoom::default(),
             volatile_cache: caps.volatile_cache,
             fast_zero: caps.fast_zero,
             rotational: options.rotational.unwrap_or(caps.rotational),
@@ -102,6 +105,7 @@ impl Device for Disk {
 
     fn resume(&self, unit: &Arc<LogicalUnit>, post: &dyn Post) {
         undo::resume(unit, self.geometry.block(), post);
+        room::watch(self, unit, post);
     }
 
     fn max_transfer(&self) -> Option<u64> {
@@ -128,12 +132,12 @@ impl Device for Disk {
         pages::VPD_PAGES
     }
 
-    fn vpd_page(&self, code: u8, _: &LogicalUnit) -> Option<Vec<u8>> {
-        pages::vpd_page(self, code)
+    fn vpd_page(&self, code: u8, unit: &LogicalUnit) -> Option<Vec<u8>> {
+        pages::vpd_page(self, code, unit)
     }
 
-    fn mode_pages(&self, _: &LogicalUnit) -> Vec<ModePageSpec> {
-        pages::mode_pages(self)
+    fn mode_pages(&self, unit: &LogicalUnit) -> Vec<ModePageSpec> {
+        pages::mode_pages(self, unit)
     }
 
     fn block_descriptor(&self, long: bool) -> Option<BlockDescriptor> {

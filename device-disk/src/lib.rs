@@ -32,6 +32,7 @@ mod extent;
 mod medium;
 mod options;
 mod pages;
+mod room;
 mod undo;
 
 pub use disk::Disk;

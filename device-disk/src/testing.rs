@@ -9,7 +9,7 @@ use lunette_scsi::designator::Protocol;
 use lunette_scsi::{Cdb, Lun, Naa, Opcode, ServiceResponse, Status, TaskManagementFunction};
 use lunette_store::ram::Ram;
 use lunette_store::sim::Sim;
-use lunette_store::{Backing, Caps, Cx, IoId, Memory, Op, SeekTarget, Sg, Store, Submit};
+use lunette_store::{Backing, Caps, Cx, IoError, IoId, Memory, Op, Room, SeekTarget, Sg, Store, Submit};
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::rc::Rc;
@@ -115,6 +115,10 @@ struct WatchedStore(Watched, Rc<dyn Store>);
 impl Backing for Watched {
     fn caps(&self) -> &Caps {
         &self.caps
+    }
+
+    fn room(&self) -> Result<Room, IoError> {
+        self.inner.room()
     }
 
     fn attach(&self, cx: &mut dyn Cx) -> Rc<dyn Store> {
@@ -297,6 +301,12 @@ impl Rig {
     /// The unit goes on with what is in its saved state.
     pub(crate) fn resume(&mut self) {
         self.unit.resume(&*self.sim.cx(0).poster());
+        self.sim.settle();
+    }
+
+    /// Lets time pass.
+    pub(crate) fn pass(&mut self, time: Duration) {
+        self.sim.advance(time);
         self.sim.settle();
     }
 

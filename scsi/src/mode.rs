@@ -14,7 +14,7 @@ use crate::error::ParseError;
 pub use list::{ModePageEntry, ModeParameterList};
 pub use pages::{
     Caching, Control, ControlExtension, DisconnectReconnect, InformationalExceptions, PowerCondition,
-    ReadWriteErrorRecovery, VerifyErrorRecovery,
+    ProvisioningThreshold, ReadWriteErrorRecovery, VerifyErrorRecovery,
 };
 
 /// WP in the device-specific parameter of a disk: the medium is write-protected (SBC-4 6.5.1).

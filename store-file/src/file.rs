@@ -4,7 +4,7 @@ use crate::attached::Attached;
 use crate::open::Opened;
 use crate::probe::{Discarding, Inline, Probed};
 use crate::{OpenError, Options, open, probe};
-use lunette_store::{Backing, Caps, Cx, FileOp, IoError, Lane, Store, attach_relay};
+use lunette_store::{Backing, Caps, Cx, FileOp, IoError, Lane, Room, Store, attach_relay};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
@@ -76,6 +76,17 @@ impl File {
 impl Backing for File {
     fn caps(&self) -> &Caps {
         &self.shared.probed.caps
+    }
+
+    /// A file takes room of its file system; what a device takes, nobody knows.
+    fn room(&self) -> Result<Room, IoError> {
+        let fd = self.shared.borrow();
+        if self.shared.probed.discarding != Discarding::Punch {
+            return Err(IoError::Unsupported);
+        }
+        let system = rustix::fs::fstatvfs(fd)?;
+        let used = u64::try_from(rustix::fs::fstat(fd)?.st_blocks).unwrap_or(0).saturating_mul(512);
+        Ok(Room { free: system.f_bavail.saturating_mul(system.f_frsize), used })
     }
 
     fn attach(&self, cx: &mut dyn Cx) -> Rc<dyn Store> {

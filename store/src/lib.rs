@@ -44,7 +44,7 @@ pub mod sim;
 pub use cx::{
     Cx, FileOp, Interest, IoId, Lane, Message, Post, ReactorId, Sink, SinkId, local, local_or_insert,
 };
-pub use op::{Backing, Caps, Discard, IoError, IoResult, Op, SeekTarget, Store, Submit};
+pub use op::{Backing, Caps, Discard, IoError, IoResult, Op, Room, SeekTarget, Store, Submit};
 pub use relay::{Pending, Relay, attach_relay};
 pub use seek::seek;
 pub use sg::{Memory, Seg, Sg, SgList};

@@ -224,6 +224,15 @@ impl Caps {
     }
 }
 
+/// What there is where a store that takes room as it is written to keeps its bytes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Room {
+    /// Bytes that it could still take.
+    pub free: u64,
+    /// Bytes that it has taken.
+    pub used: u64,
+}
+
 /// A store as one reactor uses it. The handle is kept until the last operation that was given to it has completed.
 pub trait Store {
     /// What it can do.
@@ -237,6 +246,14 @@ pub trait Store {
 pub trait Backing: Send + Sync {
     /// What it can do.
     fn caps(&self) -> &Caps;
+
+    /// How much room there is. May block.
+    ///
+    /// # Errors
+    /// [`IoError::Unsupported`] where that is not known.
+    fn room(&self) -> Result<Room, IoError> {
+        Err(IoError::Unsupported)
+    }
 
     /// A handle for the reactor of `cx`.
     fn attach(&self, cx: &mut dyn Cx) -> std::rc::Rc<dyn Store>;

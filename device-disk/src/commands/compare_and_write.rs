@@ -31,11 +31,11 @@ fn decode(disk: &Disk, request: &Request<'_>) -> Decoded {
     if transfer.blocks > longest(disk).into() {
         return Err(Sense::invalid_field_in_cdb(13, None));
     }
+    let wanted = 2 * extent.length;
+    check_data_out(request, wanted)?;
     if transfer.blocks == 0 {
         return Ok(Plan::good());
     }
-    let wanted = 2 * extent.length;
-    check_data_out(request, wanted)?;
     let (geometry, durable) = (disk.geometry, disk.durable(transfer.fua, request.unit));
     Ok(Plan::run(wanted, async move |run| {
         has_all_data_out(&run, wanted)?;

@@ -1,7 +1,7 @@
 //! What a disk says of itself: vital product data and mode pages, one file a page.
 
 use crate::Disk;
-use lunette_engine::ModePageSpec;
+use lunette_engine::{LogicalUnit, ModePageSpec};
 use lunette_scsi::VpdPage;
 
 mod block_device_characteristics;
@@ -9,8 +9,10 @@ mod block_limits;
 mod caching;
 mod error_recovery;
 mod logical_block_provisioning;
+mod provisioning_threshold;
 
 pub(crate) use block_limits::MAX_UNMAP_DESCRIPTORS;
+pub(crate) use provisioning_threshold::{SET_EXPONENT, current as threshold};
 
 /// The codes of the vital product data pages, ascending.
 pub(crate) const VPD_PAGES: &[u8] = &[
@@ -20,16 +22,17 @@ pub(crate) const VPD_PAGES: &[u8] = &[
 ];
 
 /// A vital product data page, whole.
-pub(crate) fn vpd_page(disk: &Disk, code: u8) -> Option<Vec<u8>> {
+pub(crate) fn vpd_page(disk: &Disk, code: u8, unit: &LogicalUnit) -> Option<Vec<u8>> {
     Some(match VpdPage(code) {
         VpdPage::BLOCK_LIMITS => block_limits::page(disk),
         VpdPage::BLOCK_DEVICE_CHARACTERISTICS => block_device_characteristics::page(disk),
-        VpdPage::LOGICAL_BLOCK_PROVISIONING => logical_block_provisioning::page(disk),
+        VpdPage::LOGICAL_BLOCK_PROVISIONING => logical_block_provisioning::page(disk, unit),
         _ => return None,
     })
 }
 
 /// The mode pages.
-pub(crate) fn mode_pages(disk: &Disk) -> Vec<ModePageSpec> {
-    error_recovery::pages().into_iter().chain([caching::page(disk)]).collect()
+pub(crate) fn mode_pages(disk: &Disk, unit: &LogicalUnit) -> Vec<ModePageSpec> {
+    let threshold = provisioning_threshold::page(disk, unit);
+    error_recovery::pages().into_iter().chain([caching::page(disk)]).chain(threshold).collect()
 }

@@ -60,6 +60,8 @@ fn lengths_are_checked() {
     assert_eq!(rig.ask(&compare_and_write(BLOCKS, 0), &[], 0).good(), b"");
     assert_eq!(rig.ask(&compare_and_write(BLOCKS, 1), &[0; 1024], 0).refused(), OUT_OF_RANGE);
     assert_eq!(rig.ask(&compare_and_write(u64::MAX, 2), &[0; 2048], 0).refused(), OUT_OF_RANGE);
+    // 256 blocks, of which one byte of the CDB says nothing.
+    assert_eq!(rig.ask(&compare_and_write(0, 0), &[0; 512 * 512], 0).refused(), INVALID_FIELD);
     for sent in [0, 512, 1023, 1025, 1536, 2048] {
         let answer = rig.ask(&compare_and_write(0, 1), &vec![0; sent], 0);
         assert_eq!(answer.refused(), INVALID_FIELD, "{sent}");

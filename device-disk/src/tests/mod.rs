@@ -16,6 +16,7 @@ mod parameter_lists;
 mod properties;
 mod provisioning;
 mod read_write;
+mod thresholds;
 mod verify;
 mod write_atomic;
 mod xdwriteread;

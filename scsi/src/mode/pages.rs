@@ -298,3 +298,23 @@ layout! {
 }
 
 mode_page!(InformationalExceptions, 0x1c, 0);
+
+layout! {
+    /// Logical Block Provisioning (1Ch/02h), with one threshold descriptor (SBC-4 6.5).
+    pub struct ProvisioningThreshold[24] {
+        /// SITUA: only one initiator is told.
+        single_initiator: flag(4, 0),
+        /// ENABLED.
+        enabled: flag(16, 7),
+        /// THRESHOLD TYPE, 3 bits: 000b a soft threshold, 001b one in per cent.
+        threshold_type: bits(16, 5, 3),
+        /// THRESHOLD ARMING, 3 bits: 000b reached when the resource decreases, 001b when it increases.
+        arming: bits(16, 2, 3),
+        /// THRESHOLD RESOURCE: the code of a parameter of the log page, 01h: what is available.
+        resource: byte(17),
+        /// THRESHOLD COUNT, in threshold sets.
+        count: be32(20),
+    }
+}
+
+mode_page!(ProvisioningThreshold, 0x1c, 0x02);

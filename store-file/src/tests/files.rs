@@ -195,3 +195,15 @@ fn what_blocks_does_so_on_threads_of_the_file() {
         assert_eq!(lanes(&file), format!("{moved}{moved}{moved}sw"));
     }
 }
+
+#[test]
+fn the_room_that_a_sparse_file_takes_is_known() {
+    let directory = in_memory();
+    let file = File::open(&disk_image(&directory), &sized(64 << 20)).unwrap();
+    let before = file.room().unwrap();
+    let data = Memory::zeroed(8 << 20);
+    sys::write_all(file.shared.borrow(), 0, Sg::new(&[data.seg()]), false).unwrap();
+    let after = file.room().unwrap();
+    assert!(before.used < 1 << 20 && (8 << 20..16 << 20).contains(&after.used), "{before:?} {after:?}");
+    assert!(before.free > 0 && before.free < u64::MAX);
+}

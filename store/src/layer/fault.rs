@@ -1,7 +1,7 @@
 //! Faults on purpose: errors, delays and short transfers, for tests.
 
 use crate::{
-    Backing, Caps, Cx, IoError, IoId, IoResult, Op, Pending, Relay, Seg, Sg, Sink, Store, Submit,
+    Backing, Caps, Cx, IoError, IoId, IoResult, Op, Pending, Relay, Room, Seg, Sg, Sink, Store, Submit,
     attach_relay,
 };
 use std::rc::Rc;
@@ -109,6 +109,10 @@ impl Fault {
 impl Backing for Fault {
     fn caps(&self) -> &Caps {
         self.inner.caps()
+    }
+
+    fn room(&self) -> Result<Room, IoError> {
+        self.inner.room()
     }
 
     fn attach(&self, cx: &mut dyn Cx) -> Rc<dyn Store> {

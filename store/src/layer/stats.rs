@@ -1,7 +1,8 @@
 //! Counters of what passes through.
 
 use crate::{
-    Backing, Caps, Cx, IoId, IoResult, Op, Pending, ReactorId, Relay, Sink, Store, Submit, attach_relay,
+    Backing, Caps, Cx, IoError, IoId, IoResult, Op, Pending, ReactorId, Relay, Room, Sink, Store, Submit,
+    attach_relay,
 };
 use std::collections::HashMap;
 use std::ops::{AddAssign, Index, IndexMut};
@@ -88,6 +89,10 @@ impl Stats {
 impl Backing for Stats {
     fn caps(&self) -> &Caps {
         self.inner.caps()
+    }
+
+    fn room(&self) -> Result<Room, IoError> {
+        self.inner.room()
     }
 
     fn attach(&self, cx: &mut dyn Cx) -> Rc<dyn Store> {

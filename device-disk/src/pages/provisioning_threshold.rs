@@ -1,0 +1,27 @@
+//! Logical Block Provisioning, as a mode page (SBC-4 6.5).
+
+use crate::Disk;
+use lunette_engine::{LogicalUnit, ModePageSpec};
+use lunette_scsi::mode::ProvisioningThreshold;
+
+/// Threshold sets are of two to the power of this many blocks.
+pub(crate) const SET_EXPONENT: u8 = 11;
+
+/// THRESHOLD RESOURCE.
+const AVAILABLE: u8 = 0x01;
+
+/// One soft threshold for the room that is left, off until it is set. There is none where the room is not known.
+pub(crate) fn page(disk: &Disk, unit: &LogicalUnit) -> Option<ModePageSpec> {
+    let backing = unit.backing().filter(|_| disk.discard.is_some())?;
+    backing.room().ok()?;
+    let default = ProvisioningThreshold { resource: AVAILABLE, ..ProvisioningThreshold::default() };
+    let changeable =
+        ProvisioningThreshold { enabled: true, count: u32::MAX, ..ProvisioningThreshold::default() };
+    Some(ModePageSpec::new(&default.encode(false), &changeable.encode(false)))
+}
+
+/// The page in force.
+pub(crate) fn current(unit: &LogicalUnit) -> Option<ProvisioningThreshold> {
+    let bytes = unit.mode_page(ProvisioningThreshold::CODE, lunette_engine::PageControl::Current)?;
+    ProvisioningThreshold::decode(&bytes).ok()
+}

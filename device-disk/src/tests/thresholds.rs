@@ -1,0 +1,95 @@
+//! The room that is left for a thin disk, and being told when it runs out.
+
+use crate::Options;
+use crate::testing::*;
+use lunette_scsi::mode::ProvisioningThreshold;
+use lunette_store::ram::Ram;
+use lunette_store::{Backing, Caps, Cx, IoError, Room, Store};
+use std::rc::Rc;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+const TEST_UNIT_READY: [u8; 6] = [0; 6];
+const REACHED: Code = (6, 0x38, 0x07);
+/// A threshold set.
+const SET: u64 = 2048 * 512;
+
+/// Memory with as much room as the test says.
+#[derive(Clone)]
+struct Roomy(Arc<dyn Backing>, Arc<Mutex<Result<Room, IoError>>>);
+
+impl Backing for Roomy {
+    fn caps(&self) -> &Caps {
+        self.0.caps()
+    }
+
+    fn room(&self) -> Result<Room, IoError> {
+        *self.1.lock().unwrap()
+    }
+
+    fn attach(&self, cx: &mut dyn Cx) -> Rc<dyn Store> {
+        self.0.attach(cx)
+    }
+}
+
+fn rig(options: Options) -> (Rig, Roomy) {
+    let room = Ok(Room { free: 9 * SET, used: 3 * SET });
+    let store = Roomy(Arc::new(Ram::new(SIZE).unwrap()), Arc::new(Mutex::new(room)));
+    (Rig::over(options, Arc::new(store.clone()), |_| {}), store)
+}
+
+impl Roomy {
+    fn leave(&self, free: u64) {
+        *self.1.lock().unwrap() = Ok(Room { free, used: 0 });
+    }
+}
+
+fn select(rig: &mut Rig, enabled: bool, count: u32) -> Answer {
+    let page = ProvisioningThreshold { enabled, count, resource: 1, ..Default::default() };
+    let list = [&[0; 4][..], &page.encode(false)].concat();
+    rig.ask(&[0x15, 0x10, 0, 0, list.len() as u8, 0], &list, 0)
+}
+
+fn exponent(rig: &mut Rig) -> u8 {
+    rig.ask(&[0x12, 1, 0xb2, 0, 255, 0], &[], 255).good()[4]
+}
+
+/// What both initiators are told next.
+fn told(rig: &mut Rig) -> [Option<Code>; 2] {
+    rig.pass(Duration::from_secs(10));
+    [0, 1].map(|from| rig.ask_from(from, &TEST_UNIT_READY, &[], 0).code())
+}
+
+#[test]
+fn all_are_told_each_time_that_the_threshold_is_reached() {
+    let (mut rig, store) = rig(Options::default());
+    assert_eq!((rig.log_in(), exponent(&mut rig)), (1, 11));
+    rig.resume();
+    store.leave(0);
+    assert_eq!(told(&mut rig), [None; 2], "it is off until it is set");
+    store.leave(5 * SET);
+    select(&mut rig, true, 4).good();
+    assert_eq!(told(&mut rig), [None, Some((6, 0x2a, 0x01))], "mode parameters changed");
+    assert_eq!(told(&mut rig), [None; 2]);
+    for _ in 0..2 {
+        store.leave(5 * SET - 1);
+        assert_eq!(told(&mut rig), [Some(REACHED); 2]);
+        store.leave(SET);
+        assert_eq!(told(&mut rig), [None; 2], "once is enough");
+        store.leave(5 * SET);
+        assert_eq!(told(&mut rig), [None; 2]);
+    }
+    *store.1.lock().unwrap() = Err(IoError::Os(5));
+    assert_eq!(told(&mut rig), [None; 2], "nothing is known");
+}
+
+#[test]
+fn without_known_room_there_is_no_threshold() {
+    let (mut thick, _) = rig(Options { thin: false, ..Options::default() });
+    for rig in [&mut thick, &mut Rig::new()] {
+        assert_eq!(exponent(rig), 0);
+        assert_eq!(rig.ask(&[0x1a, 0, 0x1c, 2, 255, 0], &[], 255).refused(), INVALID_FIELD);
+        assert_eq!(select(rig, true, 1).refused(), INVALID_PARAMETER);
+        rig.resume();
+    }
+}
