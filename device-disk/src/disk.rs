@@ -9,6 +9,7 @@ use lunette_engine::{
     CommandSpec, Decoded, Device, Io, LogicalUnit, ModePageSpec, NexusId, Request, StateError, sense_of,
 };
 use lunette_scsi::inquiry::version_descriptor;
+use lunette_scsi::log::{LogPageCode, LogParameter};
 use lunette_scsi::mode::{BlockDescriptor, DISK_DPO_FUA, DISK_WRITE_PROTECTED};
 use lunette_scsi::{NotificationClasses, PeripheralDeviceType, Sense};
 use lunette_store::{Caps, Discard, IoError, Post};
@@ -134,6 +135,14 @@ impl Device for Disk {
 
     fn vpd_page(&self, code: u8, unit: &LogicalUnit) -> Option<Vec<u8>> {
         pages::vpd_page(self, code, unit)
+    }
+
+    fn log_pages(&self) -> &'static [LogPageCode] {
+        if self.discard.is_some() { pages::THIN_LOG_PAGES } else { &[] }
+    }
+
+    fn log_page(&self, code: LogPageCode, _: &LogicalUnit) -> Option<Vec<LogParameter>> {
+        pages::log_page(self, code)
     }
 
     fn mode_pages(&self, unit: &LogicalUnit) -> Vec<ModePageSpec> {

@@ -1,7 +1,7 @@
 //! The room that is left for a thin disk, looked at from time to time.
 
 use crate::Disk;
-use crate::pages::{SET_EXPONENT, threshold};
+use crate::pages::{in_sets, threshold};
 use lunette_engine::LogicalUnit;
 use lunette_scsi::AdditionalSense;
 use lunette_store::{Post, Room};
@@ -24,11 +24,6 @@ impl KnownRoom {
     fn set(&self, room: Option<Room>) {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = room;
     }
-}
-
-/// Bytes as whole threshold sets.
-pub(crate) fn in_sets(bytes: u64, block: u64) -> u32 {
-    u32::try_from((bytes / block) >> SET_EXPONENT).unwrap_or(u32::MAX)
 }
 
 /// Looks at the room for as long as the unit is served, and tells all initiators each time that the threshold is reached.

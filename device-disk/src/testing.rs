@@ -304,12 +304,6 @@ impl Rig {
         self.sim.settle();
     }
 
-    /// Lets time pass.
-    pub(crate) fn pass(&mut self, time: Duration) {
-        self.sim.advance(time);
-        self.sim.settle();
-    }
-
     /// A logical unit reset by the first initiator, which then has seen its unit attention.
     pub(crate) fn reset(&mut self) {
         self.manage(0, TaskManagementFunction::LogicalUnitReset);
@@ -326,6 +320,12 @@ impl Rig {
     /// The nexus of an initiator is lost; it must not ask again.
     pub(crate) fn close(&mut self, from: usize) {
         self.initiators[from].session.close(0, self.sim.cx(0));
+        self.sim.settle();
+    }
+
+    /// Lets time pass at once, for what waits for one moment.
+    pub(crate) fn skip(&mut self, time: Duration) {
+        self.sim.advance(time);
         self.sim.settle();
     }
 

@@ -5,7 +5,7 @@
 //! these blocks, so nothing newer is lost.
 
 use crate::extent::Extent;
-use lunette_engine::{Io, IoKind, LogicalUnit, NotReady, StateError, Steps, Turn};
+use lunette_engine::{HexBytes, Io, IoKind, LogicalUnit, NotReady, StateError, Steps, Turn};
 use lunette_scsi::{AdditionalSense, Sense};
 use lunette_store::{IoError, Memory, Post};
 use serde::{Deserialize, Serialize};
@@ -22,8 +22,7 @@ const RETRY: Duration = Duration::from_secs(1);
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize, Debug)]
 pub(crate) struct Undo {
     offset: u64,
-    #[serde(with = "hexadecimal")]
-    bytes: Vec<u8>,
+    bytes: HexBytes,
 }
 
 impl Undo {
@@ -32,7 +31,7 @@ impl Undo {
         let old = Rc::new(Memory::zeroed(extent.length as usize));
         let read = steps.read(extent.offset, &old, extent.length).await;
         read.map_err(|error| failed_as(IoKind::Read, steps, extent, error))?;
-        Ok(Self { offset: extent.offset, bytes: old.to_vec() })
+        Ok(Self { offset: extent.offset, bytes: HexBytes(old.to_vec()) })
     }
 
     /// Saves it: from now on it is written back when the unit starts.
@@ -43,7 +42,7 @@ impl Undo {
     /// Writes it back, block by block. Where there was no room for the new ones there is none for the old ones either, but
     /// there they are still.
     pub(crate) async fn carry_out(&self, steps: &Steps, block: u64) -> Result<(), Sense> {
-        for (bytes, number) in self.bytes.chunks(block as usize).zip(0..) {
+        for (bytes, number) in self.bytes.0.chunks(block as usize).zip(0..) {
             let part = Extent { offset: self.offset + number * block, length: bytes.len() as u64 };
             let bytes = Rc::new(Memory::from_bytes(bytes));
             match steps.write(part.offset, &bytes, part.length, false).await {
@@ -55,7 +54,7 @@ impl Undo {
     }
 
     fn extent(&self) -> Extent {
-        Extent { offset: self.offset, length: self.bytes.len() as u64 }
+        Extent { offset: self.offset, length: self.bytes.0.len() as u64 }
     }
 }
 
@@ -99,28 +98,4 @@ pub(crate) fn resume(unit: &Arc<LogicalUnit>, block: u64, post: &dyn Post) {
         steps.unit.set_not_ready(written.is_err().then(|| NotReady::because(why)));
         Ok(())
     });
-}
-
-/// Bytes as a string of hexadecimal digits.
-mod hexadecimal {
-    use serde::de::Error;
-    use serde::{Deserialize, Deserializer, Serializer};
-
-    const DIGITS: &[u8; 16] = b"0123456789abcdef";
-
-    pub(super) fn serialize<S: Serializer>(bytes: &[u8], to: S) -> Result<S::Ok, S::Error> {
-        let digits = |byte: &u8| [byte >> 4, byte & 0xf].map(|digit| char::from(DIGITS[usize::from(digit)]));
-        to.serialize_str(&bytes.iter().flat_map(digits).collect::<String>())
-    }
-
-    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<u8>, D::Error> {
-        let digits = String::deserialize(from)?;
-        let digit = |digit: u8| char::from(digit).to_digit(16);
-        let byte = |pair: &[u8]| match *pair {
-            [high, low] => Some((digit(high)? << 4 | digit(low)?) as u8),
-            _ => None,
-        };
-        let bytes: Option<Vec<u8>> = digits.as_bytes().chunks(2).map(byte).collect();
-        bytes.ok_or_else(|| D::Error::custom("not pairs of hexadecimal digits"))
-    }
 }

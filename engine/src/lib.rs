@@ -81,7 +81,7 @@ pub use plan::{Aborted, Completion, Io, IoKind, Outcome, Plan, Reply, Residual, 
 pub use ranges::RangeUse;
 pub use readiness::{NotReady, Progress};
 pub use run::{Alarm, Run, RunFuture, Steps};
-pub use saved::{Saved, StateError, StateKeeper};
+pub use saved::{HexBytes, Saved, StateError, StateKeeper};
 pub use session::{Admission, CommandFrame, Management, Responder, Session, Started};
 pub use statistics::Counted;
 pub use tasks::TaskId;

@@ -67,7 +67,7 @@ impl Saved {
 
 /// Bytes that are saved as a text of hexadecimal digits.
 #[derive(Clone, PartialEq, Eq, Default, Debug)]
-pub(crate) struct HexBytes(pub(crate) Vec<u8>);
+pub struct HexBytes(pub Vec<u8>);
 
 impl Serialize for HexBytes {
     fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {

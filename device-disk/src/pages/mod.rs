@@ -3,16 +3,18 @@
 use crate::Disk;
 use lunette_engine::{LogicalUnit, ModePageSpec};
 use lunette_scsi::VpdPage;
+use lunette_scsi::log::{LogPageCode, LogParameter};
 
 mod block_device_characteristics;
 mod block_limits;
 mod caching;
 mod error_recovery;
 mod logical_block_provisioning;
+mod provisioning_room;
 mod provisioning_threshold;
 
 pub(crate) use block_limits::MAX_UNMAP_DESCRIPTORS;
-pub(crate) use provisioning_threshold::{SET_EXPONENT, current as threshold};
+pub(crate) use provisioning_threshold::{SET_EXPONENT, current as threshold, in_sets};
 
 /// The codes of the vital product data pages, ascending.
 pub(crate) const VPD_PAGES: &[u8] = &[
@@ -29,6 +31,14 @@ pub(crate) fn vpd_page(disk: &Disk, code: u8, unit: &LogicalUnit) -> Option<Vec<
         VpdPage::LOGICAL_BLOCK_PROVISIONING => logical_block_provisioning::page(disk, unit),
         _ => return None,
     })
+}
+
+/// The codes of the log pages of a thin disk.
+pub(crate) const THIN_LOG_PAGES: &[LogPageCode] = &[LogPageCode::LOGICAL_BLOCK_PROVISIONING];
+
+/// The parameters of a log page.
+pub(crate) fn log_page(disk: &Disk, code: LogPageCode) -> Option<Vec<LogParameter>> {
+    (code == LogPageCode::LOGICAL_BLOCK_PROVISIONING).then(|| provisioning_room::page(disk))
 }
 
 /// The mode pages.

@@ -7,6 +7,11 @@ use lunette_scsi::mode::ProvisioningThreshold;
 /// Threshold sets are of two to the power of this many blocks.
 pub(crate) const SET_EXPONENT: u8 = 11;
 
+/// Bytes as whole threshold sets.
+pub(crate) fn in_sets(bytes: u64, block: u64) -> u32 {
+    u32::try_from((bytes / block) >> SET_EXPONENT).unwrap_or(u32::MAX)
+}
+
 /// THRESHOLD RESOURCE.
 const AVAILABLE: u8 = 0x01;
 

@@ -10,7 +10,7 @@ use std::sync::Arc;
 const CUMULATIVE: u8 = 0x40;
 const DEFAULT: u8 = 0xc0;
 const LOG_PARAMETERS_CHANGED: Code = (6, 0x2a, 2);
-const PAGES: [u8; 7] = [0x00, 0x02, 0x03, 0x05, 0x10, 0x19, 0x2f];
+const PAGES: [u8; 8] = [0x00, 0x02, 0x03, 0x05, 0x0c, 0x10, 0x19, 0x2f];
 
 fn sense(rig: &mut Rig, control: u8, page: u8, subpage: u8, first: u8) -> Answer {
     rig.ask(&[0x4d, 0, control | page, subpage, 0, 0, first, 4, 0, 0], &[], 1024)
@@ -59,7 +59,7 @@ fn every_page_is_listed_and_there() {
     let mut rig = Rig::new();
     assert_eq!(sense(&mut rig, CUMULATIVE, 0, 0, 0).good()[4..], PAGES);
     let all = sense(&mut rig, CUMULATIVE, 0, 0xff, 0).good();
-    assert_eq!(all[..8], [0x40, 0xff, 0, 16, 0, 0, 0, 0xff]);
+    assert_eq!(all[..8], [0x40, 0xff, 0, 18, 0, 0, 0, 0xff]);
     for page in 0..0x40 {
         let answer = sense(&mut rig, CUMULATIVE, page, 0, 0);
         if PAGES.contains(&page) {

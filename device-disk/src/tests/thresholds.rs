@@ -56,7 +56,7 @@ fn exponent(rig: &mut Rig) -> u8 {
 
 /// What both initiators are told next.
 fn told(rig: &mut Rig) -> [Option<Code>; 2] {
-    rig.pass(Duration::from_secs(10));
+    rig.skip(Duration::from_secs(10));
     [0, 1].map(|from| rig.ask_from(from, &TEST_UNIT_READY, &[], 0).code())
 }
 
@@ -81,6 +81,20 @@ fn all_are_told_each_time_that_the_threshold_is_reached() {
     }
     *store.1.lock().unwrap() = Err(IoError::Os(5));
     assert_eq!(told(&mut rig), [None; 2], "nothing is known");
+}
+
+#[test]
+fn the_log_says_how_much_room_there_is() {
+    let (mut rig, store) = rig(Options::default());
+    let log = |rig: &mut Rig| rig.ask(&[0x4d, 0, 0x4c, 0, 0, 0, 0, 0, 255, 0], &[], 255).good();
+    assert_eq!(log(&mut rig)[2..], [0, 0], "nothing has been seen yet");
+    rig.resume();
+    let available = [0, 1, 0x23, 8, 0, 0, 0, 9, 2, 0, 0, 0];
+    let used = [0, 2, 0x23, 8, 0, 0, 0, 3, 1, 0, 0, 0];
+    assert_eq!(log(&mut rig)[2..], [&[0, 24][..], &available, &used].concat());
+    store.leave(u64::MAX);
+    rig.skip(Duration::from_secs(10));
+    assert_eq!(log(&mut rig)[8..12], [0xff; 4]);
 }
 
 #[test]
