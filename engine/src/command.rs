@@ -1,6 +1,6 @@
 //! The command table: one row per opcode, from which everything else about commands is derived.
 
-use crate::{CommandFilter, LogicalUnit, Nexus, Plan};
+use crate::{Access, CommandFilter, LogicalUnit, Nexus, Plan};
 use lunette_scsi::{Cdb, Opcode, Sense, command_name};
 use std::sync::Arc;
 use std::time::Duration;
@@ -98,6 +98,8 @@ pub struct CommandSpec {
     pub reservation_by: Option<fn(&Cdb) -> Reservation>,
     /// What it needs of its logical unit.
     pub needs: Needs,
+    /// How well the unit has to be accessible through the port by which it comes.
+    pub access: Access,
     /// Time-outs.
     pub timeouts: Timeouts,
 }
@@ -119,6 +121,7 @@ impl CommandSpec {
             reservation: Reservation::Allowed,
             reservation_by: None,
             needs: Needs::Nothing,
+            access: Access::Active,
             timeouts: Timeouts::SHORT,
         }
     }
@@ -162,6 +165,11 @@ impl CommandSpec {
     /// It needs a unit that is ready.
     pub const fn when_ready(self) -> Self {
         Self { needs: Needs::Ready, ..self }
+    }
+
+    /// How well the unit has to be accessible through the port by which it comes, if not as an active port makes it.
+    pub const fn access(self, access: Access) -> Self {
+        Self { access, ..self }
     }
 
     /// How long it takes.

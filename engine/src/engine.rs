@@ -467,9 +467,13 @@ impl From<Refusal> for Reply {
     }
 }
 
-/// Whether reservations and the state of the unit let a command be processed.
+/// Whether the target port, reservations and the state of the unit let a command be processed. The port comes first: who is
+/// told of a conflict gives up, who is told of an inactive port tries another.
 fn admits(itl: &Itl, command: &CommandSpec, cdb: &Cdb) -> Result<(), Refusal> {
     let gate = &itl.shared.gate;
+    if gate.has_inactive_port() {
+        itl.unit().accessible(&itl.nexus.port, command.access).map_err(Refusal::Sense)?;
+    }
     if gate.excludes(command.reservation_of(cdb)) {
         return Err(Refusal::Conflict);
     }

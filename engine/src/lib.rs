@@ -39,6 +39,7 @@
 //! ```
 #![forbid(unsafe_code)]
 
+mod access;
 mod attention;
 mod buffers;
 mod clock;
@@ -69,6 +70,7 @@ mod tasks;
 mod turns;
 mod unit;
 
+pub use access::{Access, AccessError};
 pub use command::{
     Attention, Command, CommandSpec, Decoded, Direction, Needs, Request, Reservation, Timeouts,
 };

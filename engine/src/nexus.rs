@@ -17,6 +17,8 @@ pub struct TargetPort {
     pub relative_id: u16,
     /// Its transport protocol.
     pub protocol: Protocol,
+    /// Its target port group (SPC-4 5.15).
+    pub group: u16,
     units: BTreeMap<u32, Arc<LogicalUnit>>,
     /// Numbers of logical units and their LUNs, ascending.
     luns: Vec<(u64, u32)>,
@@ -25,8 +27,22 @@ pub struct TargetPort {
 }
 
 impl TargetPort {
-    /// A port that shows `units` by logical unit number.
+    /// The target port group of ports for which no other is named.
+    pub const DEFAULT_GROUP: u16 = 1;
+
+    /// A port of the default group that shows `units` by logical unit number.
     pub fn new(
+        name: impl Into<String>,
+        relative_id: u16,
+        protocol: Protocol,
+        units: BTreeMap<u32, Arc<LogicalUnit>>,
+    ) -> Arc<Self> {
+        Self::in_group(Self::DEFAULT_GROUP, name, relative_id, protocol, units)
+    }
+
+    /// The same in the target port group `group`, which must not be FFFFh.
+    pub fn in_group(
+        group: u16,
         name: impl Into<String>,
         relative_id: u16,
         protocol: Protocol,
@@ -34,18 +50,18 @@ impl TargetPort {
     ) -> Arc<Self> {
         let mut luns: Vec<_> = units.iter().map(|(lun, unit)| (unit.number(), *lun)).collect();
         luns.sort_unstable();
-        Arc::new_cyclic(|this| {
-            units.values().for_each(|unit| unit.seen_through(this.clone()));
-            Self {
-                name: name.into(),
-                relative_id,
-                protocol,
-                units,
-                luns,
-                missing: placeholder::missing_unit(),
-                report_luns: placeholder::report_luns_unit(),
-            }
-        })
+        let port = Arc::new(Self {
+            name: name.into(),
+            relative_id,
+            protocol,
+            group,
+            units,
+            luns,
+            missing: placeholder::missing_unit(),
+            report_luns: placeholder::report_luns_unit(),
+        });
+        port.units.values().for_each(|unit| unit.seen_through(&port));
+        port
     }
 
     /// The logical units and their numbers, ascending.
@@ -211,6 +227,7 @@ impl Gate {
     const EXCLUDED_FROM_WRITING: u32 = 1 << 3;
     const EXCLUDED: u32 = 1 << 4;
     const RANGES: u32 = 1 << 5;
+    const INACTIVE_PORT: u32 = 1 << 6;
 
     /// The one load of the hot path.
     pub(crate) fn is_open(&self) -> bool {
@@ -220,6 +237,11 @@ impl Gate {
     /// Whether the unit is not ready.
     pub(crate) fn is_unready(&self) -> bool {
         self.0.load(Ordering::Acquire) & Self::NOT_READY != 0
+    }
+
+    /// Whether the target port does not let every command through.
+    pub(crate) fn has_inactive_port(&self) -> bool {
+        self.0.load(Ordering::Acquire) & Self::INACTIVE_PORT != 0
     }
 
     /// Whether reads and writes take their ranges.
@@ -274,6 +296,11 @@ impl ItlNexus {
     /// What keeps commands that need a ready unit from being processed has come or gone.
     pub(crate) fn set_ready(&self, ready: bool) {
         self.gate.set(Gate::NOT_READY, !ready);
+    }
+
+    /// The unit is accessible through the target port to every command from now on, or only to some.
+    pub(crate) fn set_active(&self, active: bool) {
+        self.gate.set(Gate::INACTIVE_PORT, !active);
     }
 
     /// Reads and writes that begin from now on take their ranges.

@@ -1,5 +1,6 @@
 //! A logical unit as all reactors share it.
 
+use crate::access::{ExplicitAccess, Paths};
 use crate::buffers::Buffers;
 use crate::clock::{Clock, Origin};
 use crate::command::{CommandTable, Needs, Owner, Row};
@@ -15,7 +16,7 @@ use crate::spc::IdentifyingInformation;
 use crate::statistics::Statistics;
 use crate::task_set::Coordination;
 use crate::turns::Turns;
-use crate::{CommandFilter, Decoded, Device, Identity, Nexus, NexusId, Request, TargetPort, spc};
+use crate::{CommandFilter, Decoded, Device, Identity, Nexus, NexusId, Request, spc};
 use lunette_scsi::mode::{ModePageCode, ModePageEntry};
 use lunette_scsi::{AdditionalSense, Sense, SenseKey};
 use lunette_store::{Backing, Post, ReactorId};
@@ -53,7 +54,6 @@ pub struct LogicalUnit {
 #[derive(Default)]
 pub(crate) struct State {
     pub(crate) nexuses: HashMap<NexusId, Met>,
-    pub(crate) ports: Vec<Weak<TargetPort>>,
     modes: ModePages,
     not_ready: Option<NotReady>,
     /// What is kept of the unit cannot be used. Nothing but a restart makes it ready.
@@ -67,6 +67,7 @@ pub(crate) struct State {
     pub(crate) reservations: Reservations,
     /// Who has reserved the unit with RESERVE.
     pub(crate) reserved_by: Option<NexusId>,
+    pub(crate) paths: Paths,
 }
 
 impl State {
@@ -173,6 +174,7 @@ impl LogicalUnit {
         let reservations: Option<Reservations> = saved.get(Reservations::SECTION)?;
         let modes: SavedModes = saved.get(SavedModes::SECTION)?;
         let identifying_information = IdentifyingInformation::of(&saved)?;
+        let explicit_access = saved.get(ExplicitAccess::SECTION)?;
         let mut state = self.state();
         state.reservations = reservations.unwrap_or_default();
         state.modes.set_saved(&modes);
@@ -181,6 +183,7 @@ impl LogicalUnit {
         state.saved = saved;
         drop(state);
         self.apply_modes();
+        self.restore_access(explicit_access);
         Ok(())
     }
 
@@ -410,6 +413,7 @@ impl LogicalUnit {
             let met = Met { nexus: nexus.this().clone(), itl: Arc::downgrade(&itl) };
             state.nexuses.insert(nexus.id(), met);
             itl.set_ready(state.is_ready());
+            itl.set_active(state.paths.is_active(&nexus.port));
             if state.has_ranges {
                 itl.take_ranges();
             }

@@ -2,12 +2,13 @@
 
 use super::DiskCommand;
 use crate::Disk;
-use lunette_engine::{CommandSpec, Direction, Plan};
+use lunette_engine::{Access, CommandSpec, Direction, Plan};
 use lunette_scsi::{Capacity, Opcode, service_action};
 
 pub(crate) static READ_CAPACITY_10: DiskCommand = DiskCommand {
     spec: CommandSpec::new(Opcode::READ_CAPACITY_10, &[0x25, 0, 0, 0, 0, 0, 0, 0, 0, 0], Direction::In)
-        .when_ready(),
+        .when_ready()
+        .access(Access::Standby),
     decode: |disk, _| Ok(Plan::data(capacity(disk).encode_10().to_vec(), 8)),
 };
 
@@ -18,7 +19,8 @@ pub(crate) static READ_CAPACITY_16: DiskCommand = DiskCommand {
         Direction::In,
     )
     .action(service_action::READ_CAPACITY_16)
-    .when_ready(),
+    .when_ready()
+    .access(Access::Standby),
     decode: |disk, request| Ok(Plan::data(capacity(disk).encode_16().to_vec(), request.cdb.u32(10).into())),
 };
 

@@ -1,5 +1,6 @@
 //! A disk as initiators see it.
 
+mod access;
 mod atomicity;
 mod caching;
 mod compare_and_write;

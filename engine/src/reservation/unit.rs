@@ -5,9 +5,8 @@ use super::{Change, Registrant, Reservations};
 use crate::engine::Refusal;
 use crate::nexus::Exclusion;
 use crate::unit::State;
-use crate::{LogicalUnit, Nexus, NexusId, TargetPort};
+use crate::{LogicalUnit, Nexus, NexusId};
 use lunette_scsi::TransportId;
-use std::sync::Arc;
 
 impl LogicalUnit {
     /// The persistent reservations.
@@ -74,18 +73,6 @@ impl LogicalUnit {
             state.release(|holder| holder == nexus.id());
         }
         Ok(())
-    }
-
-    /// It is seen through this port from now on.
-    pub(crate) fn seen_through(&self, port: std::sync::Weak<TargetPort>) {
-        let mut state = self.state();
-        state.ports.retain(|port| port.strong_count() > 0);
-        state.ports.push(port);
-    }
-
-    /// The target ports that it is seen through.
-    pub(crate) fn ports(&self) -> Vec<Arc<TargetPort>> {
-        self.state().ports.iter().filter_map(std::sync::Weak::upgrade).collect()
     }
 }
 

@@ -2,7 +2,7 @@
 
 use super::PrimaryCommand;
 use crate::buffers::{DATA, ECHO};
-use crate::{CommandSpec, Decoded, Direction, LogicalUnit, Plan, Request, Reservation, Run};
+use crate::{Access, CommandSpec, Decoded, Direction, LogicalUnit, Plan, Request, Reservation, Run};
 use lunette_scsi::{Opcode, Sense};
 
 pub(crate) static READ_BUFFER_10: PrimaryCommand = PrimaryCommand {
@@ -11,7 +11,8 @@ pub(crate) static READ_BUFFER_10: PrimaryCommand = PrimaryCommand {
         &[0x3c, 0x1f, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x00],
         Direction::In,
     )
-    .reservation(Reservation::Read),
+    .reservation(Reservation::Read)
+    .access(Access::Any),
     decode: read,
 };
 
@@ -21,7 +22,8 @@ pub(crate) static WRITE_BUFFER: PrimaryCommand = PrimaryCommand {
         &[0x3b, 0x1f, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x00],
         Direction::Out,
     )
-    .reservation(Reservation::Write),
+    .reservation(Reservation::Write)
+    .access(Access::Any),
     decode: write,
 };
 

@@ -2,14 +2,17 @@
 
 use super::PrimaryCommand;
 use crate::self_test::{self, SelfTest};
-use crate::{CommandSpec, Decoded, Direction, LogicalUnit, Plan, Request, Reservation, Run, Timeouts};
+use crate::{
+    Access, CommandSpec, Decoded, Direction, LogicalUnit, Plan, Request, Reservation, Run, Timeouts,
+};
 use lunette_scsi::{AdditionalSense, Opcode, Sense};
 
 // SELF-TEST CODE, PF, SELFTEST, DEVOFFL and UNITOFFL.
 pub(crate) static SEND_DIAGNOSTIC: PrimaryCommand = PrimaryCommand {
     spec: CommandSpec::new(Opcode::SEND_DIAGNOSTIC, &[0x1d, 0xf7, 0x00, 0xff, 0xff, 0x00], Direction::Out)
         .reservation(Reservation::Write)
-        .timeouts(Timeouts::LONG),
+        .timeouts(Timeouts::LONG)
+        .access(Access::Standby),
     decode: send,
 };
 
@@ -20,7 +23,8 @@ pub(crate) static RECEIVE_DIAGNOSTIC_RESULTS: PrimaryCommand = PrimaryCommand {
         &[0x1c, 0x01, 0xff, 0xff, 0xff, 0x00],
         Direction::In,
     )
-    .reservation(Reservation::Read),
+    .reservation(Reservation::Read)
+    .access(Access::Standby),
     decode: receive,
 };
 

@@ -2,7 +2,9 @@
 
 use super::PrimaryCommand;
 use crate::saved::HexBytes;
-use crate::{CommandSpec, Decoded, Direction, LogicalUnit, Plan, Request, Reservation, Run, StateError};
+use crate::{
+    Access, CommandSpec, Decoded, Direction, LogicalUnit, Plan, Request, Reservation, Run, StateError,
+};
 use lunette_scsi::{AdditionalSense, Opcode, Sense, service_action};
 use serde::{Deserialize, Serialize};
 
@@ -12,7 +14,8 @@ pub(crate) static REPORT_IDENTIFYING_INFORMATION: PrimaryCommand = PrimaryComman
         &[0xa3, 0x05, 0x00, 0x00, 0x00, 0x00, 0xff, 0xff, 0xff, 0xff, 0xfe, 0x00],
         Direction::In,
     )
-    .action(service_action::REPORT_IDENTIFYING_INFORMATION),
+    .action(service_action::REPORT_IDENTIFYING_INFORMATION)
+    .access(Access::Standby),
     decode: report,
 };
 

@@ -1,7 +1,7 @@
 //! LOG SELECT (SPC-4 6.7).
 
 use super::PrimaryCommand;
-use crate::{CommandSpec, Decoded, Direction, LogicalUnit, Plan, Request, Reservation, Run};
+use crate::{Access, CommandSpec, Decoded, Direction, LogicalUnit, Plan, Request, Reservation, Run};
 use lunette_scsi::log::{LogPageCode, parse_log_list};
 use lunette_scsi::{Opcode, Sense};
 
@@ -12,7 +12,8 @@ pub(crate) static LOG_SELECT: PrimaryCommand = PrimaryCommand {
         &[0x4c, 0x02, 0xff, 0xff, 0x00, 0x00, 0x00, 0xff, 0xff, 0x00],
         Direction::Out,
     )
-    .reservation(Reservation::Write),
+    .reservation(Reservation::Write)
+    .access(Access::Standby),
     decode,
 };
 

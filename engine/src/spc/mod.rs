@@ -18,9 +18,11 @@ mod persistent_reserve_in;
 mod persistent_reserve_out;
 mod report_luns;
 mod report_supported_operation_codes;
+mod report_target_port_groups;
 mod request_sense;
 mod reserve_release;
 mod security_protocol;
+mod set_target_port_groups;
 mod test_unit_ready;
 mod timestamp;
 mod vpd;
@@ -41,9 +43,11 @@ use persistent_reserve_out::{
 };
 pub(crate) use report_luns::REPORT_LUNS;
 use report_supported_operation_codes::REPORT_SUPPORTED_OPERATION_CODES;
+use report_target_port_groups::REPORT_TARGET_PORT_GROUPS;
 pub(crate) use request_sense::REQUEST_SENSE;
 use reserve_release::{RELEASE_6, RELEASE_10, RESERVE_6, RESERVE_10};
 use security_protocol::{SECURITY_PROTOCOL_IN, SECURITY_PROTOCOL_OUT};
+use set_target_port_groups::SET_TARGET_PORT_GROUPS;
 pub(crate) use test_unit_ready::TEST_UNIT_READY;
 use timestamp::{REPORT_TIMESTAMP, SET_TIMESTAMP};
 
@@ -89,4 +93,6 @@ pub static COMMANDS: &[&PrimaryCommand] = &[
     &SET_TIMESTAMP,
     &SECURITY_PROTOCOL_IN,
     &SECURITY_PROTOCOL_OUT,
+    &REPORT_TARGET_PORT_GROUPS,
+    &SET_TARGET_PORT_GROUPS,
 ];

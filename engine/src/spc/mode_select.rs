@@ -3,14 +3,15 @@
 use super::PrimaryCommand;
 use crate::mode::SavedModes;
 use crate::{
-    CommandSpec, Decoded, Direction, IoKind, LogicalUnit, Plan, Request, Reservation, Run, sense_of,
+    Access, CommandSpec, Decoded, Direction, IoKind, LogicalUnit, Plan, Request, Reservation, Run, sense_of,
 };
 use lunette_scsi::mode::{BlockDescriptor, ModeForm, ModeParameterList};
 use lunette_scsi::{Opcode, Sense};
 
 pub(crate) static MODE_SELECT_6: PrimaryCommand = PrimaryCommand {
     spec: CommandSpec::new(Opcode::MODE_SELECT_6, &[0x15, 0x11, 0x00, 0x00, 0xff, 0x00], Direction::Out)
-        .reservation(Reservation::Write),
+        .reservation(Reservation::Write)
+        .access(Access::Standby),
     decode: |_, request| select(request, ModeForm::Six, request.cdb.u8(4).into()),
 };
 
@@ -20,7 +21,8 @@ pub(crate) static MODE_SELECT_10: PrimaryCommand = PrimaryCommand {
         &[0x55, 0x11, 0x00, 0x00, 0x00, 0x00, 0x00, 0xff, 0xff, 0x00],
         Direction::Out,
     )
-    .reservation(Reservation::Write),
+    .reservation(Reservation::Write)
+    .access(Access::Standby),
     decode: |_, request| select(request, ModeForm::Ten, request.cdb.u16(7)),
 };
 

@@ -1,13 +1,14 @@
 //! MODE SENSE (SPC-4 6.13, 6.14).
 
 use super::PrimaryCommand;
-use crate::{CommandSpec, Decoded, Direction, LogicalUnit, PageControl, Plan, Request, Reservation};
+use crate::{Access, CommandSpec, Decoded, Direction, LogicalUnit, PageControl, Plan, Request, Reservation};
 use lunette_scsi::mode::{ModeForm, ModeHeader, ModePageCode, encode_mode_data};
 use lunette_scsi::{Cdb, Opcode, Sense};
 
 pub(crate) static MODE_SENSE_6: PrimaryCommand = PrimaryCommand {
     spec: CommandSpec::new(Opcode::MODE_SENSE_6, &[0x1a, 0x08, 0xff, 0xff, 0xff, 0x00], Direction::In)
-        .reservation(Reservation::Read),
+        .reservation(Reservation::Read)
+        .access(Access::Standby),
     decode: |unit, request| sense(unit, request.cdb, ModeForm::Six, false, request.cdb.u8(4).into()),
 };
 
@@ -17,7 +18,8 @@ pub(crate) static MODE_SENSE_10: PrimaryCommand = PrimaryCommand {
         &[0x5a, 0x18, 0xff, 0xff, 0x00, 0x00, 0x00, 0xff, 0xff, 0x00],
         Direction::In,
     )
-    .reservation(Reservation::Read),
+    .reservation(Reservation::Read)
+    .access(Access::Standby),
     decode: |unit, Request { cdb, .. }| sense(unit, cdb, ModeForm::Ten, cdb.bit(1, 4), cdb.u16(7).into()),
 };
 

@@ -2,7 +2,7 @@
 
 use super::PrimaryCommand;
 use crate::engine::Refusal;
-use crate::{CommandSpec, Decoded, Direction, LogicalUnit, Plan, Reply, Request};
+use crate::{Access, CommandSpec, Decoded, Direction, LogicalUnit, Plan, Reply, Request};
 use lunette_scsi::reservation::{
     FullStatus, encode_capabilities, encode_full_status, encode_keys, encode_reservation,
 };
@@ -16,7 +16,8 @@ macro_rules! row {
                 &[0x5e, service_action::$action as u8, 0, 0, 0, 0, 0, 0xff, 0xff, 0],
                 Direction::In,
             )
-            .action(service_action::$action),
+            .action(service_action::$action)
+            .access(Access::Standby),
             decode: |unit, request| answer(unit, request, $data),
         };
     };

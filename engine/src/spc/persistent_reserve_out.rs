@@ -3,7 +3,7 @@
 use super::PrimaryCommand;
 use crate::engine::Refusal;
 use crate::reservation::{Change, Existing, Reservations};
-use crate::{CommandSpec, Decoded, Direction, LogicalUnit, Nexus, Plan, Request, Run};
+use crate::{Access, CommandSpec, Decoded, Direction, LogicalUnit, Nexus, Plan, Request, Run};
 use lunette_scsi::reservation::{RegisterAndMoveList, ReserveOutList};
 use lunette_scsi::{AdditionalSense, Opcode, Sense, TransportId, service_action};
 use std::sync::Arc;
@@ -20,7 +20,8 @@ macro_rules! row {
                 &[0x5f, service_action::$action as u8, 0xff, 0, 0, 0xff, 0xff, 0xff, 0xff, 0],
                 Direction::Out,
             )
-            .action(service_action::$action),
+            .action(service_action::$action)
+            .access(Access::Standby),
             decode: |_, request| decode(request, service_action::$action, $change),
         };
     };

@@ -1,7 +1,7 @@
 //! REPORT LUNS (SPC-4 6.33).
 
 use super::PrimaryCommand;
-use crate::{Attention, CommandSpec, Decoded, Direction, LogicalUnit, Plan, Request, Reservation};
+use crate::{Access, Attention, CommandSpec, Decoded, Direction, LogicalUnit, Plan, Request, Reservation};
 use lunette_scsi::report_luns::{SelectReport, encode_report_luns};
 use lunette_scsi::{Lun, Opcode, Sense};
 
@@ -12,7 +12,8 @@ pub(crate) static REPORT_LUNS: PrimaryCommand = PrimaryCommand {
         Direction::In,
     )
     .attention(Attention::Kept)
-    .reservation(Reservation::Exempt),
+    .reservation(Reservation::Exempt)
+    .access(Access::Any),
     decode,
 };
 

@@ -2,7 +2,7 @@
 
 use super::PrimaryCommand;
 use crate::command::Row;
-use crate::{CommandSpec, Decoded, Direction, LogicalUnit, Plan, Request, Reservation, Timeouts};
+use crate::{Access, CommandSpec, Decoded, Direction, LogicalUnit, Plan, Request, Reservation, Timeouts};
 use lunette_scsi::{Opcode, Sense, service_action};
 
 pub(crate) static REPORT_SUPPORTED_OPERATION_CODES: PrimaryCommand = PrimaryCommand {
@@ -12,7 +12,8 @@ pub(crate) static REPORT_SUPPORTED_OPERATION_CODES: PrimaryCommand = PrimaryComm
         Direction::In,
     )
     .action(service_action::REPORT_SUPPORTED_OPERATION_CODES)
-    .reservation(Reservation::Read),
+    .reservation(Reservation::Read)
+    .access(Access::Standby),
     decode,
 };
 

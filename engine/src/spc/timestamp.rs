@@ -2,7 +2,7 @@
 
 use super::PrimaryCommand;
 use crate::clock::Origin;
-use crate::{CommandSpec, Decoded, Direction, LogicalUnit, Plan, Request, Reservation, Run};
+use crate::{Access, CommandSpec, Decoded, Direction, LogicalUnit, Plan, Request, Reservation, Run};
 use lunette_scsi::{AdditionalSense, Opcode, Sense, service_action};
 
 pub(crate) static REPORT_TIMESTAMP: PrimaryCommand = PrimaryCommand {
@@ -11,7 +11,8 @@ pub(crate) static REPORT_TIMESTAMP: PrimaryCommand = PrimaryCommand {
         &[0xa3, 0x0f, 0x00, 0x00, 0x00, 0x00, 0xff, 0xff, 0xff, 0xff, 0x00, 0x00],
         Direction::In,
     )
-    .action(service_action::REPORT_TIMESTAMP),
+    .action(service_action::REPORT_TIMESTAMP)
+    .access(Access::Standby),
     decode: report,
 };
 

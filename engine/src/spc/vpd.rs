@@ -45,7 +45,7 @@ fn supported(unit: &LogicalUnit) -> SupportedPages {
     )
 }
 
-/// The unit by its world-wide name and by its vendor's, and the target port by number and name.
+/// The unit by its world-wide name and by its vendor's, and the target port by number, group and name.
 fn identification(request: &Request<'_>) -> DeviceIdentification {
     let (identity, port) = (&request.unit.identity, &request.nexus.port);
     let mut vendor = [b' '; 8];
@@ -59,6 +59,7 @@ fn identification(request: &Request<'_>) -> DeviceIdentification {
             specific: identity.serial.clone().into_bytes(),
         }),
         of_port(port, Identifier::RelativeTargetPort(port.relative_id)),
+        of_port(port, Identifier::TargetPortGroup(port.group)),
         of_port(port, Identifier::ScsiName(port.name.clone())),
     ])
 }
@@ -76,8 +77,7 @@ fn mode_page_policy() -> ModePagePolicy {
 
 /// The target ports that show the unit.
 fn ports(unit: &LogicalUnit) -> ScsiPorts {
-    let mut ports = unit.ports();
-    ports.sort_by_key(|port| port.relative_id);
+    let ports = unit.ports();
     let describe = |port: &Arc<TargetPort>| PortDescription {
         relative_id: port.relative_id,
         names: vec![of_port(port, Identifier::ScsiName(port.name.clone()))],

@@ -1,5 +1,6 @@
 //! The engine driven over simulated reactors, with a store whose operations complete when the test says so.
 
+mod access;
 mod hop;
 mod ordering;
 mod ranges;

@@ -195,6 +195,12 @@ fn what_is_detached_goes_on_when_its_command_is_aborted() {
 #[derive(Default)]
 pub(super) struct Keeper(pub(super) Mutex<Option<Vec<u8>>>, pub(super) bool);
 
+impl Keeper {
+    pub(super) fn full() -> Self {
+        Self(Mutex::default(), true)
+    }
+}
+
 impl StateKeeper for Keeper {
     fn load(&self) -> Result<Option<Vec<u8>>, StateError> {
         Ok(self.0.lock().unwrap().clone())
@@ -230,7 +236,7 @@ fn what_is_saved_comes_back() {
 #[test]
 fn what_cannot_be_saved_is_not_applied() {
     let mut rig = Rig::new(1);
-    rig.unit.keep_state(Arc::new(Keeper(Mutex::default(), true))).unwrap();
+    rig.unit.keep_state(Arc::new(Keeper::full())).unwrap();
     let a = rig.initiator(0);
     pending(&mut rig, &a, 1, &SAVE);
     rig.sim.settle();
