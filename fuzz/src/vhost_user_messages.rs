@@ -90,7 +90,7 @@ fn check_state(backend: &Backend) {
     let (offer, state) = (backend.offer(), backend.state());
     assert!(offer.features.contains(state.features));
     assert!(offer.protocol_features.contains(state.protocol_features));
-    assert_eq!(state.vrings.len(), QUEUES.into());
+    assert_eq!(state.vrings.len(), usize::from(QUEUES));
     let sizes = state.vrings.iter().map(|vring| vring.size).filter(|size| *size != 0);
     assert!(sizes.into_iter().all(|size| size.is_power_of_two() && size <= QUEUE_SIZE));
     assert!(state.memory.len() <= MAX_TABLE_REGIONS.max(SLOTS.into()));

@@ -17,6 +17,7 @@ mod parameter_lists;
 mod properties;
 mod provisioning;
 mod read_write;
+mod reservations;
 mod thresholds;
 mod verify;
 mod write_atomic;

@@ -15,6 +15,7 @@ pub(crate) static REPORT_IDENTIFYING_INFORMATION: PrimaryCommand = PrimaryComman
         Direction::In,
     )
     .action(service_action::REPORT_IDENTIFYING_INFORMATION)
+    .reservation(Reservation::Exempt)
     .access(Access::Standby),
     decode: report,
 };

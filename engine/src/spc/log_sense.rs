@@ -2,7 +2,7 @@
 
 use super::PrimaryCommand;
 use crate::log::LogControl;
-use crate::{Access, CommandSpec, Decoded, Direction, LogicalUnit, Plan, Request};
+use crate::{Access, CommandSpec, Decoded, Direction, LogicalUnit, Plan, Request, Reservation};
 use lunette_scsi::log::{LogPageCode, encode_log_page, encode_supported_log_pages};
 use lunette_scsi::{Opcode, Sense};
 
@@ -13,6 +13,7 @@ pub(crate) static LOG_SENSE: PrimaryCommand = PrimaryCommand {
         &[0x4d, 0x00, 0xff, 0xff, 0x00, 0xff, 0xff, 0xff, 0xff, 0x00],
         Direction::In,
     )
+    .reservation(Reservation::Exempt)
     .access(Access::Standby),
     decode,
 };
