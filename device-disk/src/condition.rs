@@ -1,10 +1,14 @@
-//! The condition of the medium: whether it is there, and whether it is running. All of it ends with the program: a disk
-//! starts with its medium in and running.
+//! The condition of the medium: whether it is there, whether it is running, and what is being done to it. Only the last
+//! outlives the program: a disk starts with its medium in and running.
 
-use lunette_engine::{LogicalUnit, Nexus, NexusId, NotReady};
+use crate::operation::{Kind, Operation};
+use lunette_engine::{LogicalUnit, Nexus, NexusId, NotReady, Progress};
 use lunette_scsi::{AdditionalSense, Sense};
 use std::collections::HashSet;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+/// An operation that goes on or has failed, and how far it has come.
+pub(crate) type Underway = (Operation, Arc<Progress>);
 
 /// The condition of one disk's medium.
 #[derive(Default, Debug)]
@@ -16,15 +20,46 @@ struct State {
     stopped: bool,
     /// The nexuses that prevent the removal of the medium.
     preventing: HashSet<NexusId>,
+    operation: Option<Underway>,
+    /// Why the medium cannot be used before something is put right that the last run of the program has left.
+    recovering: Option<AdditionalSense>,
 }
 
 impl State {
     fn not_ready(&self) -> Option<NotReady> {
+        if let Some(why) = self.recovering {
+            return Some(NotReady::because(why));
+        }
+        match &self.operation {
+            Some((operation, _)) if operation.failed => {
+                return Some(NotReady::failed(operation.kind.left_behind()));
+            }
+            Some((operation, progress)) => {
+                return Some(NotReady::busy(operation.kind.in_progress(), progress.clone()));
+            }
+            None => {}
+        }
         if self.ejected {
             return Some(NotReady::because(AdditionalSense::MEDIUM_NOT_PRESENT_TRAY_OPEN));
         }
         let stopped = AdditionalSense::LOGICAL_UNIT_NOT_READY_INITIALIZING_COMMAND_REQUIRED;
         self.stopped.then_some(NotReady::because(stopped))
+    }
+
+    /// Whether an operation may begin. One that has failed may be tried again; but a failed SANITIZE gives way to another
+    /// one only, and if it was restricted, to a restricted one (SBC-4 4.11.3).
+    fn check_operation(&self, wanted: Kind) -> Result<(), Sense> {
+        let not_ready = self.not_ready().map_or(Ok(()), |why| Err(why.sense()));
+        let Some((failed, _)) = self.operation.as_ref().filter(|(operation, _)| operation.failed) else {
+            return not_ready;
+        };
+        match (failed.kind, wanted) {
+            (Kind::Sanitize { .. }, Kind::Format) => not_ready,
+            (Kind::Sanitize { unrestricted: false }, Kind::Sanitize { unrestricted: true }) => {
+                Err(Sense::invalid_field_in_cdb(1, Some(5)))
+            }
+            _ => Ok(()),
+        }
     }
 
     /// The medium stays where it is while a nexus prevents its removal (SPC-4 6.18).
@@ -84,6 +119,35 @@ impl Condition {
         } else {
             state.preventing.remove(&nexus);
         }
+    }
+
+    /// An operation begins, unless something stands in its way. Returns what there was before, and its progress.
+    pub(crate) fn begin(
+        &self,
+        unit: &LogicalUnit,
+        operation: &Operation,
+    ) -> Result<(Option<Underway>, Arc<Progress>), Sense> {
+        self.change(unit, |state| {
+            state.check_operation(operation.kind)?;
+            let progress = Arc::<Progress>::default();
+            let before = state.operation.replace((operation.clone(), progress.clone()));
+            Ok((before, progress))
+        })
+    }
+
+    /// This operation is underway, or none.
+    pub(crate) fn set_operation(&self, unit: &LogicalUnit, operation: Option<Underway>) {
+        self.change(unit, |state| state.operation = operation);
+    }
+
+    /// The medium cannot be used for this reason, until something is put right that the last run of the program has left.
+    pub(crate) fn recover(&self, unit: &LogicalUnit, why: Option<AdditionalSense>) {
+        self.change(unit, |state| state.recovering = why);
+    }
+
+    /// The operation that goes on or has failed.
+    pub(crate) fn operation(&self) -> Option<Underway> {
+        self.state().operation.clone()
     }
 
     /// The unit was reset: nobody prevents anything, and what had stopped runs.

@@ -3,6 +3,7 @@
 use crate::commands::{self, DiskCommand};
 use crate::condition::Condition;
 use crate::extent::Geometry;
+use crate::operation::Worker;
 use crate::room::{self, KnownRoom};
 use crate::{Options, OptionsError, pages, undo};
 use lunette_engine::{
@@ -29,6 +30,8 @@ pub struct Disk {
     pub(crate) fast_zero: bool,
     pub(crate) rotational: bool,
     removable: bool,
+    /// Bytes in a second that work in the background writes.
+    pace: u64,
     pub(crate) condition: Arc<Condition>,
     commands: Vec<&'static DiskCommand>,
 }
@@ -55,6 +58,7 @@ impl Disk {
             fast_zero: caps.fast_zero,
             rotational: options.rotational.unwrap_or(caps.rotational),
             removable: options.removable,
+            pace: options.pace,
             condition: Arc::default(),
             commands: commands::of(discard.is_some()),
         })
@@ -68,6 +72,12 @@ impl Disk {
     /// Logical block length in bytes.
     pub fn block_length(&self) -> u32 {
         self.geometry.block_length
+    }
+
+    /// What carries out operations on the whole medium.
+    pub(crate) fn worker(&self) -> Worker {
+        let &Self { geometry, fast_zero, pace, ref condition, .. } = self;
+        Worker { condition: condition.clone(), geometry, fast_zero, pace }
     }
 
     pub(crate) fn is_removable(&self) -> bool {
@@ -100,15 +110,6 @@ impl Device for Disk {
         (self.commands[row].decode)(self, request)
     }
 
-    fn restore(&self, unit: &LogicalUnit) -> Result<(), StateError> {
-        undo::restore(unit)
-    }
-
-    fn resume(&self, unit: &Arc<LogicalUnit>, post: &dyn Post) {
-        undo::resume(unit, self.geometry.block(), post);
-        room::watch(self, unit, post);
-    }
-
     fn max_transfer(&self) -> Option<u64> {
         Some(u64::from(self.max_transfer) * self.geometry.block())
     }
@@ -119,6 +120,17 @@ impl Device for Disk {
 
     fn reset(&self, unit: &LogicalUnit) {
         self.condition.reset(unit);
+    }
+
+    fn restore(&self, unit: &LogicalUnit) -> Result<(), StateError> {
+        undo::restore(unit, &self.condition)?;
+        self.worker().restore(unit)
+    }
+
+    fn resume(&self, unit: &Arc<LogicalUnit>, post: &dyn Post) {
+        undo::resume(unit, &self.condition, self.geometry.block(), post);
+        self.worker().resume(unit, post);
+        room::watch(self, unit, post);
     }
 
     fn nexus_lost(&self, _: &LogicalUnit, nexus: NexusId) {

@@ -30,6 +30,7 @@ mod condition;
 mod disk;
 mod extent;
 mod medium;
+mod operation;
 mod options;
 mod pages;
 mod room;

@@ -14,11 +14,14 @@ pub struct Options {
     pub rotational: Option<bool>,
     /// Offer to give blocks back (UNMAP, WRITE SAME with UNMAP), if the store can.
     pub thin: bool,
+    /// The most bytes that formatting and sanitizing write in a second, so that they leave the store to others; zero: no
+    /// limit.
+    pub pace: u64,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { block_length: 512, removable: false, rotational: None, thin: true }
+        Self { block_length: 512, removable: false, rotational: None, thin: true, pace: 64 << 20 }
     }
 }
 

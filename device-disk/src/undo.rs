@@ -4,8 +4,9 @@
 //! still there when the unit starts, it is written back before the first command. All the time nobody else reads or writes
 //! these blocks, so nothing newer is lost.
 
+use crate::condition::Condition;
 use crate::extent::Extent;
-use lunette_engine::{HexBytes, Io, IoKind, LogicalUnit, NotReady, StateError, Steps, Turn};
+use lunette_engine::{HexBytes, Io, IoKind, LogicalUnit, StateError, Steps, Turn};
 use lunette_scsi::{AdditionalSense, Sense};
 use lunette_store::{IoError, Memory, Post};
 use serde::{Deserialize, Serialize};
@@ -77,16 +78,17 @@ fn failed_as(kind: IoKind, steps: &Steps, Extent { offset, length }: Extent, err
 }
 
 /// Keeps a unit from being ready if something has to be written back.
-pub(crate) fn restore(unit: &LogicalUnit) -> Result<(), StateError> {
+pub(crate) fn restore(unit: &LogicalUnit, condition: &Condition) -> Result<(), StateError> {
     if unit.saved().get::<Option<Undo>>(SECTION)?.is_some() {
         let why = AdditionalSense::LOGICAL_UNIT_IS_IN_PROCESS_OF_BECOMING_READY;
-        unit.set_not_ready(Some(NotReady::because(why)));
+        condition.recover(unit, Some(why));
     }
     Ok(())
 }
 
 /// Writes it back.
-pub(crate) fn resume(unit: &Arc<LogicalUnit>, block: u64, post: &dyn Post) {
+pub(crate) fn resume(unit: &Arc<LogicalUnit>, condition: &Arc<Condition>, block: u64, post: &dyn Post) {
+    let condition = condition.clone();
     let Ok(Some(undo)) = unit.saved().get::<Option<Undo>>(SECTION) else { return };
     unit.begin(post, async move |steps| {
         let turn = steps.turn().await?;
@@ -95,7 +97,7 @@ pub(crate) fn resume(unit: &Arc<LogicalUnit>, block: u64, post: &dyn Post) {
         if written.is_ok() {
             forget(&steps, &turn).await;
         }
-        steps.unit.set_not_ready(written.is_err().then(|| NotReady::because(why)));
+        condition.recover(&steps.unit, written.is_err().then_some(why));
         Ok(())
     });
 }

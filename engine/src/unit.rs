@@ -55,7 +55,10 @@ pub struct LogicalUnit {
 pub(crate) struct State {
     pub(crate) nexuses: HashMap<NexusId, Met>,
     modes: ModePages,
+    /// What its device says.
     not_ready: Option<NotReady>,
+    /// A self-test in the foreground.
+    testing: Option<NotReady>,
     /// What is kept of the unit cannot be used. Nothing but a restart makes it ready.
     damaged: bool,
     /// A lower power condition, which lasts until the medium is needed.
@@ -74,12 +77,15 @@ impl State {
     /// Why the unit is not ready.
     fn not_ready(&self) -> Option<NotReady> {
         let why = AdditionalSense::LOGICAL_UNIT_NOT_READY_MANUAL_INTERVENTION_REQUIRED;
-        if self.damaged { Some(NotReady::because(why)) } else { self.not_ready.clone() }
+        if self.damaged {
+            return Some(NotReady::because(why));
+        }
+        self.testing.as_ref().or(self.not_ready.as_ref()).cloned()
     }
 
     /// Whether commands need not ask.
     fn is_ready(&self) -> bool {
-        !self.damaged && self.not_ready.is_none() && self.resting.is_none()
+        self.not_ready().is_none() && self.resting.is_none()
     }
 }
 
@@ -257,6 +263,11 @@ impl LogicalUnit {
     /// Commands that need a ready unit are refused from now on, or no more.
     pub fn set_not_ready(&self, why: Option<NotReady>) {
         self.change_readiness(|state| state.not_ready = why);
+    }
+
+    /// A self-test in the foreground keeps the unit busy from now on, or no more.
+    pub(crate) fn set_testing(&self, why: Option<NotReady>) {
+        self.change_readiness(|state| state.testing = why);
     }
 
     /// The unit rests in a lower power condition from now on, which REQUEST SENSE tells as `condition`, or no more. The next

@@ -42,6 +42,8 @@ pub(crate) struct UnitSpec {
     pub(crate) rotational: Option<bool>,
     /// Whether the medium can be removed.
     pub(crate) removable: bool,
+    /// The most bytes that formatting and sanitizing write in a second, zero for no limit; otherwise what the disk thinks fit.
+    pub(crate) pace: Option<u64>,
     /// The commands that it carries out.
     pub(crate) filter: CommandFilter,
     /// Injected faults, for tests.
@@ -69,8 +71,7 @@ pub(crate) struct NotationError {
 pub(crate) const MAX_LUNS: u32 = 16384;
 
 /// The keys, for error messages.
-const KEYS: &str =
-    "target, lun, queues, size, block, direct, inline, serial, wwn, name, rotational, removable, filter";
+const KEYS: &str = "target, lun, queues, size, block, direct, inline, serial, wwn, name, rotational, removable, pace, filter";
 
 impl NotationError {
     pub(crate) fn new(text: &str, why: String) -> Self {
@@ -142,6 +143,7 @@ impl UnitSpec {
             name: None,
             rotational: None,
             removable: false,
+            pace: None,
             filter: CommandFilter::default(),
             fault: None,
         }
@@ -174,6 +176,7 @@ impl UnitSpec {
             "name" => self.name = Some(printable(key, value, 64)?),
             "rotational" => self.rotational = Some(switch(key, value)?),
             "removable" => self.removable = switch(key, value)?,
+            "pace" => self.pace = Some(if value == "off" { 0 } else { size::parse(value)? }),
             "filter" => {
                 self.filter = value.parse().map_err(|error| format!("filter={value}: {error}"))?;
             }
@@ -285,7 +288,7 @@ mod tests {
 
     #[test]
     fn keys_are_understood() {
-        let text = r"disk:/a\,b,w,size=1G,block=4096,direct=on,inline=off,serial=abc,wwn=naa.3000000000000001,name=root,rotational=on,removable=on,target=3,lun=7,queues=1+4-6";
+        let text = r"disk:/a\,b,w,size=1G,block=4096,direct=on,inline=off,serial=abc,wwn=naa.3000000000000001,name=root,rotational=on,removable=on,pace=16M,target=3,lun=7,queues=1+4-6";
         let unit: UnitSpec = text.parse().unwrap();
         assert_eq!(unit.store, StoreSpec::Path("/a,b".into()));
         assert_eq!(
@@ -294,7 +297,8 @@ mod tests {
         );
         assert_eq!((unit.serial.as_deref(), unit.wwn), (Some("abc"), Some(Naa::locally_assigned(1))));
         assert_eq!((unit.name.as_deref(), unit.target, unit.lun), (Some("root"), 3, Some(7)));
-        assert_eq!((unit.rotational, unit.removable), (Some(true), true));
+        assert_eq!((unit.rotational, unit.removable, unit.pace), (Some(true), true, Some(16 << 20)));
+        assert_eq!("disk:/a,pace=off".parse::<UnitSpec>().unwrap().pace, Some(0));
         assert_eq!(unit.queues, [1, 4, 5, 6]);
     }
 
@@ -319,6 +323,7 @@ mod tests {
             ("disk:/a,access=read-only", "no key `access`"),
             ("disk:/a,block=520", "512 or 4096"),
             ("disk:/a,direct=yes", "on or off"),
+            ("disk:/a,pace=fast", "not a size"),
             ("disk:/a,lun=16384", "0 to 16383"),
             ("disk:/a,target=256", "0 to 255"),
             ("disk:/a,queues=", "request queues are written"),

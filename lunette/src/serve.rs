@@ -46,6 +46,8 @@ pub(crate) fn serve(options: &Serve) -> Result<()> {
     units.values().for_each(|unit| unit.unit.resume(&*reactors.poster()));
     let places = places(options, inherited, &state);
     let exports = Exports::start(places, &units, &state, &reactors, signals.waker())?;
+    // Those that were interrupted are not ready yet, and live where their exports want them by now.
+    units.values().for_each(|unit| unit.unit.resume(&*reactors.poster()));
     say(&exports.summary());
     say("ready\n");
     tell_manager(NotifyState::Ready);

@@ -159,11 +159,13 @@ fn key(spec: &UnitSpec) -> Result<Key> {
 fn build(spec: &UnitSpec, at: Address, opened: Opened, record: &Record, state: &StateDir) -> Result<Unit> {
     let serial = spec.serial.as_ref().unwrap_or(&record.serial);
     let identity = Identity::new(serial, spec.wwn.unwrap_or(record.naa));
+    let defaults = DiskOptions::default();
     let options = DiskOptions {
         block_length: spec.block,
         rotational: spec.rotational,
         removable: spec.removable,
-        ..DiskOptions::default()
+        pace: spec.pace.unwrap_or(defaults.pace),
+        ..defaults
     };
     let disk = Disk::new(&options, opened.backing.caps()).with_context(|| at.to_string())?;
     let name = spec.name.clone().unwrap_or_else(|| match at.target {

@@ -6,6 +6,7 @@ use lunette_engine::{Command, CommandSpec, Direction, Request, Reservation, Run,
 use lunette_scsi::{AdditionalSense, Cdb, Opcode, Sense, Transfer};
 
 mod compare_and_write;
+mod format_unit;
 mod get_lba_status;
 mod orwrite;
 mod pre_fetch;
@@ -13,6 +14,7 @@ mod prevent_allow;
 mod read;
 mod read_capacity;
 mod read_defect_data;
+mod sanitize;
 mod start_stop;
 mod synchronize_cache;
 mod unmap;
@@ -73,6 +75,11 @@ static COMMANDS: &[(On, &DiskCommand)] = &[
     (On::Thin, &write_same::WRITE_SAME_16_UNMAP),
     (On::Thin, &unmap::UNMAP),
     (On::All, &xdwriteread::XDWRITEREAD_10),
+    (On::All, &format_unit::FORMAT_UNIT),
+    (On::All, &sanitize::SANITIZE_OVERWRITE),
+    (On::Thin, &sanitize::SANITIZE_BLOCK_ERASE),
+    (On::All, &sanitize::SANITIZE_CRYPTOGRAPHIC_ERASE),
+    (On::All, &sanitize::SANITIZE_EXIT_FAILURE_MODE),
     (On::All, &start_stop::START_STOP_UNIT),
     (On::All, &prevent_allow::PREVENT_ALLOW_MEDIUM_REMOVAL),
 ];

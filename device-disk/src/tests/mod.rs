@@ -12,6 +12,7 @@ mod lba_status;
 mod log;
 mod maintenance;
 mod mode;
+mod operation;
 mod operation_codes;
 mod parameter_lists;
 mod properties;

@@ -75,9 +75,9 @@ fn send(unit: &LogicalUnit, request: &Request<'_>) -> Decoded {
             run.unit.begin(&*run.poster(), async move |steps| self_test::run(&steps, running, true).await);
             return Ok(());
         }
-        run.unit.set_not_ready(Some(running.not_ready()));
+        run.unit.set_testing(Some(running.not_ready()));
         let result = self_test::run(&run, running, false).await;
-        run.unit.set_not_ready(None);
+        run.unit.set_testing(None);
         result
     }))
 }
