@@ -16,6 +16,11 @@ pub fn disk(guest: &mut Guest, lun: u32) -> Result<()> {
     on_lun(guest, lun, include_str!("../scripts/disk.sh"))
 }
 
+/// Uses the pages and maintenance commands of a writable disk.
+pub fn maintenance(guest: &mut Guest, lun: u32) -> Result<()> {
+    on_lun(guest, lun, include_str!("../scripts/maintenance.sh"))
+}
+
 /// Checks that a read-only disk can be read, says so, and refuses writes.
 pub fn read_only_disk(guest: &mut Guest, lun: u32) -> Result<()> {
     on_lun(guest, lun, include_str!("../scripts/read_only.sh"))

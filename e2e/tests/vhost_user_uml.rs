@@ -46,6 +46,20 @@ fn disks_of_every_kind_serve_a_kernel() -> Result<()> {
     Ok(())
 }
 
+/// sg3_utils find the pages and commands with which disks are looked after.
+#[test]
+fn a_kernel_looks_after_its_disk() -> Result<()> {
+    checks::need_tools()?;
+    let lunette = Lunette::new()?;
+    let lunette = lunette.lu("disk:ram:64M,w").vhost_user("vm.sock");
+    let daemon = lunette.start()?;
+    let mut guest = Uml::new().vhost_user_scsi(lunette.path("vm.sock")).boot()?;
+    checks::maintenance(&mut guest, 0)?;
+    guest.power_off()?;
+    daemon.stop()?;
+    Ok(())
+}
+
 /// A socket takes the next guest after the last one went, gently or not, and finds its data.
 #[test]
 fn guests_follow_each_other_on_one_socket() -> Result<()> {

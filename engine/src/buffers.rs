@@ -1,4 +1,4 @@
-//! The buffers that READ BUFFER and WRITE BUFFER reach (SPC-4 6.15, 6.49): memory of a logical unit for nothing but tests.
+//! The buffers that READ BUFFER and WRITE BUFFER reach (SPC-4 6.18, 6.49): memory of a logical unit for nothing but tests.
 
 use crate::NexusId;
 use lunette_scsi::{AdditionalSense, Sense};

@@ -16,6 +16,7 @@ use std::fmt;
 use std::hash::Hash;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 /// Where a logical unit is seen: target and logical unit number.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -168,6 +169,8 @@ fn build(spec: &UnitSpec, at: Address, opened: Opened, record: &Record, state: &
         ..defaults
     };
     let disk = Disk::new(&options, opened.backing.caps()).with_context(|| at.to_string())?;
+    // At the start of the program, as far as anybody can tell.
+    let clock = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     let name = spec.name.clone().unwrap_or_else(|| match at.target {
         0 => format!("lun{}", at.lun),
         target => format!("target{target}-lun{}", at.lun),
@@ -176,6 +179,7 @@ fn build(spec: &UnitSpec, at: Address, opened: Opened, record: &Record, state: &
     if record.lasts() {
         keep(&unit, at, record, state)?;
     }
+    unit.set_clock(clock.as_millis() as u64);
     Ok(Unit { unit, description: opened.description, queues: spec.queues.clone() })
 }
 

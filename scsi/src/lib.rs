@@ -59,7 +59,7 @@ pub use error::ParseError;
 pub use inquiry::{PeripheralDeviceType, StandardInquiry};
 pub use lun::{Lun, LunAddress};
 pub use notification::NotificationClasses;
-pub use opcode::{Opcode, command_name, service_action};
+pub use opcode::{Opcode, command_clause, command_name, service_action};
 pub use reservation::ReservationType;
 pub use sense::{AdditionalSense, Sense, SenseBytes, SenseFlags, SenseFormat, SenseKey, SenseKeySpecific};
 pub use status::Status;

@@ -55,6 +55,22 @@ impl ModePageCode {
     /// SUBPAGE CODE that asks for all subpages.
     pub const ALL_SUBPAGES: u8 = 0xff;
 
+    /// The standards' name of the page.
+    pub const fn name(self) -> Option<&'static str> {
+        Some(match (self.page, self.subpage) {
+            (0x01, 0) => "Read-Write Error Recovery",
+            (0x02, 0) => "Disconnect-Reconnect",
+            (0x07, 0) => "Verify Error Recovery",
+            (0x08, 0) => "Caching",
+            (0x0a, 0) => "Control",
+            (0x0a, 1) => "Control Extension",
+            (0x1a, 0) => "Power Condition",
+            (0x1c, 0) => "Informational Exceptions Control",
+            (0x1c, 2) => "Logical Block Provisioning",
+            _ => return None,
+        })
+    }
+
     /// A page in the page_0 format.
     pub const fn page(page: u8) -> Self {
         Self { page, subpage: 0 }

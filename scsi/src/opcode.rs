@@ -263,6 +263,48 @@ pub const fn command_name(opcode: Opcode, service_action: Option<u16>) -> Option
     }
 }
 
+/// The standard and clause that define a command of disks, as far as it is one.
+///
+/// SPC-4 defines most that every device has, SPC-2 the reservations before the persistent ones, and SBC-4 clause 5 all that
+/// is about blocks.
+pub const fn command_clause(opcode: Opcode, action: Option<u16>) -> &'static str {
+    use service_action as sa;
+    match (opcode, action) {
+        (Opcode::INQUIRY, _) => "SPC-4 6.6",
+        (Opcode::LOG_SELECT, _) => "SPC-4 6.7",
+        (Opcode::LOG_SENSE, _) => "SPC-4 6.8",
+        (Opcode::MODE_SELECT_6, _) => "SPC-4 6.11",
+        (Opcode::MODE_SELECT_10, _) => "SPC-4 6.12",
+        (Opcode::MODE_SENSE_6, _) => "SPC-4 6.13",
+        (Opcode::MODE_SENSE_10, _) => "SPC-4 6.14",
+        (Opcode::PERSISTENT_RESERVE_IN, _) => "SPC-4 6.15",
+        (Opcode::PERSISTENT_RESERVE_OUT, _) => "SPC-4 6.16",
+        (Opcode::READ_BUFFER_10, _) => "SPC-4 6.18",
+        (Opcode::RECEIVE_DIAGNOSTIC_RESULTS, _) => "SPC-4 6.27",
+        (Opcode::MAINTENANCE_IN, Some(sa::REPORT_IDENTIFYING_INFORMATION)) => "SPC-4 6.32",
+        (Opcode::REPORT_LUNS, _) => "SPC-4 6.33",
+        (Opcode::MAINTENANCE_IN, Some(sa::REPORT_PRIORITY)) => "SPC-4 6.34",
+        (Opcode::MAINTENANCE_IN, Some(sa::REPORT_SUPPORTED_OPERATION_CODES)) => "SPC-4 6.35",
+        (Opcode::MAINTENANCE_IN, Some(sa::REPORT_SUPPORTED_TASK_MANAGEMENT_FUNCTIONS)) => "SPC-4 6.36",
+        (Opcode::MAINTENANCE_IN, Some(sa::REPORT_TARGET_PORT_GROUPS)) => "SPC-4 6.37",
+        (Opcode::MAINTENANCE_IN, Some(sa::REPORT_TIMESTAMP)) => "SPC-4 6.38",
+        (Opcode::REQUEST_SENSE, _) => "SPC-4 6.39",
+        (Opcode::SECURITY_PROTOCOL_IN, _) => "SPC-4 6.40",
+        (Opcode::SECURITY_PROTOCOL_OUT, _) => "SPC-4 6.41",
+        (Opcode::SEND_DIAGNOSTIC, _) => "SPC-4 6.42",
+        (Opcode::MAINTENANCE_OUT, Some(sa::SET_IDENTIFYING_INFORMATION)) => "SPC-4 6.43",
+        (Opcode::MAINTENANCE_OUT, Some(sa::SET_PRIORITY)) => "SPC-4 6.44",
+        (Opcode::MAINTENANCE_OUT, Some(sa::SET_TARGET_PORT_GROUPS)) => "SPC-4 6.45",
+        (Opcode::MAINTENANCE_OUT, Some(sa::SET_TIMESTAMP)) => "SPC-4 6.46",
+        (Opcode::TEST_UNIT_READY, _) => "SPC-4 6.47",
+        (Opcode::WRITE_BUFFER, _) => "SPC-4 6.49",
+        (Opcode::THIRD_PARTY_COPY_OUT | Opcode::THIRD_PARTY_COPY_IN, _) => "SPC-4 6",
+        (Opcode::RESERVE_6 | Opcode::RELEASE_6 | Opcode::RESERVE_10 | Opcode::RELEASE_10, _) => "SPC-2 7",
+        (Opcode::XDWRITEREAD_10, _) => "SBC-3 5",
+        _ => "SBC-4 5",
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -1,6 +1,7 @@
-//! Chores of the project: `cargo xtask test`, `cargo xtask bench`, `cargo xtask fuzz`.
+//! Chores of the project: `cargo xtask test`, `cargo xtask bench`, `cargo xtask fuzz`, `cargo xtask reference`.
 
 mod packages;
+mod reference;
 mod steps;
 
 use anyhow::{Context, Result};
@@ -36,6 +37,8 @@ enum Chore {
         #[arg(last = true)]
         options: Vec<String>,
     },
+    /// Writes docs/reference.md from the tables
+    Reference,
     /// Runs a fuzz target with AddressSanitizer (needs cargo-fuzz)
     Fuzz {
         /// One of the targets in fuzz/targets/fuzz_targets
@@ -61,6 +64,7 @@ fn run() -> Result<()> {
     match Cli::parse().chore {
         Chore::Test { full, no_install, no_e2e } => test(full, no_install, no_e2e),
         Chore::Bench { options } => bench(&options),
+        Chore::Reference => reference::write(),
         Chore::Fuzz { target, seconds } => fuzz(&target, seconds),
     }
 }

@@ -57,6 +57,7 @@ fn there_is_one_page() {
         let page = rig.ask(&[0x1c, page_code_valid, 0, 0, 255, 0], &[], 255).good();
         assert_eq!(page, [0, 0, 0, 1, 0]);
     }
+    assert_eq!(rig.ask(&[0x1c, 0, 0x40, 0, 255, 0], &[], 255).good(), [0, 0, 0, 1, 0]);
     assert_eq!(rig.ask(&[0x1c, 1, 0, 0, 2, 0], &[], 255).good(), [0, 0]);
     assert_eq!(rig.ask(&[0x1c, 1, 0x40, 0, 255, 0], &[], 255).field(), Some((2, None)));
     let mut send = |byte_1, list: &[u8]| {

@@ -1,4 +1,4 @@
-//! READ BUFFER and WRITE BUFFER (SPC-4 6.15, 6.49).
+//! READ BUFFER and WRITE BUFFER (SPC-4 6.18, 6.49).
 
 use super::PrimaryCommand;
 use crate::buffers::{DATA, ECHO};

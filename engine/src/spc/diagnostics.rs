@@ -1,4 +1,4 @@
-//! SEND DIAGNOSTIC and RECEIVE DIAGNOSTIC RESULTS (SPC-4 6.42, 6.31).
+//! SEND DIAGNOSTIC and RECEIVE DIAGNOSTIC RESULTS (SPC-4 6.42, 6.27).
 
 use super::PrimaryCommand;
 use crate::self_test::{self, SelfTest};
@@ -104,8 +104,8 @@ fn page(page_format: bool, length: u16) -> Decoded {
 fn receive(_: &LogicalUnit, request: &Request<'_>) -> Decoded {
     let cdb = request.cdb;
     let (page_code_valid, page) = (cdb.bit(1, 0), cdb.u8(2));
-    if page != SUPPORTED_PAGES {
-        return Err(Sense::invalid_field_in_cdb(if page_code_valid { 2 } else { 1 }, None));
+    if page_code_valid && page != SUPPORTED_PAGES {
+        return Err(Sense::invalid_field_in_cdb(2, None));
     }
     Ok(Plan::data(vec![SUPPORTED_PAGES, 0, 0, 1, SUPPORTED_PAGES], cdb.u16(3).into()))
 }

@@ -1,4 +1,4 @@
-//! REPORT TIMESTAMP and SET TIMESTAMP (SPC-4 6.37, 6.46).
+//! REPORT TIMESTAMP and SET TIMESTAMP (SPC-4 6.38, 6.46).
 
 use super::PrimaryCommand;
 use crate::clock::Origin;
