@@ -35,6 +35,13 @@ mod error_counter {
     pub(super) const UNCORRECTED: u16 = 6;
 }
 
+/// Parameters of General Statistics and Performance.
+mod statistics {
+    pub(super) const COMMANDS: u16 = 1;
+    pub(super) const IDLE_TIME: u16 = 2;
+    pub(super) const TIME_INTERVAL: u16 = 3;
+}
+
 impl LogicalUnit {
     /// The codes of its log pages, ascending.
     pub fn log_page_codes(&self) -> Vec<LogPageCode> {
@@ -82,12 +89,17 @@ impl LogicalUnit {
             LogPageCode::WRITE_ERROR_COUNTERS => error_counters(self.statistics().totals(Counted::Write)),
             LogPageCode::READ_ERROR_COUNTERS => error_counters(self.statistics().totals(Counted::Read)),
             LogPageCode::VERIFY_ERROR_COUNTERS => error_counters(self.statistics().totals(Counted::Verify)),
-            LogPageCode::GENERAL_STATISTICS => vec![self.general_statistics()],
+            LogPageCode::GENERAL_STATISTICS => vec![
+                self.general_statistics(),
+                LogParameter::binary(statistics::IDLE_TIME, [0; 8]),
+                LogParameter::binary(statistics::TIME_INTERVAL, [0; 8]),
+            ],
             _ => return None,
         })
     }
 
-    /// Commands and blocks, but no times: nobody looks at the clock when a command comes or goes.
+    /// Commands and blocks, but no times: nobody looks at the clock when a command comes or goes. The page says so by
+    /// intervals of no length.
     fn general_statistics(&self) -> LogParameter {
         let block = match self.device().block_descriptor(true) {
             Some(
@@ -102,7 +114,7 @@ impl LogicalUnit {
         };
         let ((reads, transmitted), (writes, received)) = (shown(Counted::Read), shown(Counted::Write));
         let fields = [reads, writes, received, transmitted, 0, 0, 0, 0];
-        LogParameter::binary(1, fields.map(u64::to_be_bytes).concat())
+        LogParameter::binary(statistics::COMMANDS, fields.map(u64::to_be_bytes).concat())
     }
 
     fn statistics_base(&self, work: Counted) -> Totals {

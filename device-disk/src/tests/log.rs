@@ -44,7 +44,8 @@ fn counters(rig: &mut Rig, page: u8) -> (u64, u64) {
 
 /// Reads, writes, blocks written, blocks read.
 fn statistics(rig: &mut Rig) -> [u64; 4] {
-    let [(1, value)] = &parameters(rig, 0x19)[..] else { panic!() };
+    let [(1, value), (2, idle), (3, interval)] = &parameters(rig, 0x19)[..] else { panic!() };
+    assert_eq!((&idle[..], &interval[..]), (&[0; 8][..], &[0; 8][..]));
     assert_eq!(value.len(), 64);
     std::array::from_fn(|n| number(&value[8 * n..8 * n + 8]))
 }
