@@ -34,7 +34,9 @@ impl Default for Options {
             name: "iqn.2026-11.dev.lunette:default".to_owned(),
             settings: Settings::default(),
             login_time: Duration::from_secs(15),
-            idle_time: Duration::from_secs(15),
+            // With the sign of life more than a minute: initiators that poll only once a minute, as the tools of libiscsi
+            // do while a disk is being sanitized, answer nothing in between.
+            idle_time: Duration::from_secs(45),
             silence_time: Duration::from_secs(30),
             stop_time: Duration::from_secs(5),
         }
