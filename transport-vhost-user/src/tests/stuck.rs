@@ -209,8 +209,11 @@ fn descriptors_that_nobody_has_received_hold_up_no_reactor() {
     front.command(&mut ring, &TEST_UNIT_READY, &[], 0);
     let (ours, theirs) = lingering();
     let (go, wait) = std::sync::mpsc::channel::<()>();
+    let (busy, begun) = std::sync::mpsc::channel();
     let second = std::thread::scope(|scope| {
-        scope.spawn(|| rig.reactors.call(ReactorId(0), move |_| wait.recv()));
+        scope.spawn(|| rig.reactors.call(ReactorId(0), move |_| (busy.send(()), wait.recv())));
+        // Nobody must receive the message before we have let go of its descriptor, or that would linger here.
+        begun.recv().unwrap();
         let mut second = FrontEnd::connect(&rig.socket, MEMORY);
         let message = second.protocol.set_vring_call(2, Some(ours));
         second.send(message);
