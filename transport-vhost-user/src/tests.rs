@@ -18,6 +18,7 @@ use std::sync::Arc;
 
 mod adopted;
 mod events;
+mod gone;
 mod late;
 mod management;
 mod rings;

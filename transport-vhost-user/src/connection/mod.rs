@@ -125,6 +125,17 @@ impl Connection {
         self.state().is_busy()
     }
 
+    /// Whether memory is being mapped.
+    #[cfg(test)]
+    pub(crate) fn is_mapping(&self) -> bool {
+        self.state().mapping.is_some()
+    }
+
+    #[cfg(test)]
+    pub(crate) fn aside(&self) -> crate::aside::Aside {
+        self.place.aside.clone()
+    }
+
     /// Former memory maps that are still in use.
     #[cfg(test)]
     pub(crate) fn epochs(&self) -> usize {
