@@ -45,7 +45,7 @@ fn connections_are_accepted_when_there_are_descriptors_again() {
 
     let front = socket(AddressFamily::UNIX, SocketType::STREAM, None).unwrap();
     let limit = getrlimit(Resource::Nofile);
-    setrlimit(Resource::Nofile, Rlimit { current: Some(0), ..limit.clone() }).unwrap();
+    setrlimit(Resource::Nofile, Rlimit { current: Some(0), ..limit }).unwrap();
     connect(&front, &SocketAddrUnix::new(&path).unwrap()).unwrap();
     let said = log.iter().find(|line| line.contains("cannot accept a connection")).unwrap();
     assert!(said.contains("Too many open files"), "{said}");
