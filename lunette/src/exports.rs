@@ -1,6 +1,7 @@
 //! The ways in: one target port for iSCSI with all its portals, and one for each vhost-user socket.
 
 use crate::state::{Key, PortRole, StateDir};
+use crate::stop::{self, Deadline};
 use crate::summary;
 use crate::units::{Unit, Units};
 use anyhow::{Context, Result, bail};
@@ -82,7 +83,7 @@ impl Exports {
         match started {
             Ok(()) => Ok(exports),
             Err(error) => {
-                exports.stop(reactors);
+                exports.stop(reactors, Deadline::after(stop::EXPORTS));
                 Err(error)
             }
         }
@@ -154,13 +155,15 @@ impl Exports {
         text
     }
 
-    /// Stops to listen, lets what is in flight finish and ends all connections.
-    pub(crate) fn stop(self, reactors: &Reactors) {
+    /// Has all of them stop to listen, let what is in flight finish and end their connections. Returns those that have not
+    /// done so before the deadline.
+    pub(crate) fn stop(&self, reactors: &Reactors, deadline: Deadline) -> Vec<String> {
         self.vhost_user.iter().for_each(Handle::begin_stop);
-        for portal in self.portals {
-            portal.stop(reactors);
-        }
-        self.vhost_user.into_iter().for_each(Handle::stop);
+        self.portals.iter().for_each(|portal| portal.begin_stop(reactors));
+        let vhost_user = self.vhost_user.iter().filter(|handle| !handle.wait(deadline.left()));
+        let vhost_user = vhost_user.map(|handle| format!("vhost-user on {}", handle.name()));
+        let portals = self.portals.iter().filter(|portal| !portal.wait(deadline.left()));
+        vhost_user.chain(portals.map(|portal| format!("iSCSI on {}", portal.address()))).collect()
     }
 }
 

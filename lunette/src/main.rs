@@ -9,6 +9,7 @@ mod signals;
 mod size;
 mod socket;
 mod state;
+mod stop;
 mod summary;
 mod unit_state;
 mod units;

@@ -6,20 +6,17 @@ use crate::inherited::Inherited;
 use crate::signals::StopSignals;
 use crate::socket::SocketSpec;
 use crate::state::StateDir;
-use crate::units::{self, Unit, Units};
+use crate::stop;
+use crate::units;
 use crate::{summary, units::default_spec};
-use anyhow::{Context, Result};
-use lunette_engine::LogicalUnit;
+use anyhow::Result;
 use lunette_reactor::{Options as ReactorOptions, Reactors};
-use lunette_store::{Cx, IoId, IoResult, Op, ReactorId, Sink, Store, Submit};
 use lunette_transport_vhost_user::Endpoint;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use sd_notify::NotifyState;
-use std::cell::Cell;
 use std::io::Write;
+use std::mem::ManuallyDrop;
 use std::net::SocketAddr;
-use std::rc::Rc;
-use std::sync::mpsc;
 
 /// The iSCSI address when none is given.
 const DEFAULT_ISCSI: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 3260);
@@ -38,6 +35,8 @@ pub(crate) fn serve(options: &Serve) -> Result<()> {
         io: options.io.into(),
         ..ReactorOptions::default()
     })?;
+    // They end with the process: to stop them waits for everything that is under way, and so for what never ends.
+    let reactors = ManuallyDrop::new(reactors);
     let version = env!("CARGO_PKG_VERSION");
     say(&format!("lunette {version}: {} on {}\n", threads(&reactors), reactors.backend()));
     say(&summary::units(&units));
@@ -56,10 +55,7 @@ pub(crate) fn serve(options: &Serve) -> Result<()> {
         None => tracing::info!("the last virtual machine has gone: stopping"),
     }
     tell_manager(NotifyState::Stopping);
-    exports.stop(&reactors);
-    let flushed = flush(&units, &reactors);
-    reactors.stop();
-    flushed
+    stop::stop(&exports, &units, &reactors, stop::EXPORTS, stop::FLUSH)
 }
 
 /// Raises the soft limit of open descriptors, which is meant for programs that use `select`, to the hard one.
@@ -107,55 +103,4 @@ fn places(options: &Serve, inherited: Inherited, state: &StateDir) -> Places {
         places.vhost_user.push(Endpoint::at(state.path().join("vhost-user.sock")));
     }
     places
-}
-
-/// Flushes every writable unit; the first that cannot be flushed is reported.
-fn flush(units: &Units, reactors: &Reactors) -> Result<()> {
-    let mut first = Ok(());
-    for (address, Unit { unit, .. }) in units {
-        let result =
-            flush_unit(unit, reactors).with_context(|| format!("cannot flush {address} ({})", unit.name));
-        if let Err(error) = &result {
-            tracing::error!("{error:#}");
-        }
-        first = first.and(result);
-    }
-    first
-}
-
-fn flush_unit(unit: &LogicalUnit, reactors: &Reactors) -> Result<()> {
-    let Some(backing) = unit.backing().filter(|backing| !backing.caps().read_only).cloned() else {
-        return Ok(());
-    };
-    let (tell, told) = mpsc::channel();
-    reactors.call(ReactorId(0), move |cx| {
-        let store = backing.attach(cx);
-        let flush = Rc::new(Flush { tell, _store: store.clone(), sink: Cell::new(None) });
-        let sink = cx.register(flush.clone());
-        flush.sink.set(Some(sink));
-        let id = IoId { sink, token: 0 };
-        match store.submit(Op::Flush, id, cx) {
-            Submit::Queued => {}
-            done => cx.complete(id, done.done().unwrap_or(Ok(0))),
-        }
-    });
-    told.recv().context("the reactor has ended")??;
-    Ok(())
-}
-
-/// Waits for one flush.
-struct Flush {
-    tell: mpsc::Sender<IoResult>,
-    /// Kept until its operation has completed.
-    _store: Rc<dyn Store>,
-    sink: Cell<Option<lunette_store::SinkId>>,
-}
-
-impl Sink for Flush {
-    fn complete(&self, _: u64, result: IoResult, cx: &mut dyn Cx) {
-        let _ = self.tell.send(result);
-        if let Some(sink) = self.sink.take() {
-            cx.unregister(sink);
-        }
-    }
 }

@@ -144,6 +144,7 @@ impl Crew {
 
     fn run(&self) {
         let _guard = AbortOnPanic;
+        sys::survive_broken_pipes();
         // A thread inherits the CPU of the pinned reactor that starts it.
         self.company.cpus.unpin();
         let mut spin = self.new_spin();

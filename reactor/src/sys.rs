@@ -43,6 +43,18 @@ pub(crate) fn perform(transfer: &Transfer) -> Result<usize, i32> {
     done.map(|()| 0).map_err(|errno| errno.raw_os_error())
 }
 
+/// Has writes to pipes that nobody reads fail for the calling thread, and not end the process: what the program has made of
+/// SIGPIPE is its own affair. (write(2) on a pipe has no flag for that before Linux 6.18.)
+pub(crate) fn survive_broken_pipes() {
+    // SAFETY: the set is initialised before it is used, and the former mask is not asked for.
+    unsafe {
+        let mut set = std::mem::zeroed();
+        libc::sigemptyset(&raw mut set);
+        libc::sigaddset(&raw mut set, libc::SIGPIPE);
+        libc::pthread_sigmask(libc::SIG_BLOCK, &raw const set, std::ptr::null_mut());
+    }
+}
+
 type Vectored = unsafe extern "C" fn(i32, *const libc::iovec, i32, libc::off_t, i32) -> libc::ssize_t;
 
 fn vectored(transfer: &Transfer, call: Vectored, flags: i32) -> Result<usize, i32> {

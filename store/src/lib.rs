@@ -3,7 +3,7 @@
 //! Everything that keeps bytes, a file, a cluster, memory, answers to the [`Store`] trait: an operation goes in with a
 //! scatter-gather list ([`Sg`]) that points straight at the initiator's memory or at a pool buffer, and its result comes
 //! back at once or as a completion on the same reactor. What a store needs from the operating system it asks of its
-//! [`Cx`], which the reactor implements (and [`sim`] for tests, without a kernel).
+//! [`Cx`], which the reactor implements (and [`sim`] for tests, without a kernel, beside a store of theirs, [`held`]).
 //!
 //! This crate knows nothing of SCSI, of threads or of file formats.
 //!
@@ -32,6 +32,7 @@
 //! ```
 
 mod cx;
+pub mod held;
 pub mod layer;
 mod op;
 pub mod pool;

@@ -5,13 +5,13 @@ use crate::limits::{ACCEPTS_PER_TURN, MAX_CONNECTIONS, MAX_LOGINS};
 use crate::local::Local;
 use crate::{Error, Target};
 use lunette_reactor::Reactors;
-use lunette_store::{Cx, Interest, IoId, IoResult, ReactorId, Sink, SinkId};
+use lunette_store::{Cx, Interest, IoId, IoResult, Message, ReactorId, Sink, SinkId};
 use std::cell::Cell;
 use std::io;
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::fd::AsRawFd;
 use std::rc::Rc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -31,6 +31,8 @@ pub(crate) struct Shared {
     logins: AtomicUsize,
     /// Connections of each reactor.
     loads: Vec<AtomicUsize>,
+    /// Not told to stop.
+    listening: AtomicBool,
     ended: Mutex<()>,
     changed: Condvar,
 }
@@ -81,6 +83,7 @@ impl Portal {
             connections: AtomicUsize::new(0),
             logins: AtomicUsize::new(0),
             loads: (0..reactors.count()).map(|_| AtomicUsize::new(0)).collect(),
+            listening: AtomicBool::new(true),
             ended: Mutex::default(),
             changed: Condvar::new(),
         });
@@ -102,33 +105,42 @@ impl Portal {
     }
 
     /// Stops listening, lets commands in flight finish within [`Options::stop_time`](crate::Options), and closes the
-    /// connections. Returns whether all of them have ended: a store that never completes keeps its connection. Not to be
-    /// called on a reactor.
-    pub fn stop(self, reactors: &Reactors) -> bool {
-        let listener = self.listener;
-        reactors.call(HOME, move |cx| cx.unregister(listener));
-        for reactor in 0..reactors.count() {
-            let shared = self.shared.clone();
-            let stop = move |cx: &mut dyn Cx| {
-                for connection in Local::of(cx).connections() {
-                    if connection.is_of(&shared) {
-                        connection.stop(cx);
-                    }
-                }
-            };
-            reactors.poster().post(ReactorId(reactor), Box::new(stop));
-        }
+    /// connections. Returns at once.
+    pub fn begin_stop(&self, reactors: &Reactors) {
+        let (shared, listener, count) = (self.shared.clone(), self.listener, reactors.count());
+        let stop = move |cx: &mut dyn Cx| {
+            if !shared.listening.swap(false, Ordering::AcqRel) {
+                return;
+            }
+            cx.unregister(listener);
+            // From here, so that connections that were accepted before are there already.
+            (0..count)
+                .for_each(|reactor| cx.poster().post(ReactorId(reactor), shared.clone().stop_connections()));
+            shared.tell();
+        };
+        reactors.poster().post(HOME, Box::new(stop));
+    }
+
+    /// Waits, for `most` at most, until a portal that has [begun to stop](Self::begin_stop) has ended. Returns whether it has:
+    /// a store that never completes keeps its connection. Not to be called on a reactor.
+    pub fn wait(&self, most: Duration) -> bool {
         let guard = self.shared.ended.lock().unwrap_or_else(PoisonError::into_inner);
-        let most = self.shared.target.options.stop_time + GRACE;
-        let open = |(): &mut ()| self.shared.connections.load(Ordering::Acquire) > 0;
-        let (guard, timeout) =
+        let open = |(): &mut ()| self.shared.is_open();
+        let (_guard, timeout) =
             self.shared.changed.wait_timeout_while(guard, most, open).unwrap_or_else(PoisonError::into_inner);
-        drop(guard);
-        if timeout.timed_out() {
+        !timeout.timed_out()
+    }
+
+    /// [Begins to stop](Self::begin_stop) and waits for as long as that should take. Returns whether all connections have
+    /// ended. Not to be called on a reactor.
+    pub fn stop(self, reactors: &Reactors) -> bool {
+        self.begin_stop(reactors);
+        let ended = self.wait(self.shared.target.options.stop_time + GRACE);
+        if !ended {
             let connections = self.connection_count();
             tracing::warn!(address = %self.address, connections, "iSCSI connections did not end in time");
         }
-        !timeout.timed_out()
+        ended
     }
 }
 
@@ -158,10 +170,31 @@ impl Shared {
         if let Some(load) = self.loads.get(usize::from(reactor.0)) {
             load.fetch_sub(1, Ordering::Relaxed);
         }
-        let guard = self.ended.lock().unwrap_or_else(PoisonError::into_inner);
         self.connections.fetch_sub(1, Ordering::AcqRel);
-        drop(guard);
+        self.tell();
+    }
+
+    /// Whether there is a connection, or may be one yet.
+    fn is_open(&self) -> bool {
+        self.listening.load(Ordering::Acquire) || self.connections.load(Ordering::Acquire) > 0
+    }
+
+    /// Wakes who waits for the end.
+    fn tell(&self) {
+        // Whoever has looked and does not wait yet holds the lock.
+        drop(self.ended.lock().unwrap_or_else(PoisonError::into_inner));
         self.changed.notify_all();
+    }
+
+    /// Has the connections of one reactor end.
+    fn stop_connections(self: Arc<Self>) -> Message {
+        Box::new(move |cx: &mut dyn Cx| {
+            for connection in Local::of(cx).connections() {
+                if connection.is_of(&self) {
+                    connection.stop(cx);
+                }
+            }
+        })
     }
 }
 

@@ -21,7 +21,8 @@ use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::PathBuf;
 use std::rc::{Rc, Weak};
-use std::sync::{Arc, mpsc};
+use std::sync::Arc;
+use std::sync::mpsc::{self, RecvTimeoutError};
 use std::time::Duration;
 use thiserror::Error;
 
@@ -202,6 +203,13 @@ impl Handle {
             }
         };
         self.poster.post(self.home, Box::new(stop));
+    }
+
+    /// Waits, for `most` at most, until an export that has [begun to stop](Self::begin_stop) has ended. Returns whether it has: a
+    /// store that never completes keeps it, and so does a front end whose descriptors never answer. Not to be called on a
+    /// reactor.
+    pub fn wait(&self, most: Duration) -> bool {
+        self.is_done.recv_timeout(most) != Err(RecvTimeoutError::Timeout)
     }
 
     /// [Begins to stop](Self::begin_stop) and waits until all has ended. Not to be called on a reactor.

@@ -1,7 +1,7 @@
 //! The whole transport over real sockets and real reactors.
 
 use crate::testing::front_end::{DATA, FrontEnd, RESPONSE, tmf};
-use crate::testing::held::{Held, held, release, wait_held};
+use crate::testing::held::{self, held, release, wait_held};
 use crate::testing::{DriverRing, NEXT, WRITE, memfd, region};
 use crate::{Error, Handle, MAX_REQUEST_QUEUES, Options, VhostUserExport};
 use lunette_device_disk::{Disk, Options as DiskOptions};
@@ -18,6 +18,8 @@ use std::sync::Arc;
 
 mod adopted;
 mod events;
+mod gone;
+mod late;
 mod management;
 mod rings;
 mod stuck;
@@ -54,7 +56,7 @@ impl Rig {
     }
 
     fn held() -> Self {
-        Self::new(Io::Auto, Arc::new(Held::new()))
+        Self::new(Io::Auto, held::store())
     }
 }
 

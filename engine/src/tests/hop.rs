@@ -15,17 +15,13 @@ fn rig() -> (Rig, Initiator, Initiator) {
     (rig, away, home)
 }
 
-fn reactors(rig: &Rig) -> Vec<u16> {
-    rig.pending.lock().unwrap().iter().map(|(reactor, _)| reactor.0).collect()
-}
-
 #[test]
 fn a_command_from_elsewhere_is_executed_where_the_unit_lives() {
     let (mut rig, away, home) = rig();
     rig.read(&away, 1, "simple");
     rig.read(&home, 2, "simple");
     assert_eq!(rig.at_store(), 2);
-    assert_eq!(reactors(&rig), [1, 1]);
+    assert_eq!(rig.held(), [0, 2]);
     rig.complete_all();
     assert_eq!((away.good(), home.good()), (vec![1], vec![2]));
 }
@@ -123,7 +119,7 @@ fn without_all_its_data_a_command_stays() {
     let started = away.session.start(task, Sg::empty(), Sg::new(&[away.memory.seg()]), rig.sim.cx(0));
     assert!(matches!(started, Started::Pending));
     assert_eq!(rig.at_store(), 1);
-    assert_eq!(reactors(&rig), [0]);
+    assert_eq!(rig.held(), [1, 0]);
     rig.complete_all();
     assert_eq!(away.good(), [5]);
 }

@@ -17,14 +17,15 @@ use crate::{
     Session, Started, TargetPort, Timeouts,
 };
 use lunette_scsi::{Cdb, Lun, Naa, Opcode, Protocol, ServiceResponse, TaskAttribute, TaskManagementFunction};
+use lunette_store::held::{self, Held};
 use lunette_store::sim::Sim;
-use lunette_store::{Backing, Caps, Cx, IoId, IoResult, Memory, Op, ReactorId, Sg, Store, Submit};
+use lunette_store::{Cx, IoResult, Memory, ReactorId, Sg};
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::sync::{Arc, Mutex};
 
-/// READ(10) reads one byte of a [`Manual`] store; service action 1 of A3h is a command of several steps.
+/// READ(10) reads one byte of a [`Held`] store; service action 1 of A3h is a command of several steps.
 struct Toy;
 
 static READ: Command<Toy> = Command {
@@ -86,44 +87,8 @@ impl Device for Toy {
     }
 }
 
-/// A store that keeps every operation until it is told to complete it.
-struct Manual {
-    caps: Caps,
-    pending: Arc<Mutex<Vec<(ReactorId, IoId)>>>,
-}
-
-struct ManualHandle {
-    caps: Caps,
-    pending: Arc<Mutex<Vec<(ReactorId, IoId)>>>,
-}
-
-/// How many operations the store holds at most.
+/// How many operations the store of a [`Rig`] holds at most on a reactor.
 const ROOM: usize = 8;
-
-impl Backing for Manual {
-    fn caps(&self) -> &Caps {
-        &self.caps
-    }
-
-    fn attach(&self, _: &mut dyn Cx) -> Rc<dyn Store> {
-        Rc::new(ManualHandle { caps: self.caps.clone(), pending: self.pending.clone() })
-    }
-}
-
-impl Store for ManualHandle {
-    fn caps(&self) -> &Caps {
-        &self.caps
-    }
-
-    fn submit(&self, _: Op<'_>, id: IoId, cx: &mut dyn Cx) -> Submit {
-        let mut pending = self.pending.lock().unwrap();
-        if pending.len() == ROOM {
-            return Submit::Full;
-        }
-        pending.push((cx.reactor(), id));
-        Submit::Queued
-    }
-}
 
 /// What a transport was told.
 #[derive(Debug, PartialEq)]
@@ -157,28 +122,16 @@ struct Rig {
     sim: Sim,
     port: Arc<TargetPort>,
     unit: Arc<LogicalUnit>,
-    pending: Arc<Mutex<Vec<(ReactorId, IoId)>>>,
+    reactors: usize,
 }
 
 impl Rig {
     fn new(reactors: u16) -> Self {
-        let pending = Arc::<Mutex<Vec<_>>>::default();
-        let caps = Caps {
-            size: 1 << 20,
-            read_only: false,
-            logical_block: 1,
-            physical_block: 1,
-            max_transfer: 1 << 20,
-            volatile_cache: false,
-            discard: None,
-            fast_zero: false,
-            rotational: false,
-        };
-        let backing = Manual { caps, pending: pending.clone() };
+        let backing = Held::new(1 << 20, ROOM);
         let identity = Identity::new("1", Naa::locally_assigned(1));
         let unit = LogicalUnit::new("toy", identity, Box::new(Toy), Some(Arc::new(backing)));
         let port = TargetPort::new("toy,t,0x0001", 1, Protocol::ISCSI, BTreeMap::from([(0, unit.clone())]));
-        Self { sim: Sim::new(reactors), port, unit, pending }
+        Self { sim: Sim::new(reactors), port, unit, reactors: reactors.into() }
     }
 
     /// A new nexus whose power-on unit attention has been reported.
@@ -239,13 +192,35 @@ impl Rig {
     /// How many operations the store holds.
     fn at_store(&mut self) -> usize {
         self.sim.settle();
-        self.pending.lock().unwrap().len()
+        self.held().iter().sum()
     }
 
-    /// Completes the oldest operation.
+    /// How many operations the store holds on each reactor.
+    fn held(&mut self) -> Vec<usize> {
+        (0..self.reactors).map(|reactor| held::count(self.sim.cx(reactor))).collect()
+    }
+
+    /// Completes the operation with this number, those of the first reactor first, if there is one.
+    fn complete(&mut self, mut which: usize, result: IoResult) {
+        for (reactor, count) in self.held().into_iter().enumerate() {
+            let cx = self.sim.cx(reactor);
+            if let Some(operation) = held::take(which, cx) {
+                return cx.complete(operation.id, result);
+            }
+            which -= count;
+        }
+    }
+
+    /// Completes the oldest operation of the first reactor that has one.
     fn complete_one(&mut self, result: IoResult) {
-        let (reactor, id) = self.pending.lock().unwrap().remove(0);
-        self.sim.cx(usize::from(reactor.0)).complete(id, result);
+        self.complete(0, result);
+        self.sim.settle();
+    }
+
+    /// Completes the youngest operation of the last reactor that has one.
+    fn complete_the_last(&mut self) {
+        let last = self.at_store() - 1;
+        self.complete(last, Ok(1));
         self.sim.settle();
     }
 

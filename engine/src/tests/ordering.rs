@@ -79,7 +79,7 @@ fn an_ordered_task_holds_what_comes_later_before_anybody_is_told() {
     let (a, b) = (rig.initiator(0), rig.initiator(1));
     rig.read(&a, 1, "ordered");
     rig.read(&b, 2, "simple");
-    assert_eq!(rig.pending.lock().unwrap().len(), 0);
+    assert_eq!(rig.held(), [0, 0]);
     assert_eq!(rig.at_store(), 1);
     rig.complete_one(Ok(1));
     assert_eq!(a.good(), [1]);

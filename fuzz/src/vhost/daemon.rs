@@ -1,8 +1,8 @@
 //! Exports on simulated reactors, with real sockets and eventfds.
 
-use super::held;
+use lunette_store::held::{self, Operation};
 use lunette_store::sim::{Sim, SimCx};
-use lunette_store::{Cx, Interest, IoError, IoId, ReactorId};
+use lunette_store::{Cx, Interest, IoError, IoId, IoResult, ReactorId};
 use lunette_transport_vhost_user::{Endpoint, Handle, Options, VhostUserExport, fuzzing};
 use rustix::buffer::spare_capacity;
 use rustix::event::epoll;
@@ -120,9 +120,12 @@ impl Daemon {
         any
     }
 
-    /// Ends one of the operations that are held, if there is any.
+    /// Ends one of the operations that are held, if there is any, after moving its bytes: all of them if it succeeds.
     pub(super) fn release(&mut self, reactor: usize, which: usize, failure: Option<IoError>) {
-        held::release(self.cx(reactor), which, failure);
+        let cx = self.cx(reactor);
+        if let Some(operation) = which.checked_rem(held::count(cx)).and_then(|index| held::take(index, cx)) {
+            cx.complete(operation.id, carry_out(&operation, failure));
+        }
     }
 
     /// How many operations are held.
@@ -151,6 +154,27 @@ impl Daemon {
             );
             assert!(self.watches[index].by_id.borrow().is_empty(), "descriptors are still watched");
         }
+    }
+}
+
+/// Moves the bytes of an operation, as many as a store might that ends so.
+fn carry_out(operation: &Operation, failure: Option<IoError>) -> IoResult {
+    let (offset, length) = operation.range;
+    let moved = match failure {
+        None => length,
+        Some(IoError::Short { moved }) => moved.min(length),
+        Some(_) => length / 2,
+    };
+    let memory = operation.memory.as_sg();
+    if operation.reads {
+        memory.copy_in(0, &vec![(offset / 512) as u8; moved as usize]);
+    } else {
+        memory.to_vec(moved);
+    }
+    match failure {
+        None => Ok(length),
+        Some(IoError::Short { .. }) => Err(IoError::Short { moved }),
+        Some(other) => Err(other),
     }
 }
 
@@ -195,7 +219,7 @@ impl Watches {
         }
     }
 
-    fn ready(&self) -> Vec<(IoId, lunette_store::IoResult)> {
+    fn ready(&self) -> Vec<(IoId, IoResult)> {
         let refused = self.refused.take().into_iter();
         let mut told: Vec<_> = refused.map(|(id, errno)| (id, Err(IoError::from_errno(errno)))).collect();
         let mut events = Vec::with_capacity(64);

@@ -143,6 +143,9 @@ impl Driver {
             elements.extend(pieces((memory.put(bytes), bytes.len() as u32), false, input));
         }
         elements.extend(pieces(writable, true, input));
+        if self.rogue && input.one_in(6) {
+            spoil(&mut elements, input);
+        }
         let indirect = self.indirect && elements.len() <= TABLE && input.flag();
         let form = if indirect { Form::Indirect } else { Form::Chained };
         match self.ring.push(token, &elements, form) {
@@ -306,6 +309,20 @@ fn length(input: &mut Input<'_>) -> u32 {
         1 => input.u16().into(),
         2 | 3 => 16 * u32::from(input.u8()),
         _ => input.u8().into(),
+    }
+}
+
+/// Has one part of a request lie or end where it should not; the others are as they should be, so the device gets far.
+fn spoil(elements: &mut [Element], input: &mut Input<'_>) {
+    let element = &mut elements[input.below(elements.len())];
+    match input.below(4) {
+        0 => element.length = length(input),
+        1 => element.address = bad_address(input),
+        // In memory, but not all of it.
+        _ => {
+            let zone = input.pick(&BUFFERS);
+            element.address = zone.guest + zone.size - 1 - u64::from(input.u8()).min(element.length.into());
+        }
     }
 }
 

@@ -17,11 +17,22 @@ pub(super) struct FrontEnd {
     pub(super) protocol: Frontend,
     /// The daemon has closed the connection.
     pub(super) closed: bool,
+    /// Sends nothing but messages as they should be, so each reply is known.
+    pub(super) tidy: bool,
+    /// The last messages have stopped all queues.
+    stops: bool,
 }
 
 impl FrontEnd {
     pub(super) fn new(stream: UnixStream) -> Self {
-        Self { stream, decoder: Decoder::new(), protocol: Frontend::new(), closed: false }
+        Self {
+            stream,
+            decoder: Decoder::new(),
+            protocol: Frontend::new(),
+            closed: false,
+            tidy: true,
+            stops: false,
+        }
     }
 
     pub(super) fn send(&mut self, message: Message) {
@@ -38,7 +49,9 @@ impl FrontEnd {
             assert!(control.push(SendAncillaryMessage::ScmRights(&fds)));
         }
         let flags = SendFlags::NOSIGNAL | SendFlags::DONTWAIT;
-        let _ = sendmsg(&self.stream, &[IoSlice::new(bytes)], &mut control, flags);
+        let sent = sendmsg(&self.stream, &[IoSlice::new(bytes)], &mut control, flags);
+        self.tidy &= sent == Ok(bytes.len());
+        self.stops = false;
     }
 
     /// The messages that have come.
@@ -54,6 +67,27 @@ impl FrontEnd {
         }
         let next = || self.decoder.next_message().expect("a message that can be understood");
         std::iter::from_fn(next).collect()
+    }
+
+    /// Takes the replies that have come, whatever they are.
+    pub(super) fn take_replies(&mut self) {
+        for message in self.messages() {
+            self.tidy &= self.protocol.receive(message).is_ok();
+        }
+    }
+
+    /// Stops `queues` queues, all that there are.
+    pub(super) fn stop(&mut self, queues: usize) {
+        for index in 0..queues as u32 {
+            let message = self.protocol.get_vring_base(index);
+            self.send(message);
+        }
+        self.stops = true;
+    }
+
+    /// The device has said that all queues have stopped.
+    pub(super) fn has_stopped(&self) -> bool {
+        self.stops && self.tidy && !self.closed && !self.protocol.is_waiting()
     }
 
     /// The replies that have come, to messages of [`protocol`](Self::protocol) only.

@@ -162,11 +162,13 @@ impl Guest {
         self.watch(|| daemon.run());
     }
 
-    /// Has something happen that makes the device write nowhere but where the guest has told it to.
+    /// Has something happen that makes the device write nowhere but where the guest has told it to, and nowhere at all if its
+    /// queues have stopped.
     pub(super) fn watch(&mut self, act: impl FnOnce()) {
         self.memory.snapshot();
         let mut allowed = self.more.clone();
         match self.wild {
+            _ if self.front.has_stopped() => allowed.clear(),
             true => allowed.extend(memory::everything()),
             false => self.drivers.iter().for_each(|driver| driver.allowed(&mut allowed)),
         }

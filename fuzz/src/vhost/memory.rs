@@ -64,6 +64,7 @@ pub(super) struct Memory {
     /// The places that were taken last, for long and for short chains.
     slots: [usize; 2],
     before: Vec<u8>,
+    now: Vec<u8>,
     /// The file is shorter than it was. The rings must not be touched.
     pub(super) truncated: bool,
 }
@@ -79,7 +80,15 @@ impl Memory {
         let mut rings = GuestMemory::new();
         let copy = OwnedFd::from(file.try_clone().expect("another descriptor"));
         rings.add_file(RINGS.guest, RINGS.size as usize, copy, RINGS.at).expect("memory for rings");
-        Self { file, rings, cuts: Vec::new(), slots: [0; 2], before: bytes, truncated: false }
+        Self {
+            file,
+            rings,
+            cuts: Vec::new(),
+            slots: [0; 2],
+            now: bytes.clone(),
+            before: bytes,
+            truncated: false,
+        }
     }
 
     pub(super) fn fd(&self) -> OwnedFd {
@@ -170,14 +179,14 @@ impl Memory {
     }
 
     /// What the device may have written: nothing but these places in the file has changed.
-    pub(super) fn check(&self, allowed: &[Range<u64>]) {
+    pub(super) fn check(&mut self, allowed: &[Range<u64>]) {
         if self.truncated {
             return;
         }
-        let mut now = vec![0; FILE];
-        self.file.read_exact_at(&mut now, 0).expect("the whole file");
+        let Self { file, now, before, .. } = self;
+        file.read_exact_at(now, 0).expect("the whole file");
         let mut at = 0;
-        while let Some(next) = first_difference(&now[at..], &self.before[at..]) {
+        while let Some(next) = first_difference(&now[at..], &before[at..]) {
             let found = at as u64 + next as u64;
             let end = allowed.iter().filter(|range| range.contains(&found)).map(|range| range.end).max();
             let Some(end) = end else {
@@ -189,7 +198,7 @@ impl Memory {
 }
 
 fn first_difference(one: &[u8], other: &[u8]) -> Option<usize> {
-    const LINE: usize = 256;
+    const LINE: usize = 2048;
     let line = one.chunks(LINE).zip(other.chunks(LINE)).position(|(one, other)| one != other)? * LINE;
     one[line..].iter().zip(&other[line..]).position(|(one, other)| one != other).map(|at| line + at)
 }

@@ -5,7 +5,6 @@ mod daemon;
 mod driver;
 mod front_end;
 mod guest;
-mod held;
 mod memory;
 mod odd;
 mod requests;
@@ -15,16 +14,16 @@ mod victim;
 pub(crate) mod virtqueue;
 
 use crate::disks;
-use held::Held;
 use lunette_device_disk::{Disk, Options};
 use lunette_engine::{Identity, LogicalUnit};
 use lunette_scsi::Naa;
 use lunette_store::Backing;
+use lunette_store::held::Held;
 use std::sync::Arc;
 
 /// A disk whose operations end when they are told to.
 fn held_disk() -> Arc<LogicalUnit> {
-    let backing: Arc<dyn Backing> = Arc::new(Held::new());
+    let backing: Arc<dyn Backing> = Arc::new(Held::new(1 << 20, 24));
     let disk = Disk::new(&Options::default(), backing.caps()).expect("suits any memory");
     LogicalUnit::new("held", Identity::new("2", Naa::locally_assigned(2)), Box::new(disk), Some(backing))
 }

@@ -25,9 +25,9 @@ use std::time::Duration;
 /// queues that are started and stopped; requests that keep the rules of VIRTIO and others; operations that end when they
 /// please; connections that end and begin in the midst of it.
 ///
-/// The device never writes outside the memory that it was given, and reads nowhere else. Another virtual machine, which
-/// shares a unit with this one, is served as if it were alone. At the end no descriptor, mapping, connection, queue or
-/// task is left.
+/// The device never writes outside the memory that it was given, and reads nowhere else. Once it has said that all queues
+/// have stopped, it writes nowhere. Another virtual machine, which shares a unit with this one, is served as if it were
+/// alone. At the end no descriptor, mapping, connection, queue or task is left.
 pub fn vhost_user_session(data: &[u8]) {
     fuzzing::fence_guest_memory();
     let mut input = Input::new(data);
@@ -81,8 +81,10 @@ impl Rig {
             24..28 => self.pass_time(input),
             28..34 => self.run_a_little(input),
             34..38 => self.run(),
-            38..42 => self.queue_message(input),
+            38..41 => self.queue_message(input),
+            41 => self.guest.front.stop(self.guest.drivers.len()),
             42..48 => self.memory_message(input),
+            48..54 if self.guest.front.tidy => self.request(input),
             48..53 => self.any_message(input),
             53 => self.bytes(input),
             54..56 => self.other_message(input),
@@ -134,7 +136,7 @@ impl Rig {
     fn run(&mut self) {
         let Self { daemon, guest, .. } = self;
         guest.run(daemon);
-        guest.front.messages();
+        guest.front.take_replies();
         if !guest.memory.truncated {
             guest.drivers.iter_mut().for_each(|driver| drop(driver.collect(&mut Input::new(&[]))));
         }
@@ -154,7 +156,7 @@ impl Rig {
     /// Sends a message that may have been changed.
     fn send(&mut self, message: Message, input: &mut Input<'_>) {
         let (mut bytes, mut fds) = message.into_parts();
-        match input.below(16) {
+        match if self.guest.front.tidy { 15 } else { input.below(16) } {
             0 => bytes.truncate(input.below(bytes.len())),
             1 => {
                 let at = input.below(bytes.len());
@@ -292,6 +294,8 @@ impl Rig {
         if input.flag() {
             // The device finds the new connection only when it has noticed the end of the old one.
             self.guest.front = FrontEnd::new(self.address.connect());
+            // What the old one has begun goes on in the same memory.
+            self.guest.front.tidy = false;
         } else {
             let Self { daemon, address, guest, traces, .. } = self;
             *guest = connect(address, daemon, traces, input);
@@ -329,6 +333,7 @@ fn connect(address: &Address, daemon: &mut Daemon, traces: &mut Traces, input: &
         driver.fds().iter().for_each(|fd| traces.note(fd));
     }
     guest.wild = true;
+    guest.front.tidy = input.flag();
     if !input.one_in(8) {
         guest.introduce();
     }

@@ -165,17 +165,20 @@ impl Rig {
         self.guest.expect_success();
     }
 
+    /// Ends all operations, and those that can only begin then.
     fn release_all(&mut self, input: &mut Input<'_>) {
         for _ in 0..1000 {
-            if self.daemon.held() == 0 {
-                break;
-            }
             let Self { daemon, guest, .. } = self;
             guest.watch(|| (0..2).for_each(|reactor| daemon.release(reactor, 0, None)));
             self.pass_time(1, input);
+            if self.daemon.held() == 0 {
+                // The fault layer delays some, and a queue that stops at last is started again.
+                self.pass_time(8, input);
+                if self.daemon.held() == 0 {
+                    break;
+                }
+            }
         }
-        // Those that the fault layer delays.
-        self.pass_time(8, input);
     }
 
     /// Asks for a queue to be stopped, which it is when nothing of it is under way.

@@ -134,9 +134,8 @@ impl Connection {
             );
         }
         self.conclude(state, made, ack, cx)?;
-        if resets {
-            self.reset_nexuses(state, cx);
-        }
+        state.resetting = resets;
+        self.abort_if_heard(state, cx);
         Ok(())
     }
 

@@ -119,6 +119,23 @@ impl Connection {
         self.state().phase != Phase::Open
     }
 
+    /// Whether something is waited for.
+    #[cfg(test)]
+    pub(crate) fn is_busy(&self) -> bool {
+        self.state().is_busy()
+    }
+
+    /// Whether memory is being mapped.
+    #[cfg(test)]
+    pub(crate) fn is_mapping(&self) -> bool {
+        self.state().mapping.is_some()
+    }
+
+    #[cfg(test)]
+    pub(crate) fn aside(&self) -> crate::aside::Aside {
+        self.place.aside.clone()
+    }
+
     /// Former memory maps that are still in use.
     #[cfg(test)]
     pub(crate) fn epochs(&self) -> usize {
@@ -148,9 +165,20 @@ impl Connection {
             None => tracing::info!(%export, "the front end has disconnected"),
             Some(reason) => tracing::warn!(%export, "closing the connection: {reason}"),
         }
+        state.phase = Phase::Silencing;
         self.stop_queues(&mut state, cx);
-        self.close_nexuses(&mut state, cx);
+        self.abort_if_heard(&mut state, cx);
         self.proceed(state, cx);
+    }
+
+    /// Has the engine abort what is in flight, if that is due and no queue takes any more: what one took later would escape.
+    fn abort_if_heard(&self, state: &mut State, cx: &mut dyn Cx) {
+        match state.phase {
+            _ if state.unheard > 0 => {}
+            Phase::Silencing => self.close_nexuses(state, cx),
+            Phase::Open if std::mem::take(&mut state.resetting) => self.reset_nexuses(state, cx),
+            _ => {}
+        }
     }
 
     fn stop_queues(&self, state: &mut State, cx: &mut dyn Cx) {
@@ -225,9 +253,31 @@ impl Connection {
         let tell = move |local: &Local, cx: &mut dyn Cx| {
             Queue::on(local, id, index, &place, &setup, cx).apply(setup, memory, round, cx);
         };
-        let reactor = self.place.reactor(index);
-        // Directly if possible, so that a queue here has stopped before the engine aborts what it began.
-        if reactor == cx.reactor() { tell(&Local::on(cx), cx) } else { post(reactor, cx, tell) }
+        let (reactor, home) = (self.place.reactor(index), self.place.home);
+        if reactor == cx.reactor() {
+            return tell(&Local::on(cx), cx);
+        }
+        state.unheard += usize::from(wait);
+        post(reactor, cx, move |local, cx| {
+            tell(local, cx);
+            if let Some(round) = round {
+                post(home, cx, move |local, cx| {
+                    if let Some(connection) = local.connection(id) {
+                        connection.heard(round, cx);
+                    }
+                });
+            }
+        });
+    }
+
+    /// A queue of another reactor was told in `round`.
+    fn heard(&self, round: u64, cx: &mut dyn Cx) {
+        let mut state = self.state();
+        if round == state.round {
+            state.unheard -= 1;
+            self.abort_if_heard(&mut state, cx);
+            self.proceed(state, cx);
+        }
     }
 
     /// A queue has become what it was told in `round`, and stands or stood at `base`.
@@ -268,7 +318,7 @@ impl Connection {
                 drop(state);
                 (self.ended)(cx);
             }
-            Phase::Leaving | Phase::Closed => {}
+            Phase::Silencing | Phase::Leaving | Phase::Closed => {}
         }
     }
 
@@ -306,8 +356,12 @@ impl Responder for Connection {
     fn management_ended(&self, cookie: u64, _: ServiceResponse, cx: &mut dyn Cx) {
         let state = self.state();
         // A reset that was under way when the front end went is waited for no more.
-        let expected = if state.phase == Phase::Closing { Cookie::Close } else { Cookie::Reset };
-        if cookie == expected as u64 && state.waiting > 0 && state.phase != Phase::Draining {
+        let expected = match state.phase {
+            Phase::Open => Cookie::Reset,
+            Phase::Closing => Cookie::Close,
+            _ => return,
+        };
+        if cookie == expected as u64 && state.waiting > 0 {
             self.arrived(state, cx);
         }
     }

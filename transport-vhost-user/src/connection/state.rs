@@ -34,6 +34,10 @@ pub(super) struct State {
     pub(super) round: u64,
     /// Answers that are still to come in this round.
     pub(super) waiting: usize,
+    /// Queues of other reactors that have not heard yet what they should be.
+    pub(super) unheard: usize,
+    /// The nexuses are reset when all have.
+    pub(super) resetting: bool,
     /// Descriptors that are being looked at, with the bytes that they came with.
     pub(super) vetting: Option<Vetting>,
     /// Memory that is being mapped.
@@ -62,6 +66,8 @@ pub(super) enum Phase {
     Open,
     /// The queues finish what is in flight.
     Draining,
+    /// The queues are told to take no more.
+    Silencing,
     /// Whatever is still in flight is being aborted.
     Closing,
     /// Nothing is in flight, and the memory is being unmapped.
@@ -93,6 +99,8 @@ impl State {
             channel: None,
             round: 0,
             waiting: 0,
+            unheard: 0,
+            resetting: false,
             vetting: None,
             mapping: None,
             epochs: 0,
@@ -106,6 +114,8 @@ impl State {
     pub(super) fn begin_round(&mut self) {
         self.round += 1;
         self.waiting = 0;
+        self.unheard = 0;
+        self.resetting = false;
     }
 
     /// Whether something has to end before the next message.
@@ -115,7 +125,7 @@ impl State {
 
     /// Whether queues or calls that may block are still to answer.
     pub(super) fn is_busy(&self) -> bool {
-        self.waiting > 0 || self.vetting.is_some() || self.mapping.is_some()
+        self.waiting > 0 || self.unheard > 0 || self.vetting.is_some() || self.mapping.is_some()
     }
 
     /// Carries a change out as far as this side is concerned.

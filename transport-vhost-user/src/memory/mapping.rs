@@ -96,8 +96,8 @@ impl Drop for Mapping {
     }
 }
 
-/// Size of a fence.
-const FENCE: usize = 1 << 16;
+/// Size of a fence: no descriptor index of 16 bits leads over it.
+const FENCE: usize = 1 << 20;
 
 /// Finds room for a mapping, with fences around it.
 fn between_fences(length: usize) -> io::Result<*mut c_void> {

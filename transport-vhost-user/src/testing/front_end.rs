@@ -155,6 +155,11 @@ impl FrontEnd {
         is_readable(&self.socket)
     }
 
+    /// Ends the connection, and keeps the guest.
+    pub(crate) fn hang_up(&self) {
+        rustix::net::shutdown(&self.socket, rustix::net::Shutdown::Both).unwrap();
+    }
+
     /// Waits until the device has closed the connection.
     pub(crate) fn is_closed(&mut self) -> bool {
         self.protocol = Frontend::new();

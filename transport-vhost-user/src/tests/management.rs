@@ -6,7 +6,7 @@ use lunette_guest::{Command, ScsiDriver, address, function};
 /// The driver looks at the request queues once when a function is answered, and never again for what it aborted.
 #[test]
 fn what_a_function_has_aborted_is_in_the_used_ring_before_its_answer() {
-    let unit = disk(1, Arc::new(Held::new()));
+    let unit = disk(1, held::store());
     unit.live_on([ReactorId(0)]);
     let port = TargetPort::new("test", 1, Protocol::NONE, [(0, unit)].into());
     let rig = Rig::of(Io::Auto, [(0, port)].into());

@@ -2,12 +2,11 @@
 
 use super::{BOTH, Rig, TEST_UNIT_READY};
 use crate::MAX_REQUEST_QUEUES;
-use crate::testing::held::{Held, held, release, release_some};
+use crate::testing::held::{self, held, release, release_some};
 use lunette_guest::ring::{Form, Format, Ring, Setup};
 use lunette_guest::{Command, Data, Options, Piece, ScsiDriver, Waiting};
 use lunette_reactor::Io;
 use lunette_vhost_user::Features;
-use std::sync::Arc;
 
 const ALL: Features = Features::EVENT_IDX.union(Features::INDIRECT_DESC);
 
@@ -221,7 +220,7 @@ fn all_queues_that_there_can_be_work() {
 #[test]
 fn a_ring_that_is_started_again_goes_on_where_it_stood() {
     for features in [ALL, ALL | Features::RING_PACKED] {
-        let rig = Rig::new(Io::Auto, Arc::new(Held::new()));
+        let rig = Rig::new(Io::Auto, held::store());
         let mut driver = connect(&rig, &options(features, Form::Chained, 8, 2));
         let index = driver.index(0);
         let base = driver.stop(0).unwrap();

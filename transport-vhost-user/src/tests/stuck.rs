@@ -44,8 +44,9 @@ impl Drop for Silent {
 #[test]
 fn a_file_system_of_the_front_end_holds_up_nobody_else() {
     let folder = tempfile::tempdir().unwrap();
-    // Mounting takes root and FUSE.
-    let Some(mut silent) = Silent::mount(folder.path()) else { return };
+    let Some(mut silent) = Silent::mount(folder.path()) else {
+        return eprintln!("skipped: mounting takes root and /dev/fuse");
+    };
     let rig = Rig::ram(Io::Auto);
     let mut front = FrontEnd::ready(&rig.socket, MEMORY);
     let mut ring = front.start(2, 0, 64);
@@ -65,8 +66,9 @@ fn a_file_system_of_the_front_end_holds_up_nobody_else() {
 #[test]
 fn file_systems_of_many_front_ends_hold_up_no_other_export() {
     let folder = tempfile::tempdir().unwrap();
-    // Mounting takes root and FUSE.
-    let Some(mut silent) = Silent::mount(folder.path()) else { return };
+    let Some(mut silent) = Silent::mount(folder.path()) else {
+        return eprintln!("skipped: mounting takes root and /dev/fuse");
+    };
     let rig = Rig::ram(Io::Auto);
     let sockets = tempfile::tempdir().unwrap();
     let start_other = |n: usize| {
@@ -164,8 +166,10 @@ fn a_pipe_whose_lock_is_held_holds_up_no_reactor() {
     bad.done(message);
     writer.write_all(&[0; 1]).unwrap();
     drop(writer);
-    // The right to handle faults of the kernel's is needed.
-    let Some(reader) = Reader::start(reader) else { return other.stop() };
+    let Some(reader) = Reader::start(reader) else {
+        eprintln!("skipped: userfaultfd(2) may not handle faults of the kernel's");
+        return other.stop();
+    };
     let used = ring.ring.used_index(&bad.guest);
     for n in 0..3 {
         ring.ring.set_used_event(&bad.guest, used + n);
@@ -209,8 +213,11 @@ fn descriptors_that_nobody_has_received_hold_up_no_reactor() {
     front.command(&mut ring, &TEST_UNIT_READY, &[], 0);
     let (ours, theirs) = lingering();
     let (go, wait) = std::sync::mpsc::channel::<()>();
+    let (busy, begun) = std::sync::mpsc::channel();
     let second = std::thread::scope(|scope| {
-        scope.spawn(|| rig.reactors.call(ReactorId(0), move |_| wait.recv()));
+        scope.spawn(|| rig.reactors.call(ReactorId(0), move |_| (busy.send(()), wait.recv())));
+        // Nobody must receive the message before we have let go of its descriptor, or that would linger here.
+        begun.recv().unwrap();
         let mut second = FrontEnd::connect(&rig.socket, MEMORY);
         let message = second.protocol.set_vring_call(2, Some(ours));
         second.send(message);

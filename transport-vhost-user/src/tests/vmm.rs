@@ -142,7 +142,7 @@ fn wait_ending(rig: &Rig) {
 #[test]
 fn a_front_end_that_goes_while_a_store_hangs_is_noticed() {
     for io in BOTH {
-        let rig = Rig::new(io, Arc::new(Held::new()));
+        let rig = Rig::new(io, held::store());
         let mut front = FrontEnd::ready(&rig.socket, MEMORY);
         let mut ring = front.start(2, 0, 64);
         front.command(&mut ring, &TEST_UNIT_READY, &[], 0);

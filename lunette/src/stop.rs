@@ -1,0 +1,138 @@
+//! Stopping: the exports first, then a flush of every unit, and no more than so long for either.
+//!
+//! A front end can keep its export from ending, and a store its unit from being flushed. Neither keeps other units from being
+//! flushed, or the program from ending.
+
+use crate::exports::Exports;
+use crate::units::{Address, Units};
+use anyhow::{Result, anyhow};
+use lunette_engine::LogicalUnit;
+use lunette_reactor::Reactors;
+use lunette_store::{Backing, Cx, IoId, IoResult, Op, ReactorId, Sink, SinkId, Store, Submit};
+use std::cell::Cell;
+use std::collections::{BTreeMap, BTreeSet};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::mpsc::{self, Sender};
+use std::time::{Duration, Instant};
+
+/// How long exports have to end. iSCSI gives its commands five seconds of that.
+pub(crate) const EXPORTS: Duration = Duration::from_secs(10);
+/// How long the units have to be flushed. Both together are less than the 90 seconds after which systemd kills.
+pub(crate) const FLUSH: Duration = Duration::from_secs(60);
+
+/// How many units are flushed at a time, for each may take a thread.
+const AT_A_TIME: usize = 64;
+/// When none of them has answered for so long, as many more are.
+const SILENCE: Duration = Duration::from_secs(1);
+
+/// A time that all wait for no longer than.
+#[derive(Clone, Copy)]
+pub(crate) struct Deadline(Instant);
+
+impl Deadline {
+    pub(crate) fn after(time: Duration) -> Self {
+        Self(Instant::now() + time)
+    }
+
+    pub(crate) fn left(self) -> Duration {
+        self.0.saturating_duration_since(Instant::now())
+    }
+}
+
+/// Stops all `exports` and flushes every writable unit. Says what has not ended or cannot be flushed; the first of it is the
+/// error.
+pub(crate) fn stop(
+    exports: &Exports,
+    units: &Units,
+    reactors: &Reactors,
+    exports_time: Duration,
+    flush_time: Duration,
+) -> Result<()> {
+    let stuck = exports.stop(reactors, Deadline::after(exports_time));
+    for name in &stuck {
+        tracing::warn!("{name} has not ended within {exports_time:?}: ending without it");
+    }
+    let flushed = flush(units, reactors, Deadline::after(flush_time));
+    match stuck.is_empty() {
+        true => flushed,
+        false => flushed.and(Err(anyhow!("not ended: {}", stuck.join(", ")))),
+    }
+}
+
+/// Flushes every writable unit; the first that cannot be flushed is reported. Those that do not answer hold up no other.
+fn flush(units: &Units, reactors: &Reactors, deadline: Deadline) -> Result<()> {
+    let (tell, told) = mpsc::channel();
+    let mut next = units.iter().filter_map(|(at, unit)| Some((*at, writable(&unit.unit)?)));
+    let (mut under_way, mut failed) = (BTreeSet::new(), BTreeMap::new());
+    let mut most = AT_A_TIME;
+    loop {
+        for (at, backing) in next.by_ref().take(most - under_way.len()) {
+            under_way.insert(at);
+            begin_flush(at, backing, tell.clone(), reactors);
+        }
+        if under_way.is_empty() {
+            break;
+        }
+        match told.recv_timeout(deadline.left().min(SILENCE)) {
+            Ok((at, result)) => {
+                under_way.remove(&at);
+                failed.extend(result.err().map(|error| (at, error.into())));
+            }
+            Err(_) if deadline.left().is_zero() => break,
+            Err(_) => most = under_way.len() + AT_A_TIME,
+        }
+    }
+    let missing = under_way.into_iter().chain(next.map(|(at, _)| at));
+    failed.extend(missing.map(|at| (at, anyhow!("it has taken too long"))));
+    let failed = failed.into_iter().map(|(at, error)| {
+        let error = error.context(format!("cannot flush {at} ({})", units[&at].unit.name));
+        tracing::error!("{error:#}");
+        error
+    });
+    failed.reduce(|first, _| first).map_or(Ok(()), Err)
+}
+
+fn writable(unit: &LogicalUnit) -> Option<Arc<dyn Backing>> {
+    unit.backing().filter(|backing| !backing.caps().read_only).cloned()
+}
+
+/// What came of the flush of a unit.
+type Flushed = (Address, IoResult);
+
+/// Has the store of the unit `at` flushed, and `tell` told.
+fn begin_flush(at: Address, backing: Arc<dyn Backing>, tell: Sender<Flushed>, reactors: &Reactors) {
+    let begin = move |cx: &mut dyn Cx| {
+        let store = backing.attach(cx);
+        let flush = Rc::new(Flush { at, tell, _store: store.clone(), sink: Cell::new(None) });
+        let sink = cx.register(flush.clone());
+        flush.sink.set(Some(sink));
+        let id = IoId { sink, token: 0 };
+        match store.submit(Op::Flush, id, cx) {
+            Submit::Queued => {}
+            done => cx.complete(id, done.done().unwrap_or(Ok(0))),
+        }
+    };
+    reactors.poster().post(ReactorId(0), Box::new(begin));
+}
+
+/// Waits for one flush.
+struct Flush {
+    at: Address,
+    tell: Sender<Flushed>,
+    /// Kept until its operation has completed.
+    _store: Rc<dyn Store>,
+    sink: Cell<Option<SinkId>>,
+}
+
+impl Sink for Flush {
+    fn complete(&self, _: u64, result: IoResult, cx: &mut dyn Cx) {
+        let _ = self.tell.send((self.at, result));
+        if let Some(sink) = self.sink.take() {
+            cx.unregister(sink);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

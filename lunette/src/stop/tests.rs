@@ -1,0 +1,199 @@
+//! What does not answer, and what is flushed all the same.
+
+use super::*;
+use crate::exports::Places;
+use crate::state::StateDir;
+use crate::units::Unit;
+use lunette_device_disk::{Disk, Options as DiskOptions};
+use lunette_engine::Identity;
+use lunette_reactor::Options as ReactorOptions;
+use lunette_scsi::Naa;
+use lunette_store::ram::Ram;
+use lunette_store::{Caps, local_or_insert};
+use lunette_transport_vhost_user::Endpoint;
+use rustix::net::sockopt::set_socket_linger;
+use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
+use std::cell::RefCell;
+use std::io::IoSlice;
+use std::mem::MaybeUninit;
+use std::net::{TcpListener, TcpStream};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+/// More than a test takes.
+const LONG: Duration = Duration::from_secs(1000);
+
+/// When a flush is answered.
+#[derive(Clone, Copy, PartialEq)]
+enum Answer {
+    AtOnce,
+    Never,
+    /// As soon as another one is answered at once.
+    Late,
+}
+
+/// Counts flushes.
+#[derive(Clone)]
+struct Counting {
+    caps: Caps,
+    flushes: Arc<AtomicUsize>,
+    answer: Answer,
+}
+
+/// Flushes that are to be answered late.
+#[derive(Default)]
+struct Late(RefCell<Vec<IoId>>);
+
+impl Backing for Counting {
+    fn caps(&self) -> &Caps {
+        &self.caps
+    }
+
+    fn attach(&self, _: &mut dyn Cx) -> Rc<dyn Store> {
+        Rc::new(self.clone())
+    }
+}
+
+impl Store for Counting {
+    fn caps(&self) -> &Caps {
+        &self.caps
+    }
+
+    fn submit(&self, op: Op<'_>, id: IoId, cx: &mut dyn Cx) -> Submit {
+        assert!(matches!(op, Op::Flush));
+        self.flushes.fetch_add(1, Ordering::SeqCst);
+        let late = local_or_insert::<Late>(cx, |_| Rc::default());
+        match self.answer {
+            Answer::Never => {}
+            Answer::Late => late.0.borrow_mut().push(id),
+            Answer::AtOnce => {
+                late.0.take().into_iter().for_each(|id| cx.complete(id, Ok(0)));
+                return Submit::Done(Ok(0));
+            }
+        }
+        Submit::Queued
+    }
+}
+
+/// `some` units that answer like that before `others` that answer at once, and how many flushes the others have seen.
+fn units(some: u32, answer: Answer, others: u32) -> (Units, Arc<AtomicUsize>) {
+    let flushed = Arc::new(AtomicUsize::new(0));
+    let unit = |lun: u32| {
+        let caps = Backing::caps(&Ram::new(1 << 20).unwrap()).clone();
+        let store = match lun < some {
+            true => Counting { caps, flushes: Arc::default(), answer },
+            false => Counting { caps, flushes: flushed.clone(), answer: Answer::AtOnce },
+        };
+        let disk = Disk::new(&DiskOptions::default(), Backing::caps(&store)).unwrap();
+        let identity = Identity::new(lun.to_string(), Naa::locally_assigned(lun.into()));
+        let unit = LogicalUnit::new(format!("lun{lun}"), identity, Box::new(disk), Some(Arc::new(store)));
+        (Address { target: 0, lun }, Unit { unit, description: String::new(), queues: Vec::new() })
+    };
+    ((0..some + others).map(unit).collect(), flushed)
+}
+
+fn reactors() -> Reactors {
+    Reactors::start(&ReactorOptions { reactors: 1, pin: false, ..ReactorOptions::default() }).unwrap()
+}
+
+/// Serves `units` at a socket in `folder` and to iSCSI.
+fn exports(units: &Units, folder: &Path, reactors: &Reactors) -> Exports {
+    let places = Places {
+        target: "iqn.2026-11.dev.lunette:test".to_owned(),
+        iscsi: vec!["127.0.0.1:0".parse().unwrap()],
+        iscsi_sockets: Vec::new(),
+        vhost_user: ["a", "b"].map(|name| Endpoint::at(folder.join(name))).into(),
+        pin_memory: false,
+    };
+    Exports::start(places, units, &StateDir::open(folder).unwrap(), reactors, || ()).unwrap()
+}
+
+/// A connection that waits for long to send the rest when it is closed, and its other end.
+fn lingering() -> (OwnedFd, TcpStream) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let ours = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+    let (theirs, _) = listener.accept().unwrap();
+    set_socket_linger(&ours, Some(LONG)).unwrap();
+    ours.set_nonblocking(true).unwrap();
+    while rustix::io::write(&ours, &[0; 4096]).is_ok() {}
+    ours.set_nonblocking(false).unwrap();
+    (ours.into(), theirs)
+}
+
+/// A front end that has handed over a descriptor which cannot be closed for now, and what lets it be.
+fn stuck_front_end(socket: &Path, reactors: &Reactors) -> (UnixStream, TcpStream) {
+    let front = UnixStream::connect(socket).unwrap();
+    // The last to close the descriptor must not be this thread.
+    let (go, wait) = mpsc::channel::<()>();
+    reactors.poster().post(ReactorId(0), Box::new(move |_| _ = wait.recv()));
+    let (fd, other_end) = lingering();
+    let fds = [fd.as_fd()];
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut control = SendAncillaryBuffer::new(&mut space);
+    assert!(control.push(SendAncillaryMessage::ScmRights(&fds)));
+    sendmsg(&front, &[IoSlice::new(&[0; 12])], &mut control, SendFlags::NOSIGNAL).unwrap();
+    drop(fd);
+    drop(go);
+    let mut unread: i32 = 1;
+    while unread > 0 {
+        // SAFETY: the kernel writes a number at the address.
+        let asked = unsafe { libc::ioctl(front.as_raw_fd(), libc::TIOCOUTQ, &raw mut unread) };
+        assert_eq!(asked, 0);
+    }
+    (front, other_end)
+}
+
+#[test]
+fn a_stuck_export_is_named_and_keeps_no_unit_from_being_flushed() {
+    let folder = tempfile::tempdir().unwrap();
+    let (units, flushed) = units(0, Answer::Never, 3);
+    let reactors = reactors();
+    let exports = exports(&units, folder.path(), &reactors);
+    let (_front, other_end) = stuck_front_end(&folder.path().join("b"), &reactors);
+    let error = stop(&exports, &units, &reactors, Duration::ZERO, LONG).unwrap_err();
+    assert!(error.to_string().contains(folder.path().join("b").to_str().unwrap()), "{error}");
+    assert_eq!(flushed.load(Ordering::SeqCst), 3);
+    // Once it answers, all end well.
+    drop(other_end);
+    stop(&exports, &units, &reactors, LONG, LONG).unwrap();
+}
+
+#[test]
+fn everything_is_told_to_stop_before_anything_is_waited_for() {
+    let folder = tempfile::tempdir().unwrap();
+    let (units, _) = units(0, Answer::Never, 1);
+    let reactors = reactors();
+    let exports = exports(&units, folder.path(), &reactors);
+    let (_front, other_end) = stuck_front_end(&folder.path().join("a"), &reactors);
+    let later = folder.path().join("b");
+    let release = std::thread::spawn(move || {
+        while later.exists() {
+            std::thread::yield_now();
+        }
+        drop(other_end);
+    });
+    stop(&exports, &units, &reactors, LONG, LONG).unwrap();
+    release.join().unwrap();
+}
+
+#[test]
+fn units_that_cannot_be_flushed_hold_up_no_other() {
+    let (units, flushed) = units(3, Answer::Never, 10);
+    let reactors = reactors();
+    let error = flush(&units, &reactors, Deadline::after(Duration::ZERO)).unwrap_err();
+    assert!(format!("{error:#}").starts_with("cannot flush LUN 0 (lun0): "), "{error:#}");
+    reactors.call(ReactorId(0), |_| ());
+    assert_eq!(flushed.load(Ordering::SeqCst), 10);
+}
+
+#[test]
+fn more_units_are_flushed_than_at_a_time() {
+    let reactors = reactors();
+    for (slow, others) in [(0, 200), (2 * AT_A_TIME as u32, 1)] {
+        let (all, flushed) = units(slow, Answer::Late, others);
+        flush(&all, &reactors, Deadline::after(LONG)).unwrap();
+        assert_eq!(flushed.load(Ordering::SeqCst), others as usize);
+    }
+}
