@@ -1,5 +1,5 @@
-//! Asymmetric logical unit access (SPC-4 5.15): the target ports through which a unit is seen, the groups that they belong to,
-//! and what these let through.
+//! Asymmetric logical unit access (SPC-4 5.15): the target ports through which a unit is seen, the groups that they
+//! belong to, and what these let through.
 
 use crate::{LogicalUnit, Nexus, Run, TargetPort};
 use lunette_scsi::{AccessState, AccessStatus, AdditionalSense, Sense, SetTargetPortGroup, TargetPortGroup};

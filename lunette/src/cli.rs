@@ -1,11 +1,10 @@
 //! The command line.
 
 use crate::notation::UnitSpec;
-use crate::socket::SocketSpec;
+use crate::socket::{PortalSpec, SocketSpec};
 use clap::{Args, Parser, ValueEnum};
 use lunette_reactor::{Io, Poll};
 use std::ffi::OsString;
-use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 /// A user-space SCSI target: disks for virtual machines and the network.
@@ -73,19 +72,22 @@ pub(crate) struct Serve {
     /// (bytes that formatting and sanitizing write in a second, as in 200M, or off; otherwise 64M), target= (0 to 255,
     /// otherwise 0; not for iSCSI, whose target is 0), lun= (0 to 16383, otherwise numbered from 0 in each target, in the order given),
     /// queues= (request queues, as in 0, 0-3 or 1+4, on whose reactors the unit lives), filter= (commands that the unit
-    /// carries out, as in deny:unmap+write-same-16 or allow:read+inquiry+9e/10). A comma in a path is written `\,`.
+    /// carries out, as in deny:unmap+write-same-16 or allow:read+inquiry+9e/10), access= (how it is accessible through
+    /// target port groups, as in 1:optimized:preferred+2:standby; also non-optimized, unavailable). A comma in a path is written `\,`.
     #[arg(long = "lu", value_name = "UNIT")]
     pub(crate) units: Vec<UnitSpec>,
 
-    /// Serve iSCSI on this address; port 0 chooses one
+    /// Serve iSCSI on this address; port 0 chooses one (may be repeated)
+    ///
+    /// Written `ADDRESS:PORT[,group=N]`, with the target port group of the portal (1 to 65534, otherwise 1).
     #[arg(long, value_name = "ADDRESS:PORT")]
-    pub(crate) iscsi: Vec<SocketAddr>,
+    pub(crate) iscsi: Vec<PortalSpec>,
 
     /// Serve virtual machines on this vhost-user socket, as in /run/vm1.sock,owner=:kvm (may be repeated)
     ///
-    /// Written `SOCKET[,mode=0660][,owner=[USER][:GROUP]]`, by names or numbers. Whoever may write to the socket's file can
+    /// Written `SOCKET[,mode=0660][,owner=[USER][:GROUP]][,group=N]`, by names or numbers. Whoever may write to the socket's file can
     /// read and write the disks; that is the daemon's user alone (mode=0600), and the group if `owner=` names one
-    /// (mode=0660). A comma in a path is written `\,`.
+    /// (mode=0660). The target port group is 1 to 65534, otherwise 1. A comma in a path is written `\,`.
     #[arg(long, value_name = "SOCKET")]
     pub(crate) vhost_user: Vec<SocketSpec>,
 

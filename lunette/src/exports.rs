@@ -1,5 +1,6 @@
-//! The ways in: one target port for iSCSI with all its portals, and one for each vhost-user socket.
+//! The ways in: a target port for the iSCSI portals of each target port group, and one for each vhost-user socket and target.
 
+use crate::access::Grouped;
 use crate::state::{Key, PortRole, StateDir};
 use crate::stop::{self, Deadline};
 use crate::summary;
@@ -13,9 +14,11 @@ use lunette_transport_iscsi::{self as iscsi, Portal};
 use lunette_transport_vhost_user::{
     Endpoint, Handle, Options as VhostUserOptions, VhostUserExport, reactor_of,
 };
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
 use std::net::{SocketAddr, TcpListener};
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -26,10 +29,10 @@ type Targets = BTreeMap<u8, BTreeMap<u32, Arc<LogicalUnit>>>;
 pub(crate) struct Places {
     /// Name of the iSCSI target.
     pub(crate) target: String,
-    pub(crate) iscsi: Vec<SocketAddr>,
+    pub(crate) iscsi: Vec<Grouped<SocketAddr>>,
     /// Sockets that listen for iSCSI already.
     pub(crate) iscsi_sockets: Vec<TcpListener>,
-    pub(crate) vhost_user: Vec<Endpoint>,
+    pub(crate) vhost_user: Vec<Grouped<Endpoint>>,
     /// Whether guest memory is pinned.
     pub(crate) pin_memory: bool,
 }
@@ -79,7 +82,10 @@ impl Exports {
         });
         let started = exports
             .start_iscsi(&mut places, &targets, reactors)
-            .and_then(|()| exports.start_vhost_user(places, &targets, state, (reactors, &all), &one_ended));
+            .and_then(|ids| {
+                exports.start_vhost_user(places, &targets, ids, state, (reactors, &all), &one_ended)
+            })
+            .and_then(|()| check_groups(units));
         match started {
             Ok(()) => Ok(exports),
             Err(error) => {
@@ -89,9 +95,17 @@ impl Exports {
         }
     }
 
-    fn start_iscsi(&mut self, places: &mut Places, targets: &Targets, reactors: &Reactors) -> Result<()> {
+    /// Returns the relative target port identifiers that are left; the first is iSCSI's in any case.
+    fn start_iscsi(
+        &mut self,
+        places: &mut Places,
+        targets: &Targets,
+        reactors: &Reactors,
+    ) -> Result<RangeInclusive<u16>> {
+        let mut ids = 1..=u16::MAX;
         if places.iscsi.is_empty() && places.iscsi_sockets.is_empty() {
-            return Ok(());
+            ids.next();
+            return Ok(ids);
         }
         if let Some(target) = targets.keys().find(|target| **target != 0) {
             bail!(
@@ -100,40 +114,56 @@ impl Exports {
             );
         }
         let units = targets.get(&0).cloned().unwrap_or_default();
-        // Target portal group tag 1 (RFC 7143 4.4.3 makes the port's name from both).
-        let port = TargetPort::new(format!("{},t,0x0001", places.target), 1, Protocol::ISCSI, units);
-        let options = iscsi::Options { name: places.target.clone(), ..iscsi::Options::default() };
-        let target = iscsi::Target::new(options, port)?;
-        for address in &places.iscsi {
-            self.portals.push(Portal::start(*address, &target, reactors)?);
+        let mut ports = BTreeMap::new();
+        let mut port_of = |group: u16| {
+            let port = match ports.entry(group) {
+                Entry::Occupied(there) => there.into_mut(),
+                Entry::Vacant(new) => {
+                    // A target portal group has the number of its target port group; RFC 7143 4.4.3 makes the port's name
+                    // from it.
+                    let name = format!("{},t,0x{group:04x}", places.target);
+                    let id = ids.next().context("there are too many target port groups")?;
+                    let port = TargetPort::in_group(group, name, id, Protocol::ISCSI, units.clone());
+                    let options = iscsi::Options {
+                        name: places.target.clone(),
+                        portal_group: group,
+                        ..iscsi::Options::default()
+                    };
+                    new.insert(iscsi::Target::new(options, port)?)
+                }
+            };
+            anyhow::Ok(port.clone())
+        };
+        for Grouped { place, group } in &places.iscsi {
+            self.portals.push(Portal::start(*place, &port_of(*group)?, reactors)?);
         }
         for socket in places.iscsi_sockets.drain(..) {
-            self.portals.push(Portal::adopt(socket, &target, reactors)?);
+            self.portals.push(Portal::adopt(socket, &port_of(TargetPort::DEFAULT_GROUP)?, reactors)?);
         }
-        Ok(())
+        Ok(ids)
     }
 
     fn start_vhost_user(
         &mut self,
         places: Places,
         targets: &Targets,
+        mut relative_ids: RangeInclusive<u16>,
         state: &StateDir,
         (reactors, all): (&Reactors, &[ReactorId]),
         one_ended: &Arc<dyn Fn() + Send + Sync>,
     ) -> Result<()> {
-        let keys: Vec<Key> = places.vhost_user.iter().map(|place| Key::endpoint(&place.name())).collect();
+        let keys: Vec<Key> =
+            places.vhost_user.iter().map(|export| Key::endpoint(&export.place.name())).collect();
         let records = state.identities(&keys)?;
-        // 1 is iSCSI's.
-        let mut relative_ids = 2..=u16::MAX;
-        for (endpoint, record) in places.vhost_user.into_iter().zip(records) {
+        for (Grouped { place, group }, record) in places.vhost_user.into_iter().zip(records) {
             let ports = targets.iter().map(|(target, units)| {
                 let id = relative_ids.next().context("there are too many vhost-user sockets and targets")?;
                 let name = record.port_name(PortRole::Target(*target)).to_string();
-                Ok((*target, TargetPort::new(name, id, Protocol::SAS, units.clone())))
+                Ok((*target, TargetPort::in_group(group, name, id, Protocol::SAS, units.clone())))
             });
             let initiator = record.port_name(PortRole::Initiator).to_string();
             let pin_memory = places.pin_memory;
-            let options = VhostUserOptions { initiator, pin_memory, ..VhostUserOptions::with(endpoint) };
+            let options = VhostUserOptions { initiator, pin_memory, ..VhostUserOptions::with(place) };
             let ended = one_ended.clone();
             let export =
                 VhostUserExport::new(options, ports.collect::<Result<_>>()?).when_ended(move || ended());
@@ -165,6 +195,19 @@ impl Exports {
         let portals = self.portals.iter().filter(|portal| !portal.wait(deadline.left()));
         vhost_user.chain(portals.map(|portal| format!("iSCSI on {}", portal.address()))).collect()
     }
+}
+
+/// Whether all target port groups are there for which access was configured.
+fn check_groups(units: &Units) -> Result<()> {
+    for (address, Unit { unit, groups, .. }) in units {
+        let there = unit.port_groups();
+        if let Some(group) = groups.iter().find(|group| there.iter().all(|port| port.id != **group)) {
+            bail!(
+                "access= of {address} names target port group {group}, but no socket or portal has group={group}"
+            );
+        }
+    }
+    Ok(())
 }
 
 /// Lets a unit live on the reactors of its request queues.

@@ -1,5 +1,6 @@
 //! The lunette program: command line, wiring, and nothing that could live in a crate of its own.
 
+mod access;
 mod cli;
 mod exports;
 mod inherited;

@@ -1,5 +1,6 @@
 //! The notation for logical units: `TYPE:STORE[,r|w][,key=value…]`, as in `disk:/dev/sdb1,w`.
 
+use crate::access::{self, GroupAccess};
 use crate::size;
 use crate::state::MAX_SERIAL;
 use lunette_engine::CommandFilter;
@@ -46,6 +47,8 @@ pub(crate) struct UnitSpec {
     pub(crate) pace: Option<u64>,
     /// The commands that it carries out.
     pub(crate) filter: CommandFilter,
+    /// How it begins to be accessible through target port groups; it is active/optimized through all others.
+    pub(crate) access: Vec<GroupAccess>,
     /// Injected faults, for tests.
     pub(crate) fault: Option<fault::Plan>,
 }
@@ -71,7 +74,7 @@ pub(crate) struct NotationError {
 pub(crate) const MAX_LUNS: u32 = 16384;
 
 /// The keys, for error messages.
-const KEYS: &str = "target, lun, queues, size, block, direct, inline, serial, wwn, name, rotational, removable, pace, filter";
+const KEYS: &str = "target, lun, queues, size, block, direct, inline, serial, wwn, name, rotational, removable, pace, filter, access";
 
 impl NotationError {
     pub(crate) fn new(text: &str, why: String) -> Self {
@@ -145,6 +148,7 @@ impl UnitSpec {
             removable: false,
             pace: None,
             filter: CommandFilter::default(),
+            access: Vec::new(),
             fault: None,
         }
     }
@@ -180,6 +184,7 @@ impl UnitSpec {
             "filter" => {
                 self.filter = value.parse().map_err(|error| format!("filter={value}: {error}"))?;
             }
+            "access" => self.access = access::access(value)?,
             "fault" => self.fault = Some(value.parse().map_err(|error| format!("fault={value}: {error}"))?),
             _ => return Err(format!("there is no key `{key}`; the keys are {KEYS}")),
         }
@@ -320,7 +325,7 @@ mod tests {
             ("disk:/a,r,w", "given twice"),
             ("disk:/a,size=1,size=2", "given twice"),
             ("disk:/a,colour=red", "no key `colour`"),
-            ("disk:/a,access=read-only", "no key `access`"),
+            ("disk:/a,access=read-only", "access=read-only: "),
             ("disk:/a,block=520", "512 or 4096"),
             ("disk:/a,direct=yes", "on or off"),
             ("disk:/a,pace=fast", "not a size"),

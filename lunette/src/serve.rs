@@ -1,5 +1,6 @@
 //! `lunette serve`: opens the units, starts the reactors and the exports, and stops them again in order.
 
+use crate::access::Grouped;
 use crate::cli::Serve;
 use crate::exports::{Exports, Places};
 use crate::inherited::Inherited;
@@ -91,16 +92,20 @@ fn places(options: &Serve, inherited: Inherited, state: &StateDir) -> Places {
     let plain = options.socket_paths.iter().cloned().map(SocketSpec::new);
     let mut places = Places {
         target: options.target.clone(),
-        iscsi: options.iscsi.clone(),
+        iscsi: options.iscsi.iter().map(|portal| (*portal).into()).collect(),
         iscsi_sockets: inherited.iscsi,
-        vhost_user: sockets.chain(plain).map(Endpoint::from).chain(inherited.vhost_user).collect(),
+        vhost_user: sockets
+            .chain(plain)
+            .map(Grouped::from)
+            .chain(inherited.vhost_user.into_iter().map(Grouped::by_default))
+            .collect(),
         pin_memory: options.pin_memory,
     };
     if places.count() == 0 {
         if !options.is_back_end {
-            places.iscsi.push(DEFAULT_ISCSI);
+            places.iscsi.push(Grouped::by_default(DEFAULT_ISCSI));
         }
-        places.vhost_user.push(Endpoint::at(state.path().join("vhost-user.sock")));
+        places.vhost_user.push(Grouped::by_default(Endpoint::at(state.path().join("vhost-user.sock"))));
     }
     places
 }

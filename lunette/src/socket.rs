@@ -1,29 +1,67 @@
-//! The notation for a vhost-user socket: `SOCKET[,mode=0660][,owner=USER[:GROUP]]`.
+//! The notation for sockets: `SOCKET[,mode=0660][,owner=USER[:GROUP]][,group=N]` for vhost-user and
+//! `ADDRESS:PORT[,group=N]` for iSCSI.
 
+use crate::access::{self, Grouped};
 use crate::notation::{NotationError, Options, split_at_commas};
+use lunette_engine::TargetPort;
 use lunette_transport_vhost_user::{Access, Endpoint};
 use nix::unistd::{Group, User};
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::str::FromStr;
 
-/// A socket as a user describes it.
+/// A vhost-user socket as a user describes it.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) struct SocketSpec {
     path: PathBuf,
     access: Access,
+    group: u16,
+}
+
+/// An iSCSI portal as a user describes it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct PortalSpec {
+    address: SocketAddr,
+    group: u16,
 }
 
 impl SocketSpec {
     /// A socket for the daemon's own user.
     pub(crate) fn new(path: PathBuf) -> Self {
-        Self { path, access: Access::default() }
+        Self { path, access: Access::default(), group: TargetPort::DEFAULT_GROUP }
     }
 }
 
-impl From<SocketSpec> for Endpoint {
-    fn from(SocketSpec { path, access }: SocketSpec) -> Self {
-        Self::Path { path, access }
+impl From<SocketSpec> for Grouped<Endpoint> {
+    fn from(SocketSpec { path, access, group }: SocketSpec) -> Self {
+        Self { place: Endpoint::Path { path, access }, group }
     }
+}
+
+impl From<PortalSpec> for Grouped<SocketAddr> {
+    fn from(PortalSpec { address, group }: PortalSpec) -> Self {
+        Self { place: address, group }
+    }
+}
+
+impl FromStr for PortalSpec {
+    type Err = NotationError;
+
+    fn from_str(text: &str) -> Result<Self, NotationError> {
+        parse_portal(text).map_err(|why| NotationError::new(text, why))
+    }
+}
+
+fn parse_portal(text: &str) -> Result<PortalSpec, String> {
+    let (address, option) =
+        text.split_once(',').map_or((text, None), |(address, rest)| (address, Some(rest)));
+    let address = address.parse().map_err(|_| "an iSCSI portal is written ADDRESS:PORT, as in [::1]:3260")?;
+    let group = match option.map(|option| option.split_once('=')) {
+        None => TargetPort::DEFAULT_GROUP,
+        Some(Some(("group", value))) => access::group(value)?,
+        Some(_) => return Err("only group= can follow the address".into()),
+    };
+    Ok(PortalSpec { address, group })
 }
 
 impl FromStr for SocketSpec {
@@ -44,9 +82,10 @@ fn parse(text: &str) -> Result<SocketSpec, String> {
         match part.split_once('=') {
             Some(("mode", value)) => mode_given = Some(mode(value)?),
             Some(("owner", value)) => set_owner(&mut socket.access, value)?,
+            Some(("group", value)) => socket.group = access::group(value)?,
             _ => {
                 return Err(format!(
-                    "`{part}` is neither mode= nor owner=; a comma in a path is written `\\,`"
+                    "`{part}` is neither mode=, owner= nor group=; a comma in a path is written `\\,`"
                 ));
             }
         }
@@ -95,7 +134,8 @@ mod tests {
     use super::*;
 
     fn socket(path: &str, mode: u32, user: Option<u32>, group: Option<u32>) -> SocketSpec {
-        SocketSpec { path: path.into(), access: Access { mode, user, group } }
+        let access = Access { mode, user, group };
+        SocketSpec { access, ..SocketSpec::new(path.into()) }
     }
 
     #[test]
@@ -113,11 +153,31 @@ mod tests {
     }
 
     #[test]
+    fn target_port_groups_are_understood() {
+        let spec: SocketSpec = "vm.sock,group=7,mode=0600".parse().unwrap();
+        assert_eq!(spec, SocketSpec { group: 7, ..socket("vm.sock", 0o600, None, None) });
+        let portal = |text: &str| text.parse::<PortalSpec>().map_err(|error| error.to_string());
+        let address = SocketAddr::from(([127, 0, 0, 1], 3260));
+        assert_eq!(portal("127.0.0.1:3260"), Ok(PortalSpec { address, group: 1 }));
+        assert_eq!(portal("127.0.0.1:3260,group=2"), Ok(PortalSpec { address, group: 2 }));
+        assert_eq!(portal("[::1]:0,group=65534").unwrap().group, 65534);
+        for (text, part) in [
+            ("localhost", "written ADDRESS:PORT"),
+            ("127.0.0.1:1,group=0", "1 to 65534"),
+            ("127.0.0.1:1,", "only group="),
+            ("127.0.0.1:1,group=1,group=2", "1 to 65534"),
+        ] {
+            let error = portal(text).unwrap_err();
+            assert!(error.contains(part), "{text}: {error}");
+        }
+    }
+
+    #[test]
     fn errors_say_what_is_wrong() {
         for (text, part) in [
             ("", "path is missing"),
             (",mode=0600", "path is missing"),
-            ("a,b", "`b` is neither mode= nor owner="),
+            ("a,b", "`b` is neither mode=, owner= nor group="),
             ("a,colour=red", "`colour=red` is neither"),
             ("a,mode=", "mode=: a mode is octal"),
             ("a,mode=rw", "mode=rw: a mode is octal"),

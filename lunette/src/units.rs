@@ -1,5 +1,6 @@
 //! From the descriptions of logical units to logical units.
 
+use crate::access::GroupAccess;
 use crate::notation::{MAX_LUNS, StoreSpec, UnitSpec};
 use crate::size;
 use crate::state::{Key, Record, StateDir};
@@ -45,6 +46,8 @@ pub(crate) struct Unit {
     pub(crate) description: String,
     /// The request queues on whose reactors it lives; on all if there are none.
     pub(crate) queues: Vec<u16>,
+    /// The target port groups for which its access is configured.
+    pub(crate) groups: Vec<u16>,
 }
 
 /// The disk that is served when nothing else is said.
@@ -176,11 +179,15 @@ fn build(spec: &UnitSpec, at: Address, opened: Opened, record: &Record, state: &
         target => format!("target{target}-lun{}", at.lun),
     });
     let unit = LogicalUnit::filtered(name, identity, Box::new(disk), Some(opened.backing), &spec.filter);
+    for &GroupAccess { group, state, preferred } in &spec.access {
+        unit.configure_access(group, state, preferred).with_context(|| at.to_string())?;
+    }
     if record.lasts() {
         keep(&unit, at, record, state)?;
     }
     unit.set_clock(clock.as_millis() as u64);
-    Ok(Unit { unit, description: opened.description, queues: spec.queues.clone() })
+    let groups = spec.access.iter().map(|access| access.group).collect();
+    Ok(Unit { unit, description: opened.description, queues: spec.queues.clone(), groups })
 }
 
 /// Lets a unit keep its state. One whose state cannot be used is served, but not ready.

@@ -16,6 +16,8 @@ use std::time::Duration;
 pub struct Options {
     /// iSCSI name, such as `iqn.2026-11.dev.lunette:default`.
     pub name: String,
+    /// The target portal group tag of all portals that lead here.
+    pub portal_group: u16,
     /// What is agreed to in a login.
     pub settings: Settings,
     /// How long a login may take.
@@ -32,6 +34,7 @@ impl Default for Options {
     fn default() -> Self {
         Self {
             name: "iqn.2026-11.dev.lunette:default".to_owned(),
+            portal_group: 1,
             settings: Settings::default(),
             login_time: Duration::from_secs(15),
             // With the sign of life more than a minute: initiators that poll only once a minute, as the tools of libiscsi

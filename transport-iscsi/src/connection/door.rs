@@ -7,9 +7,6 @@ use lunette_iscsi::pdu::LoginStatus;
 use lunette_iscsi::target::{Admission, Directory, Identity, Portal, Refusal, SessionType, TargetRecord};
 use std::net::SocketAddr;
 
-/// The tag of the only portal group.
-const GROUP_TAG: u16 = 1;
-
 /// A target as one connection comes to it.
 pub(super) struct Door<'a> {
     pub(super) target: &'a Target,
@@ -34,7 +31,7 @@ impl Directory for Door<'_> {
         if info.session_type == SessionType::Normal && !known {
             return Err(Refusal::Status(LoginStatus::NOT_FOUND));
         }
-        Ok(Admission { group_tag: GROUP_TAG, ..Admission::default() })
+        Ok(Admission { group_tag: self.target.options.portal_group, ..Admission::default() })
     }
 
     fn open(&mut self, identity: Identity<'_>) -> Result<u16, Refusal> {
@@ -49,7 +46,7 @@ impl Directory for Door<'_> {
     }
 
     fn targets(&self, _: &str, show: &mut dyn FnMut(TargetRecord<'_>)) {
-        let portals = [Portal { address: self.reached, group_tag: GROUP_TAG }];
+        let portals = [Portal { address: self.reached, group_tag: self.target.options.portal_group }];
         show(TargetRecord { name: self.target.name(), portals: &portals });
     }
 }
