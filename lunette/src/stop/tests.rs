@@ -1,6 +1,7 @@
 //! What does not answer, and what is flushed all the same.
 
 use super::*;
+use crate::access::Grouped;
 use crate::exports::Places;
 use crate::state::StateDir;
 use crate::units::Unit;
@@ -89,7 +90,10 @@ fn units(some: u32, answer: Answer, others: u32) -> (Units, Arc<AtomicUsize>) {
         let disk = Disk::new(&DiskOptions::default(), Backing::caps(&store)).unwrap();
         let identity = Identity::new(lun.to_string(), Naa::locally_assigned(lun.into()));
         let unit = LogicalUnit::new(format!("lun{lun}"), identity, Box::new(disk), Some(Arc::new(store)));
-        (Address { target: 0, lun }, Unit { unit, description: String::new(), queues: Vec::new() })
+        (
+            Address { target: 0, lun },
+            Unit { unit, description: String::new(), queues: Vec::new(), groups: Vec::new() },
+        )
     };
     ((0..some + others).map(unit).collect(), flushed)
 }
@@ -102,9 +106,9 @@ fn reactors() -> Reactors {
 fn exports(units: &Units, folder: &Path, reactors: &Reactors) -> Exports {
     let places = Places {
         target: "iqn.2026-11.dev.lunette:test".to_owned(),
-        iscsi: vec!["127.0.0.1:0".parse().unwrap()],
+        iscsi: vec![Grouped::by_default("127.0.0.1:0".parse().unwrap())],
         iscsi_sockets: Vec::new(),
-        vhost_user: ["a", "b"].map(|name| Endpoint::at(folder.join(name))).into(),
+        vhost_user: ["a", "b"].map(|name| Grouped::by_default(Endpoint::at(folder.join(name)))).into(),
         pin_memory: false,
     };
     Exports::start(places, units, &StateDir::open(folder).unwrap(), reactors, || ()).unwrap()
