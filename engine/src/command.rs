@@ -85,7 +85,7 @@ pub struct CommandSpec {
     /// The standard's name for it.
     pub name: &'static str,
     /// CDB usage data (SPC-4 6.35.3): the operation code, then a one for each bit that is evaluated. A CDB with any other
-    /// bit set is refused. Its length is the CDB's. With a CDB of variable length, the additional length and the service
+    /// bit set is refused, except for NACA, which every command has. Its length is the CDB's. With a CDB of variable length, the additional length and the service
     /// action stand here as they are.
     pub usage: &'static [u8],
     /// Data direction.
@@ -123,6 +123,21 @@ impl CommandSpec {
             needs: Needs::Nothing,
             access: Access::Active,
             timeouts: Timeouts::SHORT,
+        }
+    }
+
+    /// CDB usage data as REPORT SUPPORTED OPERATION CODES gives it, with NACA.
+    pub fn usage_data(&self) -> Vec<u8> {
+        let mut usage = self.usage.to_vec();
+        usage[self.control_at()] |= NACA;
+        usage
+    }
+
+    /// Where CONTROL is in its CDB.
+    const fn control_at(&self) -> usize {
+        match self.opcode {
+            Opcode::VARIABLE_LENGTH_CDB => 1,
+            _ => self.usage.len() - 1,
         }
     }
 
@@ -294,6 +309,9 @@ impl CommandTable {
     }
 }
 
+/// The bit of CONTROL that asks for an auto contingent allegiance (SAM-5 5.2).
+const NACA: u8 = 0x04;
+
 /// Where a CDB of variable length has ADDITIONAL CDB LENGTH.
 const ADDITIONAL_LENGTH: usize = 7;
 
@@ -301,7 +319,7 @@ impl Row {
     fn new(spec: &'static CommandSpec, owner: Owner) -> Self {
         debug_assert_eq!(spec.usage[0], spec.opcode.0, "{}", spec.name);
         let mut mask = [0; 16];
-        for (mask, usage) in mask.iter_mut().zip(spec.usage) {
+        for (mask, usage) in mask.iter_mut().zip(spec.usage_data()) {
             *mask = !usage;
         }
         mask[0] = 0;
@@ -335,7 +353,7 @@ impl Row {
         if bytes.len() < wanted {
             return Err(Sense::invalid_field_in_cdb(bytes.len() as u16, None));
         }
-        for (at, (byte, usage)) in bytes.iter().zip(self.spec.usage).enumerate().skip(1) {
+        for (at, (byte, usage)) in bytes.iter().zip(self.spec.usage_data()).enumerate().skip(1) {
             let wrong = byte & !usage;
             if wrong != 0 {
                 return Err(Sense::invalid_field_in_cdb(at as u16, Some(7 - wrong.leading_zeros() as u8)));

@@ -1,5 +1,6 @@
 //! The engine of one reactor: takes tasks from admission to their end.
 
+use crate::allegiance::is_suspended;
 use crate::command::{Attention, CommandSpec, Row, Unknown};
 use crate::hop::Hops;
 use crate::manage::{Jobs, Waits};
@@ -8,7 +9,7 @@ use crate::run::{Alarm, Run, RunCell, Running};
 use crate::session::{Admission, CommandFrame, Itl, Started};
 use crate::steps::Background;
 use crate::task_set::{Next, TaskSet};
-use crate::tasks::{Parked, Phase, Task, TaskId, Tasks};
+use crate::tasks::{Abort, Parked, Phase, Task, TaskId, Tasks};
 use crate::{LogicalUnit, Request};
 use lunette_scsi::{AdditionalSense, Cdb, Sense, Status, TaskAttribute};
 use lunette_store::{Cx, IoError, IoId, IoResult, Message, Op, ReactorId, Sg, Sink, SinkId};
@@ -121,7 +122,7 @@ impl Engine {
     pub(crate) fn admit(&self, itl: &Rc<Itl>, command: &CommandFrame<'_>, cx: &mut dyn Cx) -> Admission {
         match Self::plan(itl, command) {
             Ok(plan) => self.enter(itl, command, plan, cx),
-            Err(refusal) => Admission::Ended(refusal.outcome(itl.unit())),
+            Err(refusal) => self.turn_away(itl, command, refusal),
         }
     }
 
@@ -143,7 +144,32 @@ impl Engine {
                 Admission::Admitted { task, .. } => self.start(task, data_out, data_in, cx),
                 Admission::Ended(outcome) => Started::Ended(outcome),
             },
-            Err(refusal) => Started::Ended(refusal.outcome(itl.unit())),
+            Err(refusal) => {
+                let admission = self.turn_away(itl, command, refusal);
+                self.start_admitted(admission, cx)
+            }
+        }
+    }
+
+    /// A command is not processed.
+    #[cold]
+    fn turn_away(&self, itl: &Rc<Itl>, command: &CommandFrame<'_>, refusal: Refusal) -> Admission {
+        if command.attribute == TaskAttribute::Aca && !matches!(refusal, Refusal::Status(_)) {
+            itl.unit().allegiance_task_ended();
+        }
+        if let Refusal::Sense(sense) = &refusal
+            && let Some(task) = self.fail_on_arrival(itl, command, sense)
+        {
+            return Admission::Admitted { task, wanted_out: 0, wanted_in: 0 };
+        }
+        Admission::Ended(refusal.outcome(itl.unit()))
+    }
+
+    #[cold]
+    fn start_admitted(&self, admission: Admission, cx: &mut dyn Cx) -> Started {
+        match admission {
+            Admission::Admitted { task, .. } => self.start(task, Sg::empty(), Sg::empty(), cx),
+            Admission::Ended(outcome) => Started::Ended(outcome),
         }
     }
 
@@ -165,7 +191,14 @@ impl Engine {
         let op = operation(io, data_out, data_in);
         let moving = op.range().1;
         match self.submit(id, itl, io, op, cx) {
-            Some(result) => Started::Ended(outcome_of_io(itl, io, moving, result)),
+            Some(result) => {
+                let outcome = outcome_of_io(itl, io, moving, result);
+                if result.is_err() && outcome.sense.is_some() {
+                    drop(tasks);
+                    return self.fail_at_once(itl, command, outcome, cx);
+                }
+                Started::Ended(outcome)
+            }
             None => {
                 let phase = Phase::Running;
                 let task =
@@ -174,6 +207,22 @@ impl Engine {
                 itl.set.began();
                 Started::Pending
             }
+        }
+    }
+
+    /// The store has refused a command's operation.
+    #[cold]
+    fn fail_at_once(
+        &self,
+        itl: &Rc<Itl>,
+        command: &CommandFrame<'_>,
+        outcome: Outcome,
+        cx: &mut dyn Cx,
+    ) -> Started {
+        let task = outcome.sense.as_ref().and_then(|sense| self.fail_on_arrival(itl, command, sense));
+        match task {
+            Some(task) => self.start(task, Sg::empty(), Sg::empty(), cx),
+            None => Started::Ended(outcome),
         }
     }
 
@@ -192,6 +241,9 @@ impl Engine {
         row: Result<&Row, Unknown>,
         command: &CommandFrame<'_>,
     ) -> Result<Plan, Refusal> {
+        if itl.shared.gate.has_allegiance() {
+            itl.unit().admits_beside_allegiance(itl.nexus.id(), command.attribute, command.cdb)?;
+        }
         Self::pass_gate(itl, row.ok().map(|row| row.spec), command.cdb)?;
         let plan = Self::decode(itl, row, command).map_err(Refusal::Sense)?;
         Ok(if itl.shared.gate.has_ranges() { plan.with_range() } else { plan })
@@ -217,7 +269,7 @@ impl Engine {
             _ => unit.device().unknown_command(),
         })?;
         row.check(command.cdb)?;
-        if command.attribute == TaskAttribute::Aca {
+        if command.attribute == TaskAttribute::Aca && !itl.shared.gate.has_allegiance() {
             return Err(Sense::aborted_command(AdditionalSense::INVALID_MESSAGE_ERROR));
         }
         let &CommandFrame { cdb, data_out, priority, reference_number, .. } = command;
@@ -242,6 +294,7 @@ impl Engine {
         match attribute {
             TaskAttribute::HeadOfQueue => set.head_began(),
             TaskAttribute::Simple if !set.is_blocked() => set.began(),
+            TaskAttribute::Aca => set.began(),
             _ => return self.wake(&set.unit, set.make_dormant(id, is_ordered), cx),
         }
         self.tasks.borrow_mut().enable(id);
@@ -280,25 +333,34 @@ impl Engine {
     fn run(&self, id: TaskId, data_out: Sg<'_>, data_in: Sg<'_>, cx: &mut dyn Cx) -> Option<Outcome> {
         let mut tasks = self.tasks.borrow_mut();
         let task = tasks.get(id)?;
-        task.phase = Phase::Running;
         if !task.itl.shared.gate.is_open() {
+            if is_suspended(task) {
+                task.phase = Phase::Suspended;
+                task.parked = Some(Box::new(Parked::new(data_out, data_in)));
+                return None;
+            }
             recheck(task);
         }
+        task.phase = Phase::Running;
         let plan = match task.plan.take()? {
             Plan::Io(io) if io.ends_inside_a_block(data_in) => io.in_steps(),
             plan => plan,
         };
         match plan {
+            Plan::Done(reply) if reply.sense.is_some() => {
+                let outcome = outcome_of_reply(task, reply, data_in);
+                self.fail(id, task, outcome, cx)
+            }
             Plan::Done(reply) => Some(outcome_of_reply(task, reply, data_in)),
             Plan::Io(io) => {
                 task.plan = Some(Plan::Io(io));
                 let op = operation(io, data_out, data_in);
                 task.moving = op.range().1;
                 let result = self.submit(id, &task.itl, io, op, cx)?;
-                Some(outcome_of_io(&task.itl, io, task.moving, result))
+                self.end_of_io(id, task, io, result, cx)
             }
             Plan::Run(plan) => {
-                begin(task, plan, data_out, data_in, Alarm::new(self.id(Token::Task(id)), cx));
+                self.begin_task(id, task, plan, data_out, data_in, cx);
                 self.drive_task(id, task, None, cx)
             }
         }
@@ -313,8 +375,21 @@ impl Engine {
         store.submit(op, self.id(Token::Task(id)), cx).done()
     }
 
+    /// The one operation of a task has come to its end.
+    fn end_of_io(
+        &self,
+        id: TaskId,
+        task: &mut Task,
+        io: Io,
+        result: IoResult,
+        cx: &mut dyn Cx,
+    ) -> Option<Outcome> {
+        let outcome = outcome_of_io(&task.itl, io, task.moving, result);
+        if result.is_err() { self.fail(id, task, outcome, cx) } else { Some(outcome) }
+    }
+
     /// Takes a command of several steps as far as it goes without waiting.
-    fn drive_task(
+    pub(crate) fn drive_task(
         &self,
         id: TaskId,
         task: &mut Task,
@@ -323,7 +398,9 @@ impl Engine {
     ) -> Option<Outcome> {
         let (itl, running) = (task.itl.clone(), task.running.as_mut()?);
         let result = self.drive(running, itl.set.store.as_ref(), self.id(Token::Task(id)), answer, cx)?;
-        Some(outcome_of_run(task, result))
+        let has_failed = result.is_err();
+        let outcome = outcome_of_run(task, result);
+        if has_failed { self.fail(id, task, outcome, cx) } else { Some(outcome) }
     }
 
     /// A task's store operation has completed, or the task was aborted before it had one.
@@ -336,7 +413,10 @@ impl Engine {
                 None => return,
             }
         } else if let Some(Plan::Io(io)) = task.plan {
-            outcome_of_io(&task.itl, io, task.moving, result)
+            match self.end_of_io(id, task, io, result, cx) {
+                Some(outcome) => outcome,
+                None => return,
+            }
         } else {
             Outcome::status(Status::TASK_ABORTED)
         };
@@ -349,7 +429,11 @@ impl Engine {
         let mut tasks = self.tasks.borrow_mut();
         let Some(task) = tasks.get(id) else { return };
         let cookie = task.cookie;
-        let completion = task.aborted.map_or(Completion::Ended(outcome), Completion::Aborted);
+        let completion = match task.aborted {
+            None => Completion::Ended(outcome),
+            Some(Abort::Silent(why)) => Completion::Aborted(why),
+            Some(Abort::Told) => Completion::Ended(Outcome::status(Status::TASK_ABORTED)),
+        };
         drop(tasks);
         let Some(itl) = self.end(id, cx) else { return };
         if let Some(responder) = itl.responder.upgrade() {
@@ -374,6 +458,10 @@ impl Engine {
         let concerned = match attribute {
             _ if !enabled => set.forget(id),
             TaskAttribute::Ordered => set.ordered_ended(),
+            TaskAttribute::Aca => {
+                set.unit.allegiance_task_ended();
+                if set.ended() { vec![self.reactor] } else { Vec::new() }
+            }
             _ => set.head_ended(),
         };
         self.wake(&set.unit, concerned, cx);
@@ -412,10 +500,16 @@ impl Engine {
         if task.phase != Phase::Running {
             decode_again(task);
         }
-        if task.phase != Phase::Parked {
-            return;
+        if task.phase == Phase::Parked {
+            drop(tasks);
+            self.unpark(id, cx);
         }
-        let Some(parked) = task.parked.take() else { return };
+    }
+
+    /// Goes on with a task whose transport is done.
+    pub(crate) fn unpark(&self, id: TaskId, cx: &mut dyn Cx) {
+        let mut tasks = self.tasks.borrow_mut();
+        let Some(parked) = tasks.get(id).and_then(|task| task.parked.take()) else { return };
         drop(tasks);
         if let Some(outcome) = self.run(id, parked.data_out.as_sg(), parked.data_in.as_sg(), cx) {
             self.report(id, outcome, cx);
@@ -440,6 +534,8 @@ pub(crate) enum Refusal {
     Sense(Sense),
     /// RESERVATION CONFLICT.
     Conflict,
+    /// BUSY or ACA ACTIVE.
+    Status(Status),
 }
 
 impl From<Sense> for Refusal {
@@ -454,6 +550,7 @@ impl Refusal {
         match self {
             Refusal::Sense(sense) => check_condition(unit, sense),
             Refusal::Conflict => Outcome::status(Status::RESERVATION_CONFLICT),
+            Refusal::Status(status) => Outcome::status(status),
         }
     }
 }
@@ -463,6 +560,7 @@ impl From<Refusal> for Reply {
         match refusal {
             Refusal::Sense(sense) => Self::check_condition(sense),
             Refusal::Conflict => Self { status: Status::RESERVATION_CONFLICT, sense: None, data: Vec::new() },
+            Refusal::Status(status) => Self { status, sense: None, data: Vec::new() },
         }
     }
 }
@@ -539,7 +637,7 @@ fn recheck(task: &mut Task) {
 }
 
 /// Prepares a command of several steps.
-fn begin(task: &mut Task, plan: RunPlan, data_out: Sg<'_>, data_in: Sg<'_>, alarm: Alarm) {
+pub(crate) fn begin(task: &mut Task, plan: RunPlan, data_out: Sg<'_>, data_in: Sg<'_>, alarm: Alarm) {
     let itl = &task.itl;
     let cell = RunCell::new(data_out.part(0, plan.wanted_out), data_in, alarm, itl.set.counters.clone());
     let run = Run::new(itl.unit().clone(), itl.nexus.clone(), task.cdb, cell.clone());

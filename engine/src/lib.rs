@@ -40,12 +40,14 @@
 #![forbid(unsafe_code)]
 
 mod access;
+mod allegiance;
 mod attention;
 mod buffers;
 mod clock;
 mod command;
 mod device;
 mod engine;
+mod failure;
 mod filter;
 mod hop;
 mod identity;

@@ -7,9 +7,9 @@ use crate::engine::{Engine, Token};
 use crate::plan::Aborted;
 use crate::run::Running;
 use crate::session::{Management, Responder, Session};
-use crate::tasks::{Phase, Task, TaskId};
+use crate::tasks::{Abort, Phase, Task, TaskId};
 use crate::{LogicalUnit, Nexus, NexusId};
-use lunette_scsi::{AdditionalSense, SenseKey, ServiceResponse, TaskManagementFunction};
+use lunette_scsi::{AdditionalSense, SenseKey, ServiceResponse, TaskAttribute, TaskManagementFunction};
 use lunette_store::{Cx, IoError, IoId, ReactorId};
 use std::collections::{BTreeSet, HashMap};
 use std::rc::Weak;
@@ -58,12 +58,16 @@ struct JobId {
 }
 
 /// Which tasks a function is about; `None` means all.
-#[derive(Clone)]
+#[derive(Clone, Default)]
 struct Selector {
     /// Numbers of logical units.
     units: Option<Arc<[u64]>>,
     nexuses: Option<Arc<[NexusId]>>,
     tag: Option<u64>,
+    /// Only those with the ACA task attribute.
+    of_allegiance: bool,
+    /// Units whose tasks end with TASK ABORTED if another nexus aborts them: those that did so before a reset.
+    told: Arc<[u64]>,
     /// Not this one, which is on the reactor that asks.
     except: Option<(ReactorId, TaskId)>,
 }
@@ -86,6 +90,8 @@ enum Because {
     Function,
     /// PREEMPT AND ABORT, which has unit attentions of its own.
     Preempted,
+    /// The error of another command.
+    Error,
     Reset,
     NexusLost,
 }
@@ -95,6 +101,7 @@ impl Selector {
         self.units.as_ref().is_none_or(|units| units.contains(&task.itl.unit().number()))
             && self.nexuses.as_ref().is_none_or(|nexuses| nexuses.contains(&task.itl.nexus.id()))
             && self.tag.is_none_or(|tag| tag == task.tag)
+            && (!self.of_allegiance || task.attribute == TaskAttribute::Aca)
     }
 }
 
@@ -105,55 +112,73 @@ impl Action {
         match self {
             Action::Await => task.phase == Phase::Running && !settling(),
             Action::AwaitTransfers => task.is_io(),
+            Action::Abort { because: Because::Error, .. } => !settling(),
             Action::Query | Action::Abort { .. } => true,
         }
     }
 
-    fn reason(self, nexus: NexusId) -> Option<Aborted> {
+    /// How a task of `nexus` ends that is aborted.
+    fn end_of(self, told: bool, nexus: NexusId) -> Option<Abort> {
         let Action::Abort { requester, because } = self else { return None };
-        Some(match because {
+        if requester != nexus && told {
+            return Some(Abort::Told);
+        }
+        Some(Abort::Silent(match because {
             Because::Reset => Aborted::ByReset,
             Because::NexusLost => Aborted::NexusLost,
-            Because::Function | Because::Preempted if requester == nexus => Aborted::ByItsNexus,
-            Because::Function | Because::Preempted => Aborted::ByAnotherNexus,
-        })
+            _ if requester == nexus => Aborted::ByItsNexus,
+            _ => Aborted::ByAnotherNexus,
+        }))
     }
 
     /// Whether the initiator of an aborted command has to be told (COMMANDS CLEARED BY ANOTHER INITIATOR).
-    fn clears_commands_of(self, nexus: NexusId) -> bool {
-        matches!(self, Action::Abort { requester, because: Because::Function } if requester != nexus)
+    fn clears_commands_of(self, told: bool, nexus: NexusId) -> bool {
+        let asks = matches!(self, Action::Abort { because: Because::Function | Because::Error, .. });
+        asks && self.end_of(told, nexus) == Some(Abort::Silent(Aborted::ByAnotherNexus))
     }
 }
 
-/// What a function that acts on tasks does.
-struct Effect {
+/// What a function does.
+pub(crate) struct Effect {
     /// All logical units of the target port, or only the addressed one.
     all_units: bool,
     /// Only tasks of the nexus that the function came by.
     own_tasks: bool,
     /// Only the task with the tag.
     tagged: bool,
-    /// Why tasks are aborted; `None` for queries.
-    aborts: Option<Because>,
+    /// What is done with the tasks.
+    tasks: On,
+    /// The byte and the bit that stand for it in REPORT SUPPORTED TASK MANAGEMENT FUNCTIONS; those of target resets are
+    /// obsolete.
+    pub(crate) reported: Option<(usize, u8)>,
+}
+
+/// What a function does with the tasks that it selects.
+enum On {
+    Abort(Because),
+    Query,
+    /// It is not about tasks.
+    Nothing,
 }
 
 impl Effect {
-    /// `None` for functions that are not about tasks.
-    fn of(function: TaskManagementFunction) -> Option<Self> {
+    pub(crate) fn of(function: TaskManagementFunction) -> Self {
         use Because::{Function as Asked, NexusLost, Reset};
+        use On::{Abort, Nothing, Query};
         use TaskManagementFunction as Function;
-        let (all_units, own_tasks, tagged, aborts) = match function {
-            Function::AbortTask => (false, true, true, Some(Asked)),
-            Function::AbortTaskSet => (false, true, false, Some(Asked)),
-            Function::ClearTaskSet => (false, false, false, Some(Asked)),
-            Function::LogicalUnitReset => (false, false, false, Some(Reset)),
-            Function::ITNexusReset => (true, true, false, Some(NexusLost)),
-            Function::TargetWarmReset | Function::TargetColdReset => (true, false, false, Some(Reset)),
-            Function::QueryTask => (false, true, true, None),
-            Function::QueryTaskSet => (false, true, false, None),
-            Function::QueryAsynchronousEvent | Function::ClearAca => return None,
+        let (all_units, own_tasks, tagged, tasks, reported) = match function {
+            Function::AbortTask => (false, true, true, Abort(Asked), Some((0, 7))),
+            Function::AbortTaskSet => (false, true, false, Abort(Asked), Some((0, 6))),
+            Function::ClearAca => (false, true, false, Abort(Asked), Some((0, 5))),
+            Function::ClearTaskSet => (false, false, false, Abort(Asked), Some((0, 4))),
+            Function::LogicalUnitReset => (false, false, false, Abort(Reset), Some((0, 3))),
+            Function::QueryTask => (false, true, true, Query, Some((0, 2))),
+            Function::QueryAsynchronousEvent => (false, true, false, Nothing, Some((1, 2))),
+            Function::QueryTaskSet => (false, true, false, Query, Some((1, 1))),
+            Function::ITNexusReset => (true, true, false, Abort(NexusLost), Some((1, 0))),
+            Function::TargetWarmReset | Function::TargetColdReset => (true, false, false, Abort(Reset), None),
         };
-        Some(Self { all_units, own_tasks, tagged, aborts })
+        Self { all_units, own_tasks, tagged, tasks, reported }
     }
 }
 
@@ -163,30 +188,24 @@ impl Engine {
         let unit = nexus.port.resolve(function.lun);
         let job = self.jobs.borrow_mut().insert(Asker::of(session, cookie, Some(function.function)));
         let effect = Effect::of(function.function);
-        let addressed_unit = effect.as_ref().is_none_or(|effect| !effect.all_units);
-        if addressed_unit && unit.device().is_placeholder() {
+        if !effect.all_units && unit.device().is_placeholder() {
             return self.answer(job, ServiceResponse::IncorrectLogicalUnitNumber, cx);
         }
-        let Some(effect) = effect else {
-            let response = match function.function {
-                TaskManagementFunction::QueryAsynchronousEvent => {
-                    asynchronous_event(nexus.itl(unit).attention())
-                }
-                _ => ServiceResponse::FunctionRejected,
-            };
-            return self.answer(job, response, cx);
+        let action = match effect.tasks {
+            On::Abort(because) => Action::Abort { requester: nexus.id(), because },
+            On::Query => Action::Query,
+            On::Nothing => return self.answer(job, asynchronous_event(nexus.itl(unit).attention()), cx),
         };
-        let units = if effect.all_units { nexus.port.units().values().collect() } else { vec![unit] };
-        units.iter().for_each(|unit| establish(function.function, unit, nexus));
+        let units: Vec<_> = if effect.all_units { nexus.port.units().values().collect() } else { vec![unit] };
+        let told = telling(&units);
+        units.iter().for_each(|unit| self.establish(function.function, unit, nexus, cx));
         let selector = Selector {
             units: Some(units.iter().map(|unit| unit.number()).collect()),
             nexuses: effect.own_tasks.then(|| [nexus.id()].into()),
             tag: effect.tagged.then_some(function.tag),
+            told,
+            of_allegiance: function.function == TaskManagementFunction::ClearAca,
             except: None,
-        };
-        let action = match effect.aborts {
-            Some(because) => Action::Abort { requester: nexus.id(), because },
-            None => Action::Query,
         };
         self.spread(job, &units, &selector, action, cx);
     }
@@ -195,17 +214,73 @@ impl Engine {
     pub(crate) fn close(&self, session: &Session, cookie: u64, cx: &mut dyn Cx) {
         let nexus = session.nexus();
         nexus.lose();
-        nexus.port.units().values().for_each(|unit| unit.lose(nexus));
+        nexus.port.units().values().for_each(|unit| self.lose(unit, nexus, cx));
         let job = self.jobs.borrow_mut().insert(Asker::of(session, cookie, None));
-        let selector = Selector { units: None, nexuses: Some([nexus.id()].into()), tag: None, except: None };
+        let selector = Selector { units: None, nexuses: Some([nexus.id()].into()), ..Selector::default() };
         let action = Action::Abort { requester: nexus.id(), because: Because::NexusLost };
         self.spread(job, &nexus.port.all_units(), &selector, action, cx);
     }
 
     /// Aborts the commands of some nexuses for the unit of a command, which is told when they have ended.
     pub(crate) fn abort_commands_of(&self, nexuses: Box<[NexusId]>, command: TaskId, cx: &mut dyn Cx) {
+        let Some(unit) = self.unit_of(command) else { return };
+        self.clear_allegiance(&unit, |nexus| nexuses.contains(&nexus), cx);
         let abort = |requester| Action::Abort { requester, because: Because::Preempted };
         self.act_for(command, Some(nexuses.into()), abort, cx);
+    }
+
+    /// Aborts the other commands for the unit of a command that has failed, all or those of its nexus.
+    pub(crate) fn abort_others(&self, own: bool, command: TaskId, cx: &mut dyn Cx) {
+        let nexus = self.tasks.borrow_mut().get(command).map(|task| task.itl.nexus.id());
+        let nexuses = nexus.filter(|_| own).map(|nexus| [nexus].into());
+        let abort = |requester| Action::Abort { requester, because: Because::Error };
+        self.act_for(command, nexuses, abort, cx);
+    }
+
+    /// Clears the auto contingent allegiance of a command's nexus, and lets the command go on.
+    pub(crate) fn clear_allegiance_of(&self, command: TaskId, cx: &mut dyn Cx) {
+        let nexus = self.tasks.borrow_mut().get(command).map(|task| task.itl.nexus.id());
+        if let Some((unit, nexus)) = self.unit_of(command).zip(nexus) {
+            self.clear_allegiance(&unit, |faulted| faulted == nexus, cx);
+            self.tell(Token::Task(command), Ok(0), cx);
+        }
+    }
+
+    fn unit_of(&self, command: TaskId) -> Option<Arc<LogicalUnit>> {
+        self.tasks.borrow_mut().get(command).map(|task| task.itl.unit().clone())
+    }
+
+    /// A nexus is lost.
+    fn lose(&self, unit: &Arc<LogicalUnit>, nexus: &Nexus, cx: &mut dyn Cx) {
+        unit.lose(nexus);
+        self.clear_allegiance(unit, |faulted| faulted == nexus.id(), cx);
+    }
+
+    /// What a function does beside aborting tasks: unit attention conditions (SAM-5 5.14, 6.3), and what a reset ends.
+    fn establish(
+        &self,
+        function: TaskManagementFunction,
+        unit: &Arc<LogicalUnit>,
+        nexus: &Nexus,
+        cx: &mut dyn Cx,
+    ) {
+        use TaskManagementFunction as Function;
+        match function {
+            Function::LogicalUnitReset => {
+                unit.reset(AdditionalSense::BUS_DEVICE_RESET_FUNCTION_OCCURRED, nexus);
+                self.clear_allegiance(unit, |_| true, cx);
+            }
+            Function::TargetWarmReset | Function::TargetColdReset => {
+                unit.reset(AdditionalSense::POWER_ON_RESET_OR_BUS_DEVICE_RESET_OCCURRED, nexus);
+                self.clear_allegiance(unit, |_| true, cx);
+            }
+            Function::ITNexusReset => {
+                self.lose(unit, nexus, cx);
+                nexus.itl(unit).establish(AdditionalSense::I_T_NEXUS_LOSS_OCCURRED);
+            }
+            Function::ClearAca => self.clear_allegiance(unit, |faulted| faulted == nexus.id(), cx),
+            _ => {}
+        }
     }
 
     /// Waits until the other commands for the unit of a command have ended, which is then told.
@@ -232,7 +307,13 @@ impl Engine {
         drop(tasks);
         let job = self.jobs.borrow_mut().insert(Asker::Command(self.id(Token::Task(command))));
         let units = Some([unit.number()].into());
-        let selector = Selector { units, nexuses, tag: None, except: Some((self.reactor, command)) };
+        let selector = Selector {
+            told: telling(&[&unit]),
+            units,
+            nexuses,
+            except: Some((self.reactor, command)),
+            ..Selector::default()
+        };
         self.spread(job, &[&unit], &selector, action(requester), cx);
     }
 
@@ -274,18 +355,19 @@ impl Engine {
             return Self::acknowledge(job, found, cx);
         }
         for id in &selected {
-            self.abort(*id, action, cx);
+            self.abort(*id, selector, action, cx);
         }
         self.waits.borrow_mut().waits.push(Wait { tasks: selected, job });
     }
 
-    fn abort(&self, id: TaskId, action: Action, cx: &mut dyn Cx) {
+    fn abort(&self, id: TaskId, selector: &Selector, action: Action, cx: &mut dyn Cx) {
         let mut tasks = self.tasks.borrow_mut();
         let Some(task) = tasks.get(id) else { return };
         let itl = task.itl.clone();
-        let Some(reason) = action.reason(itl.nexus.id()) else { return };
+        let told = selector.told.contains(&itl.unit().number());
+        let Some(end) = action.end_of(told, itl.nexus.id()) else { return };
         let first = task.aborted.is_none();
-        task.aborted = task.aborted.or(Some(reason));
+        task.aborted = task.aborted.or(Some(end));
         let idle = task.running.as_mut().is_some_and(Running::abort);
         if first && task.phase != Phase::Running || idle {
             task.phase = Phase::Running;
@@ -293,7 +375,7 @@ impl Engine {
             cx.cancel(self.id(Token::Task(id)));
             self.tell(Token::Task(id), Err(IoError::Aborted), cx);
         }
-        if first && action.clears_commands_of(itl.nexus.id()) {
+        if first && action.clears_commands_of(told, itl.nexus.id()) {
             itl.shared.establish(AdditionalSense::COMMANDS_CLEARED_BY_ANOTHER_INITIATOR);
         }
     }
@@ -383,20 +465,9 @@ impl Asker {
     }
 }
 
-/// The unit attention conditions that come with a function (SAM-5 5.14, 6.3).
-fn establish(function: TaskManagementFunction, unit: &LogicalUnit, nexus: &Nexus) {
-    use TaskManagementFunction as Function;
-    match function {
-        Function::LogicalUnitReset => unit.reset(AdditionalSense::BUS_DEVICE_RESET_FUNCTION_OCCURRED, nexus),
-        Function::TargetWarmReset | Function::TargetColdReset => {
-            unit.reset(AdditionalSense::POWER_ON_RESET_OR_BUS_DEVICE_RESET_OCCURRED, nexus);
-        }
-        Function::ITNexusReset => {
-            unit.lose(nexus);
-            nexus.itl(unit).establish(AdditionalSense::I_T_NEXUS_LOSS_OCCURRED);
-        }
-        _ => {}
-    }
+/// The numbers of the units whose commands end with TASK ABORTED.
+fn telling(units: &[&Arc<LogicalUnit>]) -> Arc<[u64]> {
+    units.iter().filter(|unit| unit.tells_aborted()).map(|unit| unit.number()).collect()
 }
 
 /// The answer of QUERY ASYNCHRONOUS EVENT (SAM-5 7.10): whether a unit attention is pending, and which.

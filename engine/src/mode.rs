@@ -169,6 +169,10 @@ impl ModePages {
             }
             changes |= new != old;
         }
+        // QERR has a reserved value (SPC-4 7.5.8).
+        if page.code == ModePageCode::page(0x0a) && page.bytes[3] & 0x06 == 0x04 {
+            return refused(3, Some(2));
+        }
         Ok(changes)
     }
 

@@ -228,6 +228,7 @@ impl Gate {
     const EXCLUDED: u32 = 1 << 4;
     const RANGES: u32 = 1 << 5;
     const INACTIVE_PORT: u32 = 1 << 6;
+    const ALLEGIANCE: u32 = 1 << 7;
 
     /// The one load of the hot path.
     pub(crate) fn is_open(&self) -> bool {
@@ -247,6 +248,11 @@ impl Gate {
     /// Whether reads and writes take their ranges.
     pub(crate) fn has_ranges(&self) -> bool {
         self.0.load(Ordering::Acquire) & Self::RANGES != 0
+    }
+
+    /// Whether an auto contingent allegiance is established.
+    pub(crate) fn has_allegiance(&self) -> bool {
+        self.0.load(Ordering::Acquire) & Self::ALLEGIANCE != 0
     }
 
     /// Whether a reservation of another nexus excludes a command.
@@ -306,6 +312,11 @@ impl ItlNexus {
     /// Reads and writes that begin from now on take their ranges.
     pub(crate) fn take_ranges(&self) {
         self.gate.set(Gate::RANGES, true);
+    }
+
+    /// An auto contingent allegiance is established, or has been cleared.
+    pub(crate) fn set_allegiance(&self, on: bool) {
+        self.gate.set(Gate::ALLEGIANCE, on);
     }
 
     /// The verdict of the unit's reservations.

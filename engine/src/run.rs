@@ -65,14 +65,36 @@ pub(crate) struct RunCell {
 
 /// One step that owns its memory.
 pub(crate) enum Step {
-    Read { offset: u64, to: Bytes },
-    Write { offset: u64, from: Bytes, durable: bool },
+    Read {
+        offset: u64,
+        to: Bytes,
+    },
+    Write {
+        offset: u64,
+        from: Bytes,
+        durable: bool,
+    },
     Flush,
-    Zero { offset: u64, length: u64, unmap: bool },
-    Discard { offset: u64, length: u64 },
-    Seek { offset: u64, target: SeekTarget },
+    Zero {
+        offset: u64,
+        length: u64,
+        unmap: bool,
+    },
+    Discard {
+        offset: u64,
+        length: u64,
+    },
+    Seek {
+        offset: u64,
+        target: SeekTarget,
+    },
     Call(Box<dyn FnOnce() -> IoResult + Send>),
     Abort(Box<[NexusId]>),
+    /// Aborts the others after an error, those of the same nexus or all.
+    AbortOthers {
+        own: bool,
+    },
+    ClearAllegiance,
     Settle,
     AwaitTransfers,
     Sleep(Duration),
@@ -154,6 +176,10 @@ impl Run {
                 self.cell.status.set(Status::RESERVATION_CONFLICT);
                 Ok(())
             }
+            Refusal::Status(status) => {
+                self.cell.status.set(status);
+                Ok(())
+            }
         }
     }
 
@@ -218,6 +244,16 @@ impl Run {
     /// [`IoError::Aborted`] if this command was aborted itself.
     pub async fn abort_commands_of(&self, nexuses: &[NexusId]) -> IoResult {
         self.step(Step::Abort(nexuses.into())).await
+    }
+
+    /// Aborts the other commands for this unit because of an error, all or those of its nexus, and waits for their end.
+    pub(crate) async fn abort_others(&self, own: bool) -> IoResult {
+        self.step(Step::AbortOthers { own }).await
+    }
+
+    /// Clears the auto contingent allegiance of its nexus.
+    pub(crate) async fn clear_allegiance(&self) -> IoResult {
+        self.step(Step::ClearAllegiance).await
     }
 
     /// Waits until the commands for this unit that are being processed now have ended, but for this one and others that wait
@@ -354,6 +390,8 @@ pub(crate) struct Running {
 pub(crate) enum Idle {
     Timer,
     Alarm,
+    /// The end of other commands.
+    Others,
 }
 
 /// What work of several steps has come to.
@@ -401,6 +439,7 @@ impl Running {
 
     /// From now on it waits for others to end, which need not wait for it.
     pub(crate) fn settle(&mut self) {
+        self.idle = Some(Idle::Others);
         self.settling = true;
     }
 
@@ -493,6 +532,8 @@ impl RunCell {
             Step::Seek { offset, target } => Op::Seek { offset, target },
             Step::Call(_)
             | Step::Abort(_)
+            | Step::AbortOthers { .. }
+            | Step::ClearAllegiance
             | Step::Settle
             | Step::AwaitTransfers
             | Step::Sleep(_)

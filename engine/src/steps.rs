@@ -141,6 +141,7 @@ impl Engine {
             Step::Wait => running.rest(Idle::Alarm),
             // Later, for the tasks are in use now.
             Step::Abort(nexuses) => {
+                running.rest(Idle::Others);
                 let command = command_of(id);
                 Self::post(self.reactor, cx, move |engine, cx| {
                     engine.abort_commands_of(nexuses, command, cx)
@@ -151,7 +152,17 @@ impl Engine {
                 let command = command_of(id);
                 Self::post(self.reactor, cx, move |engine, cx| engine.wait_for_others(command, cx));
             }
+            Step::AbortOthers { own } => {
+                running.settle();
+                let command = command_of(id);
+                Self::post(self.reactor, cx, move |engine, cx| engine.abort_others(own, command, cx));
+            }
+            Step::ClearAllegiance => {
+                let command = command_of(id);
+                Self::post(self.reactor, cx, move |engine, cx| engine.clear_allegiance_of(command, cx));
+            }
             Step::AwaitTransfers => {
+                running.rest(Idle::Others);
                 let command = command_of(id);
                 Self::post(self.reactor, cx, move |engine, cx| engine.wait_for_transfers(command, cx));
             }

@@ -33,8 +33,19 @@ pub(crate) enum Phase {
     Admitted,
     /// Its transport is done, but an older ORDERED task, or being ORDERED itself, holds it back.
     Parked,
+    /// Its transport is done, but an auto contingent allegiance holds it back.
+    Suspended,
     /// At work: the store or the kernel may touch its memory.
     Running,
+}
+
+/// How an aborted task ends (SAM-5 5.6).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Abort {
+    /// Without a status.
+    Silent(Aborted),
+    /// With TASK ABORTED.
+    Told,
 }
 
 pub(crate) struct Task {
@@ -43,7 +54,9 @@ pub(crate) struct Task {
     /// Counted among the active tasks of its task set; a dormant one waits for its turn (SAM-5 8.5).
     pub(crate) enabled: bool,
     pub(crate) attribute: TaskAttribute,
-    pub(crate) aborted: Option<Aborted>,
+    pub(crate) aborted: Option<Abort>,
+    /// It is to end with CHECK CONDITION, and sees to others before that.
+    pub(crate) has_failed: bool,
     pub(crate) cookie: u64,
     pub(crate) tag: u64,
     pub(crate) cdb: Cdb,
@@ -192,6 +205,7 @@ impl Task {
             enabled: false,
             attribute: command.attribute,
             aborted: None,
+            has_failed: false,
             cookie: command.cookie,
             tag: command.tag,
             cdb: *command.cdb,

@@ -1,9 +1,11 @@
 //! A logical unit as all reactors share it.
 
 use crate::access::{ExplicitAccess, Paths};
+use crate::allegiance::Allegiance;
 use crate::buffers::Buffers;
 use crate::clock::{Clock, Origin};
 use crate::command::{CommandTable, Needs, Owner, Row};
+use crate::failure::OnError;
 use crate::log::LogBases;
 use crate::mode::{ModePages, PageControl, SavedModes, Selection};
 use crate::nexus::ItlNexus;
@@ -71,6 +73,7 @@ pub(crate) struct State {
     /// Who has reserved the unit with RESERVE.
     pub(crate) reserved_by: Option<NexusId>,
     pub(crate) paths: Paths,
+    pub(crate) allegiance: Option<Allegiance>,
 }
 
 impl State {
@@ -102,6 +105,9 @@ impl Flag {
     const WRITE_CACHE: u32 = 1;
     const WRITE_PROTECT: u32 = 2;
     const DESCRIPTOR_SENSE: u32 = 4;
+    const TASK_ABORTED_STATUS: u32 = 8;
+    const ABORT_ON_ERROR: u32 = 16;
+    const ABORT_OWN_ONLY: u32 = 32;
 }
 
 impl LogicalUnit {
@@ -364,6 +370,21 @@ impl LogicalUnit {
         self.flags.load(Ordering::Relaxed) & Flag::DESCRIPTOR_SENSE != 0
     }
 
+    /// Whether commands that another nexus aborts end with TASK ABORTED (TAS of the Control mode page).
+    pub(crate) fn tells_aborted(&self) -> bool {
+        self.flags.load(Ordering::Relaxed) & Flag::TASK_ABORTED_STATUS != 0
+    }
+
+    /// What an error does to other commands (QERR of the Control mode page).
+    pub(crate) fn on_error(&self) -> OnError {
+        let flags = self.flags.load(Ordering::Relaxed);
+        match (flags & Flag::ABORT_ON_ERROR != 0, flags & Flag::ABORT_OWN_ONLY != 0) {
+            (true, false) => OnError::AbortAll,
+            (true, true) => OnError::AbortOwn,
+            (false, _) => OnError::GoOn,
+        }
+    }
+
     /// A whole mode page, header included.
     pub fn mode_page(&self, code: ModePageCode, control: PageControl) -> Option<Vec<u8>> {
         self.state().modes.page(code, control)
@@ -428,6 +449,7 @@ impl LogicalUnit {
             if state.has_ranges {
                 itl.take_ranges();
             }
+            itl.set_allegiance(state.allegiance.is_some());
             itl.exclude(state.judge(nexus));
         }
         itl
@@ -486,6 +508,15 @@ impl LogicalUnit {
         }
         if bit(0x0a, 2, 0x04) {
             flags |= Flag::DESCRIPTOR_SENSE;
+        }
+        if bit(0x0a, 5, 0x40) {
+            flags |= Flag::TASK_ABORTED_STATUS;
+        }
+        if bit(0x0a, 3, 0x02) {
+            flags |= Flag::ABORT_ON_ERROR;
+        }
+        if bit(0x0a, 3, 0x04) {
+            flags |= Flag::ABORT_OWN_ONLY;
         }
         // Still locked, so that the flags are those of the last change.
         self.flags.store(flags, Ordering::Relaxed);

@@ -44,6 +44,21 @@ pub enum TaskManagementFunction {
 }
 
 impl TaskManagementFunction {
+    /// All of them.
+    pub const ALL: [Self; 11] = [
+        Self::AbortTask,
+        Self::AbortTaskSet,
+        Self::ClearAca,
+        Self::ClearTaskSet,
+        Self::ITNexusReset,
+        Self::LogicalUnitReset,
+        Self::QueryTask,
+        Self::QueryTaskSet,
+        Self::QueryAsynchronousEvent,
+        Self::TargetWarmReset,
+        Self::TargetColdReset,
+    ];
+
     /// The standard's name.
     pub const fn name(self) -> &'static str {
         match self {

@@ -50,7 +50,7 @@ fn one_command() {
     for ((opcode, action), spec) in table(&rig) {
         let (right, wrong) = if action.is_some() { (2, 1) } else { (1, 2) };
         let data = report(&mut rig, right, opcode, action.unwrap_or(0)).good();
-        let expected = [&[0, 3, 0, spec.usage.len() as u8], spec.usage].concat();
+        let expected = [&[0, 3, 0, spec.usage.len() as u8][..], &spec.usage_data()].concat();
         assert_eq!(data, expected, "{}", spec.name);
         assert_eq!(report(&mut rig, 3, opcode, action.unwrap_or(0)).good(), expected);
         let answer = report(&mut rig, wrong, opcode, action.unwrap_or(0));

@@ -10,8 +10,8 @@ use proptest::prelude::*;
 fn cdbs() -> impl Strategy<Value = Vec<u8>> {
     let rig = Rig::new();
     let own = rig.unit.device().commands();
-    let usage: Vec<&'static [u8]> =
-        own.chain(spc::COMMANDS.iter().map(|command| &command.spec)).map(|spec| spec.usage).collect();
+    let usage: Vec<Vec<u8>> =
+        own.chain(spc::COMMANDS.iter().map(|command| &command.spec)).map(|spec| spec.usage_data()).collect();
     let filled = (prop::sample::select(usage), prop::collection::vec(any::<u8>(), 16), any::<u64>());
     let known = filled.prop_map(|(usage, bytes, small)| {
         let mut cdb: Vec<u8> = usage.iter().zip(&bytes).map(|(mask, byte)| mask & byte).collect();

@@ -43,6 +43,7 @@ fn standard(unit: &LogicalUnit) -> Vec<u8> {
     );
     data.peripheral_qualifier = peripheral >> 5;
     data.version = SpcVersion::SPC_4.0;
+    data.normal_aca = !device.is_placeholder();
     data.removable = device.removable();
     data.target_port_group_support = target_port_group_support(unit);
     data.multi_port = unit.ports().len() > 1;

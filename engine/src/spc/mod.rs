@@ -19,6 +19,7 @@ mod persistent_reserve_out;
 mod report_luns;
 mod report_supported_operation_codes;
 mod report_target_port_groups;
+mod report_supported_task_management_functions;
 mod request_sense;
 mod reserve_release;
 mod security_protocol;
@@ -44,6 +45,7 @@ use persistent_reserve_out::{
 pub(crate) use report_luns::REPORT_LUNS;
 use report_supported_operation_codes::REPORT_SUPPORTED_OPERATION_CODES;
 use report_target_port_groups::REPORT_TARGET_PORT_GROUPS;
+use report_supported_task_management_functions::REPORT_SUPPORTED_TASK_MANAGEMENT_FUNCTIONS;
 pub(crate) use request_sense::REQUEST_SENSE;
 use reserve_release::{RELEASE_6, RELEASE_10, RESERVE_6, RESERVE_10};
 use security_protocol::{SECURITY_PROTOCOL_IN, SECURITY_PROTOCOL_OUT};
@@ -81,6 +83,7 @@ pub static COMMANDS: &[&PrimaryCommand] = &[
     &REGISTER_AND_MOVE,
     &REPORT_LUNS,
     &REPORT_SUPPORTED_OPERATION_CODES,
+    &REPORT_SUPPORTED_TASK_MANAGEMENT_FUNCTIONS,
     &SEND_DIAGNOSTIC,
     &RECEIVE_DIAGNOSTIC_RESULTS,
     &WRITE_BUFFER,

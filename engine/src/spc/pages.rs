@@ -22,12 +22,17 @@ fn disconnect_reconnect() -> ModePageSpec {
     ModePageSpec::fixed(&DisconnectReconnect::default().encode(false))
 }
 
-/// One task set for all nexuses (TST 0), no abort on errors of others (QERR 0), and commands reordered as one likes: that
-/// is what concurrent I/O does.
+/// One task set for all nexuses (TST 0), and commands reordered as one likes: that is what concurrent I/O does.
 fn control() -> ModePageSpec {
     let default =
         Control { queue_algorithm_modifier: 1, busy_timeout_period: u16::MAX, ..Control::default() };
-    let changeable = Control { descriptor_sense: true, software_write_protect: true, ..Control::default() };
+    let changeable = Control {
+        descriptor_sense: true,
+        queue_error_management: 0b11,
+        software_write_protect: true,
+        task_aborted_status: true,
+        ..Control::default()
+    };
     ModePageSpec::new(&default.encode(false), &changeable.encode(false))
 }
 

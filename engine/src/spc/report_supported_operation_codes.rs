@@ -67,7 +67,7 @@ fn one_command(row: Option<&Row>, with_timeouts: bool) -> Vec<u8> {
     let Some(Row { spec, .. }) = row else { return vec![0, NOT_SUPPORTED, 0, 0] };
     let mut data = vec![0, SUPPORTED | if with_timeouts { TIMEOUTS_PRESENT } else { 0 }];
     data.extend((spec.usage.len() as u16).to_be_bytes());
-    data.extend(spec.usage);
+    data.extend(spec.usage_data());
     if with_timeouts {
         data.extend(timeouts_descriptor(spec.timeouts));
     }

@@ -1,0 +1,120 @@
+//! Auto contingent allegiance (SAM-5 5.10): after an error, the nexus that had it may look into it before anybody goes on.
+//!
+//! A command with NACA set that ends with CHECK CONDITION establishes the condition. Until it is cleared, new commands are
+//! refused, all but those with the ACA task attribute of the *faulted* nexus, and what is in the task set but has not begun
+//! is suspended.
+
+use crate::engine::{Engine, Refusal};
+use crate::nexus::ItlNexus;
+use crate::session::Itl;
+use crate::tasks::{Phase, Task};
+use crate::unit::State;
+use crate::{LogicalUnit, NexusId};
+use lunette_scsi::{Cdb, Opcode, Status, TaskAttribute, service_action};
+use lunette_store::Cx;
+use std::sync::Arc;
+
+/// The condition, while it is established.
+#[derive(Debug)]
+pub(crate) struct Allegiance {
+    /// Whose command has failed.
+    faulted: NexusId,
+    /// Whether a command with the ACA task attribute is in the task set.
+    has_task: bool,
+}
+
+impl LogicalUnit {
+    /// A command of `nexus` with NACA set has failed. A condition of another nexus stays.
+    pub(crate) fn establish_allegiance(&self, nexus: NexusId) {
+        let mut state = self.state();
+        state.allegiance.get_or_insert(Allegiance { faulted: nexus, has_task: false });
+        state.itls().for_each(|itl| itl.set_allegiance(true));
+    }
+
+    /// Clears the condition if it is one of these nexuses'. Returns whether it was.
+    fn clear_allegiance(&self, of: impl Fn(NexusId) -> bool) -> bool {
+        let mut state = self.state();
+        let cleared = state.allegiance.take_if(|allegiance| of(allegiance.faulted)).is_some();
+        if cleared {
+            state.itls().for_each(|itl| itl.set_allegiance(false));
+        }
+        cleared
+    }
+
+    /// Whether the condition lets a new command be processed (SAM-5 5.10.3, 5.10.4).
+    pub(crate) fn admits_beside_allegiance(
+        &self,
+        nexus: NexusId,
+        attribute: TaskAttribute,
+        cdb: &Cdb,
+    ) -> Result<(), Refusal> {
+        let mut state = self.state();
+        let Some(allegiance) = &mut state.allegiance else { return Ok(()) };
+        let is_own = nexus == allegiance.faulted;
+        if is_own && attribute == TaskAttribute::Aca && !allegiance.has_task {
+            allegiance.has_task = true;
+            return Ok(());
+        }
+        let preempts = cdb.opcode() == Opcode::PERSISTENT_RESERVE_OUT
+            && cdb.service_action() == Some(service_action::PREEMPT_AND_ABORT);
+        match is_own {
+            false if preempts => Ok(()),
+            false if !cdb.naca() => Err(Refusal::Status(Status::BUSY)),
+            _ => Err(Refusal::Status(Status::ACA_ACTIVE)),
+        }
+    }
+
+    /// A command with the ACA task attribute has ended.
+    pub(crate) fn allegiance_task_ended(&self) {
+        if let Some(allegiance) = &mut self.state().allegiance {
+            allegiance.has_task = false;
+        }
+    }
+}
+
+impl State {
+    fn itls(&self) -> impl Iterator<Item = Arc<ItlNexus>> {
+        self.nexuses.values().filter_map(|met| met.itl.upgrade())
+    }
+}
+
+/// Whether a task that is about to begin has to wait until the condition is cleared.
+pub(crate) fn is_suspended(task: &Task) -> bool {
+    let Itl { shared, nexus, .. } = &*task.itl;
+    let preempts = || {
+        task.cdb.opcode() == Opcode::PERSISTENT_RESERVE_OUT
+            && task.cdb.service_action() == Some(service_action::PREEMPT_AND_ABORT)
+            && !task.itl.unit().is_faulted(nexus.id())
+    };
+    shared.gate.has_allegiance() && task.attribute != TaskAttribute::Aca && !task.has_failed && !preempts()
+}
+
+impl LogicalUnit {
+    fn is_faulted(&self, nexus: NexusId) -> bool {
+        self.state().allegiance.as_ref().is_some_and(|allegiance| allegiance.faulted == nexus)
+    }
+}
+
+impl Engine {
+    /// Clears the condition if it is one of these nexuses'; what it has suspended goes on.
+    pub(crate) fn clear_allegiance(
+        &self,
+        unit: &Arc<LogicalUnit>,
+        of: impl Fn(NexusId) -> bool,
+        cx: &mut dyn Cx,
+    ) {
+        if unit.clear_allegiance(of) {
+            let (number, parts): (_, Vec<_>) = (unit.number(), unit.coordination().parts().collect());
+            for part in parts {
+                Self::post(part, cx, move |engine, cx| engine.resume(number, cx));
+            }
+        }
+    }
+
+    /// Goes on with what was suspended here.
+    fn resume(&self, unit: u64, cx: &mut dyn Cx) {
+        let suspended = |task: &Task| task.phase == Phase::Suspended && task.itl.unit().number() == unit;
+        let suspended = self.tasks.borrow().select(suspended);
+        suspended.into_iter().for_each(|id| self.unpark(id, cx));
+    }
+}

@@ -1,0 +1,108 @@
+//! What the failure of one command does to others: QERR of the Control mode page (SPC-4 7.5.8), and NACA of the command
+//! (SAM-5 5.10).
+//!
+//! A command that is to end with CHECK CONDITION first does that, as a command of several steps that ends with the same sense
+//! data, so its initiator is told when nothing of what was aborted touches any memory.
+
+use crate::engine::Engine;
+use crate::plan::{Outcome, Plan, RunPlan};
+use crate::run::{Alarm, Run};
+use crate::session::{CommandFrame, Itl};
+use crate::tasks::{Task, TaskId};
+use lunette_scsi::{Cdb, Sense, TaskAttribute};
+use lunette_store::{Cx, Sg};
+use std::rc::Rc;
+
+/// What an error does to the other commands of the task set (QERR).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum OnError {
+    /// They are processed as if nothing had happened.
+    GoOn,
+    /// They are aborted.
+    AbortAll,
+    /// Those of the same nexus are aborted.
+    AbortOwn,
+}
+
+impl Engine {
+    /// Makes a task of a command that has failed on arrival, if it has something to do before it ends.
+    #[cold]
+    pub(crate) fn fail_on_arrival(
+        &self,
+        itl: &Rc<Itl>,
+        command: &CommandFrame<'_>,
+        sense: &Sense,
+    ) -> Option<TaskId> {
+        let plan = aftermath(itl, command.cdb, command.attribute, sense)?;
+        // Whatever its attribute, it is over.
+        let command = CommandFrame { attribute: TaskAttribute::Simple, ..*command };
+        let task =
+            Task { has_failed: true, enabled: true, ..Task::new(itl.clone(), &command, Plan::Run(plan)) };
+        let id = self.tasks.borrow_mut().insert(task)?;
+        itl.set.began();
+        Some(id)
+    }
+
+    /// A task has come to `outcome`. If that is an error, it may have something to do before it ends.
+    #[cold]
+    pub(crate) fn fail(
+        &self,
+        id: TaskId,
+        task: &mut Task,
+        outcome: Outcome,
+        cx: &mut dyn Cx,
+    ) -> Option<Outcome> {
+        let Some(sense) = outcome.sense.as_ref().filter(|_| !task.has_failed && task.aborted.is_none())
+        else {
+            return Some(outcome);
+        };
+        let Some(plan) = aftermath(&task.itl, &task.cdb, task.attribute, sense) else { return Some(outcome) };
+        task.has_failed = true;
+        self.begin_task(id, task, plan, Sg::empty(), Sg::empty(), cx);
+        self.drive_task(id, task, None, cx)
+    }
+
+    /// Prepares a command of several steps.
+    pub(crate) fn begin_task(
+        &self,
+        id: TaskId,
+        task: &mut Task,
+        plan: RunPlan,
+        data_out: Sg<'_>,
+        data_in: Sg<'_>,
+        cx: &mut dyn Cx,
+    ) {
+        let alarm = Alarm::new(self.id(crate::engine::Token::Task(id)), cx);
+        crate::engine::begin(task, plan, data_out, data_in, alarm);
+    }
+}
+
+/// What a command does before it ends with CHECK CONDITION.
+fn aftermath(itl: &Itl, cdb: &Cdb, attribute: TaskAttribute, sense: &Sense) -> Option<RunPlan> {
+    let (unit, naca) = (itl.unit(), cdb.naca());
+    let is_answer_to_allegiance = attribute == TaskAttribute::Aca && itl.shared.gate.has_allegiance();
+    let on_error = unit.on_error();
+    if unit.device().is_placeholder() || !naca && on_error == OnError::GoOn && !is_answer_to_allegiance {
+        return None;
+    }
+    if naca {
+        unit.establish_allegiance(itl.nexus.id());
+    }
+    let sense = sense.clone();
+    let steps = async move |run: Run| {
+        if is_answer_to_allegiance && !naca {
+            let _ = run.clear_allegiance().await;
+        }
+        // If this is aborted, the sense data is not told anyway.
+        let _ = match on_error {
+            OnError::GoOn => run.settle().await,
+            OnError::AbortAll => run.abort_others(false).await,
+            OnError::AbortOwn => run.abort_others(true).await,
+        };
+        Err(sense)
+    };
+    match Plan::run(0, steps) {
+        Plan::Run(plan) => Some(plan),
+        _ => None,
+    }
+}

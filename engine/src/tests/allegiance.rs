@@ -1,0 +1,282 @@
+use super::*;
+use crate::Aborted;
+use TaskManagementFunction as Function;
+use lunette_scsi::{AdditionalSense, Status};
+use lunette_store::IoError;
+
+const NACA: u8 = 4;
+const COMPLETE: Event = Event::Managed(1000, ServiceResponse::FunctionComplete);
+
+impl Rig {
+    /// Sends READ(10) with a CONTROL byte.
+    fn controlled(
+        &mut self,
+        from: &Initiator,
+        tag: u64,
+        attribute: TaskAttribute,
+        control: u8,
+    ) -> Option<Outcome> {
+        let cdb = Cdb::new(&[0x28, 0, 0, 0, 0, 0, 0, 0, 0, control]).unwrap();
+        let frame =
+            CommandFrame { tag, attribute, cookie: tag, ..CommandFrame::new(Lun::from_index(0), &cdb) };
+        let cx = self.sim.cx(from.reactor);
+        match from.session.execute(&frame, Sg::empty(), Sg::new(&[from.memory.seg()]), cx) {
+            Started::Ended(outcome) => Some(outcome),
+            Started::Pending => None,
+        }
+    }
+
+    fn status(&mut self, from: &Initiator, control: u8) -> Option<Status> {
+        self.controlled(from, 99, TaskAttribute::Simple, control).map(|outcome| outcome.status)
+    }
+
+    /// Two nexuses, of which the first has an auto contingent allegiance.
+    fn with_allegiance(&mut self) -> (Initiator, Initiator) {
+        let (a, b) = (self.initiator(0), self.initiator(1));
+        assert_eq!(self.controlled(&a, 1, TaskAttribute::Simple, NACA), None);
+        assert_eq!(self.at_store(), 1);
+        self.complete_one(Err(IoError::Os(5)));
+        assert_eq!(failed(&a, 1), AdditionalSense::UNRECOVERED_READ_ERROR);
+        (a, b)
+    }
+
+    /// Has a nexus learn what it is to be told.
+    fn learn(&mut self, from: &Initiator) {
+        self.send(from, 0, "simple", &crate::spc::REQUEST_SENSE.spec);
+        self.sim.settle();
+        assert_eq!(from.session.nexus().itl(&self.unit).attention(), None);
+    }
+
+    /// Changes bytes of the Control mode page.
+    fn control_page(&mut self, from: &Initiator, change: impl FnOnce(&mut [u8])) -> Status {
+        let page = lunette_scsi::mode::ModePageCode::page(0x0a);
+        let mut list = vec![0; 4];
+        list.extend(self.unit.mode_page(page, crate::PageControl::Current).unwrap());
+        list[4] &= 0x3f;
+        change(&mut list[4..]);
+        let memory = Memory::from_bytes(&list);
+        let cdb = Cdb::new(&[0x15, 0x10, 0, 0, list.len() as u8, 0]).unwrap();
+        let data_out = list.len() as u64;
+        let frame =
+            CommandFrame { tag: 98, cookie: 98, data_out, ..CommandFrame::new(Lun::from_index(0), &cdb) };
+        let cx = self.sim.cx(from.reactor);
+        match from.session.execute(&frame, Sg::new(&[memory.seg()]), Sg::empty(), cx) {
+            Started::Ended(outcome) => outcome.status,
+            Started::Pending => {
+                self.sim.settle();
+                let events = from.events();
+                let [Event::Ended(98, Completion::Ended(outcome))] = &events[..] else {
+                    panic!("{events:?}")
+                };
+                outcome.status
+            }
+        }
+    }
+}
+
+/// The sense code with which the only command that has ended did so.
+fn failed(from: &Initiator, tag: u64) -> AdditionalSense {
+    let events = from.events();
+    let [Event::Ended(ended, Completion::Ended(outcome))] = &events[..] else { panic!("{events:?}") };
+    assert_eq!(*ended, tag);
+    outcome.sense.as_ref().unwrap().additional
+}
+
+#[test]
+fn an_allegiance_keeps_all_but_one_out_until_it_is_cleared() {
+    let mut rig = Rig::new(2);
+    let (a, b) = rig.with_allegiance();
+    assert_eq!(rig.status(&a, 0), Some(Status::ACA_ACTIVE));
+    assert_eq!(rig.status(&b, NACA), Some(Status::ACA_ACTIVE));
+    assert_eq!(rig.status(&b, 0), Some(Status::BUSY));
+    let other = rig.controlled(&b, 2, TaskAttribute::Aca, NACA).unwrap();
+    assert_eq!(other.status, Status::ACA_ACTIVE);
+    assert_eq!(rig.controlled(&a, 3, TaskAttribute::Aca, NACA), None);
+    let second = rig.controlled(&a, 4, TaskAttribute::Aca, NACA).unwrap();
+    assert_eq!(second.status, Status::ACA_ACTIVE, "one at a time");
+    rig.complete_all();
+    assert_eq!(a.good(), [3]);
+    rig.manage(&b, Function::ClearAca, 0);
+    rig.sim.settle();
+    assert_eq!(b.events(), [COMPLETE]);
+    assert_eq!(rig.status(&a, 0), Some(Status::ACA_ACTIVE), "it is not theirs");
+    assert_eq!(rig.controlled(&a, 5, TaskAttribute::Aca, 0), None);
+    rig.manage(&a, Function::ClearAca, 0);
+    rig.complete_all();
+    assert_eq!(a.events(), [Event::Ended(5, Completion::Aborted(Aborted::ByItsNexus)), COMPLETE]);
+    rig.read(&a, 6, "simple");
+    rig.read(&b, 7, "simple");
+    rig.complete_all();
+    let refused = rig.controlled(&a, 8, TaskAttribute::Aca, 0).unwrap();
+    assert_eq!(refused.sense.unwrap().additional, AdditionalSense::INVALID_MESSAGE_ERROR);
+}
+
+#[test]
+fn what_runs_ends_before_the_error_is_told_and_the_rest_is_suspended() {
+    let mut rig = Rig::new(2);
+    let (a, b) = (rig.initiator(0), rig.initiator(1));
+    assert_eq!(rig.controlled(&a, 1, TaskAttribute::Simple, NACA), None);
+    rig.read(&b, 2, "simple");
+    rig.read(&b, 3, "ordered");
+    let cdb = Cdb::new(&[0x28, 0, 0, 0, 0, 0, 0, 0, 0, 0]).unwrap();
+    let frame = CommandFrame { tag: 4, cookie: 4, ..CommandFrame::new(Lun::from_index(0), &cdb) };
+    let Admission::Admitted { task, .. } = a.session.admit(&frame, rig.sim.cx(0)) else { panic!() };
+    assert_eq!(rig.at_store(), 2);
+    rig.complete_one(Err(IoError::Os(5)));
+    let started = a.session.start(task, Sg::empty(), Sg::new(&[a.memory.seg()]), rig.sim.cx(0));
+    assert!(matches!(started, Started::Pending));
+    assert_eq!((a.events(), rig.at_store()), (vec![], 1));
+    rig.complete_one(Ok(1));
+    assert_eq!(b.good(), [2]);
+    assert_eq!(failed(&a, 1), AdditionalSense::UNRECOVERED_READ_ERROR);
+    assert_eq!(rig.at_store(), 0);
+    rig.manage(&a, Function::ClearAca, 0);
+    rig.complete_all();
+    assert_eq!((a.events().remove(0), b.good()), (COMPLETE, vec![3]));
+}
+
+#[test]
+fn a_command_that_asks_no_more_ends_the_allegiance_by_failing() {
+    for (control, status) in [(NACA, Some(Status::ACA_ACTIVE)), (0, None)] {
+        let mut rig = Rig::new(2);
+        let (a, _) = rig.with_allegiance();
+        assert_eq!(rig.controlled(&a, 2, TaskAttribute::Aca, control), None);
+        assert_eq!(rig.at_store(), 1);
+        rig.complete_one(Err(IoError::Os(5)));
+        assert_eq!(failed(&a, 2), AdditionalSense::UNRECOVERED_READ_ERROR);
+        assert_eq!(rig.status(&a, 0), status);
+    }
+}
+
+#[test]
+fn resets_and_the_loss_of_its_nexus_end_an_allegiance() {
+    for function in [Function::LogicalUnitReset, Function::TargetWarmReset, Function::ITNexusReset] {
+        let mut rig = Rig::new(2);
+        let (a, b) = rig.with_allegiance();
+        rig.manage(&b, function, 0);
+        rig.sim.settle();
+        let ended = rig.status(&a, 0) != Some(Status::ACA_ACTIVE);
+        assert_eq!(ended, function != Function::ITNexusReset, "{function}");
+        rig.manage(&a, function, 0);
+        rig.sim.settle();
+        assert_ne!(rig.status(&a, 0), Some(Status::ACA_ACTIVE));
+    }
+    let mut rig = Rig::new(2);
+    let (a, b) = rig.with_allegiance();
+    a.session.close(1000, rig.sim.cx(0));
+    rig.sim.settle();
+    rig.read(&b, 2, "simple");
+}
+
+#[test]
+fn a_command_refused_on_arrival_establishes_an_allegiance_too() {
+    let mut rig = Rig::new(2);
+    let nexus = Nexus::new("new", rig.port.clone());
+    let (a, b) = (rig.session(&nexus, 0), rig.initiator(1));
+    rig.read(&b, 1, "simple");
+    assert_eq!(rig.controlled(&a, 2, TaskAttribute::Simple, NACA), None);
+    assert_eq!(rig.status(&b, NACA), Some(Status::ACA_ACTIVE));
+    rig.complete_all();
+    assert_eq!(failed(&a, 2), AdditionalSense::POWER_ON_RESET_OR_BUS_DEVICE_RESET_OCCURRED);
+}
+
+#[test]
+fn an_error_aborts_what_the_control_page_says() {
+    for (qerr, own, other) in [(0b00, false, false), (0b01, true, true), (0b11, true, false)] {
+        for told in [false, true] {
+            let mut rig = Rig::new(2);
+            let (a, b) = (rig.initiator(0), rig.initiator(1));
+            let set = |page: &mut [u8]| (page[3], page[5]) = (page[3] | qerr << 1, u8::from(told) << 6);
+            assert_eq!(rig.control_page(&a, set), Status::GOOD);
+            rig.learn(&b);
+            for (from, tag) in [(&a, 1), (&a, 2), (&b, 3)] {
+                rig.read(from, tag, "simple");
+            }
+            assert_eq!(rig.at_store(), 3);
+            rig.complete_one(Err(IoError::Os(5)));
+            assert_eq!(a.log.0.borrow().is_empty(), own || other, "told when the others have ended");
+            rig.complete_all();
+            let ended = |from: &Initiator, tag| {
+                let mut events = from.log.0.borrow_mut();
+                let at = events.iter().position(|event| matches!(event, Event::Ended(t, _) if *t == tag));
+                match events.remove(at.unwrap()) {
+                    Event::Ended(_, completion) => completion,
+                    other => panic!("{other:?}"),
+                }
+            };
+            let status = |completion: Completion| match completion {
+                Completion::Ended(outcome) => Ok(outcome.status),
+                Completion::Aborted(why) => Err(why),
+            };
+            assert_eq!(status(ended(&a, 1)), Ok(Status::CHECK_CONDITION));
+            let expected = if own { Err(Aborted::ByItsNexus) } else { Ok(Status::GOOD) };
+            assert_eq!(status(ended(&a, 2)), expected);
+            let aborted = if told { Ok(Status::TASK_ABORTED) } else { Err(Aborted::ByAnotherNexus) };
+            assert_eq!(status(ended(&b, 3)), if other { aborted } else { Ok(Status::GOOD) });
+            let cleared = AdditionalSense::COMMANDS_CLEARED_BY_ANOTHER_INITIATOR;
+            assert_eq!(b.session.nexus().itl(&rig.unit).attention(), (other && !told).then_some(cleared));
+        }
+    }
+}
+
+#[test]
+fn two_errors_do_not_wait_for_each_other() {
+    let mut rig = Rig::new(2);
+    let (a, b) = (rig.initiator(0), rig.initiator(1));
+    rig.control_page(&a, |page| page[3] |= 0b01 << 1);
+    rig.learn(&b);
+    for (from, tag) in [(&a, 1), (&b, 2), (&b, 3)] {
+        rig.read(from, tag, "simple");
+    }
+    assert_eq!(rig.at_store(), 3);
+    // Both have failed before either knows of the other.
+    for _ in 0..2 {
+        let (reactor, id) = rig.pending.lock().unwrap().remove(0);
+        rig.sim.cx(usize::from(reactor.0)).complete(id, Err(IoError::Os(5)));
+    }
+    rig.sim.step(0);
+    rig.sim.step(1);
+    rig.complete_all();
+    assert_eq!(failed(&a, 1), AdditionalSense::UNRECOVERED_READ_ERROR);
+    assert_eq!(b.events().len(), 2);
+}
+
+#[test]
+fn the_reserved_value_of_qerr_is_refused() {
+    let mut rig = Rig::new(1);
+    let a = rig.initiator(0);
+    assert_eq!(rig.control_page(&a, |page| page[3] |= 0b10 << 1), Status::CHECK_CONDITION);
+}
+
+#[test]
+fn a_reset_by_another_nexus_is_told_as_the_control_page_says() {
+    let mut rig = Rig::new(2);
+    let (a, b) = (rig.initiator(0), rig.initiator(1));
+    rig.control_page(&a, |page| page[5] |= 0x40);
+    rig.learn(&b);
+    rig.read(&a, 1, "simple");
+    rig.read(&b, 2, "simple");
+    rig.manage(&a, Function::LogicalUnitReset, 0);
+    rig.complete_all();
+    assert_eq!(a.events(), [Event::Ended(1, Completion::Aborted(Aborted::ByReset)), COMPLETE]);
+    let events = b.events();
+    let [Event::Ended(2, Completion::Ended(outcome))] = &events[..] else { panic!("{events:?}") };
+    assert_eq!(outcome.status, Status::TASK_ABORTED);
+}
+
+#[test]
+fn the_functions_that_there_are_can_be_asked_for() {
+    let mut rig = Rig::new(1);
+    let a = rig.initiator(0);
+    for (flags, expected) in
+        [(0, vec![0xfc, 0x07, 0, 0]), (0x80, vec![0xfc, 0x07, 0, 12, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0])]
+    {
+        let memory = Memory::zeroed(64);
+        let cdb = Cdb::new(&[0xa3, 0x0d, flags, 0, 0, 0, 0, 0, 0, 64, 0, 0]).unwrap();
+        let frame = CommandFrame::new(Lun::from_index(0), &cdb);
+        let cx = rig.sim.cx(0);
+        let started = a.session.execute(&frame, Sg::empty(), Sg::new(&[memory.seg()]), cx);
+        let Started::Ended(outcome) = started else { panic!() };
+        assert_eq!(memory.to_vec()[..outcome.moved_in as usize], expected[..]);
+    }
+}
