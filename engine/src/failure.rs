@@ -88,7 +88,7 @@ fn aftermath(itl: &Itl, cdb: &Cdb, attribute: TaskAttribute, sense: &Sense) -> O
     if naca {
         unit.establish_allegiance(itl.nexus.id());
     }
-    let sense = sense.clone();
+    let sense = *sense;
     let steps = async move |run: Run| {
         if is_answer_to_allegiance && !naca {
             let _ = run.clear_allegiance().await;
