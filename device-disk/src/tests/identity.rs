@@ -17,7 +17,7 @@ fn standard_inquiry_data() {
     let mut rig = Rig::with(Options { removable: true, ..Options::default() }, |_| {});
     let data = rig.ask(&[0x12, 0, 0, 1, 0, 0], &[], 256).good();
     assert_eq!(data.len(), 96);
-    assert_eq!(data[..8], [0, 0x80, 6, 0x12, 91, 0x30, 0, 2]);
+    assert_eq!(data[..8], [0, 0x80, 6, 0x32, 91, 0x30, 0, 2]);
     let inquiry = StandardInquiry::parse(&data).unwrap();
     assert_eq!(inquiry.version_descriptors[..5], [0x00a0, 0x0460, 0x0600, 0x04c0, 0]);
     for length in 0..=255 {

@@ -156,7 +156,7 @@ fn lbas_and_cdbs_are_checked() {
     }
     let good = cdb_32(0, 0, 0, 24);
     for (byte, bits, field) in [
-        (1, 0x04, (1, Some(2))),
+        (1, 0x08, (1, Some(3))),
         (3, 0x10, (3, Some(4))),
         (11, 0x80, (11, Some(7))),
         (27, 0x01, (27, Some(0))),

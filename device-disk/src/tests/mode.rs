@@ -81,6 +81,7 @@ fn current_changeable_default_and_saved_values() {
     }
     let mut changeable = vec![0; 12];
     (changeable[0], changeable[1], changeable[2], changeable[4]) = (PS | 0x0a, 0x0a, 0x04, 0x08);
+    (changeable[3], changeable[5]) = (0x06, 0x40);
     assert_eq!(page(&mut rig, 1, 0x0a), changeable);
     assert_eq!(page(&mut rig, 1, 0x08)[2], 0x04);
     assert_eq!(page(&mut rig, 0, 0x08)[2], 0x04, "WCE");

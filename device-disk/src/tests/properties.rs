@@ -3,15 +3,15 @@
 use crate::Options;
 use crate::testing::*;
 use lunette_engine::spc;
-use lunette_scsi::Status;
+use lunette_scsi::{Cdb, Status};
 use proptest::prelude::*;
 
 /// CDBs of commands that there are, with bits flipped, or any bytes.
 fn cdbs() -> impl Strategy<Value = Vec<u8>> {
     let rig = Rig::new();
     let own = rig.unit.device().commands();
-    let usage: Vec<Vec<u8>> =
-        own.chain(spc::COMMANDS.iter().map(|command| &command.spec)).map(|spec| spec.usage_data()).collect();
+    let usage: Vec<&'static [u8]> =
+        own.chain(spc::COMMANDS.iter().map(|command| &command.spec)).map(|spec| spec.usage).collect();
     let filled = (prop::sample::select(usage), prop::collection::vec(any::<u8>(), 16), any::<u64>());
     let known = filled.prop_map(|(usage, bytes, small)| {
         let mut cdb: Vec<u8> = usage.iter().zip(&bytes).map(|(mask, byte)| mask & byte).collect();
@@ -25,7 +25,8 @@ fn cdbs() -> impl Strategy<Value = Vec<u8>> {
         }
         cdb
     });
-    prop_oneof![8 => known, 1 => prop::collection::vec(any::<u8>(), 1..=32)]
+    let any = prop_oneof![8 => known, 1 => prop::collection::vec(any::<u8>(), 1..=32)];
+    any.prop_filter("an allegiance keeps others out", |cdb| !Cdb::new(cdb).is_ok_and(|cdb| cdb.naca()))
 }
 
 proptest! {

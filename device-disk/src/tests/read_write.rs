@@ -71,8 +71,8 @@ fn protection_and_reserved_bits_are_refused() {
             assert_eq!(answer.refused(), INVALID_FIELD);
             assert_eq!(answer.field().unwrap().0, 1);
         }
-        let naca = with(one.clone(), one.len() - 1, 0x04);
-        assert_eq!(rig.ask(&naca, &pattern(1), 512).field(), Some((one.len() as u16 - 1, Some(2))));
+        let linked = with(one.clone(), one.len() - 1, 0x01);
+        assert_eq!(rig.ask(&linked, &pattern(1), 512).field(), Some((one.len() as u16 - 1, Some(0))));
         for flags in [0x10, 0x08, 0x02, 0x18] {
             rig.ask(&with(one.clone(), 1, flags), &pattern(1), 512).good();
         }

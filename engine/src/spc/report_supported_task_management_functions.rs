@@ -2,7 +2,7 @@
 
 use super::PrimaryCommand;
 use crate::manage::Effect;
-use crate::{CommandSpec, Decoded, Direction, LogicalUnit, Plan, Request, Reservation};
+use crate::{Access, CommandSpec, Decoded, Direction, LogicalUnit, Plan, Request, Reservation};
 use lunette_scsi::{Opcode, TaskManagementFunction, service_action};
 
 pub(crate) static REPORT_SUPPORTED_TASK_MANAGEMENT_FUNCTIONS: PrimaryCommand = PrimaryCommand {
@@ -12,7 +12,8 @@ pub(crate) static REPORT_SUPPORTED_TASK_MANAGEMENT_FUNCTIONS: PrimaryCommand = P
         Direction::In,
     )
     .action(service_action::REPORT_SUPPORTED_TASK_MANAGEMENT_FUNCTIONS)
-    .reservation(Reservation::Read),
+    .reservation(Reservation::Read)
+    .access(Access::Standby),
     decode,
 };
 
