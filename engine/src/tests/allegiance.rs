@@ -231,8 +231,7 @@ fn two_errors_do_not_wait_for_each_other() {
     assert_eq!(rig.at_store(), 3);
     // Both have failed before either knows of the other.
     for _ in 0..2 {
-        let (reactor, id) = rig.pending.lock().unwrap().remove(0);
-        rig.sim.cx(usize::from(reactor.0)).complete(id, Err(IoError::Os(5)));
+        rig.complete(0, Err(IoError::Os(5)));
     }
     rig.sim.step(0);
     rig.sim.step(1);
