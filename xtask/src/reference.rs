@@ -3,8 +3,8 @@
 use anyhow::{Context, Result, bail};
 use lunette_device_disk::{Disk, Options};
 use lunette_engine::{
-    CommandFrame, CommandSpec, Completion, Direction, Identity, LogicalUnit, Needs, Nexus, Reservation,
-    Responder, Session, Started, TargetPort, spc,
+    Access, CommandFrame, CommandSpec, Completion, Direction, Identity, LogicalUnit, Needs, Nexus,
+    Reservation, Responder, Session, Started, TargetPort, spc,
 };
 use lunette_scsi::log::LogPageCode;
 use lunette_scsi::mode::ModePageCode;
@@ -71,10 +71,11 @@ fn commands(out: &mut String) -> Result<()> {
 
 *Reserved* says when a reservation of another I_T nexus keeps the command from being processed: where it excludes *reading*
 or *writing*, where it is made by *RESERVE*, or *never*. A command that is *ready* needs a unit that is ready; one that is
-*idle* is refused only while an operation keeps the unit busy. The mask has a one for each bit of the CDB that is looked at.
+*idle* is refused only while an operation keeps the unit busy. *Port* says how far from active the target port may be: in
+*standby*, *unavailable* or offline, or in *any* state. The mask has a one for each bit of the CDB that is looked at.
 
-| code | command | clause | data | reserved | needs | mask |
-|---|---|---|---|---|---|---|
+| code | command | clause | data | reserved | needs | port | mask |
+|---|---|---|---|---|---|---|---|
 ",
     );
     let all: BTreeMap<Row, &CommandSpec> =
@@ -89,12 +90,13 @@ or *writing*, where it is made by *RESERVE*, or *never*. A command that is *read
         let mask: Vec<String> = spec.usage.iter().map(|byte| format!("{byte:02X}")).collect();
         writeln!(
             out,
-            "| {code} | {}{only} | {} | {} | {} | {} | `{}` |",
+            "| {code} | {}{only} | {} | {} | {} | {} | {} | `{}` |",
             spec.name,
             command_clause(Opcode(opcode), action),
             direction(spec.direction),
             reservation(spec.reservation),
             needs(spec.needs),
+            port(spec.access),
             mask.join(" "),
         )?;
     }
@@ -124,6 +126,15 @@ fn needs(needs: Needs) -> &'static str {
         Needs::Nothing => "",
         Needs::Idle => "idle",
         Needs::Ready => "ready",
+    }
+}
+
+fn port(access: Access) -> &'static str {
+    match access {
+        Access::Any => "any",
+        Access::Unavailable => "unavailable",
+        Access::Standby => "standby",
+        Access::Active => "",
     }
 }
 
