@@ -1,6 +1,6 @@
 //! Who a logical unit says it is.
 
-use lunette_scsi::Naa;
+use lunette_scsi::{Designator, Identifier, Naa};
 
 /// The names of a logical unit. Made once and kept: initiators know a disk by them.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -27,5 +27,18 @@ impl Identity {
             serial: serial.into(),
             naa,
         }
+    }
+
+    /// The designators of the unit: its world-wide name, and the one of its vendor.
+    pub(crate) fn designators(&self) -> [Designator; 2] {
+        let mut vendor = [b' '; 8];
+        for (to, from) in vendor.iter_mut().zip(self.vendor.bytes()) {
+            *to = from;
+        }
+        let specific = self.serial.clone().into_bytes();
+        [
+            Designator::logical_unit(Identifier::Naa(self.naa)),
+            Designator::logical_unit(Identifier::T10Vendor { vendor, specific }),
+        ]
     }
 }

@@ -45,6 +45,7 @@ mod attention;
 mod buffers;
 mod clock;
 mod command;
+mod copy;
 mod device;
 mod engine;
 mod failure;

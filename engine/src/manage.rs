@@ -98,8 +98,22 @@ enum Because {
 
 impl Selector {
     fn matches(&self, task: &Task) -> bool {
+        self.is_for_units_of(task) && self.names(task)
+    }
+
+    /// Whether the task is at work on one of the units, though it is for another.
+    fn reaches(&self, task: &Task) -> bool {
+        let cell = task.running.as_ref().map(|running| &running.cell);
+        let reached = cell.zip(self.units.as_ref()).is_some_and(|(cell, units)| cell.reaches(units));
+        reached && !self.is_for_units_of(task) && self.names(task)
+    }
+
+    fn is_for_units_of(&self, task: &Task) -> bool {
         self.units.as_ref().is_none_or(|units| units.contains(&task.itl.unit().number()))
-            && self.nexuses.as_ref().is_none_or(|nexuses| nexuses.contains(&task.itl.nexus.id()))
+    }
+
+    fn names(&self, task: &Task) -> bool {
+        self.nexuses.as_ref().is_none_or(|nexuses| nexuses.contains(&task.itl.nexus.id()))
             && self.tag.is_none_or(|tag| tag == task.tag)
             && (!self.of_allegiance || task.attribute == TaskAttribute::Aca)
     }
@@ -114,6 +128,15 @@ impl Action {
             Action::AwaitTransfers => task.is_io(),
             Action::Abort { because: Because::Error, .. } => !settling(),
             Action::Query | Action::Abort { .. } => true,
+        }
+    }
+
+    /// Whether it is also about tasks that are at work on the unit, though they are for another.
+    fn concerns_visitors(self) -> bool {
+        match self {
+            Action::Await => true,
+            Action::Abort { because, .. } => matches!(because, Because::Reset | Because::Preempted),
+            Action::Query | Action::AwaitTransfers => false,
         }
     }
 
@@ -347,7 +370,8 @@ impl Engine {
         if let Selector { units: None, nexuses: Some(nexuses), .. } = selector {
             nexuses.iter().for_each(|nexus| self.hops.forget(*nexus));
         }
-        let concerns = |task: &Task| selector.matches(task) && action.concerns(task);
+        let visits = |task: &Task| action.concerns_visitors() && selector.reaches(task);
+        let concerns = |task: &Task| (selector.matches(task) || visits(task)) && action.concerns(task);
         let mut selected = self.tasks.borrow().select(concerns);
         selected.retain(|task| selector.except != Some((self.reactor, *task)));
         let found = !selected.is_empty();
@@ -366,8 +390,12 @@ impl Engine {
         let itl = task.itl.clone();
         let told = selector.told.contains(&itl.unit().number());
         let Some(end) = action.end_of(told, itl.nexus.id()) else { return };
-        let first = task.aborted.is_none();
-        task.aborted = task.aborted.or(Some(end));
+        // What is for another unit only stops, and its initiator is told.
+        let visits = !selector.matches(task);
+        let first = task.aborted.is_none() && !visits;
+        if !visits {
+            task.aborted = task.aborted.or(Some(end));
+        }
         let idle = task.running.as_mut().is_some_and(Running::abort);
         if first && task.phase != Phase::Running || idle {
             task.phase = Phase::Running;

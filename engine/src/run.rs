@@ -33,6 +33,8 @@ pub struct Steps {
     /// The logical unit.
     pub unit: Arc<LogicalUnit>,
     cell: Rc<RunCell>,
+    /// The unit is another than that of the command.
+    elsewhere: bool,
 }
 
 /// What a command of several steps works with.
@@ -53,6 +55,10 @@ pub(crate) struct RunCell {
     moved_out: Cell<Option<u64>>,
     status: Cell<Status>,
     step: RefCell<Option<Step>>,
+    /// The unit whose store has the last step, if it is another than that of the command.
+    elsewhere: RefCell<Option<Arc<LogicalUnit>>>,
+    /// Numbers of the other units that it has to do with.
+    reached: RefCell<Vec<u64>>,
     answer: Cell<Option<IoResult>>,
     aborted: Cell<bool>,
     alarm: Alarm,
@@ -144,7 +150,7 @@ impl Deref for Run {
 
 impl Run {
     pub(crate) fn new(unit: Arc<LogicalUnit>, nexus: Arc<Nexus>, cdb: Cdb, cell: Rc<RunCell>) -> Self {
-        Self { steps: Steps { unit, cell }, nexus, cdb }
+        Self { steps: Steps::new(unit, cell), nexus, cdb }
     }
 
     /// How many bytes of data-out there are: fewer than the command wanted when the initiator sent fewer.
@@ -269,7 +275,18 @@ impl Run {
 impl Steps {
     /// For work in the background, which has neither a nexus nor data.
     pub(crate) fn new(unit: Arc<LogicalUnit>, cell: Rc<RunCell>) -> Self {
-        Self { unit, cell }
+        Self { unit, cell, elsewhere: false }
+    }
+
+    /// The same work on another logical unit, whose store is reached on this reactor. It stays out of the order of that
+    /// unit's task set. It is aborted like commands for that unit when that is reset, or its nexus is preempted there; it
+    /// can tell its initiator so.
+    pub fn on(&self, unit: &Arc<LogicalUnit>) -> Steps {
+        let mut reached = self.cell.reached.borrow_mut();
+        if !reached.contains(&unit.number()) {
+            reached.push(unit.number());
+        }
+        Steps { unit: unit.clone(), cell: self.cell.clone(), elsewhere: true }
     }
 
     /// Reads the first `length` bytes of `to` from the store.
@@ -359,6 +376,7 @@ impl Steps {
             return Err(IoError::Aborted);
         }
         *self.cell.step.borrow_mut() = Some(step);
+        *self.cell.elsewhere.borrow_mut() = self.elsewhere.then(|| self.unit.clone());
         Answer(&self.cell).await
     }
 }
@@ -475,6 +493,8 @@ impl RunCell {
             moved_out: Cell::new(None),
             status: Cell::new(Status::GOOD),
             step: RefCell::new(None),
+            elsewhere: RefCell::new(None),
+            reached: RefCell::default(),
             answer: Cell::new(None),
             aborted: Cell::new(false),
             alarm,
@@ -489,6 +509,16 @@ impl RunCell {
 
     pub(crate) fn set_now(&self, now: Duration) {
         self.now.set(now);
+    }
+
+    /// The unit whose store the last step is for, if it is another than that of the command.
+    pub(crate) fn elsewhere(&self) -> Option<Arc<LogicalUnit>> {
+        self.elsewhere.borrow().clone()
+    }
+
+    /// Whether it has to do with another unit, one of `units`.
+    pub(crate) fn reaches(&self, units: &[u64]) -> bool {
+        self.reached.borrow().iter().any(|unit| units.contains(unit))
     }
 
     pub(crate) fn moved_in(&self) -> u64 {

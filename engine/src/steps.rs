@@ -108,6 +108,8 @@ impl Engine {
                 Progress::Done(result) => return Some(result),
                 Progress::Wants(step) => step,
             };
+            let elsewhere = running.cell.elsewhere().map(|unit| self.task_set(&unit, cx));
+            let store = elsewhere.as_ref().map_or(store, |set| set.store.as_ref());
             let submitted = match store {
                 Some(store) => running.cell.with_op(&step, |op| store.submit(op, id, cx)),
                 None => running.cell.with_op(&step, |_| Submit::Done(Err(IoError::Gone))),

@@ -5,6 +5,7 @@ use crate::allegiance::Allegiance;
 use crate::buffers::Buffers;
 use crate::clock::{Clock, Origin};
 use crate::command::{CommandTable, Needs, Owner, Row};
+use crate::copy::Copies;
 use crate::failure::OnError;
 use crate::log::LogBases;
 use crate::mode::{ModePages, PageControl, SavedModes, Selection};
@@ -47,6 +48,7 @@ pub struct LogicalUnit {
     log_bases: LogBases,
     self_tests: SelfTests,
     buffers: Buffers,
+    copies: Copies,
     clock: Clock,
     state: Mutex<State>,
     coordination: Mutex<Coordination>,
@@ -149,6 +151,7 @@ impl LogicalUnit {
             log_bases: LogBases::default(),
             self_tests: SelfTests::default(),
             buffers: Buffers::default(),
+            copies: Copies::default(),
             clock: Clock::default(),
             state: Mutex::default(),
             coordination: Mutex::default(),
@@ -231,6 +234,10 @@ impl LogicalUnit {
 
     pub(crate) fn buffers(&self) -> &Buffers {
         &self.buffers
+    }
+
+    pub(crate) fn copies(&self) -> &Copies {
+        &self.copies
     }
 
     pub(crate) fn clock(&self) -> &Clock {
@@ -464,6 +471,7 @@ impl LogicalUnit {
         self.apply_modes();
         self.device.reset(self);
         self.self_tests.abort_by_reset();
+        self.copies.forget_all();
         by.itl(self).establish(condition);
         self.establish_attention(condition, Some(by));
     }
@@ -471,6 +479,7 @@ impl LogicalUnit {
     /// A nexus is lost.
     pub(crate) fn lose(&self, nexus: &Nexus) {
         self.state().release(|holder| holder == nexus.id());
+        self.copies.forget(nexus.id());
         self.device.nexus_lost(self, nexus.id());
     }
 

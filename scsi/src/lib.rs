@@ -48,6 +48,7 @@ pub mod sense;
 pub mod status;
 pub mod target_port_groups;
 pub mod task;
+pub mod third_party_copy;
 pub mod transport_id;
 pub mod unmap;
 pub mod vpd;

@@ -2,6 +2,7 @@
 
 mod block;
 mod spc;
+mod third_party_copy;
 
 #[cfg(test)]
 mod tests;
@@ -11,6 +12,7 @@ pub use spc::{
     DeviceIdentification, ExtendedInquiry, ModePagePolicy, PagePolicy, PortDescription, ScsiPorts,
     SupportedPages, UnitSerialNumber,
 };
+pub use third_party_copy::ThirdPartyCopy;
 
 use crate::bytes::u16_at;
 use crate::codes::codes;

@@ -17,7 +17,7 @@ fn standard_inquiry_data() {
     let mut rig = Rig::with(Options { removable: true, ..Options::default() }, |_| {});
     let data = rig.ask(&[0x12, 0, 0, 1, 0, 0], &[], 256).good();
     assert_eq!(data.len(), 96);
-    assert_eq!(data[..8], [0, 0x80, 6, 0x32, 91, 0x30, 0, 2]);
+    assert_eq!(data[..8], [0, 0x80, 6, 0x32, 91, 0x38, 0, 2]);
     let inquiry = StandardInquiry::parse(&data).unwrap();
     assert_eq!(inquiry.version_descriptors[..5], [0x00a0, 0x0460, 0x0600, 0x04c0, 0]);
     for length in 0..=255 {
@@ -32,7 +32,7 @@ fn standard_inquiry_data() {
 fn every_page_is_listed_and_there() {
     let mut rig = Rig::new();
     let list = vpd(&mut rig, 0);
-    assert_eq!(list, [0, 0, 0, 9, 0x00, 0x80, 0x83, 0x86, 0x87, 0x88, 0xb0, 0xb1, 0xb2]);
+    assert_eq!(list, [0, 0, 0, 10, 0x00, 0x80, 0x83, 0x86, 0x87, 0x88, 0x8f, 0xb0, 0xb1, 0xb2]);
     for page in 0..=255 {
         let answer = rig.ask(&[0x12, 1, page, 0, 255, 0], &[], 255);
         if list[4..].contains(&page) {

@@ -6,6 +6,7 @@ mod caching;
 mod compare_and_write;
 mod condition;
 mod diagnostics;
+mod extended_copy;
 mod identity;
 mod information;
 mod lba_status;

@@ -46,6 +46,7 @@ fn standard(unit: &LogicalUnit) -> Vec<u8> {
     data.normal_aca = !device.is_placeholder();
     data.removable = device.removable();
     data.target_port_group_support = target_port_group_support(unit);
+    data.third_party_copy = unit.copies_blocks();
     data.multi_port = unit.ports().len() > 1;
     let versions = [version_descriptor::SAM_5, version_descriptor::SPC_4];
     for (slot, version) in

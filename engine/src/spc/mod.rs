@@ -7,6 +7,7 @@ use crate::command::Command;
 
 mod buffer;
 mod diagnostics;
+mod extended_copy;
 mod identifying_information;
 mod inquiry;
 mod log_select;
@@ -16,6 +17,7 @@ mod mode_sense;
 pub(crate) mod pages;
 mod persistent_reserve_in;
 mod persistent_reserve_out;
+mod receive_copy;
 mod report_luns;
 mod report_supported_operation_codes;
 mod report_supported_task_management_functions;
@@ -30,6 +32,7 @@ mod vpd;
 
 use buffer::{READ_BUFFER_10, WRITE_BUFFER};
 use diagnostics::{RECEIVE_DIAGNOSTIC_RESULTS, SEND_DIAGNOSTIC};
+use extended_copy::EXTENDED_COPY_LID1;
 pub(crate) use identifying_information::IdentifyingInformation;
 use identifying_information::{REPORT_IDENTIFYING_INFORMATION, SET_IDENTIFYING_INFORMATION};
 pub(crate) use inquiry::INQUIRY;
@@ -42,6 +45,7 @@ use persistent_reserve_out::{
     CLEAR, PREEMPT, PREEMPT_AND_ABORT, REGISTER, REGISTER_AND_IGNORE_EXISTING_KEY, REGISTER_AND_MOVE,
     RELEASE, RESERVE,
 };
+use receive_copy::{RECEIVE_COPY_OPERATING_PARAMETERS, RECEIVE_COPY_STATUS_LID1};
 pub(crate) use report_luns::REPORT_LUNS;
 use report_supported_operation_codes::REPORT_SUPPORTED_OPERATION_CODES;
 use report_supported_task_management_functions::REPORT_SUPPORTED_TASK_MANAGEMENT_FUNCTIONS;
@@ -98,4 +102,7 @@ pub static COMMANDS: &[&PrimaryCommand] = &[
     &SECURITY_PROTOCOL_OUT,
     &REPORT_TARGET_PORT_GROUPS,
     &SET_TARGET_PORT_GROUPS,
+    &EXTENDED_COPY_LID1,
+    &RECEIVE_COPY_STATUS_LID1,
+    &RECEIVE_COPY_OPERATING_PARAMETERS,
 ];

@@ -1,13 +1,13 @@
 //! Vital product data pages that every device has (SPC-4 7.8).
 
-use crate::{LogicalUnit, Request, TargetPort};
-use lunette_scsi::SenseBytes;
+use crate::{LogicalUnit, Request, TargetPort, copy};
 use lunette_scsi::designator::{Association, Designator, Identifier};
 use lunette_scsi::mode::ModePageCode;
 use lunette_scsi::vpd::{
     DeviceIdentification, ExtendedInquiry, ModePagePolicy, PagePolicy, PortDescription, ScsiPorts,
-    SupportedPages, UnitSerialNumber, VpdPage,
+    SupportedPages, ThirdPartyCopy, UnitSerialNumber, VpdPage,
 };
+use lunette_scsi::{Opcode, SenseBytes};
 use std::sync::Arc;
 
 /// The page `code` of the request's logical unit, whole; `None` if it has no such page.
@@ -27,6 +27,7 @@ pub(crate) fn page(code: u8, request: &Request<'_>) -> Option<Vec<u8>> {
         VpdPage::EXTENDED_INQUIRY_DATA => Some(extended(unit).encode(peripheral)),
         VpdPage::MODE_PAGE_POLICY => Some(mode_page_policy().encode(peripheral)),
         VpdPage::SCSI_PORTS => Some(ports(unit).encode(peripheral)),
+        VpdPage::THIRD_PARTY_COPY if unit.copies_blocks() => Some(third_party_copy(unit).encode(peripheral)),
         _ => unit.device().vpd_page(code, unit),
     }
 }
@@ -40,28 +41,25 @@ fn supported(unit: &LogicalUnit) -> SupportedPages {
         VpdPage::MODE_PAGE_POLICY,
         VpdPage::SCSI_PORTS,
     ];
+    let copy = unit.copies_blocks().then_some(VpdPage::THIRD_PARTY_COPY);
     SupportedPages(
-        primary.into_iter().chain(unit.device().vpd_pages().iter().copied().map(VpdPage)).collect(),
+        primary
+            .into_iter()
+            .chain(copy)
+            .chain(unit.device().vpd_pages().iter().copied().map(VpdPage))
+            .collect(),
     )
 }
 
 /// The unit by its world-wide name and by its vendor's, and the target port by number, group and name.
 fn identification(request: &Request<'_>) -> DeviceIdentification {
-    let (identity, port) = (&request.unit.identity, &request.nexus.port);
-    let mut vendor = [b' '; 8];
-    for (to, from) in vendor.iter_mut().zip(identity.vendor.bytes()) {
-        *to = from;
-    }
-    DeviceIdentification(vec![
-        Designator::logical_unit(Identifier::Naa(identity.naa)),
-        Designator::logical_unit(Identifier::T10Vendor {
-            vendor,
-            specific: identity.serial.clone().into_bytes(),
-        }),
+    let port = &request.nexus.port;
+    let of_ports = [
         of_port(port, Identifier::RelativeTargetPort(port.relative_id)),
         of_port(port, Identifier::TargetPortGroup(port.group)),
         of_port(port, Identifier::ScsiName(port.name.clone())),
-    ])
+    ];
+    DeviceIdentification(request.unit.identity.designators().into_iter().chain(of_ports).collect())
 }
 
 fn of_port(port: &TargetPort, identifier: Identifier) -> Designator {
@@ -83,6 +81,18 @@ fn ports(unit: &LogicalUnit) -> ScsiPorts {
         names: vec![of_port(port, Identifier::ScsiName(port.name.clone()))],
     };
     ScsiPorts(ports.iter().map(describe).collect())
+}
+
+/// The commands of copies that there are, and what they take.
+fn third_party_copy(unit: &LogicalUnit) -> ThirdPartyCopy {
+    let actions = |opcode: Opcode| {
+        let rows = unit.commands().rows_of(opcode.0).iter();
+        (opcode, rows.filter_map(|row| Some(row.spec.service_action? as u8)).collect())
+    };
+    let opcodes = [Opcode::THIRD_PARTY_COPY_OUT, Opcode::THIRD_PARTY_COPY_IN];
+    let mut commands = opcodes.map(actions).to_vec();
+    commands.retain(|(_, actions): &(_, Vec<u8>)| !actions.is_empty());
+    ThirdPartyCopy { commands, limits: copy::LIMITS }
 }
 
 fn extended(unit: &LogicalUnit) -> ExtendedInquiry {

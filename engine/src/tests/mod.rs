@@ -2,6 +2,7 @@
 
 mod access;
 mod allegiance;
+mod copy;
 mod hop;
 mod ordering;
 mod ranges;
@@ -17,6 +18,7 @@ use crate::{
     Identity, Io, IoKind, LogicalUnit, Management, Nexus, Outcome, Plan, Request, Reservation, Responder,
     Session, Started, TargetPort, Timeouts,
 };
+use lunette_scsi::mode::BlockDescriptor;
 use lunette_scsi::{Cdb, Lun, Naa, Opcode, Protocol, ServiceResponse, TaskAttribute, TaskManagementFunction};
 use lunette_store::held::{self, Held};
 use lunette_store::sim::Sim;
@@ -85,6 +87,14 @@ impl Device for Toy {
 
     fn decode(&self, row: usize, request: &Request<'_>) -> Decoded {
         (COMMANDS[row].decode)(self, request)
+    }
+
+    fn block_descriptor(&self, long: bool) -> Option<BlockDescriptor> {
+        let (blocks, block_length) = (1 << 20, 1);
+        Some(match long {
+            true => BlockDescriptor::Long { blocks, block_length },
+            false => BlockDescriptor::short(blocks, block_length),
+        })
     }
 }
 

@@ -1,6 +1,7 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::Opcode;
 use crate::designator::{Association, Designator, Identifier, Naa};
 use crate::mode::ModePageCode;
 
@@ -175,4 +176,25 @@ proptest! {
         let _ = (ExtendedInquiry::parse(&bytes), BlockLimits::parse(&bytes));
         let _ = (ModePagePolicy::parse(&bytes), ScsiPorts::parse(&bytes));
     }
+}
+
+#[test]
+fn third_party_copy() {
+    let limits = crate::third_party_copy::CopyLimits {
+        cscds: 2,
+        segments: 3,
+        list_length: 0x1000,
+        segment_length: 0x10_0000,
+        concurrent: 7,
+        granularity: 9,
+    };
+    let commands = vec![(Opcode::THIRD_PARTY_COPY_OUT, vec![0]), (Opcode::THIRD_PARTY_COPY_IN, vec![0, 3])];
+    let page = ThirdPartyCopy { commands, limits }.encode(0);
+    assert_eq!(page[..4], [0, 0x8f, 0, 96]);
+    assert_eq!(page[4..16], [0, 1, 0, 8, 7, 0x83, 1, 0, 0x84, 2, 0, 3]);
+    assert_eq!(page[16..32], [0, 4, 0, 28, 0, 0, 0, 0, 0, 2, 0, 3, 0, 0, 0x10, 0]);
+    assert_eq!(page[48..56], [0, 8, 0, 4, 3, 0x02, 0x0a, 0xe4]);
+    assert_eq!(page[56..64], [0, 0x0c, 0, 4, 0, 2, 0xff, 0xff]);
+    assert_eq!(page[64..84], [0x80, 1, 0, 32, 0, 0, 0, 7, 0, 0, 0, 7, 0, 0x10, 0, 0, 9, 0, 0, 0]);
+    assert_eq!(page.len(), 100);
 }

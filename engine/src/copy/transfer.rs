@@ -1,0 +1,115 @@
+//! Carrying out EXTENDED COPY.
+
+use super::end::{End, Role, aborted, aborted_at, failed};
+use super::{Copy, LIMITS};
+use crate::Run;
+use lunette_scsi::third_party_copy::{Amount, Cscd, ExtendedCopyList, Segment};
+use lunette_scsi::{AdditionalSense, Sense};
+use lunette_store::Memory;
+use std::ops::Range;
+use std::rc::Rc;
+
+/// Bytes that are copied at a time; a multiple of every block length.
+const CHUNK: u64 = 256 << 10;
+
+/// Carries out the copy that `list` asks for.
+pub(crate) async fn run(run: &Run, list: &[u8]) -> Result<(), Sense> {
+    let list = ExtendedCopyList::parse(list, &LIMITS)?;
+    let copy = run.unit.copies().begin(run.nexus.id(), list.list_id)?;
+    for (number, segment) in (0..).zip(&list.segments) {
+        // The lower two bytes of COMMAND-SPECIFIC INFORMATION say which segment has failed (SPC-4 5.16.7.4).
+        let result = process(run, &copy, &list.cscds, segment).await;
+        result.map_err(|sense| sense.with_command_specific(number))?;
+        copy.segment_done();
+    }
+    copy.end();
+    Ok(())
+}
+
+async fn process(run: &Run, copy: &Copy<'_>, cscds: &[Cscd], segment: &Segment) -> Result<(), Sense> {
+    let source = End::find(run, Role::Source, cscds, &segment.source)?;
+    let destination = End::find(run, Role::Destination, cscds, &segment.destination)?;
+    let length = length(segment.amount, &source, &destination)?;
+    let from = source.range(&segment.source, length)?;
+    let to = destination.range(&segment.destination, length)?;
+    source.check(&run.nexus)?;
+    destination.check(&run.nexus)?;
+    Transfer { run, copy, source, destination }.carry_out(from, to).await
+}
+
+/// The bytes of a segment, whole blocks of both ends.
+fn length(amount: Amount, source: &End, destination: &End) -> Result<u64, Sense> {
+    let (length, otherwise) = match amount {
+        Amount::SourceBlocks(blocks) => {
+            (u64::from(blocks) * source.block, AdditionalSense::UNEXPECTED_INEXACT_SEGMENT)
+        }
+        Amount::DestinationBlocks(blocks) => {
+            (u64::from(blocks) * destination.block, AdditionalSense::UNEXPECTED_INEXACT_SEGMENT)
+        }
+        Amount::Bytes(bytes) => (bytes.into(), AdditionalSense::COPY_SEGMENT_GRANULARITY_VIOLATION),
+    };
+    if !length.is_multiple_of(source.block) || !length.is_multiple_of(destination.block) {
+        return Err(aborted(otherwise));
+    }
+    if length > LIMITS.segment_length.into() {
+        let too_long = AdditionalSense::INVALID_FIELD_IN_PARAMETER_LIST;
+        return Err(aborted_at(too_long, Segment::AMOUNT_AT));
+    }
+    Ok(length)
+}
+
+/// One segment at work.
+struct Transfer<'a> {
+    run: &'a Run,
+    copy: &'a Copy<'a>,
+    source: End,
+    destination: End,
+}
+
+impl Transfer<'_> {
+    /// Copies in chunks, so that other commands go on and aborts are heeded.
+    async fn carry_out(&self, from: Range<u64>, to: Range<u64>) -> Result<(), Sense> {
+        let length = from.end - from.start;
+        let step = self.step();
+        let memory = Rc::new(Memory::zeroed(step.min(length) as usize));
+        let chunks = length.div_ceil(step);
+        let same_unit = self.source.unit.number() == self.destination.unit.number();
+        // What is to be copied must not be overwritten before.
+        let backwards = same_unit && from.contains(&to.start) && from.start < to.start;
+        for chunk in 0..chunks {
+            let at = step * if backwards { chunks - 1 - chunk } else { chunk };
+            let bytes = step.min(length - at);
+            self.read(from.start + at, bytes, &memory).await?;
+            self.write(to.start + at, bytes, &memory).await?;
+            self.copy.wrote(bytes);
+        }
+        Ok(())
+    }
+
+    /// Whole blocks of both ends, no more than the stores take.
+    fn step(&self) -> u64 {
+        let ends = [&self.source, &self.destination];
+        let block = ends.iter().fold(1, |block, end| block.max(end.block));
+        let most =
+            ends.iter().filter_map(|end| end.unit.backing()).map(|backing| backing.caps().max_transfer);
+        (most.fold(CHUNK, u64::min) / block * block).max(block)
+    }
+
+    /// The range is given back before another is taken: who has one waits for no other.
+    async fn read(&self, offset: u64, length: u64, memory: &Rc<Memory>) -> Result<(), Sense> {
+        let steps = self.run.on(&self.source.unit);
+        let _range = steps.share(offset..offset + length).await.map_err(|_| failed())?;
+        self.source.check(&self.run.nexus)?;
+        steps.read(offset, memory, length).await.map(drop).map_err(|_| failed())
+    }
+
+    async fn write(&self, offset: u64, length: u64, memory: &Rc<Memory>) -> Result<(), Sense> {
+        let unit = &self.destination.unit;
+        let steps = self.run.on(unit);
+        let _range = steps.share(offset..offset + length).await.map_err(|_| failed())?;
+        self.destination.check(&self.run.nexus)?;
+        let volatile = unit.backing().is_some_and(|backing| backing.caps().volatile_cache);
+        let durable = volatile && !unit.write_cache_enabled();
+        steps.write(offset, memory, length, durable).await.map(drop).map_err(|_| failed())
+    }
+}

@@ -1,0 +1,206 @@
+use super::*;
+use TaskManagementFunction as Function;
+use lunette_scsi::{AdditionalSense, Designator, Identifier, SenseKey};
+
+const CHUNK: u32 = 256 << 10;
+
+/// Two units, each on a reactor of its own.
+struct Pair {
+    rig: Rig,
+    first: Initiator,
+    second: Initiator,
+    /// Data-out of commands.
+    kept: Vec<Memory>,
+}
+
+fn name(number: u64) -> Naa {
+    Naa::locally_assigned(number)
+}
+
+impl Pair {
+    fn new() -> Self {
+        let mut rig = Rig::new(2);
+        let backing = Held::new(1 << 20, ROOM);
+        let identity = Identity::new("2", name(2));
+        let unit = LogicalUnit::new("other toy", identity, Box::new(Toy), Some(Arc::new(backing)));
+        let units = [rig.unit.clone(), unit];
+        for (unit, reactor) in units.iter().zip(0..) {
+            unit.live_on([ReactorId(reactor)]);
+        }
+        let seen = (0..).zip(units.iter().cloned()).collect();
+        let port = TargetPort::new("toy,t,0x0002", 2, Protocol::ISCSI, seen);
+        let open = |rig: &mut Rig, name: &str, reactor| {
+            let nexus = Nexus::new(name, port.clone());
+            rig.session(&nexus, reactor)
+        };
+        let (first, second) = (open(&mut rig, "first", 0), open(&mut rig, "second", 1));
+        let mut pair = Self { rig, first, second, kept: Vec::new() };
+        for lun in [0, 1] {
+            // Their power-on unit attentions.
+            pair.send(0, lun, 0, "simple", &[0; 6], &[]);
+            pair.send(1, lun, 0, "simple", &[0; 6], &[]);
+        }
+        pair.rig.complete_all();
+        pair.first.events();
+        pair.second.events();
+        pair
+    }
+
+    fn initiator(&self, number: usize) -> &Initiator {
+        if number == 0 { &self.first } else { &self.second }
+    }
+
+    /// Sends a command; its end, also one that comes at once, is among the initiator's events.
+    fn send(&mut self, from: usize, lun: u32, tag: u64, attribute: &str, cdb: &[u8], data_out: &[u8]) {
+        let cdb = Cdb::new(cdb).unwrap();
+        let attribute = if attribute == "ordered" { TaskAttribute::Ordered } else { TaskAttribute::Simple };
+        let sent = data_out.len() as u64;
+        let data_out = Memory::from_bytes(data_out);
+        let frame = CommandFrame {
+            tag,
+            attribute,
+            cookie: tag,
+            data_out: sent,
+            ..CommandFrame::new(Lun::from_index(lun), &cdb)
+        };
+        let initiator = if from == 0 { &self.first } else { &self.second };
+        let (out, into) = ([data_out.seg()], [initiator.memory.seg()]);
+        let (out, into) = (Sg::new(&out), Sg::new(&into));
+        let cx = self.rig.sim.cx(initiator.reactor);
+        if let Started::Ended(outcome) = initiator.session.execute(&frame, out, into, cx) {
+            initiator.log.0.borrow_mut().push(Event::Ended(tag, Completion::Ended(outcome)));
+        }
+        self.rig.sim.settle();
+        self.kept.push(data_out);
+    }
+
+    /// A copy of `length` bytes by a command for the unit `lun`, from `source` to `destination`.
+    fn copy(&mut self, from: usize, lun: u32, tag: u64, attribute: &str, ends: [u16; 2], length: u32) {
+        let list = list(ends, length);
+        let mut cdb = [0; 16];
+        cdb[0] = 0x83;
+        cdb[10..14].copy_from_slice(&(list.len() as u32).to_be_bytes());
+        self.send(from, lun, tag, attribute, &cdb, &list);
+    }
+
+    /// The sense data of the one command that has ended.
+    fn refusal(&self, from: usize) -> (u64, SenseKey, AdditionalSense) {
+        match &self.initiator(from).events()[..] {
+            [Event::Ended(tag, Completion::Ended(outcome))] => {
+                let sense = outcome.sense.as_ref().unwrap();
+                (*tag, sense.key, sense.additional)
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+/// A list without an identifier that names units 1, 2 and 3, the last of which is not seen.
+fn list([source, destination]: [u16; 2], length: u32) -> Vec<u8> {
+    let mut list = vec![0; 16];
+    list[1] = 0x18;
+    list[3] = 3 * 32;
+    list[11] = 32;
+    for number in 1..=3 {
+        list.extend([0xe4, 0, 0, 0]);
+        let start = list.len() - 4;
+        list.extend(Designator::logical_unit(Identifier::Naa(name(number))).encode());
+        list.resize(start + 32, 0);
+        list[start + 31] = 1;
+    }
+    list.extend([0x0a, 0, 0, 0x1c]);
+    list.extend(source.to_be_bytes());
+    list.extend(destination.to_be_bytes());
+    list.extend(length.to_be_bytes());
+    list.extend([0; 20]);
+    list
+}
+
+const FAILED: AdditionalSense = AdditionalSense::THIRD_PARTY_DEVICE_FAILURE;
+const READ_10: [u8; 10] = [0x28, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+
+#[test]
+fn copies_that_cross_wait_at_no_barrier() {
+    let mut pair = Pair::new();
+    pair.copy(0, 0, 1, "ordered", [0, 1], 3 * CHUNK);
+    pair.copy(1, 1, 2, "ordered", [1, 0], 3 * CHUNK);
+    pair.send(0, 1, 3, "ordered", &READ_10, &[]);
+    pair.send(1, 0, 4, "ordered", &READ_10, &[]);
+    assert_eq!(pair.rig.at_store(), 2, "both copies, and nothing else");
+    pair.rig.complete_all();
+    assert_eq!((pair.first.good(), pair.second.good()), (vec![1, 3], vec![2, 4]));
+}
+
+#[test]
+fn others_go_on_between_chunks() {
+    let mut pair = Pair::new();
+    pair.copy(0, 0, 1, "simple", [0, 1], 2 * CHUNK);
+    pair.send(1, 1, 2, "simple", &READ_10, &[]);
+    assert_eq!(pair.rig.at_store(), 2);
+    pair.rig.complete_one(Ok(1));
+    pair.rig.complete_one(Ok(1));
+    assert_eq!((pair.first.good(), pair.second.good()), (vec![], vec![2]));
+    pair.rig.complete_all();
+    assert_eq!(pair.first.good(), [1]);
+}
+
+#[test]
+fn a_reset_of_the_other_unit_ends_a_copy_when_nothing_is_under_way_there() {
+    let mut pair = Pair::new();
+    pair.copy(0, 0, 1, "simple", [0, 1], 2 * CHUNK);
+    pair.rig.complete_one(Ok(1));
+    assert_eq!(pair.rig.at_store(), 1, "the first write");
+    let reset = Management { function: Function::LogicalUnitReset, lun: Lun::from_index(1), tag: 0 };
+    pair.second.session.manage(&reset, 1000, pair.rig.sim.cx(1));
+    assert_eq!(pair.rig.at_store(), 1);
+    assert_eq!((pair.first.events(), pair.second.events()), (vec![], vec![]));
+    pair.rig.complete_one(Ok(1));
+    assert_eq!(pair.rig.at_store(), 0);
+    assert_eq!(pair.refusal(0), (1, SenseKey::COPY_ABORTED, FAILED));
+    assert_eq!(pair.second.events(), [Event::Managed(1000, ServiceResponse::FunctionComplete)]);
+}
+
+#[test]
+fn a_task_management_function_ends_a_copy() {
+    let mut pair = Pair::new();
+    pair.copy(0, 0, 1, "simple", [0, 1], 2 * CHUNK);
+    // It is no task of the other unit.
+    let clear = Management { function: Function::ClearTaskSet, lun: Lun::from_index(1), tag: 0 };
+    pair.second.session.manage(&clear, 1000, pair.rig.sim.cx(1));
+    pair.rig.complete_one(Ok(1));
+    assert_eq!((pair.rig.at_store(), pair.first.events()), (1, vec![]));
+    pair.rig.manage(&pair.first, Function::AbortTask, 1);
+    pair.rig.complete_one(Ok(1));
+    assert_eq!(pair.rig.at_store(), 0);
+    let aborted = Event::Ended(1, Completion::Aborted(crate::Aborted::ByItsNexus));
+    assert_eq!(pair.first.events()[0], aborted);
+}
+
+#[test]
+fn reservations_are_heeded_at_every_chunk() {
+    let mut pair = Pair::new();
+    pair.copy(0, 0, 1, "simple", [0, 1], 2 * CHUNK);
+    pair.rig.complete_one(Ok(1));
+    pair.rig.complete_one(Ok(1));
+    pair.send(1, 1, 2, "simple", &[0x16, 0, 0, 0, 0, 0], &[]);
+    assert_eq!((pair.second.good(), pair.rig.at_store()), (vec![2], 1));
+    pair.rig.complete_all();
+    assert_eq!(pair.refusal(0), (1, SenseKey::COPY_ABORTED, FAILED));
+    // Who has reserved it copies on.
+    pair.copy(1, 1, 3, "simple", [0, 1], 1);
+    pair.rig.complete_all();
+    assert_eq!(pair.second.good(), [3]);
+}
+
+#[test]
+fn units_that_the_nexus_does_not_see_are_out_of_reach() {
+    let mut pair = Pair::new();
+    for ends in [[2, 0], [0, 2]] {
+        pair.copy(0, 0, 1, "simple", ends, 1);
+        let unreachable = AdditionalSense::COPY_TARGET_DEVICE_NOT_REACHABLE;
+        assert_eq!(pair.refusal(0), (1, SenseKey::COPY_ABORTED, unreachable));
+    }
+    pair.copy(0, 0, 2, "simple", [0, 3], 1);
+    let unreachable = AdditionalSense::UNREACHABLE_COPY_TARGET;
+    assert_eq!(pair.refusal(0), (2, SenseKey::COPY_ABORTED, unreachable));
+}
