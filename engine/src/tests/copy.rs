@@ -128,7 +128,9 @@ fn copies_that_cross_wait_at_no_barrier() {
     pair.send(1, 0, 4, "ordered", &READ_10, &[]);
     assert_eq!(pair.rig.at_store(), 2, "both copies, and nothing else");
     pair.rig.complete_all();
-    assert_eq!((pair.first.good(), pair.second.good()), (vec![1, 3], vec![2, 4]));
+    let (first, mut second) = (pair.first.good(), pair.second.good());
+    second.sort_unstable();
+    assert_eq!((first, second), (vec![1, 3], vec![2, 4]));
 }
 
 #[test]
@@ -137,8 +139,7 @@ fn others_go_on_between_chunks() {
     pair.copy(0, 0, 1, "simple", [0, 1], 2 * CHUNK);
     pair.send(1, 1, 2, "simple", &READ_10, &[]);
     assert_eq!(pair.rig.at_store(), 2);
-    pair.rig.complete_one(Ok(1));
-    pair.rig.complete_one(Ok(1));
+    pair.rig.complete_the_last();
     assert_eq!((pair.first.good(), pair.second.good()), (vec![], vec![2]));
     pair.rig.complete_all();
     assert_eq!(pair.first.good(), [1]);
