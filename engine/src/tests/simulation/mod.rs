@@ -32,6 +32,7 @@ struct Mix {
     ordered: usize,
     heads: usize,
     writes: usize,
+    comparisons: usize,
     reservations: usize,
     functions: usize,
     gathers: usize,
@@ -114,6 +115,7 @@ impl Schedule {
             ordered: mix(&[0, 5, 30]),
             heads: mix(&[0, 0, 10]),
             writes: mix(&[20, 50, 80]),
+            comparisons: mix(&[0, 10]),
             reservations: mix(&[0, 0, 15]),
             functions: mix(&[0, 3, 10]),
             gathers: mix(&[0, 20]),
@@ -242,7 +244,7 @@ impl Schedule {
     }
 
     fn send_any(&mut self) {
-        let Mix { ordered, heads, writes, reservations, gathers, .. } = self.mix;
+        let Mix { ordered, heads, writes, comparisons, reservations, gathers, .. } = self.mix;
         let nexus = self.random.below(QUEUES.len());
         if self.sessions[nexus].is_none() {
             return;
@@ -254,7 +256,7 @@ impl Schedule {
             self.reserve()
         } else if self.random.chance(5) {
             Kind::TestUnitReady
-        } else if self.random.chance(10) {
+        } else if self.random.chance(comparisons) {
             let expected = lock(&self.world).blocks[first];
             Kind::CompareAndWrite { block: first, expected, number }
         } else if self.random.chance(writes) {
@@ -448,7 +450,7 @@ fn schedules_keep_every_promise() {
         run(seed, true);
         return;
     }
-    let schedules = number("LUNETTE_SCHEDULES").unwrap_or(1000);
+    let schedules = number("LUNETTE_SCHEDULES").unwrap_or(2000);
     let commands: usize = (0..schedules).map(|seed| run(seed, false)).sum();
     assert!(commands as u64 >= 20 * schedules.min(1), "they do something");
 }

@@ -327,7 +327,17 @@ fn check_exclusion(world: &World, reserve: &Command, kind: u8) {
     let ends =
         world.commands.iter().filter(|other| other.end() > reserve.arrived && other.may_end(reserve.nexus));
     let until = ends.map(|other| other.arrived).min().unwrap_or(Time::MAX);
+    // Where nothing takes ranges, commands do not wait between the last look at reservations and the store.
+    let takes_ranges = |command: &Command| matches!(command.kind, Kind::CompareAndWrite { .. });
+    let at_once = !world.commands.iter().any(takes_ranges);
     for other in world.commands.iter().filter(|other| other.nexus != reserve.nexus) {
+        let begins = other.begun.is_some_and(|begun| reserve.end() < begun && begun < until);
+        let in_steps = matches!(other.kind, Kind::Read { in_steps: true, .. });
+        assert!(
+            !(at_once && begins && other.is_excluded_by(kind)) || in_steps,
+            "{:?} begins in spite of a reservation",
+            other.kind
+        );
         if reserve.end() < other.arrived && other.end() < until && other.is_excluded_by(kind) {
             assert!(
                 other.begun.is_none() && !other.is_good(),
