@@ -5,6 +5,7 @@ use crate::command::{Attention, CommandSpec, Row, Unknown};
 use crate::hop::Hops;
 use crate::manage::{Jobs, Waits};
 use crate::plan::{Completion, Io, IoKind, Outcome, Plan, Reply, RunPlan};
+use crate::room::must_wait;
 use crate::run::{Alarm, Run, RunCell, Running};
 use crate::session::{Admission, CommandFrame, Itl, Started};
 use crate::steps::Background;
@@ -12,7 +13,7 @@ use crate::task_set::{Next, TaskSet};
 use crate::tasks::{Abort, Parked, Phase, Task, TaskId, Tasks};
 use crate::{LogicalUnit, Request};
 use lunette_scsi::{AdditionalSense, Cdb, Sense, Status, TaskAttribute};
-use lunette_store::{Cx, IoError, IoId, IoResult, Message, Op, ReactorId, Sg, Sink, SinkId};
+use lunette_store::{Cx, IoError, IoId, IoResult, Message, Op, ReactorId, Sg, Sink, SinkId, Submit};
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::rc::Rc;
@@ -191,7 +192,23 @@ impl Engine {
         let op = operation(io, data_out, data_in);
         let moving = op.range().1;
         match self.submit(id, itl, io, op, cx) {
-            Some(result) => {
+            Submit::Full => {
+                let task = Task { enabled: true, ..Task::new(itl.clone(), command, Plan::Io(io)) };
+                tasks.occupy(id, task);
+                itl.set.began();
+                match Self::wait_for_room(&mut tasks, id, data_out, data_in) {
+                    Some(outcome) => {
+                        drop(tasks);
+                        self.end(id, cx);
+                        Started::Ended(outcome)
+                    }
+                    None => {
+                        self.tell(Token::Advance(itl.set.unit.number()), Ok(0), cx);
+                        Started::Pending
+                    }
+                }
+            }
+            Submit::Done(result) => {
                 let outcome = outcome_of_io(itl, io, moving, result);
                 if result.is_err() && outcome.sense.is_some() {
                     drop(tasks);
@@ -199,7 +216,7 @@ impl Engine {
                 }
                 Started::Ended(outcome)
             }
-            None => {
+            Submit::Queued => {
                 let phase = Phase::Running;
                 let task =
                     Task { phase, enabled: true, moving, ..Task::new(itl.clone(), command, Plan::Io(io)) };
@@ -293,7 +310,7 @@ impl Engine {
         let (set, is_ordered) = (&itl.set, attribute == TaskAttribute::Ordered);
         match attribute {
             TaskAttribute::HeadOfQueue => set.head_began(),
-            TaskAttribute::Simple if !set.is_blocked() => set.began(),
+            TaskAttribute::Simple if !set.is_ordered() => set.began(),
             TaskAttribute::Aca => set.began(),
             _ => return self.wake(&set.unit, set.make_dormant(id, is_ordered), cx),
         }
@@ -356,8 +373,18 @@ impl Engine {
                 task.plan = Some(Plan::Io(io));
                 let op = operation(io, data_out, data_in);
                 task.moving = op.range().1;
-                let result = self.submit(id, &task.itl, io, op, cx)?;
-                self.end_of_io(id, task, io, result, cx)
+                let submitted =
+                    if must_wait(task) { Submit::Full } else { self.submit(id, &task.itl, io, op, cx) };
+                match submitted {
+                    Submit::Done(result) => self.end_of_io(id, task, io, result, cx),
+                    Submit::Queued => None,
+                    Submit::Full => {
+                        if task.standing.is_none() {
+                            self.tell(Token::Advance(task.itl.unit().number()), Ok(0), cx);
+                        }
+                        Self::wait_for_room(&mut tasks, id, data_out, data_in)
+                    }
+                }
             }
             Plan::Run(plan) => {
                 self.begin_task(id, task, plan, data_out, data_in, cx);
@@ -367,12 +394,12 @@ impl Engine {
     }
 
     /// Gives the one operation of most commands to the store.
-    fn submit(&self, id: TaskId, itl: &Itl, io: Io, op: Op<'_>, cx: &mut dyn Cx) -> Option<IoResult> {
-        let Some(store) = &itl.set.store else { return Some(Err(IoError::Gone)) };
+    fn submit(&self, id: TaskId, itl: &Itl, io: Io, op: Op<'_>, cx: &mut dyn Cx) -> Submit {
+        let Some(store) = &itl.set.store else { return Submit::Done(Err(IoError::Gone)) };
         if op.range().1 == 0 && io.kind != IoKind::Flush {
-            return Some(Ok(0));
+            return Submit::Done(Ok(0));
         }
-        store.submit(op, self.id(Token::Task(id)), cx).done()
+        store.submit(op, self.id(Token::Task(id)), cx)
     }
 
     /// The one operation of a task has come to its end.
@@ -445,10 +472,13 @@ impl Engine {
     /// Takes a task out of its task set.
     fn end(&self, id: TaskId, cx: &mut dyn Cx) -> Option<Rc<Itl>> {
         let mut tasks = self.tasks.borrow_mut();
-        let Task { enabled, attribute, .. } = *tasks.get(id)?;
+        let Task { enabled, attribute, standing, .. } = *tasks.get(id)?;
         let itl = tasks.remove(id)?;
         drop(tasks);
         let set = &itl.set;
+        if let Some(standing) = standing {
+            Self::stops_waiting(set, standing);
+        }
         if enabled && attribute == TaskAttribute::Simple {
             if set.ended() {
                 self.tell(Token::Advance(set.unit.number()), Ok(0), cx);
@@ -485,7 +515,7 @@ impl Engine {
         let Some(set) = self.sets.borrow().get(&unit).cloned() else { return };
         loop {
             match set.next() {
-                Next::Wait => return,
+                Next::Wait => return self.offer(&set, cx),
                 Next::Enable(task) => self.enable(task, cx),
                 Next::Tell(owner) => self.wake(&set.unit, vec![owner], cx),
             }

@@ -61,6 +61,7 @@ mod plan;
 mod ranges;
 mod readiness;
 mod reservation;
+mod room;
 mod run;
 mod saved;
 mod self_test;

@@ -399,6 +399,7 @@ impl Engine {
         let idle = task.running.as_mut().is_some_and(Running::abort);
         if first && task.phase != Phase::Running || idle {
             task.phase = Phase::Running;
+            task.parked = None;
             // If it sleeps.
             cx.cancel(self.id(Token::Task(id)));
             self.tell(Token::Task(id), Err(IoError::Aborted), cx);

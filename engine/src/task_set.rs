@@ -9,10 +9,11 @@
 //! What the parts agree on is behind a lock of the unit. Messages say only that there may be something to do.
 
 use crate::LogicalUnit;
+use crate::room::Queue;
 use crate::statistics::Counters;
 use crate::tasks::TaskId;
 use lunette_store::{ReactorId, Store};
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, RefCell, RefMut};
 use std::collections::VecDeque;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -49,9 +50,15 @@ struct Holds(AtomicU32);
 impl Holds {
     /// There are ORDERED or HEAD OF QUEUE tasks somewhere in the set.
     const ORDER: u32 = 1;
+    /// Older ones of this part wait for room in the store.
+    const ROOM: u32 = 2;
 
     fn any(&self) -> bool {
         self.0.load(Ordering::Acquire) != 0
+    }
+
+    fn has(&self, hold: u32) -> bool {
+        self.0.load(Ordering::Acquire) & hold != 0
     }
 
     fn set(&self, hold: u32, on: bool) {
@@ -154,6 +161,8 @@ pub(crate) struct TaskSet {
     dormant: RefCell<VecDeque<Dormant>>,
     /// The ORDERED task that runs.
     running: Cell<Option<Place>>,
+    /// Those that wait for room in the store.
+    queue: RefCell<Queue>,
 }
 
 /// What a part of a task set wants done next.
@@ -181,7 +190,23 @@ impl TaskSet {
             holds,
             dormant: RefCell::default(),
             running: Cell::new(None),
+            queue: RefCell::default(),
         })
+    }
+
+    /// Whether a SIMPLE task takes a place in the order.
+    pub(crate) fn is_ordered(&self) -> bool {
+        self.holds.has(Holds::ORDER)
+    }
+
+    /// Those that wait for room in the store.
+    pub(crate) fn queue(&self) -> RefMut<'_, Queue> {
+        self.queue.borrow_mut()
+    }
+
+    /// The queue has changed.
+    pub(crate) fn hold_for_room(&self) {
+        self.holds.set(Holds::ROOM, !self.queue().is_empty());
     }
 
     /// Whether a SIMPLE task may not run at once.

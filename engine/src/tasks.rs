@@ -1,6 +1,7 @@
 //! The task slots of one reactor.
 
 use crate::plan::{Aborted, Plan};
+use crate::room::Standing;
 use crate::run::Running;
 use crate::session::{CommandFrame, Itl};
 use lunette_scsi::{Cdb, TaskAttribute};
@@ -35,6 +36,8 @@ pub(crate) enum Phase {
     Parked,
     /// Its transport is done, but an auto contingent allegiance holds it back.
     Suspended,
+    /// Its transport is done, but the store has no room for it.
+    Waiting,
     /// At work: the store or the kernel may touch its memory.
     Running,
 }
@@ -70,6 +73,8 @@ pub(crate) struct Task {
     /// Bytes that the store operation in progress moves.
     pub(crate) moving: u64,
     pub(crate) parked: Option<Box<Parked>>,
+    /// Among those that wait for room, if it is or was one of them.
+    pub(crate) standing: Option<Standing>,
     pub(crate) running: Option<Running>,
 }
 
@@ -217,6 +222,7 @@ impl Task {
             moving: 0,
             plan: Some(plan),
             parked: None,
+            standing: None,
             running: None,
         }
     }

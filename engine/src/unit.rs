@@ -13,6 +13,7 @@ use crate::nexus::ItlNexus;
 use crate::ranges::Ranges;
 use crate::readiness::NotReady;
 use crate::reservation::Reservations;
+use crate::room::Waiting;
 use crate::saved::{Saved, StateError, StateKeeper};
 use crate::self_test::SelfTests;
 use crate::spc::IdentifyingInformation;
@@ -43,6 +44,7 @@ pub struct LogicalUnit {
     flags: AtomicU32,
     turns: Turns,
     ranges: Ranges,
+    waiting: Waiting,
     keeper: OnceLock<Arc<dyn StateKeeper>>,
     statistics: Statistics,
     log_bases: LogBases,
@@ -146,6 +148,7 @@ impl LogicalUnit {
             flags: AtomicU32::new(0),
             turns: Turns::default(),
             ranges: Ranges::default(),
+            waiting: Waiting::default(),
             keeper: OnceLock::new(),
             statistics: Statistics::default(),
             log_bases: LogBases::default(),
@@ -259,6 +262,10 @@ impl LogicalUnit {
 
     pub(crate) fn turns(&self) -> &Turns {
         &self.turns
+    }
+
+    pub(crate) fn waiting(&self) -> &Waiting {
+        &self.waiting
     }
 
     pub(crate) fn ranges(&self) -> &Ranges {

@@ -2,17 +2,57 @@ use super::*;
 use lunette_scsi::Status;
 use std::time::Duration;
 
+fn prioritized(rig: &mut Rig, from: &Initiator, tag: u64, priority: u8) -> Option<Status> {
+    let cdb = Cdb::new(&[READ.spec.opcode.0, 0, 0, 0, 0, 0, 0, 0, 0, 0]).unwrap();
+    let frame = CommandFrame { tag, cookie: tag, priority, ..CommandFrame::new(Lun::from_index(0), &cdb) };
+    let cx = rig.sim.cx(from.reactor);
+    match from.session.execute(&frame, Sg::empty(), Sg::new(&[from.memory.seg()]), cx) {
+        Started::Ended(outcome) => Some(outcome.status),
+        Started::Pending => None,
+    }
+}
+
 #[test]
-fn a_full_store_is_a_full_task_set() {
+fn what_waits_for_room_goes_by_priority_and_then_by_turns() {
     let mut rig = Rig::new(1);
-    let a = rig.initiator(0);
+    let (a, b) = (rig.initiator(0), rig.initiator(0));
     for tag in 0..ROOM as u64 {
         rig.read(&a, tag, "simple");
     }
-    let outcome = rig.send(&a, 100, "simple", &READ.spec).unwrap();
-    assert_eq!((outcome.status, outcome.sense), (Status::TASK_SET_FULL, None));
-    rig.complete_one(Ok(1));
-    rig.read(&a, 101, "simple");
+    for (from, tag, priority) in
+        [(&a, 100, 0), (&a, 101, 0), (&a, 102, 15), (&b, 200, 0), (&b, 201, 8), (&b, 202, 1)]
+    {
+        assert_eq!(prioritized(&mut rig, from, tag, priority), None);
+    }
+    assert_eq!(rig.at_store(), ROOM);
+    for _ in 0..ROOM {
+        rig.complete_one(Ok(1));
+    }
+    assert_eq!(a.good().len(), ROOM);
+    let mut order = Vec::new();
+    for _ in 0..6 {
+        rig.complete_one(Ok(1));
+        order.extend(a.good().into_iter().chain(b.good()));
+    }
+    assert_eq!(order, [202, 100, 200, 101, 201, 102]);
+}
+
+#[test]
+fn only_so_many_wait_for_room() {
+    let mut rig = Rig::new(1);
+    let (a, b) = (rig.initiator(0), rig.initiator(0));
+    rig.unit.limit_waiting(2);
+    for tag in 0..ROOM as u64 + 2 {
+        rig.read(&a, tag, "simple");
+    }
+    assert_eq!(prioritized(&mut rig, &a, 100, 0), Some(Status::TASK_SET_FULL));
+    assert_eq!(prioritized(&mut rig, &b, 100, 0), Some(Status::BUSY));
+    rig.manage(&a, TaskManagementFunction::AbortTask, ROOM as u64);
+    rig.sim.settle();
+    assert_eq!(a.events().len(), 2, "it was not at the store");
+    rig.read(&b, 101, "simple");
+    rig.complete_all();
+    assert_eq!((a.good().len(), b.good()), (ROOM + 1, vec![101]));
 }
 
 #[test]
