@@ -45,6 +45,8 @@ pub(crate) struct UnitSpec {
     pub(crate) removable: bool,
     /// The most bytes that formatting and sanitizing write in a second, zero for no limit; otherwise what the disk thinks fit.
     pub(crate) pace: Option<u64>,
+    /// The most commands that wait for room in the store; otherwise what the engine thinks fit.
+    pub(crate) waiting: Option<u16>,
     /// The commands that it carries out.
     pub(crate) filter: CommandFilter,
     /// How it begins to be accessible through target port groups; it is active/optimized through all others.
@@ -74,7 +76,7 @@ pub(crate) struct NotationError {
 pub(crate) const MAX_LUNS: u32 = 16384;
 
 /// The keys, for error messages.
-const KEYS: &str = "target, lun, queues, size, block, direct, inline, serial, wwn, name, rotational, removable, pace, filter, access";
+const KEYS: &str = "target, lun, queues, size, block, direct, inline, serial, wwn, name, rotational, removable, pace, waiting, filter, access";
 
 impl NotationError {
     pub(crate) fn new(text: &str, why: String) -> Self {
@@ -147,6 +149,7 @@ impl UnitSpec {
             rotational: None,
             removable: false,
             pace: None,
+            waiting: None,
             filter: CommandFilter::default(),
             access: Vec::new(),
             fault: None,
@@ -181,6 +184,11 @@ impl UnitSpec {
             "rotational" => self.rotational = Some(switch(key, value)?),
             "removable" => self.removable = switch(key, value)?,
             "pace" => self.pace = Some(if value == "off" { 0 } else { size::parse(value)? }),
+            "waiting" => {
+                let number =
+                    value.parse().map_err(|_| format!("waiting={value}: not a number up to {}", u16::MAX));
+                self.waiting = Some(number?);
+            }
             "filter" => {
                 self.filter = value.parse().map_err(|error| format!("filter={value}: {error}"))?;
             }
@@ -303,6 +311,7 @@ mod tests {
         assert_eq!((unit.serial.as_deref(), unit.wwn), (Some("abc"), Some(Naa::locally_assigned(1))));
         assert_eq!((unit.name.as_deref(), unit.target, unit.lun), (Some("root"), 3, Some(7)));
         assert_eq!((unit.rotational, unit.removable, unit.pace), (Some(true), true, Some(16 << 20)));
+        assert_eq!("disk:/a,waiting=0".parse::<UnitSpec>().unwrap().waiting, Some(0));
         assert_eq!("disk:/a,pace=off".parse::<UnitSpec>().unwrap().pace, Some(0));
         assert_eq!(unit.queues, [1, 4, 5, 6]);
     }
@@ -329,6 +338,7 @@ mod tests {
             ("disk:/a,block=520", "512 or 4096"),
             ("disk:/a,direct=yes", "on or off"),
             ("disk:/a,pace=fast", "not a size"),
+            ("disk:/a,waiting=65536", "not a number"),
             ("disk:/a,lun=16384", "0 to 16383"),
             ("disk:/a,target=256", "0 to 255"),
             ("disk:/a,queues=", "request queues are written"),

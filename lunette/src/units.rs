@@ -179,6 +179,9 @@ fn build(spec: &UnitSpec, at: Address, opened: Opened, record: &Record, state: &
         target => format!("target{target}-lun{}", at.lun),
     });
     let unit = LogicalUnit::filtered(name, identity, Box::new(disk), Some(opened.backing), &spec.filter);
+    if let Some(limit) = spec.waiting {
+        unit.limit_waiting(limit.into());
+    }
     for &GroupAccess { group, state, preferred } in &spec.access {
         unit.configure_access(group, state, preferred).with_context(|| at.to_string())?;
     }
