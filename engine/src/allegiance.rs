@@ -24,6 +24,11 @@ pub(crate) struct Allegiance {
 }
 
 impl LogicalUnit {
+    /// Whether the condition is established: some commands then wait until it is cleared.
+    pub fn has_allegiance(&self) -> bool {
+        self.state().allegiance.is_some()
+    }
+
     /// A command of `nexus` with NACA set has failed. A condition of another nexus stays.
     pub(crate) fn establish_allegiance(&self, nexus: NexusId) {
         let mut state = self.state();

@@ -43,7 +43,7 @@ pub(crate) fn cdb(commands: &[&'static CommandSpec], input: &mut Input<'_>) -> (
         let length = 1 + input.below(Cdb::CAPACITY);
         let bytes = input.bytes(length);
         let bytes = if bytes.is_empty() { &[0] } else { bytes };
-        return (Cdb::new(bytes).expect("1 to 32 bytes"), None);
+        return (without_naca(bytes), None);
     }
     let spec = input.pick(commands);
     let mut bytes = spec.usage.to_vec();
@@ -72,7 +72,19 @@ pub(crate) fn cdb(commands: &[&'static CommandSpec], input: &mut Input<'_>) -> (
         let at = input.below(bytes.len());
         bytes[at] ^= input.u8();
     }
-    (Cdb::new(&bytes).expect("1 to 32 bytes"), Some(spec.direction))
+    (without_naca(&bytes), Some(spec.direction))
+}
+
+/// NACA would have commands wait until somebody clears the condition.
+fn without_naca(bytes: &[u8]) -> Cdb {
+    const NACA: u8 = 0x04;
+    let mut bytes = bytes.to_vec();
+    // CONTROL (SAM-5 5.2).
+    let control = if bytes[0] == Opcode::VARIABLE_LENGTH_CDB.0 { 1 } else { bytes.len() - 1 };
+    if let Some(control) = bytes.get_mut(control) {
+        *control &= !NACA;
+    }
+    Cdb::new(&bytes).expect("1 to 32 bytes")
 }
 
 /// What must be true of the end of every command. `sent` and `room` are the sizes of the initiator's buffers.
@@ -85,6 +97,11 @@ pub(crate) fn check_outcome(outcome: &Outcome, sent: u64, room: u64) {
             assert!(!all_sent || outcome.moved_out == outcome.wanted_out, "{outcome:?}");
         }
         (Some(sense), Status::CHECK_CONDITION) => check_sense(sense),
+        // Refused, perhaps for what its parameter list says.
+        (None, Status::RESERVATION_CONFLICT | Status::ACA_ACTIVE | Status::BUSY | Status::TASK_SET_FULL) => {
+            assert_eq!(outcome.moved_in, 0, "{outcome:?}");
+        }
+        (None, Status::TASK_ABORTED) => {}
         _ => panic!("{outcome:?}"),
     }
     let _ = (outcome.residual_in(room), outcome.residual_out(sent));
