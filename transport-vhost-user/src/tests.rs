@@ -171,7 +171,7 @@ fn control_requests_are_answered() {
         for (subtype, lun, expected) in [
             (0, UNIT, 0),
             (1, UNIT, 0),
-            (2, UNIT, 11),
+            (2, UNIT, 0),
             (3, UNIT, 0),
             (4, UNIT, 0),
             (5, UNIT, 0),

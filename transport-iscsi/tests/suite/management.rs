@@ -88,7 +88,7 @@ fn functions_that_cannot_be_are_told_apart() {
     let no_lun = [0, 9, 0, 0, 0, 0, 0, 0];
     assert_eq!(client.managed(Function::LOGICAL_UNIT_RESET, no_lun, NONE), Answer::NO_LUN);
     assert_eq!(client.managed(Function::ABORT_TASK, LUN, 12345), Answer::NO_TASK);
-    assert_eq!(client.managed(Function::CLEAR_ACA, LUN, NONE), Answer::NOT_SUPPORTED);
+    assert_eq!(client.managed(Function::CLEAR_ACA, LUN, NONE), Answer::COMPLETE);
     assert_eq!(client.managed(Function::TASK_REASSIGN, LUN, NONE), Answer::NO_REASSIGNMENT);
     assert_eq!(client.managed(Function(99), LUN, NONE), Answer::NOT_SUPPORTED);
     client.write(0, pattern(1, 512));
