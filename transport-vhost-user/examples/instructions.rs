@@ -1,8 +1,9 @@
-//! Reads through a request queue on a simulated reactor, from a disk that keeps nothing: for counting instructions.
+//! Reads or writes through a request queue on a simulated reactor, of a disk that keeps nothing: for counting instructions.
 //!
 //! ```text
 //! cargo build --release -p lunette-transport-vhost-user --example instructions
-//! valgrind --tool=callgrind --toggle-collect='*Sink*Queue*poll*' target/release/examples/instructions split indirect
+//! valgrind --tool=callgrind --toggle-collect='lunette_transport_vhost_user::queue::run::*::run' \
+//!     target/release/examples/instructions split indirect write
 //! ```
 //!
 //! The total that Callgrind collects, divided by the number of requests, is what one costs from ring to ring.
@@ -66,13 +67,18 @@ fn main() {
     let setup = Setup { format, size: 256, event_idx: true, table: 4 };
     let mut ring = Ring::new(&mut memory, setup).expect("a ring");
     let buffers = memory.allocate(8192, 4096).expect("buffers");
-    // READ(10) of eight blocks of LUN 0.
+    // READ(10) or WRITE(10) of eight blocks of LUN 0.
+    let opcode = if has("write") { 0x2A } else { 0x28 };
     let mut header = vec![1, 0, 0x40, 0, 0, 0, 0, 0];
     header.resize(19, 0);
-    header.extend([0x28, 0, 0, 0, 0, 8, 0, 0, 8, 0]);
+    header.extend([opcode, 0, 0, 0, 0, 8, 0, 0, 8, 0]);
     buffers.write(0, &header);
     let element = |at: u64, length, writable| Element { address: buffers.address() + at, length, writable };
-    let elements = [element(0, 51, false), element(64, 108, true), element(4096, 4096, true)];
+    let mut elements = [element(0, 51, false), element(64, 108, true), element(4096, 4096, true)];
+    if has("write") {
+        elements[2].writable = false;
+        elements.swap(1, 2);
+    }
 
     let mut sim = Sim::new(1);
     let regions = memory.regions().expect("regions").into_iter();

@@ -75,8 +75,6 @@ pub(super) struct Scsi {
     driver: ScsiDriver,
     data: Vec<Words>,
     queues: usize,
-    /// Queues with commands that the device has not been shown.
-    fresh: Vec<bool>,
 }
 
 impl Scsi {
@@ -101,7 +99,7 @@ impl Scsi {
         let mut driver = ScsiDriver::connect(socket, &options)?;
         driver.monitor.session.set_patience(PATIENCE)?;
         let data = (0..guest.queues).map(|queue| Words { memory: driver.all_data(queue).clone(), room });
-        Ok(Self { data: data.collect(), driver, queues, fresh: vec![false; queues] })
+        Ok(Self { data: data.collect(), driver, queues })
     }
 
     /// The queue of a slot, and the slot there.
@@ -140,16 +138,11 @@ impl Initiator for Scsi {
         };
         let command = ScsiCommand::new(&command.cdb).tagged(slot as u64);
         self.driver.submit(queue as u16, slot as u16, &command, &data)?;
-        self.fresh[queue] = true;
-        Ok(())
+        // As a Linux guest does that submits one by one: the device may begin while others are being prepared.
+        Ok(self.driver.flush(queue as u16)?)
     }
 
     fn wait(&mut self, done: &mut Vec<Completion>) -> Result<()> {
-        for (queue, fresh) in self.fresh.iter_mut().enumerate() {
-            if std::mem::take(fresh) {
-                self.driver.flush(queue as u16)?;
-            }
-        }
         self.take(done)?;
         while done.is_empty() {
             self.driver.wait_any()?;
@@ -216,11 +209,11 @@ impl Initiator for Block {
             sector: command.lba * (BLOCK as u64 / block::SECTOR),
             length: command.length,
         };
-        Ok(self.driver.submit(slot as u16, &request)?)
+        self.driver.submit(slot as u16, &request)?;
+        Ok(self.driver.flush()?)
     }
 
     fn wait(&mut self, done: &mut Vec<Completion>) -> Result<()> {
-        self.driver.flush()?;
         self.take(done)?;
         while done.is_empty() {
             self.driver.wait()?;

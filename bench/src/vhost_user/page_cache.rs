@@ -64,8 +64,9 @@ pub(crate) fn compare(settings: &Settings) -> Result<Section> {
     let mut section = Section::new("vhost-user: a file in the page cache", settings)?;
     section.fact(format!(
         "One file of {} MiB ({}) in the page cache; one request queue of {} entries, indirect descriptors, EVENT_IDX; \
-         the guest sleeps on the call eventfd. \"polled\": the guest spins, and lunette has `--poll always`. \"pinned\": \
-         the guest on the last CPU, the daemon on the others. Writes go to the first {} MiB, whose pages are dirty before.",
+         the guest shows each request as it is made, and sleeps on the call eventfd. \"polled\": the guest spins, and \
+         lunette has `--poll always`. \"pinned\": the guest on the last CPU, the daemon on the others. Writes go to the \
+         first {} MiB, whose pages are dirty before.",
         disk::SIZE >> 20,
         disk::file_system(&file)?,
         super::initiator::QUEUE_SIZE,
