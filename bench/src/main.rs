@@ -8,6 +8,7 @@ mod cpu;
 mod daemon;
 mod disk;
 mod fio;
+mod instructions;
 mod iscsi;
 mod load;
 mod lunette;
@@ -84,6 +85,8 @@ enum Benchmark {
     Ring,
     /// The same, with other choices of the guest.
     Options,
+    /// Instructions that a READ or WRITE takes from ring to ring.
+    Instructions,
     /// iSCSI against tgt.
     Iscsi,
 }
@@ -98,6 +101,7 @@ impl Benchmark {
             Self::Idle => vhost_user::idle(settings),
             Self::Ring => vhost_user::ring(settings),
             Self::Options => vhost_user::options(settings),
+            Self::Instructions => instructions::measure(settings),
             Self::Iscsi => iscsi::compare(settings),
         }
     }

@@ -106,10 +106,12 @@ fn test(full: bool, no_install: bool, no_e2e: bool) -> Result<()> {
 fn bench(options: &[String]) -> Result<()> {
     packages::install(packages::FOR_BENCHMARKS)?;
     let mut steps = Steps::new();
-    steps.cargo(
-        "build",
-        &["build", "--release", "--quiet", "--package", "lunette", "--package", "lunette-bench"],
-    )?;
+    for what in [
+        &["--package", "lunette", "--package", "lunette-bench"][..],
+        &["--package", "lunette-transport-vhost-user", "--example", "instructions"],
+    ] {
+        steps.cargo("build", &[&["build", "--release", "--quiet"], what].concat())?;
+    }
     let mut arguments = vec!["run", "--release", "--quiet", "--package", "lunette-bench", "--"];
     arguments.extend(options.iter().map(String::as_str));
     steps.cargo("benchmarks", &arguments)

@@ -31,7 +31,7 @@ pub(crate) const FOR_TESTS: &[&str] = &[
 ];
 
 /// What the benchmarks need.
-pub(crate) const FOR_BENCHMARKS: &[&str] = &["fio", "libiscsi-bin", "qemu-system-common", "tgt"];
+pub(crate) const FOR_BENCHMARKS: &[&str] = &["fio", "libiscsi-bin", "qemu-system-common", "tgt", "valgrind"];
 
 /// Installs what is missing, saying so.
 pub(crate) fn install(packages: &[&str]) -> Result<()> {
