@@ -4,7 +4,8 @@
 //! refused, all but those with the ACA task attribute of the *faulted* nexus, and what is in the task set but has not begun
 //! is suspended.
 
-use crate::engine::{Engine, Refusal};
+use crate::checks::Refusal;
+use crate::engine::Engine;
 use crate::nexus::ItlNexus;
 use crate::session::Itl;
 use crate::tasks::{Phase, Task};

@@ -5,8 +5,9 @@
 //! data, so its initiator is told when nothing of what was aborted touches any memory.
 
 use crate::engine::Engine;
-use crate::plan::{Outcome, Plan, RunPlan};
-use crate::run::{Alarm, Run};
+use crate::outcome::Outcome;
+use crate::plan::{Plan, RunPlan};
+use crate::run::Run;
 use crate::session::{CommandFrame, Itl};
 use crate::tasks::{Task, TaskId};
 use lunette_scsi::{Cdb, Sense, TaskAttribute};
@@ -60,20 +61,6 @@ impl Engine {
         task.has_failed = true;
         self.begin_task(id, task, plan, Sg::empty(), Sg::empty(), cx);
         self.drive_task(id, task, None, cx)
-    }
-
-    /// Prepares a command of several steps.
-    pub(crate) fn begin_task(
-        &self,
-        id: TaskId,
-        task: &mut Task,
-        plan: RunPlan,
-        data_out: Sg<'_>,
-        data_in: Sg<'_>,
-        cx: &mut dyn Cx,
-    ) {
-        let alarm = Alarm::new(self.id(crate::engine::Token::Task(id)), cx);
-        crate::engine::begin(task, plan, data_out, data_in, alarm);
     }
 }
 

@@ -7,7 +7,7 @@
 //! ([`Post`](lunette_store::Post)), so a task management function finds the commands before it, whichever way they went.
 
 use crate::engine::Engine;
-use crate::plan::{Aborted, Completion};
+use crate::outcome::{Aborted, Completion};
 use crate::session::{CommandFrame, Responder, Session, Started};
 use crate::{Nexus, NexusId};
 use lunette_scsi::{Cdb, ServiceResponse};

@@ -40,14 +40,18 @@
 #![forbid(unsafe_code)]
 
 mod access;
+mod alarm;
 mod allegiance;
+mod arrival;
 mod attention;
 mod buffers;
+mod checks;
 mod clock;
 mod command;
 mod copy;
 mod device;
 mod engine;
+mod execution;
 mod failure;
 mod filter;
 mod hop;
@@ -56,6 +60,8 @@ mod log;
 mod manage;
 mod mode;
 mod nexus;
+mod order;
+mod outcome;
 mod placeholder;
 mod plan;
 mod ranges;
@@ -63,6 +69,7 @@ mod readiness;
 mod reservation;
 mod room;
 mod run;
+mod running;
 mod saved;
 mod self_test;
 mod session;
@@ -75,6 +82,7 @@ mod turns;
 mod unit;
 
 pub use access::{Access, AccessError};
+pub use alarm::Alarm;
 pub use command::{
     Attention, Command, CommandSpec, Decoded, Direction, Needs, Request, Reservation, Timeouts,
 };
@@ -83,10 +91,11 @@ pub use filter::{CommandFilter, FilterError};
 pub use identity::Identity;
 pub use mode::{ModePageSpec, PageControl};
 pub use nexus::{AttentionObserver, Nexus, NexusId, TargetPort};
-pub use plan::{Aborted, Completion, Io, IoKind, Outcome, Plan, Reply, Residual, RunPlan, RunStart};
+pub use outcome::{Aborted, Completion, Outcome, Residual};
+pub use plan::{Io, IoKind, Plan, Reply, RunPlan, RunStart};
 pub use ranges::RangeUse;
 pub use readiness::{NotReady, Progress};
-pub use run::{Alarm, Run, RunFuture, Steps};
+pub use run::{Run, RunFuture, Steps};
 pub use saved::{HexBytes, Saved, StateError, StateKeeper};
 pub use session::{Admission, CommandFrame, Management, Responder, Session, Started};
 pub use statistics::Counted;

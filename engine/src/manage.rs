@@ -4,8 +4,8 @@
 //! acknowledges when the last of them has ended; the function is answered when all have acknowledged.
 
 use crate::engine::{Engine, Token};
-use crate::plan::Aborted;
-use crate::run::Running;
+use crate::outcome::Aborted;
+use crate::running::Running;
 use crate::session::{Management, Responder, Session};
 use crate::tasks::{Abort, Phase, Task, TaskId};
 use crate::{LogicalUnit, Nexus, NexusId};

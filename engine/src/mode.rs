@@ -1,10 +1,13 @@
 //! The mode pages of a logical unit: default, changeable, current and saved values (SPC-4 7.5).
 
+use crate::failure::OnError;
 use crate::saved::HexBytes;
-use lunette_scsi::Sense;
+use crate::{LogicalUnit, Nexus};
 use lunette_scsi::mode::{ModePageCode, ModePageEntry, ModePageHeader};
+use lunette_scsi::{AdditionalSense, Sense};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
+use std::sync::atomic::Ordering;
 
 /// A mode page as its device defines it: whole pages, header included.
 #[derive(Clone, Debug)]
@@ -216,5 +219,112 @@ impl ModePages {
 
     fn find(&self, code: ModePageCode) -> Option<&Page> {
         self.pages.iter().find(|page| page.spec.code == code)
+    }
+}
+
+/// Bits of the mode pages that commands look at, in one word.
+struct Flag;
+
+impl Flag {
+    const WRITE_CACHE: u32 = 1;
+    const WRITE_PROTECT: u32 = 2;
+    const DESCRIPTOR_SENSE: u32 = 4;
+    const TASK_ABORTED_STATUS: u32 = 8;
+    const ABORT_ON_ERROR: u32 = 16;
+    const ABORT_OWN_ONLY: u32 = 32;
+}
+
+impl LogicalUnit {
+    /// Whether completed writes may stay in a volatile cache (WCE of the Caching mode page).
+    pub fn write_cache_enabled(&self) -> bool {
+        self.flags.load(Ordering::Relaxed) & Flag::WRITE_CACHE != 0
+    }
+
+    /// Whether writes are refused: SWP of the Control mode page, or a store that is read-only.
+    pub fn write_protected(&self) -> bool {
+        self.flags.load(Ordering::Relaxed) & Flag::WRITE_PROTECT != 0
+    }
+
+    /// Whether sense data is returned in descriptor format (D_SENSE of the Control mode page).
+    pub fn descriptor_sense(&self) -> bool {
+        self.flags.load(Ordering::Relaxed) & Flag::DESCRIPTOR_SENSE != 0
+    }
+
+    /// Whether commands that another nexus aborts end with TASK ABORTED (TAS of the Control mode page).
+    pub(crate) fn tells_aborted(&self) -> bool {
+        self.flags.load(Ordering::Relaxed) & Flag::TASK_ABORTED_STATUS != 0
+    }
+
+    /// What an error does to other commands (QERR of the Control mode page).
+    pub(crate) fn on_error(&self) -> OnError {
+        let flags = self.flags.load(Ordering::Relaxed);
+        match (flags & Flag::ABORT_ON_ERROR != 0, flags & Flag::ABORT_OWN_ONLY != 0) {
+            (true, false) => OnError::AbortAll,
+            (true, true) => OnError::AbortOwn,
+            (false, _) => OnError::GoOn,
+        }
+    }
+
+    /// A whole mode page, header included.
+    pub fn mode_page(&self, code: ModePageCode, control: PageControl) -> Option<Vec<u8>> {
+        self.state().modes.page(code, control)
+    }
+
+    /// The codes of its mode pages, ascending.
+    pub fn mode_page_codes(&self) -> Vec<ModePageCode> {
+        self.state().modes.codes().collect()
+    }
+
+    /// Checks a set of mode pages, all or none.
+    pub(crate) fn select_modes(&self, pages: &[ModePageEntry<'_>]) -> Result<Selection, Sense> {
+        self.state().modes.select(pages)
+    }
+
+    /// Puts mode pages in force and tells the other nexuses.
+    pub(crate) fn set_modes(&self, selection: &Selection, by: &Nexus) {
+        self.state().modes.set(selection);
+        if selection.changes {
+            self.apply_modes();
+            self.establish_attention(AdditionalSense::MODE_PARAMETERS_CHANGED, Some(by));
+        }
+    }
+
+    /// What is to be saved with them.
+    pub(crate) fn modes_to_save(&self, selection: &Selection) -> SavedModes {
+        self.state().modes.to_save(selection)
+    }
+
+    /// These have been saved.
+    pub(crate) fn keep_modes(&self, saved: &SavedModes) {
+        self.state().modes.set_saved(saved);
+    }
+
+    pub(crate) fn apply_modes(&self) {
+        let state = self.state();
+        let bit = |code, byte: usize, mask: u8| {
+            let page = state.modes.page(ModePageCode::page(code), PageControl::Current);
+            page.and_then(|bytes| bytes.get(byte).copied()).is_some_and(|byte| byte & mask != 0)
+        };
+        let mut flags = 0;
+        if bit(0x08, 2, 0x04) {
+            flags |= Flag::WRITE_CACHE;
+        }
+        if bit(0x0a, 4, 0x08) || self.backing().is_some_and(|b| b.caps().read_only) {
+            flags |= Flag::WRITE_PROTECT;
+        }
+        if bit(0x0a, 2, 0x04) {
+            flags |= Flag::DESCRIPTOR_SENSE;
+        }
+        if bit(0x0a, 5, 0x40) {
+            flags |= Flag::TASK_ABORTED_STATUS;
+        }
+        if bit(0x0a, 3, 0x02) {
+            flags |= Flag::ABORT_ON_ERROR;
+        }
+        if bit(0x0a, 3, 0x04) {
+            flags |= Flag::ABORT_OWN_ONLY;
+        }
+        // Still locked, so that the flags are those of the last change.
+        self.flags.store(flags, Ordering::Relaxed);
     }
 }

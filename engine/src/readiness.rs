@@ -1,5 +1,8 @@
 //! Whether a logical unit can process commands that need its medium.
 
+use crate::LogicalUnit;
+use crate::command::Needs;
+use crate::unit::State;
 use lunette_scsi::{AdditionalSense, Sense, SenseKey};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU16, Ordering};
@@ -58,6 +61,89 @@ impl NotReady {
     pub fn sense(&self) -> Sense {
         let sense = Sense::new(self.key, self.additional);
         self.progress.as_ref().map_or(sense, |progress| sense.with_progress(progress.get()))
+    }
+}
+
+impl LogicalUnit {
+    /// Commands that need a ready unit are refused from now on, or no more.
+    pub fn set_not_ready(&self, why: Option<NotReady>) {
+        self.change_readiness(|state| state.not_ready = why);
+    }
+
+    /// A self-test in the foreground keeps the unit busy from now on, or no more.
+    pub(crate) fn set_testing(&self, why: Option<NotReady>) {
+        self.change_readiness(|state| state.testing = why);
+    }
+
+    /// The unit rests in a lower power condition from now on, which REQUEST SENSE tells as `condition`, or no more. The next
+    /// command that needs a ready unit ends that (SPC-4 5.12).
+    pub fn rest(&self, condition: Option<AdditionalSense>) {
+        self.change_readiness(|state| state.resting = condition);
+    }
+
+    pub(crate) fn change_readiness(&self, change: impl FnOnce(&mut State)) {
+        let mut state = self.state();
+        change(&mut state);
+        let ready = state.is_ready();
+        // Still locked, so that no nexus misses it and the gates are those of the last change.
+        let itls = state.nexuses.values().filter_map(|met| met.itl.upgrade());
+        itls.for_each(|itl| itl.set_ready(ready));
+    }
+
+    /// Whether the unit is ready for commands that need that; TEST UNIT READY's answer.
+    ///
+    /// # Errors
+    /// The sense data of such commands.
+    pub fn ready(&self) -> Result<(), Sense> {
+        self.device().ready()?;
+        self.state().not_ready().map_or(Ok(()), |why| Err(why.sense()))
+    }
+
+    /// What REQUEST SENSE tells when nothing else is pending: why the unit is not ready, how far a
+    /// self-test has come, or in which power condition the unit is.
+    pub(crate) fn pollable_sense(&self) -> Sense {
+        let resting = |condition| Sense::new(SenseKey::NO_SENSE, condition);
+        let testing = || self.self_tests().sense();
+        let rests = || self.state().resting.map(resting);
+        self.ready().err().or_else(testing).or_else(rests).unwrap_or(Sense::NO_SENSE)
+    }
+
+    /// Whether the unit lets a command be processed; one that needs the medium ends its rest.
+    pub(crate) fn admits(&self, needs: Needs) -> Result<(), Sense> {
+        match needs {
+            Needs::Nothing => Ok(()),
+            Needs::Idle => match self.state().not_ready() {
+                Some(why) if why.is_busy() => Err(why.sense()),
+                _ => Ok(()),
+            },
+            Needs::Ready => {
+                self.ready()?;
+                self.rest(None);
+                Ok(())
+            }
+        }
+    }
+
+    /// Whether the kept state is known, for commands that are about it and need nothing else.
+    pub(crate) fn intact(&self) -> Result<(), Sense> {
+        let why = AdditionalSense::LOGICAL_UNIT_NOT_READY_MANUAL_INTERVENTION_REQUIRED;
+        if self.state().damaged { Err(Sense::not_ready(why)) } else { Ok(()) }
+    }
+}
+
+impl State {
+    /// Why the unit is not ready.
+    fn not_ready(&self) -> Option<NotReady> {
+        let why = AdditionalSense::LOGICAL_UNIT_NOT_READY_MANUAL_INTERVENTION_REQUIRED;
+        if self.damaged {
+            return Some(NotReady::because(why));
+        }
+        self.testing.as_ref().or(self.not_ready.as_ref()).cloned()
+    }
+
+    /// Whether commands need not ask.
+    pub(crate) fn is_ready(&self) -> bool {
+        self.not_ready().is_none() && self.resting.is_none()
     }
 }
 

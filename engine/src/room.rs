@@ -2,7 +2,7 @@
 //! nexus in turn.
 
 use crate::engine::{Engine, Token};
-use crate::plan::Outcome;
+use crate::outcome::Outcome;
 use crate::task_set::TaskSet;
 use crate::tasks::{Parked, Phase, Task, TaskId, Tasks};
 use crate::{LogicalUnit, NexusId};

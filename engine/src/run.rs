@@ -1,23 +1,22 @@
-//! Counted of several steps, commands and what goes on in the background, written as plain `async` functions.
+//! Work of several steps, commands and what goes on in the background, written as plain `async` functions.
 //!
 //! The future asks for one step at a time by leaving it in a cell that it shares with the engine; the engine carries it out
 //! and polls again when it has completed. No executor: the engine knows exactly when to poll. Buffers belong to the cell, so
 //! they outlive the future whatever happens to it.
 
-use crate::engine::{Engine, Refusal};
+use crate::alarm::Alarm;
+use crate::checks::Refusal;
 use crate::statistics::{Counted, Counters};
 use crate::{Io, IoKind, LogicalUnit, Nexus, NexusId};
 use lunette_scsi::{Cdb, Sense, Status};
-use lunette_store::{
-    Cx, IoError, IoId, IoResult, Memory, Message, Op, Post, ReactorId, SeekTarget, Sg, SgList,
-};
+use lunette_store::{IoError, IoResult, Memory, Op, Post, SeekTarget, Sg, SgList};
 use std::cell::{Cell, RefCell};
 use std::future::Future;
 use std::ops::{Deref, Range};
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 /// Bytes of memory for reads that are copied; a multiple of every block length.
@@ -113,31 +112,6 @@ pub(crate) enum Bytes {
     Own(Rc<Memory>, Range<u64>),
     DataOut(Range<u64>),
     DataIn(Range<u64>),
-}
-
-/// Wakes work that [waits](Steps::wait), from wherever.
-#[derive(Clone)]
-pub struct Alarm {
-    poster: Arc<dyn Post>,
-    reactor: ReactorId,
-    id: IoId,
-}
-
-impl Alarm {
-    pub(crate) fn new(id: IoId, cx: &dyn Cx) -> Self {
-        Self { poster: cx.poster(), reactor: cx.reactor(), id }
-    }
-
-    pub(crate) fn poster(&self) -> &dyn Post {
-        &*self.poster
-    }
-
-    /// Ends the wait, now or when it begins.
-    pub fn ring(&self) {
-        let token = self.id.token;
-        let message: Message = Box::new(move |cx| Engine::on(cx).rung(token, cx));
-        self.poster.post(self.reactor, message);
-    }
 }
 
 impl Deref for Run {
@@ -334,7 +308,7 @@ impl Steps {
 
     /// For [`LogicalUnit::begin`].
     pub fn poster(&self) -> Arc<dyn Post> {
-        self.cell.alarm.poster.clone()
+        self.cell.alarm.poster().clone()
     }
 
     /// Lets `time` pass.
@@ -391,98 +365,6 @@ impl Future for Answer<'_> {
     }
 }
 
-/// Counted of several steps in progress, as the engine holds it.
-pub(crate) struct Running {
-    pub(crate) cell: Rc<RunCell>,
-    future: RunFuture,
-    /// It sleeps or waits: nothing that was begun has to end first.
-    idle: Option<Idle>,
-    /// It waits for others to end.
-    settling: bool,
-    /// A step that the store had no room for.
-    put_back: Option<Step>,
-}
-
-/// What idle work waits for.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum Idle {
-    Timer,
-    Alarm,
-    /// The end of other commands.
-    Others,
-}
-
-/// What work of several steps has come to.
-pub(crate) enum Progress {
-    /// It wants this operation.
-    Wants(Step),
-    /// It is done.
-    Done(Result<(), Sense>),
-}
-
-impl Running {
-    pub(crate) fn new(cell: Rc<RunCell>, future: RunFuture) -> Self {
-        Self { cell, future, idle: None, settling: false, put_back: None }
-    }
-
-    /// The store has no room for this step now: it comes again when [`proceed`](Self::proceed) is called next.
-    pub(crate) fn put_back(&mut self, step: Step) {
-        self.put_back = Some(step);
-    }
-
-    /// Goes on until the next operation or the end. `answer` is the result of the last operation.
-    pub(crate) fn proceed(&mut self, answer: Option<IoResult>) -> Progress {
-        let aborted = self.cell.aborted.get();
-        self.idle = None;
-        self.settling = false;
-        if let Some(step) = self.put_back.take()
-            && !aborted
-        {
-            return Progress::Wants(step);
-        }
-        self.cell.answer.set(answer.map(|result| if aborted { Err(IoError::Aborted) } else { result }));
-        match self.future.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
-            Poll::Ready(result) => Progress::Done(result),
-            Poll::Pending => {
-                let step = self.cell.step.borrow_mut().take();
-                Progress::Wants(step.expect("work awaits only its own steps"))
-            }
-        }
-    }
-
-    /// From now on it is idle.
-    pub(crate) fn rest(&mut self, idle: Idle) {
-        self.idle = Some(idle);
-    }
-
-    /// From now on it waits for others to end, which need not wait for it.
-    pub(crate) fn settle(&mut self) {
-        self.idle = Some(Idle::Others);
-        self.settling = true;
-    }
-
-    pub(crate) fn is_settling(&self) -> bool {
-        self.settling
-    }
-
-    /// Aborts it. Returns whether it is idle, so that nothing else would make it go on.
-    pub(crate) fn abort(&mut self) -> bool {
-        self.cell.aborted.set(true);
-        self.idle.take().is_some()
-    }
-
-    /// Its alarm rings. Returns whether it has waited for that.
-    pub(crate) fn ring(&mut self) -> bool {
-        let waited = self.idle == Some(Idle::Alarm);
-        if waited {
-            self.idle = None;
-        } else {
-            self.cell.rung.set(true);
-        }
-        waited
-    }
-}
-
 impl RunCell {
     pub(crate) fn new(data_out: Sg<'_>, data_in: Sg<'_>, alarm: Alarm, counters: Arc<Counters>) -> Rc<Self> {
         let cell = Self {
@@ -505,6 +387,30 @@ impl RunCell {
         cell.data_out.borrow_mut().assign(data_out);
         cell.data_in.borrow_mut().assign(data_in);
         Rc::new(cell)
+    }
+
+    pub(crate) fn is_aborted(&self) -> bool {
+        self.aborted.get()
+    }
+
+    pub(crate) fn abort(&self) {
+        self.aborted.set(true);
+    }
+
+    /// The alarm has rung, and nothing has waited for it.
+    pub(crate) fn set_rung(&self) {
+        self.rung.set(true);
+    }
+
+    /// The result of the last step, for the future.
+    pub(crate) fn answer(&self, result: Option<IoResult>) {
+        let result = result.map(|result| if self.is_aborted() { Err(IoError::Aborted) } else { result });
+        self.answer.set(result);
+    }
+
+    /// What the future wants done.
+    pub(crate) fn take_step(&self) -> Option<Step> {
+        self.step.borrow_mut().take()
     }
 
     pub(crate) fn set_now(&self, now: Duration) {

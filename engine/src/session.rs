@@ -2,7 +2,7 @@
 
 use crate::engine::Engine;
 use crate::nexus::ItlNexus;
-use crate::plan::Completion;
+use crate::outcome::Completion;
 use crate::task_set::TaskSet;
 use crate::tasks::{Share, TaskId};
 use crate::{LogicalUnit, Nexus, Outcome};

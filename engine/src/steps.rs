@@ -1,7 +1,9 @@
 //! Carrying out work of several steps, for commands and in the background.
 
+use crate::alarm::Alarm;
 use crate::engine::{Engine, Token};
-use crate::run::{Alarm, Idle, Progress, RunCell, RunFuture, Running, Step, Steps};
+use crate::run::{RunCell, RunFuture, Step, Steps};
+use crate::running::{Idle, Progress, Running};
 use crate::tasks::TaskId;
 use crate::{IoKind, LogicalUnit, Run, sense_of};
 use lunette_scsi::Sense;
@@ -54,7 +56,7 @@ impl Run {
     {
         let ended = Arc::<Mutex<Option<Result<(), Sense>>>>::default();
         let (result, alarm) = (ended.clone(), self.alarm());
-        self.unit.begin(self.alarm().poster(), async move |steps| {
+        self.unit.begin(&*self.poster(), async move |steps| {
             let ended = work(steps).await;
             *result.lock().unwrap_or_else(PoisonError::into_inner) = Some(ended);
             alarm.ring();

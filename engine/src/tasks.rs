@@ -1,8 +1,9 @@
 //! The task slots of one reactor.
 
-use crate::plan::{Aborted, Plan};
+use crate::outcome::Aborted;
+use crate::plan::Plan;
 use crate::room::Standing;
-use crate::run::Running;
+use crate::running::Running;
 use crate::session::{CommandFrame, Itl};
 use lunette_scsi::{Cdb, TaskAttribute};
 use lunette_store::{Sg, SgList};

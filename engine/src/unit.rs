@@ -4,11 +4,10 @@ use crate::access::{ExplicitAccess, Paths};
 use crate::allegiance::Allegiance;
 use crate::buffers::Buffers;
 use crate::clock::{Clock, Origin};
-use crate::command::{CommandTable, Needs, Owner, Row};
+use crate::command::{CommandTable, Owner, Row};
 use crate::copy::Copies;
-use crate::failure::OnError;
 use crate::log::LogBases;
-use crate::mode::{ModePages, PageControl, SavedModes, Selection};
+use crate::mode::{ModePages, SavedModes};
 use crate::nexus::ItlNexus;
 use crate::ranges::Ranges;
 use crate::readiness::NotReady;
@@ -21,8 +20,7 @@ use crate::statistics::Statistics;
 use crate::task_set::Coordination;
 use crate::turns::Turns;
 use crate::{CommandFilter, Decoded, Device, Identity, Nexus, NexusId, Request, spc};
-use lunette_scsi::mode::{ModePageCode, ModePageEntry};
-use lunette_scsi::{AdditionalSense, Sense, SenseKey};
+use lunette_scsi::AdditionalSense;
 use lunette_store::{Backing, Post, ReactorId};
 use std::collections::HashMap;
 use std::fmt;
@@ -41,7 +39,7 @@ pub struct LogicalUnit {
     backing: Option<Arc<dyn Backing>>,
     commands: CommandTable,
     home: OnceLock<Box<[ReactorId]>>,
-    flags: AtomicU32,
+    pub(crate) flags: AtomicU32,
     turns: Turns,
     ranges: Ranges,
     waiting: Waiting,
@@ -60,15 +58,15 @@ pub struct LogicalUnit {
 #[derive(Default)]
 pub(crate) struct State {
     pub(crate) nexuses: HashMap<NexusId, Met>,
-    modes: ModePages,
+    pub(crate) modes: ModePages,
     /// What its device says.
-    not_ready: Option<NotReady>,
+    pub(crate) not_ready: Option<NotReady>,
     /// A self-test in the foreground.
-    testing: Option<NotReady>,
+    pub(crate) testing: Option<NotReady>,
     /// What is kept of the unit cannot be used. Nothing but a restart makes it ready.
-    damaged: bool,
+    pub(crate) damaged: bool,
     /// A lower power condition, which lasts until the medium is needed.
-    resting: Option<AdditionalSense>,
+    pub(crate) resting: Option<AdditionalSense>,
     /// Reads and writes take their ranges.
     has_ranges: bool,
     saved: Saved,
@@ -80,38 +78,10 @@ pub(crate) struct State {
     pub(crate) allegiance: Option<Allegiance>,
 }
 
-impl State {
-    /// Why the unit is not ready.
-    fn not_ready(&self) -> Option<NotReady> {
-        let why = AdditionalSense::LOGICAL_UNIT_NOT_READY_MANUAL_INTERVENTION_REQUIRED;
-        if self.damaged {
-            return Some(NotReady::because(why));
-        }
-        self.testing.as_ref().or(self.not_ready.as_ref()).cloned()
-    }
-
-    /// Whether commands need not ask.
-    fn is_ready(&self) -> bool {
-        self.not_ready().is_none() && self.resting.is_none()
-    }
-}
-
 /// A nexus that has met the unit.
 pub(crate) struct Met {
     pub(crate) nexus: Weak<Nexus>,
     pub(crate) itl: Weak<ItlNexus>,
-}
-
-/// Bits of the mode pages that commands look at, in one word.
-struct Flag;
-
-impl Flag {
-    const WRITE_CACHE: u32 = 1;
-    const WRITE_PROTECT: u32 = 2;
-    const DESCRIPTOR_SENSE: u32 = 4;
-    const TASK_ABORTED_STATUS: u32 = 8;
-    const ABORT_ON_ERROR: u32 = 16;
-    const ABORT_OWN_ONLY: u32 = 32;
 }
 
 impl LogicalUnit {
@@ -280,71 +250,6 @@ impl LogicalUnit {
         state.nexuses.values().filter_map(|met| met.itl.upgrade()).for_each(|itl| itl.take_ranges());
     }
 
-    /// Commands that need a ready unit are refused from now on, or no more.
-    pub fn set_not_ready(&self, why: Option<NotReady>) {
-        self.change_readiness(|state| state.not_ready = why);
-    }
-
-    /// A self-test in the foreground keeps the unit busy from now on, or no more.
-    pub(crate) fn set_testing(&self, why: Option<NotReady>) {
-        self.change_readiness(|state| state.testing = why);
-    }
-
-    /// The unit rests in a lower power condition from now on, which REQUEST SENSE tells as `condition`, or no more. The next
-    /// command that needs a ready unit ends that (SPC-4 5.12).
-    pub fn rest(&self, condition: Option<AdditionalSense>) {
-        self.change_readiness(|state| state.resting = condition);
-    }
-
-    fn change_readiness(&self, change: impl FnOnce(&mut State)) {
-        let mut state = self.state();
-        change(&mut state);
-        let ready = state.is_ready();
-        // Still locked, so that no nexus misses it and the gates are those of the last change.
-        let itls = state.nexuses.values().filter_map(|met| met.itl.upgrade());
-        itls.for_each(|itl| itl.set_ready(ready));
-    }
-
-    /// Whether the unit is ready for commands that need that; TEST UNIT READY's answer.
-    ///
-    /// # Errors
-    /// The sense data of such commands.
-    pub fn ready(&self) -> Result<(), Sense> {
-        self.device.ready()?;
-        self.state().not_ready().map_or(Ok(()), |why| Err(why.sense()))
-    }
-
-    /// What REQUEST SENSE tells when nothing else is pending: why the unit is not ready, how far a
-    /// self-test has come, or in which power condition the unit is.
-    pub(crate) fn pollable_sense(&self) -> Sense {
-        let resting = |condition| Sense::new(SenseKey::NO_SENSE, condition);
-        let testing = || self.self_tests.sense();
-        let rests = || self.state().resting.map(resting);
-        self.ready().err().or_else(testing).or_else(rests).unwrap_or(Sense::NO_SENSE)
-    }
-
-    /// Whether the unit lets a command be processed; one that needs the medium ends its rest.
-    pub(crate) fn admits(&self, needs: Needs) -> Result<(), Sense> {
-        match needs {
-            Needs::Nothing => Ok(()),
-            Needs::Idle => match self.state().not_ready() {
-                Some(why) if why.is_busy() => Err(why.sense()),
-                _ => Ok(()),
-            },
-            Needs::Ready => {
-                self.ready()?;
-                self.rest(None);
-                Ok(())
-            }
-        }
-    }
-
-    /// Whether the kept state is known, for commands that are about it and need nothing else.
-    pub(crate) fn intact(&self) -> Result<(), Sense> {
-        let why = AdditionalSense::LOGICAL_UNIT_NOT_READY_MANUAL_INTERVENTION_REQUIRED;
-        if self.state().damaged { Err(Sense::not_ready(why)) } else { Ok(()) }
-    }
-
     /// The reactors that it is bound to.
     pub(crate) fn home(&self) -> &[ReactorId] {
         self.home.get().map_or(&[], |home| home)
@@ -367,70 +272,6 @@ impl LogicalUnit {
     /// What keeps its bytes.
     pub fn backing(&self) -> Option<&Arc<dyn Backing>> {
         self.backing.as_ref()
-    }
-
-    /// Whether completed writes may stay in a volatile cache (WCE of the Caching mode page).
-    pub fn write_cache_enabled(&self) -> bool {
-        self.flags.load(Ordering::Relaxed) & Flag::WRITE_CACHE != 0
-    }
-
-    /// Whether writes are refused: SWP of the Control mode page, or a store that is read-only.
-    pub fn write_protected(&self) -> bool {
-        self.flags.load(Ordering::Relaxed) & Flag::WRITE_PROTECT != 0
-    }
-
-    /// Whether sense data is returned in descriptor format (D_SENSE of the Control mode page).
-    pub fn descriptor_sense(&self) -> bool {
-        self.flags.load(Ordering::Relaxed) & Flag::DESCRIPTOR_SENSE != 0
-    }
-
-    /// Whether commands that another nexus aborts end with TASK ABORTED (TAS of the Control mode page).
-    pub(crate) fn tells_aborted(&self) -> bool {
-        self.flags.load(Ordering::Relaxed) & Flag::TASK_ABORTED_STATUS != 0
-    }
-
-    /// What an error does to other commands (QERR of the Control mode page).
-    pub(crate) fn on_error(&self) -> OnError {
-        let flags = self.flags.load(Ordering::Relaxed);
-        match (flags & Flag::ABORT_ON_ERROR != 0, flags & Flag::ABORT_OWN_ONLY != 0) {
-            (true, false) => OnError::AbortAll,
-            (true, true) => OnError::AbortOwn,
-            (false, _) => OnError::GoOn,
-        }
-    }
-
-    /// A whole mode page, header included.
-    pub fn mode_page(&self, code: ModePageCode, control: PageControl) -> Option<Vec<u8>> {
-        self.state().modes.page(code, control)
-    }
-
-    /// The codes of its mode pages, ascending.
-    pub fn mode_page_codes(&self) -> Vec<ModePageCode> {
-        self.state().modes.codes().collect()
-    }
-
-    /// Checks a set of mode pages, all or none.
-    pub(crate) fn select_modes(&self, pages: &[ModePageEntry<'_>]) -> Result<Selection, Sense> {
-        self.state().modes.select(pages)
-    }
-
-    /// Puts mode pages in force and tells the other nexuses.
-    pub(crate) fn set_modes(&self, selection: &Selection, by: &Nexus) {
-        self.state().modes.set(selection);
-        if selection.changes {
-            self.apply_modes();
-            self.establish_attention(AdditionalSense::MODE_PARAMETERS_CHANGED, Some(by));
-        }
-    }
-
-    /// What is to be saved with them.
-    pub(crate) fn modes_to_save(&self, selection: &Selection) -> SavedModes {
-        self.state().modes.to_save(selection)
-    }
-
-    /// These have been saved.
-    pub(crate) fn keep_modes(&self, saved: &SavedModes) {
-        self.state().modes.set_saved(saved);
     }
 
     /// Establishes a unit attention condition for every nexus, or for every one but `except`.
@@ -507,35 +348,6 @@ impl LogicalUnit {
             Owner::Primary(index) => (spc::COMMANDS[index].decode)(self, request),
             Owner::Device(index) => self.device.decode(index, request),
         }
-    }
-
-    fn apply_modes(&self) {
-        let state = self.state();
-        let bit = |code, byte: usize, mask: u8| {
-            let page = state.modes.page(ModePageCode::page(code), PageControl::Current);
-            page.and_then(|bytes| bytes.get(byte).copied()).is_some_and(|byte| byte & mask != 0)
-        };
-        let mut flags = 0;
-        if bit(0x08, 2, 0x04) {
-            flags |= Flag::WRITE_CACHE;
-        }
-        if bit(0x0a, 4, 0x08) || self.backing.as_ref().is_some_and(|b| b.caps().read_only) {
-            flags |= Flag::WRITE_PROTECT;
-        }
-        if bit(0x0a, 2, 0x04) {
-            flags |= Flag::DESCRIPTOR_SENSE;
-        }
-        if bit(0x0a, 5, 0x40) {
-            flags |= Flag::TASK_ABORTED_STATUS;
-        }
-        if bit(0x0a, 3, 0x02) {
-            flags |= Flag::ABORT_ON_ERROR;
-        }
-        if bit(0x0a, 3, 0x04) {
-            flags |= Flag::ABORT_OWN_ONLY;
-        }
-        // Still locked, so that the flags are those of the last change.
-        self.flags.store(flags, Ordering::Relaxed);
     }
 
     pub(crate) fn state(&self) -> MutexGuard<'_, State> {

@@ -1,7 +1,7 @@
 //! The service actions of PERSISTENT RESERVE OUT (SPC-4 5.13.5 to 5.13.11).
 
 use super::{Change, Held, MAX_REGISTRATIONS, Registrant, Registration, Reservations};
-use crate::engine::Refusal;
+use crate::checks::Refusal;
 use lunette_scsi::reservation::{LU_SCOPE, RegisterAndMoveList, ReserveOutList, reservation_type, scope};
 use lunette_scsi::{AdditionalSense, ReservationType, Sense, TransportId};
 use std::sync::Arc;

@@ -1,5 +1,5 @@
 use super::*;
-use crate::engine::Refusal;
+use crate::checks::Refusal;
 use lunette_scsi::reservation::{RegisterAndMoveList, ReserveOutList};
 use lunette_scsi::{ReservationType as Type, Sense, SenseKey};
 

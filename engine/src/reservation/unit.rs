@@ -2,7 +2,7 @@
 //! (SPC-2 5.5), which excludes the persistent ones.
 
 use super::{Change, Registrant, Reservations};
-use crate::engine::Refusal;
+use crate::checks::Refusal;
 use crate::nexus::Exclusion;
 use crate::unit::State;
 use crate::{LogicalUnit, Nexus, NexusId};

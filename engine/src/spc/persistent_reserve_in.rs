@@ -1,7 +1,7 @@
 //! PERSISTENT RESERVE IN (SPC-4 6.15).
 
 use super::PrimaryCommand;
-use crate::engine::Refusal;
+use crate::checks::Refusal;
 use crate::{Access, CommandSpec, Decoded, Direction, LogicalUnit, Plan, Reply, Request};
 use lunette_scsi::reservation::{
     FullStatus, encode_capabilities, encode_full_status, encode_keys, encode_reservation,

@@ -1,7 +1,7 @@
 //! PERSISTENT RESERVE OUT (SPC-4 6.16).
 
 use super::PrimaryCommand;
-use crate::engine::Refusal;
+use crate::checks::Refusal;
 use crate::reservation::{Change, Existing, Reservations};
 use crate::{Access, CommandSpec, Decoded, Direction, LogicalUnit, Nexus, Plan, Request, Run};
 use lunette_scsi::reservation::{RegisterAndMoveList, ReserveOutList};

@@ -1,7 +1,7 @@
 //! RESERVE and RELEASE (SPC-2 7.17 to 7.21), of whole logical units and for the initiator that asks.
 
 use super::PrimaryCommand;
-use crate::engine::Refusal;
+use crate::checks::Refusal;
 use crate::{CommandSpec, Decoded, Direction, LogicalUnit, Nexus, Plan, Reservation, Run};
 use lunette_scsi::Opcode;
 

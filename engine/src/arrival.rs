@@ -1,0 +1,155 @@
+//! Commands arrive: they end at once, go straight to the store, or become tasks.
+
+use crate::checks::{Refusal, plan};
+use crate::engine::{Engine, Token};
+use crate::execution::operation;
+use crate::outcome::Outcome;
+use crate::plan::{Io, Plan};
+use crate::session::{Admission, CommandFrame, Itl, Started};
+use crate::tasks::{Phase, Task};
+use lunette_scsi::{Status, TaskAttribute};
+use lunette_store::{Cx, Sg, Submit};
+use std::rc::Rc;
+
+impl Engine {
+    pub(crate) fn admit(&self, itl: &Rc<Itl>, command: &CommandFrame<'_>, cx: &mut dyn Cx) -> Admission {
+        match plan(itl, command) {
+            Ok(plan) => self.enter(itl, command, plan, cx),
+            Err(refusal) => self.turn_away(itl, command, refusal),
+        }
+    }
+
+    /// Admits and starts a command whose data-out is there already.
+    #[inline]
+    pub(crate) fn execute(
+        &self,
+        itl: &Rc<Itl>,
+        command: &CommandFrame<'_>,
+        data_out: Sg<'_>,
+        data_in: Sg<'_>,
+        cx: &mut dyn Cx,
+    ) -> Started {
+        match plan(itl, command) {
+            Ok(Plan::Io(io)) if is_immediate(itl, command, &io, data_in) => {
+                self.transfer(itl, command, io, data_out, data_in, cx)
+            }
+            Ok(plan) => match self.enter(itl, command, plan, cx) {
+                Admission::Admitted { task, .. } => self.start(task, data_out, data_in, cx),
+                Admission::Ended(outcome) => Started::Ended(outcome),
+            },
+            Err(refusal) => {
+                let admission = self.turn_away(itl, command, refusal);
+                self.start_admitted(admission, cx)
+            }
+        }
+    }
+
+    /// A command is not processed.
+    #[cold]
+    fn turn_away(&self, itl: &Rc<Itl>, command: &CommandFrame<'_>, refusal: Refusal) -> Admission {
+        if command.attribute == TaskAttribute::Aca && !matches!(refusal, Refusal::Status(_)) {
+            itl.unit().allegiance_task_ended();
+        }
+        if let Refusal::Sense(sense) = &refusal
+            && let Some(task) = self.fail_on_arrival(itl, command, sense)
+        {
+            return Admission::Admitted { task, wanted_out: 0, wanted_in: 0 };
+        }
+        Admission::Ended(refusal.outcome(itl.unit()))
+    }
+
+    #[cold]
+    fn start_admitted(&self, admission: Admission, cx: &mut dyn Cx) -> Started {
+        match admission {
+            Admission::Admitted { task, .. } => self.start(task, Sg::empty(), Sg::empty(), cx),
+            Admission::Ended(outcome) => Started::Ended(outcome),
+        }
+    }
+
+    /// What nearly all commands come to: one operation on the store, for a task that nothing holds back. It becomes a
+    /// task only if the store does not answer at once; nobody could see it before.
+    fn transfer(
+        &self,
+        itl: &Rc<Itl>,
+        command: &CommandFrame<'_>,
+        io: Io,
+        data_out: Sg<'_>,
+        data_in: Sg<'_>,
+        cx: &mut dyn Cx,
+    ) -> Started {
+        let mut tasks = self.tasks.borrow_mut();
+        let Some(id) = tasks.vacant(&itl.share) else {
+            return Started::Ended(Outcome::status(Status::TASK_SET_FULL));
+        };
+        let op = operation(io, data_out, data_in);
+        let moving = op.range().1;
+        match self.submit(id, itl, io, op, cx) {
+            Submit::Full => {
+                let task = Task { enabled: true, ..Task::new(itl.clone(), command, Plan::Io(io)) };
+                tasks.occupy(id, task);
+                itl.set.began();
+                match Self::wait_for_room(&mut tasks, id, data_out, data_in) {
+                    Some(outcome) => {
+                        drop(tasks);
+                        self.end(id, cx);
+                        Started::Ended(outcome)
+                    }
+                    None => {
+                        self.tell(Token::Advance(itl.set.unit.number()), Ok(0), cx);
+                        Started::Pending
+                    }
+                }
+            }
+            Submit::Done(result) => {
+                let outcome = Outcome::of_io(itl, io, moving, result);
+                if result.is_err() && outcome.sense.is_some() {
+                    drop(tasks);
+                    return self.fail_at_once(itl, command, outcome, cx);
+                }
+                Started::Ended(outcome)
+            }
+            Submit::Queued => {
+                let phase = Phase::Running;
+                let task =
+                    Task { phase, enabled: true, moving, ..Task::new(itl.clone(), command, Plan::Io(io)) };
+                tasks.occupy(id, task);
+                itl.set.began();
+                Started::Pending
+            }
+        }
+    }
+
+    /// The store has refused a command's operation.
+    #[cold]
+    fn fail_at_once(
+        &self,
+        itl: &Rc<Itl>,
+        command: &CommandFrame<'_>,
+        outcome: Outcome,
+        cx: &mut dyn Cx,
+    ) -> Started {
+        let task = outcome.sense.as_ref().and_then(|sense| self.fail_on_arrival(itl, command, sense));
+        match task {
+            Some(task) => self.start(task, Sg::empty(), Sg::empty(), cx),
+            None => Started::Ended(outcome),
+        }
+    }
+
+    fn enter(&self, itl: &Rc<Itl>, command: &CommandFrame<'_>, plan: Plan, cx: &mut dyn Cx) -> Admission {
+        let task = Task::new(itl.clone(), command, plan);
+        let (wanted_out, wanted_in) = (task.wanted_out, task.wanted_in);
+        let mut tasks = self.tasks.borrow_mut();
+        let Some(id) = tasks.insert(task) else {
+            return Admission::Ended(Outcome::status(Status::TASK_SET_FULL));
+        };
+        drop(tasks);
+        self.take_place(id, itl, command.attribute, cx);
+        Admission::Admitted { task: id, wanted_out, wanted_in }
+    }
+}
+
+/// Whether a command with this plan runs as soon as it has come.
+#[inline]
+fn is_immediate(itl: &Itl, command: &CommandFrame<'_>, io: &Io, data_in: Sg<'_>) -> bool {
+    command.attribute == TaskAttribute::Simple && !itl.set.is_blocked() && !io.ends_inside_a_block(data_in)
+}

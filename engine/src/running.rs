@@ -1,0 +1,99 @@
+//! Work of several steps as the engine holds it.
+
+use crate::run::{RunCell, RunFuture, Step};
+use lunette_scsi::Sense;
+use lunette_store::IoResult;
+use std::rc::Rc;
+use std::task::{Context, Poll, Waker};
+
+/// Work of several steps in progress, as the engine holds it.
+pub(crate) struct Running {
+    pub(crate) cell: Rc<RunCell>,
+    future: RunFuture,
+    /// It sleeps or waits: nothing that was begun has to end first.
+    idle: Option<Idle>,
+    /// It waits for others to end.
+    settling: bool,
+    /// A step that the store had no room for.
+    put_back: Option<Step>,
+}
+
+/// What idle work waits for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Idle {
+    Timer,
+    Alarm,
+    /// The end of other commands.
+    Others,
+}
+
+/// What work of several steps has come to.
+pub(crate) enum Progress {
+    /// It wants this operation.
+    Wants(Step),
+    /// It is done.
+    Done(Result<(), Sense>),
+}
+
+impl Running {
+    pub(crate) fn new(cell: Rc<RunCell>, future: RunFuture) -> Self {
+        Self { cell, future, idle: None, settling: false, put_back: None }
+    }
+
+    /// The store has no room for this step now: it comes again when [`proceed`](Self::proceed) is called next.
+    pub(crate) fn put_back(&mut self, step: Step) {
+        self.put_back = Some(step);
+    }
+
+    /// Goes on until the next operation or the end. `answer` is the result of the last operation.
+    pub(crate) fn proceed(&mut self, answer: Option<IoResult>) -> Progress {
+        let aborted = self.cell.is_aborted();
+        self.idle = None;
+        self.settling = false;
+        if let Some(step) = self.put_back.take()
+            && !aborted
+        {
+            return Progress::Wants(step);
+        }
+        self.cell.answer(answer);
+        match self.future.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
+            Poll::Ready(result) => Progress::Done(result),
+            Poll::Pending => {
+                let step = self.cell.take_step();
+                Progress::Wants(step.expect("work awaits only its own steps"))
+            }
+        }
+    }
+
+    /// From now on it is idle.
+    pub(crate) fn rest(&mut self, idle: Idle) {
+        self.idle = Some(idle);
+    }
+
+    /// From now on it waits for others to end, which need not wait for it.
+    pub(crate) fn settle(&mut self) {
+        self.idle = Some(Idle::Others);
+        self.settling = true;
+    }
+
+    pub(crate) fn is_settling(&self) -> bool {
+        self.settling
+    }
+
+    /// Aborts it. Returns whether it is idle, so that nothing else would make it go on.
+    pub(crate) fn abort(&mut self) -> bool {
+        self.cell.abort();
+        self.idle.take().is_some()
+    }
+
+    /// Its alarm rings. Returns whether it has waited for that.
+    pub(crate) fn ring(&mut self) -> bool {
+        let waited = self.idle == Some(Idle::Alarm);
+        if waited {
+            self.idle = None;
+        } else {
+            self.cell.set_rung();
+        }
+        waited
+    }
+}
