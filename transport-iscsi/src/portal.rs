@@ -6,9 +6,11 @@ use crate::local::Local;
 use crate::{Error, Target};
 use lunette_reactor::Reactors;
 use lunette_store::{Cx, Interest, IoId, IoResult, Message, ReactorId, Sink, SinkId};
+use rustix::net::{Shutdown, shutdown};
 use std::cell::Cell;
 use std::io;
 use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::ops::Deref;
 use std::os::fd::AsRawFd;
 use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -39,14 +41,14 @@ pub(crate) struct Shared {
 
 /// The reactor that accepts connections.
 const HOME: ReactorId = ReactorId(0);
-/// How long to wait for a descriptor when there is none left.
-const NO_DESCRIPTORS: Duration = Duration::from_millis(100);
+/// How long to wait when connections cannot be accepted.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// How much longer than its connections a portal takes to stop.
 const GRACE: Duration = Duration::from_secs(1);
 
 /// How often an address in use is tried again, and the pause before.
 const TRIES: u32 = 20;
-const PAUSE: Duration = Duration::from_millis(50);
+const BIND_PAUSE: Duration = Duration::from_millis(50);
 
 /// Listens. After a process has been killed the kernel ends its io_uring, and with it the socket, a moment later: an address
 /// in use is tried again after a pause.
@@ -66,9 +68,9 @@ impl Portal {
     /// # Errors
     /// When the address cannot be listened on.
     pub fn start(address: SocketAddr, target: &Arc<Target>, reactors: &Reactors) -> Result<Self, Error> {
-        let socket = listen(address, || std::thread::sleep(PAUSE))
+        let socket = listen(address, || std::thread::sleep(BIND_PAUSE))
             .map_err(|source| Error::Listen { address, source })?;
-        Self::adopt(socket, target, reactors)
+        Self::open(Socket::Own(socket), target, reactors)
     }
 
     /// Takes over a socket that listens already, as service managers pass them.
@@ -76,6 +78,10 @@ impl Portal {
     /// # Errors
     /// When it has no address, or there are no reactors.
     pub fn adopt(socket: TcpListener, target: &Arc<Target>, reactors: &Reactors) -> Result<Self, Error> {
+        Self::open(Socket::Adopted(socket), target, reactors)
+    }
+
+    fn open(socket: Socket, target: &Arc<Target>, reactors: &Reactors) -> Result<Self, Error> {
         let address = socket.local_addr().map_err(Error::Socket)?;
         socket.set_nonblocking(true).map_err(|source| Error::Listen { address, source })?;
         let shared = Arc::new(Shared {
@@ -198,28 +204,77 @@ impl Shared {
     }
 }
 
+/// A socket that listens.
+enum Socket {
+    /// Made here, and nobody else's.
+    Own(TcpListener),
+    /// Whoever has made it may listen on.
+    Adopted(TcpListener),
+}
+
+impl Deref for Socket {
+    type Target = TcpListener;
+
+    fn deref(&self) -> &TcpListener {
+        let (Self::Own(socket) | Self::Adopted(socket)) = self;
+        socket
+    }
+}
+
+impl Drop for Socket {
+    /// io_uring keeps the file of what it watches until it has heard of the end of that: to close the file is not enough.
+    fn drop(&mut self) {
+        if let Self::Own(socket) = self
+            && let Err(error) = shutdown(socket, Shutdown::Read)
+        {
+            tracing::warn!(%error, "cannot stop listening for iSCSI initiators");
+        }
+    }
+}
+
 struct Listener {
-    socket: TcpListener,
+    socket: Socket,
     portal: Arc<Shared>,
     sink: Cell<SinkId>,
     /// The last connection was refused for want of room, which has been said.
     full: Cell<bool>,
+    /// The last connection could not be accepted, which has been said.
+    in_trouble: Cell<bool>,
+    /// Until a timer runs out, nothing is accepted.
+    pausing: Cell<bool>,
 }
 
 impl Listener {
     const READY: u64 = 0;
+    const RETRY: u64 = 1;
 
-    fn start(socket: TcpListener, portal: Arc<Shared>, cx: &mut dyn Cx) -> SinkId {
+    fn start(socket: Socket, portal: Arc<Shared>, cx: &mut dyn Cx) -> SinkId {
         let fd = socket.as_raw_fd();
-        let listener = Rc::new(Self { socket, portal, sink: Cell::new(SinkId(0)), full: Cell::new(false) });
+        let listener = Rc::new(Self {
+            socket,
+            portal,
+            sink: Cell::new(SinkId(0)),
+            full: Cell::new(false),
+            in_trouble: Cell::new(false),
+            pausing: Cell::new(false),
+        });
         let sink = cx.register(listener.clone());
         listener.sink.set(sink);
-        cx.watch(fd, Interest::Readable, listener.id());
+        cx.watch(fd, Interest::Readable, listener.id(Self::READY));
         sink
     }
 
-    fn id(&self) -> IoId {
-        IoId { sink: self.sink.get(), token: Self::READY }
+    fn id(&self, token: u64) -> IoId {
+        IoId { sink: self.sink.get(), token }
+    }
+
+    /// Goes on in a while. Says why, once.
+    fn pause(&self, error: &io::Error, cx: &mut dyn Cx) {
+        if !self.in_trouble.replace(true) {
+            tracing::warn!(%error, "cannot accept iSCSI connections for the moment");
+        }
+        self.pausing.set(true);
+        cx.timer(ACCEPT_PAUSE, self.id(Self::RETRY));
     }
 
     fn accepted(&self, socket: TcpStream, peer: SocketAddr, cx: &mut dyn Cx) {
@@ -237,22 +292,29 @@ impl Listener {
 }
 
 impl Sink for Listener {
-    fn complete(&self, _: u64, _: IoResult, cx: &mut dyn Cx) {
+    fn complete(&self, token: u64, _: IoResult, cx: &mut dyn Cx) {
+        if token == Self::RETRY {
+            self.pausing.set(false);
+        }
+        if self.pausing.get() {
+            return;
+        }
         for _ in 0..ACCEPTS_PER_TURN {
             match self.socket.accept() {
-                Ok((socket, peer)) => self.accepted(socket, peer, cx),
-                Err(error) => match (error.kind(), error.raw_os_error()) {
-                    (io::ErrorKind::WouldBlock, _) => return,
-                    (_, Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM)) => {
-                        tracing::warn!(%error, "cannot accept iSCSI connections for the moment");
-                        return cx.timer(NO_DESCRIPTORS, self.id());
-                    }
-                    // Errors of the connection, which is gone.
-                    _ => {}
+                Ok((socket, peer)) => {
+                    self.in_trouble.set(false);
+                    self.accepted(socket, peer, cx);
+                }
+                Err(error) => match error.kind() {
+                    io::ErrorKind::WouldBlock => return,
+                    // The connection is gone.
+                    io::ErrorKind::Interrupted | io::ErrorKind::ConnectionAborted => {}
+                    // There are no descriptors, most likely.
+                    _ => return self.pause(&error, cx),
                 },
             }
         }
-        cx.defer(self.id());
+        cx.defer(self.id(Self::READY));
     }
 }
 

@@ -4,9 +4,11 @@ use lunette_iscsi::Error as ProtocolError;
 use lunette_iscsi::initiator::Settings;
 use lunette_iscsi::pdu::LoginStatus;
 use lunette_iscsi::target::SessionType;
+use lunette_store::ReactorId;
 use lunette_transport_iscsi::{Options, Portal};
 use std::io::Read;
-use std::net::TcpStream;
+use std::net::{TcpListener, TcpStream};
+use std::sync::mpsc::{Receiver, channel};
 use std::time::Duration;
 
 fn discovery() -> Settings {
@@ -159,6 +161,26 @@ fn a_portal_that_stops_lets_commands_finish() {
     client.until_closed();
     idle.until_closed();
     assert!(TcpStream::connect(address).is_err());
+}
+
+#[test]
+fn nobody_reaches_a_portal_that_has_ended() {
+    let rig = Rig::with(options(), None, 1);
+    let address = rig.address();
+    let (begin, first) = channel::<()>();
+    let (go_on, second) = channel::<()>();
+    let wait_for = |told: Receiver<()>| {
+        rig.reactors.poster().post(ReactorId(0), Box::new(move |_| _ = told.recv()));
+    };
+    wait_for(first);
+    // In one turn with what follows.
+    rig.portal().begin_stop(&rig.reactors);
+    wait_for(second);
+    drop(begin);
+    assert!(rig.portal().wait(Duration::MAX));
+    assert!(TcpStream::connect(address).is_err());
+    TcpListener::bind(address).unwrap();
+    drop(go_on);
 }
 
 #[test]
