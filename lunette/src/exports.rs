@@ -14,7 +14,6 @@ use lunette_transport_iscsi::{self as iscsi, Portal};
 use lunette_transport_vhost_user::{
     Endpoint, Handle, Options as VhostUserOptions, VhostUserExport, reactor_of,
 };
-use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
 use std::net::{SocketAddr, TcpListener};
@@ -114,31 +113,31 @@ impl Exports {
             );
         }
         let units = targets.get(&0).cloned().unwrap_or_default();
-        let mut ports = BTreeMap::new();
-        let mut port_of = |group: u16| {
-            let port = match ports.entry(group) {
-                Entry::Occupied(there) => there.into_mut(),
-                Entry::Vacant(new) => {
-                    // A target portal group has the number of its target port group; RFC 7143 4.4.3 makes the port's name
-                    // from it.
-                    let name = format!("{},t,0x{group:04x}", places.target);
-                    let id = ids.next().context("there are too many target port groups")?;
-                    let port = TargetPort::in_group(group, name, id, Protocol::ISCSI, units.clone());
-                    let options = iscsi::Options {
-                        name: places.target.clone(),
-                        portal_group: group,
-                        ..iscsi::Options::default()
-                    };
-                    new.insert(iscsi::Target::new(options, port)?)
+        let mut through: BTreeMap<u16, Arc<iscsi::Target>> = BTreeMap::new();
+        let mut target_through = |group: u16| {
+            if let Some(target) = through.get(&group) {
+                return anyhow::Ok(target.clone());
+            }
+            // A target portal group has the number of its target port group; RFC 7143 4.4.3 makes the port's name from it.
+            let name = format!("{},t,0x{group:04x}", places.target);
+            let id = ids.next().context("there are too many target port groups")?;
+            let port = TargetPort::in_group(group, name, id, Protocol::ISCSI, units.clone());
+            let target = match through.values().next() {
+                Some(other) => other.in_group(group, port),
+                None => {
+                    let name = places.target.clone();
+                    let options = iscsi::Options { name, portal_group: group, ..iscsi::Options::default() };
+                    iscsi::Target::new(options, port)?
                 }
             };
-            anyhow::Ok(port.clone())
+            through.insert(group, target.clone());
+            Ok(target)
         };
         for Grouped { place, group } in &places.iscsi {
-            self.portals.push(Portal::start(*place, &port_of(*group)?, reactors)?);
+            self.portals.push(Portal::start(*place, &target_through(*group)?, reactors)?);
         }
         for socket in places.iscsi_sockets.drain(..) {
-            self.portals.push(Portal::adopt(socket, &port_of(TargetPort::DEFAULT_GROUP)?, reactors)?);
+            self.portals.push(Portal::adopt(socket, &target_through(TargetPort::DEFAULT_GROUP)?, reactors)?);
         }
         Ok(ids)
     }

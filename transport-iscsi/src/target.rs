@@ -46,20 +46,24 @@ impl Default for Options {
     }
 }
 
-/// A target, which several [`Portal`](crate::Portal)s may lead to.
+/// A target as it is through one portal group, to which several [`Portal`](crate::Portal)s may belong.
 pub struct Target {
     pub(crate) options: Options,
     port: Arc<TargetPort>,
-    sessions: Mutex<Sessions>,
+    /// Those of all portal groups.
+    sessions: Arc<Mutex<Sessions>>,
 }
+
+/// What makes two sessions the same one (RFC 7143 6.3.5): the portal group's tag and the initiator port.
+type SessionKey = (u16, InitiatorPort);
 
 #[derive(Default)]
 struct Sessions {
     last_tsih: u16,
-    open: HashMap<InitiatorPort, Session>,
+    open: HashMap<SessionKey, Session>,
 }
 
-/// What makes two sessions the same one (RFC 7143 6.3.5).
+/// The initiator's end of a session.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub(crate) struct InitiatorPort {
     name: String,
@@ -99,7 +103,13 @@ impl Target {
             return Err(Error::Name(options.name));
         }
         options.name = name;
-        Ok(Arc::new(Self { options, port, sessions: Mutex::default() }))
+        Ok(Arc::new(Self { options, port, sessions: Arc::default() }))
+    }
+
+    /// The same target through another portal group, in which it shows the logical units of `port`.
+    pub fn in_group(&self, portal_group: u16, port: Arc<TargetPort>) -> Arc<Self> {
+        let options = Options { portal_group, ..self.options.clone() };
+        Arc::new(Self { options, port, sessions: self.sessions.clone() })
     }
 
     /// Its iSCSI name.
@@ -112,7 +122,7 @@ impl Target {
         &self.port
     }
 
-    /// How many sessions are open; discovery sessions do not count.
+    /// How many sessions are open, through whichever portal group; discovery sessions do not count.
     pub fn session_count(&self) -> usize {
         self.sessions().open.len()
     }
@@ -130,24 +140,28 @@ impl Target {
     pub(crate) fn open(&self, initiator: &InitiatorPort, place: Place) -> Option<(u16, Option<Place>)> {
         let mut sessions = self.sessions();
         let tsih = sessions.new_tsih()?;
-        let before = sessions.open.insert(initiator.clone(), Session { tsih, place });
+        let before = sessions.open.insert(self.key(initiator), Session { tsih, place });
         Some((tsih, before.map(|session| session.place)))
     }
 
     /// The session at `place` is over.
     pub(crate) fn close(&self, initiator: &InitiatorPort, place: Place) {
-        let mut sessions = self.sessions();
-        if sessions.open.get(initiator).is_some_and(|session| session.place == place) {
-            sessions.open.remove(initiator);
+        let (mut sessions, key) = (self.sessions(), self.key(initiator));
+        if sessions.open.get(&key).is_some_and(|session| session.place == place) {
+            sessions.open.remove(&key);
         }
     }
 
-    /// Ends all sessions (RFC 7143 11.5.1, TARGET COLD RESET).
+    /// Ends all sessions, through whichever portal group (RFC 7143 11.5.1, TARGET COLD RESET).
     pub(crate) fn cold_reset(&self, cx: &mut dyn Cx) {
         let places: Vec<_> = self.sessions().open.values().map(|session| session.place).collect();
         for place in places {
             local::post(place, cx, |connection, cx| connection.reset(cx));
         }
+    }
+
+    fn key(&self, initiator: &InitiatorPort) -> SessionKey {
+        (self.options.portal_group, initiator.clone())
     }
 
     fn sessions(&self) -> MutexGuard<'_, Sessions> {
@@ -207,6 +221,10 @@ mod tests {
         assert_eq!(target.session_count(), 2);
         target.close(&port(1), place(3));
         assert_eq!(target.session_count(), 1);
+        let other = target.in_group(2, target.port().clone());
+        assert_eq!(other.open(&port(2), place(4)), Some((4, None)), "a session of its own");
+        other.close(&port(2), place(2));
+        assert_eq!(target.session_count(), 2);
         assert_eq!(port(10).to_string(), "iqn.x,i,0x00000000000a");
     }
 

@@ -1,8 +1,11 @@
-use crate::client::{Client, LUN, READ, WRITE, cdb, pattern, settings};
+use crate::client::{Client, LUN, READ, TARGET, WRITE, cdb, pattern, settings};
 use crate::rig::Rig;
+use lunette_engine::TargetPort;
 use lunette_iscsi::initiator::Settings;
 use lunette_iscsi::params::Parameters;
 use lunette_iscsi::pdu::{TaskManagementFunction as Function, TaskManagementResult as Answer};
+use lunette_scsi::Protocol;
+use lunette_transport_iscsi::Portal;
 
 const NONE: u32 = u32::MAX;
 
@@ -79,6 +82,21 @@ fn a_cold_reset_ends_all_sessions() {
     two.until_closed();
     rig.wait_for_connections(0);
     assert_eq!(rig.client(1).read(0, 1), [0; 512]);
+}
+
+#[test]
+fn a_cold_reset_ends_the_sessions_of_all_portal_groups() {
+    let rig = Rig::new();
+    let units = rig.target.port().units().clone();
+    let port = TargetPort::in_group(2, format!("{TARGET},t,0x0002"), 2, Protocol::ISCSI, units);
+    let other =
+        Portal::start("127.0.0.1:0".parse().unwrap(), &rig.target.in_group(2, port), &rig.reactors).unwrap();
+    let mut one = rig.client(1);
+    let mut two = Client::ready(other.address(), settings(1));
+    assert_eq!(rig.target.session_count(), 2);
+    assert_eq!(one.managed(Function::TARGET_COLD_RESET, LUN, NONE), Answer::COMPLETE);
+    one.until_closed();
+    two.until_closed();
 }
 
 #[test]
