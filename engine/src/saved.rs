@@ -106,7 +106,8 @@ impl Steps {
     /// also if the command is aborted meanwhile. A unit of which nothing is kept only applies it.
     ///
     /// # Errors
-    /// HARDWARE ERROR when it cannot be saved; nothing has changed then, as far as that can be known.
+    /// HARDWARE ERROR when it cannot be saved; nothing has changed then, as far as that can be known. NOT READY if what was
+    /// saved before cannot be used: nothing may take its place.
     pub async fn save<T: Serialize>(
         &self,
         _: &Turn,
@@ -114,6 +115,7 @@ impl Steps {
         value: &T,
         apply: impl FnOnce(&LogicalUnit) + Send + 'static,
     ) -> Result<(), Sense> {
+        self.unit.intact()?;
         let failed = || Sense::hardware_error(AdditionalSense::INTERNAL_TARGET_FAILURE);
         let Some(keeper) = self.unit.keeper().cloned() else {
             apply(&self.unit);

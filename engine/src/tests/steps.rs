@@ -264,6 +264,8 @@ fn a_unit_that_is_not_ready_refuses_what_needs_that() {
         }
         assert_eq!(rig.send(from, 1, "simple", &ECHO.spec).unwrap().status, Status::GOOD);
     }
+    let unsaved = rig.select_control_page(&a, 0x11, |page| page[5] |= 0x40);
+    assert_eq!(unsaved.sense.as_deref(), Some(&Sense::not_ready(why)), "it saves nothing");
     rig.unit.set_not_ready(None);
     assert!(rig.unit.ready().is_err(), "nothing but an operator repairs it");
 }
