@@ -61,11 +61,10 @@ impl LogicalUnit {
             allegiance.has_task = true;
             return Ok(());
         }
-        let preempts = cdb.opcode() == Opcode::PERSISTENT_RESERVE_OUT
-            && cdb.service_action() == Some(service_action::PREEMPT_AND_ABORT);
-        match is_own {
-            false if preempts => Ok(()),
-            false if !cdb.naca() => Err(Refusal::Status(Status::BUSY)),
+        let is_plain = !is_own && attribute != TaskAttribute::Aca;
+        match is_plain {
+            true if preempts(cdb) => Ok(()),
+            true if !cdb.naca() => Err(Refusal::Status(Status::BUSY)),
             _ => Err(Refusal::Status(Status::ACA_ACTIVE)),
         }
     }
@@ -84,15 +83,20 @@ impl State {
     }
 }
 
+/// Whether this is what another nexus may still do: PREEMPT AND ABORT.
+fn preempts(cdb: &Cdb) -> bool {
+    cdb.opcode() == Opcode::PERSISTENT_RESERVE_OUT
+        && cdb.service_action() == Some(service_action::PREEMPT_AND_ABORT)
+}
+
 /// Whether a task that is about to begin has to wait until the condition is cleared.
 pub(crate) fn is_suspended(task: &Task) -> bool {
     let Itl { shared, nexus, .. } = &*task.itl;
-    let preempts = || {
-        task.cdb.opcode() == Opcode::PERSISTENT_RESERVE_OUT
-            && task.cdb.service_action() == Some(service_action::PREEMPT_AND_ABORT)
-            && !task.itl.unit().is_faulted(nexus.id())
-    };
-    shared.gate.has_allegiance() && task.attribute != TaskAttribute::Aca && !task.has_failed && !preempts()
+    let preempts = || preempts(&task.cdb) && !task.itl.unit().is_faulted(nexus.id());
+    shared.gate.has_allegiance()
+        && task.attribute != TaskAttribute::Aca
+        && task.failure.is_none()
+        && !preempts()
 }
 
 impl LogicalUnit {

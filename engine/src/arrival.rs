@@ -7,7 +7,7 @@ use crate::outcome::Outcome;
 use crate::plan::{Io, Plan};
 use crate::session::{Admission, CommandFrame, Itl, Started};
 use crate::tasks::{Phase, Task};
-use lunette_scsi::{Status, TaskAttribute};
+use lunette_scsi::TaskAttribute;
 use lunette_store::{Cx, Sg, Submit};
 use std::rc::Rc;
 
@@ -79,7 +79,7 @@ impl Engine {
     ) -> Started {
         let mut tasks = self.tasks.borrow_mut();
         let Some(id) = tasks.vacant(&itl.share) else {
-            return Started::Ended(Outcome::status(Status::TASK_SET_FULL));
+            return Started::Ended(Outcome::no_room(itl.tasks.get() > 0));
         };
         let op = operation(io, data_out, data_in);
         let moving = op.range().1;
@@ -140,7 +140,10 @@ impl Engine {
         let (wanted_out, wanted_in) = (task.wanted_out, task.wanted_in);
         let mut tasks = self.tasks.borrow_mut();
         let Some(id) = tasks.insert(task) else {
-            return Admission::Ended(Outcome::status(Status::TASK_SET_FULL));
+            if command.attribute == TaskAttribute::Aca {
+                itl.unit().allegiance_task_ended();
+            }
+            return Admission::Ended(Outcome::no_room(itl.tasks.get() > 0));
         };
         drop(tasks);
         self.take_place(id, itl, command.attribute, cx);

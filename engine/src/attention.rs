@@ -36,6 +36,14 @@ impl Attentions {
         self.pending.pop_front().map(Sense::unit_attention)
     }
 
+    /// Puts back what was taken and not reported, unless a reset has come meanwhile.
+    pub(crate) fn give_back(&mut self, condition: AdditionalSense) {
+        if !self.pending.contains(&condition) && !self.pending.iter().copied().any(is_reset) {
+            self.pending.push_front(condition);
+            self.pending.truncate(LIMIT);
+        }
+    }
+
     /// Forgets a condition that the initiator has learnt of otherwise.
     pub(crate) fn forget(&mut self, condition: AdditionalSense) {
         self.pending.retain(|other| *other != condition);
@@ -77,6 +85,22 @@ mod tests {
         a.establish(AdditionalSense::POWER_ON_RESET_OR_BUS_DEVICE_RESET_OCCURRED);
         a.establish(AdditionalSense::BUS_DEVICE_RESET_FUNCTION_OCCURRED);
         assert_eq!(all(&mut a), [AdditionalSense::POWER_ON_RESET_OR_BUS_DEVICE_RESET_OCCURRED]);
+    }
+
+    #[test]
+    fn what_was_not_reported_comes_first_again_but_not_after_a_reset() {
+        let (capacity, modes) =
+            (AdditionalSense::CAPACITY_DATA_HAS_CHANGED, AdditionalSense::MODE_PARAMETERS_CHANGED);
+        let mut a = Attentions::default();
+        a.establish(capacity);
+        a.take();
+        a.establish(modes);
+        a.give_back(capacity);
+        a.give_back(modes);
+        assert_eq!(all(&mut a), [capacity, modes]);
+        a.establish(AdditionalSense::BUS_DEVICE_RESET_FUNCTION_OCCURRED);
+        a.give_back(capacity);
+        assert_eq!(all(&mut a), [AdditionalSense::BUS_DEVICE_RESET_FUNCTION_OCCURRED]);
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use crate::LogicalUnit;
 use crate::hop::Hops;
-use crate::manage::{Jobs, Waits};
+use crate::jobs::{Jobs, Waits};
 use crate::steps::Background;
 use crate::task_set::TaskSet;
 use crate::tasks::{TaskId, Tasks};

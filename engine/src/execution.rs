@@ -154,6 +154,11 @@ impl Engine {
         let mut tasks = self.tasks.borrow_mut();
         let Some(task) = tasks.get(id) else { return };
         let cookie = task.cookie;
+        if task.aborted.is_some()
+            && let Some(untold) = task.failure.take()
+        {
+            task.itl.shared.give_back(&untold);
+        }
         let completion = match task.aborted {
             None => Completion::Ended(outcome),
             Some(Abort::Silent(why)) => Completion::Aborted(why),

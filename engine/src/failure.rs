@@ -37,8 +37,8 @@ impl Engine {
         let plan = aftermath(itl, command.cdb, command.attribute, sense)?;
         // Whatever its attribute, it is over.
         let command = CommandFrame { attribute: TaskAttribute::Simple, ..*command };
-        let task =
-            Task { has_failed: true, enabled: true, ..Task::new(itl.clone(), &command, Plan::Run(plan)) };
+        let failure = Some(Box::new(*sense));
+        let task = Task { failure, enabled: true, ..Task::new(itl.clone(), &command, Plan::Run(plan)) };
         let id = self.tasks.borrow_mut().insert(task)?;
         itl.set.began();
         Some(id)
@@ -53,12 +53,15 @@ impl Engine {
         outcome: Outcome,
         cx: &mut dyn Cx,
     ) -> Option<Outcome> {
-        let Some(sense) = outcome.sense.as_ref().filter(|_| !task.has_failed && task.aborted.is_none())
+        let Some(sense) = outcome.sense.as_ref().filter(|_| task.failure.is_none() && task.aborted.is_none())
         else {
             return Some(outcome);
         };
         let Some(plan) = aftermath(&task.itl, &task.cdb, task.attribute, sense) else { return Some(outcome) };
-        task.has_failed = true;
+        task.failure = Some(sense.clone());
+        if task.plan.take().is_some() {
+            self.check_transfers(id, cx);
+        }
         self.begin_task(id, task, plan, Sg::empty(), Sg::empty(), cx);
         self.drive_task(id, task, None, cx)
     }
@@ -82,10 +85,13 @@ fn aftermath(itl: &Itl, cdb: &Cdb, attribute: TaskAttribute, sense: &Sense) -> O
         }
         // If this is aborted, the sense data is not told anyway.
         let _ = match on_error {
-            OnError::GoOn => run.settle().await,
+            OnError::GoOn => Ok(0),
             OnError::AbortAll => run.abort_others(false).await,
             OnError::AbortOwn => run.abort_others(true).await,
         };
+        if naca {
+            let _ = run.settle().await;
+        }
         Err(sense)
     };
     match Plan::run(0, steps) {

@@ -56,6 +56,7 @@ mod failure;
 mod filter;
 mod hop;
 mod identity;
+mod jobs;
 mod log;
 mod manage;
 mod mode;

@@ -4,58 +4,16 @@
 //! acknowledges when the last of them has ended; the function is answered when all have acknowledged.
 
 use crate::engine::{Engine, Token};
+use crate::jobs::{Asker, JobId, Until};
 use crate::outcome::Aborted;
 use crate::running::Running;
-use crate::session::{Management, Responder, Session};
+use crate::session::{Management, Session};
 use crate::tasks::{Abort, Phase, Task, TaskId};
 use crate::{LogicalUnit, Nexus, NexusId};
 use lunette_scsi::{AdditionalSense, SenseKey, ServiceResponse, TaskAttribute, TaskManagementFunction};
-use lunette_store::{Cx, IoError, IoId, ReactorId};
-use std::collections::{BTreeSet, HashMap};
-use std::rc::Weak;
+use lunette_store::{Cx, IoError, ReactorId};
+use std::collections::BTreeSet;
 use std::sync::Arc;
-
-/// The functions in progress that this reactor received.
-#[derive(Default)]
-pub(crate) struct Jobs {
-    next: u32,
-    jobs: HashMap<u32, Job>,
-}
-
-struct Job {
-    /// Reactors that have not acknowledged.
-    waiting_for: usize,
-    found: bool,
-    /// The answer, when it does not depend on any task.
-    response: Option<ServiceResponse>,
-    asker: Asker,
-}
-
-/// Who waits for a job.
-enum Asker {
-    /// A transport; the function is `None` for the end of a nexus.
-    Transport { function: Option<TaskManagementFunction>, cookie: u64, responder: Weak<dyn Responder> },
-    /// A command, for which commands of others are aborted.
-    Command(IoId),
-}
-
-/// Aborted tasks of this reactor that have not ended, and who is to be told when they have.
-#[derive(Default)]
-pub(crate) struct Waits {
-    waits: Vec<Wait>,
-}
-
-struct Wait {
-    tasks: Vec<TaskId>,
-    job: JobId,
-}
-
-/// A job anywhere in the program.
-#[derive(Clone, Copy)]
-struct JobId {
-    reactor: ReactorId,
-    job: u32,
-}
 
 /// Which tasks a function is about; `None` means all.
 #[derive(Clone, Default)]
@@ -140,6 +98,11 @@ impl Action {
         }
     }
 
+    /// What is waited for.
+    fn waits_until(self) -> Until {
+        if matches!(self, Action::AwaitTransfers) { Until::Transferred } else { Until::Ended }
+    }
+
     /// How a task of `nexus` ends that is aborted.
     fn end_of(self, told: bool, nexus: NexusId) -> Option<Abort> {
         let Action::Abort { requester, because } = self else { return None };
@@ -171,9 +134,20 @@ pub(crate) struct Effect {
     tagged: bool,
     /// What is done with the tasks.
     tasks: On,
+    /// It clears an auto contingent allegiance.
+    clears: Clears,
     /// The byte and the bit that stand for it in REPORT SUPPORTED TASK MANAGEMENT FUNCTIONS; those of target resets are
     /// obsolete.
     pub(crate) reported: Option<(usize, u8)>,
+}
+
+/// Which auto contingent allegiance a function clears (SAM-5 5.10.5).
+#[derive(Clone, Copy)]
+enum Clears {
+    None,
+    /// That of the nexus that it came by.
+    Own,
+    Any,
 }
 
 /// What a function does with the tasks that it selects.
@@ -201,7 +175,21 @@ impl Effect {
             Function::ITNexusReset => (true, true, false, Abort(NexusLost), Some((1, 0))),
             Function::TargetWarmReset | Function::TargetColdReset => (true, false, false, Abort(Reset), None),
         };
-        Self { all_units, own_tasks, tagged, tasks, reported }
+        let clears = match function {
+            Function::ClearAca | Function::ITNexusReset => Clears::Own,
+            Function::LogicalUnitReset | Function::TargetWarmReset | Function::TargetColdReset => Clears::Any,
+            _ => Clears::None,
+        };
+        Self { all_units, own_tasks, tagged, tasks, clears, reported }
+    }
+
+    /// Whether the function, which came by `nexus`, clears an allegiance of `faulted`.
+    fn clears_allegiance_of(&self, nexus: NexusId, faulted: NexusId) -> bool {
+        match self.clears {
+            Clears::None => false,
+            Clears::Own => faulted == nexus,
+            Clears::Any => true,
+        }
     }
 }
 
@@ -221,7 +209,7 @@ impl Engine {
         };
         let units: Vec<_> = if effect.all_units { nexus.port.units().values().collect() } else { vec![unit] };
         let told = telling(&units);
-        units.iter().for_each(|unit| self.establish(function.function, unit, nexus, cx));
+        units.iter().for_each(|unit| establish(function.function, unit, nexus));
         let selector = Selector {
             units: Some(units.iter().map(|unit| unit.number()).collect()),
             nexuses: effect.own_tasks.then(|| [nexus.id()].into()),
@@ -231,25 +219,31 @@ impl Engine {
             except: None,
         };
         self.spread(job, &units, &selector, action, cx);
+        // What it has suspended does not begin before it is aborted.
+        let cleared = |faulted| effect.clears_allegiance_of(nexus.id(), faulted);
+        units.iter().for_each(|unit| self.clear_allegiance(unit, cleared, cx));
     }
 
     /// The end of a nexus: aborts its tasks everywhere.
     pub(crate) fn close(&self, session: &Session, cookie: u64, cx: &mut dyn Cx) {
         let nexus = session.nexus();
         nexus.lose();
-        nexus.port.units().values().for_each(|unit| self.lose(unit, nexus, cx));
+        nexus.port.units().values().for_each(|unit| unit.lose(nexus));
         let job = self.jobs.borrow_mut().insert(Asker::of(session, cookie, None));
         let selector = Selector { units: None, nexuses: Some([nexus.id()].into()), ..Selector::default() };
         let action = Action::Abort { requester: nexus.id(), because: Because::NexusLost };
         self.spread(job, &nexus.port.all_units(), &selector, action, cx);
+        let cleared = |faulted| faulted == nexus.id();
+        nexus.port.units().values().for_each(|unit| self.clear_allegiance(unit, cleared, cx));
     }
 
     /// Aborts the commands of some nexuses for the unit of a command, which is told when they have ended.
     pub(crate) fn abort_commands_of(&self, nexuses: Box<[NexusId]>, command: TaskId, cx: &mut dyn Cx) {
         let Some(unit) = self.unit_of(command) else { return };
-        self.clear_allegiance(&unit, |nexus| nexuses.contains(&nexus), cx);
         let abort = |requester| Action::Abort { requester, because: Because::Preempted };
-        self.act_for(command, Some(nexuses.into()), abort, cx);
+        let nexuses: Arc<[NexusId]> = nexuses.into();
+        self.act_for(command, Some(nexuses.clone()), abort, cx);
+        self.clear_allegiance(&unit, |nexus| nexuses.contains(&nexus), cx);
     }
 
     /// Aborts the other commands for the unit of a command that has failed, all or those of its nexus.
@@ -271,39 +265,6 @@ impl Engine {
 
     fn unit_of(&self, command: TaskId) -> Option<Arc<LogicalUnit>> {
         self.tasks.borrow_mut().get(command).map(|task| task.itl.unit().clone())
-    }
-
-    /// A nexus is lost.
-    fn lose(&self, unit: &Arc<LogicalUnit>, nexus: &Nexus, cx: &mut dyn Cx) {
-        unit.lose(nexus);
-        self.clear_allegiance(unit, |faulted| faulted == nexus.id(), cx);
-    }
-
-    /// What a function does beside aborting tasks: unit attention conditions (SAM-5 5.14, 6.3), and what a reset ends.
-    fn establish(
-        &self,
-        function: TaskManagementFunction,
-        unit: &Arc<LogicalUnit>,
-        nexus: &Nexus,
-        cx: &mut dyn Cx,
-    ) {
-        use TaskManagementFunction as Function;
-        match function {
-            Function::LogicalUnitReset => {
-                unit.reset(AdditionalSense::BUS_DEVICE_RESET_FUNCTION_OCCURRED, nexus);
-                self.clear_allegiance(unit, |_| true, cx);
-            }
-            Function::TargetWarmReset | Function::TargetColdReset => {
-                unit.reset(AdditionalSense::POWER_ON_RESET_OR_BUS_DEVICE_RESET_OCCURRED, nexus);
-                self.clear_allegiance(unit, |_| true, cx);
-            }
-            Function::ITNexusReset => {
-                self.lose(unit, nexus, cx);
-                nexus.itl(unit).establish(AdditionalSense::I_T_NEXUS_LOSS_OCCURRED);
-            }
-            Function::ClearAca => self.clear_allegiance(unit, |faulted| faulted == nexus.id(), cx),
-            _ => {}
-        }
     }
 
     /// Waits until the other commands for the unit of a command have ended, which is then told.
@@ -381,7 +342,8 @@ impl Engine {
         for id in &selected {
             self.abort(*id, selector, action, cx);
         }
-        self.waits.borrow_mut().waits.push(Wait { tasks: selected, job });
+        let until = action.waits_until();
+        self.waits.borrow_mut().add(&selected, until, job);
     }
 
     fn abort(&self, id: TaskId, selector: &Selector, action: Action, cx: &mut dyn Cx) {
@@ -408,90 +370,6 @@ impl Engine {
             itl.shared.establish(AdditionalSense::COMMANDS_CLEARED_BY_ANOTHER_INITIATOR);
         }
     }
-
-    /// A task has ended: whoever waits for it may be told.
-    pub(crate) fn check_waits(&self, ended: TaskId, cx: &mut dyn Cx) {
-        let mut waits = self.waits.borrow_mut();
-        if waits.waits.is_empty() {
-            return;
-        }
-        waits.waits.iter_mut().for_each(|wait| wait.tasks.retain(|task| *task != ended));
-        for done in waits.waits.extract_if(.., |wait| wait.tasks.is_empty()) {
-            Self::acknowledge(done.job, true, cx);
-        }
-    }
-
-    fn acknowledge(job: JobId, found: bool, cx: &mut dyn Cx) {
-        Self::post(job.reactor, cx, move |engine, cx| {
-            engine.jobs.borrow_mut().acknowledge(job.job, found);
-            engine.check_job(job.job, cx);
-        });
-    }
-
-    fn answer(&self, job: u32, response: ServiceResponse, cx: &mut dyn Cx) {
-        self.jobs.borrow_mut().answer(job, response);
-        self.tell(Token::Job(job), Ok(0), cx);
-    }
-
-    pub(crate) fn check_job(&self, job: u32, cx: &mut dyn Cx) {
-        let Some((asker, response)) = self.jobs.borrow_mut().take_ended(job) else { return };
-        match asker {
-            Asker::Transport { responder, cookie, .. } => {
-                if let Some(responder) = responder.upgrade() {
-                    responder.management_ended(cookie, response, cx);
-                }
-            }
-            Asker::Command(id) => cx.complete(id, Ok(0)),
-        }
-    }
-}
-
-impl Jobs {
-    fn insert(&mut self, asker: Asker) -> u32 {
-        self.next = self.next.wrapping_add(1);
-        self.jobs.insert(self.next, Job { waiting_for: 0, found: false, response: None, asker });
-        self.next
-    }
-
-    fn expect(&mut self, job: u32, acknowledgements: usize) {
-        if let Some(job) = self.jobs.get_mut(&job) {
-            job.waiting_for = acknowledgements;
-        }
-    }
-
-    fn acknowledge(&mut self, job: u32, found: bool) {
-        if let Some(job) = self.jobs.get_mut(&job) {
-            job.waiting_for -= 1;
-            job.found |= found;
-        }
-    }
-
-    fn answer(&mut self, job: u32, response: ServiceResponse) {
-        if let Some(job) = self.jobs.get_mut(&job) {
-            job.response = Some(response);
-        }
-    }
-
-    fn take_ended(&mut self, job: u32) -> Option<(Asker, ServiceResponse)> {
-        use TaskManagementFunction::{QueryTask, QueryTaskSet};
-        if self.jobs.get(&job)?.waiting_for > 0 {
-            return None;
-        }
-        let Job { asker, found, response, .. } = self.jobs.remove(&job)?;
-        let response = response.unwrap_or(match asker {
-            Asker::Transport { function: Some(QueryTask | QueryTaskSet), .. } if found => {
-                ServiceResponse::FunctionSucceeded { additional: [0; 3] }
-            }
-            _ => ServiceResponse::FunctionComplete,
-        });
-        Some((asker, response))
-    }
-}
-
-impl Asker {
-    fn of(session: &Session, cookie: u64, function: Option<TaskManagementFunction>) -> Self {
-        Self::Transport { function, cookie, responder: session.responder().clone() }
-    }
 }
 
 /// The numbers of the units whose commands end with TASK ABORTED.
@@ -506,5 +384,24 @@ fn asynchronous_event(pending: Option<AdditionalSense>) -> ServiceResponse {
             additional: [SenseKey::UNIT_ATTENTION.0, condition.asc, condition.ascq],
         },
         None => ServiceResponse::FunctionComplete,
+    }
+}
+
+/// What a function does beside aborting tasks and clearing an allegiance: unit attention conditions (SAM-5 5.14, 6.3), and
+/// what a reset ends.
+fn establish(function: TaskManagementFunction, unit: &LogicalUnit, nexus: &Nexus) {
+    use TaskManagementFunction as Function;
+    match function {
+        Function::LogicalUnitReset => {
+            unit.reset(AdditionalSense::BUS_DEVICE_RESET_FUNCTION_OCCURRED, nexus);
+        }
+        Function::TargetWarmReset | Function::TargetColdReset => {
+            unit.reset(AdditionalSense::POWER_ON_RESET_OR_BUS_DEVICE_RESET_OCCURRED, nexus);
+        }
+        Function::ITNexusReset => {
+            unit.lose(nexus);
+            nexus.itl(unit).establish(AdditionalSense::I_T_NEXUS_LOSS_OCCURRED);
+        }
+        _ => {}
     }
 }

@@ -4,7 +4,7 @@ use crate::attention::Attentions;
 use crate::reservation::Registrant;
 use crate::{LogicalUnit, Reservation, placeholder};
 use lunette_scsi::designator::Protocol;
-use lunette_scsi::{AdditionalSense, Lun, Sense, TransportId};
+use lunette_scsi::{AdditionalSense, Lun, Sense, SenseKey, TransportId};
 use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, Weak};
@@ -332,6 +332,13 @@ impl ItlNexus {
 
     pub(crate) fn take_attention(&self) -> Option<Sense> {
         self.with(Attentions::take)
+    }
+
+    /// The initiator has not been told of this after all.
+    pub(crate) fn give_back(&self, sense: &Sense) {
+        if sense.key == SenseKey::UNIT_ATTENTION {
+            self.with(|attentions| attentions.give_back(sense.additional));
+        }
     }
 
     pub(crate) fn forget_attention(&self, condition: AdditionalSense) {

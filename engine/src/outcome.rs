@@ -39,6 +39,11 @@ impl Outcome {
         }
     }
 
+    /// There is no room for a command of a nexus that has others there, or none (SAM-5 5.3.1).
+    pub(crate) fn no_room(has_others: bool) -> Self {
+        Self::status(if has_others { Status::TASK_SET_FULL } else { Status::BUSY })
+    }
+
     #[cold]
     pub(crate) fn failed(unit: &LogicalUnit, sense: Sense) -> Self {
         let descriptor_sense = unit.descriptor_sense();

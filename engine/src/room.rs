@@ -6,10 +6,8 @@ use crate::outcome::Outcome;
 use crate::task_set::TaskSet;
 use crate::tasks::{Parked, Phase, Task, TaskId, Tasks};
 use crate::{LogicalUnit, NexusId};
-use lunette_scsi::Status;
 use lunette_store::{Cx, Sg};
 use std::collections::{BTreeMap, HashMap};
-use std::rc::Rc;
 use std::time::Duration;
 
 /// How many commands of a unit wait at most, if nothing else is said.
@@ -89,9 +87,7 @@ impl Engine {
         let (set, nexus) = (task.itl.set.clone(), task.itl.nexus.id());
         if task.standing.is_none() {
             if !set.unit.waiting().enter() {
-                let itl = task.itl.clone();
-                let others = tasks.select(|other| Rc::ptr_eq(&other.itl, &itl)).len() > 1;
-                return Some(Outcome::status(if others { Status::TASK_SET_FULL } else { Status::BUSY }));
+                return Some(Outcome::no_room(task.itl.tasks.get() > 1));
             }
             task.standing = Some(set.queue().standing(nexus, task.priority));
         }

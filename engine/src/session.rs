@@ -161,6 +161,8 @@ pub(crate) struct Itl {
     pub(crate) set: Rc<TaskSet>,
     pub(crate) responder: Weak<dyn Responder>,
     pub(crate) share: Rc<Share>,
+    /// How many tasks it has.
+    pub(crate) tasks: Cell<u32>,
 }
 
 impl Itl {
@@ -300,6 +302,7 @@ impl Session {
             set: self.engine.task_set(unit, cx),
             responder: self.responder.clone(),
             share: self.share.clone(),
+            tasks: Cell::new(0),
         });
         self.itls.borrow_mut().insert(unit.number(), itl.clone());
         itl

@@ -5,7 +5,7 @@ use crate::plan::Plan;
 use crate::room::Standing;
 use crate::running::Running;
 use crate::session::{CommandFrame, Itl};
-use lunette_scsi::{Cdb, TaskAttribute};
+use lunette_scsi::{Cdb, Sense, TaskAttribute};
 use lunette_store::{Sg, SgList};
 use std::cell::Cell;
 use std::collections::HashMap;
@@ -59,8 +59,8 @@ pub(crate) struct Task {
     pub(crate) enabled: bool,
     pub(crate) attribute: TaskAttribute,
     pub(crate) aborted: Option<Abort>,
-    /// It is to end with CHECK CONDITION, and sees to others before that.
-    pub(crate) has_failed: bool,
+    /// With which sense data it is to end, when it has seen to others.
+    pub(crate) failure: Option<Box<Sense>>,
     pub(crate) cookie: u64,
     pub(crate) tag: u64,
     pub(crate) cdb: Cdb,
@@ -156,6 +156,7 @@ impl Tasks {
         let taken = self.free.pop();
         debug_assert_eq!(taken, Some(id.index));
         task.itl.share.0.update(|count| count + 1);
+        task.itl.tasks.update(|count| count + 1);
         self.slots[id.index as usize].task = Some(task);
     }
 
@@ -185,6 +186,7 @@ impl Tasks {
         slot.generation = (slot.generation + 1) & 0x3fff_ffff;
         slot.task = None;
         itl.share.0.update(|count| count - 1);
+        itl.tasks.update(|count| count - 1);
         self.free.push(id.index);
         Some(itl)
     }
@@ -211,7 +213,7 @@ impl Task {
             enabled: false,
             attribute: command.attribute,
             aborted: None,
-            has_failed: false,
+            failure: None,
             cookie: command.cookie,
             tag: command.tag,
             cdb: *command.cdb,

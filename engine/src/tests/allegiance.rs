@@ -49,26 +49,36 @@ impl Rig {
 
     /// Changes bytes of the Control mode page.
     fn control_page(&mut self, from: &Initiator, change: impl FnOnce(&mut [u8])) -> Status {
+        self.select_control_page(from, 0x10, change).status
+    }
+
+    /// The same with byte 1 of MODE SELECT.
+    pub(super) fn select_control_page(
+        &mut self,
+        from: &Initiator,
+        flags: u8,
+        change: impl FnOnce(&mut [u8]),
+    ) -> Outcome {
         let page = lunette_scsi::mode::ModePageCode::page(0x0a);
         let mut list = vec![0; 4];
         list.extend(self.unit.mode_page(page, crate::PageControl::Current).unwrap());
         list[4] &= 0x3f;
         change(&mut list[4..]);
         let memory = Memory::from_bytes(&list);
-        let cdb = Cdb::new(&[0x15, 0x10, 0, 0, list.len() as u8, 0]).unwrap();
+        let cdb = Cdb::new(&[0x15, flags, 0, 0, list.len() as u8, 0]).unwrap();
         let data_out = list.len() as u64;
         let frame =
             CommandFrame { tag: 98, cookie: 98, data_out, ..CommandFrame::new(Lun::from_index(0), &cdb) };
         let cx = self.sim.cx(from.reactor);
         match from.session.execute(&frame, Sg::new(&[memory.seg()]), Sg::empty(), cx) {
-            Started::Ended(outcome) => outcome.status,
+            Started::Ended(outcome) => outcome,
             Started::Pending => {
                 self.sim.settle();
                 let events = from.events();
                 let [Event::Ended(98, Completion::Ended(outcome))] = &events[..] else {
                     panic!("{events:?}")
                 };
-                outcome.status
+                outcome.clone()
             }
         }
     }
@@ -89,8 +99,10 @@ fn an_allegiance_keeps_all_but_one_out_until_it_is_cleared() {
     assert_eq!(rig.status(&a, 0), Some(Status::ACA_ACTIVE));
     assert_eq!(rig.status(&b, NACA), Some(Status::ACA_ACTIVE));
     assert_eq!(rig.status(&b, 0), Some(Status::BUSY));
-    let other = rig.controlled(&b, 2, TaskAttribute::Aca, NACA).unwrap();
-    assert_eq!(other.status, Status::ACA_ACTIVE);
+    for control in [0, NACA] {
+        let other = rig.controlled(&b, 2, TaskAttribute::Aca, control).unwrap();
+        assert_eq!(other.status, Status::ACA_ACTIVE);
+    }
     assert_eq!(rig.controlled(&a, 3, TaskAttribute::Aca, NACA), None);
     let second = rig.controlled(&a, 4, TaskAttribute::Aca, NACA).unwrap();
     assert_eq!(second.status, Status::ACA_ACTIVE, "one at a time");
@@ -136,6 +148,51 @@ fn what_runs_ends_before_the_error_is_told_and_the_rest_is_suspended() {
 }
 
 #[test]
+fn what_is_suspended_does_not_begin_to_be_aborted() {
+    let mut rig = Rig::new(2);
+    let (a, b) = (rig.initiator(0), rig.initiator(1));
+    assert_eq!(rig.controlled(&a, 1, TaskAttribute::Simple, NACA), None);
+    rig.read(&b, 2, "ordered");
+    assert_eq!(rig.at_store(), 1);
+    rig.complete_one(Err(IoError::Os(5)));
+    assert_eq!(rig.at_store(), 0, "it is suspended");
+    rig.manage(&a, Function::LogicalUnitReset, 0);
+    assert_eq!(rig.at_store(), 0);
+    assert_eq!(b.events(), [Event::Ended(2, Completion::Aborted(Aborted::ByReset))]);
+}
+
+#[test]
+fn an_error_and_a_first_claim_do_not_wait_for_each_other() {
+    let mut rig = Rig::new(2);
+    let (a, b) = (rig.initiator(0), rig.initiator(1));
+    assert_eq!(rig.controlled(&a, 1, TaskAttribute::Simple, NACA), None);
+    assert_eq!(rig.send(&b, 2, "simple", &ranges::CLAIM.spec), None);
+    assert_eq!(rig.at_store(), 1, "the claim waits for what was begun before");
+    rig.complete_one(Err(IoError::Os(5)));
+    assert_eq!((a.events(), rig.at_store()), (vec![], 1), "the error waits for the claim");
+    rig.complete_one(Ok(1));
+    assert_eq!(b.good(), [2]);
+    assert_eq!(failed(&a, 1), AdditionalSense::UNRECOVERED_READ_ERROR);
+}
+
+#[test]
+fn a_command_without_a_place_leaves_that_of_the_allegiance() {
+    let mut rig = Rig::new(1);
+    let [a, c] = ["a", "c"].map(|name| Nexus::new(name, rig.port.clone()));
+    let (a, c) = (rig.open(&a, 0), rig.open(&c, 0));
+    assert_eq!(rig.controlled(&a, 1, TaskAttribute::Simple, NACA), None);
+    room::admit_all(&mut rig, &a);
+    room::admit_all(&mut rig, &c);
+    rig.complete_one(Err(IoError::Os(5)));
+    assert_eq!(failed(&a, 1), AdditionalSense::UNRECOVERED_READ_ERROR);
+    let crowded = rig.controlled(&a, 2, TaskAttribute::Aca, NACA).unwrap();
+    assert_eq!(crowded.status, Status::TASK_SET_FULL);
+    c.session.close(1000, rig.sim.cx(0));
+    rig.sim.settle();
+    assert_eq!(rig.controlled(&a, 3, TaskAttribute::Aca, NACA), None);
+}
+
+#[test]
 fn a_command_that_asks_no_more_ends_the_allegiance_by_failing() {
     for (control, status) in [(NACA, Some(Status::ACA_ACTIVE)), (0, None)] {
         let mut rig = Rig::new(2);
@@ -178,6 +235,38 @@ fn a_command_refused_on_arrival_establishes_an_allegiance_too() {
     assert_eq!(rig.status(&b, NACA), Some(Status::ACA_ACTIVE));
     rig.complete_all();
     assert_eq!(failed(&a, 2), AdditionalSense::POWER_ON_RESET_OR_BUS_DEVICE_RESET_OCCURRED);
+}
+
+#[test]
+fn a_unit_attention_that_could_not_be_told_is_told_later() {
+    let mut rig = Rig::new(2);
+    let nexus = Nexus::new("new", rig.port.clone());
+    let (a, b) = (rig.session(&nexus, 0), rig.initiator(1));
+    rig.read(&b, 1, "simple");
+    assert_eq!(rig.controlled(&a, 2, TaskAttribute::Simple, NACA), None);
+    rig.manage(&a, Function::AbortTask, 2);
+    rig.sim.settle();
+    assert_eq!(a.events(), [Event::Ended(2, Completion::Aborted(Aborted::ByItsNexus)), COMPLETE]);
+    rig.manage(&a, Function::ClearAca, 0);
+    let told = rig.controlled(&a, 3, TaskAttribute::Simple, 0).unwrap();
+    let power_on = AdditionalSense::POWER_ON_RESET_OR_BUS_DEVICE_RESET_OCCURRED;
+    assert_eq!(told.sense.unwrap().additional, power_on);
+}
+
+#[test]
+fn what_an_error_does_not_abort_ends_before_the_allegiance_is_told() {
+    let mut rig = Rig::new(2);
+    let (a, b) = (rig.initiator(0), rig.initiator(1));
+    rig.control_page(&a, |page| page[3] |= 0b11 << 1);
+    rig.learn(&b);
+    assert_eq!(rig.controlled(&a, 1, TaskAttribute::Simple, NACA), None);
+    rig.read(&b, 2, "simple");
+    assert_eq!(rig.at_store(), 2);
+    rig.complete_one(Err(IoError::Os(5)));
+    assert_eq!(a.events(), []);
+    rig.complete_one(Ok(1));
+    assert_eq!(b.good(), [2]);
+    assert_eq!(failed(&a, 1), AdditionalSense::UNRECOVERED_READ_ERROR);
 }
 
 #[test]

@@ -89,13 +89,12 @@ fn a_command_that_waits_for_room_can_be_aborted() {
 }
 
 /// Admits commands until there is no room. How many there were.
-fn admit_all(rig: &mut Rig, from: &Initiator) -> usize {
+pub(super) fn admit_all(rig: &mut Rig, from: &Initiator) -> usize {
     let cdb = Cdb::new(&[READ.spec.opcode.0, 0, 0, 0, 0, 0, 0, 0, 0, 0]).unwrap();
     let frame = CommandFrame::new(Lun::from_index(0), &cdb);
     let cx = rig.sim.cx(from.reactor);
-    let full =
-        |admission| matches!(admission, Admission::Ended(Outcome { status: Status::TASK_SET_FULL, .. }));
-    (0..).take_while(|_| !full(from.session.admit(&frame, cx))).count()
+    let admitted = |admission| matches!(admission, Admission::Admitted { .. });
+    (0..).take_while(|_| admitted(from.session.admit(&frame, cx))).count()
 }
 
 #[test]
@@ -105,8 +104,8 @@ fn no_port_takes_the_last_task() {
     let [one, other, same_port] = nexuses.map(|nexus| rig.open(&nexus, 0));
     assert_eq!(admit_all(&mut rig, &one), 1 << 14, "half of all");
     assert_eq!(admit_all(&mut rig, &other), 1 << 13, "half of the rest");
-    assert_eq!(admit_all(&mut rig, &one), 0);
-    assert_eq!(admit_all(&mut rig, &same_port), 0, "another nexus of the same initiator port");
+    assert_eq!(prioritized(&mut rig, &one, 0, 0), Some(Status::TASK_SET_FULL));
+    assert_eq!(prioritized(&mut rig, &same_port, 0, 0), Some(Status::BUSY), "another nexus of the same port");
     one.session.close(1000, rig.sim.cx(0));
     rig.sim.settle();
     assert_eq!(admit_all(&mut rig, &other), (1 << 14) - (1 << 13), "as many as are left");
