@@ -9,7 +9,7 @@
 //! * [`uml::Uml`] boots User-Mode Linux, [`qemu::Qemu`] boots a Debian kernel without KVM. Both run
 //!   on the file system of the host, below an overlay, and give a [`guest::Guest`] to run scripts in.
 //! * [`netns::Netns`] is a network of the test's own.
-//! * [`iscsi_test_cu::Suite`] runs libiscsi's conformance suite test by test.
+//! * [`iscsi_test_cu`] runs libiscsi's conformance suite test by test.
 //! * [`tools`] runs host commands with a time limit; [`checks`] holds what several scenarios share.
 //!
 //! Everything a rig starts ends with the value that stands for it. Time limits only catch hangs.

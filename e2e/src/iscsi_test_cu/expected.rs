@@ -1,4 +1,4 @@
-//! The list of tests that are known not to pass, kept honest in both directions.
+//! The list of tests that are known not to pass like the others, kept honest in both directions.
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -7,23 +7,25 @@ use anyhow::{Context, Result, bail};
 
 use super::{Outcome, Verdict};
 
-/// What does not pass yet: lines of `Suite.Test  fail|skip  reason`, `#` begins a comment.
+/// What does not plainly pass: lines of `Suite.Test  fail|skip|silent  reason`, `#` begins a comment.
 #[derive(Debug)]
 pub struct Expected(BTreeMap<String, Kind>);
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Kind {
     Pass,
-    Fail,
+    Silent,
     Skip,
+    Fail,
 }
 
 impl Kind {
     fn of(verdict: &Verdict) -> Kind {
         match verdict {
             Verdict::Pass => Kind::Pass,
-            Verdict::Fail(_) => Kind::Fail,
+            Verdict::Silent => Kind::Silent,
             Verdict::Skip(_) => Kind::Skip,
+            Verdict::Fail(_) => Kind::Fail,
         }
     }
 }
@@ -38,7 +40,8 @@ impl Expected {
             let kind = match words.next() {
                 Some("fail") => Kind::Fail,
                 Some("skip") => Kind::Skip,
-                _ => bail!("{line:?}: expected `Suite.Test  fail|skip  reason`"),
+                Some("silent") => Kind::Silent,
+                _ => bail!("{line:?}: expected `Suite.Test  fail|skip|silent  reason`"),
             };
             words.next().with_context(|| format!("{line:?} has no reason"))?;
             Ok((name.to_owned(), kind))
@@ -50,10 +53,10 @@ impl Expected {
     /// error has the lines to change.
     pub fn compare(&self, outcomes: &[Outcome]) -> Result<()> {
         let mut wrong = String::new();
-        for Outcome { name, verdict } in outcomes {
+        for Outcome { name, setup, verdict } in outcomes {
             let listed = self.0.get(name).copied().unwrap_or(Kind::Pass);
             if Kind::of(verdict) != listed {
-                let _ = writeln!(wrong, "{name}  {verdict}    # listed as {listed:?}");
+                let _ = writeln!(wrong, "{name}  {verdict}    # listed as {listed:?}; the disk was {setup}");
             }
         }
         for name in self.0.keys() {
@@ -73,7 +76,7 @@ mod tests {
     use super::*;
 
     fn outcome(name: &str, verdict: Verdict) -> Outcome {
-        Outcome { name: name.to_owned(), verdict }
+        Outcome { name: name.to_owned(), setup: "ordinary", verdict }
     }
 
     #[test]
@@ -88,6 +91,7 @@ mod tests {
         assert!(list.compare(&[]).is_err(), "a listed test that is not run is forgotten");
         let skip = Verdict::Skip("why".to_owned());
         assert!(list.compare(&[outcome("A.B", skip)]).is_err());
+        assert!(Expected::parse("").unwrap().compare(&[outcome("A.B", Verdict::Silent)]).is_err());
     }
 
     #[test]
