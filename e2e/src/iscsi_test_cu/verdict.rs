@@ -118,7 +118,7 @@ mod tests {
         assert_eq!(read("    [SKIPPED] no such command.\npassed\n", 3), skip("no such command."));
         assert_eq!(read("\nCU_PASS(\"[SKIPPED] too small\")\npassed\n", 1), skip("too small"));
         assert_eq!(
-            read("    LBPRZ is clear. Skip the read\npassed\n", 7),
+            read("\n    LBPRZ is clear. Skip the read\npassed\n", 7),
             skip("LBPRZ is clear. Skip the read")
         );
         assert_eq!(read("passed\n    [SKIPPED] cleaning up\n", 3), Verdict::Pass);
