@@ -33,8 +33,8 @@ pub(crate) fn watch(disk: &Disk, unit: &Arc<LogicalUnit>, post: &dyn Post) {
     unit.begin(post, async move |steps| {
         let mut was_reached = false;
         loop {
-            let (backing, seen) = (backing.clone(), known.clone());
-            let look = steps.call(move || {
+            let seen = known.clone();
+            let look = steps.call_on(&backing, move |backing| {
                 seen.set(backing.room().ok());
                 Ok(0)
             });

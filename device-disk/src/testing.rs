@@ -3,13 +3,15 @@
 use crate::{Disk, Options};
 use lunette_engine::{
     CommandFilter, CommandFrame, Completion, Identity, LogicalUnit, Management, Nexus, Outcome, Responder,
-    Session, Started, StateError, StateKeeper, TargetPort,
+    Session, Started, StateError, StateKeeper, Steps, TargetPort,
 };
 use lunette_scsi::designator::Protocol;
-use lunette_scsi::{Cdb, Lun, Naa, Opcode, ServiceResponse, Status, TaskManagementFunction};
+use lunette_scsi::{Cdb, Lun, Naa, Opcode, Sense, ServiceResponse, Status, TaskManagementFunction};
 use lunette_store::ram::Ram;
 use lunette_store::sim::Sim;
-use lunette_store::{Backing, Caps, Cx, IoError, IoId, Memory, Op, Room, SeekTarget, Sg, Store, Submit};
+use lunette_store::{
+    Backing, Caps, Cx, IoError, IoId, Lane, Memory, Op, Room, SeekTarget, Sg, Store, Submit,
+};
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::rc::Rc;
@@ -115,6 +117,14 @@ struct WatchedStore(Watched, Rc<dyn Store>);
 impl Backing for Watched {
     fn caps(&self) -> &Caps {
         &self.caps
+    }
+
+    fn is_lasting(&self) -> bool {
+        self.inner.is_lasting()
+    }
+
+    fn lane(&self) -> Option<&Lane> {
+        self.inner.lane()
     }
 
     fn room(&self) -> Result<Room, IoError> {
@@ -281,21 +291,40 @@ impl Rig {
 
     /// Begins a command of the first initiator, and goes on until it waits for something.
     pub(crate) fn begin(&mut self, cdb: &[u8], data_out: &[u8]) {
+        self.send(0, cdb, data_out);
+        self.sim.settle();
+    }
+
+    /// Sends a command of an initiator that does not end at once. Nothing else happens.
+    pub(crate) fn send(&mut self, from: usize, cdb: &[u8], data_out: &[u8]) {
         let (cdb, out) = (Cdb::new(cdb).unwrap(), Memory::from_bytes(data_out));
         let sent = data_out.len() as u64;
         let command =
             CommandFrame { tag: 1, data_out: sent, cookie: 1, ..CommandFrame::new(Lun::from_index(0), &cdb) };
-        let session = &self.initiators[0].session;
+        let session = &self.initiators[from].session;
         let started = session.execute(&command, Sg::new(&[out.seg()]), Sg::empty(), self.sim.cx(0));
         assert!(matches!(started, Started::Pending));
-        self.sim.settle();
         self.kept.push(out);
     }
 
-    /// How that command ends, which has not yet.
+    /// How the command that was begun ends, which has not yet.
     pub(crate) fn ended(&mut self) -> Answer {
         assert!(self.initiators[0].ended.0.borrow().is_none(), "it has ended");
-        Answer { outcome: self.outcome(0), data: Vec::new(), at_once: false }
+        self.answer(0)
+    }
+
+    /// How a command that was sent ends.
+    pub(crate) fn answer(&mut self, from: usize) -> Answer {
+        Answer { outcome: self.outcome(from), data: Vec::new(), at_once: false }
+    }
+
+    /// Begins work in the background of the unit.
+    pub(crate) fn background<F>(&mut self, work: impl FnOnce(Steps) -> F + Send + 'static)
+    where
+        F: Future<Output = Result<(), Sense>> + 'static,
+    {
+        self.unit.begin(&*self.sim.cx(0).poster(), work);
+        self.sim.settle();
     }
 
     /// The unit goes on with what is in its saved state.
@@ -335,6 +364,11 @@ impl Rig {
             self.sim.advance(Duration::from_millis(1));
             self.sim.settle();
         }
+    }
+
+    /// The lanes that were used since this was last asked.
+    pub(crate) fn lanes(&mut self) -> Vec<Option<u32>> {
+        self.sim.cx(0).take_lanes()
     }
 
     /// What reached the store since this was last asked.

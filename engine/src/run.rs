@@ -9,7 +9,7 @@ use crate::checks::Refusal;
 use crate::statistics::{Counted, Counters};
 use crate::{Io, IoKind, LogicalUnit, Nexus, NexusId};
 use lunette_scsi::{Cdb, Sense, Status};
-use lunette_store::{IoError, IoResult, Memory, Op, Post, SeekTarget, Sg, SgList};
+use lunette_store::{Backing, IoError, IoResult, Memory, Op, Post, SeekTarget, Sg, SgList};
 use std::cell::{Cell, RefCell};
 use std::future::Future;
 use std::ops::{Deref, Range};
@@ -94,6 +94,8 @@ pub(crate) enum Step {
         target: SeekTarget,
     },
     Call(Box<dyn FnOnce() -> IoResult + Send>),
+    /// A call about a store.
+    CallOn(Arc<dyn Backing>, Box<dyn FnOnce() -> IoResult + Send>),
     Abort(Box<[NexusId]>),
     /// Aborts the others after an error, those of the same nexus or all.
     AbortOthers {
@@ -306,6 +308,16 @@ impl Steps {
         self.step(Step::Call(Box::new(work))).await
     }
 
+    /// The same for a call about a store, which holds up nothing but that if it does block.
+    pub async fn call_on(
+        &self,
+        store: &Arc<dyn Backing>,
+        work: impl FnOnce(&dyn Backing) -> IoResult + Send + 'static,
+    ) -> IoResult {
+        let about = store.clone();
+        self.step(Step::CallOn(store.clone(), Box::new(move || work(&*about)))).await
+    }
+
     /// For [`LogicalUnit::begin`].
     pub fn poster(&self) -> Arc<dyn Post> {
         self.cell.alarm.poster().clone()
@@ -467,6 +479,7 @@ impl RunCell {
             Step::Discard { offset, length } => Op::Discard { offset, length },
             Step::Seek { offset, target } => Op::Seek { offset, target },
             Step::Call(_)
+            | Step::CallOn(..)
             | Step::Abort(_)
             | Step::AbortOthers { .. }
             | Step::ClearAllegiance

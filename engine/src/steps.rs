@@ -138,6 +138,10 @@ impl Engine {
     fn take_other(&self, step: Step, running: &mut Running, id: IoId, cx: &mut dyn Cx) {
         match step {
             Step::Call(work) => cx.blocking(work, id),
+            Step::CallOn(store, work) => match store.lane() {
+                Some(lane) => cx.blocking_in(lane, work, id),
+                None => cx.blocking(work, id),
+            },
             Step::Sleep(time) => {
                 running.rest(Idle::Timer);
                 cx.timer(time, id);

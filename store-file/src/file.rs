@@ -78,6 +78,10 @@ impl Backing for File {
         &self.shared.probed.caps
     }
 
+    fn lane(&self) -> Option<&Lane> {
+        Some(&self.shared.workers)
+    }
+
     /// A file takes room of its file system; what a device takes, nobody knows.
     fn room(&self) -> Result<Room, IoError> {
         let fd = self.shared.borrow();

@@ -1,6 +1,6 @@
 //! What is asked of a store, what it answers, and what it can do.
 
-use crate::{Cx, IoId, Sg};
+use crate::{Cx, IoId, Lane, Sg};
 use thiserror::Error;
 
 /// One operation on a store. Offsets and lengths are in bytes and multiples of the store's logical block.
@@ -247,7 +247,17 @@ pub trait Backing: Send + Sync {
     /// What it can do.
     fn caps(&self) -> &Caps;
 
-    /// How much room there is. May block.
+    /// Whether its bytes outlive the program.
+    fn is_lasting(&self) -> bool {
+        true
+    }
+
+    /// Where calls about it may block, and hold up nothing else; `None` if none does.
+    fn lane(&self) -> Option<&Lane> {
+        None
+    }
+
+    /// How much room there is. May block, so it is to be asked in the store's [`lane`](Self::lane).
     ///
     /// # Errors
     /// [`IoError::Unsupported`] where that is not known.

@@ -98,6 +98,10 @@ impl Backing for Ram {
         &self.caps
     }
 
+    fn is_lasting(&self) -> bool {
+        false
+    }
+
     fn attach(&self, _cx: &mut dyn Cx) -> Rc<dyn Store> {
         Rc::new(self.clone())
     }

@@ -30,7 +30,7 @@ pub struct SimCx {
     locals: HashMap<TypeId, Rc<dyn Any>>,
     mail: Arc<Mail>,
     files: Option<Files>,
-    /// The lane of each file operation, if it was given one.
+    /// The lane of each file operation, if it was given one, and of each call in a lane.
     lanes: Vec<Option<u32>>,
     watcher: Option<Watcher>,
     /// Those that look for work while their reactor is awake.
@@ -110,7 +110,7 @@ impl SimCx {
         self.files = Some(Box::new(answer));
     }
 
-    /// The numbers of the lanes that the file operations since the last call were given; `None`: no lane.
+    /// The numbers of the lanes that were used since this was asked last; `None`: a file operation in no lane.
     pub fn take_lanes(&mut self) -> Vec<Option<u32>> {
         std::mem::take(&mut self.lanes)
     }
@@ -237,7 +237,8 @@ impl Cx for SimCx {
         self.complete(id, result);
     }
 
-    fn blocking_in(&mut self, _lane: &Lane, work: Box<dyn FnOnce() -> IoResult + Send>, id: IoId) {
+    fn blocking_in(&mut self, lane: &Lane, work: Box<dyn FnOnce() -> IoResult + Send>, id: IoId) {
+        self.lanes.push(Some(lane.number()));
         self.blocking(work, id);
     }
 

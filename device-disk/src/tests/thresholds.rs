@@ -4,7 +4,7 @@ use crate::Options;
 use crate::testing::*;
 use lunette_scsi::mode::ProvisioningThreshold;
 use lunette_store::ram::Ram;
-use lunette_store::{Backing, Caps, Cx, IoError, Room, Store};
+use lunette_store::{Backing, Caps, Cx, IoError, Lane, Room, Store};
 use std::rc::Rc;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -16,11 +16,15 @@ const SET: u64 = 2048 * 512;
 
 /// Memory with as much room as the test says.
 #[derive(Clone)]
-struct Roomy(Arc<dyn Backing>, Arc<Mutex<Result<Room, IoError>>>);
+struct Roomy(Arc<dyn Backing>, Arc<Mutex<Result<Room, IoError>>>, Arc<Lane>);
 
 impl Backing for Roomy {
     fn caps(&self) -> &Caps {
         self.0.caps()
+    }
+
+    fn lane(&self) -> Option<&Lane> {
+        Some(&self.2)
     }
 
     fn room(&self) -> Result<Room, IoError> {
@@ -34,7 +38,7 @@ impl Backing for Roomy {
 
 fn rig(options: Options) -> (Rig, Roomy) {
     let room = Ok(Room { free: 9 * SET, used: 3 * SET });
-    let store = Roomy(Arc::new(Ram::new(SIZE).unwrap()), Arc::new(Mutex::new(room)));
+    let store = Roomy(Arc::new(Ram::new(SIZE).unwrap()), Arc::new(Mutex::new(room)), Arc::default());
     (Rig::over(options, Arc::new(store.clone()), |_| {}), store)
 }
 
@@ -81,6 +85,16 @@ fn all_are_told_each_time_that_the_threshold_is_reached() {
     }
     *store.1.lock().unwrap() = Err(IoError::Os(5));
     assert_eq!(told(&mut rig), [None; 2], "nothing is known");
+}
+
+#[test]
+fn a_store_that_does_not_say_holds_up_itself_only() {
+    let (mut rig, store) = rig(Options::default());
+    let looks = vec![Some(store.2.number())];
+    rig.resume();
+    assert_eq!(rig.lanes(), looks);
+    rig.skip(Duration::from_secs(10));
+    assert_eq!(rig.lanes(), looks);
 }
 
 #[test]

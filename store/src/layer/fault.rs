@@ -1,7 +1,7 @@
 //! Faults on purpose: errors, delays and short transfers, for tests.
 
 use crate::{
-    Backing, Caps, Cx, IoError, IoId, IoResult, Op, Pending, Relay, Room, Seg, Sg, Sink, Store, Submit,
+    Backing, Caps, Cx, IoError, IoId, IoResult, Lane, Op, Pending, Relay, Room, Seg, Sg, Sink, Store, Submit,
     attach_relay,
 };
 use std::rc::Rc;
@@ -109,6 +109,14 @@ impl Fault {
 impl Backing for Fault {
     fn caps(&self) -> &Caps {
         self.inner.caps()
+    }
+
+    fn is_lasting(&self) -> bool {
+        self.inner.is_lasting()
+    }
+
+    fn lane(&self) -> Option<&Lane> {
+        self.inner.lane()
     }
 
     fn room(&self) -> Result<Room, IoError> {

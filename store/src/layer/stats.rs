@@ -1,8 +1,8 @@
 //! Counters of what passes through.
 
 use crate::{
-    Backing, Caps, Cx, IoError, IoId, IoResult, Op, Pending, ReactorId, Relay, Room, Sink, Store, Submit,
-    attach_relay,
+    Backing, Caps, Cx, IoError, IoId, IoResult, Lane, Op, Pending, ReactorId, Relay, Room, Sink, Store,
+    Submit, attach_relay,
 };
 use std::collections::HashMap;
 use std::ops::{AddAssign, Index, IndexMut};
@@ -89,6 +89,14 @@ impl Stats {
 impl Backing for Stats {
     fn caps(&self) -> &Caps {
         self.inner.caps()
+    }
+
+    fn is_lasting(&self) -> bool {
+        self.inner.is_lasting()
+    }
+
+    fn lane(&self) -> Option<&Lane> {
+        self.inner.lane()
     }
 
     fn room(&self) -> Result<Room, IoError> {
