@@ -17,7 +17,8 @@ pub(crate) struct Condition(Mutex<State>);
 #[derive(Default, Debug)]
 struct State {
     ejected: bool,
-    stopped: bool,
+    /// Who has stopped it, if it is stopped.
+    stopped_by: Option<NexusId>,
     /// The nexuses that prevent the removal of the medium.
     preventing: HashSet<NexusId>,
     operation: Option<Underway>,
@@ -25,40 +26,44 @@ struct State {
     recovering: Option<AdditionalSense>,
 }
 
+/// How an operation keeps commands out.
+fn keeps_out((operation, progress): &Underway) -> NotReady {
+    match operation.failed {
+        true => NotReady::failed(operation.kind.left_behind()),
+        false => NotReady::busy(operation.kind.in_progress(), progress.clone()),
+    }
+}
+
 impl State {
     fn not_ready(&self) -> Option<NotReady> {
         if let Some(why) = self.recovering {
             return Some(NotReady::because(why));
         }
-        match &self.operation {
-            Some((operation, _)) if operation.failed => {
-                return Some(NotReady::failed(operation.kind.left_behind()));
-            }
-            Some((operation, progress)) => {
-                return Some(NotReady::busy(operation.kind.in_progress(), progress.clone()));
-            }
-            None => {}
-        }
+        self.operation.as_ref().map(keeps_out).or_else(|| self.at_rest())
+    }
+
+    /// Whether the medium is out, or does not run.
+    fn at_rest(&self) -> Option<NotReady> {
         if self.ejected {
             return Some(NotReady::because(AdditionalSense::MEDIUM_NOT_PRESENT_TRAY_OPEN));
         }
         let stopped = AdditionalSense::LOGICAL_UNIT_NOT_READY_INITIALIZING_COMMAND_REQUIRED;
-        self.stopped.then_some(NotReady::because(stopped))
+        self.stopped_by.map(|_| NotReady::because(stopped))
     }
 
     /// Whether an operation may begin. One that has failed may be tried again; but a failed SANITIZE gives way to another
     /// one only, and if it was restricted, to a restricted one (SBC-4 4.11.3).
     fn check_operation(&self, wanted: Kind) -> Result<(), Sense> {
-        let not_ready = self.not_ready().map_or(Ok(()), |why| Err(why.sense()));
+        let refused = |why: Option<NotReady>| why.map_or(Ok(()), |why| Err(why.sense()));
         let Some((failed, _)) = self.operation.as_ref().filter(|(operation, _)| operation.failed) else {
-            return not_ready;
+            return refused(self.not_ready());
         };
         match (failed.kind, wanted) {
-            (Kind::Sanitize { .. }, Kind::Format) => not_ready,
+            (Kind::Sanitize { .. }, Kind::Format) => refused(self.not_ready()),
             (Kind::Sanitize { unrestricted: false }, Kind::Sanitize { unrestricted: true }) => {
                 Err(Sense::invalid_field_in_cdb(1, Some(5)))
             }
-            _ => Ok(()),
+            _ => refused(self.at_rest()),
         }
     }
 
@@ -87,7 +92,7 @@ impl Condition {
     /// Puts the medium in, and tells all nexuses but `by`, which knows.
     pub(crate) fn load(&self, unit: &LogicalUnit, by: &Nexus) -> Result<(), Sense> {
         let changed = self.change(unit, |state| {
-            state.stopped = false;
+            state.stopped_by = None;
             if state.ejected {
                 state.check_movable()?;
             }
@@ -100,13 +105,13 @@ impl Condition {
         Ok(())
     }
 
-    /// The medium runs from now on, or no more. What is not there can do neither.
-    pub(crate) fn run(&self, unit: &LogicalUnit, running: bool) -> Result<(), Sense> {
+    /// The medium runs from now on, or, if it is `stopped_by` a nexus, no more. What is not there can do neither.
+    pub(crate) fn run(&self, unit: &LogicalUnit, stopped_by: Option<NexusId>) -> Result<(), Sense> {
         self.change(unit, |state| {
             if state.ejected {
                 return Err(Sense::not_ready(AdditionalSense::MEDIUM_NOT_PRESENT_TRAY_OPEN));
             }
-            state.stopped = !running;
+            state.stopped_by = stopped_by;
             Ok(())
         })
     }
@@ -135,6 +140,22 @@ impl Condition {
         })
     }
 
+    /// Whether there is a failed SANITIZE to be given up; only what was begun with AUSE may be (SBC-4 4.11.3).
+    pub(crate) fn check_exit(&self) -> Result<bool, Sense> {
+        match &self.state().operation {
+            Some(underway) if !underway.0.failed => Err(keeps_out(underway).sense()),
+            Some((Operation { kind: Kind::Sanitize { unrestricted }, .. }, _)) => {
+                unrestricted.then_some(true).ok_or(Sense::invalid_field_in_cdb(1, Some(4)))
+            }
+            _ => Ok(false),
+        }
+    }
+
+    /// What has failed is given up, unless it is being tried again. Returns whether it was.
+    pub(crate) fn forget_failure(&self, unit: &LogicalUnit) -> bool {
+        self.change(unit, |state| state.operation.take_if(|(operation, _)| operation.failed).is_some())
+    }
+
     /// This operation is underway, or none.
     pub(crate) fn set_operation(&self, unit: &LogicalUnit, operation: Option<Underway>) {
         self.change(unit, |state| state.operation = operation);
@@ -155,7 +176,16 @@ impl Condition {
         unit.rest(None);
         self.change(unit, |state| {
             state.preventing.clear();
-            state.stopped = false;
+            state.stopped_by = None;
+        });
+    }
+
+    /// A nexus is lost: it prevents nothing, and what it has stopped runs. A virtual machine that stops its disks when it
+    /// shuts down finds them running when it boots, as after a power cycle.
+    pub(crate) fn lose(&self, unit: &LogicalUnit, nexus: NexusId) {
+        self.change(unit, |state| {
+            state.preventing.remove(&nexus);
+            state.stopped_by.take_if(|by| *by == nexus);
         });
     }
 

@@ -133,8 +133,8 @@ impl Device for Disk {
         room::watch(self, unit, post);
     }
 
-    fn nexus_lost(&self, _: &LogicalUnit, nexus: NexusId) {
-        self.condition.prevent(nexus, false);
+    fn nexus_lost(&self, unit: &LogicalUnit, nexus: NexusId) {
+        self.condition.lose(unit, nexus);
     }
 
     fn version_descriptors(&self) -> &'static [u16] {

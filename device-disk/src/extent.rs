@@ -27,6 +27,11 @@ impl Geometry {
         self.block_length.into()
     }
 
+    /// All of it.
+    pub(crate) fn whole(&self) -> Extent {
+        Extent { offset: 0, length: self.blocks * self.block() }
+    }
+
     /// The bytes of `blocks` blocks from `lba` on. A range that ends with the medium is inside, so no blocks at all may
     /// begin there.
     pub(crate) fn extent(&self, lba: u64, blocks: u64) -> Result<Extent, Sense> {
@@ -43,6 +48,11 @@ impl Extent {
     /// The range as bytes of the unit.
     pub(crate) fn bytes(self) -> Range<u64> {
         self.offset..self.offset + self.length
+    }
+
+    /// What comes after its first `length` bytes.
+    pub(crate) fn after(self, length: u64) -> Extent {
+        Extent { offset: self.offset + length, length: self.length - length }
     }
 
     /// The range in pieces of at most `step` bytes.

@@ -4,7 +4,7 @@
 use crate::condition::Condition;
 use crate::extent::{Extent, Geometry};
 use crate::medium::Medium;
-use lunette_engine::{HexBytes, LogicalUnit, Nexus, Progress, Run, StateError, Steps};
+use lunette_engine::{HexBytes, LogicalUnit, Nexus, Progress, RangeUse, Run, StateError, Steps};
 use lunette_scsi::{AdditionalSense, Sense};
 use lunette_store::Post;
 use serde::{Deserialize, Serialize};
@@ -18,6 +18,8 @@ const SECTION: &str = "medium";
 const CHUNK: u64 = 1 << 20;
 /// Bytes that are cleared at a time, where that is not done by writing.
 const LARGE_CHUNK: u64 = 1 << 30;
+/// How often it is saved how far an operation has come.
+const MARK: Duration = Duration::from_secs(5);
 
 /// An operation, as it is saved while it goes on, and after it has failed.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize, Debug)]
@@ -25,6 +27,9 @@ pub(crate) struct Operation {
     pub(crate) kind: Kind,
     pub(crate) work: Work,
     pub(crate) failed: bool,
+    /// Blocks that need not be done again after a restart, those of all passes.
+    #[serde(default)]
+    done: u64,
 }
 
 /// What it is to initiators.
@@ -74,15 +79,29 @@ impl Kind {
 
 impl Operation {
     pub(crate) fn new(kind: Kind, work: Work) -> Self {
-        Self { kind, work, failed: false }
+        Self { kind, work, failed: false, done: 0 }
+    }
+
+    /// How many times each block is written.
+    fn passes(&self) -> u8 {
+        match self.work {
+            Work::Zero { .. } => 1,
+            Work::Overwrite { passes, .. } => passes,
+        }
+    }
+
+    /// The blocks of all passes.
+    fn all(&self, geometry: Geometry) -> u64 {
+        geometry.blocks * u64::from(self.passes())
     }
 
     /// Whether a disk of this geometry can carry it out: it may have been saved by one of another.
     fn fits(&self, geometry: Geometry) -> bool {
-        match &self.work {
+        let has_block = match &self.work {
             Work::Zero { .. } => true,
-            Work::Overwrite { block, passes, .. } => block.0.len() as u64 == geometry.block() && *passes > 0,
-        }
+            Work::Overwrite { block, .. } => block.0.len() as u64 == geometry.block(),
+        };
+        has_block && self.passes() > 0 && self.done <= self.all(geometry)
     }
 }
 
@@ -105,6 +124,8 @@ struct Job {
     by: Weak<Nexus>,
     /// Whether it has succeeded, when it has ended.
     ended: Arc<OnceLock<bool>>,
+    /// The whole medium, which nobody else reads or writes meanwhile; after a restart nobody has begun to.
+    _medium: Option<RangeUse>,
 }
 
 impl Worker {
@@ -119,10 +140,9 @@ impl Worker {
         let (condition, unit, kind) = (self.condition.clone(), run.unit.clone(), operation.kind);
         let (before, progress) = condition.begin(&unit, &operation)?;
         let (begun, ended) = (Arc::<AtomicBool>::default(), Arc::<OnceLock<bool>>::default());
-        let saved = operation.clone();
         let by = Arc::downgrade(&run.nexus);
-        let job = Job { worker: self, operation, progress, by, ended: ended.clone() };
-        let result = set_off(&run, saved, job, begun.clone()).await;
+        let job = Job { worker: self, operation, progress, by, ended: ended.clone(), _medium: None };
+        let result = job.set_off(&run, begun.clone()).await;
         if !begun.load(Ordering::Acquire) {
             condition.set_operation(&unit, before);
             return result;
@@ -136,13 +156,18 @@ impl Worker {
         }
     }
 
-    /// Gives up an operation that has failed.
+    /// Gives up a SANITIZE that has failed, if there is one.
     pub(crate) async fn give_up(self, run: Run) -> Result<(), Sense> {
         let turn = run.turn().await?;
         let (condition, nexus) = (self.condition, run.nexus.clone());
+        // Looked at now: while this waited, another one may have begun.
+        if !condition.check_exit()? {
+            return Ok(());
+        }
         run.save(&turn, SECTION, &None::<Operation>, move |unit| {
-            condition.set_operation(unit, None);
-            tell_ready(unit, Some(&nexus));
+            if condition.forget_failure(unit) {
+                tell_ready(unit, Some(&nexus));
+            }
         })
         .await
     }
@@ -157,15 +182,17 @@ impl Worker {
         Ok(())
     }
 
-    /// Does the work of the saved operation from its beginning.
+    /// Goes on with the saved operation.
     pub(crate) fn resume(self, unit: &Arc<LogicalUnit>, post: &dyn Post) {
         let Some((operation, progress)) = self.condition.operation() else { return };
         if !operation.failed {
-            let job = Job { worker: self, operation, progress, by: Weak::new(), ended: Arc::default() };
+            let (by, ended) = (Weak::new(), Arc::default());
+            let job = Job { worker: self, operation, progress, by, ended, _medium: None };
             unit.begin(post, async move |steps| job.work(&steps).await);
         }
     }
 
+    /// What was written is followed by a pause, which leaves the store to others.
     async fn pause(&self, steps: &Steps, written: u64) -> Result<(), Sense> {
         if self.pace == 0 {
             return Ok(());
@@ -176,23 +203,26 @@ impl Worker {
     }
 }
 
-/// Waits until nothing else works on the medium, and begins the job as soon as it is saved that it goes on.
-async fn set_off(run: &Run, saved: Operation, job: Job, begun: Arc<AtomicBool>) -> Result<(), Sense> {
-    run.settle().await.map_err(|_| aborted())?;
-    let turn = run.turn().await?;
-    let (unit, poster, alarm) = (run.unit.clone(), run.poster(), run.alarm());
-    let begin = move |_: &LogicalUnit| {
-        begun.store(true, Ordering::Release);
-        unit.begin(&*poster, async move |steps| {
-            let result = job.work(&steps).await;
-            alarm.ring();
-            result
-        });
-    };
-    run.save(&turn, SECTION, &Some(saved), begin).await
-}
-
 impl Job {
+    /// Waits until nothing else works on the medium, and begins as soon as it is saved that it goes on.
+    async fn set_off(self, run: &Run, begun: Arc<AtomicBool>) -> Result<(), Sense> {
+        run.settle().await.map_err(|_| aborted())?;
+        // What is left are the copies of other units' copy managers.
+        let job = Self { _medium: Some(run.claim(self.worker.geometry.whole().bytes()).await?), ..self };
+        let turn = run.turn().await?;
+        let (unit, poster, alarm) = (run.unit.clone(), run.poster(), run.alarm());
+        let saved = job.operation.clone();
+        let begin = move |_: &LogicalUnit| {
+            begun.store(true, Ordering::Release);
+            unit.begin(&*poster, async move |steps| {
+                let result = job.work(&steps).await;
+                alarm.ring();
+                result
+            });
+        };
+        run.save(&turn, SECTION, &Some(saved), begin).await
+    }
+
     async fn work(self, steps: &Steps) -> Result<(), Sense> {
         let result = self.perform(steps).await;
         let failed = Operation { failed: true, ..self.operation.clone() };
@@ -211,35 +241,38 @@ impl Job {
     async fn perform(&self, steps: &Steps) -> Result<(), Sense> {
         let Worker { geometry, fast_zero, .. } = self.worker;
         let medium = Medium { run: steps, geometry };
-        let whole = Extent { offset: 0, length: geometry.blocks * geometry.block() };
-        match &self.operation.work {
-            Work::Zero { unmap } => {
-                for part in whole.steps(if fast_zero { LARGE_CHUNK } else { CHUNK }) {
-                    medium.zero(part, *unmap, fast_zero).await?;
-                    self.advance(steps, part.offset + part.length, whole.length, !fast_zero).await?;
+        let writes = !(fast_zero && matches!(self.operation.work, Work::Zero { .. }));
+        let (all, mut done, mut marked) = (self.operation.all(geometry), self.operation.done, steps.now());
+        self.progress.set(done, all);
+        for pass in 0..self.operation.passes() {
+            let done_of_it = done.saturating_sub(u64::from(pass) * geometry.blocks).min(geometry.blocks);
+            let rest = geometry.whole().after(done_of_it * geometry.block());
+            for part in rest.steps(if writes { CHUNK } else { LARGE_CHUNK }) {
+                self.work_on(&medium, pass, part).await?;
+                done += part.length / geometry.block();
+                self.progress.set(done, all);
+                if writes {
+                    self.worker.pause(steps, part.length).await?;
                 }
-                medium.flush_if(true).await
-            }
-            Work::Overwrite { block, passes, invert } => {
-                let all = whole.length * u64::from(*passes);
-                for pass in 0..*passes {
-                    let block = block_of(pass, &block.0, *passes, *invert);
-                    for part in whole.steps(CHUNK) {
-                        medium.fill(part, &block).await?;
-                        let done = u64::from(pass) * whole.length + part.offset + part.length;
-                        self.advance(steps, done, all, true).await?;
-                    }
+                if steps.now() - marked >= MARK {
                     medium.flush_if(true).await?;
+                    // If that cannot be saved, more is done again.
+                    let _ = record(steps, &Some(Operation { done, ..self.operation.clone() })).await;
+                    marked = steps.now();
                 }
-                Ok(())
             }
+            medium.flush_if(true).await?;
         }
+        Ok(())
     }
 
-    /// So much is done. What was written is followed by a pause, which leaves the store to others.
-    async fn advance(&self, steps: &Steps, done: u64, of: u64, written: bool) -> Result<(), Sense> {
-        self.progress.set(done, of);
-        if written { self.worker.pause(steps, CHUNK).await } else { Ok(()) }
+    async fn work_on(&self, medium: &Medium<&Steps>, pass: u8, part: Extent) -> Result<(), Sense> {
+        match &self.operation.work {
+            Work::Zero { unmap } => medium.zero(part, *unmap, self.worker.fast_zero).await,
+            Work::Overwrite { block, passes, invert } => {
+                medium.fill(part, &block_of(pass, &block.0, *passes, *invert)).await
+            }
+        }
     }
 }
 

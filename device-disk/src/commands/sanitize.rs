@@ -86,18 +86,9 @@ fn erase(disk: &Disk, request: &Request<'_>, work: Work) -> Decoded {
     Ok(Plan::run(0, async move |run| worker.carry_out(run, operation, immediate).await))
 }
 
-/// Only what was begun with AUSE may be given up (SBC-4 4.11.3).
 fn exit_failure_mode(disk: &Disk, _: &Request<'_>) -> Decoded {
     let worker = disk.worker();
-    Ok(Plan::run(0, async move |run| match worker.condition.operation() {
-        Some((Operation { kind: Kind::Sanitize { unrestricted }, failed: true, .. }, _)) => {
-            if !unrestricted {
-                return Err(Sense::invalid_field_in_cdb(1, Some(4)));
-            }
-            worker.give_up(run).await
-        }
-        _ => Ok(()),
-    }))
+    Ok(Plan::run(0, async move |run| worker.give_up(run).await))
 }
 
 fn immediate(request: &Request<'_>) -> bool {

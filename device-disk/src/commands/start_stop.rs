@@ -50,7 +50,7 @@ fn decode(disk: &Disk, request: &Request<'_>) -> Decoded {
             }
             Wish::Start => {
                 unit.rest(None);
-                condition.run(&unit, true)
+                condition.run(&unit, None)
             }
             Wish::Eject => {
                 condition.eject(&unit)?;
@@ -59,17 +59,17 @@ fn decode(disk: &Disk, request: &Request<'_>) -> Decoded {
             }
             // There is no motor that could be off while a medium is in.
             Wish::Stop if removable => {
-                condition.run(&unit, true)?;
+                condition.run(&unit, None)?;
                 medium.flush_if(flush).await
             }
             Wish::Stop => {
-                condition.run(&unit, false)?;
+                condition.run(&unit, Some(medium.run.nexus.id()))?;
                 let left = leave(&medium, flush).await;
-                left.or_else(|sense| condition.run(&unit, true).and(Err(sense)))
+                left.or_else(|sense| condition.run(&unit, None).and(Err(sense)))
             }
             // From that of a stopped disk too. The medium can still be accessed, so there is nothing to write to it.
             Wish::Rest(resting) => {
-                condition.run(&unit, true)?;
+                condition.run(&unit, None)?;
                 unit.rest(resting);
                 Ok(())
             }

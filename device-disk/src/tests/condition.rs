@@ -128,6 +128,21 @@ fn a_stopped_disk_waits_to_be_started() {
     rig.ask(&TEST_UNIT_READY, &[], 0).good();
 }
 
+#[test]
+fn a_disk_runs_again_when_the_nexus_that_stopped_it_is_lost() {
+    let mut rig = Rig::new();
+    let (second, third) = (rig.log_in(), rig.log_in());
+    rig.ask_from(second, &STOP, &[], 0).good();
+    rig.close(third);
+    assert_eq!(rig.ask(&TEST_UNIT_READY, &[], 0).refused(), STOPPED);
+    rig.close(second);
+    rig.ask(&TEST_UNIT_READY, &[], 0).good();
+    rig.ask(&STOP, &[], 0).good();
+    rig.manage(0, Function::ITNexusReset);
+    assert_eq!(rig.ask(&TEST_UNIT_READY, &[], 0).refused().0, 6);
+    rig.ask(&TEST_UNIT_READY, &[], 0).good();
+}
+
 /// libiscsi's suite wants that.
 #[test]
 fn a_removable_medium_does_not_stop() {

@@ -21,12 +21,15 @@ const TEST_UNIT_READY: [u8; 6] = [0; 6];
 const FORMAT: [u8; 6] = [4, 0, 0, 0, 0, 0];
 const FORMAT_WITH_LIST: [u8; 6] = [4, 0x10, 0, 0, 0, 0];
 const FORMAT_WITH_LONG_LIST: [u8; 6] = [4, 0x30, 0, 0, 0, 0];
+/// MODE SELECT with SP and no pages.
+const SAVE_MODES: [u8; 6] = [0x15, 0x11, 0, 0, 0, 0];
 const IMMEDIATE: u8 = 0x80;
 const UNRESTRICTED: u8 = 0x20;
 const OVERWRITE: u8 = 1;
 const BLOCK_ERASE: u8 = 2;
 const CRYPTOGRAPHIC_ERASE: u8 = 3;
 const EXIT_FAILURE_MODE: u8 = 0x1f;
+const SECOND: Duration = Duration::from_secs(1);
 /// Seconds that an overwrite of the slow disk takes, as much as it has MiB.
 const SECONDS: u64 = 8;
 
@@ -237,13 +240,15 @@ fn few_commands_work_until_it_has_ended() {
         let other = rig.log_in();
         rig.ask(begin, data, 0).good();
         rig.pass(Duration::from_millis(1500));
-        let refused: [&[u8]; 9] = [
+        let refused: [&[u8]; 11] = [
             &TEST_UNIT_READY,
             &cdb(Opcode::READ_16, 0, 1),
             &cdb(Opcode::WRITE_10, 0, 1),
             &[0x25, 0, 0, 0, 0, 0, 0, 0, 0, 0],
             &[0x1b, 0, 0, 0, 1, 0],
             &[0x1e, 0, 0, 0, 1, 0],
+            &SAVE_MODES,
+            &[0x55, 0x11, 0, 0, 0, 0, 0, 0, 0, 0],
             &FORMAT,
             &sanitize,
             &[0x48, EXIT_FAILURE_MODE, 0, 0, 0, 0, 0, 0, 0, 0],
@@ -274,28 +279,74 @@ fn few_commands_work_until_it_has_ended() {
     }
 }
 
+/// Such as a copy by the copy manager of another unit, which is no command of this one.
+#[test]
+fn it_waits_for_whatever_has_a_range_of_the_medium() {
+    let mut rig = full();
+    let ended = Arc::<Mutex<bool>>::default();
+    let end = ended.clone();
+    rig.background(async move |steps| {
+        let _range = steps.share(512..1024).await?;
+        steps.sleep(SECOND).await.unwrap();
+        *end.lock().unwrap() = true;
+        Ok(())
+    });
+    rig.begin(&FORMAT, &[]);
+    rig.skip(SECOND / 2);
+    assert_eq!((rig.seen(), test(&mut rig, 0)), (vec![], Some(FORMATTING)));
+    rig.ended().good();
+    assert!(*ended.lock().unwrap());
+}
+
+/// From where it was at most five seconds before.
 #[test]
 fn it_goes_on_after_a_restart() {
-    let (store, keeper) = (memory(), Arc::<Keeper>::default());
-    let mut rig = slow(&store, &keeper);
-    rig.write(2048 * SECONDS - 1, &[1; 512]);
+    for (passes, killed_after, left) in
+        [(1, 2500, SECONDS), (1, 6500, SECONDS - 5), (2, 9500, 2 * SECONDS - 5), (2, 14500, 2 * SECONDS - 10)]
+    {
+        let (store, keeper) = (memory(), Arc::<Keeper>::default());
+        let mut rig = slow(&store, &keeper);
+        rig.write(2048 * SECONDS - 1, &[1; 512]);
+        let pattern = list(passes, &[7]);
+        rig.ask(&overwrite(IMMEDIATE, &pattern), &pattern, 0).good();
+        rig.pass(Duration::from_millis(killed_after));
+        assert_eq!(test(&mut rig, 0), Some(SANITIZING));
+        drop(rig);
+        let mut rig = slow(&store, &keeper);
+        assert_eq!(test(&mut rig, 0), Some(SANITIZING), "before it goes on");
+        rig.resume();
+        rig.pass(SECOND * (left as u32 - 1));
+        assert_eq!(test(&mut rig, 0), Some(SANITIZING));
+        rig.pass(SECOND * 2);
+        assert_eq!(test(&mut rig, 0), Some(CHANGED));
+        assert_holds(&mut rig, &[7; 512]);
+        drop(rig);
+        let mut rig = slow(&store, &keeper);
+        rig.resume();
+        assert_eq!(test(&mut rig, 0), None, "it is over");
+    }
+}
+
+/// What was written before it was saved how far it has come does not stay in a cache.
+#[test]
+fn what_need_not_be_done_again_is_safe() {
+    let options = Options { thin: false, pace: 1 << 20, ..Options::default() };
+    let mut rig = Rig::over(options, memory(), |caps| caps.volatile_cache = true);
+    let keeper = Arc::<Keeper>::default();
+    rig.unit.keep_state(keeper.clone()).unwrap();
     let pattern = list(1, &[7]);
     rig.ask(&overwrite(IMMEDIATE, &pattern), &pattern, 0).good();
-    rig.pass(Duration::from_millis(2500));
-    assert_eq!(test(&mut rig, 0), Some(SANITIZING));
-    drop(rig);
-    let mut rig = slow(&store, &keeper);
-    assert_eq!(test(&mut rig, 0), Some(SANITIZING), "before it goes on");
-    rig.resume();
-    rig.pass(Duration::from_secs(SECONDS - 1));
-    assert_eq!(test(&mut rig, 0), Some(SANITIZING));
-    rig.pass(Duration::from_secs(2));
-    assert_eq!(test(&mut rig, 0), Some(CHANGED));
-    assert_holds(&mut rig, &[7; 512]);
-    drop(rig);
-    let mut rig = slow(&store, &keeper);
-    rig.resume();
-    assert_eq!(test(&mut rig, 0), None, "it is over");
+    let saved = |keeper: &Keeper| keeper.0.lock().unwrap().clone();
+    let first = saved(&keeper);
+    rig.pass(SECOND * 4);
+    assert_eq!(saved(&keeper), first);
+    rig.seen();
+    rig.pass(SECOND + SECOND / 2);
+    assert_ne!(saved(&keeper), first);
+    let seen = rig.seen();
+    let flushed = seen.iter().position(|seen| *seen == Seen::Flush);
+    let written = seen.iter().position(|seen| matches!(seen, Seen::Write(at, ..) if *at >= 5 << 20));
+    assert!(flushed.is_some() && flushed < written, "{seen:?}");
 }
 
 #[test]
@@ -350,6 +401,34 @@ fn an_unrestricted_failure_can_be_given_up() {
     assert_eq!(test(&mut slow(&broken, &keeper), 0), None);
 }
 
+/// It waits for its turn, which another command has; meanwhile the next one begins.
+#[test]
+fn giving_up_a_failure_leaves_its_successor_alone() {
+    let (store, keeper) = (memory(), Arc::<Keeper>::default());
+    let broken: Arc<dyn Backing> = Arc::new(Fault::new(store.clone(), "eio:2097152".parse().unwrap()));
+    let pattern = list(1, &[7]);
+    let again = overwrite(UNRESTRICTED | IMMEDIATE, &pattern);
+    slow(&broken, &keeper).ask(&again, &pattern, 0).good();
+    let mut rig = slow(&broken, &keeper);
+    rig.resume();
+    rig.pass(Duration::from_secs(SECONDS));
+    drop(rig);
+    let mut rig = slow(&store, &keeper);
+    let (second, third) = (rig.log_in(), rig.log_in());
+    assert_eq!(test(&mut rig, 0), Some(SANITIZE_FAILED));
+    rig.send(0, &SAVE_MODES, &[]);
+    rig.send(second, &sanitize(EXIT_FAILURE_MODE, 0), &[]);
+    rig.send(third, &again, &pattern);
+    rig.answer(0).good();
+    assert_eq!(rig.answer(second).refused(), SANITIZING);
+    rig.answer(third).good();
+    rig.pass(Duration::from_secs(SECONDS - 1));
+    assert_eq!(test(&mut rig, 0), Some(SANITIZING));
+    rig.pass(Duration::from_secs(2));
+    assert_eq!(test(&mut rig, 0), Some(CHANGED));
+    assert_holds(&mut rig, &[7; 512]);
+}
+
 #[test]
 fn a_format_that_failed_leaves_a_corrupted_medium() {
     let (store, keeper) = (memory(), Arc::<Keeper>::default());
@@ -395,6 +474,13 @@ fn what_is_write_protected_is_not_erased() {
 
 #[test]
 fn what_is_stopped_or_ejected_is_not_erased() {
+    for (removable, bits, code) in [(false, 0, (2, 4, 2)), (true, 2, (2, 0x3a, 2))] {
+        let broken = Arc::new(Fault::new(memory(), "enospc:2097152".parse().unwrap()));
+        let mut rig = Rig::over(Options { removable, ..Options::default() }, broken, |_| {});
+        assert_eq!(rig.ask(&FORMAT, &[], 0).refused(), FORMAT_FAILED);
+        rig.ask(&[0x1b, 0, 0, 0, bits, 0], &[], 0).good();
+        assert_eq!(rig.ask(&FORMAT, &[], 0).refused(), code, "though it has failed before");
+    }
     let mut rig = Rig::new();
     rig.ask(&[0x1b, 0, 0, 0, 0, 0], &[], 0).good();
     assert_eq!(rig.ask(&FORMAT, &[], 0).refused(), (2, 4, 2));

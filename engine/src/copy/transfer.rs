@@ -2,7 +2,7 @@
 
 use super::end::{End, Role, aborted, aborted_at, failed};
 use super::{Copy, LIMITS};
-use crate::Run;
+use crate::{RangeUse, Run, Steps};
 use lunette_scsi::third_party_copy::{Amount, Cscd, ExtendedCopyList, Segment};
 use lunette_scsi::{AdditionalSense, Sense};
 use lunette_store::Memory;
@@ -98,18 +98,25 @@ impl Transfer<'_> {
     /// The range is given back before another is taken: who has one waits for no other.
     async fn read(&self, offset: u64, length: u64, memory: &Rc<Memory>) -> Result<(), Sense> {
         let steps = self.run.on(&self.source.unit);
-        let _range = steps.share(offset..offset + length).await.map_err(|_| failed())?;
-        self.source.check(&self.run.nexus)?;
+        let _range = self.take(&self.source, &steps, offset..offset + length).await?;
         steps.read(offset, memory, length).await.map(drop).map_err(|_| failed())
     }
 
     async fn write(&self, offset: u64, length: u64, memory: &Rc<Memory>) -> Result<(), Sense> {
         let unit = &self.destination.unit;
         let steps = self.run.on(unit);
-        let _range = steps.share(offset..offset + length).await.map_err(|_| failed())?;
-        self.destination.check(&self.run.nexus)?;
+        let _range = self.take(&self.destination, &steps, offset..offset + length).await?;
         let volatile = unit.backing().is_some_and(|backing| backing.caps().volatile_cache);
         let durable = volatile && !unit.write_cache_enabled();
         steps.write(offset, memory, length, durable).await.map(drop).map_err(|_| failed())
+    }
+
+    /// Takes a range, if the nexus may still do its part there. It is asked twice: what has a claim for hours, FORMAT UNIT
+    /// for one, is not waited for, and while something else was, much may have happened.
+    async fn take(&self, end: &End, steps: &Steps, bytes: Range<u64>) -> Result<RangeUse, Sense> {
+        end.check(&self.run.nexus)?;
+        let range = steps.share(bytes).await.map_err(|_| failed())?;
+        end.check(&self.run.nexus)?;
+        Ok(range)
     }
 }

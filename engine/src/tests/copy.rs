@@ -1,4 +1,6 @@
+use super::ranges::CLAIM;
 use super::*;
+use crate::NotReady;
 use TaskManagementFunction as Function;
 use lunette_scsi::{AdditionalSense, Designator, Identifier, SenseKey};
 
@@ -191,6 +193,21 @@ fn reservations_are_heeded_at_every_chunk() {
     pair.copy(1, 1, 3, "simple", [0, 1], 1);
     pair.rig.complete_all();
     assert_eq!(pair.second.good(), [3]);
+}
+
+#[test]
+fn a_claim_that_keeps_a_unit_busy_is_not_waited_for() {
+    let mut pair = Pair::new();
+    pair.copy(0, 0, 1, "simple", [0, 1], CHUNK);
+    pair.send(1, 1, 2, "simple", CLAIM.spec.usage, &[]);
+    assert_eq!(pair.rig.at_store(), 2, "the copy's read, and that of who has the claim");
+    let unit = pair.first.session.nexus().port.units().values().nth(1).unwrap().clone();
+    unit.set_not_ready(Some(NotReady::because(AdditionalSense::LOGICAL_UNIT_NOT_READY_FORMAT_IN_PROGRESS)));
+    pair.rig.complete_one(Ok(1));
+    assert_eq!(pair.refusal(0), (1, SenseKey::COPY_ABORTED, FAILED));
+    assert_eq!((pair.rig.at_store(), pair.second.events()), (1, vec![]));
+    pair.rig.complete_one(Ok(1));
+    assert_eq!(pair.second.good(), [2]);
 }
 
 #[test]
