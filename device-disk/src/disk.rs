@@ -123,12 +123,12 @@ impl Device for Disk {
     }
 
     fn restore(&self, unit: &LogicalUnit) -> Result<(), StateError> {
-        undo::restore(unit, &self.condition)?;
+        undo::restore(unit, &self.condition, self.geometry)?;
         self.worker().restore(unit)
     }
 
     fn resume(&self, unit: &Arc<LogicalUnit>, post: &dyn Post) {
-        undo::resume(unit, &self.condition, self.geometry.block(), post);
+        undo::resume(unit, &self.condition, self.geometry, post);
         self.worker().resume(unit, post);
         room::watch(self, unit, post);
     }

@@ -5,7 +5,7 @@
 //! these blocks, so nothing newer is lost.
 
 use crate::condition::Condition;
-use crate::extent::Extent;
+use crate::extent::{Extent, Geometry};
 use lunette_engine::{HexBytes, Io, IoKind, LogicalUnit, StateError, Steps, Turn};
 use lunette_scsi::{AdditionalSense, Sense};
 use lunette_store::{IoError, Memory, Post};
@@ -40,18 +40,26 @@ impl Undo {
         steps.save(turn, SECTION, &Some(self), |_| ()).await
     }
 
-    /// Writes it back, block by block. Where there was no room for the new ones there is none for the old ones either, but
-    /// there they are still.
-    pub(crate) async fn carry_out(&self, steps: &Steps, block: u64) -> Result<(), Sense> {
-        for (bytes, number) in self.bytes.0.chunks(block as usize).zip(0..) {
-            let part = Extent { offset: self.offset + number * block, length: bytes.len() as u64 };
-            let bytes = Rc::new(Memory::from_bytes(bytes));
+    /// Writes it back, block by block, all that can be. Where there was no room for the new ones there is none for the old
+    /// ones either, but there they are still.
+    pub(crate) async fn carry_out(&self, steps: &Steps, geometry: Geometry) -> Result<(), Sense> {
+        let mut result = Ok(());
+        for part in self.extent().steps(geometry.block()) {
+            let at = (part.offset - self.offset) as usize;
+            let bytes = Rc::new(Memory::from_bytes(&self.bytes.0[at..at + part.length as usize]));
             match steps.write(part.offset, &bytes, part.length, false).await {
                 Ok(_) | Err(IoError::NoSpace) => {}
-                Err(error) => return Err(failed(steps, part, error)),
+                Err(error) => result = result.and(Err(failed(steps, part, error))),
             }
         }
-        steps.flush().await.map(drop).map_err(|error| failed(steps, self.extent(), error))
+        let flushed = steps.flush().await.map(drop);
+        result.and(flushed.map_err(|error| failed(steps, self.extent(), error)))
+    }
+
+    /// Whether it lies inside a disk of this geometry: it may have been saved by one of another.
+    fn fits(&self, geometry: Geometry) -> bool {
+        let end = self.offset.checked_add(self.bytes.0.len() as u64);
+        end.is_some_and(|end| end <= geometry.whole().length)
     }
 
     fn extent(&self) -> Extent {
@@ -60,12 +68,15 @@ impl Undo {
 }
 
 /// Nothing is to be written back any more. That has to be saved before anybody else writes there, however long it takes.
-pub(crate) async fn forget(steps: &Steps, turn: &Turn) {
-    while steps.save(turn, SECTION, &None::<Undo>, |_| ()).await.is_err() {
-        if steps.sleep(RETRY).await.is_err() {
-            return;
-        }
+/// Between two tries others have their turn, to fail as well or to save this with what they save.
+pub(crate) async fn forget(steps: &Steps, mut turn: Turn) -> Result<(), Sense> {
+    while steps.save(&turn, SECTION, &None::<Undo>, |_| ()).await.is_err() {
+        drop(turn);
+        let slept = steps.sleep(RETRY).await;
+        slept.map_err(|error| failed_as(IoKind::Flush, steps, Extent { offset: 0, length: 0 }, error))?;
+        turn = steps.turn().await?;
     }
+    Ok(())
 }
 
 /// The sense data for a write that failed.
@@ -78,8 +89,15 @@ fn failed_as(kind: IoKind, steps: &Steps, Extent { offset, length }: Extent, err
 }
 
 /// Keeps a unit from being ready if something has to be written back.
-pub(crate) fn restore(unit: &LogicalUnit, condition: &Condition) -> Result<(), StateError> {
-    if unit.saved().get::<Option<Undo>>(SECTION)?.is_some() {
+pub(crate) fn restore(
+    unit: &LogicalUnit,
+    condition: &Condition,
+    geometry: Geometry,
+) -> Result<(), StateError> {
+    if let Some(undo) = unit.saved().get::<Option<Undo>>(SECTION)? {
+        if !undo.fits(geometry) {
+            return Err(StateError("an interrupted write was for a larger disk".into()));
+        }
         let why = AdditionalSense::LOGICAL_UNIT_IS_IN_PROCESS_OF_BECOMING_READY;
         condition.recover(unit, Some(why));
     }
@@ -87,15 +105,20 @@ pub(crate) fn restore(unit: &LogicalUnit, condition: &Condition) -> Result<(), S
 }
 
 /// Writes it back.
-pub(crate) fn resume(unit: &Arc<LogicalUnit>, condition: &Arc<Condition>, block: u64, post: &dyn Post) {
+pub(crate) fn resume(
+    unit: &Arc<LogicalUnit>,
+    condition: &Arc<Condition>,
+    geometry: Geometry,
+    post: &dyn Post,
+) {
     let condition = condition.clone();
     let Ok(Some(undo)) = unit.saved().get::<Option<Undo>>(SECTION) else { return };
     unit.begin(post, async move |steps| {
         let turn = steps.turn().await?;
-        let written = undo.carry_out(&steps, block).await;
+        let written = undo.carry_out(&steps, geometry).await;
         let why = AdditionalSense::LOGICAL_UNIT_NOT_READY_MANUAL_INTERVENTION_REQUIRED;
         if written.is_ok() {
-            forget(&steps, &turn).await;
+            forget(&steps, turn).await?;
         }
         condition.recover(&steps.unit, written.is_err().then_some(why));
         Ok(())

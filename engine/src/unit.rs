@@ -180,6 +180,11 @@ impl LogicalUnit {
         self.device.resume(self, post);
     }
 
+    /// Whether its state outlives the program.
+    pub fn keeps_state(&self) -> bool {
+        self.keeper.get().is_some()
+    }
+
     pub(crate) fn keeper(&self) -> Option<&Arc<dyn StateKeeper>> {
         self.keeper.get()
     }

@@ -4,7 +4,7 @@ use super::{DiskCommand, check_data_out, has_all_data_out, medium_access};
 use crate::Disk;
 use crate::extent::{Extent, check_writable};
 use crate::undo::{self, Undo};
-use lunette_engine::{Decoded, Direction, Plan, Request, Reservation};
+use lunette_engine::{Decoded, Direction, LogicalUnit, Plan, Request, Reservation};
 use lunette_scsi::{Opcode, Sense};
 use lunette_store::Memory;
 use std::rc::Rc;
@@ -23,8 +23,11 @@ pub(crate) static WRITE_ATOMIC_16: DiskCommand = DiskCommand {
     decode,
 };
 
-/// The most blocks of one command.
-pub(crate) fn longest(disk: &Disk) -> u32 {
+/// The most blocks of one command; none where nobody keeps what a power loss would leave half written.
+pub(crate) fn longest(disk: &Disk, unit: &LogicalUnit) -> u32 {
+    if unit.backing().is_some_and(|store| store.is_lasting()) && !unit.keeps_state() {
+        return 0;
+    }
     let most = u32::try_from(MOST / disk.geometry.block()).unwrap_or(u32::MAX);
     most.min(disk.max_transfer).min(u16::MAX.into())
 }
@@ -34,7 +37,7 @@ pub(crate) fn longest(disk: &Disk) -> u32 {
 fn decode(disk: &Disk, request: &Request<'_>) -> Decoded {
     check_writable(request.unit)?;
     let (transfer, extent) = disk.range(request.cdb)?;
-    if transfer.blocks > longest(disk) {
+    if transfer.blocks > longest(disk, request.unit) {
         return Err(Sense::invalid_field_in_cdb(12, None));
     }
     if transfer.blocks == 0 {
@@ -42,7 +45,7 @@ fn decode(disk: &Disk, request: &Request<'_>) -> Decoded {
     }
     let Extent { offset, length } = extent;
     check_data_out(request, length)?;
-    let (block, durable) = (disk.geometry.block(), disk.volatile_cache);
+    let (geometry, durable) = (disk.geometry, disk.volatile_cache);
     Ok(Plan::run(length, async move |run| {
         has_all_data_out(&run, length)?;
         let range = run.claim(extent.bytes()).await?;
@@ -56,13 +59,13 @@ fn decode(disk: &Disk, request: &Request<'_>) -> Decoded {
                 undo.save(&steps, &turn).await?;
                 let new = Rc::new(Memory::from_bytes(&new));
                 if let Err(error) = steps.write(offset, &new, length, durable).await {
-                    undo.carry_out(&steps, block).await?;
+                    undo.carry_out(&steps, geometry).await?;
                     return Err(undo::failed(&steps, extent, error));
                 }
                 Ok(())
             };
             let result = result.await;
-            undo::forget(&steps, &turn).await;
+            undo::forget(&steps, turn).await?;
             result
         })
         .await

@@ -2,19 +2,19 @@
 
 use crate::Disk;
 use crate::commands::{MAX_WRITE_SAME, longest_compare_and_write, longest_write_atomic};
-use lunette_engine::Device;
+use lunette_engine::{Device, LogicalUnit};
 use lunette_scsi::vpd::BlockLimits;
 
 /// The most descriptors of one UNMAP command.
 pub(crate) const MAX_UNMAP_DESCRIPTORS: u32 = 256;
 
-pub(crate) fn page(disk: &Disk) -> Vec<u8> {
+pub(crate) fn page(disk: &Disk, unit: &LogicalUnit) -> Vec<u8> {
     let block = disk.geometry.block_length;
     let mut limits = BlockLimits {
         maximum_compare_and_write: longest_compare_and_write(disk),
         optimal_transfer_granularity: (disk.physical_block / block).try_into().unwrap_or(0),
         maximum_transfer: disk.max_transfer,
-        maximum_atomic_transfer: longest_write_atomic(disk),
+        maximum_atomic_transfer: longest_write_atomic(disk, unit),
         maximum_write_same: MAX_WRITE_SAME / u64::from(block),
         ..BlockLimits::default()
     };

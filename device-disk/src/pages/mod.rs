@@ -26,7 +26,7 @@ pub(crate) const VPD_PAGES: &[u8] = &[
 /// A vital product data page, whole.
 pub(crate) fn vpd_page(disk: &Disk, code: u8, unit: &LogicalUnit) -> Option<Vec<u8>> {
     Some(match VpdPage(code) {
-        VpdPage::BLOCK_LIMITS => block_limits::page(disk),
+        VpdPage::BLOCK_LIMITS => block_limits::page(disk, unit),
         VpdPage::BLOCK_DEVICE_CHARACTERISTICS => block_device_characteristics::page(disk),
         VpdPage::LOGICAL_BLOCK_PROVISIONING => logical_block_provisioning::page(disk, unit),
         _ => return None,

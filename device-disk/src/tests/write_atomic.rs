@@ -73,6 +73,44 @@ impl Store for TornStore {
     }
 }
 
+/// Writes what it is given but for one block, and says that it has failed.
+struct BadBlock(Arc<dyn Backing>);
+
+impl BadBlock {
+    const LBA: u64 = 1;
+}
+
+struct BadBlockStore(Rc<dyn Store>);
+
+impl Backing for BadBlock {
+    fn caps(&self) -> &Caps {
+        self.0.caps()
+    }
+
+    fn attach(&self, cx: &mut dyn Cx) -> Rc<dyn Store> {
+        Rc::new(BadBlockStore(self.0.attach(cx)))
+    }
+}
+
+impl Store for BadBlockStore {
+    fn caps(&self) -> &Caps {
+        self.0.caps()
+    }
+
+    fn submit(&self, op: Op<'_>, id: IoId, cx: &mut dyn Cx) -> Submit {
+        let Op::Write { offset, from, durable } = op else { return self.0.submit(op, id, cx) };
+        let mut answer = Submit::Done(Ok(from.len()));
+        for at in (0..from.len()).step_by(512) {
+            if offset + at == BadBlock::LBA * 512 {
+                answer = Submit::Done(Err(IoError::Os(5)));
+            } else {
+                self.0.submit(Op::Write { offset: offset + at, from: from.part(at, 512), durable }, id, cx);
+            }
+        }
+        answer
+    }
+}
+
 fn keeping(rig: Rig, keeper: &Arc<Keeper>) -> Rig {
     rig.unit.keep_state(keeper.clone()).unwrap();
     rig
@@ -120,6 +158,30 @@ fn a_write_that_fails_leaves_what_was_there() {
 }
 
 #[test]
+fn a_block_that_cannot_be_written_back_keeps_no_others_from_it() {
+    let keeper = Arc::new(Keeper { saves: Mutex::new(9), ..Keeper::default() });
+    let bad = BadBlock(Arc::new(Ram::new(SIZE).unwrap()));
+    let mut rig = keeping(Rig::over(Options::default(), Arc::new(bad), |_| {}), &keeper);
+    rig.write(0, &[1; 512]);
+    rig.write(2, &[2; 6 * 512]);
+    let before = rig.read(0, 8);
+    assert_eq!(rig.ask(&write_atomic(0, 8), &[9; 8 * 512], 0).refused(), (3, 0x0c, 0));
+    assert_eq!(rig.read(0, 8), before);
+}
+
+#[test]
+fn a_disk_that_keeps_no_state_promises_nothing() {
+    let lasting = Torn { inner: Arc::new(Ram::new(SIZE).unwrap()), answer: Submit::Queued };
+    let mut rig = Rig::over(Options::default(), Arc::new(lasting.clone()), |_| {});
+    let longest = |rig: &mut Rig| rig.ask(&[0x12, 1, 0xb0, 0, 64, 0], &[], 64).good()[44..48].to_vec();
+    assert_eq!(longest(&mut rig), [0; 4]);
+    let answer = rig.ask(&write_atomic(0, 1), &[0; 512], 0);
+    assert_eq!((answer.refused(), answer.field()), (INVALID_FIELD, Some((12, None))));
+    let mut rig = keeping(Rig::over(Options::default(), Arc::new(lasting), |_| {}), &Arc::default());
+    assert_eq!(longest(&mut rig), 2048u32.to_be_bytes());
+}
+
+#[test]
 fn after_a_power_loss_there_is_all_or_nothing() {
     let keeper = Arc::new(Keeper { saves: Mutex::new(99), ..Keeper::default() });
     let inner: Arc<dyn Backing> = Arc::new(Ram::new(SIZE).unwrap());
@@ -141,11 +203,27 @@ fn after_a_power_loss_there_is_all_or_nothing() {
 }
 
 #[test]
+fn what_a_larger_disk_has_left_is_damage() {
+    let keeper = Arc::new(Keeper { saves: Mutex::new(99), ..Keeper::default() });
+    let torn = Torn { inner: Arc::new(Ram::new(SIZE).unwrap()), answer: Submit::Queued };
+    let mut rig = keeping(Rig::over(Options::default(), Arc::new(torn), |_| {}), &keeper);
+    rig.begin(&write_atomic(BLOCKS - 8, 8), &[2; 4096]);
+    let mut rig = Rig::over(Options::default(), Arc::new(Ram::new(SIZE - 512).unwrap()), |_| {});
+    rig.unit.keep_state(keeper).unwrap_err();
+    rig.resume();
+    assert_eq!(rig.ask(&[0; 6], &[], 0).refused(), (2, 0x04, 0x03));
+}
+
+#[test]
 fn nothing_is_written_before_the_old_content_is_safe() {
     let keeper = Arc::<Keeper>::default();
     let mut rig = keeping(Rig::new(), &keeper);
     rig.begin(&write_atomic(0, 1), &[1; 512]);
     assert_eq!(rig.seen(), [Seen::Read(0, 512)]);
+    // Others need not wait to be told that nothing can be saved.
+    let other = rig.log_in();
+    const SAVE_MODES: [u8; 6] = [0x15, 0x11, 0, 0, 0, 0];
+    assert_eq!(rig.ask_from(other, &SAVE_MODES, &[], 0).refused(), (4, 0x44, 0));
     // One that may have been saved has to be forgotten first.
     *keeper.saves.lock().unwrap() = 1;
     assert_eq!(rig.ended().refused(), (4, 0x44, 0));

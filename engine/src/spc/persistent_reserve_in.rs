@@ -49,7 +49,7 @@ fn reservation(unit: &LogicalUnit) -> Vec<u8> {
 }
 
 fn capabilities(unit: &LogicalUnit) -> Vec<u8> {
-    encode_capabilities(unit.keeper().is_some(), unit.reservations().persist()).to_vec()
+    encode_capabilities(unit.keeps_state(), unit.reservations().persist()).to_vec()
 }
 
 fn full_status(unit: &LogicalUnit) -> Vec<u8> {

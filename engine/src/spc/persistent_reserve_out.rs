@@ -102,7 +102,7 @@ impl Order<'_> {
 
     /// Refuses APTPL where nothing is kept.
     fn check_persist(&self, persist: bool, (byte, bit): (u16, Option<u8>)) -> Result<(), Sense> {
-        let possible = !persist || self.unit.keeper().is_some();
+        let possible = !persist || self.unit.keeps_state();
         possible.then_some(()).ok_or(Sense::invalid_field_in_parameter_list(byte, bit))
     }
 }
