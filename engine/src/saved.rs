@@ -122,10 +122,10 @@ impl Steps {
             return Ok(());
         };
         let mut saved = self.unit.saved();
-        let bytes = saved.set(section, value).and_then(|()| saved.encode()).map_err(|_| failed())?;
+        saved.set(section, value).map_err(|_| failed())?;
         let unit = self.unit.clone();
         let save = move || {
-            keeper.save(&bytes).map_err(|_| IoError::Gone)?;
+            saved.encode().and_then(|bytes| keeper.save(&bytes)).map_err(|_| IoError::Gone)?;
             unit.set_saved(saved);
             apply(&unit);
             Ok(0)
