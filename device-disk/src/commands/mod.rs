@@ -14,6 +14,7 @@ mod prevent_allow;
 mod read;
 mod read_capacity;
 mod read_defect_data;
+mod reassign_blocks;
 mod sanitize;
 mod start_stop;
 mod synchronize_cache;
@@ -67,6 +68,7 @@ static COMMANDS: &[(On, &DiskCommand)] = &[
     (On::All, &pre_fetch::PRE_FETCH_16),
     (On::All, &read_defect_data::READ_DEFECT_DATA_10),
     (On::All, &read_defect_data::READ_DEFECT_DATA_12),
+    (On::All, &reassign_blocks::REASSIGN_BLOCKS),
     (On::All, &get_lba_status::GET_LBA_STATUS_16),
     (On::All, &get_lba_status::GET_LBA_STATUS_32),
     (On::Full, &write_same::WRITE_SAME_10),

@@ -19,6 +19,7 @@ mod parameter_lists;
 mod properties;
 mod provisioning;
 mod read_write;
+mod reassign_blocks;
 mod reservations;
 mod thresholds;
 mod verify;

@@ -11,6 +11,7 @@ use lunette_scsi::{Opcode, Sense};
 pub(crate) static MODE_SELECT_6: PrimaryCommand = PrimaryCommand {
     spec: CommandSpec::new(Opcode::MODE_SELECT_6, &[0x15, 0x11, 0x00, 0x00, 0xff, 0x00], Direction::Out)
         .reservation(Reservation::Write)
+        .when_idle()
         .access(Access::Standby),
     decode: |_, request| select(request, ModeForm::Six, request.cdb.u8(4).into()),
 };
@@ -22,6 +23,7 @@ pub(crate) static MODE_SELECT_10: PrimaryCommand = PrimaryCommand {
         Direction::Out,
     )
     .reservation(Reservation::Write)
+    .when_idle()
     .access(Access::Standby),
     decode: |_, request| select(request, ModeForm::Ten, request.cdb.u16(7)),
 };
