@@ -1,6 +1,7 @@
 //! How reservations that persist are saved. PRGENERATION is not: it starts anew with the program (SPC-4 6.15.2).
 
 use super::{Held, MAX_REGISTRATIONS, Registrant, Registration, Reservations};
+use crate::saved::HexBytes;
 use lunette_scsi::reservation::reservation_type;
 use lunette_scsi::{ReservationType, TransportId};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error};
@@ -15,8 +16,8 @@ struct Kept {
 
 #[derive(Serialize, Deserialize)]
 struct KeptRegistration {
-    /// The TransportID, in hexadecimal digits.
-    initiator: String,
+    /// The TransportID.
+    initiator: HexBytes,
     port: String,
     key: u64,
 }
@@ -32,7 +33,7 @@ struct KeptReservation {
 impl Serialize for Reservations {
     fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
         let registration = |Registration { nexus, key }: &Registration| KeptRegistration {
-            initiator: nexus.initiator.encode().iter().map(|byte| format!("{byte:02x}")).collect(),
+            initiator: HexBytes(nexus.initiator.encode()),
             port: nexus.port.to_string(),
             key: *key,
         };
@@ -80,15 +81,9 @@ impl Kept {
 
 impl KeptRegistration {
     fn restore(&self) -> Option<Registration> {
-        let bytes = from_hexadecimal(&self.initiator)?;
-        let (initiator, length) = TransportId::parse(&bytes).ok()?;
+        let HexBytes(bytes) = &self.initiator;
+        let (initiator, length) = TransportId::parse(bytes).ok()?;
         let nexus = Registrant { initiator, port: Arc::from(&*self.port) };
         (length == bytes.len() && self.key != 0).then_some(Registration { nexus, key: self.key })
     }
-}
-
-fn from_hexadecimal(text: &str) -> Option<Vec<u8>> {
-    let digit = |digit: &u8| char::from(*digit).to_digit(16).map(|value| value as u8);
-    let pairs = text.as_bytes().chunks(2);
-    pairs.map(|pair| Some(digit(pair.first()?)? << 4 | digit(pair.get(1)?)?)).collect()
 }

@@ -350,6 +350,47 @@ fn a_unit_whose_reservations_are_damaged_stays_closed() {
     let a = rig.named("a", 0);
     let damaged = Keeper(Mutex::new(Some(br#"{"reservations": 5}"#.to_vec())), false);
     rig.unit.keep_state(Arc::new(damaged)).unwrap_err();
+#[test]
+fn whoever_an_initiator_says_it_is_its_registration_comes_back() {
+    let long = format!("iqn.{},i,0x000000000001", "İ".repeat(109));
+    for name in ["Guest", "naa.3000000000000001", "iqn.X,i,0x400000000000,i,0x000000000001", &long] {
+        let keeper = Arc::new(Keeper::default());
+        let restart = || {
+            let mut rig = Rig::new(1);
+            rig.unit.keep_state(keeper.clone()).unwrap();
+            let a = rig.named(name, 0);
+            (rig, a)
+        };
+        let (mut rig, a) = restart();
+        assert_eq!(rig.out_list(&a, REGISTER, &persistent(0, 1)).status, Status::GOOD);
+        rig.good(&a, reserve(Type::EXCLUSIVE_ACCESS), 1, 0);
+        let (mut rig, a) = restart();
+        assert!(rig.reads(&a), "{name}");
+    }
+}
+
+#[test]
+fn only_register_names_initiator_ports() {
+    let mut rig = Rig::new(1);
+    let a = rig.named("a", 0);
+    rig.good(&a, REGISTER, 0, 1);
+    let initiators = vec![TransportId::Sas([0x30; 8])];
+    let named = ReserveOutList { specify_initiator_ports: true, initiators, ..list(1, 1) };
+    for action in [
+        service_action::REGISTER_AND_IGNORE_EXISTING_KEY,
+        service_action::RESERVE,
+        service_action::RELEASE,
+        service_action::CLEAR,
+        service_action::PREEMPT,
+        service_action::PREEMPT_AND_ABORT,
+    ] {
+        let outcome = rig.out_list(&a, (action, Type::WRITE_EXCLUSIVE), &named);
+        let invalid = Sense::invalid_field_in_parameter_list(20, Some(3));
+        assert_eq!(outcome.sense.as_deref(), Some(&invalid), "{action}");
+    }
+    assert_eq!((rig.keys(&a), rig.reservation(&a)), (vec![1], None));
+}
+
     rig.unit.set_not_ready(Some(NotReady::because(AdditionalSense::NO_ADDITIONAL_SENSE_INFORMATION)));
     rig.unit.set_not_ready(None);
     let why = AdditionalSense::LOGICAL_UNIT_NOT_READY_MANUAL_INTERVENTION_REQUIRED;
