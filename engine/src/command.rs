@@ -47,7 +47,8 @@ pub enum Reservation {
 pub enum Needs {
     /// Nothing: it is processed also while the unit is not ready.
     Nothing,
-    /// A unit that no background operation keeps busy, though it may have stopped or have no medium.
+    /// A unit that no background operation keeps busy, though it may have stopped or have no medium. One whose kept state
+    /// cannot be used is none: the medium may be somebody's by a reservation.
     Idle,
     /// A unit that is ready: one with a medium, that no background operation keeps busy.
     Ready,

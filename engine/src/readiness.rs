@@ -76,7 +76,7 @@ impl LogicalUnit {
     }
 
     /// The unit rests in a lower power condition from now on, which REQUEST SENSE tells as `condition`, or no more. The next
-    /// command that needs a ready unit ends that (SPC-4 5.12).
+    /// command that needs a ready unit ends that (SPC-4 5.11).
     pub fn rest(&self, condition: Option<AdditionalSense>) {
         self.change_readiness(|state| state.resting = condition);
     }
@@ -112,10 +112,13 @@ impl LogicalUnit {
     pub(crate) fn admits(&self, needs: Needs) -> Result<(), Sense> {
         match needs {
             Needs::Nothing => Ok(()),
-            Needs::Idle => match self.state().not_ready() {
-                Some(why) if why.is_busy() => Err(why.sense()),
-                _ => Ok(()),
-            },
+            Needs::Idle => {
+                self.intact()?;
+                match self.state().not_ready() {
+                    Some(why) if why.is_busy() => Err(why.sense()),
+                    _ => Ok(()),
+                }
+            }
             Needs::Ready => {
                 self.ready()?;
                 self.rest(None);

@@ -488,3 +488,27 @@ fn what_is_stopped_or_ejected_is_not_erased() {
     rig.ask(&[0x1b, 0, 0, 0, 2, 0], &[], 0).good();
     assert_eq!(rig.ask(&sanitize(BLOCK_ERASE, 0), &[], 0).refused(), (2, 0x3a, 2));
 }
+
+/// Nobody knows whose the medium is.
+#[test]
+fn a_disk_whose_reservations_are_unknown_is_not_erased() {
+    let mut rig = full();
+    rig.write(0, &[7; 512]);
+    let damaged = Keeper(Mutex::new(Some(br#"{"reservations": 5}"#.to_vec())), false);
+    rig.unit.keep_state(Arc::new(damaged)).unwrap_err();
+    rig.seen();
+    let (exit, stop, prevent) =
+        (sanitize(EXIT_FAILURE_MODE, 0), [0x1b, 0, 0, 0, 0, 0], [0x1e, 0, 0, 0, 1, 0]);
+    let list = list(1, &[0]);
+    for (cdb, list) in [
+        (&FORMAT[..], &[][..]),
+        (&overwrite(0, &list), &list),
+        (&sanitize(CRYPTOGRAPHIC_ERASE, 0), &[]),
+        (&exit, &[]),
+        (&stop, &[]),
+        (&prevent, &[]),
+    ] {
+        assert_eq!(rig.ask(cdb, list, 0).refused(), (2, 4, 3), "{cdb:02x?}");
+    }
+    assert_eq!(rig.seen(), []);
+}

@@ -3,7 +3,11 @@ use crate::tests::steps::Keeper;
 use crate::{Aborted, NotReady};
 use TaskManagementFunction as Function;
 use lunette_scsi::reservation::{ReserveOutList, parse_keys, parse_reservation};
-use lunette_scsi::{AdditionalSense, ReservationType as Type, Sense, SenseKey, Status, service_action};
+use lunette_scsi::target_port_groups::encode_set_target_port_groups;
+use lunette_scsi::{
+    AccessState, AdditionalSense, ReservationType as Type, Sense, SenseKey, Status, TransportId,
+    service_action,
+};
 
 const READ_KEYS: [u8; 10] = [0x5e, 0, 0, 0, 0, 0, 0, 0, 255, 0];
 const READ_RESERVATION: [u8; 10] = [0x5e, 1, 0, 0, 0, 0, 0, 0, 255, 0];
@@ -403,3 +407,9 @@ fn only_register_names_initiator_ports() {
         Some(Sense::not_ready(why).into())
     );
 }
+    // What could not be kept is not promised.
+    let information = [0xa4, 0x06, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0];
+    let standby = encode_set_target_port_groups(&[(AccessState::STANDBY, 1)]);
+    for (cdb, list) in [(information, &b"x"[..]), ([0xa4, 0x0a, 0, 0, 0, 0, 0, 0, 0, 8, 0, 0], &standby)] {
+        assert_eq!(rig.run(&a, &cdb, list).sense.as_deref(), Some(&Sense::not_ready(why)));
+    }
