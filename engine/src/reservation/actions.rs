@@ -1,4 +1,4 @@
-//! The service actions of PERSISTENT RESERVE OUT (SPC-4 5.13.5 to 5.13.11).
+//! The service actions of PERSISTENT RESERVE OUT (SPC-4 5.12.5 to 5.12.11).
 
 use super::{Change, Held, MAX_REGISTRATIONS, Registrant, Registration, Reservations};
 use crate::checks::Refusal;
@@ -16,7 +16,7 @@ pub(crate) enum Existing {
 }
 
 impl Reservations {
-    /// REGISTER and REGISTER AND IGNORE EXISTING KEY (SPC-4 5.13.7), through the target ports `ports` if all are meant.
+    /// REGISTER and REGISTER AND IGNORE EXISTING KEY (SPC-4 5.12.7), through the target ports `ports` if all are meant.
     pub(crate) fn register(
         &self,
         by: &Registrant,
@@ -47,16 +47,20 @@ impl Reservations {
                 change.set_key(nexus, list.action_key);
             }
             for nexus in list.initiators.iter().map(through) {
-                if change.after.key_of(&nexus).is_none() {
-                    change.set_key(nexus, list.action_key);
+                // No key is changed for somebody else.
+                if self.key_of(&nexus).is_some() {
+                    let at = ReserveOutList::INITIATORS_AT;
+                    return Err(Sense::invalid_field_in_parameter_list(at, None).into());
                 }
+                change.set_key(nexus, list.action_key);
+                change.check_room()?;
             }
         }
         change.after.persist = list.persist;
         change.counted()
     }
 
-    /// RESERVE (SPC-4 5.13.9).
+    /// RESERVE (SPC-4 5.12.9).
     pub(crate) fn reserve(&self, by: &Registrant, key: u64, scope_type: u8) -> Result<Change, Refusal> {
         let kind = checked_type(scope_type)?;
         self.check(by, key)?;
@@ -69,7 +73,7 @@ impl Reservations {
         Ok(change)
     }
 
-    /// RELEASE (SPC-4 5.13.11.2.2).
+    /// RELEASE (SPC-4 5.12.11.2.2).
     pub(crate) fn release(&self, by: &Registrant, key: u64, scope_type: u8) -> Result<Change, Refusal> {
         self.check(by, key)?;
         let mut change = Change::of(self);
@@ -85,7 +89,7 @@ impl Reservations {
         Ok(change)
     }
 
-    /// CLEAR (SPC-4 5.13.11.2.7).
+    /// CLEAR (SPC-4 5.12.11.2.7).
     pub(crate) fn clear(&self, by: &Registrant, key: u64) -> Result<Change, Refusal> {
         self.check(by, key)?;
         let mut change = Change::of(self);
@@ -95,7 +99,7 @@ impl Reservations {
         change.counted()
     }
 
-    /// PREEMPT (SPC-4 5.13.11.2.4), and PREEMPT AND ABORT but for what it aborts: removes the registrations with the key
+    /// PREEMPT (SPC-4 5.12.11.2.4), and PREEMPT AND ABORT but for what it aborts: removes the registrations with the key
     /// `target`, and takes over the reservation if it is held under that key.
     pub(crate) fn preempt(
         &self,
@@ -131,7 +135,7 @@ impl Reservations {
         change.counted()
     }
 
-    /// REGISTER AND MOVE (SPC-4 5.13.8) to a nexus through the target port `port`; `None` if there is no such port.
+    /// REGISTER AND MOVE (SPC-4 5.12.8) to a nexus through the target port `port`; `None` if there is no such port.
     pub(crate) fn register_and_move(
         &self,
         by: &Registrant,
@@ -141,13 +145,16 @@ impl Reservations {
         type List = RegisterAndMoveList;
         let invalid = |byte| Refusal::from(Sense::invalid_field_in_parameter_list(byte, None));
         self.check(by, list.key)?;
+        if self.held.is_none() {
+            return Err(Sense::invalid_field_in_cdb(1, Some(4)).into());
+        }
         let kind = self.holds(by).filter(|kind| !kind.is_held_by_all()).ok_or(Refusal::Conflict)?;
         if list.action_key == 0 {
             return Err(invalid(List::ACTION_KEY_AT));
         }
         let port = port.ok_or_else(|| invalid(List::RELATIVE_PORT_AT))?;
         let to = Registrant { initiator: list.initiator.clone(), port };
-        if to == *by || matches!(to.initiator, TransportId::Iscsi { isid: None, .. }) {
+        if to.initiator == by.initiator || matches!(to.initiator, TransportId::Iscsi { isid: None, .. }) {
             return Err(invalid(List::INITIATOR_AT));
         }
         let mut change = Change::of(self);
@@ -194,7 +201,7 @@ impl Change {
         }
     }
 
-    /// What a nexus holds is released with its registration (SPC-4 5.13.11.2.3).
+    /// What a nexus holds is released with its registration (SPC-4 5.12.11.2.3).
     fn unregister(&mut self, nexus: &Registrant) {
         let held = self.after.holds(nexus);
         self.after.registrations.retain(|one| one.nexus != *nexus);
@@ -220,12 +227,15 @@ impl Change {
         self.attentions.extend(others.map(|one| (one.nexus.clone(), condition)));
     }
 
+    fn check_room(&self) -> Result<(), Refusal> {
+        let full = AdditionalSense::INSUFFICIENT_REGISTRATION_RESOURCES;
+        let fits = self.after.registrations.len() <= MAX_REGISTRATIONS;
+        fits.then_some(()).ok_or(Sense::illegal_request(full).into())
+    }
+
     /// The change of a service action that PRGENERATION counts.
     fn counted(mut self) -> Result<Self, Refusal> {
-        if self.after.registrations.len() > MAX_REGISTRATIONS {
-            let full = AdditionalSense::INSUFFICIENT_REGISTRATION_RESOURCES;
-            return Err(Sense::illegal_request(full).into());
-        }
+        self.check_room()?;
         self.after.generation = self.after.generation.wrapping_add(1);
         Ok(self)
     }

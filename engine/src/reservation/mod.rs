@@ -1,4 +1,4 @@
-//! Persistent reservations of one logical unit (SPC-4 5.13), as plain data: who is registered, who holds a reservation, and
+//! Persistent reservations of one logical unit (SPC-4 5.12), as plain data: who is registered, who holds a reservation, and
 //! what each service action makes of that. Nothing here waits, saves or tells anybody; `unit.rs` does.
 
 mod actions;
@@ -97,7 +97,7 @@ impl Reservations {
     }
 
     /// Whether `nexus` holds the reservation, or is registered and that is enough to be let in: RESERVE and RELEASE then
-    /// do nothing, with GOOD (SPC-4 5.13.3).
+    /// do nothing, with GOOD (SPC-4 5.12.3).
     pub(crate) fn lets_in(&self, nexus: &Registrant) -> bool {
         let admits = |held: &Held| held.kind.admits_registrants() && self.key_of(nexus).is_some();
         self.holds(nexus).is_some() || self.held.as_ref().is_some_and(admits)

@@ -116,9 +116,11 @@ fn a_registration_for_other_initiator_ports() {
         ..list(key, action_key)
     };
     let state = registered([0, 20, 0], None);
-    let change = state.register(&nexus(1), Existing::Matches, &with(0, 7, &[2, 3, 3, 1]), &[]).unwrap();
-    assert_eq!(keys(&change.after), [(2, 20), (1, 7), (3, 7)], "who is registered keeps its key");
+    let change = state.register(&nexus(1), Existing::Matches, &with(0, 7, &[3, 3, 1]), &[]).unwrap();
+    assert_eq!(keys(&change.after), [(2, 20), (1, 7), (3, 7)]);
     let refused = AdditionalSense::INVALID_FIELD_IN_PARAMETER_LIST;
+    let registered = state.register(&nexus(1), Existing::Matches, &with(0, 7, &[3, 2]), &[]);
+    assert_eq!(invalid(registered), refused, "who is registered keeps its key");
     assert_eq!(invalid(state.register(&nexus(1), Existing::Ignored, &with(0, 7, &[3]), &[])), refused);
     assert_eq!(invalid(state.register(&nexus(2), Existing::Matches, &with(20, 7, &[3]), &[])), refused);
     assert_eq!(invalid(state.register(&nexus(2), Existing::Matches, &with(20, 0, &[3]), &[])), refused);
@@ -371,8 +373,9 @@ fn a_reservation_moves() {
     assert_eq!((change.after.holds(&nexus(2)), change.after.persist()), (Some(kind), true));
     assert!(change.attentions.is_empty(), "nothing was released");
     let port = Some("two".into());
-    let change = state.register_and_move(&nexus(1), &to(1, 10, 30), port).unwrap();
-    assert_eq!(change.after.holds(&through("two", 1)), Some(kind), "another port is another nexus");
+    let change = state.register_and_move(&nexus(1), &to(2, 10, 30), port).unwrap();
+    assert_eq!(change.after.holds(&through("two", 2)), Some(kind), "another port is another nexus");
+    assert_eq!(change.after.holds(&nexus(2)), None);
 }
 
 #[test]
@@ -389,9 +392,13 @@ fn moves_that_are_refused() {
         initiator: TransportId::Iscsi { name: "iqn.x".into(), isid: None },
         ..to(0, 10, 1)
     };
-    for (list, port, byte) in
-        [(to(2, 10, 0), one, 8), (to(2, 10, 1), None, 18), (to(1, 10, 1), one, 24), (device, one, 24)]
-    {
+    for (list, port, byte) in [
+        (to(2, 10, 0), one, 8),
+        (to(2, 10, 1), None, 18),
+        (to(1, 10, 1), one, 24),
+        (to(1, 10, 1), Some("two"), 24),
+        (device, one, 24),
+    ] {
         let refused = Refusal::Sense(Sense::invalid_field_in_parameter_list(byte, None));
         assert_eq!(move_by(1, &list, port), Err(refused), "{byte}");
     }
@@ -401,7 +408,10 @@ fn moves_that_are_refused() {
         assert_eq!(result, Err(Refusal::Conflict), "all hold it");
     }
     let free = registered([10, 20, 0], None);
-    assert_eq!(free.register_and_move(&nexus(1), &to(2, 10, 1), Some("one".into())), Err(Refusal::Conflict));
+    let move_by = |list: &RegisterAndMoveList| free.register_and_move(&nexus(1), list, Some("one".into()));
+    assert_eq!(move_by(&to(2, 11, 1)), Err(Refusal::Conflict));
+    let nothing_to_move = Refusal::Sense(Sense::invalid_field_in_cdb(1, Some(4)));
+    assert_eq!(move_by(&to(2, 10, 1)), Err(nothing_to_move));
 }
 
 #[test]

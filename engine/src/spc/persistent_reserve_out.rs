@@ -6,6 +6,7 @@ use crate::reservation::{Change, Existing, Reservations};
 use crate::{Access, CommandSpec, Decoded, Direction, LogicalUnit, Nexus, Plan, Request, Run};
 use lunette_scsi::reservation::{RegisterAndMoveList, ReserveOutList};
 use lunette_scsi::{AdditionalSense, Opcode, Sense, TransportId, service_action};
+use std::collections::HashSet;
 use std::sync::Arc;
 
 /// Longest parameter list, in bytes: some hundred TransportIDs.
@@ -97,7 +98,10 @@ fn decode(request: &Request<'_>, action: u16, service: Service) -> Decoded {
 
 impl Order<'_> {
     fn list(&self) -> Result<ReserveOutList, Sense> {
-        ReserveOutList::parse(self.bytes)
+        let list = ReserveOutList::parse(self.bytes)?;
+        let (byte, bit) = ReserveOutList::SPECIFY_INITIATOR_PORTS_AT;
+        let invalid = Sense::invalid_field_in_parameter_list(byte, bit);
+        if list.specify_initiator_ports { Err(invalid) } else { Ok(list) }
     }
 
     /// Refuses APTPL where nothing is kept.
@@ -108,7 +112,7 @@ impl Order<'_> {
 }
 
 fn register(order: &Order<'_>, existing: Existing) -> Result<Change, Refusal> {
-    let mut list = order.list()?;
+    let mut list = ReserveOutList::parse(order.bytes)?;
     order.check_persist(list.persist, ReserveOutList::PERSIST_AT)?;
     list.initiators = initiator_ports(order.unit, list.initiators)?;
     let ports: Vec<Arc<str>> = order.unit.ports().iter().map(|port| port.name.as_str().into()).collect();
@@ -120,7 +124,11 @@ fn initiator_ports(unit: &LogicalUnit, ids: Vec<TransportId>) -> Result<Vec<Tran
     let mut ports = Vec::with_capacity(ids.len());
     for id in ids {
         match &id {
+    let mut named = HashSet::new();
             TransportId::Iscsi { name, isid: None } => {
+        if !named.insert(id.clone()) {
+            continue;
+        }
                 let known = unit.ports_of_initiator(name);
                 if known.is_empty() {
                     let at = ReserveOutList::INITIATORS_AT;

@@ -391,6 +391,26 @@ fn only_register_names_initiator_ports() {
         let outcome = rig.out_list(&a, (action, Type::WRITE_EXCLUSIVE), &named);
         let invalid = Sense::invalid_field_in_parameter_list(20, Some(3));
         assert_eq!(outcome.sense.as_deref(), Some(&invalid), "{action}");
+#[test]
+fn what_cannot_be_saved_has_not_happened() {
+    let mut rig = Rig::new(1);
+    let a = rig.named("a", 0);
+    let outcome = rig.out_list(&a, REGISTER, &persistent(0, 1));
+    let aptpl = Sense::invalid_field_in_parameter_list(20, Some(0));
+    assert_eq!(outcome.sense.as_deref(), Some(&aptpl), "nothing is kept");
+    rig.unit.keep_state(Arc::new(Keeper(Mutex::default(), true))).unwrap();
+    let outcome = rig.out_list(&a, REGISTER, &persistent(0, 1));
+    assert_eq!(outcome.sense.unwrap().additional, AdditionalSense::INTERNAL_TARGET_FAILURE);
+    assert!(rig.keys(&a).is_empty());
+    rig.good(&a, REGISTER, 0, 1);
+}
+
+#[test]
+fn a_unit_whose_reservations_are_damaged_stays_closed() {
+    let mut rig = Rig::new(1);
+    let a = rig.named("a", 0);
+    let damaged = Keeper(Mutex::new(Some(br#"{"reservations": 5}"#.to_vec())), false);
+    rig.unit.keep_state(Arc::new(damaged)).unwrap_err();
     }
     assert_eq!((rig.keys(&a), rig.reservation(&a)), (vec![1], None));
 }
@@ -402,13 +422,13 @@ fn only_register_names_initiator_ports() {
         assert_eq!(rig.run(&a, cdb, &[]).sense.as_deref(), Some(&Sense::not_ready(why)));
     }
     assert_eq!(rig.out(&a, REGISTER, 0, 1).sense.as_deref(), Some(&Sense::not_ready(why)));
+    // What could not be kept is not promised.
+    let information = [0xa4, 0x06, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0];
     assert_eq!(
         rig.send(&a, 1, "simple", &steps::SLEEP.spec).unwrap().sense,
         Some(Sense::not_ready(why).into())
     );
 }
-    // What could not be kept is not promised.
-    let information = [0xa4, 0x06, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0];
     let standby = encode_set_target_port_groups(&[(AccessState::STANDBY, 1)]);
     for (cdb, list) in [(information, &b"x"[..]), ([0xa4, 0x0a, 0, 0, 0, 0, 0, 0, 0, 8, 0, 0], &standby)] {
         assert_eq!(rig.run(&a, &cdb, list).sense.as_deref(), Some(&Sense::not_ready(why)));

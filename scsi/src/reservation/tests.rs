@@ -113,8 +113,8 @@ fn full_status_layout() {
 
 #[test]
 fn capabilities_layout() {
-    assert_eq!(encode_capabilities(true, false), [0, 8, 0x1d, 0xb0, 0xea, 0x01, 0, 0]);
-    assert_eq!(encode_capabilities(false, true)[2..4], [0x1c, 0xb1]);
+    assert_eq!(encode_capabilities(true, false), [0, 8, 0x1d, 0xc0, 0xea, 0x01, 0, 0]);
+    assert_eq!(encode_capabilities(false, true)[2..4], [0x1c, 0xc1]);
     for kind in 0..16 {
         let bit = if kind < 8 { 0xea >> kind & 1 } else { 0x01 >> (kind - 8) & 1 };
         assert_eq!(reservation_type(kind).is_some(), bit == 1, "{kind}");
