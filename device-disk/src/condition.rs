@@ -2,7 +2,7 @@
 //! outlives the program: a disk starts with its medium in and running.
 
 use crate::operation::{Kind, Operation};
-use lunette_engine::{LogicalUnit, Nexus, NexusId, NotReady, Progress};
+use lunette_engine::{LogicalUnit, Nexus, NexusId, NotReady, Progress, Run};
 use lunette_scsi::{AdditionalSense, Sense};
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -116,14 +116,18 @@ impl Condition {
         })
     }
 
-    /// A nexus prevents the removal of the medium from now on, or no more.
-    pub(crate) fn prevent(&self, nexus: NexusId, prevent: bool) {
+    /// The nexus of a command prevents the removal of the medium from now on.
+    pub(crate) fn prevent(&self, run: &Run) {
         let mut state = self.state();
-        if prevent {
-            state.preventing.insert(nexus);
-        } else {
-            state.preventing.remove(&nexus);
+        // Not before the lock: what is prevented before the nexus is lost is allowed then.
+        if !run.nexus_is_lost() {
+            state.preventing.insert(run.nexus.id());
         }
+    }
+
+    /// A nexus prevents the removal of the medium no more.
+    pub(crate) fn allow(&self, nexus: NexusId) {
+        self.state().preventing.remove(&nexus);
     }
 
     /// An operation begins, unless something stands in its way. Returns what there was before, and its progress.

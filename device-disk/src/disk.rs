@@ -137,6 +137,10 @@ impl Device for Disk {
         self.condition.lose(unit, nexus);
     }
 
+    fn preempted(&self, _: &LogicalUnit, nexus: NexusId) {
+        self.condition.allow(nexus);
+    }
+
     fn version_descriptors(&self) -> &'static [u16] {
         &[version_descriptor::SBC_4, version_descriptor::SBC_3]
     }

@@ -234,7 +234,7 @@ impl Rig {
     pub(crate) fn log_in(&mut self) -> usize {
         let ended = Rc::<Ended>::default();
         let responder: Rc<dyn Responder> = ended.clone();
-        let nexus = Nexus::new("initiator", self.port.clone());
+        let nexus = Nexus::new(format!("initiator {}", self.initiators.len()), self.port.clone());
         let session = Session::open(nexus, Rc::downgrade(&responder), self.sim.cx(0));
         self.initiators.push(Initiator { session, ended });
         let number = self.initiators.len() - 1;

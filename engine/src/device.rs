@@ -89,6 +89,12 @@ pub trait Device: Send + Sync {
         let _ = (unit, nexus);
     }
 
+    /// PREEMPT AND ABORT has taken the registration of a nexus and ended its commands: it prevents the removal of the medium no
+    /// more (SPC-4 5.12.11.2.6).
+    fn preempted(&self, unit: &LogicalUnit, nexus: NexusId) {
+        let _ = (unit, nexus);
+    }
+
     /// Puts saved state into effect, before the first command.
     ///
     /// # Errors

@@ -194,7 +194,7 @@ impl Engine {
     ) {
         let (itl, alarm) = (&task.itl, Alarm::new(self.id(Token::Task(id)), cx));
         let cell = RunCell::new(data_out.part(0, plan.wanted_out), data_in, alarm, itl.set.counters.clone());
-        let run = Run::new(itl.unit().clone(), itl.nexus.clone(), task.cdb, cell.clone());
+        let run = Run::new(itl, task.cdb, cell.clone());
         task.moving = data_out.len().min(plan.wanted_out);
         task.running = Some(Running::new(cell, (plan.start)(run)));
     }

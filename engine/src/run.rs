@@ -6,6 +6,7 @@
 
 use crate::alarm::Alarm;
 use crate::checks::Refusal;
+use crate::session::Itl;
 use crate::statistics::{Counted, Counters};
 use crate::{Io, IoKind, LogicalUnit, Nexus, NexusId};
 use lunette_scsi::{Cdb, Sense, Status};
@@ -43,6 +44,8 @@ pub struct Run {
     pub nexus: Arc<Nexus>,
     /// The command.
     pub cdb: Cdb,
+    /// How often the nexus had been lost when the command came.
+    losses: u64,
 }
 
 /// Shared between the steps and the engine.
@@ -125,8 +128,15 @@ impl Deref for Run {
 }
 
 impl Run {
-    pub(crate) fn new(unit: Arc<LogicalUnit>, nexus: Arc<Nexus>, cdb: Cdb, cell: Rc<RunCell>) -> Self {
-        Self { steps: Steps::new(unit, cell), nexus, cdb }
+    pub(crate) fn new(itl: &Itl, cdb: Cdb, cell: Rc<RunCell>) -> Self {
+        let steps = Steps::new(itl.unit().clone(), cell);
+        Self { steps, nexus: itl.nexus.clone(), cdb, losses: itl.losses }
+    }
+
+    /// Whether the nexus has been lost since the command came, which is aborted then but may not know it yet. What ends with
+    /// the nexus must not be begun any more: nobody would end it.
+    pub fn nexus_is_lost(&self) -> bool {
+        self.nexus.losses() != self.losses
     }
 
     /// How many bytes of data-out there are: fewer than the command wanted when the initiator sent fewer.

@@ -163,6 +163,8 @@ pub(crate) struct Itl {
     pub(crate) share: Rc<Share>,
     /// How many tasks it has.
     pub(crate) tasks: Cell<u32>,
+    /// How often the nexus had been lost when the session was opened.
+    pub(crate) losses: u64,
 }
 
 impl Itl {
@@ -303,6 +305,7 @@ impl Session {
             responder: self.responder.clone(),
             share: self.share.clone(),
             tasks: Cell::new(0),
+            losses: self.losses,
         });
         self.itls.borrow_mut().insert(unit.number(), itl.clone());
         itl

@@ -112,6 +112,31 @@ fn prevention_ends_with_its_nexus_or_a_reset() {
 }
 
 #[test]
+fn prevention_ends_with_a_registration_that_is_preempted_and_aborted() {
+    let mut rig = removable();
+    let (other, third) = (rig.log_in(), rig.log_in());
+    for (from, key) in [(0, 1), (other, 2), (third, 3)] {
+        reserve_out(&mut rig, from, 0, 0, key);
+        rig.ask_from(from, &PREVENT, &[], 0).good();
+    }
+    rig.ask(&ALLOW, &[], 0).good();
+    const PREEMPT: u8 = 4;
+    const PREEMPT_AND_ABORT: u8 = 5;
+    reserve_out(&mut rig, 0, PREEMPT, 1, 2);
+    reserve_out(&mut rig, 0, PREEMPT_AND_ABORT, 1, 3);
+    assert_eq!(rig.ask(&EJECT, &[], 0).refused(), PREVENTED, "PREEMPT ends only registrations");
+    assert_eq!(rig.ask_from(other, &TEST_UNIT_READY, &[], 0).refused().0, 6);
+    rig.ask_from(other, &ALLOW, &[], 0).good();
+    rig.ask(&EJECT, &[], 0).good();
+}
+
+fn reserve_out(rig: &mut Rig, from: usize, action: u8, key: u8, action_key: u8) {
+    let mut list = [0; 24];
+    (list[7], list[15]) = (key, action_key);
+    rig.ask_from(from, &[0x5f, action, 0x01, 0, 0, 0, 0, 0, 24, 0], &list, 0).good();
+}
+
+#[test]
 fn a_stopped_disk_waits_to_be_started() {
     let mut rig = Rig::with(Options::default(), |caps| caps.volatile_cache = true);
     rig.ask(&STOP, &[], 0).good();

@@ -5,7 +5,7 @@ use super::{Change, Registrant, Reservations};
 use crate::checks::Refusal;
 use crate::nexus::Exclusion;
 use crate::unit::State;
-use crate::{LogicalUnit, Nexus, NexusId};
+use crate::{LogicalUnit, Nexus, NexusId, Run};
 use lunette_scsi::TransportId;
 
 impl LogicalUnit {
@@ -52,10 +52,12 @@ impl LogicalUnit {
         self.state().reserved_by.is_some()
     }
 
-    /// RESERVE (SPC-2 7.20), where persistent reservations let it (SPC-4 5.13.3).
-    pub(crate) fn reserve(&self, nexus: &Nexus) -> Result<(), Refusal> {
+    /// RESERVE (SPC-2 7.20), where persistent reservations let it (SPC-4 5.12.3).
+    pub(crate) fn reserve(&self, run: &Run) -> Result<(), Refusal> {
+        let nexus = &run.nexus;
         let mut state = self.state();
-        if state.is_compatible_with(nexus)? {
+        // Not before the lock: what is reserved before the nexus is lost is released then.
+        if run.nexus_is_lost() || state.is_compatible_with(nexus)? {
             return Ok(());
         }
         if state.reserved_by.is_some_and(|holder| holder != nexus.id()) {
@@ -67,7 +69,8 @@ impl LogicalUnit {
     }
 
     /// RELEASE (SPC-2 7.17): does nothing if another nexus has reserved the unit.
-    pub(crate) fn release(&self, nexus: &Nexus) -> Result<(), Refusal> {
+    pub(crate) fn release(&self, run: &Run) -> Result<(), Refusal> {
+        let nexus = &run.nexus;
         let mut state = self.state();
         if !state.is_compatible_with(nexus)? {
             state.release(|holder| holder == nexus.id());

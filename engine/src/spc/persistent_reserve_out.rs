@@ -91,6 +91,7 @@ fn decode(request: &Request<'_>, action: u16, service: Service) -> Decoded {
             let losers = run.unit.nexuses_of(&losers);
             let aborted = AdditionalSense::NO_ADDITIONAL_SENSE_INFORMATION;
             run.abort_commands_of(&losers).await.map_err(|_| Sense::aborted_command(aborted))?;
+            losers.iter().for_each(|nexus| run.unit.device().preempted(&run.unit, *nexus));
         }
         Ok(())
     }))

@@ -2,7 +2,7 @@
 
 use super::PrimaryCommand;
 use crate::checks::Refusal;
-use crate::{CommandSpec, Decoded, Direction, LogicalUnit, Nexus, Plan, Reservation, Run};
+use crate::{CommandSpec, Decoded, Direction, LogicalUnit, Plan, Reservation, Run};
 use lunette_scsi::Opcode;
 
 const RESERVE_6_USAGE: &[u8] = &[0x16, 0, 0, 0, 0, 0];
@@ -27,10 +27,10 @@ const fn release(opcode: Opcode, usage: &'static [u8]) -> PrimaryCommand {
 }
 
 /// A PERSISTENT RESERVE OUT that is saving what it does has to be seen as done.
-fn in_turn(act: fn(&LogicalUnit, &Nexus) -> Result<(), Refusal>) -> Decoded {
+fn in_turn(act: fn(&LogicalUnit, &Run) -> Result<(), Refusal>) -> Decoded {
     Ok(Plan::run(0, async move |run: Run| {
         run.unit.intact()?;
         let _turn = run.turn().await?;
-        act(&run.unit, &run.nexus).or_else(|refusal| run.refuse(refusal))
+        act(&run.unit, &run).or_else(|refusal| run.refuse(refusal))
     }))
 }

@@ -283,6 +283,22 @@ fn reserve_ends_with_its_nexus_and_with_resets() {
 }
 
 #[test]
+fn a_reserve_that_comes_to_its_turn_when_its_nexus_is_lost_reserves_nothing() {
+    let mut rig = Rig::new(2);
+    let b = rig.named("b", 1);
+    let nexus = Nexus::new("a", rig.port.clone());
+    let (here, there) = (rig.open(&nexus, 0), rig.open(&nexus, 1));
+    assert_eq!(rig.send(&b, 1, "simple", &steps::TAKE_TURN.spec), None);
+    assert_eq!(rig.at_store(), 1);
+    assert_eq!(rig.try_run(&there, 2, &RESERVE_6, &[]), None, "it waits for its turn");
+    // Which is on its way when the nexus is lost elsewhere.
+    rig.complete(0, Ok(1));
+    rig.sim.step(1);
+    rig.close(&here);
+    assert!(rig.reads(&b));
+}
+
+#[test]
 fn reserve_and_release_beside_persistent_reservations() {
     // SPC-4 5.13.3: those whom the reservation lets in are told GOOD, and nothing happens.
     let registered = [(Type::WRITE_EXCLUSIVE, false), (Type::WRITE_EXCLUSIVE_REGISTRANTS_ONLY, true)];
