@@ -2,7 +2,9 @@
 //! belong to, and what these let through.
 
 use crate::{LogicalUnit, Nexus, Run, TargetPort};
-use lunette_scsi::{AccessState, AccessStatus, AdditionalSense, Sense, SetTargetPortGroup, TargetPortGroup};
+use lunette_scsi::{
+    AccessState, AccessStatus, AdditionalSense, Sense, SenseKey, SetTargetPortGroup, TargetPortGroup,
+};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Weak};
@@ -314,7 +316,7 @@ impl LogicalUnit {
         Ok(())
     }
 
-    /// Changes the access through a group by itself, as the operator wants it (implicit, SPC-4 5.15.2.6), and tells every
+    /// Changes the access through a group by itself, as the operator wants it (implicit, SPC-4 5.15.2.8), and tells every
     /// nexus. It is not saved. Ports that were offline come back; a group that is to be offline has all of them so.
     ///
     /// # Errors
@@ -386,7 +388,13 @@ impl Run {
         let turn = self.turn().await?;
         let changes = self.unit.check_access(wanted)?;
         let (explicit, by) = (changes.explicit.clone(), self.nexus.clone());
-        self.save(&turn, ExplicitAccess::SECTION, &explicit, move |unit| unit.apply_access(&changes, &by))
-            .await
+        let saved = self.save(&turn, ExplicitAccess::SECTION, &explicit, move |unit| {
+            unit.apply_access(&changes, &by);
+        });
+        let failed = AdditionalSense::SET_TARGET_PORT_GROUPS_COMMAND_FAILED;
+        saved.await.map_err(|sense| match sense.key {
+            SenseKey::HARDWARE_ERROR => Sense::hardware_error(failed),
+            _ => sense,
+        })
     }
 }
