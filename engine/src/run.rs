@@ -107,6 +107,7 @@ pub(crate) enum Step {
     ClearAllegiance,
     Settle,
     AwaitTransfers,
+    Reach,
     Sleep(Duration),
     Wait,
 }
@@ -230,7 +231,7 @@ impl Run {
     }
 
     /// Aborts the commands of some nexuses for this unit, but not this one, and waits until nothing touches their
-    /// initiators' memory any more. (PREEMPT AND ABORT, SPC-4 5.13.11.6.)
+    /// initiators' memory any more. (PREEMPT AND ABORT, SPC-4 5.12.11.2.6.)
     ///
     /// # Errors
     /// [`IoError::Aborted`] if this command was aborted itself.
@@ -273,6 +274,12 @@ impl Steps {
             reached.push(unit.number());
         }
         Steps { unit: unit.clone(), cell: self.cell.clone(), elsewhere: true }
+    }
+
+    /// Lets this reactor be asked from now on by who aborts work on this unit: to be said before it is found out whether the
+    /// work may be done at all.
+    pub(crate) async fn reach(&self) -> IoResult {
+        self.step(Step::Reach).await
     }
 
     /// Reads the first `length` bytes of `to` from the store.
@@ -495,6 +502,7 @@ impl RunCell {
             | Step::ClearAllegiance
             | Step::Settle
             | Step::AwaitTransfers
+            | Step::Reach
             | Step::Sleep(_)
             | Step::Wait => return None,
         }))

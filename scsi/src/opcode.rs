@@ -270,6 +270,7 @@ pub const fn command_name(opcode: Opcode, service_action: Option<u16>) -> Option
 pub const fn command_clause(opcode: Opcode, action: Option<u16>) -> &'static str {
     use service_action as sa;
     match (opcode, action) {
+        (Opcode::THIRD_PARTY_COPY_OUT, Some(sa::EXTENDED_COPY_LID1)) => "SPC-4 6.5",
         (Opcode::INQUIRY, _) => "SPC-4 6.6",
         (Opcode::LOG_SELECT, _) => "SPC-4 6.7",
         (Opcode::LOG_SENSE, _) => "SPC-4 6.8",
@@ -280,7 +281,10 @@ pub const fn command_clause(opcode: Opcode, action: Option<u16>) -> &'static str
         (Opcode::PERSISTENT_RESERVE_IN, _) => "SPC-4 6.15",
         (Opcode::PERSISTENT_RESERVE_OUT, _) => "SPC-4 6.16",
         (Opcode::READ_BUFFER_10, _) => "SPC-4 6.18",
-        (Opcode::RECEIVE_DIAGNOSTIC_RESULTS, _) => "SPC-4 6.27",
+        (Opcode::THIRD_PARTY_COPY_IN, Some(sa::RECEIVE_COPY_OPERATING_PARAMETERS)) => "SPC-4 6.22",
+        (Opcode::THIRD_PARTY_COPY_IN, Some(sa::RECEIVE_COPY_FAILURE_DETAILS_LID1)) => "SPC-4 6.23",
+        (Opcode::THIRD_PARTY_COPY_IN, Some(sa::RECEIVE_COPY_STATUS_LID1)) => "SPC-4 6.25",
+        (Opcode::RECEIVE_DIAGNOSTIC_RESULTS, _) => "SPC-4 6.28",
         (Opcode::MAINTENANCE_IN, Some(sa::REPORT_IDENTIFYING_INFORMATION)) => "SPC-4 6.32",
         (Opcode::REPORT_LUNS, _) => "SPC-4 6.33",
         (Opcode::MAINTENANCE_IN, Some(sa::REPORT_PRIORITY)) => "SPC-4 6.34",

@@ -274,9 +274,9 @@ pub fn encode_capabilities(can_persist: bool, persists: bool) -> [u8; 8] {
     const SPECIFY_INITIATOR_PORTS: u8 = 1 << 3;
     const ALL_TARGET_PORTS: u8 = 1 << 2;
     const TYPE_MASK_VALID: u8 = 1 << 7;
-    /// TEST UNIT READY passes every reservation of another, and what asks without touching the medium, MODE SENSE for one,
-    /// those that only exclude writing.
-    const ALLOW_COMMANDS: u8 = 0b011 << 4;
+    /// TEST UNIT READY and what tells of copies pass every reservation of another, and what asks without touching the medium,
+    /// MODE SENSE for one, those that only exclude writing.
+    const ALLOW_COMMANDS: u8 = 0b100 << 4;
     const TYPES: [u8; 2] = [0b1110_1010, 0b0000_0001];
     [
         0,

@@ -1,11 +1,12 @@
-//! Third-party copies: the parameter list of EXTENDED COPY(LID1) and the data of RECEIVE COPY STATUS(LID1) and RECEIVE COPY
-//! OPERATING PARAMETERS (SPC-4 5.16, 6.4, 6.18, 6.20).
+//! Third-party copies: the parameter list of EXTENDED COPY(LID1) and the data of RECEIVE COPY STATUS(LID1), RECEIVE COPY
+//! FAILURE DETAILS(LID1) and RECEIVE COPY OPERATING PARAMETERS (SPC-4 5.16, 6.5, 6.22, 6.23, 6.25).
 
 use crate::bytes::{bit_at, put, u8_at, u16_at, u24_at, u32_at, u64_at};
 use crate::codes::codes;
 use crate::designator::Designator;
 use crate::inquiry::PeripheralDeviceType;
 use crate::sense::{AdditionalSense, Sense, SenseKeySpecific};
+use crate::status::Status;
 
 codes! {
     /// DESCRIPTOR TYPE CODE (SPC-4 6.4.4): what a descriptor of a copy is.
@@ -20,7 +21,7 @@ impl CopyDescriptor {
     pub const ALL: [Self; 3] = [Self::BLOCK_TO_BLOCK, Self::BLOCK_TO_BLOCK_WITH_OFFSET, Self::IDENTIFICATION];
 }
 
-/// What a copy manager takes (SPC-4 6.20).
+/// What a copy manager takes (SPC-4 6.22).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct CopyLimits {
     /// MAXIMUM CSCD DESCRIPTOR COUNT.
@@ -43,10 +44,12 @@ impl CopyLimits {
         HEADER as u32 + self.list_length
     }
 
-    /// The whole parameter data of RECEIVE COPY OPERATING PARAMETERS (SPC-4 6.20). There is neither inline nor held data.
+    /// The whole parameter data of RECEIVE COPY OPERATING PARAMETERS (SPC-4 6.22). There is neither inline nor held data.
     pub fn encode_operating_parameters(&self) -> Vec<u8> {
         const FIXED: usize = 44;
         let mut out = vec![0; FIXED];
+        // SNLID: lists without an identifier are taken.
+        out[4] = 1;
         put(&mut out, 8, &self.cscds.to_be_bytes());
         put(&mut out, 10, &self.segments.to_be_bytes());
         put(&mut out, 12, &self.list_length.to_be_bytes());
@@ -62,7 +65,7 @@ impl CopyLimits {
     }
 }
 
-/// The parameter list of EXTENDED COPY(LID1) (SPC-4 6.4.3).
+/// The parameter list of EXTENDED COPY(LID1) (SPC-4 6.5).
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct ExtendedCopyList {
     /// LIST IDENTIFIER, by which the copy can be asked for; `None` if it cannot.
@@ -73,14 +76,14 @@ pub struct ExtendedCopyList {
     pub segments: Vec<Segment>,
 }
 
-/// A copy source or copy destination, by its name (SPC-4 6.4.5.4).
+/// A copy source or copy destination, by its name (SPC-4 6.4.5.6).
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Cscd {
     /// PERIPHERAL DEVICE TYPE.
     pub device_type: PeripheralDeviceType,
     /// The name.
     pub designator: Designator,
-    /// DISK BLOCK LENGTH in bytes.
+    /// DISK BLOCK LENGTH in bytes; 0 if the copy manager is to find that out.
     pub block_length: u32,
     /// Where the descriptor begins in the parameter list, for field pointers.
     pub offset: u16,
@@ -135,6 +138,7 @@ impl Segment {
 
 const HEADER: usize = 16;
 const CSCD: usize = 32;
+const NULL_DEVICE: u8 = 5;
 /// TYPE CODE and DESCRIPTOR LENGTH, which the length does not count.
 const SEGMENT_HEADER: usize = 4;
 
@@ -202,6 +206,13 @@ impl Cscd {
         if CopyDescriptor(bytes[0]) != CopyDescriptor::IDENTIFICATION {
             return Err(refused(AdditionalSense::UNSUPPORTED_TARGET_DESCRIPTOR_TYPE_CODE, offset));
         }
+        // A null device in SPC-3, obsolete since: who asks for one must not get the one that has the name.
+        if bit_at(bytes, Self::DEVICE_TYPE_AT.into(), NULL_DEVICE) {
+            return Err(Sense::invalid_field_in_parameter_list(
+                offset + Self::DEVICE_TYPE_AT,
+                Some(NULL_DEVICE),
+            ));
+        }
         const DESIGNATOR_LENGTH_AT: u16 = 7;
         let wrong = |_| Sense::invalid_field_in_parameter_list(offset + DESIGNATOR_LENGTH_AT, None);
         let (designator, _) = Designator::parse(&bytes[Self::DESIGNATOR]).map_err(wrong)?;
@@ -260,21 +271,21 @@ fn refused(additional: AdditionalSense, byte: u16) -> Sense {
 }
 
 codes! {
-    /// COPY MANAGER STATUS: how far a copy has come (SPC-4 6.18).
+    /// COPY COMMAND STATUS: how far a copy has come (SPC-4 6.25).
     pub struct CopyState(u8);
     IN_PROGRESS = 0x00, "operation in progress";
     COMPLETED = 0x01, "operation completed without errors";
     FAILED = 0x02, "operation completed with errors";
 }
 
-/// The parameter data of RECEIVE COPY STATUS(LID1) (SPC-4 6.18).
+/// The parameter data of RECEIVE COPY STATUS(LID1) (SPC-4 6.25).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct CopyStatus {
-    /// COPY MANAGER STATUS.
+    /// COPY COMMAND STATUS.
     pub state: CopyState,
-    /// SEGMENTS PROCESSED.
+    /// SEGMENTS PROCESSED, with the one that is being processed.
     pub segments: u16,
-    /// Bytes that were written.
+    /// Bytes that were written, up to the first that was not.
     pub bytes: u64,
 }
 
@@ -290,6 +301,20 @@ impl CopyStatus {
         put(&mut out, 8, &((self.bytes >> (10 * unit)) as u32).to_be_bytes());
         out
     }
+}
+
+/// The parameter data of RECEIVE COPY FAILURE DETAILS(LID1) (SPC-4 6.23) of a copy that has ended with CHECK CONDITION and
+/// this sense data, or of one for which there are none.
+pub fn encode_failure_details(sense: Option<&[u8]>) -> Vec<u8> {
+    const FIXED: usize = 60;
+    let Some(sense) = sense else { return vec![0; 4] };
+    let mut out = vec![0; FIXED];
+    out[56] = Status::CHECK_CONDITION.0;
+    put(&mut out, 58, &(sense.len() as u16).to_be_bytes());
+    out.extend(sense);
+    let available = (out.len() - 4) as u32;
+    put(&mut out, 0, &available.to_be_bytes());
+    out
 }
 
 #[cfg(test)]

@@ -78,10 +78,49 @@ fn the_status_is_told_once() {
     let failed = copy(&mut rig, &list(5, &outside));
     assert_eq!(failed.refused(), (COPY_ABORTED, 0, 0));
     assert_eq!(failed.outcome.sense.unwrap().command_specific, Some(1), "the second segment");
-    assert_eq!(status(&mut rig, 5).good(), [0, 0, 0, 8, 2, 0, 1, 0, 0, 0, 2, 0]);
+    assert_eq!(status(&mut rig, 5).good(), [0, 0, 0, 8, 2, 0, 2, 0, 0, 0, 2, 0]);
     copy(&mut rig, &list(6, &[])).good();
     rig.reset();
     assert_eq!(status(&mut rig, 6).refused(), INVALID_FIELD);
+}
+
+fn details(rig: &mut Rig, id: u8, room: u8) -> Answer {
+    rig.ask(&[0x84, 4, id, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, room, 0, 0], &[], room.into())
+}
+
+#[test]
+fn why_a_copy_has_failed_is_told_until_it_was_heard() {
+    let mut rig = Rig::new();
+    assert_eq!(details(&mut rig, 5, 255).refused(), INVALID_FIELD);
+    copy(&mut rig, &list(5, &[segment(0x02, 2, 0, 9, [0, 0])])).good();
+    assert_eq!(details(&mut rig, 5, 255).good(), [0; 4], "it has not failed");
+    copy(&mut rig, &list(5, &[segment(0x0a, 100, 0, 9, [0, 0])])).refused();
+    assert_eq!(details(&mut rig, 5, 77).good().len(), 77);
+    assert_eq!(status(&mut rig, 5).good()[4..7], [2, 0, 1]);
+    let whole = details(&mut rig, 5, 255).good();
+    assert_eq!((whole.len(), &whole[..4]), (78, &[0, 0, 0, 74][..]));
+    assert_eq!((whole[56], whole[59], whole[62], &whole[72..74]), (2, 18, COPY_ABORTED, &[0x26, 0x0d][..]));
+    assert_eq!(details(&mut rig, 5, 255).refused(), INVALID_FIELD, "all has been told");
+    copy(&mut rig, &list(5, &[segment(0x0a, 100, 0, 9, [0, 0])])).refused();
+    details(&mut rig, 5, 0).good();
+    assert_eq!(details(&mut rig, 5, 255).good(), [0; 4], "nobody wants to hear");
+}
+
+#[test]
+fn a_block_length_may_be_left_open() {
+    let mut rig = Rig::new();
+    rig.write(0, &pattern(2));
+    let mut list = list(1, &[segment(0x02, 2, 0, 9, [0, 0])]);
+    list[45..48].fill(0);
+    copy(&mut rig, &list).good();
+    assert!(rig.read(9, 2) == pattern(2));
+}
+
+#[test]
+fn what_is_copied_from_the_end_on_counts_when_it_is_there() {
+    let mut rig = Rig::new();
+    copy(&mut rig, &list(1, &[segment(0x02, 1500, 0, 100, [0, 0])])).good();
+    assert_eq!(status(&mut rig, 1).good()[4..], [1, 0, 1, 0, 0, 0x0b, 0xb8, 0]);
 }
 
 #[test]

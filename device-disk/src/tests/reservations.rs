@@ -9,11 +9,14 @@ use lunette_scsi::{Cdb, Opcode};
 const EXEMPT: &[&str] =
     &["INQUIRY", "LOG SENSE", "RELEASE", "REPORT IDENTIFYING INFORMATION", "REPORT LUNS", "REQUEST SENSE"];
 
-/// Allowed under every persistent reservation of another (SPC-4 5.13, SBC-4 4.17), or a matter of the command itself.
+/// Allowed under every persistent reservation of another (SPC-4 5.12, SBC-4 4.17), or a matter of the command itself.
 const ALLOWED: &[&str] = &[
     "PERSISTENT RESERVE IN",
     "PERSISTENT RESERVE OUT",
     "READ CAPACITY",
+    "RECEIVE COPY FAILURE DETAILS",
+    "RECEIVE COPY OPERATING PARAMETERS",
+    "RECEIVE COPY STATUS",
     "REPORT ALIASES",
     "REPORT PRIORITY",
     "REPORT REFERRALS",

@@ -21,6 +21,8 @@ pub(super) struct End {
     /// Logical block length in bytes, not zero.
     pub(super) block: u64,
     size: u64,
+    /// Where the parameter list describes it, if it does.
+    described_at: Option<u16>,
 }
 
 /// COPY ABORTED: a segment cannot be processed, or no further (SPC-4 5.16.7.4).
@@ -57,7 +59,8 @@ impl End {
                 let is_named =
                     |unit: &&Arc<LogicalUnit>| unit.identity.designators().contains(&cscd.designator);
                 let unit = run.nexus.port.units().values().find(is_named);
-                unit.ok_or(aborted(AdditionalSense::COPY_TARGET_DEVICE_NOT_REACHABLE))?
+                let not_reachable = AdditionalSense::COPY_TARGET_DEVICE_NOT_REACHABLE;
+                unit.ok_or(aborted_in_list(not_reachable, cscd.offset))?
             }
             None if named.cscd == SegmentEnd::COPY_MANAGER => &run.unit,
             None => {
@@ -79,12 +82,12 @@ impl End {
         if cscd.is_some_and(|cscd| cscd.device_type.0 != unit.device().peripheral() & 0x1f) {
             return Err(wrong_type());
         }
-        if let Some(cscd) = cscd.filter(|cscd| cscd.block_length != block) {
+        if let Some(cscd) = cscd.filter(|cscd| ![0, block].contains(&cscd.block_length)) {
             let additional = AdditionalSense::INVALID_FIELD_IN_PARAMETER_LIST;
             return Err(aborted_in_list(additional, cscd.offset + Cscd::BLOCK_LENGTH_AT));
         }
-        let block = u64::from(block);
-        Ok(Self { role, unit: unit.clone(), block, size: blocks.saturating_mul(block) })
+        let (block, described_at) = (u64::from(block), cscd.map(|cscd| cscd.offset));
+        Ok(Self { role, unit: unit.clone(), block, size: blocks.saturating_mul(block), described_at })
     }
 
     /// The bytes of the unit that a segment of `length` bytes is about: whole blocks that the unit has.
@@ -105,7 +108,7 @@ impl End {
 
     /// Whether the nexus could do this part of the copy itself, now.
     pub(super) fn check(&self, nexus: &Nexus) -> Result<(), Sense> {
-        let not_reachable = |_| aborted(AdditionalSense::COPY_TARGET_DEVICE_NOT_REACHABLE);
+        let not_reachable = |_| self.refuses(AdditionalSense::COPY_TARGET_DEVICE_NOT_REACHABLE);
         self.unit.accessible(&nexus.port, Access::Active).map_err(not_reachable)?;
         let (reservation, protected) = match self.role {
             Role::Source => (Reservation::Read, false),
@@ -113,13 +116,17 @@ impl End {
         };
         let excluded = nexus.itl(&self.unit).gate.excludes(reservation);
         if excluded || protected || self.unit.admits(Needs::Ready).is_err() {
-            return Err(failed());
+            return Err(self.failed());
         }
         Ok(())
     }
-}
 
-/// A unit has refused or failed its part.
-pub(super) fn failed() -> Sense {
-    aborted(AdditionalSense::THIRD_PARTY_DEVICE_FAILURE)
+    /// The unit has refused or failed its part.
+    pub(super) fn failed(&self) -> Sense {
+        self.refuses(AdditionalSense::THIRD_PARTY_DEVICE_FAILURE)
+    }
+
+    fn refuses(&self, additional: AdditionalSense) -> Sense {
+        self.described_at.map_or(aborted(additional), |at| aborted_in_list(additional, at))
+    }
 }

@@ -8,9 +8,9 @@ mod transfer;
 
 pub(crate) use transfer::run;
 
-use crate::{LogicalUnit, NexusId};
-use lunette_scsi::third_party_copy::{CopyLimits, CopyState, CopyStatus};
-use lunette_scsi::{AdditionalSense, Opcode, Sense};
+use crate::{LogicalUnit, NexusId, Run};
+use lunette_scsi::third_party_copy::{CopyLimits, CopyState, CopyStatus, encode_failure_details};
+use lunette_scsi::{AdditionalSense, Opcode, Sense, SenseBytes};
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -32,46 +32,80 @@ pub(crate) struct Copies(Mutex<Table>);
 #[derive(Default)]
 struct Table {
     running: usize,
-    /// By nexus and list identifier: those that run, and those that have ended and of which nobody has asked since.
-    known: HashMap<(NexusId, u8), SharedStatus>,
+    /// By nexus and list identifier: those that run, and those that have ended and of which not all has been told.
+    known: HashMap<(NexusId, u8), SharedProgress>,
 }
 
-type SharedStatus = Arc<Mutex<CopyStatus>>;
+type SharedProgress = Arc<Mutex<Progress>>;
+
+/// What there is to tell of a copy.
+struct Progress {
+    status: CopyStatus,
+    /// Its end has been told.
+    is_told: bool,
+    /// The sense data with which it has failed, until they have been told.
+    failure: Option<SenseBytes>,
+}
 
 /// A copy at work. When it is dropped it has failed, unless it has [ended](Self::end) before.
 pub(crate) struct Copy<'a> {
     copies: &'a Copies,
-    status: SharedStatus,
+    progress: SharedProgress,
 }
 
 impl Copies {
     /// A copy begins; `None` for one that nobody can ask for.
-    fn begin(&self, nexus: NexusId, list_id: Option<u8>) -> Result<Copy<'_>, Sense> {
+    fn begin(&self, run: &Run, list_id: Option<u8>) -> Result<Copy<'_>, Sense> {
         let mut table = self.lock();
         if table.running == usize::from(LIMITS.concurrent) {
             return Err(Sense::illegal_request(AdditionalSense::INSUFFICIENT_RESOURCES));
         }
         let status = CopyStatus { state: CopyState::IN_PROGRESS, segments: 0, bytes: 0 };
-        let status = Arc::new(Mutex::new(status));
-        if let Some(id) = list_id {
-            let known = table.known.get(&(nexus, id));
-            if known.is_some_and(|known| get(known).state == CopyState::IN_PROGRESS) {
+        let progress = Arc::new(Mutex::new(Progress { status, is_told: false, failure: None }));
+        if let Some(id) = list_id.filter(|_| !run.nexus_is_lost()) {
+            let key = (run.nexus.id(), id);
+            let known = table.known.get(&key);
+            if known.is_some_and(|known| lock(known).status.state == CopyState::IN_PROGRESS) {
                 return Err(Sense::illegal_request(AdditionalSense::OPERATION_IN_PROGRESS));
             }
-            table.known.insert((nexus, id), status.clone());
+            table.known.insert(key, progress.clone());
         }
         table.running += 1;
-        Ok(Copy { copies: self, status })
+        Ok(Copy { copies: self, progress })
     }
 
-    /// How far a copy of a nexus has come. One that has ended is forgotten then (SPC-4 6.18).
+    /// How far a copy of a nexus has come. That it has ended is told once (SPC-4 6.25).
     pub(crate) fn take_status(&self, nexus: NexusId, list_id: u8) -> Option<CopyStatus> {
+        self.ask((nexus, list_id), |progress| {
+            let has_ended = progress.status.state != CopyState::IN_PROGRESS;
+            (!std::mem::replace(&mut progress.is_told, has_ended)).then_some(progress.status)
+        })
+    }
+
+    /// The sense data of a copy of a nexus that has ended, if it has failed and they were not told before; they are kept if
+    /// they are longer than `room` (SPC-4 6.23).
+    pub(crate) fn take_failure(&self, nexus: NexusId, list_id: u8, room: usize) -> Option<Vec<u8>> {
+        self.ask((nexus, list_id), |progress| {
+            if progress.status.state == CopyState::IN_PROGRESS {
+                return None;
+            }
+            let details = encode_failure_details(progress.failure.as_deref());
+            progress.failure.take_if(|_| room == 0 || room >= details.len());
+            Some(details)
+        })
+    }
+
+    /// Asks for a copy; one of which all has been told is forgotten.
+    fn ask<R>(&self, key: (NexusId, u8), ask: impl FnOnce(&mut Progress) -> Option<R>) -> Option<R> {
         let mut table = self.lock();
-        let status = get(table.known.get(&(nexus, list_id))?);
-        if status.state != CopyState::IN_PROGRESS {
-            table.known.remove(&(nexus, list_id));
+        let mut progress = lock(table.known.get(&key)?);
+        let answer = ask(&mut progress);
+        let is_over = progress.is_told && progress.failure.is_none();
+        drop(progress);
+        if is_over {
+            table.known.remove(&key);
         }
-        Some(status)
+        answer
     }
 
     /// A nexus is lost.
@@ -89,38 +123,36 @@ impl Copies {
     }
 }
 
-fn lock(status: &SharedStatus) -> MutexGuard<'_, CopyStatus> {
-    status.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-fn get(status: &SharedStatus) -> CopyStatus {
-    *lock(status)
+fn lock(progress: &SharedProgress) -> MutexGuard<'_, Progress> {
+    progress.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Copy<'_> {
-    /// So many bytes more have been written.
+    /// So many bytes more have been written, up to the first that has not.
     fn wrote(&self, bytes: u64) {
-        lock(&self.status).bytes += bytes;
+        lock(&self.progress).status.bytes += bytes;
     }
 
-    /// One segment more is done.
-    fn segment_done(&self) {
-        lock(&self.status).segments += 1;
+    /// The next segment is being processed.
+    fn segment_begins(&self) {
+        lock(&self.progress).status.segments += 1;
     }
 
-    /// All are done.
-    fn end(self) {
-        lock(&self.status).state = CopyState::COMPLETED;
+    /// It is over, with this sense data if it has failed.
+    fn end(self, failure: Option<SenseBytes>) {
+        let mut progress = lock(&self.progress);
+        progress.status.state = if failure.is_none() { CopyState::COMPLETED } else { CopyState::FAILED };
+        progress.failure = failure;
     }
 }
 
 impl Drop for Copy<'_> {
     fn drop(&mut self) {
-        let mut status = lock(&self.status);
-        if status.state == CopyState::IN_PROGRESS {
-            status.state = CopyState::FAILED;
+        let mut progress = lock(&self.progress);
+        if progress.status.state == CopyState::IN_PROGRESS {
+            progress.status.state = CopyState::FAILED;
         }
-        drop(status);
+        drop(progress);
         self.copies.lock().running -= 1;
     }
 }

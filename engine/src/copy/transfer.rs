@@ -1,6 +1,6 @@
 //! Carrying out EXTENDED COPY.
 
-use super::end::{End, Role, aborted, aborted_at, failed};
+use super::end::{End, Role, aborted, aborted_at};
 use super::{Copy, LIMITS};
 use crate::{RangeUse, Run, Steps};
 use lunette_scsi::third_party_copy::{Amount, Cscd, ExtendedCopyList, Segment};
@@ -15,14 +15,22 @@ const CHUNK: u64 = 256 << 10;
 /// Carries out the copy that `list` asks for.
 pub(crate) async fn run(run: &Run, list: &[u8]) -> Result<(), Sense> {
     let list = ExtendedCopyList::parse(list, &LIMITS)?;
-    let copy = run.unit.copies().begin(run.nexus.id(), list.list_id)?;
-    for (number, segment) in (0..).zip(&list.segments) {
-        // The lower two bytes of COMMAND-SPECIFIC INFORMATION say which segment has failed (SPC-4 5.16.7.4).
-        let result = process(run, &copy, &list.cscds, segment).await;
-        result.map_err(|sense| sense.with_command_specific(number))?;
-        copy.segment_done();
+    let copy = run.unit.copies().begin(run, list.list_id)?;
+    let result = process_all(run, &copy, &list).await;
+    if !run.is_aborted() {
+        let encode = if run.unit.descriptor_sense() { Sense::to_descriptor } else { Sense::to_fixed };
+        copy.end(result.as_ref().err().map(encode));
     }
-    copy.end();
+    result
+}
+
+async fn process_all(run: &Run, copy: &Copy<'_>, list: &ExtendedCopyList) -> Result<(), Sense> {
+    for (number, segment) in (0..).zip(&list.segments) {
+        copy.segment_begins();
+        // The lower two bytes of COMMAND-SPECIFIC INFORMATION say which segment has failed (SPC-4 5.16.7.4).
+        let result = process(run, copy, &list.cscds, segment).await;
+        result.map_err(|sense| sense.with_command_specific(number))?;
+    }
     Ok(())
 }
 
@@ -69,6 +77,9 @@ struct Transfer<'a> {
 impl Transfer<'_> {
     /// Copies in chunks, so that other commands go on and aborts are heeded.
     async fn carry_out(&self, from: Range<u64>, to: Range<u64>) -> Result<(), Sense> {
+        for end in [&self.source, &self.destination] {
+            self.run.on(&end.unit).reach().await.map_err(|_| end.failed())?;
+        }
         let length = from.end - from.start;
         let step = self.step();
         let memory = Rc::new(Memory::zeroed(step.min(length) as usize));
@@ -76,12 +87,23 @@ impl Transfer<'_> {
         let same_unit = self.source.unit.number() == self.destination.unit.number();
         // What is to be copied must not be overwritten before.
         let backwards = same_unit && from.contains(&to.start) && from.start < to.start;
-        for chunk in 0..chunks {
-            let at = step * if backwards { chunks - 1 - chunk } else { chunk };
+        for done in 0..chunks {
+            let at = step * if backwards { chunks - 1 - done } else { done };
             let bytes = step.min(length - at);
-            self.read(from.start + at, bytes, &memory).await?;
-            self.write(to.start + at, bytes, &memory).await?;
-            self.copy.wrote(bytes);
+            // What is written from the end on counts when all is.
+            let in_order = if backwards { 0 } else { at };
+            let incomplete = |sense: Sense| match done {
+                0 => sense,
+                _ => sense.with_information((length - in_order) / self.destination.block),
+            };
+            self.read(from.start + at, bytes, &memory).await.map_err(incomplete)?;
+            self.write(to.start + at, bytes, &memory).await.map_err(incomplete)?;
+            if !backwards {
+                self.copy.wrote(bytes);
+            }
+        }
+        if backwards {
+            self.copy.wrote(length);
         }
         Ok(())
     }
@@ -97,25 +119,26 @@ impl Transfer<'_> {
 
     /// The range is given back before another is taken: who has one waits for no other.
     async fn read(&self, offset: u64, length: u64, memory: &Rc<Memory>) -> Result<(), Sense> {
-        let steps = self.run.on(&self.source.unit);
-        let _range = self.take(&self.source, &steps, offset..offset + length).await?;
-        steps.read(offset, memory, length).await.map(drop).map_err(|_| failed())
+        let end = &self.source;
+        let steps = self.run.on(&end.unit);
+        let _range = self.take(end, &steps, offset..offset + length).await?;
+        steps.read(offset, memory, length).await.map(drop).map_err(|_| end.failed())
     }
 
     async fn write(&self, offset: u64, length: u64, memory: &Rc<Memory>) -> Result<(), Sense> {
-        let unit = &self.destination.unit;
-        let steps = self.run.on(unit);
-        let _range = self.take(&self.destination, &steps, offset..offset + length).await?;
-        let volatile = unit.backing().is_some_and(|backing| backing.caps().volatile_cache);
-        let durable = volatile && !unit.write_cache_enabled();
-        steps.write(offset, memory, length, durable).await.map(drop).map_err(|_| failed())
+        let end = &self.destination;
+        let steps = self.run.on(&end.unit);
+        let _range = self.take(end, &steps, offset..offset + length).await?;
+        let volatile = end.unit.backing().is_some_and(|backing| backing.caps().volatile_cache);
+        let durable = volatile && !end.unit.write_cache_enabled();
+        steps.write(offset, memory, length, durable).await.map(drop).map_err(|_| end.failed())
     }
 
     /// Takes a range, if the nexus may still do its part there. It is asked twice: what has a claim for hours, FORMAT UNIT
     /// for one, is not waited for, and while something else was, much may have happened.
     async fn take(&self, end: &End, steps: &Steps, bytes: Range<u64>) -> Result<RangeUse, Sense> {
         end.check(&self.run.nexus)?;
-        let range = steps.share(bytes).await.map_err(|_| failed())?;
+        let range = steps.share(bytes).await.map_err(|_| end.failed())?;
         end.check(&self.run.nexus)?;
         Ok(range)
     }

@@ -1,4 +1,4 @@
-//! EXTENDED COPY(LID1) (SPC-4 6.4).
+//! EXTENDED COPY(LID1) (SPC-4 6.5).
 
 use super::PrimaryCommand;
 use crate::copy::{self, LIMITS};

@@ -2,7 +2,11 @@ use super::ranges::CLAIM;
 use super::*;
 use crate::NotReady;
 use TaskManagementFunction as Function;
-use lunette_scsi::{AdditionalSense, Designator, Identifier, SenseKey};
+use lunette_scsi::{
+    AccessState, AdditionalSense, Designator, Identifier, ReservationType, Sense, SenseKey, SenseKeySpecific,
+    service_action,
+};
+use lunette_store::IoError;
 
 const CHUNK: u32 = 256 << 10;
 
@@ -85,15 +89,26 @@ impl Pair {
         self.send(from, lun, tag, attribute, &cdb, &list);
     }
 
-    /// The sense data of the one command that has ended.
-    fn refusal(&self, from: usize) -> (u64, SenseKey, AdditionalSense) {
+    /// PERSISTENT RESERVE OUT for the second unit.
+    fn reserve_out(&mut self, from: usize, tag: u64, action: u16, key: u64, action_key: u64) {
+        let mut list = [0; 24];
+        list[..8].copy_from_slice(&key.to_be_bytes());
+        list[8..16].copy_from_slice(&action_key.to_be_bytes());
+        let cdb = [0x5f, action as u8, ReservationType::WRITE_EXCLUSIVE.0, 0, 0, 0, 0, 0, 24, 0];
+        self.send(from, 1, tag, "simple", &cdb, &list);
+    }
+
+    /// The tag of the one command that has ended, and its sense data.
+    fn failure(&self, from: usize) -> (u64, Sense) {
         match &self.initiator(from).events()[..] {
-            [Event::Ended(tag, Completion::Ended(outcome))] => {
-                let sense = outcome.sense.as_ref().unwrap();
-                (*tag, sense.key, sense.additional)
-            }
+            [Event::Ended(tag, Completion::Ended(outcome))] => (*tag, **outcome.sense.as_ref().unwrap()),
             other => panic!("{other:?}"),
         }
+    }
+
+    fn refusal(&self, from: usize) -> (u64, SenseKey, AdditionalSense) {
+        let (tag, sense) = self.failure(from);
+        (tag, sense.key, sense.additional)
     }
 }
 
@@ -161,6 +176,84 @@ fn a_reset_of_the_other_unit_ends_a_copy_when_nothing_is_under_way_there() {
     assert_eq!(pair.rig.at_store(), 0);
     assert_eq!(pair.refusal(0), (1, SenseKey::COPY_ABORTED, FAILED));
     assert_eq!(pair.second.events(), [Event::Managed(1000, ServiceResponse::FunctionComplete)]);
+}
+
+#[test]
+fn a_reset_of_the_other_unit_ends_a_copy_that_has_not_come_to_it() {
+    let mut pair = Pair::new();
+    pair.copy(0, 0, 1, "simple", [0, 1], CHUNK);
+    assert_eq!(pair.rig.at_store(), 1, "the read");
+    let reset = Management { function: Function::LogicalUnitReset, lun: Lun::from_index(1), tag: 0 };
+    pair.second.session.manage(&reset, 1000, pair.rig.sim.cx(1));
+    pair.rig.complete_one(Ok(1));
+    assert_eq!(pair.rig.at_store(), 0);
+    assert_eq!(pair.refusal(0), (1, SenseKey::COPY_ABORTED, FAILED));
+}
+
+#[test]
+fn preempt_and_abort_is_answered_when_nothing_of_a_copy_is_under_way() {
+    let mut pair = Pair::new();
+    pair.reserve_out(0, 1, service_action::REGISTER, 0, 1);
+    pair.reserve_out(1, 1, service_action::REGISTER, 0, 2);
+    assert_eq!((pair.first.good(), pair.second.good()), (vec![1], vec![1]));
+    for [source, destination] in [[0, 1], [1, 0]] {
+        pair.copy(0, 0, 2, "simple", [source, destination], 2 * CHUNK);
+        if destination == 1 {
+            pair.rig.complete_one(Ok(1));
+        }
+        assert_eq!(pair.rig.at_store(), 1, "an operation on the second unit");
+        pair.reserve_out(1, 3, service_action::PREEMPT_AND_ABORT, 2, 1);
+        assert_eq!((pair.first.events(), pair.second.events()), (vec![], vec![]));
+        pair.rig.complete_one(Ok(1));
+        assert_eq!(pair.rig.at_store(), 0);
+        assert_eq!(pair.refusal(0), (2, SenseKey::COPY_ABORTED, FAILED));
+        assert_eq!(pair.second.good(), [3]);
+        // For the next time, behind the unit attention.
+        pair.reserve_out(0, 4, service_action::REGISTER, 0, 1);
+        pair.reserve_out(0, 5, service_action::REGISTER, 0, 1);
+        pair.first.events();
+    }
+}
+
+#[test]
+fn a_change_of_access_is_heeded_at_every_chunk() {
+    let mut pair = Pair::new();
+    let units = pair.first.session.nexus().port.units().clone();
+    for (lun, state) in [(1, AccessState::STANDBY), (0, AccessState::UNAVAILABLE)] {
+        pair.copy(0, 0, 1, "simple", [0, 1], 3 * CHUNK);
+        pair.rig.complete_one(Ok(1));
+        pair.rig.complete_one(Ok(1));
+        units[&lun].set_access(1, state).unwrap();
+        assert_eq!(pair.rig.at_store(), 1, "what has begun ends");
+        pair.rig.complete_all();
+        let (tag, sense) = pair.failure(0);
+        let not_reachable = AdditionalSense::COPY_TARGET_DEVICE_NOT_REACHABLE;
+        assert_eq!((tag, sense.key, sense.additional), (1, SenseKey::COPY_ABORTED, not_reachable), "{state}");
+        units[&lun].set_access(1, AccessState::ACTIVE_OPTIMIZED).unwrap();
+        pair.send(0, 0, 2, "simple", &READ_10, &[]);
+        pair.rig.complete_all();
+        pair.first.events();
+    }
+}
+
+#[test]
+fn a_copy_that_fails_says_where() {
+    let described_at =
+        |byte| SenseKeySpecific::SegmentPointer { in_segment_descriptor: false, byte, bit: None };
+    for (operations, residual, end) in
+        [(0, None, 0), (1, None, 1), (2, Some(2 * CHUNK), 0), (5, Some(CHUNK), 1)]
+    {
+        let mut pair = Pair::new();
+        pair.copy(0, 0, 1, "simple", [0, 1], 3 * CHUNK);
+        for _ in 0..operations {
+            pair.rig.complete_one(Ok(1));
+        }
+        pair.rig.complete_one(Err(IoError::Os(5)));
+        let (_, sense) = pair.failure(0);
+        assert_eq!((sense.key, sense.additional), (SenseKey::COPY_ABORTED, FAILED));
+        assert_eq!(sense.information, residual.map(u64::from), "{operations}");
+        assert_eq!(sense.sense_key_specific, Some(described_at(16 + 32 * end)), "{operations}");
+    }
 }
 
 #[test]

@@ -1,4 +1,5 @@
 use super::*;
+use crate::SenseKey;
 use crate::designator::{Identifier, Naa};
 use proptest::prelude::*;
 
@@ -16,7 +17,7 @@ fn naa() -> Designator {
 }
 
 fn cscd() -> Vec<u8> {
-    let mut bytes = vec![0xe4, 0x20, 0, 0];
+    let mut bytes = vec![0xe4, 0xc0, 0, 0];
     bytes.extend(naa().encode());
     bytes.resize(CSCD, 0);
     bytes[30] = 2;
@@ -102,6 +103,7 @@ fn what_is_not_understood_is_pointed_at() {
     assert_eq!(with(1, 0x18), (AdditionalSense::INVALID_FIELD_IN_PARAMETER_LIST, Some(0)));
     assert_eq!(with(15, 1), (AdditionalSense::INLINE_DATA_LENGTH_EXCEEDED, Some(12)));
     assert_eq!(with(16, 0xe0), (AdditionalSense::UNSUPPORTED_TARGET_DESCRIPTOR_TYPE_CODE, Some(16)));
+    assert_eq!(with(17, 0x20), (AdditionalSense::INVALID_FIELD_IN_PARAMETER_LIST, Some(17)));
     assert_eq!(with(23, 21), (AdditionalSense::INVALID_FIELD_IN_PARAMETER_LIST, Some(23)));
     assert_eq!(with(48, 0x03), (AdditionalSense::UNSUPPORTED_SEGMENT_DESCRIPTOR_TYPE_CODE, Some(48)));
     assert_eq!(with(51, 0x17), (AdditionalSense::INVALID_FIELD_IN_PARAMETER_LIST, Some(50)));
@@ -123,7 +125,7 @@ fn a_copy_without_an_identifier() {
 #[test]
 fn operating_parameters() {
     let data = LIMITS.encode_operating_parameters();
-    assert_eq!(data[..12], [0, 0, 0, 43, 0, 0, 0, 0, 0, 2, 0, 3]);
+    assert_eq!(data[..12], [0, 0, 0, 43, 1, 0, 0, 0, 0, 2, 0, 3]);
     assert_eq!(data[12..20], [0, 0, 0, 160, 0, 0x10, 0, 0]);
     assert_eq!(data[34..38], [0, 7, 7, 9]);
     assert_eq!(data[43..], [3, 0x02, 0x0a, 0xe4]);
@@ -135,6 +137,16 @@ fn status_in_units_that_have_room() {
     assert_eq!(status(512), [0, 0, 0, 8, 1, 1, 2, 0, 0, 0, 2, 0]);
     assert_eq!(status(1 << 32)[7..], [1, 0, 0x40, 0, 0]);
     assert_eq!(status(u64::MAX)[7], 4);
+}
+
+#[test]
+fn details_of_a_failure() {
+    assert_eq!(encode_failure_details(None), [0; 4]);
+    let sense = Sense::new(SenseKey::COPY_ABORTED, AdditionalSense::THIRD_PARTY_DEVICE_FAILURE).to_fixed();
+    let details = encode_failure_details(Some(&sense));
+    assert_eq!((details.len(), &details[..4]), (60 + 18, &[0, 0, 0, 74][..]));
+    assert_eq!(details[56..62], [2, 0, 0, 18, 0x70, 0]);
+    assert_eq!(details[60..], sense[..]);
 }
 
 proptest! {
