@@ -29,7 +29,7 @@ pub enum Attention {
     Delivered,
 }
 
-/// What reservations of other I_T nexuses do to a command (SPC-4 5.13, SBC-4 4.17; for RESERVE, SPC-2 5.5).
+/// What reservations of other I_T nexuses do to a command (SPC-4 5.12, SBC-4 4.17; for RESERVE, SPC-2 5.5).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Reservation {
     /// Processed whatever the reservation.

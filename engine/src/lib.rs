@@ -65,6 +65,7 @@ mod order;
 mod outcome;
 mod placeholder;
 mod plan;
+mod priority;
 mod ranges;
 mod readiness;
 mod reservation;

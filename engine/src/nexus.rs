@@ -1,12 +1,13 @@
 //! Target ports, initiator ports and the I_T nexuses between them (SAM-5 4.5 to 4.8).
 
 use crate::attention::Attentions;
+use crate::priority::INITIAL_PRIORITY;
 use crate::reservation::Registrant;
 use crate::{LogicalUnit, Reservation, placeholder};
 use lunette_scsi::designator::Protocol;
 use lunette_scsi::{AdditionalSense, Lun, Sense, SenseKey, TransportId};
 use std::collections::{BTreeMap, HashMap};
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, Weak};
 
 /// A way in: a target port and the logical units that are seen through it.
@@ -289,12 +290,15 @@ pub(crate) struct Exclusion {
 pub(crate) struct ItlNexus {
     pub(crate) gate: Gate,
     attentions: Mutex<Attentions>,
+    /// Of commands that name none.
+    priority: AtomicU8,
 }
 
 impl ItlNexus {
     /// A new one, whose first command learns that the unit was powered on or reset (SAM-5 5.14.5).
     pub(crate) fn new() -> Arc<Self> {
-        let itl = Self { gate: Gate::default(), attentions: Mutex::default() };
+        let priority = INITIAL_PRIORITY.into();
+        let itl = Self { gate: Gate::default(), attentions: Mutex::default(), priority };
         itl.establish(AdditionalSense::POWER_ON_RESET_OR_BUS_DEVICE_RESET_OCCURRED);
         Arc::new(itl)
     }
@@ -324,6 +328,16 @@ impl ItlNexus {
         self.gate.set(Gate::EXCLUDED_FROM_READING, verdict.from_reading);
         self.gate.set(Gate::EXCLUDED_FROM_WRITING, verdict.from_writing);
         self.gate.set(Gate::EXCLUDED, verdict.from_all);
+    }
+
+    /// The priority that was set for it, or that there is none.
+    pub(crate) fn set_priority(&self, priority: Option<u8>) {
+        self.priority.store(priority.unwrap_or(INITIAL_PRIORITY), Ordering::Relaxed);
+    }
+
+    /// The priority of a command that came with `priority`.
+    pub(crate) fn priority(&self, priority: u8) -> u8 {
+        if priority == 0 { self.priority.load(Ordering::Relaxed) } else { priority }
     }
 
     pub(crate) fn establish(&self, condition: AdditionalSense) {

@@ -13,9 +13,6 @@ use std::time::Duration;
 /// How many commands of a unit wait at most, if nothing else is said.
 pub(crate) const LIMIT: usize = 256;
 
-/// The priority of commands that name none: between the highest, 1, and the lowest, 15.
-const DEFAULT_PRIORITY: u8 = 8;
-
 /// How long until a store is asked again that has none of the unit's operations.
 const PATIENCE: Duration = Duration::from_millis(1);
 
@@ -40,7 +37,6 @@ impl Queue {
     }
 
     fn standing(&mut self, nexus: NexusId, priority: u8) -> Standing {
-        let priority = if priority == 0 { DEFAULT_PRIORITY } else { priority };
         let last = self.rounds.entry(nexus).or_default();
         *last = (*last).max(self.round) + 1;
         self.arrivals += 1;
@@ -89,7 +85,8 @@ impl Engine {
             if !set.unit.waiting().enter() {
                 return Some(Outcome::no_room(task.itl.tasks.get() > 1));
             }
-            task.standing = Some(set.queue().standing(nexus, task.priority));
+            let priority = task.itl.shared.priority(task.priority);
+            task.standing = Some(set.queue().standing(nexus, priority));
         }
         task.phase = Phase::Waiting;
         task.parked = Some(Box::new(Parked::new(data_out, data_in)));

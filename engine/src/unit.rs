@@ -9,6 +9,7 @@ use crate::copy::Copies;
 use crate::log::LogBases;
 use crate::mode::{ModePages, SavedModes};
 use crate::nexus::ItlNexus;
+use crate::priority::Priorities;
 use crate::ranges::Ranges;
 use crate::readiness::NotReady;
 use crate::reservation::Reservations;
@@ -74,6 +75,7 @@ pub(crate) struct State {
     pub(crate) reservations: Reservations,
     /// Who has reserved the unit with RESERVE.
     pub(crate) reserved_by: Option<NexusId>,
+    pub(crate) priorities: Priorities,
     pub(crate) paths: Paths,
     pub(crate) allegiance: Option<Allegiance>,
 }
@@ -311,6 +313,7 @@ impl LogicalUnit {
             }
             itl.set_allegiance(state.allegiance.is_some());
             itl.exclude(state.judge(nexus));
+            itl.set_priority(state.priorities.of(nexus.registrant()));
         }
         itl
     }
@@ -320,6 +323,7 @@ impl LogicalUnit {
         let mut state = self.state();
         state.modes.reset();
         state.release(|_| true);
+        state.reset_priorities();
         drop(state);
         self.apply_modes();
         self.device.reset(self);

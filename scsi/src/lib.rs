@@ -42,6 +42,7 @@ pub mod lun;
 pub mod mode;
 pub mod notification;
 pub mod opcode;
+pub mod priority;
 pub mod report_luns;
 pub mod reservation;
 pub mod sense;

@@ -17,6 +17,7 @@ mod mode_sense;
 pub(crate) mod pages;
 mod persistent_reserve_in;
 mod persistent_reserve_out;
+mod priority;
 mod receive_copy;
 mod report_luns;
 mod report_supported_operation_codes;
@@ -99,6 +100,8 @@ pub static COMMANDS: &[&PrimaryCommand] = &[
     &LOG_SENSE,
     &REPORT_IDENTIFYING_INFORMATION,
     &SET_IDENTIFYING_INFORMATION,
+    &REPORT_PRIORITY,
+    &SET_PRIORITY,
     &REPORT_TIMESTAMP,
     &SET_TIMESTAMP,
     &SECURITY_PROTOCOL_IN,
@@ -107,6 +110,6 @@ pub static COMMANDS: &[&PrimaryCommand] = &[
     &SET_TARGET_PORT_GROUPS,
     &EXTENDED_COPY_LID1,
     &RECEIVE_COPY_STATUS_LID1,
+    &RECEIVE_COPY_FAILURE_DETAILS_LID1,
     &RECEIVE_COPY_OPERATING_PARAMETERS,
 ];
-    &RECEIVE_COPY_FAILURE_DETAILS_LID1,

@@ -2,6 +2,7 @@
 //! (SPC-4 7.5).
 
 use crate::ModePageSpec;
+use crate::priority::INITIAL_PRIORITY;
 use lunette_scsi::mode::{
     Control, ControlExtension, DisconnectReconnect, InformationalExceptions, PowerCondition,
 };
@@ -37,7 +38,10 @@ fn control() -> ModePageSpec {
 }
 
 fn control_extension() -> ModePageSpec {
-    ModePageSpec::fixed(&ControlExtension::default().encode(false))
+    let initial_command_priority = INITIAL_PRIORITY;
+    ModePageSpec::fixed(
+        &ControlExtension { initial_command_priority, ..ControlExtension::default() }.encode(false),
+    )
 }
 
 /// No timer runs.

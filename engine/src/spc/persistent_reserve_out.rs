@@ -98,6 +98,7 @@ fn decode(request: &Request<'_>, action: u16, service: Service) -> Decoded {
 }
 
 impl Order<'_> {
+    /// The parameter list of service actions that name no initiator ports: only REGISTER does.
     fn list(&self) -> Result<ReserveOutList, Sense> {
         let list = ReserveOutList::parse(self.bytes)?;
         let (byte, bit) = ReserveOutList::SPECIFY_INITIATOR_PORTS_AT;
@@ -123,13 +124,13 @@ fn register(order: &Order<'_>, existing: Existing) -> Result<Change, Refusal> {
 /// A TransportID without an ISID stands for all ports of the iSCSI initiator that are known here.
 fn initiator_ports(unit: &LogicalUnit, ids: Vec<TransportId>) -> Result<Vec<TransportId>, Sense> {
     let mut ports = Vec::with_capacity(ids.len());
-    for id in ids {
-        match &id {
     let mut named = HashSet::new();
-            TransportId::Iscsi { name, isid: None } => {
+    for id in ids {
         if !named.insert(id.clone()) {
             continue;
         }
+        match &id {
+            TransportId::Iscsi { name, isid: None } => {
                 let known = unit.ports_of_initiator(name);
                 if known.is_empty() {
                     let at = ReserveOutList::INITIATORS_AT;

@@ -5,6 +5,7 @@ mod allegiance;
 mod copy;
 mod hop;
 mod ordering;
+mod priority;
 mod ranges;
 mod reservations;
 mod room;

@@ -2,7 +2,7 @@ use super::*;
 use lunette_scsi::Status;
 use std::time::Duration;
 
-fn prioritized(rig: &mut Rig, from: &Initiator, tag: u64, priority: u8) -> Option<Status> {
+pub(super) fn prioritized(rig: &mut Rig, from: &Initiator, tag: u64, priority: u8) -> Option<Status> {
     let cdb = Cdb::new(&[READ.spec.opcode.0, 0, 0, 0, 0, 0, 0, 0, 0, 0]).unwrap();
     let frame = CommandFrame { tag, cookie: tag, priority, ..CommandFrame::new(Lun::from_index(0), &cdb) };
     let cx = rig.sim.cx(from.reactor);

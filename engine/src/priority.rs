@@ -1,0 +1,82 @@
+//! Priorities of I_T_L nexuses: those of commands that name none (SPC-4 6.44, SAM-5 8.7).
+
+use crate::reservation::Registrant;
+use crate::unit::State;
+use crate::{LogicalUnit, Nexus};
+use lunette_scsi::{AdditionalSense, Sense};
+use std::collections::HashMap;
+
+/// The initial command priority: between the highest, 1, and the lowest, 15.
+pub(crate) const INITIAL_PRIORITY: u8 = 8;
+
+/// How many nexuses can have another.
+const LIMIT: usize = 1024;
+
+/// The priorities that were set, under the names of ports, for they outlast nexuses.
+#[derive(Default)]
+pub(crate) struct Priorities(HashMap<Registrant, u8>);
+
+impl Priorities {
+    /// The priority of a nexus, if it is not the initial one.
+    pub(crate) fn of(&self, nexus: &Registrant) -> Option<u8> {
+        self.0.get(nexus).copied()
+    }
+}
+
+impl State {
+    /// Every nexus has the initial priority again.
+    pub(crate) fn reset_priorities(&mut self) {
+        self.priorities.0.clear();
+        self.tell_priorities();
+    }
+
+    fn tell_priorities(&self) {
+        for met in self.nexuses.values() {
+            if let (Some(nexus), Some(itl)) = (met.nexus.upgrade(), met.itl.upgrade()) {
+                itl.set_priority(self.priorities.of(nexus.registrant()));
+            }
+        }
+    }
+}
+
+impl LogicalUnit {
+    /// The nexuses that do not have the initial priority, and theirs.
+    pub(crate) fn priorities(&self) -> Vec<(Registrant, u8)> {
+        self.state().priorities.0.iter().map(|(nexus, priority)| (nexus.clone(), *priority)).collect()
+    }
+
+    /// The priority of a nexus, if it is not the initial one.
+    pub(crate) fn priority_of(&self, nexus: &Registrant) -> Option<u8> {
+        self.state().priorities.of(nexus)
+    }
+
+    /// Sets the priority of a nexus that need not be there, to the initial one if `priority` is 0.
+    pub(crate) fn set_priority(&self, nexus: &Registrant, priority: u8) -> Result<(), Sense> {
+        let mut state = self.state();
+        let priorities = &mut state.priorities.0;
+        if [0, INITIAL_PRIORITY].contains(&priority) {
+            priorities.remove(nexus);
+        } else if priorities.len() == LIMIT && !priorities.contains_key(nexus) {
+            return Err(Sense::illegal_request(AdditionalSense::INSUFFICIENT_RESOURCES));
+        } else {
+            priorities.insert(nexus.clone(), priority);
+        }
+        state.tell_priorities();
+        Ok(())
+    }
+
+    /// Establishes the unit attention condition that its priority was changed for a nexus, if it is there.
+    pub(crate) fn tell_of_priority(&self, whose: &Registrant) {
+        let condition = AdditionalSense::PRIORITY_CHANGED;
+        for nexus in self.nexuses().iter().filter(|nexus| nexus.registrant() == whose) {
+            nexus.itl(self).establish(condition);
+            nexus.tell(self, condition);
+        }
+    }
+
+    /// Gives every nexus the initial priority, and tells all but the one that has asked for it.
+    pub(crate) fn set_initial_priorities(&self, by: &Nexus) {
+        self.state().reset_priorities();
+        self.establish_attention(AdditionalSense::PRIORITY_CHANGED, Some(by));
+    }
+}
