@@ -1,6 +1,6 @@
 //! Commands arrive: they end at once, go straight to the store, or become tasks.
 
-use crate::checks::{Refusal, plan};
+use crate::checks::{Refusal, decode, plan};
 use crate::engine::{Engine, Token};
 use crate::execution::operation;
 use crate::outcome::Outcome;
@@ -29,7 +29,36 @@ impl Engine {
         data_in: Sg<'_>,
         cx: &mut dyn Cx,
     ) -> Started {
-        match plan(itl, command) {
+        if itl.shared.gate.is_open() {
+            match decode(itl, itl.unit().commands().find(command.cdb), command) {
+                Ok(plan) => {
+                    if let Plan::Io(io) = plan
+                        && is_immediate(itl, command, &io, data_in)
+                    {
+                        // Spares it the destructor, for this plan owns nothing.
+                        std::mem::forget(plan);
+                        return self.transfer(itl, command, io, data_out, data_in, cx);
+                    }
+                    self.execute_plan(itl, command, Ok(plan), data_out, data_in, cx)
+                }
+                Err(sense) => self.execute_plan(itl, command, Err(sense.into()), data_out, data_in, cx),
+            }
+        } else {
+            self.execute_plan(itl, command, plan(itl, command), data_out, data_in, cx)
+        }
+    }
+
+    /// Admits and starts a command that is more than one operation on the store.
+    fn execute_plan(
+        &self,
+        itl: &Rc<Itl>,
+        command: &CommandFrame<'_>,
+        plan: Result<Plan, Refusal>,
+        data_out: Sg<'_>,
+        data_in: Sg<'_>,
+        cx: &mut dyn Cx,
+    ) -> Started {
+        match plan {
             Ok(Plan::Io(io)) if is_immediate(itl, command, &io, data_in) => {
                 self.transfer(itl, command, io, data_out, data_in, cx)
             }

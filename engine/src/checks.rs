@@ -79,7 +79,12 @@ fn pass_gate(itl: &Itl, command: Option<&CommandSpec>, cdb: &Cdb) -> Result<(), 
     command.map_or(Ok(()), |command| admits(itl, command, cdb))
 }
 
-fn decode(itl: &Rc<Itl>, row: Result<&Row, Unknown>, command: &CommandFrame<'_>) -> Result<Plan, Sense> {
+/// What a command wants done, if nothing stands in its way.
+pub(crate) fn decode(
+    itl: &Rc<Itl>,
+    row: Result<&Row, Unknown>,
+    command: &CommandFrame<'_>,
+) -> Result<Plan, Sense> {
     let unit = itl.unit();
     let row = row.map_err(|unknown| match unknown {
         Unknown::ServiceAction if !unit.device().is_placeholder() => {

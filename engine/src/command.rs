@@ -256,6 +256,10 @@ pub(crate) struct Row {
     pub(crate) owner: Owner,
     /// Bits of the first 16 CDB bytes that must be zero.
     reserved: u128,
+    /// Bytes of the CDB.
+    length: usize,
+    /// The operation code says it all.
+    is_whole: bool,
 }
 
 impl CommandTable {
@@ -294,19 +298,25 @@ impl CommandTable {
     }
 
     /// The row for `cdb`, or which part of it is unknown.
+    #[inline]
     pub(crate) fn find(&self, cdb: &Cdb) -> Result<&Row, Unknown> {
         match self.rows_of(cdb.opcode().0) {
-            [row] if row.spec.service_action.is_none() => Ok(row),
-            [] => Err(Unknown::OperationCode),
-            rows => {
-                let action = cdb.service_action();
-                let row = rows.iter().find(|row| row.spec.service_action == action);
-                row.ok_or_else(|| match self.refused.contains(&(cdb.opcode().0, action)) {
-                    true => Unknown::OperationCode,
-                    false => Unknown::ServiceAction,
-                })
-            }
+            [row] if row.is_whole => Ok(row),
+            rows => self.find_action(rows, cdb),
         }
+    }
+
+    /// The one of `rows` for the service action of `cdb`.
+    fn find_action<'a>(&self, rows: &'a [Row], cdb: &Cdb) -> Result<&'a Row, Unknown> {
+        if rows.is_empty() {
+            return Err(Unknown::OperationCode);
+        }
+        let action = cdb.service_action();
+        let row = rows.iter().find(|row| row.spec.service_action == action);
+        row.ok_or_else(|| match self.refused.contains(&(cdb.opcode().0, action)) {
+            true => Unknown::OperationCode,
+            false => Unknown::ServiceAction,
+        })
     }
 }
 
@@ -324,7 +334,8 @@ impl Row {
             *mask = !usage;
         }
         mask[0] = 0;
-        Self { spec, owner, reserved: u128::from_be_bytes(mask) }
+        let reserved = u128::from_be_bytes(mask);
+        Self { spec, owner, reserved, length: spec.usage.len(), is_whole: spec.service_action.is_none() }
     }
 
     fn key(&self) -> (u8, Option<u16>) {
@@ -335,8 +346,7 @@ impl Row {
     pub(crate) fn check(&self, cdb: &Cdb) -> Result<(), Sense> {
         let bytes = cdb.as_bytes();
         let head = u128::from_be_bytes(cdb.first_16());
-        let (length, wanted) = (bytes.len(), self.spec.usage.len());
-        if head & self.reserved == 0 && length >= wanted && wanted <= 16 {
+        if head & self.reserved == 0 && bytes.len() >= self.length && self.length <= 16 {
             return Ok(());
         }
         self.check_bytes(bytes)
