@@ -275,6 +275,25 @@ impl Driver {
         true
     }
 
+    /// Makes a chain available once more that the device has. Whether there is one, and room.
+    pub(super) fn repeat(&mut self, memory: &mut Memory, _: &mut Input<'_>) -> bool {
+        let Some((token, sent)) =
+            (0..).zip(&self.sent).find_map(|(token, sent)| Some((token, sent.as_ref()?)))
+        else {
+            return false;
+        };
+        // What can be served, but for the ID.
+        let readable = Element { address: memory.put(&[0; 64]), length: 64, writable: false };
+        let (address, length) = sent.writable;
+        if self.ring.repeat(token, &[readable, Element { address, length, writable: true }]).is_err() {
+            return false;
+        }
+        self.rogue = true;
+        self.flush();
+        self.kick();
+        true
+    }
+
     /// Moves the available index on, over any heads.
     fn jump(&self, input: &mut Input<'_>) {
         let driver = &self.ring.areas().driver;

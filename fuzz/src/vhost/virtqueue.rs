@@ -3,6 +3,7 @@
 use super::daemon::Daemon;
 use super::driver::Driver;
 use super::guest::{Agreement, CONTROL, EVENTS, Guest, REQUESTS};
+use super::memory::Memory;
 use super::requests::{self, Request};
 use crate::disks;
 use crate::input::Input;
@@ -24,12 +25,13 @@ const QUEUES: usize = 3;
 /// The device never writes outside the memory that it was given. Of a guest that does not write everywhere, it writes to
 /// nothing but the used rings and the writable buffers of chains that it has. To a queue that keeps the rules it returns
 /// each chain once, with a response that fits, and calls the driver if it is asked to, whatever other queues do. A broken
-/// ring is reported and not touched again. At the end nothing is left.
+/// ring is reported and not touched again, and so is one in which a chain comes that the device has already. At the end
+/// nothing is left.
 pub fn virtqueue(data: &[u8]) {
     fuzzing::fence_guest_memory();
     let mut input = Input::new(data);
     let mut rig = Rig::new(&mut input);
-    while !input.is_empty() {
+    while !input.is_empty() && !rig.stuck {
         rig.step(&mut input);
     }
     rig.finish();
@@ -42,6 +44,8 @@ struct Rig {
     commands: Vec<&'static CommandSpec>,
     /// A queue that is being stopped, with operations that are held, and whether its driver then forgets it.
     stopping: Option<(usize, bool)>,
+    /// A reply waits for a condition that nobody clears.
+    stuck: bool,
 }
 
 impl Rig {
@@ -65,7 +69,7 @@ impl Rig {
                 guest.drivers.iter_mut().for_each(|driver| driver.rogue = true);
             }
         }
-        Self { daemon, guest, units, commands, stopping: None }
+        Self { daemon, guest, units, commands, stopping: None, stuck: false }
     }
 
     fn step(&mut self, input: &mut Input<'_>) {
@@ -99,7 +103,8 @@ impl Rig {
             }
             50 => self.remap(input),
             51..53 => self.stop(input.below(queues), input),
-            53 => self.shatter(input.below(queues), input),
+            53 => self.shatter(input.below(queues), Driver::shatter, input),
+            54 => self.shatter(input.below(queues), Driver::repeat, input),
             _ if self.guest.wild && input.flag() => self.guest.memory.scribble(input),
             _ => {
                 let rogues = self.guest.drivers.iter_mut().filter(|driver| driver.rogue);
@@ -163,7 +168,19 @@ impl Rig {
         // The reply comes when nothing is under way any more in the former memory.
         self.run(input);
         self.release_all(input);
-        self.guest.expect_success();
+        match self.has_allegiance() {
+            true => {
+                self.guest.front.take_replies();
+                self.stuck = self.guest.front.protocol.is_waiting();
+            }
+            false => drop(self.guest.expect_success()),
+        }
+    }
+
+    /// Whether commands may wait for ever: what is written over a CDB may set NACA, and nobody clears the condition that
+    /// follows.
+    fn has_allegiance(&self) -> bool {
+        self.units.iter().any(|unit| unit.has_allegiance())
     }
 
     /// Ends all operations, and those that can only begin then.
@@ -196,8 +213,13 @@ impl Rig {
         }
     }
 
-    /// Breaks a ring whose driver has kept the rules. The device must find that out and say so, on this queue only.
-    fn shatter(&mut self, queue: usize, input: &mut Input<'_>) {
+    /// Has a driver break its ring that has kept the rules. The device must find that out and say so, on this queue only.
+    fn shatter(
+        &mut self,
+        queue: usize,
+        how: fn(&mut Driver, &mut Memory, &mut Input<'_>) -> bool,
+        input: &mut Input<'_>,
+    ) {
         let driver = &mut self.guest.drivers[queue];
         // Event buffers are taken only when there are events.
         if driver.rogue || queue == EVENTS || self.stopping.is_some() {
@@ -206,7 +228,7 @@ impl Rig {
         driver.flush();
         self.run(input);
         let Guest { drivers, memory, .. } = &mut self.guest;
-        if drivers[queue].shatter(memory, input) {
+        if how(&mut drivers[queue], memory, input) {
             self.run(input);
             assert!(self.guest.drivers[queue].is_broken(), "nobody is told that queue {queue} is broken");
         }
@@ -237,9 +259,8 @@ impl Rig {
         self.guest.drivers.iter_mut().for_each(|driver| driver.flush());
         self.run(&mut input);
         self.release_all(&mut input);
-        assert!(self.stopping.is_none(), "a queue never stops");
-        // What is written over a CDB may set NACA, and nobody clears that condition.
-        let waits = self.units.iter().any(|unit| unit.has_allegiance());
+        let waits = self.has_allegiance();
+        assert!(self.stopping.is_none() || waits, "a queue never stops");
         let must_end = |driver: &&Driver| !driver.rogue && driver.index != EVENTS as u16 && !waits;
         let tame = self.guest.drivers.iter().filter(must_end);
         tame.for_each(|driver| assert!(driver.is_idle(), "queue {}: a chain never comes back", driver.index));

@@ -215,6 +215,7 @@ impl Tables {
 /// What both formats do.
 trait Driver: fmt::Debug + Send {
     fn push(&mut self, token: u16, elements: &[Element], form: Form) -> Result<(), Error>;
+    fn repeat(&mut self, token: u16, elements: &[Element]) -> Result<(), Error>;
     fn publish(&mut self) -> Result<bool, Violation>;
     fn has_used(&self) -> bool;
     fn pop(&mut self) -> Result<Option<Used>, Violation>;
@@ -279,6 +280,12 @@ impl Ring {
     /// once, a split one with the next [`publish`](Self::publish).
     pub fn push(&mut self, token: u16, elements: &[Element], form: Form) -> Result<(), Error> {
         self.driver.push(token, elements, form)
+    }
+
+    /// Makes a buffer available once more that the device has: what no driver may do. A split ring has it there already; in
+    /// a packed one other `elements` get its ID.
+    pub fn repeat(&mut self, token: u16, elements: &[Element]) -> Result<(), Error> {
+        self.driver.repeat(token, elements)
     }
 
     /// Shows the device what was pushed; whether it wants to be kicked (2.7.13.4, 2.8.19).

@@ -116,6 +116,35 @@ impl PackedRing {
         (index, flags)
     }
 
+    /// Takes `needed` descriptors, which are to be made available.
+    fn take_room(&mut self, needed: u16) -> Result<(), Error> {
+        if needed > self.free {
+            return Err(Error::Full { free: self.free, needed });
+        }
+        self.free -= needed;
+        self.fresh += needed;
+        Ok(())
+    }
+
+    /// Makes a chain available. Its first descriptor, which is the last to get its flags, shows the device all of them.
+    fn chain(&mut self, id: u16, elements: &[Element]) {
+        let mut first = None;
+        for (number, element) in elements.iter().enumerate() {
+            let mut flags = if element.writable { Descriptor::WRITE } else { 0 };
+            if number + 1 < elements.len() {
+                flags |= Descriptor::NEXT;
+            }
+            let Element { address, length, .. } = *element;
+            let (index, flags) = self.describe(Descriptor { address, length, flags, link: id });
+            match first {
+                None => first = Some((index, flags)),
+                Some(_) => self.store_flags(index, flags),
+            }
+        }
+        let (index, flags) = first.expect("a buffer has an element");
+        self.store_flags(index, flags);
+    }
+
     /// The descriptors after the first of a used buffer: the device skips them.
     fn check_skipped(&self, count: u16) -> Result<(), Violation> {
         for skipped in 1..count {
@@ -140,33 +169,21 @@ impl Driver for PackedRing {
             Form::Chained => elements.len() as u16,
             Form::Indirect => 1,
         };
-        if needed > self.free {
-            return Err(Error::Full { free: self.free, needed });
-        }
+        self.take_room(needed)?;
         self.outstanding.add(token, elements, needed);
-        self.free -= needed;
-        let first = if form == Form::Indirect {
+        if form == Form::Indirect {
             let table = self.tables.write(Format::Packed, token, elements);
-            self.describe(Descriptor { link: token, ..table })
+            let (index, flags) = self.describe(Descriptor { link: token, ..table });
+            self.store_flags(index, flags);
         } else {
-            let mut first = None;
-            for (number, element) in elements.iter().enumerate() {
-                let mut flags = if element.writable { Descriptor::WRITE } else { 0 };
-                if number + 1 < elements.len() {
-                    flags |= Descriptor::NEXT;
-                }
-                let Element { address, length, .. } = *element;
-                let (index, flags) = self.describe(Descriptor { address, length, flags, link: token });
-                match first {
-                    None => first = Some((index, flags)),
-                    Some(_) => self.store_flags(index, flags),
-                }
-            }
-            first.expect("a buffer has an element")
-        };
-        // The first one shows the device all of them.
-        self.store_flags(first.0, first.1);
-        self.fresh += needed;
+            self.chain(token, elements);
+        }
+        Ok(())
+    }
+
+    fn repeat(&mut self, token: u16, elements: &[Element]) -> Result<(), Error> {
+        self.take_room(elements.len() as u16)?;
+        self.chain(token, elements);
         Ok(())
     }
 

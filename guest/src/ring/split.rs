@@ -86,6 +86,13 @@ impl SplitRing {
         self.areas.device.u16(INDEX).load(Acquire).to_le()
     }
 
+    /// Makes the chain available that begins at `head`.
+    fn offer(&mut self, head: u16) {
+        let entry = RING + 2 * self.entry(self.pushed);
+        self.areas.driver.u16(entry).store(head.to_le(), Relaxed);
+        self.pushed = self.pushed.wrapping_add(1);
+    }
+
     /// Chains that the device has.
     fn at_device(&self) -> u16 {
         self.published.wrapping_sub(self.taken)
@@ -130,9 +137,13 @@ impl Driver for SplitRing {
             }
         }
         self.tokens[usize::from(head)] = token;
-        let entry = RING + 2 * self.entry(self.pushed);
-        self.areas.driver.u16(entry).store(head.to_le(), Relaxed);
-        self.pushed = self.pushed.wrapping_add(1);
+        self.offer(head);
+        Ok(())
+    }
+
+    fn repeat(&mut self, token: u16, _: &[Element]) -> Result<(), Error> {
+        let head = self.tokens.iter().position(|other| *other == token).expect("the device has the buffer");
+        self.offer(head as u16);
         Ok(())
     }
 

@@ -251,6 +251,20 @@ fn a_ring_takes_what_it_has_descriptors_for() {
 }
 
 #[test]
+fn a_device_gets_a_repeated_buffer_twice() {
+    for (memory, mut ring, mut device) in both(8) {
+        for token in [5, 3] {
+            ring.push(token, &elements(1), Form::Indirect).unwrap();
+        }
+        ring.repeat(3, &elements(2)).unwrap();
+        ring.publish().unwrap();
+        device.take_all(&memory);
+        let names: Vec<_> = device.taken.iter().map(|(name, ..)| *name).collect();
+        assert!(names.len() == 3 && names[0] != names[1] && names[1] == names[2], "{names:?}");
+    }
+}
+
+#[test]
 fn a_kick_is_wanted_when_the_event_index_is_passed() {
     for (memory, mut ring, mut device) in both(8) {
         assert!(!ring.publish().unwrap(), "nothing was pushed");
