@@ -88,8 +88,9 @@ fn a_crowd_of_machines_survives_the_death_of_its_half() -> Result<()> {
     )?;
     kernel.power_off()?;
     println!("{kills} machines were killed");
-    tools::wait_until("the daemon lets go of all connections", || {
-        Ok(Usage::of(&mut daemon)?.descriptors == idle.descriptors)
+    tools::wait_until("the daemon lets go of all connections and their memory", || {
+        let now = Usage::of(&mut daemon)?;
+        Ok((now.descriptors, now.shared) == (idle.descriptors.clone(), idle.shared))
     })?;
     let after = Usage::of(&mut daemon)?;
     println!("before {idle:?}, after {after:?}");
@@ -144,6 +145,8 @@ fn kill_at_random(
 struct Usage {
     /// What each kind of descriptor is, and how many there are.
     descriptors: BTreeMap<String, usize>,
+    /// Mappings of memory that others may have as well, as that of guests.
+    shared: usize,
     /// Anonymous memory in KiB.
     memory: u64,
 }
@@ -154,6 +157,9 @@ impl Usage {
         let status = fs::read_to_string(format!("{proc}/status"))?;
         let memory = status.lines().find_map(|line| line.strip_prefix("RssAnon:")).context("RssAnon")?;
         let memory = memory.trim().trim_end_matches(" kB").parse()?;
+        let maps = fs::read_to_string(format!("{proc}/maps"))?;
+        let access = maps.lines().filter_map(|line| line.split_whitespace().nth(1));
+        let shared = access.filter(|access| access.ends_with('s')).count();
         let mut descriptors = BTreeMap::new();
         for entry in fs::read_dir(format!("{proc}/fd"))? {
             // One that is closed meanwhile is none.
@@ -162,7 +168,7 @@ impl Usage {
             let kind = target.to_string_lossy().trim_end_matches(|c| "[]0123456789".contains(c)).to_owned();
             *descriptors.entry(kind).or_default() += 1;
         }
-        Ok(Self { descriptors, memory })
+        Ok(Self { descriptors, shared, memory })
     }
 
     /// Descriptors that connections have: all but the one that each reactor opens for its first notification.

@@ -39,6 +39,7 @@ fn a_flush_that_finds_no_thread_waits_for_room() -> Result<()> {
     limit(&mut daemon, Some(1 << 20))?;
     std::thread::scope(|scope| {
         let asked = scope.spawn(|| driver.execute(0, &Command::new(&SYNCHRONIZE_CACHE), &[], 0));
+        daemon.wait_for_log("cannot start threads")?;
         limit(&mut daemon, None)?;
         let flushed = asked.join().ok().context("the driver panicked")??;
         ensure!((flushed.response, flushed.status) == (0, 0), "{flushed:?}");
