@@ -128,6 +128,20 @@ impl Daemon {
         }
     }
 
+    /// Ends all operations, until no more than `residents` connections and queues are left.
+    pub(super) fn wind_down(&mut self, residents: usize) {
+        for _ in 0..2000 {
+            self.run();
+            if (self.residents(), self.held()) == (residents, 0) {
+                return;
+            }
+            (0..self.reactors).for_each(|reactor| self.release(reactor, 0, None));
+            self.advance(Duration::from_millis(2));
+        }
+        let (left, held) = (self.residents(), self.held());
+        panic!("{left} connections and queues are left, not {residents}, and {held} operations are held");
+    }
+
     /// How many operations are held.
     pub(super) fn held(&mut self) -> usize {
         (0..self.reactors).map(|index| held::count(self.sim.cx(index))).sum()

@@ -305,15 +305,7 @@ impl Rig {
     fn finish(self) {
         let Self { mut daemon, guest, mut victim, units, traces, residents, .. } = self;
         drop(guest);
-        for _ in 0..2000 {
-            daemon.run();
-            if daemon.residents() == residents && daemon.held() == 0 {
-                break;
-            }
-            (0..2).for_each(|reactor| daemon.release(reactor, 0, None));
-            daemon.advance(Duration::from_millis(2));
-        }
-        assert_eq!((daemon.residents(), daemon.held()), (residents, 0), "a connection never ends");
+        daemon.wind_down(residents);
         victim.check(&mut daemon);
         drop(victim);
         daemon.run();
