@@ -1,73 +1,18 @@
-//! The rest of full-feature phase: order, task management, pings, texts, logout, and what wrong PDUs do.
+//! The rest of full-feature phase: order, task management, pings, logout, and what wrong PDUs do.
 
 mod common;
 
-use common::{OTHER, Pair, TARGET, cdb, initiator_settings, pattern, split, wire};
+use common::plain::*;
+use common::{Pair, cdb, split, wire};
 use lunette_iscsi::Error;
-use lunette_iscsi::initiator::{self, TaskManagementRequest as Management};
+use lunette_iscsi::initiator::TaskManagementRequest as Management;
 use lunette_iscsi::params::Parameters;
 use lunette_iscsi::pdu::{
     self, AsyncEvent, DataIn, DataOut, LogoutReason, LogoutRequest, LogoutResult, NO_TAG, NopOut, Opcode,
     ReadyToTransfer, Reject, RejectReason, ScsiCommand, ScsiResponse, TaskManagementFunction,
-    TaskManagementResult, TextRequest,
+    TaskManagementResult,
 };
-use lunette_iscsi::target::{Accepted, AsyncMessage, DataError, Event, Session, SessionType, Settings};
-
-/// No digests, small bursts, R2T for all but immediate data.
-const PLAIN: Parameters = Parameters {
-    header_digest: false,
-    data_digest: false,
-    initial_r2t: true,
-    immediate_data: false,
-    max_burst_length: 4096,
-    first_burst_length: 2048,
-    ..Parameters::PREFERRED
-};
-
-const WRITE: u8 = 0x20;
-const READ: u8 = 0x40;
-const FINAL: u8 = 0x80;
-
-fn plain() -> Pair {
-    Pair::logged_in(PLAIN, PLAIN)
-}
-
-fn command(tag: u32, cmd_sn: u32, flags: u8, length: u32) -> ScsiCommand {
-    ScsiCommand {
-        flags,
-        task_tag: tag.into(),
-        cmd_sn: cmd_sn.into(),
-        expected_length: length.into(),
-        cdb: cdb(0, length, 0),
-        ..Default::default()
-    }
-}
-
-fn header<T: Copy>(pdu: &([u8; 48], Vec<u8>)) -> T
-where
-    [u8; 48]: AsRef<T>,
-{
-    *pdu.0.as_ref()
-}
-
-fn opcode(pdu: &([u8; 48], Vec<u8>)) -> Opcode {
-    Opcode(pdu.0[0]).kind()
-}
-
-fn reject_reason(answer: &[u8]) -> RejectReason {
-    let pdus = split(answer);
-    assert_eq!(opcode(&pdus[0]), Opcode::REJECT);
-    header::<Reject>(&pdus[0]).reason
-}
-
-/// The session still works.
-fn assert_alive(pair: &mut Pair) {
-    assert_eq!(pair.target.error, None);
-    let answer = pair
-        .inject(&wire(NopOut { task_tag: 0xabc.into(), opcode: Opcode(0x40), ..Default::default() }, b"hi"));
-    let pdus = split(&answer);
-    assert_eq!((opcode(&pdus[0]), pdus[0].1.as_slice()), (Opcode::NOP_IN, &b"hi"[..]));
-}
+use lunette_iscsi::target::{Accepted, AsyncMessage, DataError, Event, Session};
 
 #[test]
 fn pings_of_both_sides() {
@@ -454,111 +399,6 @@ fn abort_of_a_command_that_is_still_to_come() {
     assert!(pair.inject(&wire(command(1, 1, FINAL, 0), b"")).is_empty(), "it counts as received");
     pair.inject(&wire(command(2, 2, FINAL, 0), b""));
     assert_eq!(pair.target.delivered, [2]);
-}
-
-fn ask(pair: &mut Pair, text: &str) -> String {
-    pair.initiator.text(text.replace(' ', "\0").as_bytes(), &mut pair.out).unwrap();
-    pair.run();
-    assert_eq!((pair.error, pair.target.error), (None, None));
-    pair.texts.pop().expect("an answer").replace('\0', " ")
-}
-
-fn discovery() -> Pair {
-    let settings = initiator::Settings {
-        session_type: SessionType::Discovery,
-        target_name: String::new(),
-        ..initiator_settings(PLAIN)
-    };
-    let mut pair = Pair::new(Settings::default(), settings, 11);
-    pair.run();
-    assert!(pair.logged_in);
-    pair
-}
-
-#[test]
-fn send_targets() {
-    let disk = format!("TargetName={TARGET} TargetAddress=10.0.0.1:3260,1 TargetAddress=[fd00::1]:3260,1 ");
-    let tape = format!("TargetName={OTHER} TargetAddress=10.0.0.1:3260,1 ");
-    let mut pair = plain();
-    for own in ["", "All", TARGET] {
-        assert_eq!(ask(&mut pair, &format!("SendTargets={own}")), disk);
-    }
-    for refused in [OTHER, "junk", "iqn."] {
-        assert_eq!(ask(&mut pair, &format!("SendTargets={refused}")), "SendTargets=Reject ");
-    }
-    let mut pair = discovery();
-    assert_eq!(ask(&mut pair, "SendTargets=All"), disk.clone() + &tape);
-    assert_eq!(ask(&mut pair, &format!("SendTargets={OTHER}")), tape);
-    assert_eq!(ask(&mut pair, "SendTargets=iqn.unknown"), "");
-    assert_eq!(ask(&mut pair, "SendTargets="), "SendTargets=Reject ");
-}
-
-#[test]
-fn long_lists_take_several_responses_and_have_an_end() {
-    let mut pair = discovery();
-    pair.target.targets.extra = 5000;
-    let answer = ask(&mut pair, "SendTargets=All");
-    assert_eq!(answer.matches("TargetName=").count(), 5002);
-    pair.target.targets.extra = 50_000;
-    let answer = ask(&mut pair, "SendTargets=All");
-    assert!(answer.len() <= 1 << 20 && answer.ends_with("3260,1 "), "cut at a whole target");
-}
-
-#[test]
-fn other_keys_in_texts() {
-    let mut pair = plain();
-    assert_eq!(ask(&mut pair, ""), "");
-    assert_eq!(ask(&mut pair, "X-a=1 MaxBurstLength=512"), "X-a=NotUnderstood MaxBurstLength=Reject ");
-    assert_eq!(ask(&mut pair, "MaxRecvDataSegmentLength=512"), "");
-    let tag = pair.command(&cdb(1, 2000, 0), 2000, None).unwrap();
-    pair.run();
-    assert_eq!(pair.ended[&tag].data, pattern(1, 2000), "in segments of 512 bytes");
-}
-
-#[test]
-fn junk_texts_are_rejected_and_the_session_goes_on() {
-    let mut pair = plain();
-    let text = |transfer_tag: u32, flags, data: &[u8]| {
-        let header = TextRequest {
-            opcode: Opcode(0x44),
-            flags,
-            task_tag: 3.into(),
-            transfer_tag: transfer_tag.into(),
-            ..Default::default()
-        };
-        wire(header, data)
-    };
-    for (pdu, reason) in [
-        (text(NO_TAG, FINAL, b"junk"), RejectReason::PROTOCOL),
-        (text(NO_TAG, FINAL, b"\xff=\xff\0"), RejectReason::PROTOCOL),
-        (text(NO_TAG, FINAL | 0x40, b"A=1"), RejectReason::INVALID_FIELD),
-        (text(17, FINAL, b"A=1"), RejectReason::INVALID_FIELD),
-        (text(NO_TAG, FINAL, &[b'a'; 65 * 1024]), RejectReason::PROTOCOL),
-    ] {
-        assert_eq!(reject_reason(&pair.inject(&pdu)), reason);
-    }
-    // A rejected piece ends the exchange.
-    let pdus = split(&pair.inject(&text(NO_TAG, 0x40, b"Send")));
-    let transfer_tag = header::<pdu::TextResponse>(&pdus[0]).transfer_tag.get();
-    assert_eq!(
-        reject_reason(&pair.inject(&text(transfer_tag, 0x40, &[b'a'; 65 * 1024]))),
-        RejectReason::PROTOCOL
-    );
-    assert_eq!(reject_reason(&pair.inject(&text(transfer_tag, FINAL, b"=1"))), RejectReason::INVALID_FIELD);
-    // A text in pieces.
-    let pdus = split(&pair.inject(&text(NO_TAG, 0x40, b"Send")));
-    let response: pdu::TextResponse = header(&pdus[0]);
-    assert_eq!((response.flags, pdus[0].1.len()), (0, 0));
-    let pdus = split(&pair.inject(&text(response.transfer_tag.get(), FINAL, b"Targets=\0")));
-    assert!(pdus[0].1.starts_with(b"TargetName="));
-    assert_alive(&mut pair);
-}
-
-#[test]
-fn discovery_sessions_take_no_commands() {
-    let mut pair = discovery();
-    assert_eq!(reject_reason(&pair.inject(&wire(command(1, 1, FINAL, 0), b""))), RejectReason::PROTOCOL);
-    assert_alive(&mut pair);
 }
 
 #[test]

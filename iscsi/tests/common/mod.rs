@@ -1,6 +1,8 @@
 //! A target and an initiator over in-memory pipes that deliver random pieces.
 #![allow(dead_code, unreachable_pub, reason = "each test file uses a part")]
 
+pub mod plain;
+
 use std::collections::HashMap;
 use std::io::IoSlice;
 
