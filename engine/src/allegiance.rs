@@ -93,10 +93,7 @@ fn preempts(cdb: &Cdb) -> bool {
 pub(crate) fn is_suspended(task: &Task) -> bool {
     let Itl { shared, nexus, .. } = &*task.itl;
     let preempts = || preempts(&task.cdb) && !task.itl.unit().is_faulted(nexus.id());
-    shared.gate.has_allegiance()
-        && task.attribute != TaskAttribute::Aca
-        && task.failure.is_none()
-        && !preempts()
+    shared.gate.has_allegiance() && task.attribute != TaskAttribute::Aca && !preempts()
 }
 
 impl LogicalUnit {

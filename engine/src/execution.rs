@@ -48,7 +48,8 @@ impl Engine {
     fn run(&self, id: TaskId, data_out: Sg<'_>, data_in: Sg<'_>, cx: &mut dyn Cx) -> Option<Outcome> {
         let mut tasks = self.tasks.borrow_mut();
         let task = tasks.get(id)?;
-        if !task.itl.shared.gate.is_open() {
+        // One that has failed is over, whatever comes in its way.
+        if !task.itl.shared.gate.is_open() && task.failure.is_none() {
             if is_suspended(task) {
                 task.phase = Phase::Suspended;
                 task.parked = Some(Box::new(Parked::new(data_out, data_in)));

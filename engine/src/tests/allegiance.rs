@@ -254,6 +254,18 @@ fn a_unit_attention_that_could_not_be_told_is_told_later() {
 }
 
 #[test]
+fn a_command_that_has_failed_meets_no_reservation() {
+    let mut rig = Rig::new(2);
+    let nexus = Nexus::new("new", rig.port.clone());
+    let (a, b) = (rig.session(&nexus, 0), rig.initiator(1));
+    let reserve = CommandSpec::new(Opcode::RESERVE_10, &[0x56, 0, 0, 0, 0, 0, 0, 0, 0, 0], Direction::None);
+    assert_eq!(rig.send(&b, 1, "simple", &reserve).unwrap().status, Status::GOOD);
+    assert_eq!(rig.controlled(&a, 2, TaskAttribute::Simple, NACA), None);
+    rig.sim.settle();
+    assert_eq!(failed(&a, 2), AdditionalSense::POWER_ON_RESET_OR_BUS_DEVICE_RESET_OCCURRED);
+}
+
+#[test]
 fn what_an_error_does_not_abort_ends_before_the_allegiance_is_told() {
     let mut rig = Rig::new(2);
     let (a, b) = (rig.initiator(0), rig.initiator(1));
