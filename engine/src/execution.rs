@@ -6,7 +6,7 @@ use crate::checks::recheck;
 use crate::engine::{Engine, Token};
 use crate::outcome::{Completion, Outcome};
 use crate::plan::{Io, IoKind, Plan, RunPlan};
-use crate::room::must_wait;
+use crate::room::{Rank, must_wait};
 use crate::run::{Run, RunCell};
 use crate::running::Running;
 use crate::session::{Itl, Started};
@@ -123,7 +123,7 @@ impl Engine {
         cx: &mut dyn Cx,
     ) -> Option<Outcome> {
         let (itl, running) = (task.itl.clone(), task.running.as_mut()?);
-        let result = self.drive(running, itl.set.store.as_ref(), self.id(Token::Task(id)), answer, cx)?;
+        let result = self.drive(running, &itl.set, self.id(Token::Task(id)), answer, cx)?;
         let has_failed = result.is_err();
         let outcome = Outcome::of_run(task, result);
         if has_failed { self.fail(id, task, outcome, cx) } else { Some(outcome) }
@@ -148,6 +148,19 @@ impl Engine {
         };
         drop(tasks);
         self.report(id, outcome, cx);
+    }
+
+    /// Goes on with a command of several steps that waits for room. Returns whether it is one.
+    pub(crate) fn step_again(&self, id: TaskId, cx: &mut dyn Cx) -> bool {
+        let mut tasks = self.tasks.borrow_mut();
+        let Some(task) = tasks.get(id).filter(|task| task.running.is_some()) else { return false };
+        let waits = task.running.as_ref().is_some_and(Running::waits_for_room);
+        let outcome = if waits { self.drive_task(id, task, None, cx) } else { None };
+        drop(tasks);
+        if let Some(outcome) = outcome {
+            self.report(id, outcome, cx);
+        }
+        true
     }
 
     /// Ends a task and tells its transport.
@@ -197,7 +210,7 @@ impl Engine {
         let cell = RunCell::new(data_out.part(0, plan.wanted_out), data_in, alarm, itl.set.counters.clone());
         let run = Run::new(itl, task.cdb, cell.clone());
         task.moving = data_out.len().min(plan.wanted_out);
-        task.running = Some(Running::new(cell, (plan.start)(run)));
+        task.running = Some(Running::new(cell, (plan.start)(run), Rank::of(task)));
     }
 }
 

@@ -1,13 +1,16 @@
-//! Commands that wait for room in their store: those of the highest priority first (SAM-5 8.7), and among these one of each
-//! nexus in turn.
+//! What waits for room in its store, commands and the steps of those that are at work: those of the highest priority first
+//! (SAM-5 8.7), and among these one of each nexus in turn.
 
 use crate::engine::{Engine, Token};
 use crate::outcome::Outcome;
+use crate::priority::INITIAL_PRIORITY;
 use crate::task_set::TaskSet;
 use crate::tasks::{Parked, Phase, Task, TaskId, Tasks};
 use crate::{LogicalUnit, NexusId};
+use lunette_scsi::TaskAttribute;
 use lunette_store::{Cx, Sg};
 use std::collections::{BTreeMap, HashMap};
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::time::Duration;
 
 /// How many commands of a unit wait at most, if nothing else is said.
@@ -16,15 +19,37 @@ pub(crate) const LIMIT: usize = 256;
 /// How long until a store is asked again that has none of the unit's operations.
 const PATIENCE: Duration = Duration::from_millis(1);
 
-/// Where a command stands: its priority, the round in which its nexus has its turn, and when it came.
+/// What decides where something stands.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Rank {
+    nexus: Option<NexusId>,
+    priority: u8,
+}
+
+impl Rank {
+    /// Work in the background.
+    pub(crate) const BACKGROUND: Self = Self { nexus: None, priority: INITIAL_PRIORITY };
+
+    /// Priorities are for SIMPLE and ORDERED commands; the others go before all of them.
+    pub(crate) fn of(task: &Task) -> Self {
+        let priority = match task.attribute {
+            TaskAttribute::HeadOfQueue | TaskAttribute::Aca => 0,
+            _ => task.itl.shared.priority(task.priority),
+        };
+        Self { nexus: Some(task.itl.nexus.id()), priority }
+    }
+}
+
+/// Where something stands: its priority, the round in which its nexus has its turn, and when it came.
 pub(crate) type Standing = (u8, u64, u64);
 
-/// The commands of one part of a task set that wait.
+/// What waits in one part of a task set.
 #[derive(Default)]
 pub(crate) struct Queue {
-    commands: BTreeMap<Standing, TaskId>,
-    /// The round of the last command of each nexus, and that of the command that went last.
-    rounds: HashMap<NexusId, u64>,
+    /// Tokens of the engine.
+    waiting: BTreeMap<Standing, u64>,
+    /// The round of the last one of each nexus, and that of the one that went last. Work in the background has no nexus.
+    rounds: HashMap<Option<NexusId>, u64>,
     round: u64,
     arrivals: u64,
     /// When the store is asked again at the latest.
@@ -33,29 +58,33 @@ pub(crate) struct Queue {
 
 impl Queue {
     pub(crate) fn is_empty(&self) -> bool {
-        self.commands.is_empty()
+        self.waiting.is_empty()
     }
 
-    fn standing(&mut self, nexus: NexusId, priority: u8) -> Standing {
+    pub(crate) fn standing(&mut self, Rank { nexus, priority }: Rank) -> Standing {
         let last = self.rounds.entry(nexus).or_default();
         *last = (*last).max(self.round) + 1;
         self.arrivals += 1;
         (priority, *last, self.arrivals)
     }
 
-    fn insert(&mut self, standing: Standing, task: TaskId) {
-        self.commands.insert(standing, task);
+    pub(crate) fn insert(&mut self, standing: Standing, token: u64) {
+        self.waiting.insert(standing, token);
     }
 
-    fn pop(&mut self) -> Option<(Standing, TaskId)> {
-        let (standing, task) = self.commands.pop_first()?;
+    fn pop(&mut self) -> Option<(Standing, u64)> {
+        let (standing, token) = self.waiting.pop_first()?;
         self.round = self.round.max(standing.1);
-        Some((standing, task))
+        Some((standing, token))
+    }
+
+    fn is_first(&self, standing: Standing) -> bool {
+        self.waiting.first_key_value().is_some_and(|(first, _)| *first == standing)
     }
 
     pub(crate) fn remove(&mut self, standing: Standing) {
-        self.commands.remove(&standing);
-        if self.commands.is_empty() {
+        self.waiting.remove(&standing);
+        if self.waiting.is_empty() {
             self.rounds.clear();
             self.round = 0;
         }
@@ -80,17 +109,16 @@ impl Engine {
         data_in: Sg<'_>,
     ) -> Option<Outcome> {
         let task = tasks.get(id)?;
-        let (set, nexus) = (task.itl.set.clone(), task.itl.nexus.id());
+        let set = task.itl.set.clone();
         if task.standing.is_none() {
             if !set.unit.waiting().enter() {
                 return Some(Outcome::no_room(task.itl.tasks.get() > 1));
             }
-            let priority = task.itl.shared.priority(task.priority);
-            task.standing = Some(set.queue().standing(nexus, priority));
+            task.standing = Some(set.queue().standing(Rank::of(task)));
         }
         task.phase = Phase::Waiting;
         task.parked = Some(Box::new(Parked::new(data_out, data_in)));
-        set.queue().insert(task.standing?, id);
+        set.queue().insert(task.standing?, id.to_token());
         set.hold_for_room();
         None
     }
@@ -116,10 +144,17 @@ impl Engine {
     pub(crate) fn offer(&self, set: &TaskSet, cx: &mut dyn Cx) {
         loop {
             let next = set.queue().pop();
-            let Some((standing, task)) = next else { return };
-            self.unpark(task, cx);
-            self.has_room(task);
-            if set.queue().commands.first_key_value().is_some_and(|(first, _)| *first == standing) {
+            let Some((standing, token)) = next else { return };
+            match Token::decode(token) {
+                Token::Task(task) if self.step_again(task, cx) => {}
+                Token::Task(task) => {
+                    self.unpark(task, cx);
+                    self.has_room(task);
+                }
+                Token::Work(work) => self.work_again(work, cx),
+                Token::Advance(_) | Token::Job(_) => {}
+            }
+            if set.queue().is_first(standing) {
                 break;
             }
         }
@@ -134,8 +169,8 @@ impl Engine {
 /// How many commands of a unit wait for room, on all reactors.
 #[derive(Debug)]
 pub(crate) struct Waiting {
-    count: std::sync::atomic::AtomicUsize,
-    limit: std::sync::atomic::AtomicUsize,
+    count: AtomicUsize,
+    limit: AtomicUsize,
 }
 
 impl Default for Waiting {
@@ -146,17 +181,16 @@ impl Default for Waiting {
 
 impl Waiting {
     fn set_limit(&self, limit: usize) {
-        self.limit.store(limit, std::sync::atomic::Ordering::Relaxed);
+        self.limit.store(limit, Relaxed);
     }
 
     fn enter(&self) -> bool {
-        use std::sync::atomic::Ordering::Relaxed;
         let limit = self.limit.load(Relaxed);
         self.count.fetch_update(Relaxed, Relaxed, |count| (count < limit).then_some(count + 1)).is_ok()
     }
 
     fn leave(&self) {
-        self.count.fetch_sub(1, std::sync::atomic::Ordering::Relaxed);
+        self.count.fetch_sub(1, Relaxed);
     }
 }
 

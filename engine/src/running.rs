@@ -1,6 +1,8 @@
 //! Work of several steps as the engine holds it.
 
+use crate::room::{Rank, Standing};
 use crate::run::{RunCell, RunFuture, Step};
+use crate::task_set::TaskSet;
 use lunette_scsi::Sense;
 use lunette_store::IoResult;
 use std::rc::Rc;
@@ -16,6 +18,15 @@ pub(crate) struct Running {
     settling: bool,
     /// A step that the store had no room for.
     put_back: Option<Step>,
+    /// Where it waits for room.
+    place: Option<Place>,
+    pub(crate) rank: Rank,
+}
+
+/// A place among those that wait for room in the store of a unit; given up when this is dropped.
+pub(crate) struct Place {
+    pub(crate) set: Rc<TaskSet>,
+    pub(crate) standing: Standing,
 }
 
 /// What idle work waits for.
@@ -25,6 +36,8 @@ pub(crate) enum Idle {
     Alarm,
     /// The end of other commands.
     Others,
+    /// Room in the store.
+    Room,
 }
 
 /// What work of several steps has come to.
@@ -36,13 +49,23 @@ pub(crate) enum Progress {
 }
 
 impl Running {
-    pub(crate) fn new(cell: Rc<RunCell>, future: RunFuture) -> Self {
-        Self { cell, future, idle: None, settling: false, put_back: None }
+    pub(crate) fn new(cell: Rc<RunCell>, future: RunFuture, rank: Rank) -> Self {
+        Self { cell, future, idle: None, settling: false, put_back: None, place: None, rank }
     }
 
     /// The store has no room for this step now: it comes again when [`proceed`](Self::proceed) is called next.
-    pub(crate) fn put_back(&mut self, step: Step) {
-        self.put_back = Some(step);
+    pub(crate) fn put_back(&mut self, step: Step, place: Place) {
+        (self.put_back, self.place, self.idle) = (Some(step), Some(place), Some(Idle::Room));
+    }
+
+    /// Whether it waits for room.
+    pub(crate) fn waits_for_room(&self) -> bool {
+        self.idle == Some(Idle::Room)
+    }
+
+    /// The place where it has waited for room until now.
+    pub(crate) fn take_place(&mut self) -> Option<Place> {
+        self.place.take()
     }
 
     /// Goes on until the next operation or the end. `answer` is the result of the last operation.
@@ -95,5 +118,12 @@ impl Running {
             self.cell.set_rung();
         }
         waited
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.set.queue().remove(self.standing);
+        self.set.hold_for_room();
     }
 }

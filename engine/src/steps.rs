@@ -2,22 +2,20 @@
 
 use crate::alarm::Alarm;
 use crate::engine::{Engine, Token};
+use crate::room::Rank;
 use crate::run::{RunCell, RunFuture, Step, Steps};
-use crate::running::{Idle, Progress, Running};
+use crate::running::{Idle, Place, Progress, Running};
+use crate::task_set::TaskSet;
 use crate::tasks::TaskId;
 use crate::{IoKind, LogicalUnit, Run, sense_of};
 use lunette_scsi::Sense;
-use lunette_store::{Cx, IoError, IoId, IoResult, Message, Post, ReactorId, Sg, Store, Submit};
+use lunette_store::{Cx, IoError, IoId, IoResult, Message, Post, ReactorId, Sg, Submit};
 use std::collections::HashMap;
 use std::rc::Rc;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
 
 /// How many steps are taken before others have their turn, when they complete at once.
 const STEPS_AT_A_TIME: usize = 16;
-
-/// How long work waits before it offers a busy store its next step again.
-const BUSY_WAIT: Duration = Duration::from_millis(1);
 
 /// Work in the background of one reactor: it has no nexus, and outlives the command that began it.
 #[derive(Default)]
@@ -28,7 +26,7 @@ pub(crate) struct Background {
 
 struct Work {
     running: Running,
-    store: Option<Rc<dyn Store>>,
+    set: Rc<TaskSet>,
 }
 
 impl LogicalUnit {
@@ -74,14 +72,14 @@ impl Run {
 impl Engine {
     fn begin(&self, unit: &Arc<LogicalUnit>, start: impl FnOnce(Steps) -> RunFuture, cx: &mut dyn Cx) {
         let set = self.task_set(unit, cx);
-        let store = set.store.clone();
         let mut background = self.background.borrow_mut();
         background.next = background.next.wrapping_add(1);
         let number = background.next;
         let alarm = Alarm::new(self.id(Token::Work(number)), cx);
         let cell = RunCell::new(Sg::empty(), Sg::empty(), alarm, set.counters.clone());
-        let running = Running::new(cell.clone(), start(Steps::new(unit.clone(), cell)));
-        background.works.insert(number, Work { running, store });
+        let future = start(Steps::new(unit.clone(), cell.clone()));
+        let running = Running::new(cell, future, Rank::BACKGROUND);
+        background.works.insert(number, Work { running, set });
         drop(background);
         self.go_on(number, None, cx);
     }
@@ -89,49 +87,80 @@ impl Engine {
     /// A step of work in the background has completed.
     pub(crate) fn go_on(&self, number: u32, answer: Option<IoResult>, cx: &mut dyn Cx) {
         let mut background = self.background.borrow_mut();
-        let Some(Work { running, store }) = background.works.get_mut(&number) else { return };
-        if self.drive(running, store.as_ref(), self.id(Token::Work(number)), answer, cx).is_some() {
+        let Some(Work { running, set }) = background.works.get_mut(&number) else { return };
+        if self.drive(running, set, self.id(Token::Work(number)), answer, cx).is_some() {
             background.works.remove(&number);
         }
     }
 
-    /// Takes work as far as it goes without waiting; what it has come to if it has ended. `id` is told of its steps.
+    /// Goes on with work in the background that waits for room.
+    pub(crate) fn work_again(&self, number: u32, cx: &mut dyn Cx) {
+        let waits =
+            self.background.borrow().works.get(&number).is_some_and(|work| work.running.waits_for_room());
+        if waits {
+            self.go_on(number, None, cx);
+        }
+    }
+
+    /// Takes work on a unit as far as it goes without waiting; what it has come to if it has ended. `id` is told of its
+    /// steps.
     pub(crate) fn drive(
         &self,
         running: &mut Running,
-        store: Option<&Rc<dyn Store>>,
+        set: &Rc<TaskSet>,
         id: IoId,
         mut answer: Option<IoResult>,
         cx: &mut dyn Cx,
     ) -> Option<Result<(), Sense>> {
         for _ in 0..STEPS_AT_A_TIME {
             running.cell.set_now(cx.now());
+            let place = running.take_place();
             let step = match running.proceed(answer) {
                 Progress::Done(result) => return Some(result),
                 Progress::Wants(step) => step,
             };
             let elsewhere = running.cell.elsewhere().map(|unit| self.task_set(&unit, cx));
-            let store = elsewhere.as_ref().map_or(store, |set| set.store.as_ref());
-            let submitted = match store {
-                Some(store) => running.cell.with_op(&step, |op| store.submit(op, id, cx)),
-                None => running.cell.with_op(&step, |_| Submit::Done(Err(IoError::Gone))),
-            };
+            let set = elsewhere.as_ref().unwrap_or(set);
+            let submitted = running.cell.with_op(&step, |op| match &set.store {
+                // Those who wait go first.
+                Some(_) if place.is_none() && !set.queue().is_empty() => Submit::Full,
+                Some(store) => store.submit(op, id, cx),
+                None => Submit::Done(Err(IoError::Gone)),
+            });
             match submitted {
-                None => {
-                    self.take_other(step, running, id, cx);
-                    return None;
-                }
                 Some(Submit::Done(result)) => answer = Some(result),
                 Some(Submit::Queued) => return None,
                 Some(Submit::Full) => {
-                    running.put_back(step);
-                    cx.timer(BUSY_WAIT, id);
+                    self.wait_with(running, step, place, set, id, cx);
+                    return None;
+                }
+                None => {
+                    self.take_other(step, running, id, cx);
                     return None;
                 }
             }
         }
         cx.complete(id, answer?);
         None
+    }
+
+    /// Has a step wait until the store has room: where it has stood before, or behind others.
+    fn wait_with(
+        &self,
+        running: &mut Running,
+        step: Step,
+        place: Option<Place>,
+        set: &Rc<TaskSet>,
+        id: IoId,
+        cx: &mut dyn Cx,
+    ) {
+        let place = place.unwrap_or_else(|| {
+            self.tell(Token::Advance(set.unit.number()), Ok(0), cx);
+            Place { set: set.clone(), standing: set.queue().standing(running.rank) }
+        });
+        set.queue().insert(place.standing, id.token);
+        set.hold_for_room();
+        running.put_back(step, place);
     }
 
     /// A step that is none of the store.

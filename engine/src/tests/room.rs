@@ -56,21 +56,22 @@ fn only_so_many_wait_for_room() {
 }
 
 #[test]
-fn a_command_of_several_steps_offers_its_step_again() {
+fn the_steps_of_a_command_wait_by_priority_like_commands() {
     let mut rig = Rig::new(1);
-    let a = rig.initiator(0);
+    let (a, b) = (rig.initiator(0), rig.initiator(0));
     for tag in 0..ROOM as u64 {
         rig.read(&a, tag, "simple");
     }
+    assert_eq!(prioritized(&mut rig, &b, 200, 0), None);
     assert_eq!(rig.send(&a, 100, "simple", &TWO_STEPS.spec), None);
-    rig.sim.advance(Duration::from_millis(1));
-    assert_eq!(rig.at_store(), ROOM, "still no room");
-    rig.complete_one(Ok(1));
-    assert_eq!(rig.at_store(), ROOM - 1);
-    rig.sim.advance(Duration::from_millis(1));
-    assert_eq!(rig.at_store(), ROOM, "the first step");
-    rig.complete_all();
-    assert_eq!(a.good().len(), ROOM + 1);
+    assert_eq!(rig.send(&a, 101, "head of queue", &steps::TAKE_TURN.spec), None);
+    rig.pass(Duration::from_millis(1));
+    let mut order = Vec::new();
+    while rig.at_store() > 0 {
+        rig.complete_one(Ok(1));
+        order.extend(a.good().into_iter().chain(b.good()));
+    }
+    assert_eq!(order[ROOM..], [101, 200, 100], "without waiting for any time");
 }
 
 #[test]
