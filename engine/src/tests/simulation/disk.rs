@@ -6,9 +6,13 @@ use crate::{
 use lunette_scsi::{AdditionalSense, Opcode, Sense, SenseKey};
 use lunette_store::Memory;
 use std::rc::Rc;
+use std::time::Duration;
 
 pub(super) const BLOCKS: usize = 4;
 pub(super) const BLOCK: usize = 8;
+
+/// How long work in the background sleeps before it writes.
+const PAUSE: Duration = Duration::from_millis(1);
 
 pub(super) struct Disk;
 
@@ -32,13 +36,17 @@ macro_rules! row {
 }
 
 /// In one operation, or in steps.
-static COMMANDS: [Command<Disk>; 4] = [
+static COMMANDS: [Command<Disk>; 5] = [
     row!(READ_10, In, Read, |_, request| io(request, IoKind::Read).map(Plan::Io)),
     row!(WRITE_10, Out, Write, |_, request| io(request, IoKind::Write { durable: false }).map(Plan::Io)),
     row!(READ_12, In, Read, |_, request| io(request, IoKind::Read).map(Io::in_steps)),
     row!(COMPARE_AND_WRITE, Out, Write, |_, request| {
         let io = io(request, IoKind::Read)?;
         Ok(Plan::run(2 * BLOCK as u64, move |run| compare_and_write(run, io)))
+    }),
+    row!(WRITE_ATOMIC_16, Out, Write, |_, request| {
+        let io = io(request, IoKind::Write { durable: false })?;
+        Ok(Plan::run(io.length, move |run| write_atomic(run, io)))
     }),
 ];
 
@@ -61,6 +69,21 @@ async fn compare_and_write(run: Run, io: Io) -> Result<(), Sense> {
     }
     let written = run.write_data_out(io.offset, block..2 * block, false).await;
     written.map(drop).map_err(|error| sense_of(IoKind::Write { durable: false }, error))
+}
+
+/// In the background, whatever becomes of the command.
+async fn write_atomic(run: Run, io: Io) -> Result<(), Sense> {
+    let range = run.claim(io.bytes()).await?;
+    let turn = run.turn().await?;
+    let new = run.data_out(0, io.length);
+    run.detach(async move |steps| {
+        let _held = (range, turn);
+        let new = Rc::new(Memory::from_bytes(&new));
+        steps.sleep(PAUSE).await.map_err(|error| sense_of(io.kind, error))?;
+        let written = steps.write(io.offset, &new, io.length, false).await;
+        written.map(drop).map_err(|error| sense_of(io.kind, error))
+    })
+    .await
 }
 
 impl Device for Disk {

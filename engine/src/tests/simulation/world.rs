@@ -37,15 +37,40 @@ pub(super) enum Kind {
         reservation_type: u8,
         victim: usize,
     },
+    /// Work in the background writes the block.
+    WriteAtomic {
+        block: usize,
+        number: u64,
+    },
+    /// RESERVE(6).
+    Lock,
+    /// RELEASE(6).
+    Unlock,
     TestUnitReady,
+}
+
+/// What the unit does about errors, and how many commands wait for room.
+#[derive(Clone, Copy)]
+pub(super) struct Settings {
+    /// QERR of the Control mode page.
+    pub(super) on_error: u8,
+    /// TAS of the same.
+    pub(super) tells_aborted: bool,
+    pub(super) limit: usize,
 }
 
 /// A command, from its arrival to its end.
 pub(super) struct Command {
     pub(super) nexus: usize,
+    pub(super) reactor: usize,
     pub(super) attribute: TaskAttribute,
+    pub(super) naca: bool,
+    /// As it came; 0 is none.
+    pub(super) priority: u8,
     pub(super) kind: Kind,
     pub(super) arrived: Time,
+    /// When the store first had no room for it.
+    pub(super) refused: Option<Time>,
     /// When the store was first asked to do something with its data.
     pub(super) begun: Option<Time>,
     pub(super) ended: Option<(Time, Completion)>,
@@ -65,6 +90,7 @@ pub(super) struct Function {
 
 pub(super) struct World {
     pub(super) now: Time,
+    pub(super) settings: Settings,
     pub(super) random: Random,
     pub(super) faults: bool,
     pub(super) blocks: [u64; BLOCKS],
@@ -94,9 +120,10 @@ struct Transfer {
 pub(super) type Shared = Arc<Mutex<World>>;
 
 impl World {
-    pub(super) fn new(random: Random) -> Self {
+    pub(super) fn new(settings: Settings, random: Random) -> Self {
         Self {
             now: 0,
+            settings,
             random,
             faults: true,
             blocks: std::array::from_fn(|block| block as u64 + 1),
@@ -135,6 +162,15 @@ impl World {
         }
     }
 
+    /// There is no room for what a command wants.
+    fn refuse(&mut self, data: &SgList) {
+        let now = self.tick();
+        let owner = data.as_sg().iter().next().and_then(|seg| self.owner(seg));
+        if let Some(command) = owner {
+            self.commands[command].refused.get_or_insert(now);
+        }
+    }
+
     /// Moves one block.
     fn advance(&mut self, transfer: &mut Transfer) {
         self.touch(&transfer.data);
@@ -160,6 +196,7 @@ impl World {
         let (first, count) = (offset as usize / BLOCK, sg.len() as usize / BLOCK);
         let mut transfer = Transfer { is_write, first, data, count, done: 0 };
         if self.faults && (self.pending.len() >= 6 || self.random.chance(4)) {
+            self.refuse(&transfer.data);
             return Submit::Full;
         }
         self.touch(&transfer.data);

@@ -1,0 +1,434 @@
+//! One schedule: what is sent and what happens, as its random numbers say.
+
+use super::disk::{BLOCK, BLOCKS, Disk};
+use super::random::Random;
+use super::transport::{Transport, frame, told};
+use super::world::{self, Kind, Medium, Settings, Shared, World, lock};
+use super::{EXCLUSIVE_ACCESS, QUEUES, REACTORS, WRITE_EXCLUSIVE, model};
+use crate::{
+    Admission, CommandFrame, Completion, Identity, LogicalUnit, Management, Nexus, PageControl, Responder,
+    Session, Started, TargetPort, TaskId,
+};
+use lunette_scsi::mode::{ModePageCode, ModePageEntry};
+use lunette_scsi::{Cdb, Lun, Naa, Protocol, TaskAttribute, TaskManagementFunction, service_action};
+use lunette_store::sim::Sim;
+use lunette_store::{Cx, Memory, Sg};
+use std::collections::BTreeMap;
+use std::rc::Rc;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+/// What a schedule does more and less of.
+struct Mix {
+    ordered: usize,
+    heads: usize,
+    writes: usize,
+    comparisons: usize,
+    background: usize,
+    reservations: usize,
+    locks: usize,
+    nacas: usize,
+    priorities: usize,
+    functions: usize,
+    gathers: usize,
+    store: usize,
+}
+
+/// What is sent.
+#[derive(Clone, Copy)]
+struct Order {
+    kind: Kind,
+    attribute: TaskAttribute,
+    naca: bool,
+    priority: u8,
+    /// Its data comes later.
+    gathers: bool,
+}
+
+pub(super) struct Schedule {
+    unit: Arc<LogicalUnit>,
+    sim: Sim,
+    pub(super) world: Shared,
+    random: Random,
+    nexuses: Vec<Arc<Nexus>>,
+    /// `None` while the end of the nexus has not been answered.
+    sessions: Vec<Option<Vec<Session>>>,
+    responder: Rc<Transport>,
+    memories: Vec<Memory>,
+    /// Commands that were admitted and not started.
+    admitted: Vec<(usize, usize, TaskId)>,
+    mix: Mix,
+    tells: bool,
+}
+
+impl Schedule {
+    pub(super) fn new(seed: u64, tells: bool) -> Self {
+        let mut random = Random(seed);
+        let settings = Settings {
+            on_error: random.pick(&[0, 0, 0b01, 0b11]),
+            tells_aborted: random.chance(50),
+            limit: random.pick(&[1, 2, 4, 256]),
+        };
+        let world = Shared::new(Mutex::new(World::new(settings, Random(random.next()))));
+        let identity = Identity::new("1", Naa::locally_assigned(1));
+        let medium = Arc::new(Medium::new(world.clone()));
+        let unit = LogicalUnit::new("disk", identity, Box::new(Disk), Some(medium));
+        let port = TargetPort::new(
+            "iqn.2026-11.dev.lunette:sim,t,0x0001",
+            1,
+            Protocol::ISCSI,
+            BTreeMap::from([(0, unit.clone())]),
+        );
+        unit.limit_waiting(settings.limit);
+        let nexuses = ["naa.3000000000000001", "naa.3000000000000002", "naa.3000000000000003"];
+        let mut mix = |percents: &[usize]| random.pick(percents);
+        let mix = Mix {
+            ordered: mix(&[0, 5, 30]),
+            heads: mix(&[0, 0, 10]),
+            writes: mix(&[20, 50, 80]),
+            comparisons: mix(&[0, 10]),
+            background: mix(&[0, 0, 10]),
+            reservations: mix(&[0, 0, 15]),
+            locks: mix(&[0, 0, 10]),
+            nacas: mix(&[0, 0, 10, 40]),
+            priorities: mix(&[0, 50]),
+            functions: mix(&[0, 3, 10]),
+            gathers: mix(&[0, 20]),
+            store: mix(&[10, 30]),
+        };
+        let mut this = Self {
+            unit,
+            sim: Sim::new(REACTORS as u16),
+            nexuses: nexuses.map(|name| Nexus::new(name, port.clone())).into(),
+            responder: Rc::new(Transport { world: world.clone(), tells }),
+            world,
+            random,
+            sessions: Vec::new(),
+            memories: Vec::new(),
+            admitted: Vec::new(),
+            mix,
+            tells,
+        };
+        // One kind of reservation shuts the other out.
+        if this.mix.reservations > 0 {
+            this.mix.locks = 0;
+        }
+        this.set_control_page(settings);
+        this.sessions = (0..QUEUES.len()).map(|nexus| Some(this.open(nexus))).collect();
+        this
+    }
+
+    /// Before anybody has met the unit, and as if it had been saved: resets do not change it.
+    fn set_control_page(&mut self, settings: Settings) {
+        let code = ModePageCode::page(0x0a);
+        let mut bytes = self.unit.mode_page(code, PageControl::Current).unwrap();
+        bytes[0] &= 0x3f;
+        bytes[3] |= settings.on_error << 1;
+        bytes[5] |= u8::from(settings.tells_aborted) << 6;
+        let selection = self.unit.select_modes(&[ModePageEntry { code, bytes: &bytes, offset: 0 }]).unwrap();
+        self.unit.keep_modes(&self.unit.modes_to_save(&selection));
+        self.unit.set_modes(&selection, &self.nexuses[0]);
+    }
+
+    fn open(&mut self, nexus: usize) -> Vec<Session> {
+        let responder: Rc<dyn Responder> = self.responder.clone();
+        let nexus_of = &self.nexuses[nexus];
+        let open = |reactor: &usize| {
+            Session::open(nexus_of.clone(), Rc::downgrade(&responder), self.sim.cx(*reactor))
+        };
+        QUEUES[nexus].iter().map(open).collect()
+    }
+
+    pub(super) fn run(&mut self) {
+        for _ in 0..20 + self.random.below(130) {
+            self.act();
+        }
+        self.drain();
+        // What is on the medium in the end is what somebody reads.
+        lock(&self.world).faults = false;
+        self.clear_allegiance();
+        for block in 0..BLOCKS {
+            for _ in 0..3 {
+                let read = Kind::Read { first: block, count: 1, in_steps: false };
+                let attribute = TaskAttribute::Simple;
+                self.send(2, Order { kind: read, attribute, naca: false, priority: 0, gathers: false });
+                self.drain();
+            }
+        }
+        let mut world = lock(&self.world);
+        for (command, memory) in world.commands.iter_mut().zip(&self.memories) {
+            let numbers = memory.to_vec();
+            let numbers =
+                numbers.chunks_exact(BLOCK).map(|bytes| u64::from_be_bytes(bytes.try_into().unwrap()));
+            command.data = numbers.collect();
+        }
+        model::check(&world);
+    }
+
+    fn act(&mut self) {
+        let roll = self.random.below(100);
+        let (functions, store) = (self.mix.functions, self.mix.store);
+        if roll < 2 {
+            self.sim.advance(Duration::from_millis(1));
+        } else if roll < 2 + functions {
+            self.manage();
+        } else if roll < 2 + functions + store {
+            self.complete();
+        } else if roll < 60 {
+            let reactor = self.random.below(REACTORS);
+            self.sim.step(reactor);
+        } else if roll < 65 && !self.admitted.is_empty() {
+            let which = self.random.below(self.admitted.len());
+            self.start(which);
+        } else {
+            self.send_any();
+        }
+        self.reopen();
+    }
+
+    /// The store goes on with an operation.
+    fn complete(&mut self) {
+        let completed = lock(&self.world).go_on();
+        if let Some((reactor, id, result)) = completed {
+            self.sim.cx(usize::from(reactor.0)).complete(id, result);
+        }
+    }
+
+    /// Nexuses whose end has been answered come again.
+    fn reopen(&mut self) {
+        for nexus in 0..QUEUES.len() {
+            if self.sessions[nexus].is_none() {
+                let world = lock(&self.world);
+                let mut ends = world.functions.iter().filter(|f| f.nexus == nexus && f.function.is_none());
+                let answered = ends.all(|function| function.answered.is_some());
+                drop(ends);
+                drop(world);
+                if answered {
+                    self.sessions[nexus] = Some(self.open(nexus));
+                }
+            }
+        }
+    }
+
+    /// Lets everything come to its end.
+    fn drain(&mut self) {
+        for _ in 0..2000 {
+            while !self.admitted.is_empty() {
+                self.start(0);
+            }
+            self.sim.settle();
+            self.reopen();
+            if lock(&self.world).is_idle() {
+                let world = lock(&self.world);
+                if world.commands.iter().all(|command| command.ended.is_some())
+                    && world.functions.iter().all(|function| function.answered.is_some())
+                {
+                    return;
+                }
+                drop(world);
+                self.clear_allegiance();
+                self.sim.advance(Duration::from_millis(1));
+            }
+            self.complete();
+        }
+        let world = lock(&self.world);
+        let lost: Vec<_> = world.commands.iter().enumerate().filter(|(_, c)| c.ended.is_none()).collect();
+        for (number, command) in lost {
+            eprintln!("command {number} of nexus {} has not ended: {:?}", command.nexus, command.kind);
+        }
+        panic!("not everything ends");
+    }
+
+    /// Whoever has an allegiance clears it.
+    fn clear_allegiance(&mut self) {
+        if self.unit.has_allegiance() {
+            (0..QUEUES.len()).for_each(|nexus| self.ask(nexus, Some(TaskManagementFunction::ClearAca)));
+            self.sim.settle();
+        }
+    }
+
+    fn send_any(&mut self) {
+        let Mix { ordered, heads, writes, comparisons, background, reservations, locks, nacas, .. } =
+            self.mix;
+        let nexus = self.random.below(QUEUES.len());
+        if self.sessions[nexus].is_none() {
+            return;
+        }
+        let first = self.random.below(BLOCKS);
+        let count = 1 + self.random.below(BLOCKS - first);
+        let number = (self.memories.len() as u64 + 1) << 8;
+        let kind = if self.random.chance(reservations) {
+            self.reserve()
+        } else if self.random.chance(locks) {
+            self.random.pick(&[Kind::Lock, Kind::Unlock])
+        } else if self.random.chance(background) {
+            Kind::WriteAtomic { block: first, number }
+        } else if self.random.chance(5) {
+            Kind::TestUnitReady
+        } else if self.random.chance(comparisons) {
+            let expected = lock(&self.world).blocks[first];
+            Kind::CompareAndWrite { block: first, expected, number }
+        } else if self.random.chance(writes) {
+            Kind::Write { first, count, number }
+        } else {
+            Kind::Read { first, count, in_steps: self.random.chance(20) }
+        };
+        let attribute = match self.random.below(100) {
+            roll if roll < ordered => TaskAttribute::Ordered,
+            roll if roll < ordered + heads => TaskAttribute::HeadOfQueue,
+            roll if roll < ordered + heads + nacas / 2 => TaskAttribute::Aca,
+            _ => TaskAttribute::Simple,
+        };
+        let (naca, gathers) = (self.random.chance(nacas), self.random.chance(self.mix.gathers));
+        let priority = if self.random.chance(self.mix.priorities) { self.random.below(16) as u8 } else { 0 };
+        self.send(nexus, Order { kind, attribute, naca, priority, gathers });
+    }
+
+    fn reserve(&mut self) -> Kind {
+        let action = self.random.pick(&[
+            service_action::REGISTER_AND_IGNORE_EXISTING_KEY,
+            service_action::REGISTER_AND_IGNORE_EXISTING_KEY,
+            service_action::RESERVE,
+            service_action::RESERVE,
+            service_action::RELEASE,
+            service_action::CLEAR,
+            service_action::PREEMPT,
+            service_action::PREEMPT_AND_ABORT,
+        ]);
+        let reservation_type = self.random.pick(&[WRITE_EXCLUSIVE, EXCLUSIVE_ACCESS]);
+        Kind::Reserve { action, reservation_type, victim: self.random.below(QUEUES.len()) }
+    }
+
+    fn send(&mut self, nexus: usize, order: Order) {
+        let Order { kind, attribute, naca, priority, gathers } = order;
+        let number = self.memories.len();
+        let (cdb, bytes) = frame(nexus, kind, naca);
+        let is_out = !matches!(kind, Kind::Read { .. });
+        let memory = Memory::from_bytes(&bytes);
+        let queue = self.random.below(QUEUES[nexus].len());
+        let reactor = QUEUES[nexus][queue];
+        if self.tells {
+            eprintln!(
+                "nexus {nexus} sends command {number} to reactor {reactor}: {attribute:?} {kind:?} (NACA {naca}, priority {priority})"
+            );
+        }
+        let mut world = lock(&self.world);
+        let arrived = world.tick();
+        let command = world::Command {
+            nexus,
+            reactor,
+            attribute,
+            naca,
+            priority,
+            kind,
+            arrived,
+            refused: None,
+            begun: None,
+            ended: None,
+            data: Vec::new(),
+        };
+        world.commands.push(command);
+        world.memories.insert(memory.seg().address() as usize, (bytes.len().max(1), number));
+        drop(world);
+        self.memories.push(memory);
+        let cdb = Cdb::new(&cdb).unwrap();
+        let data_out = if is_out { bytes.len() as u64 } else { 0 };
+        let (tag, cookie) = (number as u64, number as u64);
+        let frame = CommandFrame {
+            tag,
+            attribute,
+            priority,
+            cookie,
+            data_out,
+            ..CommandFrame::new(Lun::from_index(0), &cdb)
+        };
+        let Some(sessions) = &self.sessions[nexus] else { return };
+        let cx = self.sim.cx(reactor);
+        if gathers {
+            match sessions[queue].admit(&frame, cx) {
+                Admission::Admitted { task, .. } => self.admitted.push((number, queue, task)),
+                Admission::Ended(outcome) => self.ended(number, Started::Ended(outcome)),
+            }
+        } else {
+            let segs = [self.memories[number].seg()];
+            let (out, into) =
+                if is_out { (Sg::new(&segs), Sg::empty()) } else { (Sg::empty(), Sg::new(&segs)) };
+            let started = sessions[queue].execute(&frame, out, into, cx);
+            self.ended(number, started);
+        }
+    }
+
+    /// The data of an admitted command is there.
+    fn start(&mut self, which: usize) {
+        let (number, queue, task) = self.admitted.swap_remove(which);
+        let (nexus, kind) = {
+            let command = &lock(&self.world).commands[number];
+            (command.nexus, command.kind)
+        };
+        let Some(sessions) = &self.sessions[nexus] else { return };
+        let segs = [self.memories[number].seg()];
+        let (out, into) = match kind {
+            Kind::Read { .. } => (Sg::empty(), Sg::new(&segs)),
+            _ => (Sg::new(&segs), Sg::empty()),
+        };
+        let started = sessions[queue].start(task, out, into, self.sim.cx(QUEUES[nexus][queue]));
+        self.ended(number, started);
+    }
+
+    fn ended(&mut self, number: usize, started: Started) {
+        if let Started::Ended(outcome) = started {
+            let completion = Completion::Ended(outcome);
+            if self.tells {
+                eprintln!("  command {number} ends at once: {}", told(&completion));
+            }
+            lock(&self.world).end(number, completion);
+        }
+    }
+
+    fn manage(&mut self) {
+        use TaskManagementFunction as Function;
+        let nexus = self.random.below(QUEUES.len());
+        if self.random.chance(self.mix.nacas) {
+            return self.ask(nexus, Some(Function::ClearAca));
+        }
+        let function = self.random.pick(&[
+            Some(Function::AbortTask),
+            Some(Function::AbortTask),
+            Some(Function::AbortTask),
+            Some(Function::AbortTaskSet),
+            Some(Function::ClearTaskSet),
+            Some(Function::LogicalUnitReset),
+            Some(Function::TargetWarmReset),
+            Some(Function::ITNexusReset),
+            Some(Function::QueryTask),
+            Some(Function::QueryTaskSet),
+            Some(Function::QueryAsynchronousEvent),
+            None,
+        ]);
+        self.ask(nexus, function);
+    }
+
+    fn ask(&mut self, nexus: usize, function: Option<TaskManagementFunction>) {
+        let Some(sessions) = &self.sessions[nexus] else { return };
+        let mut world = lock(&self.world);
+        let own = |number: &usize| world.commands[*number].nexus == nexus;
+        let recent: Vec<_> = (0..world.commands.len()).rev().filter(own).take(8).collect();
+        let command = if recent.is_empty() { 0 } else { self.random.pick(&recent) };
+        let (cookie, sent) = (world.functions.len() as u64, world.tick());
+        world.functions.push(world::Function { nexus, function, command, sent, answered: None });
+        drop(world);
+        let queue = self.random.below(QUEUES[nexus].len());
+        if self.tells {
+            eprintln!("nexus {nexus} asks for function {cookie}: {function:?} (command {command})");
+        }
+        let cx = self.sim.cx(QUEUES[nexus][queue]);
+        let Some(function) = function else {
+            sessions[queue].close(cookie, cx);
+            self.sessions[nexus] = None;
+            let world = lock(&self.world);
+            return self.admitted.retain(|(number, ..)| world.commands[*number].nexus != nexus);
+        };
+        let management = Management { function, lun: Lun::from_index(0), tag: command as u64 };
+        sessions[queue].manage(&management, cookie, cx);
+    }
+}
