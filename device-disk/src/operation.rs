@@ -139,6 +139,7 @@ impl Worker {
     ) -> Result<(), Sense> {
         let (condition, unit, kind) = (self.condition.clone(), run.unit.clone(), operation.kind);
         let (before, progress) = condition.begin(&unit, &operation)?;
+        unit.end_self_test();
         let (begun, ended) = (Arc::<AtomicBool>::default(), Arc::<OnceLock<bool>>::default());
         let by = Arc::downgrade(&run.nexus);
         let job = Job { worker: self, operation, progress, by, ended: ended.clone(), _medium: None };

@@ -2,11 +2,13 @@
 
 use crate::{Disk, Options};
 use lunette_engine::{
-    CommandFilter, CommandFrame, Completion, Identity, LogicalUnit, Management, Nexus, Outcome, Responder,
-    Session, Started, StateError, StateKeeper, Steps, TargetPort,
+    Admission, CommandFilter, CommandFrame, Completion, Identity, LogicalUnit, Management, Nexus, Outcome,
+    Responder, Session, Started, StateError, StateKeeper, Steps, TargetPort, TaskId,
 };
 use lunette_scsi::designator::Protocol;
-use lunette_scsi::{Cdb, Lun, Naa, Opcode, Sense, ServiceResponse, Status, TaskManagementFunction};
+use lunette_scsi::{
+    Cdb, Lun, Naa, Opcode, Sense, ServiceResponse, Status, TaskAttribute, TaskManagementFunction,
+};
 use lunette_store::ram::Ram;
 use lunette_store::sim::Sim;
 use lunette_store::{
@@ -297,10 +299,14 @@ impl Rig {
 
     /// Sends a command of an initiator that does not end at once. Nothing else happens.
     pub(crate) fn send(&mut self, from: usize, cdb: &[u8], data_out: &[u8]) {
+        self.send_as(TaskAttribute::Simple, from, cdb, data_out);
+    }
+
+    pub(crate) fn send_as(&mut self, attribute: TaskAttribute, from: usize, cdb: &[u8], data_out: &[u8]) {
         let (cdb, out) = (Cdb::new(cdb).unwrap(), Memory::from_bytes(data_out));
         let sent = data_out.len() as u64;
-        let command =
-            CommandFrame { tag: 1, data_out: sent, cookie: 1, ..CommandFrame::new(Lun::from_index(0), &cdb) };
+        let frame = CommandFrame::new(Lun::from_index(0), &cdb);
+        let command = CommandFrame { tag: 1, attribute, data_out: sent, cookie: 1, ..frame };
         let session = &self.initiators[from].session;
         let started = session.execute(&command, Sg::new(&[out.seg()]), Sg::empty(), self.sim.cx(0));
         assert!(matches!(started, Started::Pending));
@@ -325,6 +331,27 @@ impl Rig {
     {
         self.unit.begin(&*self.sim.cx(0).poster(), work);
         self.sim.settle();
+    }
+
+    /// Lets a command of the first initiator in whose data-out is still to come.
+    pub(crate) fn admit(&mut self, cdb: &[u8], data_out: u64) -> TaskId {
+        let cdb = Cdb::new(cdb).unwrap();
+        let command = CommandFrame { tag: 2, data_out, ..CommandFrame::new(Lun::from_index(0), &cdb) };
+        match self.initiators[0].session.admit(&command, self.sim.cx(0)) {
+            Admission::Admitted { task, .. } => task,
+            Admission::Ended(outcome) => panic!("{outcome:?}"),
+        }
+    }
+
+    /// Its data-out has come.
+    pub(crate) fn start(&mut self, task: TaskId, data_out: &[u8]) -> Answer {
+        let out = Memory::from_bytes(data_out);
+        let session = &self.initiators[0].session;
+        let outcome = match session.start(task, Sg::new(&[out.seg()]), Sg::empty(), self.sim.cx(0)) {
+            Started::Ended(outcome) => outcome,
+            Started::Pending => self.outcome(0),
+        };
+        Answer { outcome, data: Vec::new(), at_once: false }
     }
 
     /// The unit goes on with what is in its saved state.

@@ -112,6 +112,10 @@ fn admits(itl: &Itl, command: &CommandSpec, cdb: &Cdb) -> Result<(), Refusal> {
         return Err(Refusal::Conflict);
     }
     if gate.is_unready() {
+        // Those that leave unit attention conditions alone are those that a self-test lets through.
+        if command.attention == Attention::Reported {
+            itl.unit().is_not_tested()?;
+        }
         return itl.unit().admits(command.needs).map_err(Refusal::Sense);
     }
     Ok(())

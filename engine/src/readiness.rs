@@ -108,6 +108,17 @@ impl LogicalUnit {
         self.ready().err().or_else(testing).or_else(rests).unwrap_or(Sense::NO_SENSE)
     }
 
+    /// Ends a self-test in the background, for a command that changes or takes away what is tested (SPC-4 clause 5).
+    pub fn end_self_test(&self) {
+        self.self_tests().abort_otherwise();
+    }
+
+    /// Whether the unit is not kept busy by a self-test in the foreground, beside which only INQUIRY, REPORT LUNS and REQUEST
+    /// SENSE are processed (SPC-4 clause 5).
+    pub(crate) fn is_not_tested(&self) -> Result<(), Sense> {
+        self.state().testing.as_ref().map_or(Ok(()), |testing| Err(testing.sense()))
+    }
+
     /// Whether the unit lets a command be processed; one that needs the medium ends its rest.
     pub(crate) fn admits(&self, needs: Needs) -> Result<(), Sense> {
         match needs {

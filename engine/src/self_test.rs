@@ -1,4 +1,4 @@
-//! Self-tests of a logical unit, and what has become of them (SPC-4 5.15).
+//! Self-tests of a logical unit, and what has become of them (SPC-4 clause 5).
 //!
 //! There is one thing that a test can find out: whether the store gives back its bytes. The short one reads samples, the
 //! extended one everything.
@@ -87,13 +87,13 @@ impl SelfTests {
         Ok(running)
     }
 
-    /// Ends the test in the background soon, because an initiator asks for that. Returns whether there is one.
+    /// Ends the test soon, because an initiator asks for that. Returns whether there is one.
     pub(crate) fn abort_by_command(&self) -> bool {
         self.abort(results::ABORTED_BY_SEND_DIAGNOSTIC)
     }
 
-    /// Ends the test soon, because of a reset.
-    pub(crate) fn abort_by_reset(&self) {
+    /// Ends the test soon, because of a reset, or of a command that it cannot go on beside.
+    pub(crate) fn abort_otherwise(&self) {
         self.abort(results::ABORTED_OTHERWISE);
     }
 
@@ -182,7 +182,7 @@ pub(crate) async fn run(steps: &Steps, running: Arc<Running>, paced: bool) -> Re
     Ok(())
 }
 
-/// The default self-test, which leaves no result (SPC-4 5.15.2).
+/// The default self-test, which leaves no result (SPC-4 clause 5).
 ///
 /// # Errors
 /// HARDWARE ERROR if the unit has failed.

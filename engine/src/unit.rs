@@ -327,7 +327,7 @@ impl LogicalUnit {
         drop(state);
         self.apply_modes();
         self.device.reset(self);
-        self.self_tests.abort_by_reset();
+        self.self_tests.abort_otherwise();
         self.copies.forget_all();
         by.itl(self).establish(condition);
         self.establish_attention(condition, Some(by));

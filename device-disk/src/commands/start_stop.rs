@@ -80,6 +80,7 @@ fn decode(disk: &Disk, request: &Request<'_>) -> Decoded {
 
 /// The medium is not accessible any more: waits for the commands that still work on it, and writes the cache to it.
 async fn leave(medium: &Medium, flush: bool) -> Result<(), Sense> {
+    medium.run.unit.end_self_test();
     let aborted = |_| Sense::aborted_command(AdditionalSense::NO_ADDITIONAL_SENSE_INFORMATION);
     medium.run.settle().await.map_err(aborted)?;
     medium.flush_if(flush).await

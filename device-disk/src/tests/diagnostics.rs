@@ -2,7 +2,7 @@
 
 use crate::Options;
 use crate::testing::*;
-use lunette_scsi::Opcode;
+use lunette_scsi::{Opcode, TaskAttribute};
 use lunette_store::layer::fault::Fault;
 use lunette_store::ram::Ram;
 use std::sync::Arc;
@@ -146,6 +146,66 @@ fn a_test_in_the_background_can_be_ended() {
     assert_eq!(results(&mut rig)[0], (1, 0, NOT_FAILED));
     rig.ask(&[0x4c, 2, 0x50, 0, 0, 0, 0, 0, 0, 0], &[], 0).good();
     assert_eq!(results(&mut rig), []);
+}
+
+/// A disk on which each operation takes a while, with a second initiator.
+fn slow(options: Options) -> (Rig, usize) {
+    let store = Fault::new(Arc::new(Ram::new(SIZE).unwrap()), "delay:20".parse().unwrap());
+    let mut rig = Rig::over(options, Arc::new(store), |_| {});
+    let second = rig.log_in();
+    (rig, second)
+}
+
+#[test]
+fn a_test_is_ended_when_the_turn_of_the_command_has_come() {
+    let (mut rig, second) = slow(Options::default());
+    test(&mut rig, BACKGROUND_EXTENDED).good();
+    rig.begin(&cdb(Opcode::VERIFY_10, 0, 2048), &[]);
+    rig.send_as(TaskAttribute::Ordered, second, &[0x1d, ABORT << 5, 0, 0, 0, 0], &[]);
+    rig.ended().good();
+    rig.answer(second).good();
+    rig.pass(Duration::from_millis(100));
+    assert_eq!(results(&mut rig), [(2, 1, NOT_FAILED)]);
+}
+
+#[test]
+fn a_test_in_the_foreground_keeps_others_out() {
+    let (mut rig, second) = slow(Options::default());
+    rig.begin(&[0x1d, FOREGROUND_EXTENDED << 5, 0, 0, 0, 0], &[]);
+    rig.ask_from(second, &[0x12, 0, 0, 0, 36, 0], &[], 36).good();
+    rig.ask_from(second, &[0xa0, 0, 0, 0, 0, 0, 0, 0, 0, 16, 0, 0], &[], 16).good();
+    let sense = rig.ask_from(second, &[3, 0, 0, 0, 18, 0], &[], 18).good();
+    assert_eq!((sense[2], sense[12], sense[13]), TESTING);
+    for refused in [[0; 6], [0x1a, 8, 0x0a, 0, 255, 0], [0x1d, ABORT << 5, 0, 0, 0, 0], [0x16, 0, 0, 0, 0, 0]]
+    {
+        assert_eq!(rig.ask_from(second, &refused, &[], 255).refused(), TESTING, "{refused:x?}");
+    }
+    rig.ended().good();
+    rig.ask_from(second, &[0x1a, 8, 0x0a, 0, 255, 0], &[], 255).good();
+    assert_eq!(results(&mut rig), [(6, 0, NOT_FAILED)]);
+}
+
+#[test]
+fn what_changes_the_medium_ends_a_test_of_it() {
+    let commands: [&[u8]; 4] = [
+        &[0x04, 0, 0, 0, 0, 0],
+        &[0x48, 0x83, 0, 0, 0, 0, 0, 0, 0, 0],
+        &[0x1b, 0, 0, 0, 0, 0],
+        &[0x1b, 0, 0, 0, 2, 0],
+    ];
+    for command in commands {
+        let removable = command[4] == 2;
+        let (mut rig, _) = slow(Options { removable, ..Options::default() });
+        test(&mut rig, BACKGROUND_EXTENDED).good();
+        rig.ask(command, &[], 0).good();
+        rig.pass(Duration::from_millis(1000));
+        assert_eq!(results(&mut rig), [(2, 2, NOT_FAILED)], "{command:x?}");
+    }
+    let (mut rig, _) = slow(Options::default());
+    test(&mut rig, BACKGROUND_EXTENDED).good();
+    rig.ask(&[0x1b, 0, 0, 0, 1, 0], &[], 0).good();
+    rig.pass(Duration::from_millis(1000));
+    assert_eq!(results(&mut rig), [(2, 0, NOT_FAILED)]);
 }
 
 #[test]

@@ -41,7 +41,7 @@ mod code {
 /// The only diagnostic page: that which lists the pages (SPC-4 7.2.5).
 const SUPPORTED_PAGES: u8 = 0x00;
 
-fn send(unit: &LogicalUnit, request: &Request<'_>) -> Decoded {
+fn send(_: &LogicalUnit, request: &Request<'_>) -> Decoded {
     let cdb = request.cdb;
     let (code, self_test, length) = (cdb.u8(1) >> 5, cdb.bit(1, 2), cdb.u16(3));
     if self_test && code != code::NONE {
@@ -58,10 +58,7 @@ fn send(unit: &LogicalUnit, request: &Request<'_>) -> Decoded {
             }));
         }
         code::NONE => return page(cdb.bit(1, 4), length),
-        code::ABORT_BACKGROUND => {
-            let aborted = unit.self_tests().abort_by_command();
-            return aborted.then(Plan::good).ok_or(Sense::invalid_field_in_cdb(1, Some(7)));
-        }
+        code::ABORT_BACKGROUND => return Ok(Plan::run(0, abort)),
         code::BACKGROUND_SHORT => (SelfTest { code, extended: false }, true),
         code::BACKGROUND_EXTENDED => (SelfTest { code, extended: true }, true),
         code::FOREGROUND_SHORT => (SelfTest { code, extended: false }, false),
@@ -80,6 +77,12 @@ fn send(unit: &LogicalUnit, request: &Request<'_>) -> Decoded {
         run.unit.set_testing(None);
         result
     }))
+}
+
+/// Ends the test in the background, of which there has to be one. Beside one in the foreground this is not processed.
+async fn abort(run: Run) -> Result<(), Sense> {
+    let aborted = run.unit.self_tests().abort_by_command();
+    aborted.then_some(()).ok_or(Sense::invalid_field_in_cdb(1, Some(7)))
 }
 
 /// A diagnostic page that the initiator sends.
