@@ -121,7 +121,7 @@ fn admits(itl: &Itl, command: &CommandSpec, cdb: &Cdb) -> Result<(), Refusal> {
     Ok(())
 }
 
-/// Decodes a task whose turn has come: what it is to do may depend on mode pages that an older one has changed. Commands
+/// Decodes a task again that has waited: what it is to do may depend on mode pages that another one has changed. Commands
 /// that do not report unit attention conditions have taken one, or given up one, when they were decoded first.
 pub(crate) fn decode_again(task: &mut Task) {
     let itl = &task.itl;

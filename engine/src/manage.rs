@@ -3,6 +3,7 @@
 //! The reactor that received the function tells every reactor that may hold such tasks. Each marks them as aborted and
 //! acknowledges when the last of them has ended; the function is answered when all have acknowledged.
 
+use crate::checks::decode_again;
 use crate::engine::{Engine, Token};
 use crate::jobs::{Asker, JobId, Until};
 use crate::outcome::Aborted;
@@ -35,8 +36,8 @@ struct Selector {
 enum Action {
     /// Only says whether there are any.
     Query,
-    /// Waits until those that are being processed have ended.
-    Await,
+    /// Waits until those that are being processed have ended; `anew`: and decodes again those that are not yet.
+    Await { anew: bool },
     /// The same for reads and writes that have not taken their ranges.
     AwaitTransfers,
     /// Aborts them. `requester` is the nexus that the function came by.
@@ -82,7 +83,7 @@ impl Action {
     fn concerns(self, task: &Task) -> bool {
         let settling = || task.running.as_ref().is_some_and(Running::is_settling);
         match self {
-            Action::Await => task.phase == Phase::Running && !settling(),
+            Action::Await { .. } => task.phase == Phase::Running && !settling(),
             Action::AwaitTransfers => task.is_io(),
             Action::Abort { because: Because::Error, .. } => !settling(),
             Action::Query | Action::Abort { .. } => true,
@@ -92,7 +93,7 @@ impl Action {
     /// Whether it is also about tasks that are at work on the unit, though they are for another.
     fn concerns_visitors(self) -> bool {
         match self {
-            Action::Await => true,
+            Action::Await { .. } => true,
             Action::Abort { because, .. } => matches!(because, Because::Reset | Because::Preempted),
             Action::Query | Action::AwaitTransfers => false,
         }
@@ -268,8 +269,8 @@ impl Engine {
     }
 
     /// Waits until the other commands for the unit of a command have ended, which is then told.
-    pub(crate) fn wait_for_others(&self, command: TaskId, cx: &mut dyn Cx) {
-        self.act_for(command, None, |_| Action::Await, cx);
+    pub(crate) fn wait_for_others(&self, command: TaskId, anew: bool, cx: &mut dyn Cx) {
+        self.act_for(command, None, |_| Action::Await { anew }, cx);
     }
 
     /// Waits until the reads and writes for the unit of a command that have not taken their ranges have ended.
@@ -331,6 +332,9 @@ impl Engine {
         if let Selector { units: None, nexuses: Some(nexuses), .. } = selector {
             nexuses.iter().for_each(|nexus| self.hops.forget(*nexus));
         }
+        if matches!(action, Action::Await { anew: true }) {
+            self.decode_waiting_again(selector);
+        }
         let visits = |task: &Task| action.concerns_visitors() && selector.reaches(task);
         let concerns = |task: &Task| (selector.matches(task) || visits(task)) && action.concerns(task);
         let mut selected = self.tasks.borrow().select(concerns);
@@ -344,6 +348,15 @@ impl Engine {
         }
         let until = action.waits_until();
         self.waits.borrow_mut().add(&selected, until, job);
+    }
+
+    fn decode_waiting_again(&self, selector: &Selector) {
+        let mut tasks = self.tasks.borrow_mut();
+        let waits =
+            |task: &Task| task.phase != Phase::Running && task.failure.is_none() && selector.matches(task);
+        for id in tasks.select(waits) {
+            tasks.get(id).map(decode_again);
+        }
     }
 
     fn abort(&self, id: TaskId, selector: &Selector, action: Action, cx: &mut dyn Cx) {

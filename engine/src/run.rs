@@ -105,7 +105,10 @@ pub(crate) enum Step {
         own: bool,
     },
     ClearAllegiance,
-    Settle,
+    /// Waits for the end of others; `anew`: and decodes again those that have not begun.
+    Settle {
+        anew: bool,
+    },
     AwaitTransfers,
     Reach,
     Sleep(Duration),
@@ -255,7 +258,13 @@ impl Run {
     /// # Errors
     /// [`IoError::Aborted`] if this command was aborted.
     pub async fn settle(&self) -> IoResult {
-        self.step(Step::Settle).await
+        self.step(Step::Settle { anew: false }).await
+    }
+
+    /// The same after mode pages have changed: commands that have not begun are decoded again, so that whatever ends from
+    /// now on has gone by what is in force.
+    pub(crate) async fn settle_anew(&self) -> IoResult {
+        self.step(Step::Settle { anew: true }).await
     }
 }
 
@@ -500,7 +509,7 @@ impl RunCell {
             | Step::Abort(_)
             | Step::AbortOthers { .. }
             | Step::ClearAllegiance
-            | Step::Settle
+            | Step::Settle { .. }
             | Step::AwaitTransfers
             | Step::Reach
             | Step::Sleep(_)

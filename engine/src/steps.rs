@@ -184,10 +184,10 @@ impl Engine {
                     engine.abort_commands_of(nexuses, command, cx)
                 });
             }
-            Step::Settle => {
+            Step::Settle { anew } => {
                 running.settle();
                 let command = command_of(id);
-                Self::post(self.reactor, cx, move |engine, cx| engine.wait_for_others(command, cx));
+                Self::post(self.reactor, cx, move |engine, cx| engine.wait_for_others(command, anew, cx));
             }
             Step::AbortOthers { own } => {
                 running.settle();

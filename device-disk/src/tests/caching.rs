@@ -3,6 +3,7 @@
 use crate::Options;
 use crate::testing::*;
 use lunette_scsi::Opcode;
+use lunette_store::layer::fault::Fault;
 use lunette_store::ram::Ram;
 use std::sync::Arc;
 
@@ -15,9 +16,15 @@ fn cached() -> Rig {
 
 /// Sets WCE of the Caching mode page.
 fn set_wce(rig: &mut Rig, on: bool) -> Answer {
-    let mut list = vec![0; 24];
+    rig.ask(&SET_WCE, &wce(on), 0)
+}
+
+const SET_WCE: [u8; 6] = [0x15, 0x10, 0, 0, 24, 0];
+
+fn wce(on: bool) -> [u8; 24] {
+    let mut list = [0; 24];
     list[4..7].copy_from_slice(&[0x08, 0x12, if on { 0x04 } else { 0 }]);
-    rig.ask(&[0x15, 0x10, 0, 0, 24, 0], &list, 0)
+    list
 }
 
 fn durable(rig: &mut Rig, opcode: Opcode, flags: u8) -> bool {
@@ -80,6 +87,27 @@ fn disabling_the_cache_empties_it() {
     set_wce(&mut rig, false).good();
     set_wce(&mut rig, true).good();
     assert_eq!(rig.seen(), []);
+}
+
+#[test]
+fn a_write_that_ends_after_the_cache_was_disabled_is_on_the_medium() {
+    // One that waits for its data meanwhile.
+    let mut rig = cached();
+    let write = rig.admit(&cdb(Opcode::WRITE_10, 1, 1), 512);
+    set_wce(&mut rig, false).good();
+    rig.seen();
+    rig.start(write, &pattern(1)).good();
+    assert_eq!(rig.seen(), [Seen::Write(512, 512, true)]);
+    // And one that is being written.
+    let slow = Fault::new(Arc::new(Ram::new(SIZE).unwrap()), "delay:20".parse().unwrap());
+    let mut rig = Rig::over(Options::default(), Arc::new(slow), |caps| caps.volatile_cache = true);
+    let second = rig.log_in();
+    rig.begin(&cdb(Opcode::WRITE_10, 1, 1), &pattern(1));
+    rig.send(second, &SET_WCE, &wce(false));
+    assert_eq!(rig.seen(), [Seen::Write(512, 512, false)]);
+    rig.ended().good();
+    rig.answer(second).good();
+    assert_eq!(rig.seen(), [Seen::Flush]);
 }
 
 #[test]

@@ -62,8 +62,10 @@ fn select(request: &Request<'_>, form: ModeForm, length: u16) -> Decoded {
         } else {
             run.unit.set_modes(&selection, &run.nexus);
         }
-        // What the cache holds reaches the medium before it counts as disabled (SBC-4 6.5).
+        // What the cache holds reaches the medium before it counts as disabled (SBC-4 6.5), also what is still being written.
         if cached && !run.unit.write_cache_enabled() {
+            drop(turn);
+            run.settle_anew().await.map_err(|error| sense_of(IoKind::Flush, error))?;
             run.flush().await.map_err(|error| sense_of(IoKind::Flush, error))?;
         }
         Ok(())
