@@ -20,10 +20,14 @@ pub(crate) enum Origin {
 pub(crate) struct Clock(Mutex<(Origin, u64)>);
 
 impl Clock {
-    /// At `now`, counted from the program's start, it is `timestamp`.
+    /// At `now`, counted from the program's start, it is `timestamp`. What a command has set outranks the program (SCSIP of the
+    /// Control Extension mode page).
     pub(crate) fn set(&self, origin: Origin, timestamp: u64, now: Duration) {
         let start = timestamp.wrapping_sub(milliseconds(now));
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = (origin, start);
+        let mut clock = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if origin == Origin::Command || clock.0 != Origin::Command {
+            *clock = (origin, start);
+        }
     }
 
     /// The timestamp at `now`.

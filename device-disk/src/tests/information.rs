@@ -77,11 +77,17 @@ fn the_time_goes_on() {
     assert_eq!((origin, timestamp(&mut rig)), (0, (0, start + 30)));
     rig.unit.set_clock(1_000_000);
     assert_eq!(timestamp(&mut rig), (3, 1_000_000 + start + 30));
-    set_timestamp(&mut rig, 12, 0xffff_ffff_fff0).good();
+    set_timestamp(&mut rig, 12, 0xf0ff_ffff_ffff).good();
     assert_eq!(rig.ask_from(second, &[0; 6], &[], 0).refused(), (6, 0x2a, 0x10));
-    assert_eq!(timestamp(&mut rig), (2, 0xffff_ffff_fff0));
+    assert_eq!(timestamp(&mut rig), (2, 0xf0ff_ffff_ffff));
     rig.pass(Duration::from_millis(20));
-    assert_eq!(timestamp(&mut rig), (2, 4), "48 bits");
+    assert_eq!(timestamp(&mut rig), (2, 0xf100_0000_0013));
+    rig.unit.set_clock(1_000_000);
+    assert_eq!(timestamp(&mut rig), (2, 0xf100_0000_0013), "SCSIP");
+    let late = set_timestamp(&mut rig, 12, 0xf100_0000_0000);
+    assert_eq!((late.refused(), late.field()), (INVALID_PARAMETER, Some((4, None))));
+    // TCMOS, SCSIP and IALUAE of the Control Extension page.
+    assert_eq!(rig.ask(&[0x1a, 8, 0x0a, 1, 255, 0], &[], 255).good()[8], 0x07);
     set_timestamp(&mut rig, 0, 0).good();
     for short in 1..12 {
         assert_eq!(set_timestamp(&mut rig, short, 1).refused(), LIST_LENGTH);

@@ -37,11 +37,16 @@ fn control() -> ModePageSpec {
     ModePageSpec::new(&default.encode(false), &changeable.encode(false))
 }
 
+/// The program sets the clock when it starts, and SET TIMESTAMP outranks it. It may change the access to ports.
 fn control_extension() -> ModePageSpec {
-    let initial_command_priority = INITIAL_PRIORITY;
-    ModePageSpec::fixed(
-        &ControlExtension { initial_command_priority, ..ControlExtension::default() }.encode(false),
-    )
+    let page = ControlExtension {
+        timestamp_changeable: true,
+        scsi_precedence: true,
+        implicit_asymmetric_access: true,
+        initial_command_priority: INITIAL_PRIORITY,
+        ..ControlExtension::default()
+    };
+    ModePageSpec::fixed(&page.encode(false))
 }
 
 /// No timer runs.

@@ -29,6 +29,8 @@ pub(crate) static SET_TIMESTAMP: PrimaryCommand = PrimaryCommand {
 
 /// Bytes of both parameter lists.
 const LENGTH: u32 = 12;
+/// The largest value of the first byte of TIMESTAMP.
+const MOST_SIGNIFICANT: u8 = 0xf0;
 
 fn report(_: &LogicalUnit, request: &Request<'_>) -> Decoded {
     let allocation = request.cdb.u32(6).min(LENGTH);
@@ -60,6 +62,9 @@ fn set(_: &LogicalUnit, request: &Request<'_>) -> Decoded {
         let Some(&[_, _, _, _, a, b, c, d, e, f, ..]) = list.first_chunk::<{ LENGTH as usize }>() else {
             return Err(Sense::illegal_request(AdditionalSense::PARAMETER_LIST_LENGTH_ERROR));
         };
+        if a > MOST_SIGNIFICANT {
+            return Err(Sense::invalid_field_in_parameter_list(4, None));
+        }
         let timestamp = u64::from_be_bytes([0, 0, a, b, c, d, e, f]);
         run.unit.clock().set(Origin::Command, timestamp, run.now());
         run.unit.establish_attention(AdditionalSense::TIMESTAMP_CHANGED, Some(&run.nexus));

@@ -100,6 +100,7 @@ fn extended(unit: &LogicalUnit) -> ExtendedInquiry {
         head_of_queue: true,
         ordered: true,
         simple: true,
+        priority: true,
         nexus_clear: true,
         maximum_sense_length: SenseBytes::CAPACITY as u8,
         volatile_cache: unit.backing().is_some_and(|backing| backing.caps().volatile_cache),
