@@ -19,6 +19,8 @@ struct State {
     ejected: bool,
     /// Who has stopped it, if it is stopped.
     stopped_by: Option<NexusId>,
+    /// How often it was started after it had stopped.
+    cycles: u32,
     /// The nexuses that prevent the removal of the medium.
     preventing: HashSet<NexusId>,
     operation: Option<Underway>,
@@ -175,6 +177,11 @@ impl Condition {
         self.state().operation.clone()
     }
 
+    /// How often the medium was started after it had stopped.
+    pub(crate) fn cycles(&self) -> u32 {
+        self.state().cycles
+    }
+
     /// The unit was reset: nobody prevents anything, and what had stopped runs.
     pub(crate) fn reset(&self, unit: &LogicalUnit) {
         unit.rest(None);
@@ -195,7 +202,11 @@ impl Condition {
 
     fn change<R>(&self, unit: &LogicalUnit, change: impl FnOnce(&mut State) -> R) -> R {
         let mut state = self.state();
+        let had_stopped = state.stopped_by.is_some();
         let result = change(&mut state);
+        if had_stopped && state.stopped_by.is_none() {
+            state.cycles = state.cycles.saturating_add(1);
+        }
         // Still locked, so that the unit learns of changes in their order.
         unit.set_not_ready(state.not_ready());
         result

@@ -154,7 +154,7 @@ impl Device for Disk {
     }
 
     fn log_pages(&self) -> &'static [LogPageCode] {
-        if self.discard.is_some() { pages::THIN_LOG_PAGES } else { &[] }
+        if self.discard.is_some() { pages::THIN_LOG_PAGES } else { pages::LOG_PAGES }
     }
 
     fn log_page(&self, code: LogPageCode, _: &LogicalUnit) -> Option<Vec<LogParameter>> {

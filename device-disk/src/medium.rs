@@ -177,7 +177,9 @@ impl Medium {
         let extent = extent.cut(self.run.data_out_len(), self.geometry);
         if extent.length > 0 {
             let result = self.run.write_data_out(extent.offset, 0..extent.length, durable).await;
-            self.check(IoKind::Write { durable }, extent, result)?;
+            let result = self.check(IoKind::Write { durable }, extent, result);
+            self.run.count(Counted::Write, extent.length, &result);
+            result?;
         }
         Ok(extent)
     }

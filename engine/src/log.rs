@@ -23,6 +23,13 @@ pub(crate) enum LogControl {
 pub(crate) struct LogBases(Mutex<BTreeMap<(LogPageCode, u16), u64>>);
 
 impl LogBases {
+    /// Those of one page. To be read before the counters: read after them, they could be those of a later reset.
+    fn of(&self, page: LogPageCode) -> BTreeMap<u16, u64> {
+        let bases = self.lock();
+        let of_page = bases.range((page, 0)..=(page, u16::MAX));
+        of_page.map(|((_, parameter), base)| (*parameter, *base)).collect()
+    }
+
     fn lock(&self) -> MutexGuard<'_, BTreeMap<(LogPageCode, u16), u64>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -40,6 +47,11 @@ mod statistics {
     pub(super) const COMMANDS: u16 = 1;
     pub(super) const IDLE_TIME: u16 = 2;
     pub(super) const TIME_INTERVAL: u16 = 3;
+
+    /// Where the base of a field is kept: of the number of commands, or that of bytes.
+    pub(super) fn base(work: super::Counted, field: u16) -> u16 {
+        work as u16 * 2 + field
+    }
 }
 
 impl LogicalUnit {
@@ -66,14 +78,15 @@ impl LogicalUnit {
 
     /// The parameters of a page, but for the two that list the pages.
     pub(crate) fn log_page(&self, code: LogPageCode, control: LogControl) -> Option<Vec<LogParameter>> {
+        let bases = self.log_bases().of(code);
         let mut parameters = match code {
             LogPageCode::SELF_TEST_RESULTS => self.self_tests().parameters(),
             LogPageCode::INFORMATIONAL_EXCEPTIONS => vec![no_exception()],
+            LogPageCode::GENERAL_STATISTICS => self.general_statistics(&bases, control)?,
             _ => self.counter_page(code).or_else(|| self.device().log_page(code, self))?,
         };
-        let bases = self.log_bases().lock();
         for parameter in parameters.iter_mut().filter(|parameter| parameter.format == LogFormat::Counter) {
-            let base = bases.get(&(code, parameter.code)).copied().unwrap_or(0);
+            let base = bases.get(&parameter.code).copied().unwrap_or(0);
             let value = match control {
                 LogControl::Cumulative => counter(&parameter.value).wrapping_sub(base),
                 LogControl::Default => 0,
@@ -89,18 +102,18 @@ impl LogicalUnit {
             LogPageCode::WRITE_ERROR_COUNTERS => error_counters(self.statistics().totals(Counted::Write)),
             LogPageCode::READ_ERROR_COUNTERS => error_counters(self.statistics().totals(Counted::Read)),
             LogPageCode::VERIFY_ERROR_COUNTERS => error_counters(self.statistics().totals(Counted::Verify)),
-            LogPageCode::GENERAL_STATISTICS => vec![
-                self.general_statistics(),
-                LogParameter::binary(statistics::IDLE_TIME, [0; 8]),
-                LogParameter::binary(statistics::TIME_INTERVAL, [0; 8]),
-            ],
             _ => return None,
         })
     }
 
     /// Commands and blocks, but no times: nobody looks at the clock when a command comes or goes. The page says so by
     /// intervals of no length.
-    fn general_statistics(&self) -> LogParameter {
+    fn general_statistics(
+        &self,
+        bases: &BTreeMap<u16, u64>,
+        control: LogControl,
+    ) -> Option<Vec<LogParameter>> {
+        self.backing()?;
         let block = match self.device().block_descriptor(true) {
             Some(
                 BlockDescriptor::Long { block_length, .. } | BlockDescriptor::Short { block_length, .. },
@@ -108,39 +121,34 @@ impl LogicalUnit {
             None => 1,
         };
         let shown = |work| {
-            let (totals, base) = (self.statistics().totals(work), self.statistics_base(work));
-            let blocks = totals.bytes.wrapping_sub(base.bytes) / block;
-            (totals.commands.wrapping_sub(base.commands), blocks)
+            let base = |field| bases.get(&statistics::base(work, field)).copied().unwrap_or(0);
+            let Totals { commands, transferred, .. } = self.statistics().totals(work);
+            (commands.wrapping_sub(base(0)), transferred.wrapping_sub(base(1)) / block)
         };
         let ((reads, transmitted), (writes, received)) = (shown(Counted::Read), shown(Counted::Write));
-        let fields = [reads, writes, received, transmitted, 0, 0, 0, 0];
-        LogParameter::binary(statistics::COMMANDS, fields.map(u64::to_be_bytes).concat())
-    }
-
-    fn statistics_base(&self, work: Counted) -> Totals {
-        let bases = self.log_bases().lock();
-        let base = |field| {
-            bases.get(&(LogPageCode::GENERAL_STATISTICS, work as u16 * 2 + field)).copied().unwrap_or(0)
+        let fields = match control {
+            LogControl::Cumulative => [reads, writes, received, transmitted, 0, 0, 0, 0],
+            LogControl::Default => [0; 8],
         };
-        Totals { commands: base(0), bytes: base(1), errors: 0 }
+        Some(vec![
+            LogParameter::binary(statistics::COMMANDS, fields.map(u64::to_be_bytes).concat()),
+            LogParameter::binary(statistics::IDLE_TIME, [0; 8]),
+            LogParameter::binary(statistics::TIME_INTERVAL, [0; 8]),
+        ])
     }
 
-    /// Sets the counters of one page, or of all, back to zero, and forgets results of self-tests.
-    pub(crate) fn reset_log(&self, page: Option<LogPageCode>) {
-        for code in self.log_page_codes() {
-            if page.is_none_or(|page| page == code) {
-                self.reset_log_page(code);
-            }
-        }
+    /// Sets the counters of pages back to zero, and forgets results of self-tests.
+    pub(crate) fn reset_log(&self, pages: &[LogPageCode]) {
+        pages.iter().for_each(|code| self.reset_log_page(*code));
     }
 
     fn reset_log_page(&self, code: LogPageCode) {
         if code == LogPageCode::GENERAL_STATISTICS {
             let totals = [Counted::Read, Counted::Write].map(|work| (work, self.statistics().totals(work)));
             let mut bases = self.log_bases().lock();
-            for (work, Totals { commands, bytes, .. }) in totals {
-                bases.insert((code, work as u16 * 2), commands);
-                bases.insert((code, work as u16 * 2 + 1), bytes);
+            for (work, Totals { commands, transferred, .. }) in totals {
+                bases.insert((code, statistics::base(work, 0)), commands);
+                bases.insert((code, statistics::base(work, 1)), transferred);
             }
             return;
         }

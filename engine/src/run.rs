@@ -208,7 +208,9 @@ impl Run {
                 let there = self.data_out_len().min(io.length);
                 let whole = there - there % io.block();
                 self.cell.moved_out.set(Some(whole));
-                self.write_data_out(io.offset, 0..whole, durable).await
+                let result = self.write_data_out(io.offset, 0..whole, durable).await;
+                self.cell.counters.count_io(io.kind, whole, result);
+                result
             }
             IoKind::Flush => self.flush().await,
         };
@@ -303,10 +305,7 @@ impl Steps {
 
     /// Writes a range of data-out to the store, straight from the initiator's memory.
     pub async fn write_data_out(&self, offset: u64, range: Range<u64>, durable: bool) -> IoResult {
-        let length = range.end - range.start;
-        let result = self.step(Step::Write { offset, from: Bytes::DataOut(range), durable }).await;
-        self.cell.counters.count_io(IoKind::Write { durable }, length, result);
-        result
+        self.step(Step::Write { offset, from: Bytes::DataOut(range), durable }).await
     }
 
     /// Makes what was written before durable.
@@ -372,10 +371,14 @@ impl Steps {
         self.cell.now.get()
     }
 
-    /// Counts what a command has done, for the log pages; reads and writes of [`Run::transfer`] and
-    /// [`write_data_out`](Self::write_data_out) are counted already.
+    /// Counts what a command has done, for the log pages; what [`Run::transfer`] does is counted already.
     pub fn count(&self, what: Counted, bytes: u64, result: &Result<(), Sense>) {
-        self.cell.counters.count(what, bytes, result);
+        self.count_transfer(what, bytes, bytes, result);
+    }
+
+    /// The same for a command that processes `bytes` of the medium, but transfers more or fewer.
+    pub fn count_transfer(&self, what: Counted, bytes: u64, transferred: u64, result: &Result<(), Sense>) {
+        self.cell.counters.count(what, bytes, transferred, result);
     }
 
     /// Whether the work has been aborted.

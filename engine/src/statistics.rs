@@ -22,8 +22,10 @@ pub enum Counted {
 pub(crate) struct Totals {
     /// Commands that succeeded.
     pub(crate) commands: u64,
-    /// Bytes that these have processed.
+    /// Bytes that were read, written or verified, also by copies, which are no commands to the unit.
     pub(crate) bytes: u64,
+    /// Bytes that went between the unit and initiators.
+    pub(crate) transferred: u64,
     /// Commands that failed because of the medium.
     pub(crate) errors: u64,
 }
@@ -38,6 +40,8 @@ pub(crate) struct Counters([Counter; 3]);
 struct Counter {
     commands: AtomicU64,
     bytes: AtomicU64,
+    /// How many bytes more went between the unit and initiators, modulo 2⁶⁴.
+    surplus: AtomicU64,
     errors: AtomicU64,
 }
 
@@ -61,10 +65,14 @@ impl Counters {
         }
     }
 
-    /// A command of several steps, or a part of it that is of another kind.
-    pub(crate) fn count(&self, work: Counted, bytes: u64, result: &Result<(), Sense>) {
+    /// A command of several steps, or a part of it that is of another kind, which has processed `bytes` and transferred more
+    /// or fewer.
+    pub(crate) fn count(&self, work: Counted, bytes: u64, transferred: u64, result: &Result<(), Sense>) {
         match result {
-            Ok(()) => self.succeeded(work, bytes),
+            Ok(()) => {
+                self.succeeded(work, bytes);
+                add(&self.0[work as usize].surplus, transferred.wrapping_sub(bytes));
+            }
             Err(sense) if sense.key == SenseKey::MEDIUM_ERROR => self.failed(work),
             Err(_) => {}
         }
@@ -85,24 +93,42 @@ impl Counters {
 
 /// The counters of one unit on all reactors.
 #[derive(Default, Debug)]
-pub(crate) struct Statistics(Mutex<Vec<Arc<Counters>>>);
+pub(crate) struct Statistics {
+    parts: Mutex<Vec<Arc<Counters>>>,
+    /// What copies of other units have done here, on any reactor.
+    copied: Mutex<[Totals; 3]>,
+}
 
 impl Statistics {
     /// The counters for another reactor.
     pub(crate) fn join(&self) -> Arc<Counters> {
         let counters = Arc::<Counters>::default();
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).push(counters.clone());
+        self.parts.lock().unwrap_or_else(PoisonError::into_inner).push(counters.clone());
         counters
     }
 
+    /// A part of a copy, whose bytes go to no initiator of this unit and come from none.
+    pub(crate) fn count_copied(&self, work: Counted, bytes: u64, result: IoResult) {
+        let mut copied = self.copied.lock().unwrap_or_else(PoisonError::into_inner);
+        let totals = &mut copied[work as usize];
+        match result {
+            Ok(_) => totals.bytes = totals.bytes.wrapping_add(bytes),
+            Err(IoError::Os(_) | IoError::Short { .. }) => totals.errors += 1,
+            Err(_) => {}
+        }
+    }
+
     pub(crate) fn totals(&self, work: Counted) -> Totals {
-        let all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut totals = Totals::default();
-        for counters in &*all {
+        let mut totals = self.copied.lock().unwrap_or_else(PoisonError::into_inner)[work as usize];
+        for counters in &*self.parts.lock().unwrap_or_else(PoisonError::into_inner) {
             let counter = &counters.0[work as usize];
-            totals.commands = totals.commands.wrapping_add(counter.commands.load(Ordering::Relaxed));
-            totals.bytes = totals.bytes.wrapping_add(counter.bytes.load(Ordering::Relaxed));
-            totals.errors = totals.errors.wrapping_add(counter.errors.load(Ordering::Relaxed));
+            let [commands, bytes, surplus, errors] =
+                [&counter.commands, &counter.bytes, &counter.surplus, &counter.errors]
+                    .map(|counter| counter.load(Ordering::Relaxed));
+            totals.commands = totals.commands.wrapping_add(commands);
+            totals.bytes = totals.bytes.wrapping_add(bytes);
+            totals.transferred = totals.transferred.wrapping_add(bytes).wrapping_add(surplus);
+            totals.errors = totals.errors.wrapping_add(errors);
         }
         totals
     }
@@ -123,11 +149,18 @@ mod tests {
         second.count_io(IoKind::Write { durable: true }, 8, Err(IoError::Busy));
         second.count_io(IoKind::Flush, 8, Ok(0));
         let miscompare = Err(Sense::miscompare(0));
-        first.count(Counted::Verify, 99, &miscompare);
+        first.count(Counted::Verify, 99, 99, &miscompare);
         let failed = Err(Sense::medium_error(AdditionalSense::UNRECOVERED_READ_ERROR));
-        first.count(Counted::Verify, 99, &failed);
-        assert_eq!(statistics.totals(Counted::Read), Totals { commands: 2, bytes: 1536, errors: 0 });
-        assert_eq!(statistics.totals(Counted::Write), Totals { commands: 0, bytes: 0, errors: 1 });
-        assert_eq!(statistics.totals(Counted::Verify), Totals { commands: 0, bytes: 0, errors: 1 });
+        first.count(Counted::Verify, 99, 99, &failed);
+        let of = |work| statistics.totals(work);
+        assert_eq!(of(Counted::Read), Totals { commands: 2, bytes: 1536, transferred: 1536, errors: 0 });
+        assert_eq!(of(Counted::Write), Totals { errors: 1, ..Totals::default() });
+        assert_eq!(of(Counted::Verify), Totals { errors: 1, ..Totals::default() });
+        // One block that is written often, and a copy.
+        first.count(Counted::Write, 4096, 512, &Ok(()));
+        statistics.count_copied(Counted::Write, 8, Ok(0));
+        statistics.count_copied(Counted::Write, 8, Err(IoError::Os(5)));
+        statistics.count_copied(Counted::Write, 8, Err(IoError::Aborted));
+        assert_eq!(of(Counted::Write), Totals { commands: 1, bytes: 4104, transferred: 512, errors: 2 });
     }
 }

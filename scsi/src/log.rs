@@ -26,6 +26,10 @@ impl LogPageCode {
     pub const VERIFY_ERROR_COUNTERS: Self = Self::page(0x05);
     /// Logical Block Provisioning (SBC-4 6.4).
     pub const LOGICAL_BLOCK_PROVISIONING: Self = Self::page(0x0c);
+    /// Temperature (SPC-4 7.3).
+    pub const TEMPERATURE: Self = Self::page(0x0d);
+    /// Start-Stop Cycle Counter (SPC-4 7.3).
+    pub const START_STOP_CYCLE_COUNTER: Self = Self::page(0x0e);
     /// Self-Test Results (SPC-4 7.3).
     pub const SELF_TEST_RESULTS: Self = Self::page(0x10);
     /// General Statistics and Performance (SPC-4 7.3).
@@ -47,6 +51,8 @@ impl LogPageCode {
             Self::READ_ERROR_COUNTERS => "Read Error Counters",
             Self::VERIFY_ERROR_COUNTERS => "Verify Error Counters",
             Self::LOGICAL_BLOCK_PROVISIONING => "Logical Block Provisioning",
+            Self::TEMPERATURE => "Temperature",
+            Self::START_STOP_CYCLE_COUNTER => "Start-Stop Cycle Counter",
             Self::SELF_TEST_RESULTS => "Self-Test Results",
             Self::GENERAL_STATISTICS => "General Statistics and Performance",
             Self::INFORMATIONAL_EXCEPTIONS => "Informational Exceptions",
@@ -156,7 +162,8 @@ pub struct LogEntry<'a> {
 /// The parameters of a LOG SELECT list in their order (SPC-4 6.7).
 ///
 /// # Errors
-/// PARAMETER LIST LENGTH ERROR if the list ends inside a page or a parameter.
+/// PARAMETER LIST LENGTH ERROR if the list ends inside a page, and INVALID FIELD IN PARAMETER LIST with a pointer to the length
+/// of a page that ends inside a parameter.
 pub fn parse_log_list(list: &[u8]) -> Result<Vec<LogEntry<'_>>, Sense> {
     const TRUNCATED: Sense = Sense::illegal_request(AdditionalSense::PARAMETER_LIST_LENGTH_ERROR);
     if list.len() > usize::from(u16::MAX) {
@@ -177,9 +184,10 @@ pub fn parse_log_list(list: &[u8]) -> Result<Vec<LogEntry<'_>>, Sense> {
         }
         at += HEADER;
         while at < end {
-            let parameter = list[at..end].get(..HEADER).ok_or(TRUNCATED)?;
+            let cut = Sense::invalid_field_in_parameter_list(page_offset + 2, None);
+            let parameter = list[at..end].get(..HEADER).ok_or(cut)?;
             let length = usize::from(parameter[3]);
-            let value = list[at + HEADER..end].get(..length).ok_or(TRUNCATED)?;
+            let value = list[at + HEADER..end].get(..length).ok_or(cut)?;
             let (code, threshold_comparison) = (u16_at(parameter, 0), parameter[2] & 0x10 != 0);
             entries.push(LogEntry {
                 page,
@@ -228,6 +236,9 @@ mod tests {
         assert_eq!(parse_log_list(&[]), Ok(Vec::new()));
         for length in 1..list.len() {
             assert_eq!(parse_log_list(&list[..length]).is_ok(), length == 20, "{length}");
+        }
+        for cut in [&[0x03, 0, 0, 3, 0, 5, 0][..], &[0x03, 0, 0, 5, 0, 5, 0, 2, 7]] {
+            assert_eq!(parse_log_list(cut), Err(Sense::invalid_field_in_parameter_list(2, None)));
         }
         let wrong = parse_log_list(&[0x03, 1, 0, 0]).unwrap_err();
         assert_eq!(wrong, Sense::invalid_field_in_parameter_list(1, None));

@@ -9,8 +9,8 @@ mod tests;
 
 pub use block::{BlockDeviceCharacteristics, BlockLimits, LogicalBlockProvisioning};
 pub use spc::{
-    DeviceIdentification, ExtendedInquiry, ModePagePolicy, PagePolicy, PortDescription, ScsiPorts,
-    SupportedPages, UnitSerialNumber,
+    DeviceIdentification, ExtendedInquiry, ModePagePolicy, PagePolicy, PortDescription, PowerCondition,
+    ScsiPorts, SupportedPages, UnitSerialNumber,
 };
 pub use third_party_copy::ThirdPartyCopy;
 

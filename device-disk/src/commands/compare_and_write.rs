@@ -4,7 +4,7 @@ use super::{DiskCommand, check_data_out, has_all_data_out, medium_access};
 use crate::Disk;
 use crate::extent::check_writable;
 use crate::medium::Medium;
-use lunette_engine::{Decoded, Direction, IoKind, Plan, Request, Reservation};
+use lunette_engine::{Counted, Decoded, Direction, IoKind, Plan, Request, Reservation};
 use lunette_scsi::{Opcode, Sense};
 
 // DPO and FUA; the number of blocks has one byte.
@@ -43,6 +43,8 @@ fn decode(disk: &Disk, request: &Request<'_>) -> Decoded {
         let medium = Medium { run, geometry };
         medium.compare(extent, |run, at, length| run.data_out(at, length)).await?;
         let result = medium.run.write_data_out(extent.offset, extent.length..wanted, durable).await;
-        medium.check(IoKind::Write { durable }, extent, result)
+        let result = medium.check(IoKind::Write { durable }, extent, result);
+        medium.run.count_transfer(Counted::Write, extent.length, wanted, &result);
+        result
     }))
 }

@@ -2,10 +2,10 @@
 
 use super::{DiskCommand, forces_unit_access, medium_access};
 use crate::Disk;
-use crate::extent::check_writable;
+use crate::extent::{Extent, check_writable};
 use crate::medium::Medium;
-use lunette_engine::{Decoded, Direction, IoKind, Plan, Request, Reservation};
-use lunette_scsi::Opcode;
+use lunette_engine::{Counted, Decoded, Direction, IoKind, Plan, Request, Reservation};
+use lunette_scsi::{Opcode, Sense};
 use lunette_store::Memory;
 use std::rc::Rc;
 
@@ -30,16 +30,22 @@ fn decode(disk: &Disk, request: &Request<'_>) -> Decoded {
         let extent = extent.cut(run.data_out_len(), geometry);
         let _range = run.claim(extent.bytes()).await?;
         let medium = Medium { run, geometry };
-        let step = medium.step(extent);
-        let old = Rc::new(Memory::zeroed(step as usize));
-        for part in extent.steps(step) {
-            medium.read(part, &old).await?;
-            let mut bytes = medium.run.data_out(part.offset - extent.offset, part.length);
-            bytes.iter_mut().zip(old.to_vec()).for_each(|(new, old)| *new |= old);
-            let new = Rc::new(Memory::from_bytes(&bytes));
-            let result = medium.run.write(part.offset, &new, part.length, durable).await;
-            medium.check(IoKind::Write { durable }, part, result)?;
-        }
-        Ok(())
+        let result = set_bits(&medium, extent, durable).await;
+        medium.run.count(Counted::Write, extent.length, &result);
+        result
     }))
+}
+
+async fn set_bits(medium: &Medium, extent: Extent, durable: bool) -> Result<(), Sense> {
+    let step = medium.step(extent);
+    let old = Rc::new(Memory::zeroed(step as usize));
+    for part in extent.steps(step) {
+        medium.read(part, &old).await?;
+        let mut bytes = medium.run.data_out(part.offset - extent.offset, part.length);
+        bytes.iter_mut().zip(old.to_vec()).for_each(|(new, old)| *new |= old);
+        let new = Rc::new(Memory::from_bytes(&bytes));
+        let result = medium.run.write(part.offset, &new, part.length, durable).await;
+        medium.check(IoKind::Write { durable }, part, result)?;
+    }
+    Ok(())
 }

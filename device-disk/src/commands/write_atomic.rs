@@ -4,7 +4,7 @@ use super::{DiskCommand, check_data_out, has_all_data_out, medium_access};
 use crate::Disk;
 use crate::extent::{Extent, check_writable};
 use crate::undo::{self, Undo};
-use lunette_engine::{Decoded, Direction, LogicalUnit, Plan, Request, Reservation};
+use lunette_engine::{Counted, Decoded, Direction, LogicalUnit, Plan, Request, Reservation};
 use lunette_scsi::{Opcode, Sense};
 use lunette_store::Memory;
 use std::rc::Rc;
@@ -65,6 +65,7 @@ fn decode(disk: &Disk, request: &Request<'_>) -> Decoded {
                 Ok(())
             };
             let result = result.await;
+            steps.count(Counted::Write, length, &result);
             undo::forget(&steps, turn).await?;
             result
         })

@@ -4,7 +4,7 @@ use super::{DiskCommand, check_data_out, medium_access, one_block};
 use crate::Disk;
 use crate::extent::{check_writable, length_at};
 use crate::medium::Medium;
-use lunette_engine::{Decoded, Direction, Plan, Request, Reservation, Timeouts};
+use lunette_engine::{Counted, Decoded, Direction, Plan, Request, Reservation, Timeouts};
 use lunette_scsi::{Opcode, Sense, Transfer};
 
 /// The most bytes that one command writes.
@@ -49,11 +49,12 @@ fn decode(disk: &Disk, request: &Request<'_>) -> Decoded {
         let block = if ndob { Vec::new() } else { one_block(&run, geometry)? };
         let _range = run.share(extent.bytes()).await?;
         let medium = Medium { run, geometry };
-        if block.iter().all(|byte| *byte == 0) {
-            medium.zero(extent, unmap, fast_zero).await?;
-        } else {
-            medium.fill(extent, &block).await?;
-        }
+        let result = match block.iter().all(|byte| *byte == 0) {
+            true => medium.zero(extent, unmap, fast_zero).await,
+            false => medium.fill(extent, &block).await,
+        };
+        medium.run.count_transfer(Counted::Write, extent.length, wanted, &result);
+        result?;
         medium.flush_if(durable).await
     }))
 }

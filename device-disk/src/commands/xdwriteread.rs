@@ -4,7 +4,7 @@ use super::{DiskCommand, medium_access};
 use crate::Disk;
 use crate::extent::check_writable;
 use crate::medium::Medium;
-use lunette_engine::{Decoded, Direction, Plan, Request, Reservation};
+use lunette_engine::{Counted, Decoded, Direction, Plan, Request, Reservation};
 use lunette_scsi::Opcode;
 
 // DPO, FUA, DISABLE WRITE and FUA_NV, which SBC-3 dropped. XORPINFO is about protection information.
@@ -36,6 +36,10 @@ fn decode(disk: &Disk, request: &Request<'_>) -> Decoded {
         let _range = run.share(extent.bytes()).await?;
         let medium = Medium { run, geometry };
         medium.flush_if(flush).await?;
-        medium.exchange(extent, writes, durable).await
+        let result = medium.exchange(extent, writes, durable).await;
+        let written = if writes { extent.length } else { 0 };
+        medium.run.count(Counted::Read, extent.length, &result);
+        medium.run.count_transfer(Counted::Write, written, extent.length, &result);
+        result
     }))
 }

@@ -6,7 +6,7 @@ use lunette_scsi::{Designator, Identifier, Naa};
 const COPY_ABORTED: u8 = 0x0a;
 
 /// A segment of `count` blocks (type 02h) or bytes with an offset (type 0Ah).
-fn segment(kind: u8, count: u32, from: u64, to: u64, offsets: [u16; 2]) -> Vec<u8> {
+pub(super) fn segment(kind: u8, count: u32, from: u64, to: u64, offsets: [u16; 2]) -> Vec<u8> {
     let length = if kind == 0x0a { 0x1c } else { 0x18 };
     let mut out = vec![kind, 0, 0, length, 0, 0, 0, 0];
     out.extend(count.to_be_bytes());
@@ -17,7 +17,7 @@ fn segment(kind: u8, count: u32, from: u64, to: u64, offsets: [u16; 2]) -> Vec<u
     out
 }
 
-fn list(id: u8, segments: &[Vec<u8>]) -> Vec<u8> {
+pub(super) fn list(id: u8, segments: &[Vec<u8>]) -> Vec<u8> {
     let segments = segments.concat();
     let mut out = vec![id, 0, 0, 32, 0, 0, 0, 0];
     out.extend((segments.len() as u32).to_be_bytes());

@@ -32,7 +32,7 @@ fn standard_inquiry_data() {
 fn every_page_is_listed_and_there() {
     let mut rig = Rig::new();
     let list = vpd(&mut rig, 0);
-    assert_eq!(list, [0, 0, 0, 10, 0x00, 0x80, 0x83, 0x86, 0x87, 0x88, 0x8f, 0xb0, 0xb1, 0xb2]);
+    assert_eq!(list, [0, 0, 0, 11, 0x00, 0x80, 0x83, 0x86, 0x87, 0x88, 0x8a, 0x8f, 0xb0, 0xb1, 0xb2]);
     for page in 0..=255 {
         let answer = rig.ask(&[0x12, 1, page, 0, 255, 0], &[], 255);
         if list[4..].contains(&page) {
@@ -52,7 +52,23 @@ fn ports_and_policies() {
     let [PortDescription { relative_id: 1, names }] = &ports.0[..] else { panic!("{ports:?}") };
     assert_eq!(names[0].identifier, Identifier::ScsiName("target,t,0x0001".into()));
     assert_eq!(vpd(&mut rig, 0x87), [0, 0x87, 0, 4, 0x3f, 0xff, 0, 0]);
-    assert_eq!(ExtendedInquiry::parse(&vpd(&mut rig, 0x86)).unwrap().maximum_sense_length, 252);
+    let extended = ExtendedInquiry::parse(&vpd(&mut rig, 0x86)).unwrap();
+    assert_eq!((extended.maximum_sense_length, extended.priority), (252, true));
+}
+
+#[test]
+fn power_conditions_can_be_entered_by_command_alone() {
+    let mut rig = Rig::new();
+    let page = vpd(&mut rig, 0x8a);
+    assert_eq!((page.len(), &page[..6]), (18, &[0, 0x8a, 0, 14, 0x03, 0x07][..]));
+    // Idle_a, b and c and standby_z and y, and no more.
+    for (condition, modifiers) in [(0x20, 3), (0x30, 2)] {
+        for modifier in 0..16 {
+            let answer = rig.ask(&[0x1b, 0, 0, modifier, condition, 0], &[], 0);
+            assert_eq!(answer.code().is_none(), modifier < modifiers);
+        }
+    }
+    assert_eq!(rig.ask(&[0x1a, 8, 0x5a, 0, 255, 0], &[], 255).good()[6..], [0; 38], "no timer can be set");
 }
 
 #[test]

@@ -10,7 +10,7 @@ use std::sync::Arc;
 const CUMULATIVE: u8 = 0x40;
 const DEFAULT: u8 = 0xc0;
 const LOG_PARAMETERS_CHANGED: Code = (6, 0x2a, 2);
-const PAGES: [u8; 8] = [0x00, 0x02, 0x03, 0x05, 0x0c, 0x10, 0x19, 0x2f];
+const PAGES: [u8; 10] = [0x00, 0x02, 0x03, 0x05, 0x0c, 0x0d, 0x0e, 0x10, 0x19, 0x2f];
 
 fn sense(rig: &mut Rig, control: u8, page: u8, subpage: u8, first: u8) -> Answer {
     rig.ask(&[0x4d, 0, control | page, subpage, 0, 0, first, 4, 0, 0], &[], 1024)
@@ -60,12 +60,13 @@ fn every_page_is_listed_and_there() {
     let mut rig = Rig::new();
     assert_eq!(sense(&mut rig, CUMULATIVE, 0, 0, 0).good()[4..], PAGES);
     let all = sense(&mut rig, CUMULATIVE, 0, 0xff, 0).good();
-    assert_eq!(all[..8], [0x40, 0xff, 0, 18, 0, 0, 0, 0xff]);
+    assert_eq!(all[..8], [0x40, 0xff, 0, 22, 0, 0, 0, 0xff]);
     for page in 0..0x40 {
         let answer = sense(&mut rig, CUMULATIVE, page, 0, 0);
         if PAGES.contains(&page) {
-            let page = sense(&mut rig, CUMULATIVE, page, 0, 0).good();
-            assert_eq!(answer.good(), page);
+            let data = answer.good();
+            let length = usize::from(u16::from_be_bytes([data[2], data[3]]));
+            assert_eq!((data[0] & 0x3f, data[1], data.len()), (page, 0, 4 + length));
         } else {
             assert_eq!(answer.field(), Some((2, Some(5))));
         }
@@ -77,6 +78,23 @@ fn every_page_is_listed_and_there() {
     assert_eq!(rig.ask(&[0x4d, 1, 0x42, 0, 0, 0, 0, 0, 64, 0], &[], 64).field(), Some((1, Some(0))), "SP");
     assert_eq!(rig.ask(&[0x4d, 2, 0x42, 0, 0, 0, 0, 0, 64, 0], &[], 64).field(), Some((1, Some(1))), "PPC");
     assert_eq!(parameters(&mut rig, 0x2f), [(0, vec![0, 0, 0xff, 0])]);
+    assert_eq!(parameters(&mut rig, 0x0d), [(0, vec![0, 0xff]), (1, vec![0, 0xff])], "no thermometer");
+}
+
+#[test]
+fn starts_are_counted() {
+    let mut rig = Rig::new();
+    let mut cycles = |start_stop: &[u8]| {
+        start_stop.iter().for_each(|bits| drop(rig.ask(&[0x1b, 0, 0, 0, *bits, 0], &[], 0).good()));
+        parameters(&mut rig, 0x0e)
+    };
+    assert_eq!(cycles(&[1]), [(4, vec![0; 4])]);
+    assert_eq!(cycles(&[0, 0]), [(4, vec![0; 4])]);
+    assert_eq!(cycles(&[1, 1]), [(4, vec![0, 0, 0, 1])]);
+    assert_eq!(cycles(&[0, 1]), [(4, vec![0, 0, 0, 2])]);
+    rig.ask(&[0x1b, 0, 0, 0, 0, 0], &[], 0).good();
+    rig.reset();
+    assert_eq!(parameters(&mut rig, 0x0e), [(4, vec![0, 0, 0, 3])]);
 }
 
 #[test]
@@ -118,6 +136,49 @@ fn commands_and_bytes_are_counted() {
     assert_eq!(statistics(&mut rig)[0], 3);
 }
 
+/// Blocks processed by commands that transfer more or fewer, and what the pages then say: reads, writes, blocks received and
+/// transmitted, and bytes written and read.
+#[test]
+fn what_is_processed_and_what_is_transferred_are_two_things() {
+    let mut rig = Rig::new();
+    let mut counted = |cdb: &[u8], data: &[u8], room| {
+        rig.ask(cdb, data, room).good();
+        let ([writes, reads], bytes) =
+            ([2, 3].map(|page| counters(&mut rig, page).0 / 512), statistics(&mut rig));
+        rig.ask(&[0x4c, 2, 0xc0, 0, 0, 0, 0, 0, 0, 0], &[], 0).good();
+        (bytes, [writes, reads])
+    };
+    let one = pattern(1);
+    assert_eq!(counted(&cdb(Opcode::WRITE_SAME_10, 0, 8), &one, 0), ([0, 1, 1, 0], [8, 0]));
+    let ndob = with(cdb(Opcode::WRITE_SAME_16, 0, 8), 1, 0x01);
+    assert_eq!(counted(&ndob, &[], 0), ([0, 1, 0, 0], [8, 0]));
+    let mut compare = cdb(Opcode::COMPARE_AND_WRITE, 0, 0);
+    compare[13] = 2;
+    let both = [[0; 1024].to_vec(), pattern(2)].concat();
+    assert_eq!(counted(&compare, &both, 0), ([0, 1, 4, 0], [2, 0]));
+    assert_eq!(counted(&cdb(Opcode::ORWRITE_16, 0, 3), &pattern(3), 0), ([0, 1, 3, 0], [3, 0]));
+    assert_eq!(counted(&cdb(Opcode::XDWRITEREAD_10, 0, 2), &pattern(2), 1024), ([1, 1, 2, 2], [2, 2]));
+    let only_read = with(cdb(Opcode::XDWRITEREAD_10, 0, 2), 1, 0x04);
+    assert_eq!(counted(&only_read, &pattern(2), 1024), ([1, 1, 2, 2], [0, 2]));
+    let mut atomic = cdb(Opcode::WRITE_ATOMIC_16, 0, 0);
+    atomic[13] = 4;
+    assert_eq!(counted(&atomic, &pattern(4), 0), ([0, 1, 4, 0], [4, 0]));
+    assert_eq!(counted(&cdb(Opcode::WRITE_AND_VERIFY_10, 0, 4), &pattern(4), 0), ([0, 1, 4, 0], [4, 0]));
+    // A copy passes no port.
+    let (copy, list) = copy_of(5);
+    assert_eq!(counted(&copy, &list, 0), ([0, 0, 0, 0], [5, 5]));
+}
+
+/// EXTENDED COPY of some blocks to elsewhere on the disk.
+fn copy_of(blocks: u32) -> (Vec<u8>, Vec<u8>) {
+    let segment = super::extended_copy::segment(0x02, blocks, 0, 100, [0, 0]);
+    let list = super::extended_copy::list(0, &[segment]);
+    let mut cdb = vec![0x83, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+    cdb.extend((list.len() as u32).to_be_bytes());
+    cdb.extend([0, 0]);
+    (cdb, list)
+}
+
 #[test]
 fn failures_of_the_medium_are_counted() {
     let store = Fault::new(Arc::new(Ram::new(SIZE).unwrap()), "eio:4096".parse().unwrap());
@@ -128,6 +189,10 @@ fn failures_of_the_medium_are_counted() {
     for page in [2, 3, 5] {
         assert_eq!(counters(&mut rig, page), (0, 1));
     }
+    assert_eq!(rig.ask(&cdb(Opcode::WRITE_SAME_10, 8, 1), &pattern(1), 0).refused(), (3, 0x0c, 0));
+    let (copy, list) = copy_of(9);
+    assert_eq!(rig.ask(&copy, &list, 0).refused().0, 0x0a);
+    assert_eq!([2, 3].map(|page| counters(&mut rig, page)), [(0, 2), (0, 2)]);
 }
 
 #[test]
@@ -137,6 +202,7 @@ fn counters_begin_anew() {
     rig.write(0, &pattern(2));
     rig.read(0, 1);
     let defaults = sense(&mut rig, DEFAULT, 2, 0, 0).good();
+    assert_eq!(sense(&mut rig, DEFAULT, 0x19, 0, 0).good()[8..72], [0; 64]);
     // One page.
     select(&mut rig, 0x02, CUMULATIVE | 0x02, &[]).good();
     assert_eq!(rig.ask_from(second, &[0; 6], &[], 0).refused(), LOG_PARAMETERS_CHANGED);
@@ -159,6 +225,19 @@ fn counters_begin_anew() {
         assert_ne!(counters(&mut rig, 3), (0, 0));
     }
     assert_eq!(select(&mut rig, 0x02, CUMULATIVE | 0x04, &[]).field(), Some((2, Some(5))));
+    // With the subpages of a page, which are none; and those of the list of pages, which has no counters.
+    let mut subpages = |page, subpage| {
+        rig.ask(&[0x4c, 2, CUMULATIVE | page, subpage, 0, 0, 0, 0, 0, 0], &[], 0).field();
+        (counters(&mut rig, 3), statistics(&mut rig)[0])
+    };
+    let (read, reads) = subpages(0, 0xff);
+    assert!(read.0 > 0 && reads > 0);
+    assert_eq!(subpages(3, 0xff), ((0, 0), reads));
+    assert_eq!(subpages(0x19, 0xff), ((0, 0), 0));
+    assert_eq!(
+        rig.ask(&[0x4c, 2, CUMULATIVE | 4, 0xff, 0, 0, 0, 0, 0, 0], &[], 0).field(),
+        Some((2, Some(5)))
+    );
 }
 
 #[test]

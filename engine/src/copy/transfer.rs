@@ -2,7 +2,7 @@
 
 use super::end::{End, Role, aborted, aborted_at};
 use super::{Copy, LIMITS};
-use crate::{RangeUse, Run, Steps};
+use crate::{Counted, RangeUse, Run, Steps};
 use lunette_scsi::third_party_copy::{Amount, Cscd, ExtendedCopyList, Segment};
 use lunette_scsi::{AdditionalSense, Sense};
 use lunette_store::Memory;
@@ -122,7 +122,9 @@ impl Transfer<'_> {
         let end = &self.source;
         let steps = self.run.on(&end.unit);
         let _range = self.take(end, &steps, offset..offset + length).await?;
-        steps.read(offset, memory, length).await.map(drop).map_err(|_| end.failed())
+        let result = steps.read(offset, memory, length).await;
+        end.unit.statistics().count_copied(Counted::Read, length, result);
+        result.map(drop).map_err(|_| end.failed())
     }
 
     async fn write(&self, offset: u64, length: u64, memory: &Rc<Memory>) -> Result<(), Sense> {
@@ -131,7 +133,9 @@ impl Transfer<'_> {
         let _range = self.take(end, &steps, offset..offset + length).await?;
         let volatile = end.unit.backing().is_some_and(|backing| backing.caps().volatile_cache);
         let durable = volatile && !end.unit.write_cache_enabled();
-        steps.write(offset, memory, length, durable).await.map(drop).map_err(|_| end.failed())
+        let result = steps.write(offset, memory, length, durable).await;
+        end.unit.statistics().count_copied(Counted::Write, length, result);
+        result.map(drop).map_err(|_| end.failed())
     }
 
     /// Takes a range, if the nexus may still do its part there. It is asked twice: what has a claim for hours, FORMAT UNIT

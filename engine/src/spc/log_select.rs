@@ -43,15 +43,19 @@ fn decode(unit: &LogicalUnit, request: &Request<'_>) -> Decoded {
             Ok(())
         }));
     }
-    let page = (code != LogPageCode::SUPPORTED_PAGES).then_some(code);
-    if page.is_some_and(|page| !unit.log_page_codes().contains(&page)) {
+    let mut codes = unit.log_page_codes();
+    if code != LogPageCode::SUPPORTED_PAGES {
+        let subpages = code.subpage == LogPageCode::SUPPORTED_SUBPAGES.subpage;
+        codes.retain(|known| *known == code || subpages && known.page == code.page);
+    }
+    if codes.is_empty() {
         return Err(Sense::invalid_field_in_cdb(2, Some(5)));
     }
     if !reset && control != DEFAULT_CUMULATIVE {
         return Ok(Plan::good());
     }
     Ok(Plan::run(0, async move |run: Run| {
-        run.unit.reset_log(page);
+        run.unit.reset_log(&codes);
         run.unit.log_changed(&run.nexus);
         Ok(())
     }))

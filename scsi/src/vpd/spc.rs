@@ -200,6 +200,37 @@ impl ModePagePolicy {
     }
 }
 
+layout! {
+    /// Power Condition (8Ah): conditions below the active one, and in milliseconds how long it takes to leave them; zero: not
+    /// said (SPC-4 7.8).
+    pub struct PowerCondition[18] {
+        /// STANDBY_Y.
+        standby_y: flag(4, 1),
+        /// STANDBY_Z.
+        standby_z: flag(4, 0),
+        /// IDLE_C.
+        idle_c: flag(5, 2),
+        /// IDLE_B.
+        idle_b: flag(5, 1),
+        /// IDLE_A.
+        idle_a: flag(5, 0),
+        /// STOPPED CONDITION RECOVERY TIME.
+        stopped_recovery: be16(6),
+        /// STANDBY_Z CONDITION RECOVERY TIME.
+        standby_z_recovery: be16(8),
+        /// STANDBY_Y CONDITION RECOVERY TIME.
+        standby_y_recovery: be16(10),
+        /// IDLE_A CONDITION RECOVERY TIME.
+        idle_a_recovery: be16(12),
+        /// IDLE_B CONDITION RECOVERY TIME.
+        idle_b_recovery: be16(14),
+        /// IDLE_C CONDITION RECOVERY TIME.
+        idle_c_recovery: be16(16),
+    }
+}
+
+fixed_page!(PowerCondition, POWER_CONDITION);
+
 /// One target port of a SCSI device.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct PortDescription {

@@ -138,6 +138,19 @@ fn policies_and_ports() {
 }
 
 #[test]
+fn power_conditions() {
+    let page = PowerCondition {
+        standby_z: true,
+        idle_c: true,
+        stopped_recovery: 1,
+        standby_y_recovery: 2,
+        idle_c_recovery: 3,
+        ..PowerCondition::default()
+    };
+    assert_eq!(page.encode(0), [0, 0x8a, 0, 14, 1, 4, 0, 1, 0, 0, 0, 2, 0, 0, 0, 0, 0, 3]);
+}
+
+#[test]
 fn another_page_is_refused() {
     let bytes = BlockLimits::default().encode(0);
     assert!(matches!(ExtendedInquiry::parse(&bytes), Err(ParseError::Invalid { byte: 1, .. })));
@@ -163,7 +176,7 @@ proptest! {
                 prop_assert_eq!($page::parse(&page.encode(0)), Ok(page));
             )*};
         }
-        check!(ExtendedInquiry, BlockLimits, BlockDeviceCharacteristics, LogicalBlockProvisioning, SupportedPages);
+        check!(ExtendedInquiry, PowerCondition, BlockLimits, BlockDeviceCharacteristics, LogicalBlockProvisioning, SupportedPages);
         bytes[1] = DeviceIdentification::CODE.0;
         if let Ok(page) = DeviceIdentification::parse(&bytes) {
             prop_assert_eq!(DeviceIdentification::parse(&page.encode(0)), Ok(page));
