@@ -13,7 +13,7 @@ use lunette_scsi::{
 };
 use lunette_store::ram::Ram;
 use lunette_store::sim::Sim;
-use lunette_store::{Backing, Cx, Memory, Sg};
+use lunette_store::{Backing, Caps, Cx, IoError, Memory, Room, Sg, Store};
 use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::fs;
@@ -29,7 +29,10 @@ const SOURCES: [&str; 3] = ["scsi/src/sense.rs", "engine/src", "device-disk/src"
 const INTRODUCTION: &str = "# Reference
 
 What a disk of lunette knows: its commands, its pages, and the sense codes that it returns. This file is made from the
-tables and the sources by `cargo xtask reference`; a test fails when it is out of date.
+tables, the answers and the sources by `cargo xtask reference`; a test fails when it is out of date.
+
+Where a clause is given and no subclause of it, its subclauses bear the names of the commands or pages; their numbers
+differ between the revisions of the standard.
 ";
 
 /// Writes the file.
@@ -46,9 +49,28 @@ fn text(root: &Path) -> Result<String> {
     Ok(out)
 }
 
-/// A disk over memory that is thin or not.
+/// Memory that says of itself what some pages depend on: it has a volatile cache, and knows its room.
+struct Talkative(Ram, Caps);
+
+impl Backing for Talkative {
+    fn caps(&self) -> &Caps {
+        &self.1
+    }
+
+    fn room(&self) -> Result<Room, IoError> {
+        Ok(Room { free: 0, used: 0 })
+    }
+
+    fn attach(&self, cx: &mut dyn Cx) -> Rc<dyn Store> {
+        self.0.attach(cx)
+    }
+}
+
+/// A disk that is thin or not.
 fn disk(thin: bool) -> Result<Arc<LogicalUnit>> {
-    let store: Arc<dyn Backing> = Arc::new(Ram::new(1 << 20)?);
+    let ram = Ram::new(1 << 20)?;
+    let caps = Caps { volatile_cache: true, ..Backing::caps(&ram).clone() };
+    let store: Arc<dyn Backing> = Arc::new(Talkative(ram, caps));
     let disk = Disk::new(&Options { thin, ..Options::default() }, store.caps())?;
     let identity = Identity::new("1", Naa::locally_assigned(1));
     Ok(LogicalUnit::new("reference", identity, Box::new(disk), Some(store)))
@@ -172,11 +194,12 @@ fn answers<const N: usize>(cdbs: [&[u8]; N]) -> Result<[Vec<u8>; N]> {
 }
 
 fn pages(out: &mut String) -> Result<()> {
-    let [vpd, mode, changeable, log] = answers([
+    let [vpd, mode, changeable, log, diagnostic] = answers([
         &[0x12, 0x01, 0x00, 0x10, 0x00, 0x00],
         &[0x5a, 0x08, 0x3f, 0xff, 0x00, 0x00, 0x00, 0x10, 0x00, 0x00],
         &[0x5a, 0x08, 0x7f, 0xff, 0x00, 0x00, 0x00, 0x10, 0x00, 0x00],
         &[0x4d, 0x00, 0x40, 0xff, 0x00, 0x00, 0x00, 0x10, 0x00, 0x00],
+        &[0x1c, 0x01, 0x00, 0x10, 0x00, 0x00],
     ])?;
     out.push_str("\n## Vital product data pages\n\n| page | name | clause |\n|---|---|---|\n");
     for code in &vpd[4..] {
@@ -189,7 +212,8 @@ fn pages(out: &mut String) -> Result<()> {
     );
     for (code, mask) in mode_pages(&mode[8..]).into_iter().zip(mode_pages(&changeable[8..])) {
         let name = code.0.name().unwrap_or("?");
-        let clause = if matches!(code.0.page, 0x01 | 0x07 | 0x08) { "SBC-4 6.5" } else { "SPC-4 7.5" };
+        let of_blocks = matches!((code.0.page, code.0.subpage), (0x01 | 0x07 | 0x08, _) | (0x1c, 0x02));
+        let clause = if of_blocks { "SBC-4 6.5" } else { "SPC-4 7.5" };
         let bits: Vec<String> = mask.1.iter().enumerate().filter_map(|(at, byte)| bits(at, *byte)).collect();
         writeln!(out, "| {} | {name} | {clause} | {} |", code.0, bits.join(", "))?;
     }
@@ -200,7 +224,11 @@ fn pages(out: &mut String) -> Result<()> {
         let subpage = if code.subpage == 0 { String::new() } else { format!("/{:02X}h", code.subpage) };
         writeln!(out, "| {:02X}h{subpage} | {} | {clause} |", code.page, code.name().unwrap_or("?"))?;
     }
-    out.push_str("\n## Diagnostic pages\n\n| page | name | clause |\n|---|---|---|\n| 00h | Supported Diagnostic Pages | SPC-4 7.2 |\n");
+    out.push_str("\n## Diagnostic pages\n\n| page | name | clause |\n|---|---|---|\n");
+    for code in &diagnostic[4..] {
+        let name = if *code == 0 { "Supported Diagnostic Pages" } else { "?" };
+        writeln!(out, "| {code:02X}h | {name} | SPC-4 7.2 |")?;
+    }
     Ok(())
 }
 
@@ -236,19 +264,12 @@ fn sense_codes(out: &mut String, root: &Path) -> Result<()> {
         read(&root.join(source), &mut sources)?;
     }
     out.push_str("\n## Additional sense codes\n\nThey are defined in SPC-4 4.5.2.1 and annex F.\n\n| code | text |\n|---|---|\n");
-    for code in AdditionalSense::ALL {
-        let text = code.description();
-        if mentions(&sources, &constant(text)) {
-            writeln!(out, "| {:02X}h/{:02X}h | {text} |", code.asc, code.ascq)?;
+    for (code, constant) in AdditionalSense::ALL {
+        if mentions(&sources, &format!("AdditionalSense::{constant}")) {
+            writeln!(out, "| {:02X}h/{:02X}h | {} |", code.asc, code.ascq, code.description())?;
         }
     }
     Ok(())
-}
-
-/// The name of the constant for a text.
-fn constant(text: &str) -> String {
-    let words = text.split(|c: char| !c.is_ascii_alphanumeric()).filter(|word| !word.is_empty());
-    format!("AdditionalSense::{}", words.collect::<Vec<_>>().join("_"))
 }
 
 fn mentions(sources: &str, name: &str) -> bool {
@@ -291,9 +312,33 @@ mod tests {
     #[test]
     fn names_are_found_whole() {
         let text = "AdditionalSense::INVALID_FIELD_IN_CDB_OR_NOT, AdditionalSense::WRITE_ERROR)";
-        assert!(mentions(text, &constant("WRITE ERROR")));
-        assert!(!mentions(text, &constant("INVALID FIELD IN CDB")));
-        let busy = "AdditionalSense::LOGICAL_UNIT_NOT_READY_SELF_TEST_IN_PROGRESS";
-        assert_eq!(constant("LOGICAL UNIT NOT READY, SELF-TEST IN PROGRESS"), busy);
+        assert!(mentions(text, "AdditionalSense::WRITE_ERROR"));
+        assert!(!mentions(text, "AdditionalSense::INVALID_FIELD_IN_CDB"));
+    }
+
+    #[test]
+    fn nothing_is_without_name_and_clause() {
+        let text = text(&crate::root()).unwrap();
+        let rows: Vec<Vec<&str>> = text
+            .lines()
+            .filter(|line| {
+                line.starts_with("| ") && line.as_bytes()[2].is_ascii_digit() || line.starts_with("| A")
+            })
+            .map(|line| line.split('|').map(str::trim).collect())
+            .collect();
+        assert!(rows.len() > 150);
+        for row in rows {
+            assert!(!row[2].is_empty() && row[2] != "?", "{row:?}");
+            let is_sense = row[1].len() == 7 && row.len() == 4;
+            assert!(
+                is_sense || ["SPC-", "SBC-"].iter().any(|standard| row[3].starts_with(standard)),
+                "{row:?}"
+            );
+        }
+        for known in
+            ["| 21h/00h | LOGICAL BLOCK ADDRESS OUT OF RANGE |", "| 1Ch/02h | Logical Block Provisioning |"]
+        {
+            assert!(text.contains(known), "{known}");
+        }
     }
 }

@@ -53,8 +53,8 @@ macro_rules! additional_sense {
                 pub const $name: Self = Self { asc: $asc, ascq: $ascq };
             )*
 
-            /// Every named code.
-            pub const ALL: &[Self] = &[$(Self::$name),*];
+            /// Every named code, with the name of its constant.
+            pub const ALL: &[(Self, &str)] = &[$((Self::$name, stringify!($name))),*];
         }
 
         const fn additional_sense_text(asc: u8, ascq: u8) -> Option<&'static str> {
