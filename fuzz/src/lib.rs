@@ -12,17 +12,22 @@
 //! ```
 #![forbid(unsafe_code)]
 
+mod commands;
 mod decode;
 mod disks;
 mod input;
 mod iscsi_target;
+mod lists;
 mod parameter_lists;
+mod parsers;
 mod vhost;
 mod vhost_user_messages;
 
+pub use commands::commands;
 pub use decode::decode;
 pub use iscsi_target::iscsi_target;
 pub use parameter_lists::parameter_lists;
+pub use parsers::parsers;
 pub use vhost::session::vhost_user_session;
 pub use vhost::virtqueue::virtqueue;
 pub use vhost_user_messages::vhost_user_messages;
@@ -32,9 +37,11 @@ pub type Target = fn(&[u8]);
 
 /// Every target by its name.
 pub const TARGETS: &[(&str, Target)] = &[
+    ("commands", commands),
     ("decode", decode),
     ("iscsi_target", iscsi_target),
     ("parameter_lists", parameter_lists),
+    ("parsers", parsers),
     ("vhost_user_messages", vhost_user_messages),
     ("vhost_user_session", vhost_user_session),
     ("virtqueue", virtqueue),

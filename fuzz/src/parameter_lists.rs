@@ -2,12 +2,12 @@
 
 use crate::disks::{self, check_outcome};
 use crate::input::Input;
+use crate::lists;
 use lunette_device_disk::Options;
 use lunette_engine::{
     CommandFrame, Completion, LogicalUnit, Nexus, Outcome, PageControl, Responder, Session, Started,
 };
 use lunette_scsi::mode::ModePageCode;
-use lunette_scsi::unmap::encode_unmap_list;
 use lunette_scsi::{Cdb, Lun, ServiceResponse, Status};
 use lunette_store::sim::Sim;
 use lunette_store::{Cx, Memory, Sg};
@@ -91,7 +91,8 @@ impl Rig {
     }
 
     fn select(&mut self, input: &mut Input<'_>, ten: bool) {
-        let list = self.mode_list(input, ten);
+        let mut list = lists::mode_pages(&self.unit, input, ten);
+        lists::spoil(&mut list, input);
         let before = self.pages(PageControl::Current);
         let length = if input.one_in(8) { input.below(1 << 16) } else { list.len() };
         let [high, low] = (length as u16).to_be_bytes();
@@ -112,54 +113,9 @@ impl Rig {
         }
     }
 
-    /// Some pages as they are, with a few bytes changed.
-    fn mode_list(&self, input: &mut Input<'_>, ten: bool) -> Vec<u8> {
-        let mut list = vec![0; if ten { 8 } else { 4 }];
-        if input.one_in(4) {
-            let length = input.pick(&[8, 16]);
-            let descriptor = input.pattern(length);
-            let last = list.len() - 1;
-            list[last] = descriptor.len() as u8;
-            list.extend(descriptor);
-        }
-        let changeable = self.pages(PageControl::Changeable);
-        for _ in 0..1 + input.below(3) {
-            let pages = self.pages(PageControl::Current);
-            let which = input.below(pages.len());
-            let (mut page, mask) = (pages[which].clone(), &changeable[which]);
-            for (byte, mask) in page.iter_mut().zip(mask).skip(2) {
-                if *mask != 0 {
-                    *byte ^= input.u8() & mask;
-                }
-            }
-            list.extend(page);
-        }
-        for _ in 0..input.below(8).saturating_sub(4) {
-            let at = input.below(list.len());
-            list[at] ^= 1 << input.below(8);
-        }
-        if input.one_in(8) {
-            list.truncate(input.below(list.len()));
-        }
-        list
-    }
-
     fn unmap(&mut self, input: &mut Input<'_>) {
-        let count = input.below(40);
-        let ranges: Vec<(u64, u32)> = (0..count)
-            .map(|_| match input.one_in(64) {
-                true => (u64::from(input.u32()) << 32 | u64::from(input.u32()), input.u32()),
-                false => (input.u8().into(), input.u8().into()),
-            })
-            .collect();
-        let mut list = encode_unmap_list(&ranges).expect("few ranges");
-        if input.one_in(4) {
-            let at = input.below(8);
-            list[at] = input.u8();
-        }
-        if input.one_in(8) {
-            list.truncate(input.below(list.len()));
-        }
+        let mut list = lists::ranges(input);
+        lists::spoil(&mut list, input);
         let [high, low] = (list.len() as u16).to_be_bytes();
         let block = vec![0xee; 8 * 4096];
         let blocks = (block.len() / self.block_length()) as u8;

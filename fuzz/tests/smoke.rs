@@ -71,6 +71,11 @@ fn replay(name: &str, target: fn(&[u8])) {
 }
 
 #[test]
+fn commands() {
+    run("commands");
+}
+
+#[test]
 fn decode() {
     run("decode");
 }
@@ -83,6 +88,11 @@ fn iscsi_target() {
 #[test]
 fn parameter_lists() {
     run("parameter_lists");
+}
+
+#[test]
+fn parsers() {
+    run("parsers");
 }
 
 #[test]
