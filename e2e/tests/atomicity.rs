@@ -1,11 +1,13 @@
 //! Commands that have their blocks to themselves, and the room of thin disks, as sg3_utils and a kernel see them.
 
-use anyhow::Result;
-use lunette_e2e::checks;
+use anyhow::{Result, ensure};
 use lunette_e2e::daemon::{Lunette, allocated};
 use lunette_e2e::guest::Guest;
 use lunette_e2e::uml::Uml;
+use lunette_e2e::{checks, tools};
+use std::fs;
 use std::process::Command;
+use std::time::{Duration, Instant};
 
 /// Exit statuses of sg3_utils.
 const DATA_PROTECT: i32 = 7;
@@ -64,6 +66,53 @@ fn sg3_utils_compare_write_and_unmap() -> Result<()> {
 
     guest.power_off()?;
     daemon.alive()?;
+    daemon.stop()?;
+    Ok(())
+}
+
+/// The daemon is killed when half of the blocks are written, and again when all are.
+#[test]
+fn a_killed_daemon_leaves_all_or_nothing_of_an_atomic_write() -> Result<()> {
+    checks::need_tools()?;
+    const BLOCK: u64 = 512;
+    let home = Lunette::new()?;
+    let file = home.path("disk.img");
+    fs::write(&file, vec![b'A'; 64 * BLOCK as usize])?;
+    let serve =
+        |fault: &str| home.clone().lu(format!("disk:{},w{fault}", file.display())).vhost_user("vm.sock");
+    let content =
+        || -> Result<Vec<u8>> { Ok(fs::read(&file)?.chunks(BLOCK as usize).map(|block| block[0]).collect()) };
+    let write = "head -c 8192 /dev/zero | tr '\\0' B > /run/new
+        sg_write_x --atomic=0 --16 --lba=8 --num=16 --in=/run/new /run/sg";
+    let [old, half, new] =
+        [0, 8, 16].map(|written| [vec![b'A'; 8], vec![b'B'; written], vec![b'A'; 56 - written]].concat());
+
+    let torn = serve(&format!(",fault=torn:{}", 16 * BLOCK));
+    let daemon = torn.start()?;
+    let mut guest = boot(&torn)?;
+    guest.check(&format!("{write} > /dev/null 2>&1 &"))?;
+    let deadline = Instant::now() + tools::LIMIT;
+    while content()? != half {
+        ensure!(Instant::now() < deadline, "{:?}", content()?);
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    daemon.kill()?;
+    drop(guest);
+
+    let whole = serve("");
+    let daemon = whole.start()?;
+    let mut guest = boot(&whole)?;
+    assert_eq!(letter(&mut guest, 8)?, "A");
+    assert_eq!(content()?, old);
+    guest.check(write)?;
+    daemon.kill()?;
+    drop(guest);
+
+    let daemon = whole.start()?;
+    let mut guest = boot(&whole)?;
+    assert_eq!(letter(&mut guest, 23)?, "B");
+    assert_eq!(content()?, new);
+    guest.power_off()?;
     daemon.stop()?;
     Ok(())
 }

@@ -10,8 +10,8 @@ use std::sync::Arc;
 use std::time::Duration;
 use thiserror::Error;
 
-/// What goes wrong. As text: any of `delay:MS`, `eio:OFFSET`, `short:OFFSET` and `enospc:OFFSET`, joined by `+`; offsets are
-/// in bytes, and an operation is hit when its range contains the byte.
+/// What goes wrong. As text: any of `delay:MS`, `eio:OFFSET`, `short:OFFSET`, `enospc:OFFSET` and `torn:OFFSET`, joined by `+`;
+/// offsets are in bytes, and an operation is hit when its range contains the byte.
 ///
 /// ```
 /// use lunette_store::layer::fault::Plan;
@@ -30,13 +30,15 @@ pub struct Plan {
     pub short: Vec<u64>,
     /// Writes and zeroing that touch these bytes fail with [`IoError::NoSpace`].
     pub enospc: Vec<u64>,
+    /// Writes end before these bytes and never complete, as when the program is killed meanwhile.
+    pub torn: Vec<u64>,
 }
 
 /// What is wrong with the text of a [`Plan`].
 #[derive(Clone, PartialEq, Eq, Debug, Error)]
 pub enum PlanError {
     /// Not one of the known faults.
-    #[error("unknown fault {0:?}: expected delay:MS, eio:OFFSET, short:OFFSET or enospc:OFFSET")]
+    #[error("unknown fault {0:?}: expected delay:MS, eio:OFFSET, short:OFFSET, enospc:OFFSET or torn:OFFSET")]
     Unknown(String),
     /// Not a decimal number.
     #[error("{0:?} is not a decimal number")]
@@ -58,6 +60,7 @@ impl FromStr for Plan {
                 "eio" => plan.eio.push(number()?),
                 "short" => plan.short.push(number()?),
                 "enospc" => plan.enospc.push(number()?),
+                "torn" => plan.torn.push(number()?),
                 _ => return Err(unknown()),
             }
         }
@@ -77,6 +80,10 @@ impl Plan {
             Verdict::Fail(IoError::Os(libc::EIO))
         } else if takes_room && hit(&self.enospc).is_some() {
             Verdict::Fail(IoError::NoSpace)
+        } else if let Some(end) = hit(&self.torn)
+            && matches!(op, Op::Write { .. })
+        {
+            Verdict::Torn(end - offset)
         } else if let Some(end) = hit(&self.short)
             && !op.sg().is_empty()
         {
@@ -91,6 +98,7 @@ enum Verdict {
     Pass,
     Fail(IoError),
     Short(u64),
+    Torn(u64),
 }
 
 /// Another store, with faults.
@@ -141,6 +149,8 @@ enum Kept {
     Held(IoId, Op<'static>, Vec<Seg>),
     /// On its way, and will be called short.
     Cut(IoId),
+    /// Nobody will hear of it.
+    Torn,
 }
 
 /// How long an operation waits when the inner store is full.
@@ -157,6 +167,14 @@ impl Attached {
         match self.plan.verdict(&op) {
             Verdict::Pass => self.inner.submit(op, id, cx),
             Verdict::Fail(error) => Submit::Done(Err(error)),
+            Verdict::Torn(length) => {
+                let torn = self.pending.keep(Kept::Torn);
+                let submit = self.inner.submit(op.with_sg(op.sg().part(0, length)), torn, cx);
+                if submit != Submit::Queued {
+                    self.pending.take(torn.token);
+                }
+                if submit == Submit::Full { submit } else { Submit::Queued }
+            }
             Verdict::Short(0) => Submit::Done(Err(IoError::Short { moved: 0 })),
             Verdict::Short(length) => {
                 let cut = self.pending.keep(Kept::Cut(id));
@@ -207,7 +225,7 @@ impl Sink for Attached {
                 }
             }
             Some(Kept::Cut(id)) => cx.complete(id, shortened(result)),
-            None => {}
+            Some(Kept::Torn) | None => {}
         }
     }
 }
@@ -302,6 +320,21 @@ mod tests {
         assert_eq!(rig.submit(write(50, &segs), 0), short(50));
         assert_eq!(rig.content(99, 2), [7, 0]);
         assert_eq!(rig.submit(write(100, &segs), 0), short(0));
+    }
+
+    #[test]
+    fn a_torn_write_moves_the_bytes_before_the_fault_and_says_nothing() {
+        let mut rig = Rig::new("torn:100");
+        let memory = Memory::from_bytes(&[7; 200]);
+        let segs = [memory.seg()];
+        for offset in [50, 100] {
+            assert_eq!(rig.submit(write(offset, &segs), 0), Submit::Queued);
+        }
+        rig.sim.settle();
+        assert!(rig.log.0.borrow().is_empty());
+        assert_eq!(rig.content(99, 2), [7, 0]);
+        let read = Op::Read { offset: 0, to: Sg::new(&segs) };
+        assert_eq!(rig.submit(read, 0), Submit::Done(Ok(200)));
     }
 
     #[test]
