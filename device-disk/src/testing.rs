@@ -6,6 +6,7 @@ use lunette_engine::{
     Responder, Session, Started, StateError, StateKeeper, Steps, TargetPort, TaskId,
 };
 use lunette_scsi::designator::Protocol;
+use lunette_scsi::inquiry::SpcVersion;
 use lunette_scsi::{
     Cdb, Lun, Naa, Opcode, Sense, ServiceResponse, Status, TaskAttribute, TaskManagementFunction,
 };
@@ -203,12 +204,18 @@ impl Rig {
     /// A disk that only carries out what passes a filter.
     pub(crate) fn filtered(filter: &str) -> Self {
         let store = Arc::new(Ram::new(SIZE).unwrap());
-        Self::build(Options::default(), store, |_| {}, &filter.parse().unwrap())
+        Self::build(Options::default(), store, |_| {}, &filter.parse().unwrap(), SpcVersion::SPC_4)
     }
 
     /// A disk over another store.
     pub(crate) fn over(options: Options, inner: Arc<dyn Backing>, change: impl FnOnce(&mut Caps)) -> Self {
-        Self::build(options, inner, change, &CommandFilter::default())
+        Self::build(options, inner, change, &CommandFilter::default(), SpcVersion::SPC_4)
+    }
+
+    /// A disk that claims another standard.
+    pub(crate) fn claiming(version: SpcVersion) -> Self {
+        let store = Arc::new(Ram::new(SIZE).unwrap());
+        Self::build(Options::default(), store, |_| {}, &CommandFilter::default(), version)
     }
 
     fn build(
@@ -216,13 +223,14 @@ impl Rig {
         inner: Arc<dyn Backing>,
         change: impl FnOnce(&mut Caps),
         filter: &CommandFilter,
+        version: SpcVersion,
     ) -> Self {
         let mut caps = Caps { logical_block: options.block_length, ..inner.caps().clone() };
         change(&mut caps);
         let seen = Arc::default();
         let disk = Disk::new(&options, &caps).unwrap();
         let store = Watched { inner, caps, seen: Arc::clone(&seen) };
-        let identity = Identity::new("0001", Naa::locally_assigned(1));
+        let identity = Identity { version, ..Identity::new("0001", Naa::locally_assigned(1)) };
         let store: Option<Arc<dyn Backing>> = Some(Arc::new(store));
         let unit = LogicalUnit::filtered("disk", identity, Box::new(disk), store, filter);
         let units = BTreeMap::from([(0, unit.clone())]);

@@ -1,5 +1,6 @@
 //! Who a logical unit says it is.
 
+use lunette_scsi::inquiry::SpcVersion;
 use lunette_scsi::{Designator, Identifier, Naa};
 
 /// The names of a logical unit. Made once and kept: initiators know a disk by them.
@@ -15,6 +16,8 @@ pub struct Identity {
     pub serial: String,
     /// World-wide name (VPD page 83h).
     pub naa: Naa,
+    /// The standard that it claims to follow, SPC-3 or SPC-4.
+    pub version: SpcVersion,
 }
 
 impl Identity {
@@ -26,6 +29,7 @@ impl Identity {
             revision: concat!(env!("CARGO_PKG_VERSION_MAJOR"), ".", env!("CARGO_PKG_VERSION_MINOR")).into(),
             serial: serial.into(),
             naa,
+            version: SpcVersion::SPC_4,
         }
     }
 

@@ -5,6 +5,7 @@ use crate::size;
 use crate::state::MAX_SERIAL;
 use lunette_engine::CommandFilter;
 use lunette_scsi::Naa;
+use lunette_scsi::inquiry::SpcVersion;
 use lunette_store::layer::fault;
 use lunette_transport_vhost_user::MAX_REQUEST_QUEUES;
 use std::collections::HashSet;
@@ -37,6 +38,8 @@ pub(crate) struct UnitSpec {
     pub(crate) serial: Option<String>,
     /// World-wide name.
     pub(crate) wwn: Option<Naa>,
+    /// The standard that it claims to follow.
+    pub(crate) version: SpcVersion,
     /// A name for people, logs and the state directory.
     pub(crate) name: Option<String>,
     /// Whether the medium rotates; otherwise what the store says.
@@ -76,7 +79,7 @@ pub(crate) struct NotationError {
 pub(crate) const MAX_LUNS: u32 = 16384;
 
 /// The keys, for error messages.
-const KEYS: &str = "target, lun, queues, size, block, direct, inline, serial, wwn, name, rotational, removable, pace, waiting, filter, access";
+const KEYS: &str = "target, lun, queues, size, block, direct, inline, serial, wwn, version, name, rotational, removable, pace, waiting, filter, access";
 
 impl NotationError {
     pub(crate) fn new(text: &str, why: String) -> Self {
@@ -145,6 +148,7 @@ impl UnitSpec {
             inline: None,
             serial: None,
             wwn: None,
+            version: SpcVersion::SPC_4,
             name: None,
             rotational: None,
             removable: false,
@@ -180,6 +184,13 @@ impl UnitSpec {
             "inline" => self.inline = Some(switch(key, value)?),
             "serial" => self.serial = Some(printable(key, value, MAX_SERIAL)?),
             "wwn" => self.wwn = Some(value.parse().map_err(|error| format!("wwn={value}: {error}"))?),
+            "version" => {
+                self.version = match value {
+                    "spc-3" => SpcVersion::SPC_3,
+                    "spc-4" => SpcVersion::SPC_4,
+                    _ => return Err(format!("version={value}: write spc-3 or spc-4")),
+                };
+            }
             "name" => self.name = Some(printable(key, value, 64)?),
             "rotational" => self.rotational = Some(switch(key, value)?),
             "removable" => self.removable = switch(key, value)?,
@@ -301,7 +312,7 @@ mod tests {
 
     #[test]
     fn keys_are_understood() {
-        let text = r"disk:/a\,b,w,size=1G,block=4096,direct=on,inline=off,serial=abc,wwn=naa.3000000000000001,name=root,rotational=on,removable=on,pace=16M,target=3,lun=7,queues=1+4-6";
+        let text = r"disk:/a\,b,w,size=1G,block=4096,direct=on,inline=off,serial=abc,wwn=naa.3000000000000001,version=spc-3,name=root,rotational=on,removable=on,pace=16M,target=3,lun=7,queues=1+4-6";
         let unit: UnitSpec = text.parse().unwrap();
         assert_eq!(unit.store, StoreSpec::Path("/a,b".into()));
         assert_eq!(
@@ -310,6 +321,7 @@ mod tests {
         );
         assert_eq!((unit.serial.as_deref(), unit.wwn), (Some("abc"), Some(Naa::locally_assigned(1))));
         assert_eq!((unit.name.as_deref(), unit.target, unit.lun), (Some("root"), 3, Some(7)));
+        assert_eq!(unit.version, SpcVersion::SPC_3);
         assert_eq!((unit.rotational, unit.removable, unit.pace), (Some(true), true, Some(16 << 20)));
         assert_eq!("disk:/a,waiting=0".parse::<UnitSpec>().unwrap().waiting, Some(0));
         assert_eq!("disk:/a,pace=off".parse::<UnitSpec>().unwrap().pace, Some(0));
@@ -346,6 +358,7 @@ mod tests {
             ("disk:/a,queues=254", "from 0 to 253"),
             ("disk:/a,wwn=12", "wwn=12"),
             ("disk:/a,serial=", "printable"),
+            ("disk:/a,version=5", "spc-3 or spc-4"),
             ("disk:/a,filter=deny:unmapp", "no command `unmapp`"),
             ("disk:ram:1000", "multiple of the block size"),
             ("disk:ram:1M,size=1M", "size= is for files"),

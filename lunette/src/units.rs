@@ -162,7 +162,8 @@ fn key(spec: &UnitSpec) -> Result<Key> {
 
 fn build(spec: &UnitSpec, at: Address, opened: Opened, record: &Record, state: &StateDir) -> Result<Unit> {
     let serial = spec.serial.as_ref().unwrap_or(&record.serial);
-    let identity = Identity::new(serial, spec.wwn.unwrap_or(record.naa));
+    let identity =
+        Identity { version: spec.version, ..Identity::new(serial, spec.wwn.unwrap_or(record.naa)) };
     let defaults = DiskOptions::default();
     let options = DiskOptions {
         block_length: spec.block,

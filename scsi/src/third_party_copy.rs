@@ -4,7 +4,7 @@
 use crate::bytes::{bit_at, put, u8_at, u16_at, u24_at, u32_at, u64_at};
 use crate::codes::codes;
 use crate::designator::Designator;
-use crate::inquiry::PeripheralDeviceType;
+use crate::inquiry::{PeripheralDeviceType, SpcVersion};
 use crate::sense::{AdditionalSense, Sense, SenseKeySpecific};
 use crate::status::Status;
 
@@ -85,6 +85,8 @@ pub struct Cscd {
     pub designator: Designator,
     /// DISK BLOCK LENGTH in bytes; 0 if the copy manager is to find that out.
     pub block_length: u32,
+    /// NUL: there is no such device. SPC-4 has no such bit.
+    pub null: bool,
     /// Where the descriptor begins in the parameter list, for field pointers.
     pub offset: u16,
 }
@@ -143,12 +145,12 @@ const NULL_DEVICE: u8 = 5;
 const SEGMENT_HEADER: usize = 4;
 
 impl ExtendedCopyList {
-    /// Parses a list that is not empty.
+    /// Parses a list that is not empty as `version` describes it.
     ///
     /// # Errors
     /// PARAMETER LIST LENGTH ERROR if it ends too early or is longer than `limits` say; otherwise an error that points at the
     /// first field that cannot be used.
-    pub fn parse(list: &[u8], limits: &CopyLimits) -> Result<Self, Sense> {
+    pub fn parse(list: &[u8], limits: &CopyLimits, version: SpcVersion) -> Result<Self, Sense> {
         let wrong_length = || Sense::illegal_request(AdditionalSense::PARAMETER_LIST_LENGTH_ERROR);
         let (cscds, segments) = (u32::from(u16_at(list, 2)), u32_at(list, 8));
         let all = cscds.checked_add(segments).filter(|length| *length <= limits.list_length);
@@ -163,7 +165,7 @@ impl ExtendedCopyList {
         let split = HEADER + cscds as usize;
         Ok(Self {
             list_id,
-            cscds: parse_cscds(&list[..split], limits)?,
+            cscds: parse_cscds(&list[..split], limits, version)?,
             segments: parse_segments(&list[..end], split, limits)?,
         })
     }
@@ -183,7 +185,7 @@ fn list_id(list: &[u8]) -> Result<Option<u8>, Sense> {
     }
 }
 
-fn parse_cscds(list: &[u8], limits: &CopyLimits) -> Result<Vec<Cscd>, Sense> {
+fn parse_cscds(list: &[u8], limits: &CopyLimits, version: SpcVersion) -> Result<Vec<Cscd>, Sense> {
     let (descriptors, rest) = list[HEADER..].as_chunks::<CSCD>();
     if !rest.is_empty() {
         return Err(Sense::invalid_field_in_parameter_list(2, None));
@@ -192,7 +194,8 @@ fn parse_cscds(list: &[u8], limits: &CopyLimits) -> Result<Vec<Cscd>, Sense> {
         return Err(refused(AdditionalSense::TOO_MANY_TARGET_DESCRIPTORS, 2));
     }
     let offsets = (HEADER..).step_by(CSCD);
-    descriptors.iter().zip(offsets).map(|(bytes, offset)| Cscd::parse(bytes, offset as u16)).collect()
+    let cscds = descriptors.iter().zip(offsets);
+    cscds.map(|(bytes, offset)| Cscd::parse(bytes, offset as u16, version)).collect()
 }
 
 impl Cscd {
@@ -202,16 +205,20 @@ impl Cscd {
     pub const BLOCK_LENGTH_AT: u16 = 29;
     const DESIGNATOR: std::ops::Range<usize> = 4..28;
 
-    fn parse(bytes: &[u8; CSCD], offset: u16) -> Result<Self, Sense> {
+    fn parse(bytes: &[u8; CSCD], offset: u16, version: SpcVersion) -> Result<Self, Sense> {
         if CopyDescriptor(bytes[0]) != CopyDescriptor::IDENTIFICATION {
             return Err(refused(AdditionalSense::UNSUPPORTED_TARGET_DESCRIPTOR_TYPE_CODE, offset));
         }
-        // A null device in SPC-3, obsolete since: who asks for one must not get the one that has the name.
-        if bit_at(bytes, Self::DEVICE_TYPE_AT.into(), NULL_DEVICE) {
-            return Err(Sense::invalid_field_in_parameter_list(
-                offset + Self::DEVICE_TYPE_AT,
-                Some(NULL_DEVICE),
-            ));
+        // Obsolete since SPC-4: LU ID TYPE, which is nothing then, and NUL: who asks for no device must not get the one that
+        // has the name.
+        let (unit_kind, null) = (bytes[1] >> 6, bit_at(bytes, Self::DEVICE_TYPE_AT.into(), NULL_DEVICE));
+        let refused_bit = if version == SpcVersion::SPC_3 {
+            (unit_kind != 0).then_some(7)
+        } else {
+            null.then_some(NULL_DEVICE)
+        };
+        if refused_bit.is_some() {
+            return Err(Sense::invalid_field_in_parameter_list(offset + Self::DEVICE_TYPE_AT, refused_bit));
         }
         const DESIGNATOR_LENGTH_AT: u16 = 7;
         let wrong = |_| Sense::invalid_field_in_parameter_list(offset + DESIGNATOR_LENGTH_AT, None);
@@ -220,6 +227,7 @@ impl Cscd {
             device_type: PeripheralDeviceType(bytes[1] & 0x1f),
             designator,
             block_length: u24_at(bytes, Self::BLOCK_LENGTH_AT.into()),
+            null,
             offset,
         })
     }

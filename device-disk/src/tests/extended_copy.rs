@@ -1,6 +1,7 @@
 //! EXTENDED COPY(LID1) within a disk, and what RECEIVE COPY STATUS(LID1) says of it.
 
 use crate::testing::*;
+use lunette_scsi::inquiry::SpcVersion;
 use lunette_scsi::{Designator, Identifier, Naa};
 
 const COPY_ABORTED: u8 = 0x0a;
@@ -137,6 +138,14 @@ fn what_cannot_be_copied() {
     wrong[17] = 0;
     wrong[46] = 0x10;
     assert_eq!(copy(&mut rig, &wrong).refused(), (COPY_ABORTED, 0x26, 0));
+}
+
+#[test]
+fn a_null_device_of_spc_3_is_out_of_reach() {
+    let mut null = list(1, &[segment(0x02, 1, 0, 9, [0, 0])]);
+    null[17] = 0x20;
+    assert_eq!(copy(&mut Rig::new(), &null).refused(), (5, 0x26, 0));
+    assert_eq!(copy(&mut Rig::claiming(SpcVersion::SPC_3), &null).refused(), (COPY_ABORTED, 0x0d, 0x02));
 }
 
 #[test]

@@ -2,6 +2,7 @@
 
 use crate::Options;
 use crate::testing::*;
+use lunette_scsi::inquiry::SpcVersion;
 use lunette_scsi::vpd::{
     BlockDeviceCharacteristics, BlockLimits, ExtendedInquiry, LogicalBlockProvisioning, PortDescription,
     ScsiPorts,
@@ -26,6 +27,14 @@ fn standard_inquiry_data() {
     }
     assert_eq!(rig.ask(&[0x12, 0, 1, 0, 96, 0], &[], 96).field(), Some((2, None)), "a page without EVPD");
     assert_eq!(rig.ask(&[0x12, 2, 0, 0, 96, 0], &[], 96).field(), Some((1, Some(1))), "CMDDT");
+}
+
+#[test]
+fn an_older_standard_can_be_claimed() {
+    let mut rig = Rig::claiming(SpcVersion::SPC_3);
+    let inquiry = StandardInquiry::parse(&rig.ask(&[0x12, 0, 0, 0, 96, 0], &[], 96).good()).unwrap();
+    assert_eq!(inquiry.version, 5);
+    assert_eq!(inquiry.version_descriptors[..4], [0x00a0, 0x0300, 0x0600, 0x04c0]);
 }
 
 #[test]

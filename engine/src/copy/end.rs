@@ -56,8 +56,9 @@ impl End {
         let cscd = cscds.get(usize::from(named.cscd));
         let unit = match cscd {
             Some(cscd) => {
-                let is_named =
-                    |unit: &&Arc<LogicalUnit>| unit.identity.designators().contains(&cscd.designator);
+                let is_named = |unit: &&Arc<LogicalUnit>| {
+                    !cscd.null && unit.identity.designators().contains(&cscd.designator)
+                };
                 let unit = run.nexus.port.units().values().find(is_named);
                 let not_reachable = AdditionalSense::COPY_TARGET_DEVICE_NOT_REACHABLE;
                 unit.ok_or(aborted_in_list(not_reachable, cscd.offset))?

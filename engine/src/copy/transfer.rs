@@ -14,7 +14,7 @@ const CHUNK: u64 = 256 << 10;
 
 /// Carries out the copy that `list` asks for.
 pub(crate) async fn run(run: &Run, list: &[u8]) -> Result<(), Sense> {
-    let list = ExtendedCopyList::parse(list, &LIMITS)?;
+    let list = ExtendedCopyList::parse(list, &LIMITS, run.unit.identity.version)?;
     let copy = run.unit.copies().begin(run, list.list_id)?;
     let result = process_all(run, &copy, &list).await;
     if !run.is_aborted() {

@@ -42,13 +42,17 @@ fn standard(unit: &LogicalUnit) -> Vec<u8> {
         &identity.revision,
     );
     data.peripheral_qualifier = peripheral >> 5;
-    data.version = SpcVersion::SPC_4.0;
+    data.version = identity.version.0;
     data.normal_aca = !device.is_placeholder();
     data.removable = device.removable();
     data.target_port_group_support = target_port_group_support(unit);
     data.third_party_copy = unit.copies_blocks();
     data.multi_port = unit.ports().len() > 1;
-    let versions = [version_descriptor::SAM_5, version_descriptor::SPC_4];
+    let primary_commands = match identity.version {
+        SpcVersion::SPC_3 => version_descriptor::SPC_3,
+        _ => version_descriptor::SPC_4,
+    };
+    let versions = [version_descriptor::SAM_5, primary_commands];
     for (slot, version) in
         data.version_descriptors.iter_mut().zip(versions.iter().chain(device.version_descriptors()))
     {

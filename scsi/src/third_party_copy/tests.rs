@@ -49,7 +49,7 @@ fn list(cscds: &[Vec<u8>], segments: &[Vec<u8>]) -> Vec<u8> {
 }
 
 fn refusal(list: &[u8]) -> (AdditionalSense, Option<u16>) {
-    let sense = ExtendedCopyList::parse(list, &LIMITS).unwrap_err();
+    let sense = ExtendedCopyList::parse(list, &LIMITS, SpcVersion::SPC_4).unwrap_err();
     let byte = match sense.sense_key_specific {
         Some(SenseKeySpecific::FieldPointer { in_cdb: false, byte, .. }) => Some(byte),
         _ => None,
@@ -60,10 +60,13 @@ fn refusal(list: &[u8]) -> (AdditionalSense, Option<u16>) {
 #[test]
 fn layout_of_a_list() {
     let bytes = list(&[cscd()], &[segment(), segment_with_offset()]);
-    let list = ExtendedCopyList::parse(&bytes, &LIMITS).unwrap();
+    let list = ExtendedCopyList::parse(&bytes, &LIMITS, SpcVersion::SPC_4).unwrap();
     assert_eq!(list.list_id, Some(3));
     let device_type = PeripheralDeviceType::DISK;
-    assert_eq!(list.cscds, [Cscd { device_type, designator: naa(), block_length: 512, offset: 16 }]);
+    assert_eq!(
+        list.cscds,
+        [Cscd { device_type, designator: naa(), block_length: 512, null: false, offset: 16 }]
+    );
     let source = SegmentEnd { cscd: 1, lba: 5, byte_offset: 0 };
     let destination = SegmentEnd { cscd: SegmentEnd::COPY_MANAGER, lba: 6, byte_offset: 0 };
     let first = Segment { amount: Amount::DestinationBlocks(0x1234), source, destination };
@@ -116,10 +119,24 @@ fn what_is_not_understood_is_pointed_at() {
 }
 
 #[test]
+fn spc_3_has_fields_that_are_obsolete_later() {
+    let parse = |byte, version| {
+        let mut bytes = list(&[cscd()], &[]);
+        bytes[17] = byte;
+        ExtendedCopyList::parse(&bytes, &LIMITS, version).map(|list| list.cscds[0].null)
+    };
+    assert_eq!(parse(0x20, SpcVersion::SPC_3), Ok(true));
+    assert_eq!(parse(0x00, SpcVersion::SPC_3), Ok(false));
+    assert_eq!(parse(0xc0, SpcVersion::SPC_4), Ok(false));
+    let refused = Sense::invalid_field_in_parameter_list(17, Some(7));
+    assert_eq!(parse(0x40, SpcVersion::SPC_3), Err(refused));
+}
+
+#[test]
 fn a_copy_without_an_identifier() {
     let mut bytes = list(&[], &[]);
     bytes[..2].copy_from_slice(&[0, 0x18]);
-    assert_eq!(ExtendedCopyList::parse(&bytes, &LIMITS).unwrap().list_id, None);
+    assert_eq!(ExtendedCopyList::parse(&bytes, &LIMITS, SpcVersion::SPC_4).unwrap().list_id, None);
 }
 
 #[test]
@@ -152,7 +169,7 @@ fn details_of_a_failure() {
 proptest! {
     #[test]
     fn random_bytes_never_panic(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
-        let _ = ExtendedCopyList::parse(&bytes, &LIMITS);
+        let _ = ExtendedCopyList::parse(&bytes, &LIMITS, SpcVersion::SPC_3);
     }
 
     #[test]
@@ -162,6 +179,6 @@ proptest! {
         bytes[2..4].copy_from_slice(&cscds.to_be_bytes());
         let segments = bytes.len() as u32 - 16 - u32::from(cscds);
         bytes[8..12].copy_from_slice(&segments.to_be_bytes());
-        let _ = ExtendedCopyList::parse(&bytes, &LIMITS);
+        let _ = ExtendedCopyList::parse(&bytes, &LIMITS, SpcVersion::SPC_3);
     }
 }
