@@ -8,7 +8,8 @@
 //! This crate knows nothing of SCSI, of threads or of file formats.
 //!
 //! Entry types: [`Store`] and [`Backing`] (implement these for a new kind of store), [`Op`], [`Caps`], [`Sg`], [`Cx`],
-//! [`ram::Ram`], the layers in [`layer`], [`Relay`] for stores that see their own completions, and [`pool::Pool`].
+//! [`ram::Ram`], the layers in [`layer`], [`Relay`] for stores that see their own completions, [`pool::Pool`], and
+//! [`log::LineBudget`] for whoever logs what others do.
 //!
 //! ```
 //! use lunette_store::{ram::Ram, sim::Sim, Backing, Memory, Op, Sg, Submit, IoId, SinkId};
@@ -34,6 +35,7 @@
 mod cx;
 pub mod held;
 pub mod layer;
+pub mod log;
 mod op;
 pub mod pool;
 pub mod ram;

@@ -270,7 +270,7 @@ impl Listener {
 
     /// Goes on in a while. Says why, once.
     fn pause(&self, error: &io::Error, cx: &mut dyn Cx) {
-        if !self.in_trouble.replace(true) {
+        if !self.in_trouble.replace(true) && self.portal.target.may_log(cx) {
             tracing::warn!(%error, "cannot accept iSCSI connections for the moment");
         }
         self.pausing.set(true);
@@ -279,7 +279,7 @@ impl Listener {
 
     fn accepted(&self, socket: TcpStream, peer: SocketAddr, cx: &mut dyn Cx) {
         let Some(reactor) = self.portal.admit() else {
-            if !self.full.replace(true) {
+            if !self.full.replace(true) && self.portal.target.may_log(cx) {
                 tracing::warn!(%peer, "too many iSCSI connections: refusing more");
             }
             return;

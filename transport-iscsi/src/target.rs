@@ -6,6 +6,7 @@ use lunette_engine::{Nexus, TargetPort};
 use lunette_iscsi::limits::MAX_NAME;
 use lunette_iscsi::target::{SessionInfo, Settings};
 use lunette_store::Cx;
+use lunette_store::log::LineBudget;
 use std::collections::HashMap;
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -52,6 +53,7 @@ pub struct Target {
     port: Arc<TargetPort>,
     /// Those of all portal groups.
     sessions: Arc<Mutex<Sessions>>,
+    log: Arc<LineBudget>,
 }
 
 /// What makes two sessions the same one (RFC 7143 6.3.5): the portal group's tag and the initiator port.
@@ -103,13 +105,13 @@ impl Target {
             return Err(Error::Name(options.name));
         }
         options.name = name;
-        Ok(Arc::new(Self { options, port, sessions: Arc::default() }))
+        Ok(Arc::new(Self { options, port, sessions: Arc::default(), log: Arc::default() }))
     }
 
     /// The same target through another portal group, in which it shows the logical units of `port`.
     pub fn in_group(&self, portal_group: u16, port: Arc<TargetPort>) -> Arc<Self> {
         let options = Options { portal_group, ..self.options.clone() };
-        Arc::new(Self { options, port, sessions: self.sessions.clone() })
+        Arc::new(Self { options, port, sessions: self.sessions.clone(), log: self.log.clone() })
     }
 
     /// Its iSCSI name.
@@ -158,6 +160,11 @@ impl Target {
         for place in places {
             local::post(place, cx, |connection, cx| connection.reset(cx));
         }
+    }
+
+    /// Whether a line may be written to the log that initiators cause, or whoever else connects, as often as they like.
+    pub(crate) fn may_log(&self, cx: &dyn Cx) -> bool {
+        self.log.allows(self.name(), cx.now())
     }
 
     fn key(&self, initiator: &InitiatorPort) -> SessionKey {

@@ -1,5 +1,7 @@
 //! A process without descriptors. One of its own, for all of it shares the limit.
 
+mod log;
+
 use lunette_engine::TargetPort;
 use lunette_reactor::{Options as ReactorOptions, Reactors};
 use lunette_scsi::Protocol;
@@ -8,29 +10,13 @@ use lunette_transport_iscsi::{Options, Portal, Target};
 use rustix::net::{AddressFamily, SocketType, connect, socket};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use std::collections::BTreeMap;
-use std::io::{self, Read, Write};
+use std::io::{Read, Write};
 use std::net::TcpStream;
-use std::sync::mpsc::{Sender, channel};
-
-/// Sends on each line of the log.
-struct Log(Sender<String>);
-
-impl Write for Log {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let _ = self.0.send(String::from_utf8_lossy(bytes).into_owned());
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
 
 #[test]
 fn connections_are_accepted_when_there_are_descriptors_again() {
     const TROUBLE: &str = "cannot accept iSCSI connections";
-    let (tell, log) = channel();
-    tracing_subscriber::fmt().with_writer(move || Log(tell.clone())).init();
+    let log = log::listen();
     let reactors = Reactors::start(&ReactorOptions { reactors: 1, ..ReactorOptions::default() }).unwrap();
     let port = TargetPort::new("test", 1, Protocol::ISCSI, BTreeMap::new());
     let target = Target::new(Options::default(), port).unwrap();

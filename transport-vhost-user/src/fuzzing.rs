@@ -4,7 +4,6 @@
 use crate::aside::Aside;
 use crate::events::Events;
 use crate::local::{ConnectionId, ExportId, Local};
-use crate::log::LineBudget;
 use crate::memory::{FENCED, MemoryMap};
 use crate::place::Place;
 use crate::queue::{Fds, Queue, Setup};
@@ -12,6 +11,7 @@ use crate::ring::Layout;
 use crate::targets::Targets;
 use crate::wire::Sizes;
 use lunette_engine::Nexus;
+use lunette_store::log::LineBudget;
 use lunette_store::{Cx, Sink};
 use lunette_vhost_user::SharedRegion;
 use std::rc::Rc;

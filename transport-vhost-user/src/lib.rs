@@ -40,7 +40,6 @@ mod export;
 #[doc(hidden)]
 pub mod fuzzing;
 mod local;
-mod log;
 mod memory;
 mod notify;
 mod place;

@@ -2,8 +2,8 @@
 
 use crate::aside::Aside;
 use crate::events::Events;
-use crate::log::LineBudget;
 use crate::targets::Targets;
+use lunette_store::log::LineBudget;
 use lunette_store::{Cx, ReactorId};
 use std::sync::Arc;
 

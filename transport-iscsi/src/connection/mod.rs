@@ -162,6 +162,10 @@ impl Connection {
         }
     }
 
+    fn may_log(&self, cx: &dyn Cx) -> bool {
+        self.portal.target.may_log(cx)
+    }
+
     fn id(&self, token: u64) -> IoId {
         IoId { sink: self.sink.get(), token }
     }
@@ -184,14 +188,16 @@ impl Connection {
     ) {
         self.portal.login_ended();
         let info = accepted.session.info();
-        tracing::info!(
-            initiator = info.initiator_name,
-            address = %self.peer,
-            session = info.tsih,
-            discovery = info.session_type == SessionType::Discovery,
-            reactor = self.place.reactor.0,
-            "iSCSI login"
-        );
+        if self.may_log(cx) {
+            tracing::info!(
+                initiator = info.initiator_name,
+                address = %self.peer,
+                session = info.tsih,
+                discovery = info.session_type == SessionType::Discovery,
+                reactor = self.place.reactor.0,
+                "iSCSI login"
+            );
+        }
         let mut nexus = None;
         if let Some(opened) = opened {
             let responder: Weak<dyn Responder> = self.me.clone();
@@ -297,7 +303,7 @@ impl Connection {
     /// Closes the socket. The rest is freed when the engine lets go of it.
     fn end(&self, state: &mut State, why: &End, cx: &mut dyn Cx) {
         let Some(socket) = state.socket.take() else { return };
-        self.say_why(state, why);
+        self.say_why(state, why, cx);
         for token in [Token::READABLE, Token::WRITABLE, Token::TICK, Token::LATE] {
             cx.cancel(self.id(token));
         }
@@ -318,9 +324,10 @@ impl Connection {
         self.finish_if_over(state, cx);
     }
 
-    fn say_why(&self, state: &State, why: &End) {
+    fn say_why(&self, state: &State, why: &End, cx: &dyn Cx) {
         let address = self.peer;
         match &state.phase {
+            Phase::FullFeature(_) if !self.may_log(cx) => {}
             Phase::FullFeature(full) => {
                 let info = full.session.info();
                 let initiator = &info.initiator_name;
@@ -361,7 +368,9 @@ impl Connection {
         let full = match &mut state.phase {
             Phase::FullFeature(full) if !state.waiting => full,
             _ if since(state.started) >= options.login_time => {
-                tracing::info!(address = %self.peer, "iSCSI login took too long");
+                if self.may_log(cx) {
+                    tracing::info!(address = %self.peer, "iSCSI login took too long");
+                }
                 return self.end(state, &End::SlowLogin, cx);
             }
             _ => {

@@ -1,15 +1,24 @@
-//! A bound on what a guest or a front end can make us write to the log.
+//! A bound on what others can make us write to the log.
+//!
+//! ```
+//! use lunette_store::log::LineBudget;
+//! use std::time::Duration;
+//!
+//! let budget = LineBudget::default();
+//! let allowed = (0..1000).filter(|_| budget.allows("vm1.sock", Duration::ZERO)).count();
+//! assert_eq!(allowed, 50);
+//! ```
 
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-/// How many lines an export may write in [`PERIOD`].
+/// How many lines there may be in [`PERIOD`].
 const LINES: u32 = 50;
 const PERIOD: Duration = Duration::from_secs(60);
 
-/// Counts the log lines of an export that others can cause.
+/// Counts the log lines that the guests or initiators of one export can cause: 50 of them are written in a minute.
 #[derive(Default)]
-pub(crate) struct LineBudget(Mutex<Count>);
+pub struct LineBudget(Mutex<Count>);
 
 #[derive(Default)]
 struct Count {
@@ -18,9 +27,9 @@ struct Count {
 }
 
 impl LineBudget {
-    /// Whether one more line may be written at `now`. Says so in the log when it is the first that may not, and later how
-    /// many there were.
-    pub(crate) fn allows(&self, export: &str, now: Duration) -> bool {
+    /// Whether one more line about `export` may be written at `now` ([`Cx::now`](crate::Cx::now)). Says so in the log when
+    /// it is the first that may not, and later how many there were.
+    pub fn allows(&self, export: &str, now: Duration) -> bool {
         let mut count = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if now.saturating_sub(count.since) >= PERIOD {
             let suppressed = count.lines.saturating_sub(LINES.into());
