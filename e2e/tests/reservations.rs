@@ -1,7 +1,7 @@
 //! Persistent reservations between real initiators: what each may do, what it is told, what a kill of the daemon leaves of
 //! it, and whether a fenced initiator is really out.
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use lunette_e2e::checks;
 use lunette_e2e::daemon::Lunette;
 use lunette_e2e::guest::Guest;
@@ -14,10 +14,25 @@ const PORTAL: &str = "192.0.2.1:3260";
 const UNIT_ATTENTION: i32 = 6;
 const CONFLICT: i32 = 24;
 
+/// How an initiator reaches the disk.
+#[derive(Clone, Copy)]
+enum Way<'a> {
+    /// By this socket.
+    Machine(&'a str),
+    Iscsi(&'a Netns),
+}
+
 /// A guest as an initiator of one disk.
 struct Initiator(Guest);
 
 impl Initiator {
+    fn new(lunette: &Lunette<'_>, way: Way<'_>) -> Result<Self> {
+        match way {
+            Way::Machine(socket) => Self::vm(lunette, socket),
+            Way::Iscsi(netns) => Self::iscsi(netns),
+        }
+    }
+
     fn vm(lunette: &Lunette<'_>, socket: &str) -> Result<Self> {
         let mut guest = Uml::new().vhost_user_scsi(lunette.path(socket)).boot()?;
         guest.check("modprobe sg; sg=$(generic $(disk 0)); ln -s $sg /run/sg")?;
@@ -34,6 +49,33 @@ impl Initiator {
         let mut initiator = Self(guest);
         initiator.listen()?;
         Ok(initiator)
+    }
+
+    /// The daemon is there again after it was killed. A machine is so after a boot; the sessions of a kernel come back by
+    /// themselves, under the same name.
+    fn again(mut self, lunette: &Lunette<'_>, way: Way<'_>) -> Result<Self> {
+        match way {
+            Way::Machine(_) => drop(self),
+            Way::Iscsi(_) => {
+                self.listen()?;
+                return Ok(self);
+            }
+        }
+        Self::new(lunette, way)
+    }
+
+    /// Its TransportID, as `sg_persist` takes it, and the number of the port by which it has registered `key`.
+    fn identity(&mut self, key: &str) -> Result<(String, String)> {
+        let status = self.ask("--read-full-status")?;
+        let own = status.split("Key=").find(|text| text.split_whitespace().next() == Some(key));
+        let own = own.with_context(|| format!("{key} is not registered: {status}"))?;
+        let after = |word: &str| -> Option<&str> { own.split(word).nth(1)?.split_whitespace().next() };
+        let port = after("Relative port address:").with_context(|| status.clone())?.to_owned();
+        let id = match (after("SAS address:"), after("port id:")) {
+            (Some(address), _) => format!("sas,{}", address.trim_start_matches("0x")),
+            (None, name) => name.with_context(|| status.clone())?.to_owned(),
+        };
+        Ok((id, port))
     }
 
     /// Takes all unit attentions; what the last one said.
@@ -85,16 +127,8 @@ impl Initiator {
     }
 }
 
-#[test]
-fn two_machines_share_and_fight_over_a_disk() -> Result<()> {
-    checks::need_tools()?;
-    tools::need(["sg_persist"])?;
-    let lunette = Lunette::new()?.vhost_user("one.sock").vhost_user("two.sock");
-    let image = lunette.file("disk.img", 16 << 20)?;
-    let lunette = lunette.lu(format!("disk:{},w", image.display()));
-    let daemon = lunette.start()?;
-    let (mut one, mut two) = (Initiator::vm(&lunette, "one.sock")?, Initiator::vm(&lunette, "two.sock")?);
-
+/// All service actions, by two initiators that may do everything in turn; nothing is left of them.
+fn share_and_fight(one: &mut Initiator, two: &mut Initiator) -> Result<()> {
     let capabilities = one.ask("--report-capabilities")?;
     for can in ["(CRH): 1", "(SIP_C): 1", "(ATP_C): 1", "(PTPL_C): 1", "(PTPL_A): 0"] {
         assert!(capabilities.contains(can), "{capabilities}");
@@ -116,6 +150,8 @@ fn two_machines_share_and_fight_over_a_disk() -> Result<()> {
         if kind < 7 {
             two.conflicts(&format!("--reserve --param-rk=0x2 --prout-type={kind}"))?;
         }
+        let held = two.ask("--read-reservation")?;
+        assert!(held.contains(if kind < 7 { "Key=0x1" } else { "Key=0x0" }), "{held}");
         one.out(&format!("--release --param-rk=0x1 --prout-type={kind}"))?;
         let said = two.listen()?;
         assert_eq!(said.contains("reservations released"), kind > 3, "type {kind}: {said}");
@@ -123,18 +159,11 @@ fn two_machines_share_and_fight_over_a_disk() -> Result<()> {
     }
     two.conflicts("--reserve --param-rk=0x7 --prout-type=1")?;
 
-    // REGISTER AND MOVE to the other machine, by the names in READ FULL STATUS.
+    // REGISTER AND MOVE to the other, by the names in READ FULL STATUS.
     one.out("--reserve --param-rk=0x1 --prout-type=3")?;
-    let status = two.ask("--read-full-status")?;
-    let after = |text: &str, word: &str| -> Option<String> {
-        let rest = &text[text.find(word)? + word.len()..];
-        Some(rest.split_whitespace().next()?.trim_start_matches("0x").to_owned())
-    };
-    let of_two = &status[status.find("Key=0x2").expect("it is registered")..];
-    let address = after(of_two, "SAS address:").expect("it is a SAS initiator port");
-    let port = after(of_two, "Relative port address:").expect("it came by a port");
+    let (id, port) = two.identity("0x2")?;
     one.out(&format!(
-        "--register-move --param-rk=0x1 --param-sark=0x22 --relative-target-port=0x{port} --transport-id=sas,{address}"
+        "--register-move --param-rk=0x1 --param-sark=0x22 --relative-target-port={port} --transport-id={id}"
     ))?;
     assert_eq!((one.access()?, two.access()?), ((false, false), (true, true)));
     assert_eq!(one.keys()?, ["0x1", "0x22"]);
@@ -150,38 +179,97 @@ fn two_machines_share_and_fight_over_a_disk() -> Result<()> {
     assert!(said.contains("reservations preempted"), "{said}");
     assert_eq!((one.keys()?, two.access()?), (vec![], (true, true)));
 
-    // SPEC_I_PT registers the other one too.
-    one.out(&format!("--register --param-sark=0x5 --transport-id=sas,{address}"))?;
+    // SPEC_I_PT registers the other one too, if they have the same port, and ALL_TG_PT does so through all ports.
+    one.out(&format!("--register --param-alltgpt --param-sark=0x5 --transport-id={id}"))?;
+    two.out("--reserve --param-rk=0x5 --prout-type=1")?;
+    let ports = one.keys()?.len() / 2;
     let status = one.ask("--read-full-status")?;
-    assert_eq!(status.matches("Key=0x5").count(), 2, "{status}");
+    assert_eq!(status.matches(id.trim_start_matches("sas,")).count(), ports, "{status}");
     one.out("--clear --param-rk=0x5")?;
     two.listen()?;
+    assert_eq!(two.keys()?, [""; 0]);
+    Ok(())
+}
 
-    // The daemon is killed. What was to persist is there again, under the same names, and nothing else.
+/// What `one` and `two` have done survives the daemon if it was to, and nothing else does.
+fn outlive_the_daemon(lunette: &Lunette<'_>, ways: [Way<'_>; 2]) -> Result<()> {
+    let daemon = lunette.start()?;
+    let mut one = Initiator::new(lunette, ways[0])?;
+    let mut two = Initiator::new(lunette, ways[1])?;
+    share_and_fight(&mut one, &mut two)?;
+
+    // What was to persist is there again, under the same names.
     one.out("--register --param-sark=0x1 --param-aptpl")?;
     two.out("--register --param-sark=0x2 --param-aptpl")?;
     two.out("--reserve --param-rk=0x2 --prout-type=3")?;
+    two.0.check(LOAD)?;
     daemon.kill()?;
-    drop((one, two));
     let daemon = lunette.start()?;
-    let (mut one, mut two) = (Initiator::vm(&lunette, "one.sock")?, Initiator::vm(&lunette, "two.sock")?);
+    let (mut one, mut two) = (one.again(lunette, ways[0])?, two.again(lunette, ways[1])?);
     assert_eq!(one.keys()?, ["0x1", "0x2"]);
     assert_eq!((one.access()?, two.access()?), ((false, false), (true, true)));
     let capabilities = one.ask("--report-capabilities")?;
     assert!(capabilities.contains("(PTPL_A): 1"), "{capabilities}");
+    if let Way::Iscsi(_) = ways[1] {
+        two.0.check(END_LOAD)?;
+    }
+
     one.out("--preempt-abort --param-rk=0x1 --param-sark=0x2 --prout-type=3")?;
     assert_eq!((one.access()?, two.access().is_err()), ((true, true), true), "it has a unit attention");
     assert_eq!(two.access()?, (false, false));
+    daemon.kill()?;
+    let daemon = lunette.start()?;
+    let (mut one, mut two) = (one.again(lunette, ways[0])?, two.again(lunette, ways[1])?);
+    assert_eq!(
+        (one.keys()?, one.access()?, two.access()?),
+        (vec!["0x1".into()], (true, true), (false, false))
+    );
+
     // APTPL is zero from now on.
     one.out("--register --param-rk=0x1 --param-sark=0x3")?;
     daemon.kill()?;
-    drop((one, two));
     let daemon = lunette.start()?;
-    let mut two = Initiator::vm(&lunette, "two.sock")?;
+    let mut two = two.again(lunette, ways[1])?;
     assert_eq!((two.keys()?, two.access()?), (vec![], (true, true)));
     two.0.power_off()?;
     daemon.stop()?;
     Ok(())
+}
+
+/// Writes all the time.
+const LOAD: &str = "
+    fio --name=load --filename=$(disk 0) --direct=1 --ioengine=libaio --iodepth=8 --rw=randwrite --bs=16k --offset=1M \
+        --size=8M --time_based --runtime=1000 --output=/run/load.log &
+    echo $! >/run/load.pid
+    stat=/sys/block/$(basename $(disk 0))/stat
+    until [ $(awk '{ print $5 }' $stat) -gt 100 ]; do sleep 0.1; done";
+
+/// Which has met no error.
+const END_LOAD: &str = "
+    kill -INT $(cat /run/load.pid)
+    while kill -0 $(cat /run/load.pid) 2>/dev/null; do sleep 0.1; done
+    grep 'err= 0' /run/load.log";
+
+#[test]
+fn two_machines_share_and_fight_over_a_disk() -> Result<()> {
+    checks::need_tools()?;
+    tools::need(["sg_persist"])?;
+    let lunette = Lunette::new()?.vhost_user("one.sock").vhost_user("two.sock");
+    let image = lunette.file("disk.img", 16 << 20)?;
+    let lunette = lunette.lu(format!("disk:{},w", image.display()));
+    outlive_the_daemon(&lunette, ["one.sock", "two.sock"].map(Way::Machine))
+}
+
+/// The daemon is killed under the session of a kernel that writes and holds a reservation.
+#[test]
+fn a_machine_and_an_iscsi_initiator_share_and_fight_over_a_disk() -> Result<()> {
+    checks::need_tools()?;
+    tools::need(["sg_persist", "iscsid", "iscsiadm"])?;
+    let netns = Netns::with_tap("tap0", "192.0.2.1/24")?;
+    let lunette = Lunette::new()?.inside(&netns).vhost_user("vm.sock");
+    let image = lunette.file("disk.img", 16 << 20)?;
+    let lunette = lunette.lu(format!("disk:{},w", image.display())).arg("--iscsi").arg(PORTAL);
+    outlive_the_daemon(&lunette, [Way::Machine("vm.sock"), Way::Iscsi(&netns)])
 }
 
 /// A machine fences an iSCSI initiator that writes all the time.
