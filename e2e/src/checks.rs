@@ -21,6 +21,12 @@ pub fn maintenance(guest: &mut Guest, lun: u32) -> Result<()> {
     on_lun(guest, lun, include_str!("../scripts/maintenance.sh"))
 }
 
+/// Has a writable disk copy to another, and to itself. What is on them is lost.
+pub fn copies(guest: &mut Guest, lun: u32, other: u32) -> Result<()> {
+    tools::need(["sg_xcopy", "sg_copy_results"])?;
+    on_lun(guest, lun, &format!("other=$(disk {other})\n{}", include_str!("../scripts/copy.sh")))
+}
+
 /// Checks that a read-only disk can be read, says so, and refuses writes.
 pub fn read_only_disk(guest: &mut Guest, lun: u32) -> Result<()> {
     on_lun(guest, lun, include_str!("../scripts/read_only.sh"))

@@ -32,12 +32,14 @@ fn disks_serve_a_kernel() -> Result<()> {
     let daemon = lunette
         .lu(format!("disk:{},w", file.display()))
         .lu("disk:ram:16M,r")
+        .lu("disk:ram:16M,w")
         .arg("--iscsi")
         .arg(PORTAL)
         .start()?;
     let mut guest = initiator(&netns)?;
     checks::disk(&mut guest, 0)?;
     checks::read_only_disk(&mut guest, 1)?;
+    checks::copies(&mut guest, 0, 2)?;
 
     guest.check("iscsiadm -m node --logout")?;
     guest.check(

@@ -24,6 +24,7 @@ fn disks_of_every_kind_serve_a_kernel() -> Result<()> {
     for lun in 0..3 {
         checks::disk(&mut guest, lun)?;
     }
+    checks::copies(&mut guest, 0, 2)?;
     checks::read_only_disk(&mut guest, 3)?;
     // The only request queue is packed (bit 34), which UML takes wherever it is offered.
     assert_eq!(guest.check("cut -c35 /sys/class/scsi_host/host0/device/../features")?, "1\n");
