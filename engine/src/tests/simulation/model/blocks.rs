@@ -52,7 +52,8 @@ fn check_block(world: &World, block: usize) {
             clusters.remove(&value);
         }
     }
-    let all: Vec<_> = clusters.iter().collect();
+    let chains = chains(world, block, &clusters);
+    let all: Vec<_> = chains.iter().collect();
     for (value, one) in &all {
         if one.first_end >= one.last_start {
             continue;
@@ -69,4 +70,26 @@ fn check_block(world: &World, block: usize) {
             );
         }
     }
+}
+
+/// Joins what is replaced by COMPARE AND WRITE with what replaces it: nothing else is written between them. Chains are known
+/// by their first values.
+fn chains(world: &World, block: usize, clusters: &BTreeMap<u64, Cluster>) -> BTreeMap<u64, Cluster> {
+    let mut replaced = BTreeMap::new();
+    for command in &world.commands {
+        let Kind::CompareAndWrite { block: at, expected, number } = command.kind else { continue };
+        let (Some(before), Some(after)) = (clusters.get(&expected), clusters.get(&number)) else { continue };
+        if at == block {
+            assert!(before.last_start <= after.first_end, "{expected:x} was seen after {number:x}");
+            replaced.insert(number, expected);
+        }
+    }
+    let mut chains = BTreeMap::<u64, Cluster>::new();
+    for (value, &Cluster { first_end, last_start }) in clusters {
+        let first = std::iter::successors(Some(*value), |value| replaced.get(value).copied()).last();
+        let chain = chains.entry(first.unwrap_or(*value)).or_insert(Cluster { first_end, last_start });
+        chain.first_end = chain.first_end.min(first_end);
+        chain.last_start = chain.last_start.max(last_start);
+    }
+    chains
 }
