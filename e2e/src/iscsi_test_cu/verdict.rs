@@ -9,7 +9,7 @@ use anyhow::{Context, Result};
 pub enum Verdict {
     /// It asserted something, all of it held, and nothing was left out.
     Pass,
-    /// It passed and left nothing out, but asserts only what is wrong: there was nothing to assert.
+    /// It passed and left nothing out, but asserts only what is wrong: there was nothing to assert, nor to warn of.
     Silent,
     /// It left out something, or everything; why.
     Skip(String),
@@ -53,10 +53,11 @@ impl Verdict {
             let why = ["[SKIPPED]", "[SKIPPING]"].iter().find_map(|tag| tagged(line, tag));
             return Verdict::Skip(why.unwrap_or_else(|| line.trim().to_owned()));
         }
-        match asserts_run(summary) {
-            Ok(0) => Verdict::Silent,
-            Ok(_) => Verdict::Pass,
-            Err(error) => Verdict::Fail(error.to_string()),
+        match (asserts_run(summary), tagged(before, "[WARNING]")) {
+            (Ok(0), None) => Verdict::Silent,
+            (Ok(0), Some(warning)) => Verdict::Fail(warning),
+            (Ok(_), _) => Verdict::Pass,
+            (Err(error), _) => Verdict::Fail(error.to_string()),
         }
     }
 }
@@ -104,7 +105,8 @@ mod tests {
     #[test]
     fn verdicts_are_told_apart() {
         assert_eq!(read("passed\n", 3), Verdict::Pass);
-        assert_eq!(read("    Read one block\npassed\n", 0), Verdict::Silent);
+        assert_eq!(read("\n    Read one block\npassed\n", 0), Verdict::Silent);
+        assert_eq!(read("\n    [WARNING] too old\npassed\n", 0), Verdict::Fail("too old".to_owned()));
         assert_eq!(
             read("    [FAILED] bad sense\nFAILED\n    1. x.c:3 - y\n", 3),
             Verdict::Fail("bad sense".to_owned())
