@@ -6,7 +6,7 @@
 
 use crate::condition::Condition;
 use crate::extent::{Extent, Geometry};
-use lunette_engine::{HexBytes, Io, IoKind, LogicalUnit, StateError, Steps, Turn};
+use lunette_engine::{HexBytes, Io, IoKind, LogicalUnit, StateError, Steps, Turn, sense_of};
 use lunette_scsi::{AdditionalSense, Sense};
 use lunette_store::{IoError, Memory, Post};
 use serde::{Deserialize, Serialize};
@@ -16,7 +16,7 @@ use std::time::Duration;
 
 /// The section of the saved state.
 const SECTION: &str = "undo";
-/// How long to wait before state is saved again that has to be.
+/// How long to wait before what has to be done is tried again.
 const RETRY: Duration = Duration::from_secs(1);
 
 /// What some blocks have held.
@@ -72,11 +72,14 @@ impl Undo {
 pub(crate) async fn forget(steps: &Steps, mut turn: Turn) -> Result<(), Sense> {
     while steps.save(&turn, SECTION, &None::<Undo>, |_| ()).await.is_err() {
         drop(turn);
-        let slept = steps.sleep(RETRY).await;
-        slept.map_err(|error| failed_as(IoKind::Flush, steps, Extent { offset: 0, length: 0 }, error))?;
+        rest(steps).await?;
         turn = steps.turn().await?;
     }
     Ok(())
+}
+
+async fn rest(steps: &Steps) -> Result<(), Sense> {
+    steps.sleep(RETRY).await.map(drop).map_err(|error| sense_of(IoKind::Flush, error))
 }
 
 /// The sense data for a write that failed.
@@ -104,7 +107,7 @@ pub(crate) fn restore(
     Ok(())
 }
 
-/// Writes it back.
+/// Writes it back, however often that has to be tried.
 pub(crate) fn resume(
     unit: &Arc<LogicalUnit>,
     condition: &Arc<Condition>,
@@ -114,13 +117,13 @@ pub(crate) fn resume(
     let condition = condition.clone();
     let Ok(Some(undo)) = unit.saved().get::<Option<Undo>>(SECTION) else { return };
     unit.begin(post, async move |steps| {
-        let turn = steps.turn().await?;
-        let written = undo.carry_out(&steps, geometry).await;
-        let why = AdditionalSense::LOGICAL_UNIT_NOT_READY_MANUAL_INTERVENTION_REQUIRED;
-        if written.is_ok() {
-            forget(&steps, turn).await?;
+        while undo.carry_out(&steps, geometry).await.is_err() {
+            let why = AdditionalSense::LOGICAL_UNIT_NOT_READY_MANUAL_INTERVENTION_REQUIRED;
+            condition.recover(&steps.unit, Some(why));
+            rest(&steps).await?;
         }
-        condition.recover(&steps.unit, written.is_err().then_some(why));
+        forget(&steps, steps.turn().await?).await?;
+        condition.recover(&steps.unit, None);
         Ok(())
     });
 }

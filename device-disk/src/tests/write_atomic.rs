@@ -7,7 +7,9 @@ use lunette_scsi::Opcode;
 use lunette_store::ram::Ram;
 use lunette_store::{Backing, Caps, Cx, IoError, IoId, Op, Store, Submit};
 use std::rc::Rc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 const BLOCKS: u64 = SIZE / 512;
 const NOT_READY: Code = (2, 0x04, 0x01);
@@ -111,6 +113,35 @@ impl Store for BadBlockStore {
     }
 }
 
+/// A store that cannot be reached for a while.
+#[derive(Clone)]
+struct Away(Arc<dyn Backing>, Arc<AtomicBool>);
+
+struct AwayStore(Away, Rc<dyn Store>);
+
+impl Backing for Away {
+    fn caps(&self) -> &Caps {
+        self.0.caps()
+    }
+
+    fn attach(&self, cx: &mut dyn Cx) -> Rc<dyn Store> {
+        Rc::new(AwayStore(self.clone(), self.0.attach(cx)))
+    }
+}
+
+impl Store for AwayStore {
+    fn caps(&self) -> &Caps {
+        self.1.caps()
+    }
+
+    fn submit(&self, op: Op<'_>, id: IoId, cx: &mut dyn Cx) -> Submit {
+        match self.0.1.load(Ordering::Relaxed) {
+            true => Submit::Done(Err(IoError::Gone)),
+            false => self.1.submit(op, id, cx),
+        }
+    }
+}
+
 fn keeping(rig: Rig, keeper: &Arc<Keeper>) -> Rig {
     rig.unit.keep_state(keeper.clone()).unwrap();
     rig
@@ -200,6 +231,24 @@ fn after_a_power_loss_there_is_all_or_nothing() {
     let mut rig = keeping(Rig::over(Options::default(), inner, |_| {}), &keeper);
     rig.resume();
     assert_eq!(rig.read(0, 8), [3; 4096]);
+}
+
+/// The store comes later than the disk.
+#[test]
+fn what_cannot_be_written_back_yet_keeps_the_disk_from_being_ready() {
+    let keeper = Arc::new(Keeper { saves: Mutex::new(99), ..Keeper::default() });
+    let inner: Arc<dyn Backing> = Arc::new(Ram::new(SIZE).unwrap());
+    let torn = Torn { inner: inner.clone(), answer: Submit::Queued };
+    let mut rig = keeping(Rig::over(Options::default(), Arc::new(torn), |_| {}), &keeper);
+    rig.begin(&write_atomic(0, 8), &[2; 4096]);
+    let away = Away(inner, Arc::new(AtomicBool::new(true)));
+    let mut rig = keeping(Rig::over(Options::default(), Arc::new(away.clone()), |_| {}), &keeper);
+    rig.resume();
+    rig.pass(Duration::from_secs(3));
+    assert_eq!(rig.ask(&[0; 6], &[], 0).refused(), (2, 0x04, 0x03));
+    away.1.store(false, Ordering::Relaxed);
+    rig.pass(Duration::from_secs(2));
+    assert_eq!(rig.read(0, 8), [0; 4096]);
 }
 
 #[test]
