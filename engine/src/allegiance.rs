@@ -7,8 +7,9 @@
 use crate::checks::Refusal;
 use crate::engine::Engine;
 use crate::nexus::ItlNexus;
+use crate::order::TURNS_AT_A_TIME;
 use crate::session::Itl;
-use crate::tasks::{Phase, Task};
+use crate::tasks::{Phase, Task, TaskId};
 use crate::unit::State;
 use crate::{LogicalUnit, NexusId};
 use lunette_scsi::{Cdb, Opcode, Status, TaskAttribute, service_action};
@@ -122,6 +123,18 @@ impl Engine {
     fn resume(&self, unit: u64, cx: &mut dyn Cx) {
         let suspended = |task: &Task| task.phase == Phase::Suspended && task.itl.unit().number() == unit;
         let suspended = self.tasks.borrow().select(suspended);
-        suspended.into_iter().for_each(|id| self.unpark(id, cx));
+        self.resume_some(suspended, cx);
+    }
+
+    fn resume_some(&self, mut suspended: Vec<TaskId>, cx: &mut dyn Cx) {
+        let later = suspended.split_off(suspended.len().min(TURNS_AT_A_TIME));
+        suspended.into_iter().filter(|id| self.is_suspended(*id)).for_each(|id| self.unpark(id, cx));
+        if !later.is_empty() {
+            Self::post(self.reactor, cx, move |engine, cx| engine.resume_some(later, cx));
+        }
+    }
+
+    fn is_suspended(&self, id: TaskId) -> bool {
+        self.tasks.borrow_mut().get(id).is_some_and(|task| task.phase == Phase::Suspended)
     }
 }

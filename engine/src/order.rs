@@ -10,6 +10,9 @@ use lunette_scsi::TaskAttribute;
 use lunette_store::{Cx, ReactorId};
 use std::rc::Rc;
 
+/// How many tasks get their turn before others of the reactor have theirs: thousands may wait for one.
+pub(crate) const TURNS_AT_A_TIME: usize = 64;
+
 impl Engine {
     /// Lets a task into its task set: at once, or when its turn comes.
     pub(crate) fn take_place(&self, id: TaskId, itl: &Itl, attribute: TaskAttribute, cx: &mut dyn Cx) {
@@ -67,13 +70,14 @@ impl Engine {
     /// Lets the part of a task set go on as far as it can.
     pub(crate) fn advance(&self, unit: u64, cx: &mut dyn Cx) {
         let Some(set) = self.known_set(unit) else { return };
-        loop {
+        for _ in 0..TURNS_AT_A_TIME {
             match set.next() {
                 Next::Wait => return self.offer(&set, cx),
                 Next::Enable(task) => self.enable(task, cx),
                 Next::Tell(owner) => self.wake(&set.unit, vec![owner], cx),
             }
         }
+        self.tell(Token::Advance(unit), Ok(0), cx);
     }
 
     /// The turn of a dormant task has come.

@@ -148,6 +148,36 @@ fn what_runs_ends_before_the_error_is_told_and_the_rest_is_suspended() {
 }
 
 #[test]
+fn what_was_suspended_goes_on_in_portions() {
+    let mut rig = Rig::new(1);
+    let a = rig.initiator(0);
+    let cdb = Cdb::new(&[0x3c, 0, 0, 0, 0, 0, 0, 0, 0, 0]).unwrap();
+    let admit = |rig: &mut Rig, tag| {
+        let frame = CommandFrame { tag, cookie: tag, ..CommandFrame::new(Lun::from_index(0), &cdb) };
+        match a.session.admit(&frame, rig.sim.cx(0)) {
+            Admission::Admitted { task, .. } => task,
+            Admission::Ended(outcome) => panic!("{outcome:?}"),
+        }
+    };
+    let tasks: Vec<_> = (1..=200).map(|tag| admit(&mut rig, tag)).collect();
+    assert_eq!(rig.controlled(&a, 0, TaskAttribute::Simple, NACA), None);
+    assert_eq!(rig.at_store(), 1);
+    rig.complete_one(Err(IoError::Os(5)));
+    assert_eq!(failed(&a, 0), AdditionalSense::UNRECOVERED_READ_ERROR);
+    for task in tasks {
+        let started = a.session.start(task, Sg::empty(), Sg::empty(), rig.sim.cx(0));
+        assert!(matches!(started, Started::Pending));
+    }
+    rig.manage(&a, Function::ClearAca, 0);
+    let mut steps = Vec::new();
+    while rig.sim.step(0) {
+        steps.push(a.events().len());
+    }
+    assert_eq!(steps.iter().sum::<usize>(), 201, "with the answer of the function");
+    assert!(steps.iter().all(|ended| *ended <= crate::order::TURNS_AT_A_TIME), "{steps:?}");
+}
+
+#[test]
 fn what_is_suspended_does_not_begin_to_be_aborted() {
     let mut rig = Rig::new(2);
     let (a, b) = (rig.initiator(0), rig.initiator(1));

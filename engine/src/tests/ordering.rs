@@ -240,3 +240,21 @@ fn priority_and_reference_number_reach_the_device_also_after_a_wait() {
         assert_eq!(memory.to_vec(), [3, 200]);
     }
 }
+
+#[test]
+fn others_have_their_turn_while_many_tasks_get_theirs() {
+    let mut rig = Rig::new(1);
+    let a = rig.initiator(0);
+    rig.read(&a, 0, "ordered");
+    for tag in 1..=200 {
+        assert_eq!(rig.send(&a, tag, "simple", &ECHO.spec), None);
+    }
+    assert_eq!(rig.at_store(), 1);
+    rig.complete(0, Ok(1));
+    let mut steps = Vec::new();
+    while rig.sim.step(0) {
+        steps.push(a.good().len());
+    }
+    assert_eq!(steps.iter().sum::<usize>(), 201);
+    assert!(steps.iter().all(|ended| *ended <= crate::order::TURNS_AT_A_TIME), "{steps:?}");
+}
