@@ -1,9 +1,10 @@
 //! What tests need to talk to a disk: initiators, a store that can be watched, CDBs.
 
 use crate::{Disk, Options};
+pub(crate) use lunette_engine::RamKeeper;
 use lunette_engine::{
     Admission, CommandFilter, CommandFrame, Completion, Identity, LogicalUnit, Management, Nexus, Outcome,
-    Responder, Session, Started, StateError, StateKeeper, Steps, TargetPort, TaskId,
+    Responder, Session, Started, Steps, TargetPort, TaskId,
 };
 use lunette_scsi::designator::Protocol;
 use lunette_scsi::inquiry::SpcVersion;
@@ -158,24 +159,6 @@ impl Store for WatchedStore {
             Op::Seek { target, .. } => Seen::Seek(offset, target),
         });
         self.1.submit(op, id, cx)
-    }
-}
-
-/// What was kept last, or that nothing can be.
-#[derive(Default)]
-pub(crate) struct Keeper(pub(crate) Mutex<Option<Vec<u8>>>, pub(crate) bool);
-
-impl StateKeeper for Keeper {
-    fn load(&self) -> Result<Option<Vec<u8>>, StateError> {
-        Ok(self.0.lock().unwrap().clone())
-    }
-
-    fn save(&self, state: &[u8]) -> Result<(), StateError> {
-        if self.1 {
-            return Err(StateError("full".into()));
-        }
-        *self.0.lock().unwrap() = Some(state.to_vec());
-        Ok(())
     }
 }
 

@@ -98,7 +98,7 @@ pub use plan::{Io, IoKind, Plan, Reply, RunPlan, RunStart};
 pub use ranges::RangeUse;
 pub use readiness::{NotReady, Progress};
 pub use run::{Run, RunFuture, Steps};
-pub use saved::{HexBytes, Saved, StateError, StateKeeper};
+pub use saved::{HexBytes, RamKeeper, Saved, StateError, StateKeeper};
 pub use session::{Admission, CommandFrame, Management, Responder, Session, Started};
 pub use statistics::Counted;
 pub use tasks::TaskId;

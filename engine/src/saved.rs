@@ -8,6 +8,7 @@ use serde::de::{DeserializeOwned, Error as _};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::Value;
 use std::collections::BTreeMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// Keeps the state of one logical unit.
 pub trait StateKeeper: Send + Sync {
@@ -23,6 +24,67 @@ pub trait StateKeeper: Send + Sync {
     /// # Errors
     /// When it cannot be written.
     fn save(&self, state: &[u8]) -> Result<(), StateError>;
+}
+
+/// Keeps state in memory: for unit tests and fuzzers, as [`sim`](lunette_store::sim) is.
+#[derive(Default, Debug)]
+pub struct RamKeeper(Mutex<Ram>);
+
+#[derive(Default, Debug)]
+struct Ram {
+    state: Option<Vec<u8>>,
+    /// How many more times it can be saved, if not always.
+    saves: Option<usize>,
+}
+
+impl RamKeeper {
+    /// Nothing was saved, and it can be only so many times.
+    pub fn limited(saves: usize) -> Self {
+        let keeper = Self::default();
+        keeper.limit(saves);
+        keeper
+    }
+
+    /// From now on, state can be saved only so many times.
+    pub fn limit(&self, saves: usize) {
+        self.ram().saves = Some(saves);
+    }
+
+    /// This was saved.
+    pub fn holding(state: impl Into<Vec<u8>>) -> Self {
+        let keeper = Self::default();
+        keeper.hold(state);
+        keeper
+    }
+
+    /// From now on, this counts as what was saved last.
+    pub fn hold(&self, state: impl Into<Vec<u8>>) {
+        self.ram().state = Some(state.into());
+    }
+
+    /// What was saved last.
+    pub fn state(&self) -> Option<Vec<u8>> {
+        self.ram().state.clone()
+    }
+
+    fn ram(&self) -> MutexGuard<'_, Ram> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl StateKeeper for RamKeeper {
+    fn load(&self) -> Result<Option<Vec<u8>>, StateError> {
+        Ok(self.state())
+    }
+
+    fn save(&self, state: &[u8]) -> Result<(), StateError> {
+        let mut ram = self.ram();
+        if let Some(left) = &mut ram.saves {
+            *left = left.checked_sub(1).ok_or_else(|| StateError("no room for the state".into()))?;
+        }
+        ram.state = Some(state.to_vec());
+        Ok(())
+    }
 }
 
 /// Why state cannot be read or saved, for people.

@@ -90,6 +90,18 @@ const UNREGISTER: u8 = 1;
 const LENGTH_ERROR: Sense = Sense::illegal_request(AdditionalSense::PARAMETER_LIST_LENGTH_ERROR);
 
 impl ReserveOutList {
+    /// Two keys and nothing else.
+    pub const fn new(key: u64, action_key: u64) -> Self {
+        Self {
+            key,
+            action_key,
+            specify_initiator_ports: false,
+            all_target_ports: false,
+            persist: false,
+            initiators: Vec::new(),
+        }
+    }
+
     /// Where the byte with SPEC_I_PT, ALL_TG_PT and APTPL is, and the most significant bits of the three.
     pub const SPECIFY_INITIATOR_PORTS_AT: (u16, Option<u8>) = (20, Some(SPECIFY_INITIATOR_PORTS));
     /// Where APTPL is.

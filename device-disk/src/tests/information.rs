@@ -18,7 +18,7 @@ fn identified(rig: &mut Rig, kind: u8) -> Answer {
 
 #[test]
 fn identifying_information_is_kept() {
-    let keeper = Arc::<Keeper>::default();
+    let keeper = Arc::<RamKeeper>::default();
     let mut rig = Rig::new();
     rig.unit.keep_state(keeper.clone()).unwrap();
     let second = rig.log_in();
@@ -47,7 +47,7 @@ fn identifying_information_is_kept() {
     assert_eq!(short.refused(), LIST_LENGTH);
 
     let mut rig = Rig::new();
-    rig.unit.keep_state(Arc::new(Keeper(Default::default(), true))).unwrap();
+    rig.unit.keep_state(Arc::new(RamKeeper::limited(0))).unwrap();
     assert_eq!(identify(&mut rig, TEXT, b"lost").refused(), (4, 0x44, 0));
     assert_eq!(identified(&mut rig, TEXT).good(), [0; 4]);
 }

@@ -170,7 +170,7 @@ fn saved_values_come_back_after_a_reset() {
 
 #[test]
 fn saved_values_come_back_after_a_restart() {
-    let keeper = Arc::<Keeper>::default();
+    let keeper = Arc::<RamKeeper>::default();
     let cached = || Rig::with(Options::default(), |caps| caps.volatile_cache = true);
     let mut rig = cached();
     rig.unit.keep_state(keeper.clone()).unwrap();
@@ -191,11 +191,11 @@ fn saved_values_come_back_after_a_restart() {
     let mut rig = Rig::new();
     rig.unit.keep_state(keeper.clone()).unwrap();
     assert_eq!(page(&mut rig, 0, 8), page(&mut rig, 2, 8));
-    let text = String::from_utf8(keeper.0.lock().unwrap().clone().unwrap()).unwrap();
+    let text = String::from_utf8(keeper.state().unwrap()).unwrap();
     for (from, to) in [("0A", "0a"), ("\"0a", "\"zz"), ("\"0a0a", "\"0a0a0")] {
         let damaged = text.replacen(from, to, 1);
         let rig = Rig::new();
-        *keeper.0.lock().unwrap() = Some(damaged.clone().into());
+        keeper.hold(damaged.clone());
         let kept = rig.unit.keep_state(keeper.clone());
         assert_eq!(kept.is_err(), from != "0A", "{damaged}");
         assert_eq!(rig.unit.ready().is_err(), kept.is_err());
@@ -205,7 +205,7 @@ fn saved_values_come_back_after_a_restart() {
 #[test]
 fn what_cannot_be_saved_does_not_count() {
     let mut rig = Rig::new();
-    rig.unit.keep_state(Arc::new(Keeper(Default::default(), true))).unwrap();
+    rig.unit.keep_state(Arc::new(RamKeeper::limited(0))).unwrap();
     assert_eq!(save(&mut rig, &control(true, true)).refused(), (4, 0x44, 0));
     for control_field in [0, 3] {
         assert_eq!(page(&mut rig, control_field, 0x0a), control(false, false));

@@ -1,6 +1,6 @@
 use crate::Options;
 use crate::testing::{
-    Code, INVALID_FIELD, INVALID_PARAMETER, Keeper, LIST_LENGTH, PROTECTED, Rig, SIZE, SOFTWARE_PROTECTED,
+    Code, INVALID_FIELD, INVALID_PARAMETER, LIST_LENGTH, PROTECTED, RamKeeper, Rig, SIZE, SOFTWARE_PROTECTED,
     Seen, cdb,
 };
 use lunette_scsi::{Opcode, TaskManagementFunction as Function};
@@ -53,7 +53,7 @@ fn full() -> Rig {
 }
 
 /// A disk of some MiB, of which it writes one in a second.
-fn slow(store: &Arc<dyn Backing>, keeper: &Arc<Keeper>) -> Rig {
+fn slow(store: &Arc<dyn Backing>, keeper: &Arc<RamKeeper>) -> Rig {
     let options = Options { thin: false, pace: 1 << 20, ..Options::default() };
     let rig = Rig::over(options, store.clone(), |caps| caps.fast_zero = false);
     rig.unit.keep_state(keeper.clone()).unwrap();
@@ -229,7 +229,7 @@ fn erasing_gives_blocks_back_or_writes_zeroes() {
 
 #[test]
 fn few_commands_work_until_it_has_ended() {
-    let (store, keeper) = (memory(), Arc::<Keeper>::default());
+    let (store, keeper) = (memory(), Arc::<RamKeeper>::default());
     let pattern = list(1, &[7]);
     let format = [0, 0x8a, 0, 0, 0, 1, 0, 1, 7];
     let sanitize = overwrite(IMMEDIATE, &pattern);
@@ -304,7 +304,7 @@ fn it_goes_on_after_a_restart() {
     for (passes, killed_after, left) in
         [(1, 2500, SECONDS), (1, 6500, SECONDS - 5), (2, 9500, 2 * SECONDS - 5), (2, 14500, 2 * SECONDS - 10)]
     {
-        let (store, keeper) = (memory(), Arc::<Keeper>::default());
+        let (store, keeper) = (memory(), Arc::<RamKeeper>::default());
         let mut rig = slow(&store, &keeper);
         rig.write(2048 * SECONDS - 1, &[1; 512]);
         let pattern = list(passes, &[7]);
@@ -332,11 +332,11 @@ fn it_goes_on_after_a_restart() {
 fn what_need_not_be_done_again_is_safe() {
     let options = Options { thin: false, pace: 1 << 20, ..Options::default() };
     let mut rig = Rig::over(options, memory(), |caps| caps.volatile_cache = true);
-    let keeper = Arc::<Keeper>::default();
+    let keeper = Arc::<RamKeeper>::default();
     rig.unit.keep_state(keeper.clone()).unwrap();
     let pattern = list(1, &[7]);
     rig.ask(&overwrite(IMMEDIATE, &pattern), &pattern, 0).good();
-    let saved = |keeper: &Keeper| keeper.0.lock().unwrap().clone();
+    let saved = |keeper: &RamKeeper| keeper.state();
     let first = saved(&keeper);
     rig.pass(SECOND * 4);
     assert_eq!(saved(&keeper), first);
@@ -351,7 +351,7 @@ fn what_need_not_be_done_again_is_safe() {
 
 #[test]
 fn state_of_another_disk_is_damage() {
-    let (store, keeper) = (memory(), Arc::<Keeper>::default());
+    let (store, keeper) = (memory(), Arc::<RamKeeper>::default());
     let pattern = list(1, &[7]);
     slow(&store, &keeper).ask(&overwrite(IMMEDIATE, &pattern), &pattern, 0).good();
     let mut rig = Rig::over(Options { block_length: 4096, ..Options::default() }, store, |_| {});
@@ -364,7 +364,7 @@ fn state_of_another_disk_is_damage() {
 
 #[test]
 fn a_failure_lasts_until_another_one_succeeds() {
-    let (store, keeper) = (memory(), Arc::<Keeper>::default());
+    let (store, keeper) = (memory(), Arc::<RamKeeper>::default());
     let broken: Arc<dyn Backing> = Arc::new(Fault::new(store.clone(), "eio:2097152".parse().unwrap()));
     let pattern = list(1, &[7]);
     let mut rig = slow(&broken, &keeper);
@@ -387,7 +387,7 @@ fn a_failure_lasts_until_another_one_succeeds() {
 
 #[test]
 fn an_unrestricted_failure_can_be_given_up() {
-    let (store, keeper) = (memory(), Arc::<Keeper>::default());
+    let (store, keeper) = (memory(), Arc::<RamKeeper>::default());
     let broken: Arc<dyn Backing> = Arc::new(Fault::new(store, "eio:2097152".parse().unwrap()));
     let pattern = list(1, &[7]);
     let mut rig = slow(&broken, &keeper);
@@ -404,7 +404,7 @@ fn an_unrestricted_failure_can_be_given_up() {
 /// It waits for its turn, which another command has; meanwhile the next one begins.
 #[test]
 fn giving_up_a_failure_leaves_its_successor_alone() {
-    let (store, keeper) = (memory(), Arc::<Keeper>::default());
+    let (store, keeper) = (memory(), Arc::<RamKeeper>::default());
     let broken: Arc<dyn Backing> = Arc::new(Fault::new(store.clone(), "eio:2097152".parse().unwrap()));
     let pattern = list(1, &[7]);
     let again = overwrite(UNRESTRICTED | IMMEDIATE, &pattern);
@@ -431,7 +431,7 @@ fn giving_up_a_failure_leaves_its_successor_alone() {
 
 #[test]
 fn a_format_that_failed_leaves_a_corrupted_medium() {
-    let (store, keeper) = (memory(), Arc::<Keeper>::default());
+    let (store, keeper) = (memory(), Arc::<RamKeeper>::default());
     let broken: Arc<dyn Backing> = Arc::new(Fault::new(store.clone(), "enospc:2097152".parse().unwrap()));
     let mut rig = slow(&broken, &keeper);
     assert_eq!(rig.ask(&FORMAT, &[], 0).refused(), FORMAT_FAILED);
@@ -445,7 +445,7 @@ fn a_format_that_failed_leaves_a_corrupted_medium() {
 
 #[test]
 fn what_cannot_be_saved_does_not_begin() {
-    let keeper = Arc::new(Keeper(Mutex::default(), true));
+    let keeper = Arc::new(RamKeeper::limited(0));
     let mut rig = slow(&memory(), &keeper);
     rig.write(0, &[1; 1024]);
     let pattern = list(1, &[7]);
@@ -494,7 +494,7 @@ fn what_is_stopped_or_ejected_is_not_erased() {
 fn a_disk_whose_reservations_are_unknown_is_not_erased() {
     let mut rig = full();
     rig.write(0, &[7; 512]);
-    let damaged = Keeper(Mutex::new(Some(br#"{"reservations": 5}"#.to_vec())), false);
+    let damaged = RamKeeper::holding(*br#"{"reservations": 5}"#);
     rig.unit.keep_state(Arc::new(damaged)).unwrap_err();
     rig.seen();
     let (exit, stop, prevent) =

@@ -2,13 +2,12 @@
 
 use crate::Options;
 use crate::testing::*;
-use lunette_engine::{StateError, StateKeeper};
 use lunette_scsi::Opcode;
 use lunette_store::ram::Ram;
 use lunette_store::{Backing, Caps, Cx, IoError, IoId, Op, Store, Submit};
 use std::rc::Rc;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 const BLOCKS: u64 = SIZE / 512;
@@ -18,26 +17,6 @@ fn write_atomic(lba: u64, blocks: u16) -> Vec<u8> {
     let mut cdb = cdb(Opcode::WRITE_ATOMIC_16, lba, 0);
     cdb[12..14].copy_from_slice(&blocks.to_be_bytes());
     cdb
-}
-
-#[derive(Default)]
-struct Keeper {
-    state: Mutex<Option<Vec<u8>>>,
-    /// How many more times it can save.
-    saves: Mutex<usize>,
-}
-
-impl StateKeeper for Keeper {
-    fn load(&self) -> Result<Option<Vec<u8>>, StateError> {
-        Ok(self.state.lock().unwrap().clone())
-    }
-
-    fn save(&self, state: &[u8]) -> Result<(), StateError> {
-        let mut left = self.saves.lock().unwrap();
-        *left = left.checked_sub(1).ok_or(StateError("full".into()))?;
-        *self.state.lock().unwrap() = Some(state.to_vec());
-        Ok(())
-    }
 }
 
 /// Writes only half of what is long, and then fails or, with the power lost, says nothing any more.
@@ -142,7 +121,7 @@ impl Store for AwayStore {
     }
 }
 
-fn keeping(rig: Rig, keeper: &Arc<Keeper>) -> Rig {
+fn keeping(rig: Rig, keeper: &Arc<RamKeeper>) -> Rig {
     rig.unit.keep_state(keeper.clone()).unwrap();
     rig
 }
@@ -174,7 +153,7 @@ fn blocks_are_written_within_the_limits() {
 #[test]
 fn a_write_that_fails_leaves_what_was_there() {
     for (error, code) in [(IoError::NoSpace, (7, 0x27, 0x07)), (IoError::Os(5), (3, 0x0c, 0))] {
-        let keeper = Arc::new(Keeper { saves: Mutex::new(9), ..Keeper::default() });
+        let keeper = Arc::new(RamKeeper::limited(9));
         let inner = Arc::new(Ram::new(SIZE).unwrap());
         let torn = Torn { inner, answer: Submit::Done(Err(error)) };
         let mut rig = keeping(Rig::over(Options::default(), Arc::new(torn), |_| {}), &keeper);
@@ -190,7 +169,7 @@ fn a_write_that_fails_leaves_what_was_there() {
 
 #[test]
 fn a_block_that_cannot_be_written_back_keeps_no_others_from_it() {
-    let keeper = Arc::new(Keeper { saves: Mutex::new(9), ..Keeper::default() });
+    let keeper = Arc::new(RamKeeper::limited(9));
     let bad = BadBlock(Arc::new(Ram::new(SIZE).unwrap()));
     let mut rig = keeping(Rig::over(Options::default(), Arc::new(bad), |_| {}), &keeper);
     rig.write(0, &[1; 512]);
@@ -214,7 +193,7 @@ fn a_disk_that_keeps_no_state_promises_nothing() {
 
 #[test]
 fn after_a_power_loss_there_is_all_or_nothing() {
-    let keeper = Arc::new(Keeper { saves: Mutex::new(99), ..Keeper::default() });
+    let keeper = Arc::new(RamKeeper::limited(99));
     let inner: Arc<dyn Backing> = Arc::new(Ram::new(SIZE).unwrap());
     let mut rig = keeping(Rig::over(Options::default(), inner.clone(), |_| {}), &keeper);
     rig.ask(&write_atomic(0, 8), &[1; 4096], 0).good();
@@ -236,7 +215,7 @@ fn after_a_power_loss_there_is_all_or_nothing() {
 /// The store comes later than the disk.
 #[test]
 fn what_cannot_be_written_back_yet_keeps_the_disk_from_being_ready() {
-    let keeper = Arc::new(Keeper { saves: Mutex::new(99), ..Keeper::default() });
+    let keeper = Arc::new(RamKeeper::limited(99));
     let inner: Arc<dyn Backing> = Arc::new(Ram::new(SIZE).unwrap());
     let torn = Torn { inner: inner.clone(), answer: Submit::Queued };
     let mut rig = keeping(Rig::over(Options::default(), Arc::new(torn), |_| {}), &keeper);
@@ -253,7 +232,7 @@ fn what_cannot_be_written_back_yet_keeps_the_disk_from_being_ready() {
 
 #[test]
 fn what_a_larger_disk_has_left_is_damage() {
-    let keeper = Arc::new(Keeper { saves: Mutex::new(99), ..Keeper::default() });
+    let keeper = Arc::new(RamKeeper::limited(99));
     let torn = Torn { inner: Arc::new(Ram::new(SIZE).unwrap()), answer: Submit::Queued };
     let mut rig = keeping(Rig::over(Options::default(), Arc::new(torn), |_| {}), &keeper);
     rig.begin(&write_atomic(BLOCKS - 8, 8), &[2; 4096]);
@@ -265,7 +244,7 @@ fn what_a_larger_disk_has_left_is_damage() {
 
 #[test]
 fn nothing_is_written_before_the_old_content_is_safe() {
-    let keeper = Arc::<Keeper>::default();
+    let keeper = Arc::new(RamKeeper::limited(0));
     let mut rig = keeping(Rig::new(), &keeper);
     rig.begin(&write_atomic(0, 1), &[1; 512]);
     assert_eq!(rig.seen(), [Seen::Read(0, 512)]);
@@ -274,7 +253,7 @@ fn nothing_is_written_before_the_old_content_is_safe() {
     const SAVE_MODES: [u8; 6] = [0x15, 0x11, 0, 0, 0, 0];
     assert_eq!(rig.ask_from(other, &SAVE_MODES, &[], 0).refused(), (4, 0x44, 0));
     // One that may have been saved has to be forgotten first.
-    *keeper.saves.lock().unwrap() = 1;
+    keeper.limit(1);
     assert_eq!(rig.ended().refused(), (4, 0x44, 0));
     assert_eq!(rig.read(0, 1), [0; 512]);
 }

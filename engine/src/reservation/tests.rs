@@ -28,22 +28,14 @@ fn through(port: &str, number: u8) -> Registrant {
     Registrant { initiator: id(number), port: port.into() }
 }
 
-fn list(key: u64, action_key: u64) -> ReserveOutList {
-    ReserveOutList {
-        key,
-        action_key,
-        specify_initiator_ports: false,
-        all_target_ports: false,
-        persist: false,
-        initiators: Vec::new(),
-    }
-}
-
 /// Nexuses 1 to 3 with keys of 10 times that, but for those that are given others; nexus 1 may hold a reservation.
 fn registered(keys: [u64; 3], held: Option<Type>) -> Reservations {
     let mut state = Reservations::default();
     for (number, key) in (1..).zip(keys).filter(|(_, key)| *key != 0) {
-        state = state.register(&nexus(number), Existing::Matches, &list(0, key), &[]).unwrap().after;
+        state = state
+            .register(&nexus(number), Existing::Matches, &ReserveOutList::new(0, key), &[])
+            .unwrap()
+            .after;
     }
     match held {
         Some(kind) => state.reserve(&nexus(1), keys[0], kind.0).unwrap().after,
@@ -92,7 +84,7 @@ fn who_may_register_and_what_becomes_of_it() {
     ];
     for (existing, before, key, action_key, expected) in cases {
         let state = registered([before, 20, 0], None);
-        let result = state.register(&nexus(1), existing, &list(key, action_key), &[]);
+        let result = state.register(&nexus(1), existing, &ReserveOutList::new(key, action_key), &[]);
         let case = (existing, before, key, action_key);
         match expected {
             Err(()) => assert_eq!(result, Err(Refusal::Conflict), "{case:?}"),
@@ -113,7 +105,7 @@ fn a_registration_for_other_initiator_ports() {
     let with = |key, action_key, numbers: &[u8]| ReserveOutList {
         specify_initiator_ports: true,
         initiators: numbers.iter().map(|number| id(*number)).collect(),
-        ..list(key, action_key)
+        ..ReserveOutList::new(key, action_key)
     };
     let state = registered([0, 20, 0], None);
     let change = state.register(&nexus(1), Existing::Matches, &with(0, 7, &[3, 3, 1]), &[]).unwrap();
@@ -131,10 +123,11 @@ fn a_registration_for_other_initiator_ports() {
 #[test]
 fn a_registration_through_all_target_ports() {
     let ports: Vec<Arc<str>> = ["one", "two", "three"].map(Arc::from).into();
-    let all = |key, action_key| ReserveOutList { all_target_ports: true, ..list(key, action_key) };
+    let all =
+        |key, action_key| ReserveOutList { all_target_ports: true, ..ReserveOutList::new(key, action_key) };
     let key_at = |state: &Reservations, port: &str| state.key_of(&through(port, 1));
     let apart = Reservations::default()
-        .register(&through("three", 1), Existing::Matches, &list(0, 9), &ports)
+        .register(&through("three", 1), Existing::Matches, &ReserveOutList::new(0, 9), &ports)
         .unwrap()
         .after;
     let state = apart.register(&nexus(1), Existing::Matches, &all(0, 7), &ports).unwrap().after;
@@ -150,8 +143,11 @@ fn a_registration_through_all_target_ports() {
 #[test]
 fn there_is_room_for_so_many() {
     let initiators = (0..MAX_REGISTRATIONS as u64 - 1).map(|number| TransportId::Sas(number.to_be_bytes()));
-    let mut list =
-        ReserveOutList { specify_initiator_ports: true, initiators: initiators.collect(), ..list(0, 1) };
+    let mut list = ReserveOutList {
+        specify_initiator_ports: true,
+        initiators: initiators.collect(),
+        ..ReserveOutList::new(0, 1)
+    };
     let state = Reservations::default();
     let change = state.register(&nexus(1), Existing::Matches, &list, &[]).unwrap();
     assert_eq!(change.after.registrations().len(), MAX_REGISTRATIONS);
@@ -233,17 +229,17 @@ fn who_may_release_and_who_is_told() {
 fn a_reservation_ends_with_the_registration_of_its_holder() {
     for kind in ALL_TYPES {
         let state = registered([10, 20, 30], Some(kind));
-        let change = state.register(&nexus(1), Existing::Matches, &list(10, 0), &[]).unwrap();
+        let change = state.register(&nexus(1), Existing::Matches, &ReserveOutList::new(10, 0), &[]).unwrap();
         let (gone, expected): (_, &[_]) = match kind {
             _ if kind.is_held_by_all() => (false, &[]),
             _ if kind.admits_registrants() => (true, &[(2, RELEASED), (3, RELEASED)]),
             _ => (true, &[]),
         };
         assert_eq!((change.after.reservation().is_none(), &told(&change)[..]), (gone, expected), "{kind}");
-        let other = state.register(&nexus(2), Existing::Matches, &list(20, 0), &[]).unwrap();
+        let other = state.register(&nexus(2), Existing::Matches, &ReserveOutList::new(20, 0), &[]).unwrap();
         assert_eq!((other.after.reservation(), told(&other)), (state.reservation(), vec![]), "{kind}");
         let last = registered([10, 0, 0], Some(kind));
-        let last = last.register(&nexus(1), Existing::Ignored, &list(0, 0), &[]).unwrap();
+        let last = last.register(&nexus(1), Existing::Ignored, &ReserveOutList::new(0, 0), &[]).unwrap();
         assert_eq!((last.after.reservation(), last.after.registrations().len()), (None, 0), "{kind}");
     }
 }
@@ -418,7 +414,7 @@ fn moves_that_are_refused() {
 fn what_is_kept_comes_back() {
     for held in ALL_TYPES.into_iter().map(Some).chain([None]) {
         let mut state = registered([10, u64::MAX, 30], held);
-        let list = ReserveOutList { persist: true, ..list(30, 31) };
+        let list = ReserveOutList { persist: true, ..ReserveOutList::new(30, 31) };
         state = state.register(&nexus(3), Existing::Matches, &list, &[]).unwrap().after;
         let iscsi = TransportId::Iscsi { name: "iqn.x:é".into(), isid: Some([1, 2, 3, 4, 5, 6]) };
         state

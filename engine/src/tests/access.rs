@@ -1,6 +1,6 @@
-use super::steps::Keeper;
 use super::*;
 use crate::AccessError;
+use crate::RamKeeper;
 use lunette_scsi::target_port_groups::{encode_set_target_port_groups, parse_target_port_groups};
 use lunette_scsi::{
     AccessState, AccessStatus, AdditionalSense, Designator, Identifier, Sense, SenseKey, Status,
@@ -31,7 +31,7 @@ impl Paths {
     }
 
     /// The same with a unit of which `keeper` keeps the state.
-    fn kept(keeper: &Arc<Keeper>, configured: AccessState) -> Self {
+    fn kept(keeper: &Arc<RamKeeper>, configured: AccessState) -> Self {
         let paths = Self::new();
         paths.rig.unit.configure_access(2, configured, false).unwrap();
         paths.rig.unit.keep_state(keeper.clone()).unwrap();
@@ -331,7 +331,7 @@ fn what_waits_is_looked_at_again() {
 
 #[test]
 fn explicit_changes_last_until_others_are_configured() {
-    let keeper = Arc::<Keeper>::default();
+    let keeper = Arc::<RamKeeper>::default();
     let mut paths = Paths::kept(&keeper, AccessState::STANDBY);
     let (first, _) = paths.initiators();
     let wanted =
@@ -361,7 +361,7 @@ fn explicit_changes_last_until_others_are_configured() {
 #[test]
 fn what_cannot_be_saved_is_not_changed() {
     let mut paths = Paths::new();
-    paths.rig.unit.keep_state(Arc::new(Keeper::full())).unwrap();
+    paths.rig.unit.keep_state(Arc::new(RamKeeper::limited(0))).unwrap();
     let (first, _) = paths.initiators();
     let sense = paths.set(&first, &[(AccessState::STANDBY, 1)]).unwrap();
     assert_eq!(sense.key, SenseKey::HARDWARE_ERROR);

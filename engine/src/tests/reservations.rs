@@ -1,5 +1,5 @@
 use super::*;
-use crate::tests::steps::Keeper;
+use crate::RamKeeper;
 use crate::{Aborted, NotReady};
 use TaskManagementFunction as Function;
 use lunette_scsi::reservation::{ReserveOutList, parse_keys, parse_reservation};
@@ -64,7 +64,7 @@ impl Rig {
     }
 
     fn out(&mut self, from: &Initiator, (action, kind): (u16, Type), key: u64, action_key: u64) -> Outcome {
-        self.out_list(from, (action, kind), &list(key, action_key))
+        self.out_list(from, (action, kind), &ReserveOutList::new(key, action_key))
     }
 
     fn out_list(&mut self, from: &Initiator, of: (u16, Type), list: &ReserveOutList) -> Outcome {
@@ -113,17 +113,6 @@ impl Rig {
     fn close(&mut self, from: &Initiator) {
         from.session.close(1, self.sim.cx(from.reactor));
         self.sim.settle();
-    }
-}
-
-fn list(key: u64, action_key: u64) -> ReserveOutList {
-    ReserveOutList {
-        key,
-        action_key,
-        specify_initiator_ports: false,
-        all_target_ports: false,
-        persist: false,
-        initiators: Vec::new(),
     }
 }
 
@@ -199,7 +188,7 @@ fn preempt_and_abort_lets_no_command_of_the_loser_go_on() {
         assert_eq!(rig.try_run(from, tag, &READ, &[]), None);
     }
     let preempt = (service_action::PREEMPT_AND_ABORT, Type::EXCLUSIVE_ACCESS_REGISTRANTS_ONLY);
-    let (cdb, data) = out_cdb(preempt, &list(1, 2));
+    let (cdb, data) = out_cdb(preempt, &ReserveOutList::new(1, 2));
     assert_eq!(rig.try_run(&a, 7, &cdb, &data), None, "the store has memory of the loser");
     assert_eq!(rig.told(&b), Some(AdditionalSense::REGISTRATIONS_PREEMPTED));
     assert_eq!(rig.run(&b, &READ, &[]).status, Status::RESERVATION_CONFLICT, "already");
@@ -223,7 +212,7 @@ fn a_command_that_waits_for_its_turn_meets_the_new_reservation() {
     rig.good(&a, REGISTER, 0, 1);
     rig.read(&b, 1, "simple");
     rig.read(&b, 2, "ordered");
-    let (cdb, data) = out_cdb(reserve(Type::EXCLUSIVE_ACCESS), &list(1, 0));
+    let (cdb, data) = out_cdb(reserve(Type::EXCLUSIVE_ACCESS), &ReserveOutList::new(1, 0));
     let cdb = Cdb::new(&cdb).unwrap();
     let memory = Memory::from_bytes(&data);
     let frame = CommandFrame {
@@ -321,12 +310,12 @@ fn reserve_and_release_beside_persistent_reservations() {
 }
 
 fn persistent(key: u64, action_key: u64) -> ReserveOutList {
-    ReserveOutList { persist: true, ..list(key, action_key) }
+    ReserveOutList { persist: true, ..ReserveOutList::new(key, action_key) }
 }
 
 #[test]
 fn what_persists_is_there_again_after_a_restart() {
-    let keeper = Arc::new(Keeper::default());
+    let keeper = Arc::new(RamKeeper::default());
     let kind = Type::EXCLUSIVE_ACCESS;
     let restart = || {
         let mut rig = Rig::new(1);
@@ -354,7 +343,7 @@ fn what_persists_is_there_again_after_a_restart() {
 fn whoever_an_initiator_says_it_is_its_registration_comes_back() {
     let long = format!("iqn.{},i,0x000000000001", "İ".repeat(109));
     for name in ["Guest", "naa.3000000000000001", "iqn.X,i,0x400000000000,i,0x000000000001", &long] {
-        let keeper = Arc::new(Keeper::default());
+        let keeper = Arc::new(RamKeeper::default());
         let restart = || {
             let mut rig = Rig::new(1);
             rig.unit.keep_state(keeper.clone()).unwrap();
@@ -375,7 +364,7 @@ fn only_register_names_initiator_ports() {
     let a = rig.named("a", 0);
     rig.good(&a, REGISTER, 0, 1);
     let initiators = vec![TransportId::Sas([0x30; 8])];
-    let named = ReserveOutList { specify_initiator_ports: true, initiators, ..list(1, 1) };
+    let named = ReserveOutList { specify_initiator_ports: true, initiators, ..ReserveOutList::new(1, 1) };
     for action in [
         service_action::REGISTER_AND_IGNORE_EXISTING_KEY,
         service_action::RESERVE,
@@ -398,7 +387,7 @@ fn what_cannot_be_saved_has_not_happened() {
     let outcome = rig.out_list(&a, REGISTER, &persistent(0, 1));
     let aptpl = Sense::invalid_field_in_parameter_list(20, Some(0));
     assert_eq!(outcome.sense.as_deref(), Some(&aptpl), "nothing is kept");
-    rig.unit.keep_state(Arc::new(Keeper(Mutex::default(), true))).unwrap();
+    rig.unit.keep_state(Arc::new(RamKeeper::limited(0))).unwrap();
     let outcome = rig.out_list(&a, REGISTER, &persistent(0, 1));
     assert_eq!(outcome.sense.unwrap().additional, AdditionalSense::INTERNAL_TARGET_FAILURE);
     assert!(rig.keys(&a).is_empty());
@@ -409,7 +398,7 @@ fn what_cannot_be_saved_has_not_happened() {
 fn a_unit_whose_reservations_are_damaged_stays_closed() {
     let mut rig = Rig::new(1);
     let a = rig.named("a", 0);
-    let damaged = Keeper(Mutex::new(Some(br#"{"reservations": 5}"#.to_vec())), false);
+    let damaged = RamKeeper::holding(*br#"{"reservations": 5}"#);
     rig.unit.keep_state(Arc::new(damaged)).unwrap_err();
     rig.unit.set_not_ready(Some(NotReady::because(AdditionalSense::NO_ADDITIONAL_SENSE_INFORMATION)));
     rig.unit.set_not_ready(None);

@@ -1,5 +1,5 @@
 use super::*;
-use crate::{Aborted, NexusId, NotReady, Run, StateError, StateKeeper};
+use crate::{Aborted, NexusId, NotReady, RamKeeper, Run};
 use TaskManagementFunction as Function;
 use lunette_scsi::{AdditionalSense, Sense, SenseKey, Status};
 use lunette_store::IoError;
@@ -191,33 +191,9 @@ fn what_is_detached_goes_on_when_its_command_is_aborted() {
     assert_eq!((rig.at_store(), a.events().len()), (0, 0));
 }
 
-/// What was kept last, or that nothing can be.
-#[derive(Default)]
-pub(super) struct Keeper(pub(super) Mutex<Option<Vec<u8>>>, pub(super) bool);
-
-impl Keeper {
-    pub(super) fn full() -> Self {
-        Self(Mutex::default(), true)
-    }
-}
-
-impl StateKeeper for Keeper {
-    fn load(&self) -> Result<Option<Vec<u8>>, StateError> {
-        Ok(self.0.lock().unwrap().clone())
-    }
-
-    fn save(&self, state: &[u8]) -> Result<(), StateError> {
-        if self.1 {
-            return Err(StateError("full".into()));
-        }
-        *self.0.lock().unwrap() = Some(state.to_vec());
-        Ok(())
-    }
-}
-
 #[test]
 fn what_is_saved_comes_back() {
-    let keeper = Arc::new(Keeper::default());
+    let keeper = Arc::new(RamKeeper::default());
     let mut rig = Rig::new(1);
     rig.unit.keep_state(keeper.clone()).unwrap();
     let a = rig.initiator(0);
@@ -236,7 +212,7 @@ fn what_is_saved_comes_back() {
 #[test]
 fn what_cannot_be_saved_is_not_applied() {
     let mut rig = Rig::new(1);
-    rig.unit.keep_state(Arc::new(Keeper::full())).unwrap();
+    rig.unit.keep_state(Arc::new(RamKeeper::limited(0))).unwrap();
     let a = rig.initiator(0);
     pending(&mut rig, &a, 1, &SAVE);
     rig.sim.settle();
@@ -251,7 +227,7 @@ fn what_cannot_be_saved_is_not_applied() {
 fn a_unit_that_is_not_ready_refuses_what_needs_that() {
     let mut rig = Rig::new(2);
     let a = rig.initiator(0);
-    let damaged = Keeper(Mutex::new(Some(b"{".to_vec())), false);
+    let damaged = RamKeeper::holding(*b"{");
     rig.unit.keep_state(Arc::new(damaged)).unwrap_err();
     let why = AdditionalSense::LOGICAL_UNIT_NOT_READY_MANUAL_INTERVENTION_REQUIRED;
     let b = rig.session(&Nexus::new("b", rig.port.clone()), 1);
