@@ -2,7 +2,7 @@
 
 use crate::input::Input;
 use lunette_scsi::designator::Designator;
-use lunette_scsi::inquiry::StandardInquiry;
+use lunette_scsi::inquiry::{SpcVersion, StandardInquiry};
 use lunette_scsi::lba_status::parse_lba_status;
 use lunette_scsi::log::{LogParameter, encode_log_page, parse_log_list};
 use lunette_scsi::mode::{ModeForm, ModePageHeader, ModeParameterList};
@@ -40,7 +40,9 @@ pub fn parsers(data: &[u8]) {
         2 => log(bytes),
         3 => unmap(bytes),
         4 => reserve(bytes),
-        5 => drop(pointed(bytes, ExtendedCopyList::parse(bytes, &LIMITS))),
+        5 => [SpcVersion::SPC_3, SpcVersion::SPC_5]
+            .into_iter()
+            .for_each(|version| drop(pointed(bytes, ExtendedCopyList::parse(bytes, &LIMITS, version)))),
         6 => groups(bytes),
         7 => transport_id(bytes),
         8 => designator(bytes),
