@@ -32,9 +32,10 @@ fn a_kernel_erases_and_ejects_its_disks() -> Result<()> {
     Ok(())
 }
 
-/// Work on two disks that goes on, if slowly, when the daemon is killed; and is done when it is no more slow.
+/// Work on two disks that goes on, if slowly, when the daemon is killed and when it is stopped; and is done when it is no
+/// more slow.
 #[test]
-fn a_killed_daemon_goes_on_erasing() -> Result<()> {
+fn a_daemon_that_has_ended_goes_on_erasing() -> Result<()> {
     checks::need_tools()?;
     tools::need(["iscsi-readcapacity16"])?;
     let home = Lunette::new()?;
@@ -59,10 +60,10 @@ fn a_killed_daemon_goes_on_erasing() -> Result<()> {
 
     let daemon = slow.start()?;
     for lun in [0, 1] {
-        let refused = capacity(&daemon, lun)?;
-        ensure!(!refused, "LUN {lun} lets initiators at what is half erased");
+        let ready = capacity(&daemon, lun)?;
+        ensure!(!ready, "LUN {lun} lets initiators at what is half erased");
     }
-    daemon.kill()?;
+    daemon.stop()?;
     for file in &files {
         assert_eq!(byte(file, SIZE - 1)?, 0, "it is not done");
     }
