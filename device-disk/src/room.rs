@@ -8,8 +8,10 @@ use lunette_store::{Post, Room};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-/// How often it is looked at.
-const INTERVAL: Duration = Duration::from_secs(10);
+/// How often it is looked at while somebody is to be told of the threshold.
+const OFTEN: Duration = Duration::from_secs(10);
+/// How often otherwise, for the log page. Not so often that a thread for each of many idle files never ends.
+const SELDOM: Duration = Duration::from_secs(60);
 
 /// What was seen last.
 #[derive(Clone, Default, Debug)]
@@ -43,6 +45,7 @@ pub(crate) fn watch(disk: &Disk, unit: &Arc<LogicalUnit>, post: &dyn Post) {
                 return Ok(());
             }
             let page = threshold(&steps.unit).filter(|page| page.enabled);
+            let interval = if page.is_some() { OFTEN } else { SELDOM };
             let reached =
                 page.zip(known.get()).is_some_and(|(page, room)| in_sets(room.free, block) <= page.count);
             if reached && !was_reached {
@@ -50,7 +53,7 @@ pub(crate) fn watch(disk: &Disk, unit: &Arc<LogicalUnit>, post: &dyn Post) {
                 steps.unit.establish_attention(condition, None);
             }
             was_reached = reached;
-            if steps.sleep(INTERVAL).await.is_err() {
+            if steps.sleep(interval).await.is_err() {
                 return Ok(());
             }
         }
