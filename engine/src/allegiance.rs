@@ -5,7 +5,7 @@
 //! is suspended.
 
 use crate::checks::Refusal;
-use crate::engine::Engine;
+use crate::engine::{Engine, Token};
 use crate::nexus::ItlNexus;
 use crate::order::TURNS_AT_A_TIME;
 use crate::session::Itl;
@@ -123,15 +123,17 @@ impl Engine {
     fn resume(&self, unit: u64, cx: &mut dyn Cx) {
         let suspended = |task: &Task| task.phase == Phase::Suspended && task.itl.unit().number() == unit;
         let suspended = self.tasks.borrow().select(suspended);
-        self.resume_some(suspended, cx);
+        self.resume_some(unit, suspended, cx);
     }
 
-    fn resume_some(&self, mut suspended: Vec<TaskId>, cx: &mut dyn Cx) {
+    fn resume_some(&self, unit: u64, mut suspended: Vec<TaskId>, cx: &mut dyn Cx) {
         let later = suspended.split_off(suspended.len().min(TURNS_AT_A_TIME));
         suspended.into_iter().filter(|id| self.is_suspended(*id)).for_each(|id| self.unpark(id, cx));
         if !later.is_empty() {
-            Self::post(self.reactor, cx, move |engine, cx| engine.resume_some(later, cx));
+            Self::post(self.reactor, cx, move |engine, cx| engine.resume_some(unit, later, cx));
         }
+        // Those that wait for room again, as they did before, are to be offered it.
+        self.tell(Token::Advance(unit), Ok(0), cx);
     }
 
     fn is_suspended(&self, id: TaskId) -> bool {

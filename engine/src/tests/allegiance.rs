@@ -3,6 +3,7 @@ use crate::Aborted;
 use TaskManagementFunction as Function;
 use lunette_scsi::{AdditionalSense, Status};
 use lunette_store::IoError;
+use std::time::Duration;
 
 const NACA: u8 = 4;
 const COMPLETE: Event = Event::Managed(1000, ServiceResponse::FunctionComplete);
@@ -175,6 +176,37 @@ fn what_was_suspended_goes_on_in_portions() {
     }
     assert_eq!(steps.iter().sum::<usize>(), 201, "with the answer of the function");
     assert!(steps.iter().all(|ended| *ended <= crate::order::TURNS_AT_A_TIME), "{steps:?}");
+}
+
+#[test]
+fn what_waited_for_room_when_it_was_suspended_waits_for_it_again() {
+    let mut rig = Rig::new(1);
+    let (a, b) = (rig.initiator(0), rig.initiator(0));
+    assert_eq!(rig.controlled(&a, 1, TaskAttribute::Simple, NACA), None);
+    for tag in 2..=ROOM as u64 {
+        rig.read(&a, tag, "simple");
+    }
+    rig.read(&b, 100, "simple");
+    assert_eq!(rig.at_store(), ROOM);
+    rig.complete_one(Err(IoError::Os(5)));
+    rig.pass(Duration::from_millis(1));
+    assert_eq!(rig.at_store(), ROOM - 1, "the one that waits is suspended");
+    rig.complete_all();
+    for _ in 0..ROOM {
+        let poster = rig.sim.cx(0).poster();
+        rig.unit.begin(&*poster, async |steps| {
+            steps.flush().await.unwrap();
+            Ok(())
+        });
+    }
+    assert_eq!(rig.at_store(), ROOM);
+    rig.manage(&a, Function::ClearAca, 0);
+    assert_eq!(rig.at_store(), ROOM);
+    rig.complete_all();
+    rig.pass(Duration::from_millis(1));
+    assert_eq!(rig.at_store(), 1);
+    rig.complete_all();
+    assert_eq!(b.good(), [100]);
 }
 
 #[test]
