@@ -2,6 +2,7 @@
 //! (SAM-5 8.7), and among these one of each nexus in turn.
 
 use crate::engine::{Engine, Token};
+use crate::order::TURNS_AT_A_TIME;
 use crate::outcome::Outcome;
 use crate::priority::INITIAL_PRIORITY;
 use crate::task_set::TaskSet;
@@ -140,9 +141,10 @@ impl Engine {
         }
     }
 
-    /// Offers the store what waits, until it has no room.
+    /// Offers the store what waits, until it has no room. When it always has, work of many steps goes through here with each of
+    /// them, and others have to have their turn.
     pub(crate) fn offer(&self, set: &TaskSet, cx: &mut dyn Cx) {
-        loop {
+        for _ in 0..TURNS_AT_A_TIME {
             let next = set.queue().pop();
             let Some((standing, token)) = next else { return };
             match Token::decode(token) {
@@ -155,9 +157,14 @@ impl Engine {
                 Token::Advance(_) | Token::Job(_) => {}
             }
             if set.queue().is_first(standing) {
-                break;
+                return self.ask_again(set, cx);
             }
         }
+        self.tell(Token::Advance(set.unit.number()), Ok(0), cx);
+    }
+
+    /// The store has no room: it is asked again when something has ended, or soon.
+    fn ask_again(&self, set: &TaskSet, cx: &mut dyn Cx) {
         let mut queue = set.queue();
         if cx.now() >= queue.deadline {
             queue.deadline = cx.now() + PATIENCE;

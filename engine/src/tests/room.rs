@@ -1,5 +1,7 @@
 use super::*;
 use lunette_scsi::Status;
+use lunette_store::{Backing, Caps, IoId, Op, Store, Submit};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 pub(super) fn prioritized(rig: &mut Rig, from: &Initiator, tag: u64, priority: u8) -> Option<Status> {
@@ -72,6 +74,62 @@ fn the_steps_of_a_command_wait_by_priority_like_commands() {
         order.extend(a.good().into_iter().chain(b.good()));
     }
     assert_eq!(order[ROOM..], [101, 200, 100], "without waiting for any time");
+}
+
+/// A store that has no room at first, and then answers at once.
+struct Inline(Held, Arc<AtomicUsize>);
+
+const REFUSALS: usize = 4;
+
+impl Backing for Inline {
+    fn caps(&self) -> &Caps {
+        Backing::caps(&self.0)
+    }
+
+    fn attach(&self, _: &mut dyn Cx) -> Rc<dyn Store> {
+        Rc::new(Self(self.0.clone(), self.1.clone()))
+    }
+}
+
+impl Store for Inline {
+    fn caps(&self) -> &Caps {
+        Backing::caps(&self.0)
+    }
+
+    fn submit(&self, op: Op<'_>, _: IoId, _: &mut dyn Cx) -> Submit {
+        let full = self.1.fetch_add(1, Ordering::Relaxed) < REFUSALS;
+        if full { Submit::Full } else { Submit::Done(Ok(op.range().1)) }
+    }
+}
+
+#[test]
+fn work_that_never_waits_for_its_store_leaves_others_their_turn() {
+    const STEPS: usize = 2000;
+    let asked = Arc::<AtomicUsize>::default();
+    let store = Inline(Held::new(1 << 20, ROOM), asked.clone());
+    let identity = Identity::new("1", Naa::locally_assigned(1));
+    let unit = LogicalUnit::new("toy", identity, Box::new(Toy), Some(Arc::new(store)));
+    let mut sim = Sim::new(1);
+    for _ in 0..2 {
+        unit.begin(&*sim.cx(0).poster(), async |steps| {
+            let memory = Rc::new(Memory::zeroed(1));
+            for _ in 0..STEPS {
+                steps.read(0, &memory, 1).await.unwrap();
+            }
+            Ok(())
+        });
+    }
+    let mut most = 0;
+    loop {
+        let before = asked.load(Ordering::Relaxed);
+        let any = sim.step(0);
+        most = most.max(asked.load(Ordering::Relaxed) - before);
+        if !any && asked.load(Ordering::Relaxed) >= 2 * STEPS {
+            break;
+        }
+        sim.advance(Duration::from_millis(u64::from(!any)));
+    }
+    assert!(most <= 2 * crate::order::TURNS_AT_A_TIME, "{most} steps without a pause");
 }
 
 #[test]
