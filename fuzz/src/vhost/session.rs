@@ -64,7 +64,7 @@ impl Rig {
         let victims = disks::port([own.clone(), units[0].clone()]);
         let victims = daemon.export([(0, victims)].into(), 1, 1);
         daemon.run();
-        let mut victim = Victim::new(&victims, &mut daemon);
+        let mut victim = Victim::new(&victims, Arc::downgrade(&units[0]), &mut daemon);
         victim.check(&mut daemon);
         let residents = daemon.residents();
         let mut traces = Traces::default();
