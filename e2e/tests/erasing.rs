@@ -5,6 +5,7 @@ use lunette_e2e::daemon::{Daemon, Lunette};
 use lunette_e2e::guest::Guest;
 use lunette_e2e::uml::Uml;
 use lunette_e2e::{checks, tools};
+use lunette_guest::{Command, Options, ScsiDriver};
 use std::fs;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
@@ -72,6 +73,25 @@ fn a_daemon_that_has_ended_goes_on_erasing() -> Result<()> {
     for (lun, file) in (0..).zip(&files) {
         until(|| capacity(&daemon, lun))?;
         assert!(fs::read(file)?.iter().all(|byte| *byte == b'B'));
+    }
+    daemon.stop()?;
+    Ok(())
+}
+
+/// A kernel would start it, a firmware that is to boot from it does not.
+#[test]
+fn a_disk_that_one_guest_has_stopped_runs_for_the_next() -> Result<()> {
+    const TEST_UNIT_READY: [u8; 6] = [0; 6];
+    const STOP: [u8; 6] = [0x1b, 0, 0, 0, 0, 0];
+    let lunette = Lunette::new()?.lu("disk:ram:1M,w").vhost_user("vm.sock");
+    let daemon = lunette.start()?;
+    for _ in 0..2 {
+        let mut guest = ScsiDriver::connect(&lunette.path("vm.sock"), &Options::default())?;
+        let mut status =
+            |cdb: &[u8]| Ok::<_, anyhow::Error>(guest.execute(0, &Command::new(cdb), &[], 0)?.status);
+        // What there is to be told of is told once.
+        status(&TEST_UNIT_READY)?;
+        assert_eq!((status(&TEST_UNIT_READY)?, status(&STOP)?, status(&TEST_UNIT_READY)?), (0, 0, 2));
     }
     daemon.stop()?;
     Ok(())
