@@ -42,6 +42,11 @@ pub(crate) struct SocketFile {
     identity: Option<(u64, u64)>,
 }
 
+/// The kernel lets go of the sockets of a daemon that was killed after that has ended: so often, at such intervals, one that
+/// listens is asked again.
+const PROBES: u32 = 10;
+const PROBE_STEP: Duration = Duration::from_millis(100);
+
 /// How many connections may wait to be accepted.
 const BACKLOG: i32 = 128;
 
@@ -138,23 +143,39 @@ fn remove_stale(path: &Path) -> Result<(), Error> {
     if !metadata.file_type().is_socket() {
         return Err(Error::NotASocket(path.to_owned()));
     }
-    let probe = new_socket().map_err(wrap)?;
     let address = SocketAddrUnix::new(path).map_err(|error| wrap(error.into()))?;
-    match connect(&probe, &address) {
-        Err(Errno::CONNREFUSED) => {
-            tracing::info!(path = %path.display(), "replacing the socket of a daemon that has ended");
-            fs::remove_file(path).map_err(wrap)
+    for _ in 0..PROBES {
+        let probe = new_socket().map_err(wrap)?;
+        let answer = connect(&probe, &address);
+        // At once, so that a daemon that lives has it for no guest.
+        drop(probe);
+        match answer {
+            Err(Errno::CONNREFUSED) => {
+                tracing::info!(path = %path.display(), "replacing the socket of a daemon that has ended");
+                return fs::remove_file(path).map_err(wrap);
+            }
+            // It listens, whether it accepts or not.
+            Ok(()) | Err(Errno::AGAIN) => std::thread::sleep(PROBE_STEP),
+            Err(error) => return Err(wrap(error.into())),
         }
-        // It listens, though it does not accept.
-        Ok(()) | Err(Errno::AGAIN) => Err(Error::InUse(path.to_owned())),
-        Err(error) => Err(wrap(error.into())),
     }
+    Err(Error::InUse(path.to_owned()))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use std::os::unix::net::UnixStream;
+
+    #[test]
+    fn a_socket_that_dies_late_is_replaced() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("vm.sock");
+        let dying = UnixListener::bind(&path).unwrap();
+        let death = std::thread::spawn(move || drop(dying.accept()));
+        SocketFile::bind(&path, &Access::default()).unwrap();
+        death.join().unwrap();
+    }
 
     #[test]
     fn a_live_socket_is_left_alone_and_a_dead_one_replaced() {
