@@ -8,7 +8,7 @@ use crate::checks::Refusal;
 use crate::engine::{Engine, Token};
 use crate::nexus::ItlNexus;
 use crate::order::TURNS_AT_A_TIME;
-use crate::session::Itl;
+use crate::session::{CommandFrame, Itl};
 use crate::tasks::{Phase, Task, TaskId};
 use crate::unit::State;
 use crate::{LogicalUnit, NexusId};
@@ -21,8 +21,8 @@ use std::sync::Arc;
 pub(crate) struct Allegiance {
     /// Whose command has failed.
     faulted: NexusId,
-    /// Whether a command with the ACA task attribute is in the task set.
-    has_task: bool,
+    /// The tag of its command with the ACA task attribute that is in the task set.
+    task: Option<u64>,
 }
 
 impl LogicalUnit {
@@ -34,7 +34,7 @@ impl LogicalUnit {
     /// A command of `nexus` with NACA set has failed. A condition of another nexus stays.
     pub(crate) fn establish_allegiance(&self, nexus: NexusId) {
         let mut state = self.state();
-        state.allegiance.get_or_insert(Allegiance { faulted: nexus, has_task: false });
+        state.allegiance.get_or_insert(Allegiance { faulted: nexus, task: None });
         state.itls().for_each(|itl| itl.set_allegiance(true));
     }
 
@@ -52,14 +52,13 @@ impl LogicalUnit {
     pub(crate) fn admits_beside_allegiance(
         &self,
         nexus: NexusId,
-        attribute: TaskAttribute,
-        cdb: &Cdb,
+        &CommandFrame { tag, attribute, cdb, .. }: &CommandFrame<'_>,
     ) -> Result<(), Refusal> {
         let mut state = self.state();
         let Some(allegiance) = &mut state.allegiance else { return Ok(()) };
         let is_own = nexus == allegiance.faulted;
-        if is_own && attribute == TaskAttribute::Aca && !allegiance.has_task {
-            allegiance.has_task = true;
+        if is_own && attribute == TaskAttribute::Aca && allegiance.task.is_none() {
+            allegiance.task = Some(tag);
             return Ok(());
         }
         let is_plain = !is_own && attribute != TaskAttribute::Aca;
@@ -70,10 +69,12 @@ impl LogicalUnit {
         }
     }
 
-    /// A command with the ACA task attribute has ended.
-    pub(crate) fn allegiance_task_ended(&self) {
-        if let Some(allegiance) = &mut self.state().allegiance {
-            allegiance.has_task = false;
+    /// A command with the ACA task attribute has ended. It may have belonged to a condition that was there before.
+    pub(crate) fn allegiance_task_ended(&self, nexus: NexusId, tag: u64) {
+        if let Some(allegiance) = &mut self.state().allegiance
+            && (allegiance.faulted, allegiance.task) == (nexus, Some(tag))
+        {
+            allegiance.task = None;
         }
     }
 }

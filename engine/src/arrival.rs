@@ -77,7 +77,7 @@ impl Engine {
     #[cold]
     fn turn_away(&self, itl: &Rc<Itl>, command: &CommandFrame<'_>, refusal: Refusal) -> Admission {
         if command.attribute == TaskAttribute::Aca && !matches!(refusal, Refusal::Status(_)) {
-            itl.unit().allegiance_task_ended();
+            itl.unit().allegiance_task_ended(itl.nexus.id(), command.tag);
         }
         if let Refusal::Sense(sense) = &refusal
             && let Some(task) = self.fail_on_arrival(itl, command, sense)
@@ -170,7 +170,7 @@ impl Engine {
         let mut tasks = self.tasks.borrow_mut();
         let Some(id) = tasks.insert(task) else {
             if command.attribute == TaskAttribute::Aca {
-                itl.unit().allegiance_task_ended();
+                itl.unit().allegiance_task_ended(itl.nexus.id(), command.tag);
             }
             return Admission::Ended(Outcome::no_room(itl.tasks.get() > 0));
         };

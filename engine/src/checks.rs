@@ -62,7 +62,7 @@ fn plan_past_gate(
     command: &CommandFrame<'_>,
 ) -> Result<Plan, Refusal> {
     if itl.shared.gate.has_allegiance() {
-        itl.unit().admits_beside_allegiance(itl.nexus.id(), command.attribute, command.cdb)?;
+        itl.unit().admits_beside_allegiance(itl.nexus.id(), command)?;
     }
     pass_gate(itl, row.ok().map(|row| row.spec), command.cdb)?;
     let plan = decode(itl, row, command).map_err(Refusal::Sense)?;

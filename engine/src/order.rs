@@ -29,7 +29,7 @@ impl Engine {
     /// Takes a task out of its task set.
     pub(crate) fn end(&self, id: TaskId, cx: &mut dyn Cx) -> Option<Rc<Itl>> {
         let mut tasks = self.tasks.borrow_mut();
-        let Task { enabled, attribute, standing, .. } = *tasks.get(id)?;
+        let Task { enabled, attribute, standing, tag, .. } = *tasks.get(id)?;
         let itl = tasks.remove(id)?;
         drop(tasks);
         let set = &itl.set;
@@ -46,7 +46,7 @@ impl Engine {
             _ if !enabled => set.forget(id),
             TaskAttribute::Ordered => set.ordered_ended(),
             TaskAttribute::Aca => {
-                set.unit.allegiance_task_ended();
+                set.unit.allegiance_task_ended(itl.nexus.id(), tag);
                 if set.ended() { vec![self.reactor] } else { Vec::new() }
             }
             _ => set.head_ended(),

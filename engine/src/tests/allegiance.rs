@@ -268,6 +268,26 @@ fn a_command_that_asks_no_more_ends_the_allegiance_by_failing() {
 }
 
 #[test]
+fn the_end_of_a_command_of_one_allegiance_leaves_the_next_alone() {
+    let mut rig = Rig::new(2);
+    let (a, _) = rig.with_allegiance();
+    let b = rig.session(&Nexus::new("b", rig.port.clone()), 1);
+    assert_eq!(rig.controlled(&a, 2, TaskAttribute::Aca, 0), None);
+    assert_eq!(rig.at_store(), 1);
+    rig.complete(0, Err(IoError::Os(5)));
+    while rig.unit.has_allegiance() {
+        rig.sim.step(0);
+    }
+    assert_eq!(a.events(), [], "it has cleared its allegiance and has not ended");
+    assert_eq!(rig.controlled(&b, 3, TaskAttribute::Simple, NACA), None);
+    assert_eq!(rig.controlled(&b, 4, TaskAttribute::Aca, NACA), None);
+    rig.sim.settle();
+    assert_eq!(failed(&a, 2), AdditionalSense::UNRECOVERED_READ_ERROR);
+    let second = rig.controlled(&b, 5, TaskAttribute::Aca, NACA).unwrap();
+    assert_eq!(second.status, Status::ACA_ACTIVE);
+}
+
+#[test]
 fn resets_and_the_loss_of_its_nexus_end_an_allegiance() {
     for function in [Function::LogicalUnitReset, Function::TargetWarmReset, Function::ITNexusReset] {
         let mut rig = Rig::new(2);
