@@ -51,7 +51,7 @@ fn schedules_keep_every_promise() {
         return run(seed, true, &mut tally);
     }
     let full = std::env::var_os("LUNETTE_TEST_FULL").is_some();
-    let schedules = number("LUNETTE_SCHEDULES").unwrap_or(if full { 100_000 } else { 3000 });
+    let schedules = number("LUNETTE_SCHEDULES").unwrap_or(if full { 50_000 } else { 3000 });
     (0..schedules).for_each(|seed| run(seed, false, &mut tally));
     assert!(schedules < 1000 || tally.is_complete(20), "{tally:?}");
 }
