@@ -196,10 +196,14 @@ impl RegisterAndMoveList {
         if list.len() < start || list.len() - start != u32_at(list, 20) as usize {
             return Err(LENGTH_ERROR);
         }
+        let wrong_length = Sense::invalid_field_in_parameter_list(20, None);
+        if list.len() == start {
+            return Err(wrong_length);
+        }
         let (initiator, length) =
             TransportId::parse(&list[start..]).map_err(|error| refused(start, error))?;
         if list.len() != start + length {
-            return Err(Sense::invalid_field_in_parameter_list(20, None));
+            return Err(wrong_length);
         }
         Ok(Self {
             key: u64_at(list, 0),

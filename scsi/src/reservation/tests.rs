@@ -55,6 +55,8 @@ fn a_wrong_transport_id_is_pointed_at() {
     bytes[28 + 24 + 3] = 27;
     let expected = Sense::invalid_field_in_parameter_list(28 + 24 + 2, None);
     assert_eq!(ReserveOutList::parse(&bytes), Err(expected));
+    let none = Sense::invalid_field_in_parameter_list(20, None);
+    assert_eq!(RegisterAndMoveList::parse(&[0; 24]), Err(none), "there is nothing to point at");
 }
 
 fn move_list() -> RegisterAndMoveList {
