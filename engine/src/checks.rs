@@ -88,8 +88,9 @@ pub(crate) fn decode(
     let unit = itl.unit();
     let row = row.map_err(|unknown| match unknown {
         Unknown::ServiceAction if !unit.device().is_placeholder() => {
+            // A CDB may end before it.
             let (byte, bit) = command.cdb.service_action_at();
-            Sense::invalid_field_in_cdb(byte, bit)
+            Sense::invalid_field_in_cdb(byte.min(command.cdb.len() as u16), bit)
         }
         _ => unit.device().unknown_command(),
     })?;

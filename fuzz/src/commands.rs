@@ -42,7 +42,12 @@ pub fn commands(data: &[u8]) {
             1 => rig.lose(&mut input),
             2 => rig.restart(),
             3 => rig.pass(Duration::from_secs(11)),
-            n => rig.send(n > 8, &mut input),
+            // What was saved may leave little that can be done.
+            4 | 5 => {
+                rig.served.iter().for_each(|served| *served.keeper.0.lock().expect("not poisoned") = None);
+                rig.restart();
+            }
+            n => rig.send(n > 10, &mut input),
         }
     }
     rig.restart();
@@ -251,6 +256,10 @@ impl Rig {
 
     fn send(&mut self, with_list: bool, input: &mut Input<'_>) {
         let (from, lun) = (input.below(INITIATORS), input.below(self.units.len()));
+        if !input.one_in(8) {
+            // Most commands should come to more than a unit attention.
+            self.execute(from, lun, &Cdb::new(&[0; 6]).expect("a CDB"), &[], 0);
+        }
         if !with_list {
             let (cdb, direction) = disks::cdb(&self.commands, input);
             let out = direction != Some(Direction::In);

@@ -204,7 +204,7 @@ fn copy(input: &mut Input<'_>) -> Vec<u8> {
 fn groups(input: &mut Input<'_>) -> Vec<u8> {
     let wanted: Vec<_> = (0..input.below(4))
         .map(|_| {
-            let state = input.pick(&[0, 0, 0, 1, 2, 3, 0x0e, 0x0f]);
+            let state = input.pick(&[0, 0, 0, 0, 0, 0, 0, 1, 1, 2, 3, 0x0e, 0x0f]);
             (AccessState(state), input.pick(&[1, 2, 2, 3]))
         })
         .collect();

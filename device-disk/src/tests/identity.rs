@@ -125,4 +125,5 @@ fn unknown_commands_are_refused() {
     assert_eq!(rig.ask(&[0xc0, 0, 0, 0, 0, 0], &[], 0).refused(), INVALID_OPCODE);
     let action = rig.ask(&[0x9e, 0x1f, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 32, 0, 0], &[], 32);
     assert_eq!((action.refused(), action.field()), (INVALID_FIELD, Some((1, Some(4)))));
+    assert_eq!(rig.ask(&[0x7f], &[], 0).field(), Some((1, None)), "it ends before its service action");
 }
