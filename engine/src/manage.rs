@@ -19,16 +19,32 @@ use std::sync::Arc;
 /// Which tasks a function is about; `None` means all.
 #[derive(Clone, Default)]
 struct Selector {
-    /// Numbers of logical units.
-    units: Option<Arc<[u64]>>,
+    units: Option<Units>,
     nexuses: Option<Arc<[NexusId]>>,
     tag: Option<u64>,
     /// Only those with the ACA task attribute.
     of_allegiance: bool,
     /// Units whose tasks end with TASK ABORTED if another nexus aborts them: those that did so before a reset.
-    told: Arc<[u64]>,
+    told: Units,
     /// Not this one, which is on the reactor that asks.
     except: Option<(ReactorId, TaskId)>,
+}
+
+/// Numbers of logical units, ascending: a target may have thousands, and a reactor thousands of tasks.
+#[derive(Clone, Default)]
+pub(crate) struct Units(Arc<[u64]>);
+
+impl Units {
+    fn of(units: &[&Arc<LogicalUnit>], wanted: impl Fn(&LogicalUnit) -> bool) -> Self {
+        let mut numbers: Vec<_> =
+            units.iter().filter(|unit| wanted(unit)).map(|unit| unit.number()).collect();
+        numbers.sort_unstable();
+        Self(numbers.into())
+    }
+
+    pub(crate) fn contain(&self, unit: u64) -> bool {
+        self.0.binary_search(&unit).is_ok()
+    }
 }
 
 /// What a function does with the tasks.
@@ -68,7 +84,7 @@ impl Selector {
     }
 
     fn is_for_units_of(&self, task: &Task) -> bool {
-        self.units.as_ref().is_none_or(|units| units.contains(&task.itl.unit().number()))
+        self.units.as_ref().is_none_or(|units| units.contain(task.itl.unit().number()))
     }
 
     fn names(&self, task: &Task) -> bool {
@@ -209,10 +225,10 @@ impl Engine {
             On::Nothing => return self.answer(job, asynchronous_event(nexus.itl(unit).attention()), cx),
         };
         let units: Vec<_> = if effect.all_units { nexus.port.units().values().collect() } else { vec![unit] };
-        let told = telling(&units);
+        let told = Units::of(&units, LogicalUnit::tells_aborted);
         units.iter().for_each(|unit| establish(function.function, unit, nexus));
         let selector = Selector {
-            units: Some(units.iter().map(|unit| unit.number()).collect()),
+            units: Some(Units::of(&units, |_| true)),
             nexuses: effect.own_tasks.then(|| [nexus.id()].into()),
             tag: effect.tagged.then_some(function.tag),
             told,
@@ -291,9 +307,9 @@ impl Engine {
         let (unit, requester) = (task.itl.unit().clone(), task.itl.nexus.id());
         drop(tasks);
         let job = self.jobs.borrow_mut().insert(Asker::Command(self.id(Token::Task(command))));
-        let units = Some([unit.number()].into());
+        let units = Some(Units::of(&[&unit], |_| true));
         let selector = Selector {
-            told: telling(&[&unit]),
+            told: Units::of(&[&unit], LogicalUnit::tells_aborted),
             units,
             nexuses,
             except: Some((self.reactor, command)),
@@ -363,7 +379,7 @@ impl Engine {
         let mut tasks = self.tasks.borrow_mut();
         let Some(task) = tasks.get(id) else { return };
         let itl = task.itl.clone();
-        let told = selector.told.contains(&itl.unit().number());
+        let told = selector.told.contain(itl.unit().number());
         let Some(end) = action.end_of(told, itl.nexus.id()) else { return };
         // What is for another unit only stops, and its initiator is told.
         let visits = !selector.matches(task);
@@ -383,11 +399,6 @@ impl Engine {
             itl.shared.establish(AdditionalSense::COMMANDS_CLEARED_BY_ANOTHER_INITIATOR);
         }
     }
-}
-
-/// The numbers of the units whose commands end with TASK ABORTED.
-fn telling(units: &[&Arc<LogicalUnit>]) -> Arc<[u64]> {
-    units.iter().filter(|unit| unit.tells_aborted()).map(|unit| unit.number()).collect()
 }
 
 /// The answer of QUERY ASYNCHRONOUS EVENT (SAM-5 7.10): whether a unit attention is pending, and which.

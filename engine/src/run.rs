@@ -6,6 +6,7 @@
 
 use crate::alarm::Alarm;
 use crate::checks::Refusal;
+use crate::manage::Units;
 use crate::session::Itl;
 use crate::statistics::{Counted, Counters};
 use crate::{Io, IoKind, LogicalUnit, Nexus, NexusId};
@@ -464,8 +465,8 @@ impl RunCell {
     }
 
     /// Whether it has to do with another unit, one of `units`.
-    pub(crate) fn reaches(&self, units: &[u64]) -> bool {
-        self.reached.borrow().iter().any(|unit| units.contains(unit))
+    pub(crate) fn reaches(&self, units: &Units) -> bool {
+        self.reached.borrow().iter().any(|unit| units.contain(*unit))
     }
 
     pub(crate) fn moved_in(&self) -> u64 {

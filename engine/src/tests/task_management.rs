@@ -169,3 +169,40 @@ fn functions_for_a_missing_unit_are_refused() {
     rig.sim.settle();
     assert_eq!(a.events(), [Event::Managed(1000, ServiceResponse::IncorrectLogicalUnitNumber)]);
 }
+
+#[test]
+fn a_target_reset_reaches_every_unit_in_whatever_order_they_were_made() {
+    let mut rig = Rig::new(2);
+    let unit = || {
+        let backing = Some(Arc::new(held::Held::new(1 << 20, ROOM)) as Arc<dyn lunette_store::Backing>);
+        LogicalUnit::new("toy", Identity::new("1", Naa::locally_assigned(1)), Box::new(Toy), backing)
+    };
+    let (first, last) = (rig.unit.clone(), unit());
+    let units = BTreeMap::from([(0, last), (1, first), (2, unit())]);
+    rig.port = TargetPort::new("toy,t,0x0001", 1, Protocol::ISCSI, units);
+    let (a, b) = (rig.initiator(0), rig.initiator(1));
+    let cdb = Cdb::new(&[0x28, 0, 0, 0, 0, 0, 0, 0, 0, 0]).unwrap();
+    for lun in 0..3 {
+        for tag in [10, 20] {
+            let frame = CommandFrame {
+                tag: tag + lun,
+                cookie: tag + lun,
+                ..CommandFrame::new(Lun::from_index(lun as u32), &cdb)
+            };
+            a.session.execute(&frame, Sg::empty(), Sg::new(&[a.memory.seg()]), rig.sim.cx(0));
+        }
+    }
+    assert!(rig.at_store() >= 3);
+    a.events();
+    rig.manage(&b, Function::TargetWarmReset, 0);
+    rig.complete_all();
+    let events = a.events();
+    assert!(
+        events.len() >= 3
+            && events
+                .iter()
+                .all(|event| { matches!(event, Event::Ended(_, Completion::Aborted(Aborted::ByReset))) }),
+        "{events:?}"
+    );
+    assert_eq!(b.events(), [COMPLETE]);
+}
