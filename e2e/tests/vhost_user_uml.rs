@@ -61,33 +61,6 @@ fn a_kernel_looks_after_its_disk() -> Result<()> {
     Ok(())
 }
 
-/// The copy manager does it: nothing passes through the guest.
-#[test]
-fn a_kernel_has_blocks_copied_from_disk_to_disk() -> Result<()> {
-    checks::need_tools()?;
-    let lunette = Lunette::new()?;
-    let file = lunette.file("disk.img", 16 << 20)?;
-    let lunette = lunette
-        .lu(format!("disk:{},w", file.display()))
-        .lu("disk:ram:16M,w")
-        .lu("disk:ram:16M,r")
-        .vhost_user("vm.sock");
-    let daemon = lunette.start()?;
-    let mut guest = Uml::new().vhost_user_scsi(lunette.path("vm.sock")).boot()?;
-    guest.check("modprobe sg; dd if=/dev/urandom of=$(disk 0) bs=1M oflag=direct || true")?;
-    let copy = |from, to| {
-        format!(
-            "sg_xcopy if=$(generic $(disk {from})) of=$(generic $(disk {to})) bs=512 count=32768 bpt=4096"
-        )
-    };
-    guest.check(&copy(0, 1))?;
-    guest.check("cmp <(dd if=$(disk 0) bs=1M iflag=direct) <(dd if=$(disk 1) bs=1M iflag=direct)")?;
-    guest.run(&copy(0, 2))?.fails()?;
-    guest.power_off()?;
-    daemon.stop()?;
-    Ok(())
-}
-
 /// A socket takes the next guest after the last one went, gently or not, and finds its data.
 #[test]
 fn guests_follow_each_other_on_one_socket() -> Result<()> {

@@ -156,6 +156,18 @@ fn there_is_room_for_so_many() {
     assert_eq!(invalid(state.register(&nexus(1), Existing::Matches, &list, &[])), full);
 }
 
+/// However many initiator ports and target ports it is about, one initiator keeps nobody waiting by it.
+#[test]
+fn a_list_is_given_up_where_there_is_no_room() {
+    let ports: Vec<Arc<str>> = (0..2000).map(|number| Arc::from(format!("port {number}"))).collect();
+    let initiators = (0..2000u64).map(|number| TransportId::Sas(number.to_be_bytes())).collect();
+    let all =
+        ReserveOutList { specify_initiator_ports: true, all_target_ports: true, initiators, ..list(0, 1) };
+    let full = AdditionalSense::INSUFFICIENT_REGISTRATION_RESOURCES;
+    let result = Reservations::default().register(&nexus(1), Existing::Matches, &all, &ports);
+    assert_eq!(invalid(result), full);
+}
+
 #[test]
 fn what_each_type_keeps_whom_from() {
     for kind in ALL_TYPES {
