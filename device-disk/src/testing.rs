@@ -153,6 +153,7 @@ impl Store for WatchedStore {
         self.0.seen.lock().unwrap().push(match op {
             Op::Read { .. } => Seen::Read(offset, length),
             Op::Write { durable, .. } => Seen::Write(offset, length, durable),
+            Op::Copy { .. } => unreachable!("its bytes are in no file"),
             Op::Flush => Seen::Flush,
             Op::Zero { unmap, .. } => Seen::Zero(offset, length, unmap),
             Op::Discard { .. } => Seen::Discard(offset, length),

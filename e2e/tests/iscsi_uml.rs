@@ -29,10 +29,11 @@ fn disks_serve_a_kernel() -> Result<()> {
     let netns = network()?;
     let lunette = Lunette::new()?.inside(&netns);
     let file = lunette.file("disk.img", 128 << 20)?;
+    let other = lunette.file("other.img", 16 << 20)?;
     let daemon = lunette
         .lu(format!("disk:{},w", file.display()))
         .lu("disk:ram:16M,r")
-        .lu("disk:ram:16M,w")
+        .lu(format!("disk:{},w", other.display()))
         .arg("--iscsi")
         .arg(PORTAL)
         .start()?;

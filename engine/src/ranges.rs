@@ -41,7 +41,8 @@ enum Use {
 
 /// The use of a range of bytes, or a place in the queue for one; given back when this is dropped.
 ///
-/// Who has one waits for no other, and who has a [`Turn`](crate::Turn) for none.
+/// Who has one waits for no other, but for copies, which take theirs in one order; and who has a [`Turn`](crate::Turn) waits for
+/// none.
 #[must_use = "the range is given back when this is dropped"]
 pub struct RangeUse {
     ranges: Ranges,

@@ -15,6 +15,7 @@ use lunette_store::{Backing, IoError, IoResult, Memory, Op, Post, SeekTarget, Sg
 use std::cell::{Cell, RefCell};
 use std::future::Future;
 use std::ops::{Deref, Range};
+use std::os::fd::RawFd;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -91,6 +92,12 @@ pub(crate) enum Step {
     },
     Discard {
         offset: u64,
+        length: u64,
+    },
+    Copy {
+        offset: u64,
+        source: RawFd,
+        from: u64,
         length: u64,
     },
     Seek {
@@ -324,6 +331,11 @@ impl Steps {
         self.step(Step::Discard { offset, length }).await
     }
 
+    /// Has the store take bytes over from the file `source`, which stays open until this has ended.
+    pub(crate) async fn copy(&self, offset: u64, source: RawFd, from: u64, length: u64) -> IoResult {
+        self.step(Step::Copy { offset, source, from, length }).await
+    }
+
     /// Finds the first byte from `offset` on that the store keeps or does not keep; its size if there is none.
     pub async fn seek(&self, offset: u64, target: SeekTarget) -> IoResult {
         self.step(Step::Seek { offset, target }).await
@@ -507,6 +519,7 @@ impl RunCell {
             Step::Flush => Op::Flush,
             Step::Zero { offset, length, unmap } => Op::Zero { offset, length, unmap },
             Step::Discard { offset, length } => Op::Discard { offset, length },
+            Step::Copy { offset, source, from, length } => Op::Copy { offset, source, from, length },
             Step::Seek { offset, target } => Op::Seek { offset, target },
             Step::Call(_)
             | Step::CallOn(..)

@@ -210,6 +210,7 @@ impl Engine {
             | Step::Flush
             | Step::Zero { .. }
             | Step::Discard { .. }
+            | Step::Copy { .. }
             | Step::Seek { .. } => unreachable!("the store has it"),
         }
     }

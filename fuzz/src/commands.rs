@@ -96,7 +96,7 @@ impl Store for Attached {
             assert!((offset | length).is_multiple_of(block), "{op:?} is not of whole blocks");
         }
         assert!(op.sg().len() <= self.0.caps.max_transfer, "{op:?} is too long");
-        if matches!(op, Op::Write { .. } | Op::Zero { .. } | Op::Discard { .. }) {
+        if matches!(op, Op::Write { .. } | Op::Zero { .. } | Op::Discard { .. } | Op::Copy { .. }) {
             self.0.changes.fetch_add(1, Ordering::Relaxed);
         }
         self.1.submit(op, id, cx)

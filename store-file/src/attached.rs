@@ -283,6 +283,12 @@ impl Store for Attached {
             Op::Write { offset, from, durable } => self.write(offset, from, durable, id, cx),
             Op::Zero { offset, length, unmap } => self.zero(offset, length, unmap, id, cx),
             Op::Discard { offset, length } => self.discard(offset, length, id, cx),
+            Op::Copy { offset, source, from, length } => {
+                let shared = self.shared.clone();
+                let work = move || sys::copy(source, from, shared.borrow(), offset, length);
+                cx.blocking_in(&self.shared.writer, Box::new(work), id);
+                Submit::Queued
+            }
         }
     }
 }

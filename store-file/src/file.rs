@@ -82,6 +82,10 @@ impl Backing for File {
         Some(&self.shared.workers)
     }
 
+    fn descriptor(&self) -> Option<RawFd> {
+        Some(self.shared.fd())
+    }
+
     /// A file takes room of its file system; what a device takes, nobody knows.
     fn room(&self) -> Result<Room, IoError> {
         let fd = self.shared.borrow();

@@ -2,7 +2,7 @@
 
 use lunette_store::{IoError, IoResult, Seg, Sg};
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
 
 /// Segments that are passed to the kernel with one call.
 const BATCH: usize = 64;
@@ -101,6 +101,33 @@ fn call(
             },
         }
     }
+}
+
+/// Has the kernel copy bytes from one file to another, which share them from then on where the file system can do that.
+/// `Unsupported` if it can do neither; some bytes may have been copied then.
+pub(crate) fn copy(source: RawFd, from: u64, to: BorrowedFd<'_>, offset: u64, length: u64) -> IoResult {
+    const AT_A_TIME: u64 = 1 << 30;
+    let position = |at| libc::off64_t::try_from(at).map_err(|_| IoError::OutOfRange);
+    let (mut from, mut offset) = (position(from)?, position(offset)?);
+    let mut left = length;
+    while left > 0 {
+        let count = left.min(AT_A_TIME) as usize;
+        // SAFETY: the kernel reads and writes a position at each address.
+        let moved = unsafe {
+            libc::copy_file_range(source, &raw mut from, to.as_raw_fd(), &raw mut offset, count, 0)
+        };
+        match u64::try_from(moved) {
+            Ok(0) => return Err(IoError::Short { moved: length - left }),
+            Ok(moved) => left -= moved,
+            Err(_) => match io::Error::last_os_error().raw_os_error() {
+                Some(libc::EINTR) => {}
+                // Other file systems, files that are none, and direct I/O that does not suit.
+                Some(libc::EXDEV | libc::EINVAL) => return Err(IoError::Unsupported),
+                error => return Err(IoError::from_errno(error.unwrap_or(libc::EIO))),
+            },
+        }
+    }
+    Ok(length)
 }
 
 /// Locks the whole file for this open file, shared or exclusive. `WouldBlock` if others hold it.

@@ -1,6 +1,7 @@
 //! What is asked of a store, what it answers, and what it can do.
 
 use crate::{Cx, IoId, Lane, Sg};
+use std::os::fd::RawFd;
 use thiserror::Error;
 
 /// One operation on a store. Offsets and lengths are in bytes and multiples of the store's logical block.
@@ -40,6 +41,18 @@ pub enum Op<'a> {
         /// Number of bytes.
         length: u64,
     },
+    /// Have the bytes of another file, which the kernel copies, or shares where the file system can. Fails with
+    /// [`IoError::Unsupported`] where it can do neither: they have to be read and written then.
+    Copy {
+        /// First byte.
+        offset: u64,
+        /// The other file, as its store [gives it](Backing::descriptor); open for as long as the operation lasts.
+        source: RawFd,
+        /// First byte there.
+        from: u64,
+        /// Number of bytes.
+        length: u64,
+    },
     /// Find the first byte from `offset` on that is or is not kept; the size of the store if there is none. Fails with
     /// [`IoError::Unsupported`] where that cannot be told: all bytes count as kept then.
     Seek {
@@ -67,7 +80,9 @@ impl Op<'_> {
             Op::Write { offset, from, .. } => (offset, from.len()),
             Op::Flush => (0, 0),
             Op::Seek { offset, .. } => (offset, 0),
-            Op::Zero { offset, length, .. } | Op::Discard { offset, length } => (offset, length),
+            Op::Zero { offset, length, .. }
+            | Op::Discard { offset, length }
+            | Op::Copy { offset, length, .. } => (offset, length),
         }
     }
 
@@ -87,13 +102,14 @@ impl Op<'_> {
             Op::Flush => Op::Flush,
             Op::Zero { offset, length, unmap } => Op::Zero { offset, length, unmap },
             Op::Discard { offset, length } => Op::Discard { offset, length },
+            Op::Copy { offset, source, from, length } => Op::Copy { offset, source, from, length },
             Op::Seek { offset, target } => Op::Seek { offset, target },
         }
     }
 
     /// Whether the operation changes the store's content.
     pub const fn is_write(&self) -> bool {
-        matches!(self, Op::Write { .. } | Op::Zero { .. } | Op::Discard { .. })
+        matches!(self, Op::Write { .. } | Op::Zero { .. } | Op::Discard { .. } | Op::Copy { .. })
     }
 }
 
@@ -254,6 +270,11 @@ pub trait Backing: Send + Sync {
 
     /// Where calls about it may block, and hold up nothing else; `None` if none does.
     fn lane(&self) -> Option<&Lane> {
+        None
+    }
+
+    /// The file that keeps its bytes, each where it is, if one does: [`Op::Copy`] can have them from there.
+    fn descriptor(&self) -> Option<RawFd> {
         None
     }
 

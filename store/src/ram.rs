@@ -88,6 +88,7 @@ impl Ram {
             Op::Zero { offset, length, .. } | Op::Discard { offset, length } => {
                 self.map.punch(offset, length)
             }
+            Op::Copy { .. } => Err(IoError::Unsupported),
             Op::Seek { offset, target } => seek(self.map.file.as_fd(), offset, target, self.caps.size),
         }
     }

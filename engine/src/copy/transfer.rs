@@ -5,8 +5,9 @@ use super::{Copy, LIMITS};
 use crate::{Counted, RangeUse, Run, Steps};
 use lunette_scsi::third_party_copy::{Amount, Cscd, ExtendedCopyList, Segment};
 use lunette_scsi::{AdditionalSense, Sense};
-use lunette_store::Memory;
+use lunette_store::{IoError, Memory};
 use std::ops::Range;
+use std::os::fd::RawFd;
 use std::rc::Rc;
 
 /// Bytes that are copied at a time; a multiple of every block length.
@@ -84,9 +85,9 @@ impl Transfer<'_> {
         let step = self.step();
         let memory = Rc::new(Memory::zeroed(step.min(length) as usize));
         let chunks = length.div_ceil(step);
-        let same_unit = self.source.unit.number() == self.destination.unit.number();
+        let mut file = self.file();
         // What is to be copied must not be overwritten before.
-        let backwards = same_unit && from.contains(&to.start) && from.start < to.start;
+        let backwards = self.is_within_unit() && from.contains(&to.start) && from.start < to.start;
         for done in 0..chunks {
             let at = step * if backwards { chunks - 1 - done } else { done };
             let bytes = step.min(length - at);
@@ -96,8 +97,16 @@ impl Transfer<'_> {
                 0 => sense,
                 _ => sense.with_information((length - in_order) / self.destination.block),
             };
-            self.read(from.start + at, bytes, &memory).await.map_err(incomplete)?;
-            self.write(to.start + at, bytes, &memory).await.map_err(incomplete)?;
+            let (from, to) = (from.start + at, to.start + at);
+            if let Some(source) = file
+                && !self.take_over(source, from, to, bytes).await.map_err(incomplete)?
+            {
+                file = None;
+            }
+            if file.is_none() {
+                self.read(from, bytes, &memory).await.map_err(incomplete)?;
+                self.write(to, bytes, &memory).await.map_err(incomplete)?;
+            }
             if !backwards {
                 self.copy.wrote(bytes);
             }
@@ -117,6 +126,57 @@ impl Transfer<'_> {
         (most.fold(CHUNK, u64::min) / block * block).max(block)
     }
 
+    fn is_within_unit(&self) -> bool {
+        self.source.unit.number() == self.destination.unit.number()
+    }
+
+    /// Whether what is written has to survive a power loss.
+    fn is_durable(&self) -> bool {
+        let unit = &self.destination.unit;
+        unit.backing().is_some_and(|backing| backing.caps().volatile_cache) && !unit.write_cache_enabled()
+    }
+
+    /// The source's file, if both ends are files, so that the bytes need not come here.
+    fn file(&self) -> Option<RawFd> {
+        let file = |end: &End| end.unit.backing()?.descriptor();
+        file(&self.destination).and(file(&self.source)).filter(|_| !self.is_durable())
+    }
+
+    /// Has the destination's store take bytes over from the file `source`. Returns whether it could.
+    async fn take_over(&self, source: RawFd, from: u64, to: u64, length: u64) -> Result<bool, Sense> {
+        let _ranges = self.take_both(from..from + length, to..to + length).await?;
+        let result = self.run.on(&self.destination.unit).copy(to, source, from, length).await;
+        if result == Err(IoError::Unsupported) {
+            return Ok(false);
+        }
+        self.source.unit.statistics().count_copied(Counted::Read, length, result);
+        self.destination.unit.statistics().count_copied(Counted::Write, length, result);
+        result.map(|_| true).map_err(|_| self.destination.failed())
+    }
+
+    /// Takes a range of either end. Who has one may wait for another only because all take them in the order of the units, of
+    /// one unit as one: so of those that wait for each other, none is the first.
+    async fn take_both(
+        &self,
+        from: Range<u64>,
+        to: Range<u64>,
+    ) -> Result<(RangeUse, Option<RangeUse>), Sense> {
+        let (source, destination) = (&self.source, &self.destination);
+        if self.is_within_unit() {
+            let both = from.start.min(to.start)..from.end.max(to.end);
+            let range = self.take(destination, &self.run.on(&destination.unit), both).await?;
+            source.check(&self.run.nexus)?;
+            return Ok((range, None));
+        }
+        let mut ends = [(source, from), (destination, to)];
+        ends.sort_by_key(|(end, _)| end.unit.number());
+        let [(first, its), (second, others)] = ends;
+        let range = self.take(first, &self.run.on(&first.unit), its).await?;
+        let other = self.take(second, &self.run.on(&second.unit), others).await?;
+        first.check(&self.run.nexus)?;
+        Ok((range, Some(other)))
+    }
+
     /// The range is given back before another is taken: who has one waits for no other.
     async fn read(&self, offset: u64, length: u64, memory: &Rc<Memory>) -> Result<(), Sense> {
         let end = &self.source;
@@ -131,9 +191,7 @@ impl Transfer<'_> {
         let end = &self.destination;
         let steps = self.run.on(&end.unit);
         let _range = self.take(end, &steps, offset..offset + length).await?;
-        let volatile = end.unit.backing().is_some_and(|backing| backing.caps().volatile_cache);
-        let durable = volatile && !end.unit.write_cache_enabled();
-        let result = steps.write(offset, memory, length, durable).await;
+        let result = steps.write(offset, memory, length, self.is_durable()).await;
         end.unit.statistics().count_copied(Counted::Write, length, result);
         result.map(drop).map_err(|_| end.failed())
     }

@@ -6,7 +6,8 @@ use lunette_scsi::{
     AccessState, AdditionalSense, Designator, Identifier, ReservationType, Sense, SenseKey, SenseKeySpecific,
     service_action,
 };
-use lunette_store::IoError;
+use lunette_store::{Backing, Caps, IoError, Store};
+use std::os::fd::RawFd;
 
 const CHUNK: u32 = 256 << 10;
 
@@ -25,11 +26,16 @@ fn name(number: u64) -> Naa {
 
 impl Pair {
     fn new() -> Self {
+        Self::over(|backing| Arc::new(backing))
+    }
+
+    fn over(wrapped: fn(Held) -> Arc<dyn Backing>) -> Self {
         let mut rig = Rig::new(2);
-        let backing = Held::new(1 << 20, ROOM);
-        let identity = Identity::new("2", name(2));
-        let unit = LogicalUnit::new("other toy", identity, Box::new(Toy), Some(Arc::new(backing)));
-        let units = [rig.unit.clone(), unit];
+        let units = [1, 2].map(|number: u64| {
+            let identity = Identity::new(number.to_string(), name(number));
+            LogicalUnit::new("toy", identity, Box::new(Toy), Some(wrapped(Held::new(1 << 20, ROOM))))
+        });
+        rig.unit = units[0].clone();
         for (unit, reactor) in units.iter().zip(0..) {
             unit.live_on([ReactorId(reactor)]);
         }
@@ -131,6 +137,69 @@ fn list([source, destination]: [u16; 2], length: u32) -> Vec<u8> {
     list.extend(length.to_be_bytes());
     list.extend([0; 20]);
     list
+}
+
+/// A store whose bytes are in a file, as far as anybody can see, and safe as soon as they are written.
+struct InFile {
+    held: Held,
+    caps: Caps,
+}
+
+impl InFile {
+    fn over(held: Held) -> Arc<dyn Backing> {
+        let caps = Caps { volatile_cache: false, ..Backing::caps(&held).clone() };
+        Arc::new(Self { held, caps })
+    }
+}
+
+impl Backing for InFile {
+    fn caps(&self) -> &Caps {
+        &self.caps
+    }
+
+    fn descriptor(&self) -> Option<RawFd> {
+        Some(-1)
+    }
+
+    fn attach(&self, cx: &mut dyn Cx) -> Rc<dyn Store> {
+        self.held.attach(cx)
+    }
+}
+
+#[test]
+fn files_hand_over_what_they_can() {
+    let mut pair = Pair::over(InFile::over);
+    pair.copy(0, 0, 1, "simple", [0, 1], 3 * CHUNK);
+    assert_eq!(pair.rig.at_store(), 1, "both steps in one");
+    pair.rig.complete_one(Ok(u64::from(CHUNK)));
+    pair.rig.complete_one(Err(IoError::Unsupported));
+    for _ in 0..4 {
+        assert_eq!((pair.rig.at_store(), pair.first.events()), (1, vec![]), "a read or a write");
+        pair.rig.complete_one(Ok(1));
+    }
+    assert_eq!((pair.rig.at_store(), pair.first.good()), (0, vec![1]));
+    pair.copy(0, 0, 2, "simple", [0, 1], 2 * CHUNK);
+    pair.rig.complete_one(Ok(u64::from(CHUNK)));
+    pair.rig.complete_one(Err(IoError::NoSpace));
+    let (_, sense) = pair.failure(0);
+    assert_eq!((sense.additional, sense.information), (FAILED, Some(CHUNK.into())));
+}
+
+/// A copy waits for one of its ranges only while it has none of a later unit: the claims between these two would close a ring.
+#[test]
+fn files_that_cross_do_not_wait_for_each_other() {
+    let mut pair = Pair::over(InFile::over);
+    const CLAIM_10: [u8; 10] = [0x89, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+    pair.send(0, 0, 1, "simple", &CLAIM_10, &[]);
+    pair.copy(0, 0, 2, "simple", [0, 1], 1);
+    pair.send(0, 0, 3, "simple", &CLAIM_10, &[]);
+    pair.copy(1, 1, 4, "simple", [1, 0], 1);
+    pair.send(1, 1, 5, "simple", &CLAIM_10, &[]);
+    pair.rig.complete_all();
+    let (mut first, mut second) = (pair.first.good(), pair.second.good());
+    first.sort_unstable();
+    second.sort_unstable();
+    assert_eq!((first, second), (vec![1, 2, 3], vec![4, 5]));
 }
 
 const FAILED: AdditionalSense = AdditionalSense::THIRD_PARTY_DEVICE_FAILURE;

@@ -43,6 +43,34 @@ fn other_files_are_written_by_the_reactor_and_read_from_the_cache() {
 }
 
 #[test]
+fn bytes_of_another_file_are_taken_over() {
+    let directory = on_disk();
+    let [file, other] =
+        ["file", "other"].map(|name| File::open(&directory.path().join(name), &sized(1 << 20)).unwrap());
+    let copy = |source: Option<RawFd>, from, length| Op::Copy {
+        offset: 8192,
+        source: source.unwrap(),
+        from,
+        length,
+    };
+    let bytes = pattern(300_000);
+    assert_eq!(Rig::new(&other).write(4096, &bytes), Ok(300_000));
+    let mut rig = Rig::new(&file);
+    assert_eq!(rig.run(copy(other.descriptor(), 4096, 300_032)), Ok(300_032));
+    assert_eq!(rig.read(8192, 300_000), bytes);
+    assert_eq!(rig.read(8192 + 300_032, 512), [0; 512]);
+    assert_eq!(rig.run(copy(file.descriptor(), 16384, 4096)), Ok(4096), "within one");
+    assert_eq!(rig.read(8192, 4096), bytes[8192..12288]);
+    assert_eq!(rig.run(copy(file.descriptor(), 9216, 4096)), Err(IoError::Unsupported), "onto itself");
+    let device = std::fs::File::open("/dev/zero").unwrap();
+    let no_file = Some(device.as_raw_fd());
+    assert_eq!(rig.run(copy(no_file, 0, 512)), Err(IoError::Unsupported));
+    let end = copy(other.descriptor(), (1 << 20) - 512, 1024);
+    assert_eq!(rig.run(end), Err(IoError::Short { moved: 512 }));
+    assert_eq!(rig.run(copy(other.descriptor(), 0, 1 << 20)), Err(IoError::OutOfRange));
+}
+
+#[test]
 fn inline_off_and_on_are_obeyed() {
     for directory in [on_disk(), in_memory()] {
         let path = disk_image(&directory);

@@ -14,7 +14,7 @@ use lunette_store::{
 };
 use rustix::fs::FallocateFlags;
 use std::cell::RefCell;
-use std::os::fd::BorrowedFd;
+use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use tempfile::TempDir;

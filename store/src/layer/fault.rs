@@ -75,7 +75,7 @@ impl Plan {
             let inside = |byte: &&u64| byte.checked_sub(offset).is_some_and(|at| at < length);
             bytes.iter().filter(inside).min().copied()
         };
-        let takes_room = matches!(op, Op::Write { .. } | Op::Zero { .. });
+        let takes_room = matches!(op, Op::Write { .. } | Op::Zero { .. } | Op::Copy { .. });
         if hit(&self.eio).is_some() {
             Verdict::Fail(IoError::Os(libc::EIO))
         } else if takes_room && hit(&self.enospc).is_some() {

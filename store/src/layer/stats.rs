@@ -179,7 +179,7 @@ impl Kind {
     pub const fn of(op: &Op<'_>) -> Self {
         match op {
             Op::Read { .. } => Self::Read,
-            Op::Write { .. } => Self::Write,
+            Op::Write { .. } | Op::Copy { .. } => Self::Write,
             Op::Flush => Self::Flush,
             Op::Zero { .. } => Self::Zero,
             Op::Discard { .. } => Self::Discard,
