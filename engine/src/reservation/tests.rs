@@ -161,8 +161,12 @@ fn there_is_room_for_so_many() {
 fn a_list_is_given_up_where_there_is_no_room() {
     let ports: Vec<Arc<str>> = (0..2000).map(|number| Arc::from(format!("port {number}"))).collect();
     let initiators = (0..2000u64).map(|number| TransportId::Sas(number.to_be_bytes())).collect();
-    let all =
-        ReserveOutList { specify_initiator_ports: true, all_target_ports: true, initiators, ..list(0, 1) };
+    let all = ReserveOutList {
+        specify_initiator_ports: true,
+        all_target_ports: true,
+        initiators,
+        ..ReserveOutList::new(0, 1)
+    };
     let full = AdditionalSense::INSUFFICIENT_REGISTRATION_RESOURCES;
     let result = Reservations::default().register(&nexus(1), Existing::Matches, &all, &ports);
     assert_eq!(invalid(result), full);
