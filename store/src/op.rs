@@ -156,6 +156,14 @@ pub enum IoError {
 }
 
 impl IoError {
+    /// Whether the medium itself does not yield the bytes, now or later; what else goes wrong may pass.
+    pub fn is_of_medium(&self) -> bool {
+        use rustix::io::Errno;
+        // What the kernel makes of errors of a medium, of a device, and of checksums.
+        const LOST: [Errno; 5] = [Errno::IO, Errno::NODATA, Errno::REMOTEIO, Errno::BADMSG, Errno::ILSEQ];
+        matches!(*self, Self::Os(errno) if LOST.contains(&Errno::from_raw_os_error(errno)))
+    }
+
     /// The meaning of an error number (`errno`, positive).
     pub fn from_errno(errno: i32) -> Self {
         use rustix::io::Errno;

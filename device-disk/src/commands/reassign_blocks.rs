@@ -6,7 +6,7 @@ use crate::extent::{Extent, check_writable};
 use crate::medium::Medium;
 use lunette_engine::{Decoded, Direction, IoKind, Plan, Request, Reservation, Timeouts};
 use lunette_scsi::{AdditionalSense, Opcode, Sense};
-use lunette_store::{IoError, Memory};
+use lunette_store::Memory;
 use std::rc::Rc;
 
 /// Bytes of the parameter list header.
@@ -26,8 +26,8 @@ pub(crate) static REASSIGN_BLOCKS: DiskCommand = DiskCommand {
     decode,
 };
 
-/// Spare blocks are the store's business: a block is written anew, with what could be read of it or zeroes, and whatever
-/// keeps it may put it elsewhere.
+/// Spare blocks are the store's business: a block is written anew, with what could be read of it or, if the medium has lost
+/// that, zeroes, and whatever keeps it may put it elsewhere.
 fn decode(disk: &Disk, request: &Request<'_>) -> Decoded {
     check_writable(request.unit)?;
     let (long_lbas, long_list) = (request.cdb.bit(1, 1), request.cdb.bit(1, 0));
@@ -69,11 +69,11 @@ async fn write_anew(medium: &Medium, extent: Extent, durable: bool) -> Result<()
     let read = Rc::new(Memory::zeroed(extent.length as usize));
     let bytes = match medium.run.read(extent.offset, &read, extent.length).await {
         Ok(_) => read,
-        Err(IoError::Os(_) | IoError::Short { .. }) => Rc::new(Memory::zeroed(extent.length as usize)),
+        Err(error) if error.is_of_medium() => Rc::new(Memory::zeroed(extent.length as usize)),
         Err(error) => return medium.check(IoKind::Read, extent, Err(error)),
     };
     match medium.run.write(extent.offset, &bytes, extent.length, durable).await {
-        Err(IoError::Os(_) | IoError::Short { .. }) => {
+        Err(error) if error.is_of_medium() => {
             Err(Sense::hardware_error(AdditionalSense::NO_DEFECT_SPARE_LOCATION_AVAILABLE))
         }
         result => medium.check(IoKind::Write { durable }, extent, result),

@@ -2,11 +2,11 @@
 
 use crate::Options;
 use crate::testing::*;
-use lunette_scsi::Opcode;
+use lunette_scsi::{Opcode, Status};
 use lunette_store::layer::fault::Fault;
 use lunette_store::ram::Ram;
 use lunette_store::{Backing, Caps, Cx, IoError, IoId, Op, Store, Submit};
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::sync::{Arc, Mutex};
 
@@ -25,7 +25,7 @@ fn list(lbas: &[u32]) -> Vec<u8> {
 
 /// Blocks that cannot be read before they are written.
 #[derive(Clone)]
-struct Defects(Arc<dyn Backing>, Arc<Mutex<BTreeSet<u64>>>);
+struct Defects(Arc<dyn Backing>, Arc<Mutex<BTreeMap<u64, IoError>>>);
 
 struct DefectsStore(Defects, Rc<dyn Store>);
 
@@ -49,11 +49,11 @@ impl Store for DefectsStore {
         let blocks = offset / 512..(offset + length) / 512;
         let mut defects = self.0.1.lock().unwrap();
         match op {
-            Op::Read { .. } if defects.range(blocks.clone()).next().is_some() => {
-                Submit::Done(Err(IoError::Os(5)))
+            Op::Read { .. } if let Some((_, error)) = defects.range(blocks.clone()).next() => {
+                Submit::Done(Err(*error))
             }
             Op::Write { .. } => {
-                defects.retain(|lba| !blocks.contains(lba));
+                defects.retain(|lba, _| !blocks.contains(lba));
                 self.1.submit(op, id, cx)
             }
             _ => self.1.submit(op, id, cx),
@@ -80,20 +80,45 @@ fn blocks_are_written_anew() {
     assert_eq!(rig.read(0, 8), data);
 }
 
-#[test]
-fn what_cannot_be_read_becomes_zeroes() {
-    let defects = Arc::new(Mutex::new(BTreeSet::new()));
+/// A disk whose first 8 blocks hold a pattern, and the errors of those that cannot be read.
+fn defective() -> (Rig, Arc<Mutex<BTreeMap<u64, IoError>>>) {
+    let defects = Arc::<Mutex<BTreeMap<_, _>>>::default();
     let store = Defects(Arc::new(Ram::new(SIZE).unwrap()), defects.clone());
     let mut rig = Rig::over(Options::default(), Arc::new(store), |_| {});
-    let mut data = pattern(8);
-    rig.write(0, &data);
-    defects.lock().unwrap().extend([3, 6]);
+    rig.write(0, &pattern(8));
+    (rig, defects)
+}
+
+#[test]
+fn what_the_medium_has_lost_becomes_zeroes() {
+    // EIO, ENODATA, EBADMSG, EILSEQ and EREMOTEIO.
+    const LOST: [i32; 5] = [5, 61, 74, 84, 121];
+    let (mut rig, defects) = defective();
+    defects.lock().unwrap().extend((2..).zip(LOST.map(IoError::Os)));
     let read = cdb(Opcode::READ_10, 0, 8);
     assert_eq!(rig.ask(&read, &[], 8 * 512).refused(), UNREADABLE);
-    reassign(&mut rig, 0, &list(&[1, 3, 6])).good();
-    data[3 * 512..4 * 512].fill(0);
-    data[6 * 512..7 * 512].fill(0);
+    reassign(&mut rig, 0, &list(&[1, 2, 3, 4, 5, 6])).good();
+    let mut data = pattern(8);
+    data[2 * 512..7 * 512].fill(0);
     assert_eq!(rig.read(0, 8), data);
+}
+
+#[test]
+fn what_may_be_read_later_stays() {
+    // EINTR, ENOMEM, ETIMEDOUT and ESTALE.
+    let passing = [4, 12, 110, 116].map(IoError::Os);
+    for error in [&passing[..], &[IoError::Short { moved: 0 }, IoError::Gone]].concat() {
+        let (mut rig, defects) = defective();
+        defects.lock().unwrap().insert(3, error);
+        rig.seen();
+        let answer = reassign(&mut rig, 0, &list(&[2, 3, 4]));
+        assert_eq!(answer.outcome.status, Status::CHECK_CONDITION, "{error}");
+        assert_eq!(answer.outcome.sense.unwrap().command_specific, Some(3));
+        let read = |lba: u64| Seen::Read(lba * 512, 512);
+        assert_eq!(rig.seen(), [read(2), Seen::Write(2 * 512, 512, false), read(3)]);
+        defects.lock().unwrap().clear();
+        assert_eq!(rig.read(0, 8), pattern(8));
+    }
 }
 
 #[test]
