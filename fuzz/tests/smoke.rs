@@ -72,7 +72,7 @@ fn replay(name: &str, target: fn(&[u8])) {
 
 #[test]
 fn commands() {
-    run("commands");
+    run_some("commands", 100);
 }
 
 #[test]
