@@ -1,6 +1,7 @@
 //! Priorities of I_T_L nexuses: the parameter data of REPORT PRIORITY and the parameter list of SET PRIORITY (SPC-4 6.34, 6.44).
 
 use crate::bytes::{put, u8_at, u16_at};
+use crate::error::ParseError;
 use crate::sense::{AdditionalSense, Sense};
 use crate::transport_id::TransportId;
 
@@ -20,6 +21,7 @@ const HEADER: usize = 8;
 impl NexusPriority {
     /// Where the target port is.
     pub const RELATIVE_PORT_AT: u16 = 2;
+    const ID_LENGTH_AT: u16 = 6;
     /// Where the TransportID begins.
     pub const INITIATOR_AT: u16 = 8;
 
@@ -39,12 +41,16 @@ impl NexusPriority {
     /// PARAMETER LIST LENGTH ERROR if a part is missing; INVALID FIELD IN PARAMETER LIST for a TransportID that is none.
     pub fn parse(list: &[u8]) -> Result<Self, Sense> {
         let length_error = Sense::illegal_request(AdditionalSense::PARAMETER_LIST_LENGTH_ERROR);
-        let end = HEADER + usize::from(u16_at(list, 6));
+        let end = HEADER + usize::from(u16_at(list, Self::ID_LENGTH_AT.into()));
         let id = list.get(HEADER..end).ok_or(length_error)?;
-        let (initiator, length) = TransportId::parse(id)
-            .map_err(|_| Sense::invalid_field_in_parameter_list(Self::INITIATOR_AT, None))?;
+        let invalid = |at| Sense::invalid_field_in_parameter_list(at, None);
+        let (initiator, length) = TransportId::parse(id).map_err(|error| match error {
+            // Of an id that is cut short there may be nothing to point at.
+            ParseError::Truncated { .. } => invalid(Self::ID_LENGTH_AT),
+            ParseError::Invalid { .. } => invalid(Self::INITIATOR_AT),
+        })?;
         if length != id.len() {
-            return Err(Sense::invalid_field_in_parameter_list(6, None));
+            return Err(invalid(Self::ID_LENGTH_AT));
         }
         Ok(Self { priority: u8_at(list, 0) & 0x0f, relative_port: u16_at(list, 2), initiator })
     }
@@ -104,8 +110,13 @@ mod tests {
             bytes[at] = byte;
             NexusPriority::parse(&bytes)
         };
-        assert_eq!(with(7, 20), Err(Sense::invalid_field_in_parameter_list(8, None)));
-        assert_eq!(with(7, 28), Err(Sense::invalid_field_in_parameter_list(6, None)));
+        for id_length in [0, 20, 28] {
+            assert_eq!(
+                with(7, id_length),
+                Err(Sense::invalid_field_in_parameter_list(6, None)),
+                "{id_length}"
+            );
+        }
         assert_eq!(with(8, 0x85), Err(Sense::invalid_field_in_parameter_list(8, None)));
     }
 
