@@ -386,6 +386,7 @@ impl Engine {
         let first = task.aborted.is_none() && !visits;
         if !visits {
             task.aborted = task.aborted.or(Some(end));
+            task.running.iter().for_each(|running| running.cell.discard());
         }
         let idle = task.running.as_mut().is_some_and(Running::abort);
         if first && task.phase != Phase::Running || idle {

@@ -65,6 +65,8 @@ pub(crate) struct RunCell {
     reached: RefCell<Vec<u64>>,
     answer: Cell<Option<IoResult>>,
     aborted: Cell<bool>,
+    /// The command was aborted itself.
+    discarded: Cell<bool>,
     alarm: Alarm,
     counters: Arc<Counters>,
     /// When the last step has ended.
@@ -149,6 +151,12 @@ impl Run {
     /// the nexus must not be begun any more: nobody would end it.
     pub fn nexus_is_lost(&self) -> bool {
         self.nexus.losses() != self.losses
+    }
+
+    /// Whether the command was aborted itself: what it comes to is told nobody, as against one that only has to end because of
+    /// [another unit](Steps::on).
+    pub(crate) fn is_discarded(&self) -> bool {
+        self.cell.discarded.get()
     }
 
     /// How many bytes of data-out there are: fewer than the command wanted when the initiator sent fewer.
@@ -433,6 +441,7 @@ impl RunCell {
             reached: RefCell::default(),
             answer: Cell::new(None),
             aborted: Cell::new(false),
+            discarded: Cell::new(false),
             alarm,
             counters,
             now: Cell::default(),
@@ -449,6 +458,11 @@ impl RunCell {
 
     pub(crate) fn abort(&self) {
         self.aborted.set(true);
+    }
+
+    /// The command is aborted itself.
+    pub(crate) fn discard(&self) {
+        self.discarded.set(true);
     }
 
     /// The alarm has rung, and nothing has waited for it.

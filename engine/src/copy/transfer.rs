@@ -18,7 +18,7 @@ pub(crate) async fn run(run: &Run, list: &[u8]) -> Result<(), Sense> {
     let list = ExtendedCopyList::parse(list, &LIMITS, run.unit.identity.version)?;
     let copy = run.unit.copies().begin(run, list.list_id)?;
     let result = process_all(run, &copy, &list).await;
-    if !run.is_aborted() {
+    if !run.is_discarded() {
         let encode = if run.unit.descriptor_sense() { Sense::to_descriptor } else { Sense::to_fixed };
         copy.end(result.as_ref().err().map(encode));
     }

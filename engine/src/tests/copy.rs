@@ -88,11 +88,25 @@ impl Pair {
 
     /// A copy of `length` bytes by a command for the unit `lun`, from `source` to `destination`.
     fn copy(&mut self, from: usize, lun: u32, tag: u64, attribute: &str, ends: [u16; 2], length: u32) {
-        let list = list(ends, length);
+        self.copy_as(from, lun, tag, attribute, &list(ends, length));
+    }
+
+    /// The same with a list.
+    fn copy_as(&mut self, from: usize, lun: u32, tag: u64, attribute: &str, list: &[u8]) {
         let mut cdb = [0; 16];
         cdb[0] = 0x83;
         cdb[10..14].copy_from_slice(&(list.len() as u32).to_be_bytes());
-        self.send(from, lun, tag, attribute, &cdb, &list);
+        self.send(from, lun, tag, attribute, &cdb, list);
+    }
+
+    /// With which sense key the copy `id` of the first unit has failed, if that is known.
+    fn failure_details(&mut self, id: u8) -> Option<SenseKey> {
+        self.first.memory = Memory::zeroed(80);
+        let action = service_action::RECEIVE_COPY_FAILURE_DETAILS_LID1 as u8;
+        self.send(0, 0, 9, "simple", &[0x84, action, id, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 80, 0, 0], &[]);
+        assert_eq!(self.first.good(), [9]);
+        let details = self.first.memory.to_vec();
+        (details[3] > 0).then(|| SenseKey(details[62] & 0x0f))
     }
 
     /// PERSISTENT RESERVE OUT for the second unit.
@@ -257,6 +271,24 @@ fn a_reset_of_the_other_unit_ends_a_copy_that_has_not_come_to_it() {
     pair.rig.complete_one(Ok(1));
     assert_eq!(pair.rig.at_store(), 0);
     assert_eq!(pair.refusal(0), (1, SenseKey::COPY_ABORTED, FAILED));
+}
+
+#[test]
+fn how_a_copy_has_failed_is_known_unless_it_was_aborted_itself() {
+    let mut pair = Pair::new();
+    let (id, mut known) = (5, list([0, 1], CHUNK));
+    known[..2].copy_from_slice(&[id, 0]);
+    pair.copy_as(0, 0, 1, "simple", &known);
+    let reset = Management { function: Function::LogicalUnitReset, lun: Lun::from_index(1), tag: 0 };
+    pair.second.session.manage(&reset, 1000, pair.rig.sim.cx(1));
+    pair.rig.complete_one(Ok(1));
+    assert_eq!(pair.refusal(0), (1, SenseKey::COPY_ABORTED, FAILED));
+    assert_eq!((pair.failure_details(id), pair.failure_details(id)), (Some(SenseKey::COPY_ABORTED), None));
+    pair.copy_as(0, 0, 1, "simple", &known);
+    pair.rig.manage(&pair.first, Function::AbortTask, 1);
+    pair.rig.complete_one(Ok(1));
+    pair.first.events();
+    assert_eq!(pair.failure_details(id), None);
 }
 
 #[test]
