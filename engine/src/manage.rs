@@ -28,6 +28,8 @@ struct Selector {
     told: Units,
     /// Not this one, which is on the reactor that asks.
     except: Option<(ReactorId, TaskId)>,
+    /// The nexus that is reset: what its commands have begun in the time until now ends here too.
+    reset: Option<Arc<Nexus>>,
 }
 
 /// Numbers of logical units, ascending: a target may have thousands, and a reactor thousands of tasks.
@@ -234,6 +236,7 @@ impl Engine {
             told,
             of_allegiance: function.function == TaskManagementFunction::ClearAca,
             except: None,
+            reset: (function.function == TaskManagementFunction::ITNexusReset).then(|| nexus.clone()),
         };
         self.spread(job, &units, &selector, action, cx);
         // What it has suspended does not begin before it is aborted.
@@ -347,6 +350,11 @@ impl Engine {
     fn act(&self, selector: &Selector, action: Action, job: JobId, cx: &mut dyn Cx) {
         if let Selector { units: None, nexuses: Some(nexuses), .. } = selector {
             nexuses.iter().for_each(|nexus| self.hops.forget(*nexus));
+        }
+        if let Some(nexus) = &selector.reset {
+            let is_here =
+                |unit: &&Arc<LogicalUnit>| unit.coordination().parts().any(|part| part == self.reactor);
+            nexus.port.units().values().filter(is_here).for_each(|unit| unit.lose(nexus));
         }
         if matches!(action, Action::Await { anew: true }) {
             self.decode_waiting_again(selector);

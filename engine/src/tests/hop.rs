@@ -29,15 +29,14 @@ fn a_command_from_elsewhere_is_executed_where_the_unit_lives() {
 #[test]
 fn an_answer_without_io_comes_back_as_well() {
     let (mut rig, away, _) = rig();
-    let inquiry = spc_inquiry();
-    assert_eq!(rig.send(&away, 1, "simple", inquiry), None);
+    assert_eq!(rig.send(&away, 1, "simple", spc(Opcode::INQUIRY)), None);
     rig.sim.settle();
     assert_eq!(away.good(), [1]);
 }
 
-fn spc_inquiry() -> &'static CommandSpec {
+fn spc(opcode: Opcode) -> &'static CommandSpec {
     let mut commands = crate::spc::COMMANDS.iter().map(|command| &command.spec);
-    commands.find(|spec| spec.opcode == Opcode::INQUIRY).unwrap()
+    commands.find(|spec| spec.opcode == opcode).unwrap()
 }
 
 #[test]
@@ -51,6 +50,21 @@ fn ordered_waits_for_what_the_same_queue_sent_before() {
         rig.complete_one(Ok(1));
         assert_eq!(away.good().last(), Some(&tag));
     }
+}
+
+#[test]
+fn a_reserve_that_is_still_on_its_way_ends_with_a_reset_of_its_nexus() {
+    let (mut rig, away, _) = rig();
+    let other = rig.initiator(1);
+    // It takes the unit attention.
+    rig.read(&away, 6, "simple");
+    assert_eq!(rig.send(&away, 7, "simple", spc(Opcode::RESERVE_10)), None);
+    rig.manage(&away, Function::ITNexusReset, 0);
+    rig.sim.settle();
+    assert_eq!(away.events().last(), Some(&COMPLETE));
+    rig.read(&other, 8, "simple");
+    rig.complete_all();
+    assert_eq!(other.good(), [8]);
 }
 
 #[test]
