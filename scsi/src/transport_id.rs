@@ -79,10 +79,15 @@ impl TransportId {
     }
 }
 
-/// Names that differ only in case are the same (RFC 7143 4.2.7.1). What is cut here is not cut again when it is encoded, so
-/// that it reads back as the same.
+/// Names that differ only in case are the same (RFC 7143 4.2.7.1), but others than iSCSI's come here too, such as paths. What
+/// is cut here is not cut again when it is encoded, so that it reads back as the same.
 fn iscsi_name(name: &str) -> String {
-    prefix(&name.to_lowercase(), ISCSI_NAME_MAXIMUM).to_owned()
+    let begins_with = |kind: &&str| name.get(..4).is_some_and(|start| start.eq_ignore_ascii_case(kind));
+    if ["iqn.", "eui.", "naa."].iter().any(begins_with) {
+        prefix(&name.to_lowercase(), ISCSI_NAME_MAXIMUM).to_owned()
+    } else {
+        prefix(name, ISCSI_NAME_MAXIMUM).to_owned()
+    }
 }
 
 fn encode_iscsi(name: &str, isid: Option<[u8; 6]>) -> Vec<u8> {
@@ -212,7 +217,10 @@ mod tests {
                 "naa.3102030405060708,i,0x4000000000ab",
                 TransportId::Iscsi { name: "naa.3102030405060708".into(), isid },
             ),
-            ("Guest", TransportId::Iscsi { name: "guest".into(), isid: None }),
+            ("IQN.X:É", TransportId::Iscsi { name: "iqn.x:é".into(), isid: None }),
+            ("Eui.02004567A425678D", TransportId::Iscsi { name: "eui.02004567a425678d".into(), isid: None }),
+            // A path is another if its case differs.
+            ("/run/Guest.sock", TransportId::Iscsi { name: "/run/Guest.sock".into(), isid: None }),
             (
                 "iqn.x,i,0x400000000000,i,0x000000000001",
                 TransportId::Iscsi { name: "iqn.x,i,0x400000000000".into(), isid: Some([0, 0, 0, 0, 0, 1]) },
@@ -220,6 +228,7 @@ mod tests {
             ("iqn.x,i,0x40", TransportId::Iscsi { name: "iqn.x,i,0x40".into(), isid: None }),
         ] {
             assert_eq!(TransportId::from_name(name), id);
+            assert_eq!(TransportId::parse(&id.encode()), Ok((id.clone(), id.encode().len())));
         }
     }
 
