@@ -4,12 +4,12 @@ use crate::reservation::Registrant;
 use crate::unit::State;
 use crate::{LogicalUnit, Nexus};
 use lunette_scsi::{AdditionalSense, Sense};
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 /// The initial command priority: between the highest, 1, and the lowest, 15.
 pub(crate) const INITIAL_PRIORITY: u8 = 8;
 
-/// How many nexuses can have another.
+/// How many nexuses can have another; beyond that, those that are not there lose theirs.
 const LIMIT: usize = 1024;
 
 /// The priorities that were set, under the names of ports, for they outlast nexuses.
@@ -52,8 +52,13 @@ impl LogicalUnit {
 
     /// Sets the priority of a nexus that need not be there, to the initial one if `priority` is 0.
     pub(crate) fn set_priority(&self, nexus: &Registrant, priority: u8) -> Result<(), Sense> {
+        let there = self.nexuses();
         let mut state = self.state();
         let priorities = &mut state.priorities.0;
+        if priorities.len() == LIMIT {
+            let there: HashSet<_> = there.iter().map(|nexus| nexus.registrant()).collect();
+            priorities.retain(|nexus, _| there.contains(nexus));
+        }
         if [0, INITIAL_PRIORITY].contains(&priority) {
             priorities.remove(nexus);
         } else if priorities.len() == LIMIT && !priorities.contains_key(nexus) {

@@ -109,6 +109,21 @@ fn a_priority_outlasts_its_nexus_but_no_reset() {
 }
 
 #[test]
+fn initiators_that_have_left_make_room() {
+    let mut all = Priorities::new();
+    assert_eq!(all.set(true, OWN, &[3]), None);
+    for number in 0..3000u16 {
+        let [high, low] = number.to_be_bytes();
+        let gone = TransportId::Sas([0x30, 0, 0, 0, 0, 1, high, low]);
+        let list = NexusPriority { priority: 5, relative_port: 1, initiator: gone }.encode();
+        assert_eq!(all.set(true, OTHER, &list), None, "{number}");
+    }
+    assert_eq!((all.set(false, OWN, &[4]), all.report(false, OWN)), (None, vec![(0x0b, 4)]));
+    assert_eq!(all.report(true, OWN), [(0x0a, 3)]);
+    assert!(all.rig.unit.priorities().len() <= 1024);
+}
+
+#[test]
 fn commands_that_name_none_have_the_priority_of_their_nexus() {
     let mut all = Priorities::new();
     assert_eq!(all.set(true, OWN, &[15]), None);
