@@ -129,7 +129,10 @@ impl Engine {
 
     fn resume_some(&self, unit: u64, mut suspended: Vec<TaskId>, cx: &mut dyn Cx) {
         let later = suspended.split_off(suspended.len().min(TURNS_AT_A_TIME));
-        suspended.into_iter().filter(|id| self.is_suspended(*id)).for_each(|id| self.unpark(id, cx));
+        for id in suspended.into_iter().filter(|id| self.is_suspended(*id)) {
+            self.unpark(id, cx);
+            self.has_room(id);
+        }
         if !later.is_empty() {
             Self::post(self.reactor, cx, move |engine, cx| engine.resume_some(unit, later, cx));
         }

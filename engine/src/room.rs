@@ -133,7 +133,7 @@ impl Engine {
     }
 
     /// A task that has waited for room is at work.
-    fn has_room(&self, id: TaskId) {
+    pub(crate) fn has_room(&self, id: TaskId) {
         let mut tasks = self.tasks.borrow_mut();
         let Some(task) = tasks.get(id).filter(|task| task.phase == Phase::Running) else { return };
         if let Some(standing) = task.standing.take() {

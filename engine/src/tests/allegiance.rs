@@ -210,6 +210,28 @@ fn what_waited_for_room_when_it_was_suspended_waits_for_it_again() {
 }
 
 #[test]
+fn what_goes_on_after_an_allegiance_waits_for_room_no_more() {
+    let mut rig = Rig::new(1);
+    rig.unit.limit_waiting(1);
+    let (a, b) = (rig.initiator(0), rig.initiator(0));
+    assert_eq!(rig.controlled(&a, 1, TaskAttribute::Simple, NACA), None);
+    for tag in 2..=ROOM as u64 {
+        rig.read(&a, tag, "simple");
+    }
+    rig.read(&b, 100, "simple");
+    assert_eq!(rig.at_store(), ROOM);
+    rig.complete_one(Err(IoError::Os(5)));
+    rig.pass(Duration::from_millis(1));
+    rig.complete_all();
+    rig.manage(&a, Function::ClearAca, 0);
+    assert_eq!(rig.at_store(), 1);
+    for tag in 2..=ROOM as u64 {
+        rig.read(&a, tag, "simple");
+    }
+    rig.read(&a, 50, "simple");
+}
+
+#[test]
 fn what_is_suspended_does_not_begin_to_be_aborted() {
     let mut rig = Rig::new(2);
     let (a, b) = (rig.initiator(0), rig.initiator(1));
