@@ -1,13 +1,14 @@
 //! The device as the engine sees it.
 
-use crate::commands::{self, DiskCommand};
+use crate::commands::{self, ATOMIC_WRITES_AT_A_TIME, DiskCommand};
 use crate::condition::Condition;
 use crate::extent::Geometry;
 use crate::operation::Worker;
 use crate::room::{self, KnownRoom};
 use crate::{Options, OptionsError, pages, undo};
 use lunette_engine::{
-    CommandSpec, Decoded, Device, Io, LogicalUnit, ModePageSpec, NexusId, Request, StateError, sense_of,
+    CommandSpec, Decoded, Device, Io, LogicalUnit, ModePageSpec, NexusId, Request, StateError, Turns,
+    sense_of,
 };
 use lunette_scsi::inquiry::version_descriptor;
 use lunette_scsi::log::{LogPageCode, LogParameter};
@@ -33,6 +34,8 @@ pub struct Disk {
     /// Bytes in a second that work in the background writes.
     pace: u64,
     pub(crate) condition: Arc<Condition>,
+    /// For writes that save what they write over.
+    pub(crate) atomic_writes: Turns,
     commands: Vec<&'static DiskCommand>,
 }
 
@@ -60,6 +63,7 @@ impl Disk {
             removable: options.removable,
             pace: options.pace,
             condition: Arc::default(),
+            atomic_writes: Turns::of(ATOMIC_WRITES_AT_A_TIME),
             commands: commands::of(discard.is_some()),
         })
     }

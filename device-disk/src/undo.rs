@@ -14,8 +14,8 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// The section of the saved state.
-const SECTION: &str = "undo";
+/// What the names of sections of the saved state begin with; each write has its own.
+const SECTIONS: &str = "undo";
 /// How long to wait before what has to be done is tried again.
 const RETRY: Duration = Duration::from_secs(1);
 
@@ -35,9 +35,14 @@ impl Undo {
         Ok(Self { offset: extent.offset, bytes: HexBytes(old.to_vec()) })
     }
 
+    /// Where it is saved. No two writes are at the same blocks.
+    pub(crate) fn section(&self) -> String {
+        format!("{SECTIONS} {}", self.offset)
+    }
+
     /// Saves it: from now on it is written back when the unit starts.
-    pub(crate) async fn save(&self, steps: &Steps, turn: &Turn) -> Result<(), Sense> {
-        steps.save(turn, SECTION, &Some(self), |_| ()).await
+    pub(crate) async fn save(&self, steps: &Steps, turn: Turn) -> Result<(), Sense> {
+        steps.save(&turn, &self.section(), &Some(self), |_| ()).await
     }
 
     /// Writes it back, block by block, all that can be. Where there was no room for the new ones there is none for the old
@@ -67,15 +72,22 @@ impl Undo {
     }
 }
 
-/// Nothing is to be written back any more. That has to be saved before anybody else writes there, however long it takes.
-/// Between two tries others have their turn, to fail as well or to save this with what they save.
-pub(crate) async fn forget(steps: &Steps, mut turn: Turn) -> Result<(), Sense> {
-    while steps.save(&turn, SECTION, &None::<Undo>, |_| ()).await.is_err() {
-        drop(turn);
+/// This is not to be written back any more. That has to be saved before anybody else writes there, however long it takes.
+/// Between two tries others have their turn, to fail as well.
+pub(crate) async fn forget(steps: &Steps, section: &str) -> Result<(), Sense> {
+    while steps.save(&steps.turn().await?, section, &None::<Undo>, |_| ()).await.is_err() {
         rest(steps).await?;
-        turn = steps.turn().await?;
     }
     Ok(())
+}
+
+/// All that has to be written back, and where it is saved.
+fn left(unit: &LogicalUnit) -> Result<Vec<(String, Undo)>, StateError> {
+    let saved = unit.saved();
+    let undo =
+        |section: &str| saved.get::<Option<Undo>>(section).map(|undo| Some((section.to_owned(), undo?)));
+    let sections = saved.sections().filter(|section| section.starts_with(SECTIONS));
+    sections.filter_map(|section| undo(section).transpose()).collect()
 }
 
 async fn rest(steps: &Steps) -> Result<(), Sense> {
@@ -91,13 +103,13 @@ fn failed_as(kind: IoKind, steps: &Steps, Extent { offset, length }: Extent, err
     steps.unit.device().io_failed(&Io { kind, offset, length, granularity: 1 }, error)
 }
 
-/// Keeps a unit from being ready if something has to be written back.
+/// Keeps a unit from being ready if anything has to be written back.
 pub(crate) fn restore(
     unit: &LogicalUnit,
     condition: &Condition,
     geometry: Geometry,
 ) -> Result<(), StateError> {
-    if let Some(undo) = unit.saved().get::<Option<Undo>>(SECTION)? {
+    for (_, undo) in left(unit)? {
         if !undo.fits(geometry) {
             return Err(StateError("an interrupted write was for a larger disk".into()));
         }
@@ -115,14 +127,19 @@ pub(crate) fn resume(
     post: &dyn Post,
 ) {
     let condition = condition.clone();
-    let Ok(Some(undo)) = unit.saved().get::<Option<Undo>>(SECTION) else { return };
+    let left = left(unit).unwrap_or_default();
+    if left.is_empty() {
+        return;
+    }
     unit.begin(post, async move |steps| {
-        while undo.carry_out(&steps, geometry).await.is_err() {
-            let why = AdditionalSense::LOGICAL_UNIT_NOT_READY_MANUAL_INTERVENTION_REQUIRED;
-            condition.recover(&steps.unit, Some(why));
-            rest(&steps).await?;
+        for (section, undo) in left {
+            while undo.carry_out(&steps, geometry).await.is_err() {
+                let why = AdditionalSense::LOGICAL_UNIT_NOT_READY_MANUAL_INTERVENTION_REQUIRED;
+                condition.recover(&steps.unit, Some(why));
+                rest(&steps).await?;
+            }
+            forget(&steps, &section).await?;
         }
-        forget(&steps, steps.turn().await?).await?;
         condition.recover(&steps.unit, None);
         Ok(())
     });

@@ -101,8 +101,9 @@ pub use run::{Run, RunFuture, Steps};
 pub use saved::{HexBytes, RamKeeper, Saved, StateError, StateKeeper};
 pub use session::{Admission, CommandFrame, Management, Responder, Session, Started};
 pub use statistics::Counted;
+pub use steps::Hold;
 pub use tasks::TaskId;
-pub use turns::Turn;
+pub use turns::{Turn, Turns};
 pub use unit::LogicalUnit;
 
 #[cfg(test)]

@@ -123,6 +123,8 @@ pub(crate) enum Step {
     Reach,
     Sleep(Duration),
     Wait,
+    /// Waits for work in the background that an aborted command waits for too.
+    WaitAnyway,
 }
 
 /// Bytes that a step moves.
@@ -387,6 +389,13 @@ impl Steps {
         self.step(Step::Wait).await
     }
 
+    /// The same, whether the work has been aborted or not.
+    pub(crate) async fn wait_anyway(&self) {
+        if !self.cell.rung.take() {
+            let _ = self.take_step(Step::WaitAnyway).await;
+        }
+    }
+
     /// When the last step ended, counted from the program's start.
     pub fn now(&self) -> Duration {
         self.cell.now.get()
@@ -411,6 +420,10 @@ impl Steps {
         if self.cell.aborted.get() {
             return Err(IoError::Aborted);
         }
+        self.take_step(step).await
+    }
+
+    async fn take_step(&self, step: Step) -> IoResult {
         *self.cell.step.borrow_mut() = Some(step);
         *self.cell.elsewhere.borrow_mut() = self.elsewhere.then(|| self.unit.clone());
         Answer(&self.cell).await
@@ -544,7 +557,8 @@ impl RunCell {
             | Step::AwaitTransfers
             | Step::Reach
             | Step::Sleep(_)
-            | Step::Wait => return None,
+            | Step::Wait
+            | Step::WaitAnyway => return None,
         }))
     }
 }

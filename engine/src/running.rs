@@ -12,7 +12,7 @@ use std::task::{Context, Poll, Waker};
 pub(crate) struct Running {
     pub(crate) cell: Rc<RunCell>,
     future: RunFuture,
-    /// It sleeps or waits: nothing that was begun has to end first.
+    /// It sleeps or waits: nothing that was begun has to end first, unless it waits for what was detached.
     idle: Option<Idle>,
     /// It waits for others to end.
     settling: bool,
@@ -34,6 +34,8 @@ pub(crate) struct Place {
 pub(crate) enum Idle {
     Timer,
     Alarm,
+    /// The same, for work in the background that has to end first.
+    Detached,
     /// The end of other commands.
     Others,
     /// Room in the store.
@@ -106,12 +108,12 @@ impl Running {
     /// Aborts it. Returns whether it is idle, so that nothing else would make it go on.
     pub(crate) fn abort(&mut self) -> bool {
         self.cell.abort();
-        self.idle.take().is_some()
+        self.idle.take_if(|idle| *idle != Idle::Detached).is_some()
     }
 
     /// Its alarm rings. Returns whether it has waited for that.
     pub(crate) fn ring(&mut self) -> bool {
-        let waited = self.idle == Some(Idle::Alarm);
+        let waited = matches!(self.idle, Some(Idle::Alarm | Idle::Detached));
         if waited {
             self.idle = None;
         } else {

@@ -116,13 +116,22 @@ impl Saved {
         T::deserialize(value).map_err(damaged)
     }
 
-    /// Sets a section.
+    /// The names of the sections.
+    pub fn sections(&self) -> impl Iterator<Item = &str> {
+        self.0.keys().map(String::as_str)
+    }
+
+    /// Sets a section; one that is `None` is not kept.
     ///
     /// # Errors
     /// When it cannot be written as JSON.
     pub fn set<T: Serialize>(&mut self, section: &str, value: &T) -> Result<(), StateError> {
         let value = serde_json::to_value(value).map_err(|error| StateError(error.to_string()))?;
-        self.0.insert(section.to_owned(), value);
+        if value.is_null() {
+            self.0.remove(section);
+        } else {
+            self.0.insert(section.to_owned(), value);
+        }
         Ok(())
     }
 }
@@ -160,8 +169,7 @@ impl Steps {
     /// # Errors
     /// When the command was aborted.
     pub async fn turn(&self) -> Result<Turn, Sense> {
-        let taken = self.unit.turns().take(self).await;
-        taken.map_err(|_| Sense::aborted_command(AdditionalSense::NO_ADDITIONAL_SENSE_INFORMATION))
+        self.unit.turns().take(self).await
     }
 
     /// Sets one section of the saved state, and then puts `apply` into effect: not before it survives a power loss, and

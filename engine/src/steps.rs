@@ -12,6 +12,7 @@ use lunette_scsi::Sense;
 use lunette_store::{Cx, IoError, IoId, IoResult, Message, Post, ReactorId, Sg, Submit};
 use std::collections::HashMap;
 use std::rc::Rc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 /// How many steps are taken before others have their turn, when they complete at once.
@@ -42,20 +43,36 @@ impl LogicalUnit {
     }
 }
 
+/// Keeps a command from ending that was aborted while work goes on for it in the background; given up when this is dropped.
+pub struct Hold {
+    held: Arc<AtomicBool>,
+    alarm: Alarm,
+}
+
+impl Drop for Hold {
+    fn drop(&mut self) {
+        self.held.store(false, Ordering::Release);
+        self.alarm.ring();
+    }
+}
+
 impl Run {
-    /// Has `work` done in the background and waits until it has ended. When the command is aborted, it ends without that,
-    /// and the work goes on.
+    /// Has `work` done in the background and waits until it has ended. When the command is aborted, it ends as soon as the
+    /// work has dropped its [`Hold`], and the work goes on. Until then the work should wait for nobody: who aborts the
+    /// command waits as well.
     ///
     /// # Errors
     /// What the work has come to, or that the command was aborted.
-    pub async fn detach<F>(&self, work: impl FnOnce(Steps) -> F + Send + 'static) -> Result<(), Sense>
+    pub async fn detach<F>(&self, work: impl FnOnce(Steps, Hold) -> F + Send + 'static) -> Result<(), Sense>
     where
         F: Future<Output = Result<(), Sense>> + 'static,
     {
         let ended = Arc::<Mutex<Option<Result<(), Sense>>>>::default();
+        let held = Arc::new(AtomicBool::new(true));
+        let hold = Hold { held: held.clone(), alarm: self.alarm() };
         let (result, alarm) = (ended.clone(), self.alarm());
         self.unit.begin(&*self.poster(), async move |steps| {
-            let ended = work(steps).await;
+            let ended = work(steps, hold).await;
             *result.lock().unwrap_or_else(PoisonError::into_inner) = Some(ended);
             alarm.ring();
             Ok(())
@@ -64,7 +81,11 @@ impl Run {
             if let Some(result) = ended.lock().unwrap_or_else(PoisonError::into_inner).take() {
                 return result;
             }
-            self.wait().await.map_err(|error| sense_of(IoKind::Flush, error))?;
+            if held.load(Ordering::Acquire) {
+                self.wait_anyway().await;
+            } else {
+                self.wait().await.map_err(|error| sense_of(IoKind::Flush, error))?;
+            }
         }
     }
 }
@@ -176,6 +197,7 @@ impl Engine {
                 cx.timer(time, id);
             }
             Step::Wait => running.rest(Idle::Alarm),
+            Step::WaitAnyway => running.rest(Idle::Detached),
             // Later, for the tasks are in use now.
             Step::Abort(nexuses) => {
                 running.rest(Idle::Others);

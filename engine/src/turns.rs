@@ -1,18 +1,17 @@
 //! Turns: what changes a logical unit's state goes one after the other, on whichever reactors it runs.
 
 use crate::{Alarm, Steps};
-use lunette_store::IoError;
+use lunette_scsi::{AdditionalSense, Sense};
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-/// Gives turns, first come, first served.
-#[derive(Clone, Default)]
-pub(crate) struct Turns(Arc<Mutex<Queue>>);
+/// Gives turns, first come, first served, to so many at a time.
+#[derive(Clone)]
+pub struct Turns(Arc<Mutex<Queue>>);
 
-#[derive(Default)]
 struct Queue {
     next: u64,
-    holder: Option<u64>,
+    free: usize,
     waiting: VecDeque<(u64, Alarm)>,
 }
 
@@ -22,12 +21,27 @@ pub struct Turn {
     number: u64,
 }
 
+impl std::fmt::Debug for Turns {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Turns").finish_non_exhaustive()
+    }
+}
+
 impl Turns {
+    /// For so many at a time.
+    pub fn of(most: usize) -> Self {
+        Self(Arc::new(Mutex::new(Queue { next: 0, free: most, waiting: VecDeque::new() })))
+    }
+
     /// Waits for a turn.
-    pub(crate) async fn take(&self, steps: &Steps) -> Result<Turn, IoError> {
+    ///
+    /// # Errors
+    /// When the work was aborted.
+    pub async fn take(&self, steps: &Steps) -> Result<Turn, Sense> {
+        let aborted = |_| Sense::aborted_command(AdditionalSense::NO_ADDITIONAL_SENSE_INFORMATION);
         let turn = self.enter(steps);
         while !turn.has_come() {
-            steps.wait().await?;
+            steps.wait().await.map_err(aborted)?;
         }
         Ok(turn)
     }
@@ -36,9 +50,9 @@ impl Turns {
         let mut queue = self.queue();
         let number = queue.next;
         queue.next += 1;
-        match queue.holder {
-            None => queue.holder = Some(number),
-            Some(_) => queue.waiting.push_back((number, steps.alarm())),
+        match queue.free.checked_sub(1) {
+            Some(free) => queue.free = free,
+            None => queue.waiting.push_back((number, steps.alarm())),
         }
         Turn { turns: self.clone(), number }
     }
@@ -50,21 +64,25 @@ impl Turns {
 
 impl Turn {
     fn has_come(&self) -> bool {
-        self.turns.queue().holder == Some(self.number)
+        self.turns.queue().has_come(self.number)
+    }
+}
+
+impl Queue {
+    /// Whether this one does not wait: those that do are in the order of their numbers.
+    fn has_come(&self, number: u64) -> bool {
+        self.waiting.front().is_none_or(|(first, _)| number < *first)
     }
 }
 
 impl Drop for Turn {
     fn drop(&mut self) {
         let mut queue = self.turns.queue();
-        if queue.holder != Some(self.number) {
+        if !queue.has_come(self.number) {
             return queue.waiting.retain(|(number, _)| *number != self.number);
         }
-        let next = queue.waiting.pop_front();
-        queue.holder = next.as_ref().map(|(number, _)| *number);
+        let Some((_, alarm)) = queue.waiting.pop_front() else { return queue.free += 1 };
         drop(queue);
-        if let Some((_, alarm)) = next {
-            alarm.ring();
-        }
+        alarm.ring();
     }
 }

@@ -118,7 +118,7 @@ impl LogicalUnit {
             commands,
             home: OnceLock::new(),
             flags: AtomicU32::new(0),
-            turns: Turns::default(),
+            turns: Turns::of(1),
             ranges: Ranges::default(),
             waiting: Waiting::default(),
             keeper: OnceLock::new(),

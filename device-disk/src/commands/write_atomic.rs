@@ -11,6 +11,8 @@ use std::rc::Rc;
 
 /// The most bytes of one command: what is saved of the old ones is this long.
 const MOST: u64 = 1 << 20;
+/// The most commands of a disk that write at a time: what each of them writes over is in the saved state.
+pub(crate) const AT_A_TIME: usize = 4;
 
 // DPO and FUA. There is no ATOMIC BOUNDARY: the blocks are written as one, however many.
 pub(crate) static WRITE_ATOMIC_16: DiskCommand = DiskCommand {
@@ -45,18 +47,19 @@ fn decode(disk: &Disk, request: &Request<'_>) -> Decoded {
     }
     let Extent { offset, length } = extent;
     check_data_out(request, length)?;
-    let (geometry, durable) = (disk.geometry, disk.volatile_cache);
+    let (geometry, durable, atomic_writes) = (disk.geometry, disk.volatile_cache, disk.atomic_writes.clone());
     Ok(Plan::run(length, async move |run| {
         has_all_data_out(&run, length)?;
         let range = run.claim(extent.bytes()).await?;
+        let place = atomic_writes.take(&run).await?;
+        let undo = Undo::of(&run, extent).await?;
         let turn = run.turn().await?;
         let new = run.data_out(0, length);
         // Once it has begun, it comes to an end.
-        run.detach(async move |steps| {
-            let _range = range;
-            let undo = Undo::of(&steps, extent).await?;
+        run.detach(async move |steps, hold| {
+            let _used = (range, place);
             let result = async {
-                undo.save(&steps, &turn).await?;
+                undo.save(&steps, turn).await?;
                 let new = Rc::new(Memory::from_bytes(&new));
                 if let Err(error) = steps.write(offset, &new, length, durable).await {
                     undo.carry_out(&steps, geometry).await?;
@@ -66,7 +69,9 @@ fn decode(disk: &Disk, request: &Request<'_>) -> Decoded {
             };
             let result = result.await;
             steps.count(Counted::Write, length, &result);
-            undo::forget(&steps, turn).await?;
+            // It writes no more.
+            drop(hold);
+            undo::forget(&steps, &undo.section()).await?;
             result
         })
         .await

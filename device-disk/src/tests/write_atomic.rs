@@ -242,6 +242,35 @@ fn what_a_larger_disk_has_left_is_damage() {
     assert_eq!(rig.ask(&[0; 6], &[], 0).refused(), (2, 0x04, 0x03));
 }
 
+/// Several at a time, in a store that never answers: fencing works, and all is undone.
+#[test]
+fn writes_that_are_stuck_hold_up_nobody_else() {
+    let keeper = Arc::new(RamKeeper::limited(99));
+    let inner: Arc<dyn Backing> = Arc::new(Ram::new(SIZE).unwrap());
+    let torn = Torn { inner: inner.clone(), answer: Submit::Queued };
+    let mut rig = keeping(Rig::over(Options::default(), Arc::new(torn), |_| {}), &keeper);
+    let others: Vec<_> = (0..6).map(|_| rig.log_in()).collect();
+    for (lba, block) in (0..).zip(pattern(40).chunks(512)) {
+        rig.write(lba, block);
+    }
+    rig.seen();
+    for (from, lba) in others[1..].iter().zip((0..).step_by(8)) {
+        rig.send(*from, &write_atomic(lba, 8), &[99; 4096]);
+    }
+    rig.skip(Duration::ZERO);
+    let seen = rig.seen();
+    let lbas = [0, 8, 16, 24].map(|lba: u64| lba * 512);
+    let reads = lbas.map(|offset| Seen::Read(offset, 4096));
+    let writes = lbas.map(|offset| Seen::Write(offset, 4096, false));
+    assert_eq!(seen.len(), 8, "the fifth waits");
+    assert!([reads, writes].concat().iter().all(|op| seen.contains(op)));
+    const REGISTER: [u8; 10] = [0x5f, 0, 0, 0, 0, 0, 0, 0, 24, 0];
+    rig.ask_from(others[0], &REGISTER, &[0; 24], 0).good();
+    let mut rig = keeping(Rig::over(Options::default(), inner, |_| {}), &keeper);
+    rig.resume();
+    assert_eq!(rig.read(0, 40), pattern(40));
+}
+
 #[test]
 fn nothing_is_written_before_the_old_content_is_safe() {
     let keeper = Arc::new(RamKeeper::limited(0));

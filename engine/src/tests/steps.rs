@@ -57,13 +57,14 @@ async fn save(run: Run) -> Result<(), Sense> {
     run.save(&turn, "answer", &42, apply).await
 }
 
-/// Reads one byte twice, whatever becomes of the command.
+/// Reads one byte twice, whatever becomes of the command, which ends after the first if it is aborted.
 pub(super) static DETACH: Command<Toy> = command!(Opcode::WRITE_ATOMIC_16, detach);
 
 async fn detach(run: Run) -> Result<(), Sense> {
-    run.detach(async |steps| {
+    run.detach(async |steps, hold| {
         let memory = Rc::new(Memory::zeroed(1));
         steps.read(0, &memory, 1).await.map_err(failed)?;
+        drop(hold);
         steps.read(0, &memory, 1).await.map(drop).map_err(failed)
     })
     .await
@@ -183,8 +184,9 @@ fn what_is_detached_goes_on_when_its_command_is_aborted() {
     }
     pending(&mut rig, &a, 2, &DETACH);
     assert_eq!(rig.at_store(), 1);
-    rig.complete_one(Ok(1));
     rig.manage(&a, Function::AbortTask, 2);
+    assert_eq!((rig.at_store(), a.events().len()), (1, 0), "what holds it has not ended");
+    rig.complete_one(Ok(1));
     assert_eq!(rig.at_store(), 1);
     assert_eq!(a.events().len(), 2, "the command and the function have ended");
     rig.complete_one(Ok(1));

@@ -74,10 +74,9 @@ async fn compare_and_write(run: Run, io: Io) -> Result<(), Sense> {
 /// In the background, whatever becomes of the command.
 async fn write_atomic(run: Run, io: Io) -> Result<(), Sense> {
     let range = run.claim(io.bytes()).await?;
-    let turn = run.turn().await?;
     let new = run.data_out(0, io.length);
-    run.detach(async move |steps| {
-        let _held = (range, turn);
+    run.detach(async move |steps, _hold| {
+        let _range = range;
         let new = Rc::new(Memory::from_bytes(&new));
         steps.sleep(PAUSE).await.map_err(|error| sense_of(io.kind, error))?;
         let written = steps.write(io.offset, &new, io.length, false).await;

@@ -23,10 +23,7 @@ fn check_block(world: &World, block: usize) {
     clusters.insert(block as u64 + 1, initial);
     for command in &world.commands {
         if let Some(value) = command.write(block) {
-            // What goes on in the background may be over later.
-            let goes_on = matches!(command.kind, Kind::WriteAtomic { .. }) && !command.is_good();
-            let first_end = if goes_on { Time::MAX } else { command.end() };
-            clusters.insert(value, Cluster { first_end, last_start: start(world, command) });
+            clusters.insert(value, Cluster { first_end: command.end(), last_start: start(world, command) });
         }
     }
     let (mut read, mut compared) = (vec![block as u64 + 1], Vec::new());
