@@ -246,7 +246,9 @@ fn parse_segments(list: &[u8], mut at: usize, limits: &CopyLimits) -> Result<Vec
         };
         let next = at + SEGMENT_HEADER + length;
         let bytes = list.get(at..next).filter(|bytes| usize::from(u16_at(bytes, 2)) == length);
-        let bytes = bytes.ok_or(Sense::invalid_field_in_parameter_list(at as u16 + 2, None))?;
+        // SEGMENT DESCRIPTOR LIST LENGTH, if that is what leaves no room for the length of this one.
+        let wrong_at = if at + SEGMENT_HEADER > list.len() { 8 } else { at as u16 + 2 };
+        let bytes = bytes.ok_or(Sense::invalid_field_in_parameter_list(wrong_at, None))?;
         segments.push(Segment::get(bytes));
         at = next;
     }

@@ -182,3 +182,14 @@ proptest! {
         let _ = ExtendedCopyList::parse(&bytes, &LIMITS, SpcVersion::SPC_3);
     }
 }
+
+#[test]
+fn a_segment_that_is_cut_off_is_pointed_at_inside_the_list() {
+    for there in 1..4 {
+        let mut list = vec![0; 16];
+        list[11] = there;
+        list.extend(&[0x02, 0, 0][..there.into()]);
+        let expected = Sense::invalid_field_in_parameter_list(8, None);
+        assert_eq!(ExtendedCopyList::parse(&list, &LIMITS, SpcVersion::SPC_4), Err(expected), "{there}");
+    }
+}
