@@ -6,7 +6,7 @@ use crate::lists;
 use lunette_device_disk::{Disk, Options};
 use lunette_engine::{
     CommandFrame, CommandSpec, Completion, Direction, Identity, LogicalUnit, Management, Nexus, Outcome,
-    PageControl, Responder, Session, Started, StateError, StateKeeper, TargetPort, spc,
+    PageControl, RamKeeper, Responder, Session, Started, TargetPort, spc,
 };
 use lunette_scsi::{
     Cdb, Lun, Naa, Opcode, Protocol, Sense, SenseKey, SenseKeySpecific, ServiceResponse, Status,
@@ -18,7 +18,7 @@ use lunette_store::{Backing, Caps, Cx, IoError, IoId, Memory, Op, Room, Sg, Stor
 use std::cell::RefCell;
 use std::rc::Rc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
 const SIZE: u64 = 128 << 10;
@@ -44,7 +44,7 @@ pub fn commands(data: &[u8]) {
             3 => rig.pass(Duration::from_secs(11)),
             // What was saved may leave little that can be done.
             4 | 5 => {
-                rig.served.iter().for_each(|served| *served.keeper.0.lock().expect("not poisoned") = None);
+                rig.served.iter_mut().for_each(|served| served.keeper = Arc::default());
                 rig.restart();
             }
             n => rig.send(n > 10, &mut input),
@@ -103,26 +103,12 @@ impl Store for Attached {
     }
 }
 
-#[derive(Default)]
-struct Keeper(Mutex<Option<Vec<u8>>>);
-
-impl StateKeeper for Keeper {
-    fn load(&self) -> Result<Option<Vec<u8>>, StateError> {
-        Ok(self.0.lock().expect("not poisoned").clone())
-    }
-
-    fn save(&self, state: &[u8]) -> Result<(), StateError> {
-        *self.0.lock().expect("not poisoned") = Some(state.to_vec());
-        Ok(())
-    }
-}
-
 /// One disk, which can be made anew over what it has left.
 struct Served {
     number: u64,
     options: Options,
     store: Boundary,
-    keeper: Arc<Keeper>,
+    keeper: Arc<RamKeeper>,
 }
 
 impl Served {
@@ -342,7 +328,7 @@ impl Rig {
         };
         let state = |(unit, served): (&Arc<LogicalUnit>, &Served)| State {
             mode_pages: pages(unit),
-            saved: served.keeper.0.lock().expect("not poisoned").clone(),
+            saved: served.keeper.state(),
             changes: served.store.changes.load(Ordering::Relaxed),
         };
         let quiet = self.units.iter().all(|unit| unit.ready().is_ok());
