@@ -17,8 +17,8 @@ use lunette_store::sim::Sim;
 use lunette_store::{Backing, Caps, Cx, IoError, IoId, Memory, Op, Room, Sg, Store, Submit};
 use std::cell::RefCell;
 use std::rc::Rc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 const SIZE: u64 = 128 << 10;
@@ -358,20 +358,6 @@ fn check_pointer(sense: &Sense, cdb: &Cdb, list: usize) {
     }
 }
 
-/// Where a CDB has its parameter list length, and of how many bytes; nowhere in FORMAT UNIT.
-fn length_field(spec: &CommandSpec) -> (usize, usize) {
-    match (spec.opcode, spec.usage.len()) {
-        (Opcode::FORMAT_UNIT, _) => (0, 0),
-        (Opcode::SEND_DIAGNOSTIC, _) => (3, 2),
-        (Opcode::WRITE_BUFFER, _) => (6, 3),
-        (Opcode::PERSISTENT_RESERVE_OUT, _) => (5, 4),
-        (_, 6) => (4, 1),
-        (_, 10) => (7, 2),
-        (_, 12) => (6, 4),
-        _ => (10, 4),
-    }
-}
-
 /// A CDB for a list of this length, now and then of another; all other bits that the command knows are anything.
 fn with_length(spec: &CommandSpec, length: usize, input: &mut Input<'_>) -> Cdb {
     let mut bytes: Vec<u8> = spec.usage.iter().map(|usage| usage & input.u8()).collect();
@@ -395,8 +381,7 @@ fn with_length(spec: &CommandSpec, length: usize, input: &mut Input<'_>) -> Cdb 
         }
         _ => {}
     }
-    let (at, width) = length_field(spec);
-    if width > 0 {
+    if let Some((at, width)) = spec.opcode.data_out_length_at() {
         let length = if input.one_in(16) { input.u16().into() } else { length as u32 };
         bytes[at..at + width].copy_from_slice(&length.to_be_bytes()[4 - width..]);
     }
@@ -413,12 +398,9 @@ fn blocks(spec: &CommandSpec, unit: &LogicalUnit, input: &mut Input<'_>) -> (Cdb
     let mut bytes = vec![0; spec.usage.len()];
     bytes[0] = spec.opcode.0;
     bytes[1] = spec.usage[1] & input.u8();
-    let (at, width) = match spec.opcode {
-        Opcode::COMPARE_AND_WRITE => (13, 1),
-        Opcode::WRITE_ATOMIC_16 => (12, 2),
-        _ => length_field(spec),
-    };
-    bytes[at..at + width].copy_from_slice(&(count as u32).to_be_bytes()[4 - width..]);
+    if let Some((at, width)) = spec.opcode.data_out_length_at() {
+        bytes[at..at + width].copy_from_slice(&(count as u32).to_be_bytes()[4 - width..]);
+    }
     let lba_at = match bytes.len() {
         6 => 3,
         10 | 12 => 5,

@@ -102,6 +102,24 @@ impl Opcode {
         }
     }
 
+    /// Where a CDB with data-out of this opcode says how many bytes or blocks are sent: the first byte, and how many. `None`
+    /// where only the parameter list says it.
+    pub const fn data_out_length_at(self) -> Option<(usize, usize)> {
+        match (self, self.cdb_length()) {
+            (Self::FORMAT_UNIT | Self::REASSIGN_BLOCKS, _) => None,
+            (Self::SEND_DIAGNOSTIC, _) => Some((3, 2)),
+            (Self::PERSISTENT_RESERVE_OUT, _) => Some((5, 4)),
+            (Self::WRITE_BUFFER, _) => Some((6, 3)),
+            (Self::WRITE_ATOMIC_16, _) => Some((12, 2)),
+            (Self::COMPARE_AND_WRITE, _) => Some((13, 1)),
+            (_, Some(6)) => Some((4, 1)),
+            (_, Some(10)) => Some((7, 2)),
+            (_, Some(12)) => Some((6, 4)),
+            (_, Some(16)) => Some((10, 4)),
+            _ => None,
+        }
+    }
+
     /// Whether its CDBs carry a service action (SPC-5 4.2.5.2).
     pub const fn has_service_action(self) -> bool {
         matches!(
@@ -320,6 +338,21 @@ mod tests {
         assert_eq!(command_name(Opcode(0x9e), Some(0x10)), Some("READ CAPACITY(16)"));
         assert_eq!(command_name(Opcode(0xa3), Some(0x1f)), Some("MAINTENANCE IN"));
         assert_eq!(command_name(Opcode(0x12), None), Some("INQUIRY"));
+    }
+
+    #[test]
+    fn where_data_out_is_counted() {
+        let fields = [
+            (Opcode::FORMAT_UNIT, None),
+            (Opcode::MODE_SELECT_6, Some((4, 1))),
+            (Opcode::UNMAP, Some((7, 2))),
+            (Opcode::MAINTENANCE_OUT, Some((6, 4))),
+            (Opcode::THIRD_PARTY_COPY_OUT, Some((10, 4))),
+            (Opcode::COMPARE_AND_WRITE, Some((13, 1))),
+        ];
+        for (opcode, field) in fields {
+            assert_eq!(opcode.data_out_length_at(), field, "{opcode}");
+        }
     }
 
     #[test]

@@ -12,34 +12,22 @@ const LONGEST: usize = 4096;
 /// Bytes of the disk, which is formatted often.
 const SMALL: u64 = 16 << 10;
 
-/// A row, and where its CDB says how much is sent.
+/// A row, and what its CDB counts.
 struct Taker {
     spec: &'static CommandSpec,
-    /// Where the length stands, and of how many bytes it is.
-    length: Option<(usize, usize)>,
     /// The length counts blocks: bytes sent for each.
     unit: usize,
 }
 
 impl Taker {
     fn of(spec: &'static CommandSpec) -> Self {
-        let length = match (spec.opcode, spec.usage.len()) {
-            (Opcode::FORMAT_UNIT | Opcode::REASSIGN_BLOCKS, _) => None,
-            (Opcode::SEND_DIAGNOSTIC, _) => Some((3, 2)),
-            (Opcode::WRITE_BUFFER, _) => Some((6, 3)),
-            (Opcode::PERSISTENT_RESERVE_OUT, _) => Some((5, 4)),
-            (_, 6) => Some((4, 1)),
-            (_, 10) => Some((7, 2)),
-            (_, 12) => Some((6, 4)),
-            _ => Some((10, 4)),
-        };
         let unit = match spec.opcode {
             Opcode::COMPARE_AND_WRITE => 1024,
             Opcode::UNMAP => 1,
             _ if spec.needs == Needs::Ready => 512,
             _ => 1,
         };
-        Self { spec, length, unit }
+        Self { spec, unit }
     }
 
     /// A CDB with some of the bits that the row knows, which says that `length` bytes are sent.
@@ -53,7 +41,7 @@ impl Taker {
         if let Some(action) = service_action {
             cdb[1] = cdb[1] & 0xe0 | action as u8;
         }
-        if let Some((at, width)) = self.length {
+        if let Some((at, width)) = opcode.data_out_length_at() {
             let named = (length.div_ceil(self.unit) as u32).to_be_bytes();
             cdb[at..at + width].copy_from_slice(&named[4 - width..]);
         }
