@@ -4,6 +4,7 @@ use crate::input::Input;
 use lunette_engine::{LogicalUnit, PageControl};
 use lunette_scsi::log::{LogPageCode, LogParameter, encode_log_page};
 use lunette_scsi::mode::ModePageCode;
+use lunette_scsi::priority::NexusPriority;
 use lunette_scsi::reservation::{RegisterAndMoveList, ReserveOutList};
 use lunette_scsi::target_port_groups::{AccessState, encode_set_target_port_groups};
 use lunette_scsi::unmap::encode_unmap_list;
@@ -36,11 +37,13 @@ pub(crate) fn list(
         (Opcode::MAINTENANCE_OUT, Some(service_action::SET_TIMESTAMP)) => {
             [&[0; 4][..], &input.array::<6>(), &[0; 2]].concat()
         }
+        (Opcode::MAINTENANCE_OUT, Some(service_action::SET_PRIORITY)) => priority(input),
         (Opcode::MAINTENANCE_OUT, _) => {
             let length = input.below(300);
             input.pattern(length)
         }
         (Opcode::FORMAT_UNIT, _) => format(input),
+        (Opcode::REASSIGN_BLOCKS, _) => defects(input),
         (Opcode::SANITIZE, Some(service_action::SANITIZE_OVERWRITE)) => overwrite(input),
         (Opcode::SEND_DIAGNOSTIC, _) => vec![0; input.pick(&[0, 4, 4, 4, 5])],
         (Opcode::WRITE_BUFFER, _) => {
@@ -209,6 +212,21 @@ fn groups(input: &mut Input<'_>) -> Vec<u8> {
         })
         .collect();
     encode_set_target_port_groups(&wanted)
+}
+
+fn priority(input: &mut Input<'_>) -> Vec<u8> {
+    let (priority, relative_port) = (input.u8() & 0x0f, input.pick(&[1, 1, 2, 3]));
+    NexusPriority { priority, relative_port, initiator: transport_id(input) }.encode()
+}
+
+/// LBAs, most of them of blocks that are there; one of eight bytes is also two of four.
+fn defects(input: &mut Input<'_>) -> Vec<u8> {
+    let lba = |input: &mut Input<'_>| match input.one_in(16) {
+        true => u64::from(input.u32()),
+        false => input.u8().into(),
+    };
+    let lbas: Vec<u8> = (0..input.below(6)).flat_map(|_| lba(input).to_be_bytes()).collect();
+    [&(lbas.len() as u32).to_be_bytes()[..], &lbas].concat()
 }
 
 fn format(input: &mut Input<'_>) -> Vec<u8> {
