@@ -64,4 +64,6 @@ sg_start --pc=2 "$sg"
 sense | grep -i 'idle condition activated by command'
 holds B
 sense >/run/sense
-! grep -i 'idle' /run/sense
+if grep -i 'idle' /run/sense; then
+    false
+fi
