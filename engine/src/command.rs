@@ -85,9 +85,9 @@ pub struct CommandSpec {
     pub service_action: Option<u16>,
     /// The standard's name for it.
     pub name: &'static str,
-    /// CDB usage data (SPC-4 6.35.3): the operation code, then a one for each bit that is evaluated. A CDB with any other
-    /// bit set is refused, except for NACA, which every command has. Its length is the CDB's. With a CDB of variable length, the additional length and the service
-    /// action stand here as they are.
+    /// CDB usage data (SPC-4 6.35.3): the operation code, then a one for each bit that is evaluated. A CDB with any
+    /// other bit set is refused, except for NACA, which every command has. Its length is the CDB's. With a CDB of
+    /// variable length, the additional length and the service action stand here as they are.
     pub usage: &'static [u8],
     /// Data direction.
     pub direction: Direction,

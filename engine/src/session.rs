@@ -32,8 +32,8 @@ pub struct CommandFrame<'a> {
     pub tag: u64,
     /// Task attribute.
     pub attribute: TaskAttribute,
-    /// Command priority, 1 (highest) to 15 (SAM-5 8.7); 0 if the initiator gave none: that of its nexus then. What waits for room in the store
-    /// waits in its order.
+    /// Command priority, 1 (highest) to 15 (SAM-5 8.7); 0 if the initiator gave none: that of its nexus then. What
+    /// waits for room in the store waits in its order.
     pub priority: u8,
     /// Command reference number (SAM-5 5.1), 0 if the initiator counts none. Nothing is ordered by it yet.
     pub reference_number: u8,
