@@ -61,10 +61,12 @@ impl Undo {
         result.and(flushed.map_err(|error| failed(steps, self.extent(), error)))
     }
 
-    /// Whether it lies inside a disk of this geometry: it may have been saved by one of another.
+    /// Whether it is of whole blocks inside a disk of this geometry: it may have been saved by one of another.
     fn fits(&self, geometry: Geometry) -> bool {
-        let end = self.offset.checked_add(self.bytes.0.len() as u64);
-        end.is_some_and(|end| end <= geometry.whole().length)
+        let Extent { offset, length } = self.extent();
+        let end = offset.checked_add(length);
+        (offset | length).is_multiple_of(geometry.block())
+            && end.is_some_and(|end| end <= geometry.whole().length)
     }
 
     fn extent(&self) -> Extent {
@@ -111,7 +113,7 @@ pub(crate) fn restore(
 ) -> Result<(), StateError> {
     for (_, undo) in left(unit)? {
         if !undo.fits(geometry) {
-            return Err(StateError("an interrupted write was for a larger disk".into()));
+            return Err(StateError("an interrupted write was for a larger disk or other blocks".into()));
         }
         let why = AdditionalSense::LOGICAL_UNIT_IS_IN_PROCESS_OF_BECOMING_READY;
         condition.recover(unit, Some(why));

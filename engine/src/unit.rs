@@ -177,9 +177,12 @@ impl LogicalUnit {
         Ok(())
     }
 
-    /// Goes on with the operations that were going on when the state was saved. To be said once, when the reactors run.
+    /// Goes on with the operations that were going on when the state was saved, if that can be used. To be said once, when
+    /// the reactors run.
     pub fn resume(self: &Arc<Self>, post: &dyn Post) {
-        self.device.resume(self, post);
+        if self.intact().is_ok() {
+            self.device.resume(self, post);
+        }
     }
 
     /// Whether its state outlives the program.

@@ -231,15 +231,23 @@ fn what_cannot_be_written_back_yet_keeps_the_disk_from_being_ready() {
 }
 
 #[test]
-fn what_a_larger_disk_has_left_is_damage() {
-    let keeper = Arc::new(RamKeeper::limited(99));
-    let torn = Torn { inner: Arc::new(Ram::new(SIZE).unwrap()), answer: Submit::Queued };
-    let mut rig = keeping(Rig::over(Options::default(), Arc::new(torn), |_| {}), &keeper);
-    rig.begin(&write_atomic(BLOCKS - 8, 8), &[2; 4096]);
-    let mut rig = Rig::over(Options::default(), Arc::new(Ram::new(SIZE - 512).unwrap()), |_| {});
-    rig.unit.keep_state(keeper).unwrap_err();
-    rig.resume();
-    assert_eq!(rig.ask(&[0; 6], &[], 0).refused(), (2, 0x04, 0x03));
+fn what_another_disk_has_left_is_damage() {
+    let larger_blocks = Options { block_length: 4096, ..Options::default() };
+    for (lba, blocks, size, options) in [
+        (BLOCKS - 8, 8, SIZE - 512, Options::default()),
+        (8, 7, SIZE, larger_blocks.clone()),
+        (9, 8, SIZE, larger_blocks),
+    ] {
+        let keeper = Arc::new(RamKeeper::limited(99));
+        let torn = Torn { inner: Arc::new(Ram::new(SIZE).unwrap()), answer: Submit::Queued };
+        let mut rig = keeping(Rig::over(Options::default(), Arc::new(torn), |_| {}), &keeper);
+        rig.begin(&write_atomic(lba, blocks), &vec![2; blocks as usize * 512]);
+        let mut rig = Rig::over(options, Arc::new(Ram::new(size).unwrap()), |_| {});
+        rig.unit.keep_state(keeper).unwrap_err();
+        rig.resume();
+        assert_eq!(rig.seen(), [], "nor is any of it written");
+        assert_eq!(rig.ask(&[0; 6], &[], 0).refused(), (2, 0x04, 0x03));
+    }
 }
 
 /// Several at a time, in a store that never answers: fencing works, and all is undone.
