@@ -30,6 +30,8 @@ pub(crate) enum Token {
     Task(TaskId),
     /// The task set of this logical unit may be able to go on.
     Advance(u64),
+    /// The store of this logical unit may have room for what waits.
+    Offer(u64),
     /// This task management function may have ended.
     Job(u32),
     /// A step of this work in the background.
@@ -41,11 +43,14 @@ impl Token {
     const ADVANCE: u64 = 0b10 << 62;
     const JOB: u64 = 0b11 << 62;
     const KIND: u64 = 0b11 << 62;
+    /// Of the kind `ADVANCE`; no unit has such a number.
+    const OFFER: u64 = 1 << 61;
 
     fn encode(self) -> u64 {
         match self {
             Token::Task(id) => id.to_token(),
             Token::Advance(unit) => Self::ADVANCE | unit,
+            Token::Offer(unit) => Self::ADVANCE | Self::OFFER | unit,
             Token::Job(job) => Self::JOB | u64::from(job),
             Token::Work(work) => Self::WORK | u64::from(work),
         }
@@ -54,6 +59,7 @@ impl Token {
     pub(crate) fn decode(token: u64) -> Self {
         match token & Self::KIND {
             Self::WORK => Token::Work(token as u32),
+            Self::ADVANCE if token & Self::OFFER != 0 => Token::Offer(token & !(Self::KIND | Self::OFFER)),
             Self::ADVANCE => Token::Advance(token & !Self::KIND),
             Self::JOB => Token::Job(token as u32),
             _ => Token::Task(TaskId::from_token(token)),
@@ -124,6 +130,7 @@ impl Sink for Engine {
         match Token::decode(token) {
             Token::Task(id) => self.task_completed(id, result, cx),
             Token::Advance(unit) => self.advance(unit, cx),
+            Token::Offer(unit) => self.offer_now(unit, cx),
             Token::Job(job) => self.check_job(job, cx),
             Token::Work(work) => self.go_on(work, Some(result), cx),
         }

@@ -55,6 +55,8 @@ pub(crate) struct Queue {
     arrivals: u64,
     /// When the store is asked again at the latest.
     deadline: Duration,
+    /// It is offered what waits when others have had their turn.
+    offered_soon: bool,
 }
 
 impl Queue {
@@ -141,9 +143,26 @@ impl Engine {
         }
     }
 
+    /// Offers the store what waits when others have had their turn. However many ask for it, it is done once.
+    pub(crate) fn offer_soon(&self, set: &TaskSet, cx: &mut dyn Cx) {
+        if !std::mem::replace(&mut set.queue().offered_soon, true) {
+            self.tell(Token::Offer(set.unit.number()), Ok(0), cx);
+        }
+    }
+
+    /// Others have had their turn.
+    pub(crate) fn offer_now(&self, unit: u64, cx: &mut dyn Cx) {
+        let Some(set) = self.known_set(unit) else { return };
+        set.queue().offered_soon = false;
+        self.offer(&set, cx);
+    }
+
     /// Offers the store what waits, until it has no room. When it always has, work of many steps goes through here with each of
     /// them, and others have to have their turn.
     pub(crate) fn offer(&self, set: &TaskSet, cx: &mut dyn Cx) {
+        if set.queue().offered_soon {
+            return;
+        }
         for _ in 0..TURNS_AT_A_TIME {
             let next = set.queue().pop();
             let Some((standing, token)) = next else { return };
@@ -154,13 +173,13 @@ impl Engine {
                     self.has_room(task);
                 }
                 Token::Work(work) => self.work_again(work, cx),
-                Token::Advance(_) | Token::Job(_) => {}
+                Token::Advance(_) | Token::Offer(_) | Token::Job(_) => {}
             }
             if set.queue().is_first(standing) {
                 return self.ask_again(set, cx);
             }
         }
-        self.tell(Token::Advance(set.unit.number()), Ok(0), cx);
+        self.offer_soon(set, cx);
     }
 
     /// The store has no room: it is asked again when something has ended, or soon.

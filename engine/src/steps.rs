@@ -176,7 +176,7 @@ impl Engine {
         cx: &mut dyn Cx,
     ) {
         let place = place.unwrap_or_else(|| {
-            self.tell(Token::Advance(set.unit.number()), Ok(0), cx);
+            self.offer_soon(set, cx);
             Place { set: set.clone(), standing: set.queue().standing(running.rank) }
         });
         set.queue().insert(place.standing, id.token);
@@ -254,7 +254,7 @@ impl Engine {
                     self.go_on(number, Some(Ok(0)), cx);
                 }
             }
-            Token::Advance(_) | Token::Job(_) => {}
+            Token::Advance(_) | Token::Offer(_) | Token::Job(_) => {}
         }
     }
 }
