@@ -18,7 +18,7 @@ pub(crate) struct Condition(Mutex<State>);
 struct State {
     ejected: bool,
     /// Who has stopped it, if it is stopped.
-    stopped_by: Option<NexusId>,
+    stopped_by: HashSet<NexusId>,
     /// How often it was started after it had stopped.
     cycles: u32,
     /// The nexuses that prevent the removal of the medium.
@@ -50,7 +50,7 @@ impl State {
             return Some(NotReady::because(AdditionalSense::MEDIUM_NOT_PRESENT_TRAY_OPEN));
         }
         let stopped = AdditionalSense::LOGICAL_UNIT_NOT_READY_INITIALIZING_COMMAND_REQUIRED;
-        self.stopped_by.map(|_| NotReady::because(stopped))
+        (!self.stopped_by.is_empty()).then(|| NotReady::because(stopped))
     }
 
     /// Whether an operation may begin. One that has failed may be tried again; but a failed SANITIZE gives way to another
@@ -67,6 +67,11 @@ impl State {
             }
             _ => refused(self.at_rest()),
         }
+    }
+
+    fn check_present(&self) -> Result<(), Sense> {
+        let absent = || Sense::not_ready(AdditionalSense::MEDIUM_NOT_PRESENT_TRAY_OPEN);
+        (!self.ejected).then_some(()).ok_or_else(absent)
     }
 
     /// The medium stays where it is while a nexus prevents its removal (SPC-4 6.18).
@@ -94,7 +99,7 @@ impl Condition {
     /// Puts the medium in, and tells all nexuses but `by`, which knows.
     pub(crate) fn load(&self, unit: &LogicalUnit, by: &Nexus) -> Result<(), Sense> {
         let changed = self.change(unit, |state| {
-            state.stopped_by = None;
+            state.stopped_by.clear();
             if state.ejected {
                 state.check_movable()?;
             }
@@ -107,15 +112,29 @@ impl Condition {
         Ok(())
     }
 
-    /// The medium runs from now on, or, if it is `stopped_by` a nexus, no more. What is not there can do neither.
-    pub(crate) fn run(&self, unit: &LogicalUnit, stopped_by: Option<NexusId>) -> Result<(), Sense> {
+    /// The medium runs from now on, whoever has stopped it. What is not there cannot.
+    pub(crate) fn start(&self, unit: &LogicalUnit) -> Result<(), Sense> {
         self.change(unit, |state| {
-            if state.ejected {
-                return Err(Sense::not_ready(AdditionalSense::MEDIUM_NOT_PRESENT_TRAY_OPEN));
-            }
-            state.stopped_by = stopped_by;
+            state.check_present()?;
+            state.stopped_by.clear();
             Ok(())
         })
+    }
+
+    /// The nexus of a command stops the medium. Returns whether it had not before.
+    pub(crate) fn stop(&self, run: &Run) -> Result<bool, Sense> {
+        self.change(&run.unit, |state| {
+            state.check_present()?;
+            // Not before the lock, as in `prevent`.
+            Ok(!run.nexus_is_lost() && state.stopped_by.insert(run.nexus.id()))
+        })
+    }
+
+    /// A nexus has not stopped the medium after all, which has run on unless others have.
+    pub(crate) fn undo_stop(&self, unit: &LogicalUnit, nexus: NexusId) {
+        let mut state = self.state();
+        state.stopped_by.remove(&nexus);
+        unit.set_not_ready(state.not_ready());
     }
 
     /// The nexus of a command prevents the removal of the medium from now on.
@@ -187,7 +206,7 @@ impl Condition {
         unit.rest(None);
         self.change(unit, |state| {
             state.preventing.clear();
-            state.stopped_by = None;
+            state.stopped_by.clear();
         });
     }
 
@@ -196,15 +215,15 @@ impl Condition {
     pub(crate) fn lose(&self, unit: &LogicalUnit, nexus: NexusId) {
         self.change(unit, |state| {
             state.preventing.remove(&nexus);
-            state.stopped_by.take_if(|by| *by == nexus);
+            state.stopped_by.remove(&nexus);
         });
     }
 
     fn change<R>(&self, unit: &LogicalUnit, change: impl FnOnce(&mut State) -> R) -> R {
         let mut state = self.state();
-        let had_stopped = state.stopped_by.is_some();
+        let had_stopped = !state.stopped_by.is_empty();
         let result = change(&mut state);
-        if had_stopped && state.stopped_by.is_none() {
+        if had_stopped && state.stopped_by.is_empty() {
             state.cycles = state.cycles.saturating_add(1);
         }
         // Still locked, so that the unit learns of changes in their order.

@@ -19,6 +19,7 @@ use lunette_store::{
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::rc::Rc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -163,6 +164,45 @@ impl Store for WatchedStore {
     }
 }
 
+/// A store that cannot be reached for a while.
+#[derive(Clone)]
+pub(crate) struct Away(Arc<dyn Backing>, Arc<AtomicBool>);
+
+struct AwayStore(Away, Rc<dyn Store>);
+
+impl Away {
+    pub(crate) fn new(inner: Arc<dyn Backing>) -> Self {
+        Self(inner, Arc::default())
+    }
+
+    pub(crate) fn set(&self, away: bool) {
+        self.1.store(away, Ordering::Relaxed);
+    }
+}
+
+impl Backing for Away {
+    fn caps(&self) -> &Caps {
+        self.0.caps()
+    }
+
+    fn attach(&self, cx: &mut dyn Cx) -> Rc<dyn Store> {
+        Rc::new(AwayStore(self.clone(), self.0.attach(cx)))
+    }
+}
+
+impl Store for AwayStore {
+    fn caps(&self) -> &Caps {
+        self.1.caps()
+    }
+
+    fn submit(&self, op: Op<'_>, id: IoId, cx: &mut dyn Cx) -> Submit {
+        match self.0.1.load(Ordering::Relaxed) {
+            true => Submit::Done(Err(IoError::Gone)),
+            false => self.1.submit(op, id, cx),
+        }
+    }
+}
+
 /// A disk with initiators.
 pub(crate) struct Rig {
     sim: Sim,
@@ -219,7 +259,7 @@ impl Rig {
         let unit = LogicalUnit::filtered("disk", identity, Box::new(disk), store, filter);
         let units = BTreeMap::from([(0, unit.clone())]);
         let port = TargetPort::new("target,t,0x0001", 1, Protocol::ISCSI, units);
-        let mut rig = Self { sim: Sim::new(1), unit, port, initiators: Vec::new(), seen, kept: Vec::new() };
+        let mut rig = Self { sim: Sim::new(2), unit, port, initiators: Vec::new(), seen, kept: Vec::new() };
         rig.log_in();
         rig
     }
@@ -369,6 +409,24 @@ impl Rig {
     pub(crate) fn close(&mut self, from: usize) {
         self.initiators[from].session.close(0, self.sim.cx(0));
         self.sim.settle();
+    }
+
+    /// Begins a command on another reactor when its nexus has just been lost here, which is not known there yet.
+    pub(crate) fn begin_when_lost(&mut self, cdb: &[u8]) {
+        let ended = Rc::<Ended>::default();
+        let responder: Rc<dyn Responder> = ended.clone();
+        let nexus = Nexus::new("lost", self.port.clone());
+        let open = |sim: &mut Sim, on| Session::open(nexus.clone(), Rc::downgrade(&responder), sim.cx(on));
+        let (here, there) = (open(&mut self.sim, 0), open(&mut self.sim, 1));
+        let begin = |sim: &mut Sim, cdb: &[u8]| {
+            let cdb = Cdb::new(cdb).unwrap();
+            let command = CommandFrame::new(Lun::from_index(0), &cdb);
+            there.execute(&command, Sg::empty(), Sg::empty(), sim.cx(1))
+        };
+        assert!(matches!(begin(&mut self.sim, &[0; 6]), Started::Ended(_)), "unit attention");
+        here.close(0, self.sim.cx(0));
+        assert!(matches!(begin(&mut self.sim, cdb), Started::Pending));
+        self.initiators.push(Initiator { session: there, ended });
     }
 
     /// Lets time pass at once, for what waits for one moment.

@@ -50,7 +50,7 @@ fn decode(disk: &Disk, request: &Request<'_>) -> Decoded {
             }
             Wish::Start => {
                 unit.rest(None);
-                condition.run(&unit, None)
+                condition.start(&unit)
             }
             Wish::Eject => {
                 condition.eject(&unit)?;
@@ -59,17 +59,20 @@ fn decode(disk: &Disk, request: &Request<'_>) -> Decoded {
             }
             // There is no motor that could be off while a medium is in.
             Wish::Stop if removable => {
-                condition.run(&unit, None)?;
+                condition.start(&unit)?;
                 medium.flush_if(flush).await
             }
             Wish::Stop => {
-                condition.run(&unit, Some(medium.run.nexus.id()))?;
+                let stopped = condition.stop(&medium.run)?;
                 let left = leave(&medium, flush).await;
-                left.or_else(|sense| condition.run(&unit, None).and(Err(sense)))
+                if left.is_err() && stopped {
+                    condition.undo_stop(&unit, medium.run.nexus.id());
+                }
+                left
             }
             // From that of a stopped disk too. The medium can still be accessed, so there is nothing to write to it.
             Wish::Rest(resting) => {
-                condition.run(&unit, None)?;
+                condition.start(&unit)?;
                 unit.rest(resting);
                 Ok(())
             }

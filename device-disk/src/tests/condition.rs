@@ -1,6 +1,9 @@
 use crate::Options;
-use crate::testing::{Code, INVALID_FIELD, Rig, Seen, cdb, pattern};
-use lunette_scsi::{Opcode, TaskManagementFunction as Function};
+use crate::testing::{Away, Code, INVALID_FIELD, Rig, SIZE, Seen, cdb, pattern};
+use lunette_scsi::{Opcode, Status, TaskManagementFunction as Function};
+use lunette_store::ram::Ram;
+use std::sync::Arc;
+use std::time::Duration;
 
 const NO_MEDIUM: Code = (2, 0x3a, 2);
 const STOPPED: Code = (2, 4, 2);
@@ -166,6 +169,44 @@ fn a_disk_runs_again_when_the_nexus_that_stopped_it_is_lost() {
     rig.manage(0, Function::ITNexusReset);
     assert_eq!(rig.ask(&TEST_UNIT_READY, &[], 0).refused().0, 6);
     rig.ask(&TEST_UNIT_READY, &[], 0).good();
+}
+
+#[test]
+fn a_nexus_that_is_lost_already_stops_nothing() {
+    let mut rig = Rig::new();
+    rig.begin_when_lost(&STOP);
+    let ready = rig.ask(&TEST_UNIT_READY, &[], 0);
+    assert!(ready.at_once);
+    ready.good();
+    rig.skip(Duration::ZERO);
+    rig.ask(&TEST_UNIT_READY, &[], 0).good();
+}
+
+#[test]
+fn a_stop_that_fails_changes_nothing() {
+    let away = Away::new(Arc::new(Ram::new(SIZE).unwrap()));
+    let mut rig = Rig::over(Options::default(), Arc::new(away.clone()), |caps| caps.volatile_cache = true);
+    let second = rig.log_in();
+    let stop_in_vain = |rig: &mut Rig, from| {
+        away.set(true);
+        assert_eq!(rig.ask_from(from, &STOP, &[], 0).outcome.status, Status::CHECK_CONDITION);
+        away.set(false);
+    };
+    let cycles = |rig: &mut Rig| {
+        let page = rig.ask(&[0x4d, 0, 0x4e, 0, 0, 0, 0, 0, 64, 0], &[], 64).good();
+        page[page.len() - 4..].to_vec()
+    };
+    stop_in_vain(&mut rig, 0);
+    rig.ask(&TEST_UNIT_READY, &[], 0).good();
+    assert_eq!(cycles(&mut rig), [0; 4], "it has not stopped");
+    rig.ask_from(second, &STOP, &[], 0).good();
+    stop_in_vain(&mut rig, 0);
+    assert_eq!(rig.ask(&TEST_UNIT_READY, &[], 0).refused(), STOPPED, "by the second");
+    stop_in_vain(&mut rig, second);
+    assert_eq!(rig.ask(&TEST_UNIT_READY, &[], 0).refused(), STOPPED, "by the first time");
+    rig.close(second);
+    rig.ask(&TEST_UNIT_READY, &[], 0).good();
+    assert_eq!(cycles(&mut rig), [0, 0, 0, 1]);
 }
 
 /// libiscsi's suite wants that.

@@ -7,7 +7,6 @@ use lunette_store::ram::Ram;
 use lunette_store::{Backing, Caps, Cx, IoError, IoId, Op, Store, Submit};
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 const BLOCKS: u64 = SIZE / 512;
@@ -89,35 +88,6 @@ impl Store for BadBlockStore {
             }
         }
         answer
-    }
-}
-
-/// A store that cannot be reached for a while.
-#[derive(Clone)]
-struct Away(Arc<dyn Backing>, Arc<AtomicBool>);
-
-struct AwayStore(Away, Rc<dyn Store>);
-
-impl Backing for Away {
-    fn caps(&self) -> &Caps {
-        self.0.caps()
-    }
-
-    fn attach(&self, cx: &mut dyn Cx) -> Rc<dyn Store> {
-        Rc::new(AwayStore(self.clone(), self.0.attach(cx)))
-    }
-}
-
-impl Store for AwayStore {
-    fn caps(&self) -> &Caps {
-        self.1.caps()
-    }
-
-    fn submit(&self, op: Op<'_>, id: IoId, cx: &mut dyn Cx) -> Submit {
-        match self.0.1.load(Ordering::Relaxed) {
-            true => Submit::Done(Err(IoError::Gone)),
-            false => self.1.submit(op, id, cx),
-        }
     }
 }
 
@@ -220,12 +190,13 @@ fn what_cannot_be_written_back_yet_keeps_the_disk_from_being_ready() {
     let torn = Torn { inner: inner.clone(), answer: Submit::Queued };
     let mut rig = keeping(Rig::over(Options::default(), Arc::new(torn), |_| {}), &keeper);
     rig.begin(&write_atomic(0, 8), &[2; 4096]);
-    let away = Away(inner, Arc::new(AtomicBool::new(true)));
+    let away = Away::new(inner);
+    away.set(true);
     let mut rig = keeping(Rig::over(Options::default(), Arc::new(away.clone()), |_| {}), &keeper);
     rig.resume();
     rig.pass(Duration::from_secs(3));
     assert_eq!(rig.ask(&[0; 6], &[], 0).refused(), (2, 0x04, 0x03));
-    away.1.store(false, Ordering::Relaxed);
+    away.set(false);
     rig.pass(Duration::from_secs(2));
     assert_eq!(rig.read(0, 8), [0; 4096]);
 }
