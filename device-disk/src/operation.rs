@@ -165,7 +165,7 @@ impl Worker {
         if !condition.check_exit()? {
             return Ok(());
         }
-        run.save(&turn, SECTION, &None::<Operation>, move |unit| {
+        run.save(&turn, SECTION, None::<Operation>, move |unit| {
             if condition.forget_failure(unit) {
                 tell_ready(unit, Some(&nexus));
             }
@@ -221,7 +221,7 @@ impl Job {
                 result
             });
         };
-        run.save(&turn, SECTION, &Some(saved), begin).await
+        run.save(&turn, SECTION, Some(saved), begin).await
     }
 
     async fn work(self, steps: &Steps) -> Result<(), Sense> {
@@ -285,7 +285,7 @@ fn block_of(pass: u8, block: &[u8], passes: u8, invert: bool) -> Vec<u8> {
 
 async fn record(steps: &Steps, left: &Option<Operation>) -> Result<(), Sense> {
     let turn = steps.turn().await?;
-    steps.save(&turn, SECTION, left, |_| {}).await
+    steps.save(&turn, SECTION, left.clone(), |_| {}).await
 }
 
 /// The medium can be used again, and holds something else.

@@ -42,7 +42,7 @@ impl Undo {
 
     /// Saves it: from now on it is written back when the unit starts.
     pub(crate) async fn save(&self, steps: &Steps, turn: Turn) -> Result<(), Sense> {
-        steps.save(&turn, &self.section(), &Some(self), |_| ()).await
+        steps.save(&turn, &self.section(), Some(self.clone()), |_| ()).await
     }
 
     /// Writes it back, block by block, all that can be. Where there was no room for the new ones there is none for the old
@@ -77,7 +77,7 @@ impl Undo {
 /// This is not to be written back any more. That has to be saved before anybody else writes there, however long it takes.
 /// Between two tries others have their turn, to fail as well.
 pub(crate) async fn forget(steps: &Steps, section: &str) -> Result<(), Sense> {
-    while steps.save(&steps.turn().await?, section, &None::<Undo>, |_| ()).await.is_err() {
+    while steps.save(&steps.turn().await?, section, None::<Undo>, |_| ()).await.is_err() {
         rest(steps).await?;
     }
     Ok(())

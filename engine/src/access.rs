@@ -388,7 +388,7 @@ impl Run {
         let turn = self.turn().await?;
         let changes = self.unit.check_access(wanted)?;
         let (explicit, by) = (changes.explicit.clone(), self.nexus.clone());
-        let saved = self.save(&turn, ExplicitAccess::SECTION, &explicit, move |unit| {
+        let saved = self.save(&turn, ExplicitAccess::SECTION, explicit, move |unit| {
             unit.apply_access(&changes, &by);
         });
         let failed = AdditionalSense::SET_TARGET_PORT_GROUPS_COMMAND_FAILED;

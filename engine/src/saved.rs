@@ -178,11 +178,11 @@ impl Steps {
     /// # Errors
     /// HARDWARE ERROR when it cannot be saved; nothing has changed then, as far as that can be known. NOT READY if what was
     /// saved before cannot be used: nothing may take its place.
-    pub async fn save<T: Serialize>(
+    pub async fn save<T: Serialize + Send + 'static>(
         &self,
         _: &Turn,
         section: &str,
-        value: &T,
+        value: T,
         apply: impl FnOnce(&LogicalUnit) + Send + 'static,
     ) -> Result<(), Sense> {
         self.unit.intact()?;
@@ -191,11 +191,12 @@ impl Steps {
             apply(&self.unit);
             return Ok(());
         };
-        let mut saved = self.unit.saved();
-        saved.set(section, value).map_err(|_| failed())?;
-        let unit = self.unit.clone();
+        let (unit, section) = (self.unit.clone(), section.to_owned());
+        // To copy and encode it takes long too.
         let save = move || {
-            saved.encode().and_then(|bytes| keeper.save(&bytes)).map_err(|_| IoError::Gone)?;
+            let mut saved = Saved::clone(&unit.saved());
+            let encoded = saved.set(&section, &value).and_then(|()| saved.encode());
+            encoded.and_then(|bytes| keeper.save(&bytes)).map_err(|_| IoError::Gone)?;
             unit.set_saved(saved);
             apply(&unit);
             Ok(0)

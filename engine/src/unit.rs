@@ -70,7 +70,7 @@ pub(crate) struct State {
     pub(crate) resting: Option<AdditionalSense>,
     /// Reads and writes take their ranges.
     has_ranges: bool,
-    saved: Saved,
+    saved: Arc<Saved>,
     identifying_information: IdentifyingInformation,
     pub(crate) reservations: Reservations,
     /// Who has reserved the unit with RESERVE.
@@ -170,7 +170,7 @@ impl LogicalUnit {
         state.modes.set_saved(&modes);
         state.modes.reset();
         state.identifying_information = identifying_information;
-        state.saved = saved;
+        state.saved = Arc::new(saved);
         drop(state);
         self.apply_modes();
         self.restore_access(explicit_access);
@@ -195,12 +195,15 @@ impl LogicalUnit {
     }
 
     /// The saved state.
-    pub fn saved(&self) -> Saved {
+    pub fn saved(&self) -> Arc<Saved> {
         self.state().saved.clone()
     }
 
     pub(crate) fn set_saved(&self, saved: Saved) {
-        self.state().saved = saved;
+        let saved = Arc::new(saved);
+        // What was there may be long: it goes when nobody waits for the lock.
+        let before = std::mem::replace(&mut self.state().saved, saved);
+        drop(before);
     }
 
     pub(crate) fn statistics(&self) -> &Statistics {

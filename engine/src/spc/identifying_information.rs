@@ -114,6 +114,6 @@ fn set(_: &LogicalUnit, request: &Request<'_>) -> Decoded {
             unit.set_identifying_information(new);
             unit.establish_attention(AdditionalSense::DEVICE_IDENTIFIER_CHANGED, Some(&nexus));
         };
-        run.save(&turn, IdentifyingInformation::SECTION, &information, apply).await
+        run.save(&turn, IdentifyingInformation::SECTION, information, apply).await
     }))
 }

@@ -58,7 +58,7 @@ fn select(request: &Request<'_>, form: ModeForm, length: u16) -> Decoded {
                     unit.set_modes(&selection, &nexus);
                 }
             };
-            run.save(&turn, SavedModes::SECTION, &modes, apply).await?;
+            run.save(&turn, SavedModes::SECTION, modes, apply).await?;
         } else {
             run.unit.set_modes(&selection, &run.nexus);
         }

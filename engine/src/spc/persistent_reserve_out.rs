@@ -82,7 +82,7 @@ fn decode(request: &Request<'_>, action: u16, service: Service) -> Decoded {
         if change.after.persist() || before.persist() {
             let kept = change.after.persist().then(|| change.after.clone());
             let apply = |unit: &LogicalUnit| unit.change_reservations(change);
-            run.save(&turn, Reservations::SECTION, &kept, apply).await?;
+            run.save(&turn, Reservations::SECTION, kept, apply).await?;
         } else {
             run.unit.change_reservations(change);
         }

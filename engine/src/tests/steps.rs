@@ -1,9 +1,12 @@
 use super::*;
+use crate::run::{RunCell, Step};
 use crate::{Aborted, NexusId, NotReady, RamKeeper, Run};
 use TaskManagementFunction as Function;
 use lunette_scsi::{AdditionalSense, Sense, SenseKey, Status};
 use lunette_store::IoError;
 use std::cell::Cell;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 thread_local! {
@@ -54,7 +57,7 @@ async fn save(run: Run) -> Result<(), Sense> {
     let turn = run.turn().await?;
     let apply =
         |unit: &LogicalUnit| unit.establish_attention(AdditionalSense::CAPACITY_DATA_HAS_CHANGED, None);
-    run.save(&turn, "answer", &42, apply).await
+    run.save(&turn, "answer", 42, apply).await
 }
 
 /// Reads one byte twice, whatever becomes of the command, which ends after the first if it is aborted.
@@ -291,4 +294,37 @@ fn one_that_settles_waits_for_what_has_begun_but_not_for_others_that_settle() {
     rig.complete_the_last();
     let (of_a, of_b) = (a.good(), b.good());
     assert_eq!((of_a, of_b), (vec![3], vec![2, 4]), "what came later may go on");
+}
+
+/// Counts how often it is encoded.
+struct Watched(AtomicUsize);
+
+static WATCHED: Watched = Watched(AtomicUsize::new(0));
+
+impl serde::Serialize for Watched {
+    fn serialize<S: serde::Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        self.0.fetch_add(1, Ordering::Relaxed);
+        to.serialize_u8(42)
+    }
+}
+
+#[test]
+fn what_is_saved_is_encoded_where_it_may_take_long() {
+    let mut rig = Rig::new(1);
+    rig.unit.keep_state(Arc::new(RamKeeper::default())).unwrap();
+    let id = lunette_store::IoId { sink: lunette_store::SinkId(0), token: 0 };
+    let alarm = crate::alarm::Alarm::new(id, rig.sim.cx(0));
+    let cell = RunCell::new(Sg::empty(), Sg::empty(), alarm, rig.unit.statistics().join());
+    let steps = crate::Steps::new(rig.unit.clone(), cell.clone());
+    let mut saving = Box::pin(async move {
+        let turn = steps.turn().await?;
+        steps.save(&turn, "answer", &WATCHED, |_| ()).await
+    });
+    let mut context = Context::from_waker(Waker::noop());
+    assert!(saving.as_mut().poll(&mut context).is_pending());
+    assert_eq!(WATCHED.0.load(Ordering::Relaxed), 0);
+    let Some(Step::Call(work)) = cell.take_step() else { panic!() };
+    cell.answer(Some(work()));
+    assert_eq!(saving.as_mut().poll(&mut context), Poll::Ready(Ok(())));
+    assert_eq!((WATCHED.0.load(Ordering::Relaxed), rig.unit.saved().get("answer")), (1, Ok(42)));
 }
