@@ -149,7 +149,7 @@ impl Worker {
             return result;
         }
         while !immediate && ended.get().is_none() {
-            run.wait().await.map_err(|_| aborted())?;
+            run.wait_apart().await.map_err(|_| aborted())?;
         }
         match ended.get() {
             Some(false) => Err(kind.failure()),

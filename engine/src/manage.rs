@@ -100,8 +100,9 @@ impl Action {
     /// Whether the action is about this task, if it was selected. Those that have not begun are looked at again when they do.
     fn concerns(self, task: &Task) -> bool {
         let settling = || task.running.as_ref().is_some_and(Running::is_settling);
+        let apart = || task.running.as_ref().is_some_and(Running::is_apart);
         match self {
-            Action::Await { .. } => task.phase == Phase::Running && !settling(),
+            Action::Await { .. } => task.phase == Phase::Running && !settling() && !apart(),
             Action::AwaitTransfers => task.is_io(),
             Action::Abort { because: Because::Error, .. } => !settling(),
             Action::Query | Action::Abort { .. } => true,

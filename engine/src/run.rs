@@ -123,6 +123,8 @@ pub(crate) enum Step {
     Reach,
     Sleep(Duration),
     Wait,
+    /// Those who wait for others to end do not wait for this one.
+    WaitApart,
     /// Waits for work in the background that an aborted command waits for too.
     WaitAnyway,
 }
@@ -389,6 +391,18 @@ impl Steps {
         self.step(Step::Wait).await
     }
 
+    /// The same for the end of work in the background that takes long: who waits until the commands that are being processed
+    /// have ended does not wait for this one.
+    ///
+    /// # Errors
+    /// [`IoError::Aborted`] if the command was aborted.
+    pub async fn wait_apart(&self) -> IoResult {
+        if self.cell.rung.take() {
+            return Ok(0);
+        }
+        self.step(Step::WaitApart).await
+    }
+
     /// The same, whether the work has been aborted or not.
     pub(crate) async fn wait_anyway(&self) {
         if !self.cell.rung.take() {
@@ -558,6 +572,7 @@ impl RunCell {
             | Step::Reach
             | Step::Sleep(_)
             | Step::Wait
+            | Step::WaitApart
             | Step::WaitAnyway => return None,
         }))
     }

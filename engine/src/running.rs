@@ -16,6 +16,8 @@ pub(crate) struct Running {
     idle: Option<Idle>,
     /// It waits for others to end.
     settling: bool,
+    /// Those who wait for others to end do not wait for it.
+    apart: bool,
     /// A step that the store had no room for.
     put_back: Option<Step>,
     /// Where it waits for room.
@@ -52,7 +54,7 @@ pub(crate) enum Progress {
 
 impl Running {
     pub(crate) fn new(cell: Rc<RunCell>, future: RunFuture, rank: Rank) -> Self {
-        Self { cell, future, idle: None, settling: false, put_back: None, place: None, rank }
+        Self { cell, future, idle: None, settling: false, apart: false, put_back: None, place: None, rank }
     }
 
     /// The store has no room for this step now: it comes again when [`proceed`](Self::proceed) is called next.
@@ -74,7 +76,7 @@ impl Running {
     pub(crate) fn proceed(&mut self, answer: Option<IoResult>) -> Progress {
         let aborted = self.cell.is_aborted();
         self.idle = None;
-        self.settling = false;
+        (self.settling, self.apart) = (false, false);
         if let Some(step) = self.put_back.take()
             && !aborted
         {
@@ -99,6 +101,15 @@ impl Running {
     pub(crate) fn settle(&mut self) {
         self.idle = Some(Idle::Others);
         self.settling = true;
+    }
+
+    /// Those who wait for others to end do not wait for it from now on.
+    pub(crate) fn set_apart(&mut self) {
+        self.apart = true;
+    }
+
+    pub(crate) fn is_apart(&self) -> bool {
+        self.apart
     }
 
     pub(crate) fn is_settling(&self) -> bool {

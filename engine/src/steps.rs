@@ -197,6 +197,13 @@ impl Engine {
                 cx.timer(time, id);
             }
             Step::Wait => running.rest(Idle::Alarm),
+            Step::WaitApart => {
+                running.rest(Idle::Alarm);
+                running.set_apart();
+                if let Token::Task(command) = Token::decode(id.token) {
+                    self.check_waits(command, cx);
+                }
+            }
             Step::WaitAnyway => running.rest(Idle::Detached),
             // Later, for the tasks are in use now.
             Step::Abort(nexuses) => {

@@ -425,6 +425,27 @@ fn an_error_aborts_what_the_control_page_says() {
 }
 
 #[test]
+fn an_error_does_not_wait_for_what_waits_for_the_background() {
+    let mut rig = Rig::new(2);
+    let (a, b) = (rig.initiator(0), rig.initiator(1));
+    assert_eq!(rig.controlled(&a, 1, TaskAttribute::Simple, NACA), None);
+    assert_eq!(rig.send(&b, 2, "simple", &steps::APART.spec), None);
+    assert_eq!(rig.at_store(), 2);
+    rig.complete_one(Err(IoError::Os(5)));
+    assert_eq!(a.events(), [], "it still reads");
+    rig.complete_one(Ok(1));
+    assert_eq!(failed(&a, 1), AdditionalSense::UNRECOVERED_READ_ERROR);
+    rig.manage(&a, Function::ClearAca, 0);
+    rig.sim.settle();
+    assert_eq!(a.events(), [COMPLETE]);
+    assert_eq!(rig.controlled(&a, 3, TaskAttribute::Simple, NACA), None);
+    assert_eq!(rig.at_store(), 1);
+    rig.complete_one(Err(IoError::Os(5)));
+    assert_eq!(failed(&a, 3), AdditionalSense::UNRECOVERED_READ_ERROR, "it waits already");
+    assert_eq!(b.events(), []);
+}
+
+#[test]
 fn two_errors_do_not_wait_for_each_other() {
     let mut rig = Rig::new(2);
     let (a, b) = (rig.initiator(0), rig.initiator(1));

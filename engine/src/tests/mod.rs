@@ -64,7 +64,7 @@ static ECHO: Command<Toy> = Command {
     decode: |_, request| Ok(Plan::data(vec![request.priority, request.reference_number], 2)),
 };
 
-static COMMANDS: [&Command<Toy>; 10] = [
+static COMMANDS: [&Command<Toy>; 11] = [
     &READ,
     &TWO_STEPS,
     &ECHO,
@@ -75,6 +75,7 @@ static COMMANDS: [&Command<Toy>; 10] = [
     &steps::SETTLE,
     &ranges::CLAIM,
     &steps::DETACH,
+    &steps::APART,
 ];
 
 impl Device for Toy {

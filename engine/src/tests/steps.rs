@@ -73,6 +73,15 @@ async fn detach(run: Run) -> Result<(), Sense> {
     .await
 }
 
+/// Reads one byte, and waits for nobody.
+pub(super) static APART: Command<Toy> = command!(Opcode::FORMAT_UNIT, apart);
+
+async fn apart(run: Run) -> Result<(), Sense> {
+    let memory = Rc::new(Memory::zeroed(1));
+    run.read(0, &memory, 1).await.map_err(failed)?;
+    run.wait_apart().await.map(drop).map_err(failed)
+}
+
 fn pending(rig: &mut Rig, from: &Initiator, tag: u64, command: &Command<Toy>) {
     assert_eq!(rig.send(from, tag, "simple", &command.spec), None);
 }
