@@ -76,6 +76,13 @@ pub(crate) struct Selection {
     pub(crate) changes: bool,
 }
 
+impl Selection {
+    /// Whether the page was sent.
+    pub(crate) fn has(&self, code: ModePageCode) -> bool {
+        self.pages.iter().any(|(sent, _)| *sent == code)
+    }
+}
+
 /// Whole pages in hexadecimal, by their codes.
 #[derive(Clone, PartialEq, Eq, Default, Debug, Serialize, Deserialize)]
 #[serde(transparent)]

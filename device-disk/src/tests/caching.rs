@@ -84,9 +84,20 @@ fn disabling_the_cache_empties_it() {
     let mut rig = cached();
     set_wce(&mut rig, false).good();
     assert_eq!(rig.seen(), [Seen::Flush]);
-    set_wce(&mut rig, false).good();
     set_wce(&mut rig, true).good();
     assert_eq!(rig.seen(), []);
+}
+
+#[test]
+fn a_cache_that_could_not_be_emptied_is_emptied_by_the_next_who_disables_it() {
+    let away = Arc::new(Away::new(Arc::new(Ram::new(SIZE).unwrap())));
+    let mut rig = Rig::over(Options::default(), away.clone(), |caps| caps.volatile_cache = true);
+    away.set(true);
+    assert!(set_wce(&mut rig, false).code().is_some());
+    away.set(false);
+    rig.seen();
+    set_wce(&mut rig, false).good();
+    assert_eq!(rig.seen(), [Seen::Flush]);
 }
 
 #[test]

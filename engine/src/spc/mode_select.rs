@@ -5,7 +5,7 @@ use crate::mode::SavedModes;
 use crate::{
     Access, CommandSpec, Decoded, Direction, IoKind, LogicalUnit, Plan, Request, Reservation, Run, sense_of,
 };
-use lunette_scsi::mode::{BlockDescriptor, ModeForm, ModeParameterList};
+use lunette_scsi::mode::{BlockDescriptor, ModeForm, ModePageCode, ModeParameterList};
 use lunette_scsi::{Opcode, Sense};
 
 pub(crate) static MODE_SELECT_6: PrimaryCommand = PrimaryCommand {
@@ -47,7 +47,7 @@ fn select(request: &Request<'_>, form: ModeForm, length: u16) -> Decoded {
                 run.unit.select_modes(&list.pages)?
             }
         };
-        let cached = run.unit.write_cache_enabled();
+        let caching = selection.has(ModePageCode::page(0x08));
         if save {
             // All that can be saved is, whichever pages were sent (SPC-4 6.11).
             let (modes, nexus) = (run.unit.modes_to_save(&selection), run.nexus.clone());
@@ -63,7 +63,9 @@ fn select(request: &Request<'_>, form: ModeForm, length: u16) -> Decoded {
             run.unit.set_modes(&selection, &run.nexus);
         }
         // What the cache holds reaches the medium before it counts as disabled (SBC-4 6.5), also what is still being written.
-        if cached && !run.unit.write_cache_enabled() {
+        // It may hold something though it is disabled: the command that did that may have failed here.
+        let has_cache = run.unit.backing().is_some_and(|backing| backing.caps().volatile_cache);
+        if caching && has_cache && !run.unit.write_cache_enabled() {
             drop(turn);
             run.settle_anew().await.map_err(|error| sense_of(IoKind::Flush, error))?;
             run.flush().await.map_err(|error| sense_of(IoKind::Flush, error))?;
