@@ -21,6 +21,18 @@ pub(crate) fn used_by(pid: u32) -> Result<Duration> {
     Ok(Duration::new(time.tv_sec as u64, time.tv_nsec as u32))
 }
 
+/// User and system time of all children that have ended and were waited for.
+fn used_by_children() -> Result<Duration> {
+    let mut usage = std::mem::MaybeUninit::<libc::rusage>::zeroed();
+    // SAFETY: `usage` is valid for writes.
+    let failed = unsafe { libc::getrusage(libc::RUSAGE_CHILDREN, usage.as_mut_ptr()) };
+    ensure!(failed == 0, "getrusage: {}", std::io::Error::last_os_error());
+    // SAFETY: the kernel has written it, and zeroes were valid before.
+    let usage = unsafe { usage.assume_init() };
+    let time = |time: libc::timeval| Duration::new(time.tv_sec as u64, time.tv_usec as u32 * 1000);
+    Ok(time(usage.ru_utime) + time(usage.ru_stime))
+}
+
 /// CPU time used so far, by whom.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Usage {
@@ -31,6 +43,16 @@ pub(crate) struct Usage {
 }
 
 impl Usage {
+    /// With the children that have ended as the daemon.
+    pub(crate) fn of_children() -> Result<Self> {
+        Ok(Self {
+            at: Instant::now(),
+            daemon: used_by_children()?,
+            own: used_by(std::process::id())?,
+            machine: used_by_all()?,
+        })
+    }
+
     /// With `pid` as the daemon.
     pub(crate) fn now(pid: u32) -> Result<Self> {
         let daemon = used_by(pid)?;

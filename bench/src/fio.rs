@@ -7,6 +7,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
 
+use crate::cpu::Usage;
 use crate::load::Sample;
 use crate::load::workload::{Access, Direction, Workload};
 use crate::peers::{installed, output};
@@ -86,10 +87,13 @@ impl Fio {
         command.args(batching.options(workload.depth));
         command.arg(format!("--runtime={}ms", span.measured.as_millis()));
         command.arg(format!("--ramp_time={}ms", span.warm_up.as_millis()));
+        let before = Usage::of_children()?;
         let output = command.output()?;
+        let others = Usage::of_children()?.others_since(&before);
         ensure!(output.status.success(), "fio failed: {}", String::from_utf8_lossy(&output.stderr));
         let json = serde_json::from_slice(&output.stdout).context("fio's output is no JSON")?;
-        sample(&json, key).with_context(|| format!("fio's output lacks something: {json}"))
+        let sample = sample(&json, key).with_context(|| format!("fio's output lacks something: {json}"))?;
+        Ok(Sample { others, ..sample })
     }
 }
 

@@ -9,16 +9,13 @@ use anyhow::{Context, Result, bail};
 use rustix::system::uname;
 
 use crate::load::Sample;
-use crate::run::{Row, Settings, Tally};
+use crate::run::{QUIET, Row, Settings, Tally};
 
 const PREAMBLE: &str = "# Benchmark results
 
 Made by `cargo xtask bench`, which replaces the sections it runs. Both sides run on the same machine in the same run;
 the ratios are what counts, not the absolute figures.
 ";
-
-/// CPUs that others may take before figures count as disturbed.
-const QUIET: f64 = 0.15;
 
 /// A part of the report.
 pub(crate) struct Section {
@@ -146,7 +143,9 @@ impl Section {
         let disturbance = tally.disturbance();
         let verdict = if disturbance > QUIET { "; **too much: run again on an idle machine**" } else { "" };
         self.fact(format!(
-            "Other processes, the kernel's own included, took up to {disturbance:.2} CPUs{verdict}."
+            "Other processes, the kernel's own and other virtual machines took up to {disturbance:.2} CPUs{verdict}. {} runs, \
+             during which they took more than {QUIET}, were repeated.",
+            tally.repeated
         ));
         let first = tally.contenders.first().copied().unwrap_or_default();
         let ratio = match others {
@@ -372,7 +371,11 @@ mod tests {
             p99: Duration::ZERO,
         };
         let samples = vec![vec![sample(30.0, 100)], vec![sample(10.0, 400)], vec![]];
-        Tally { contenders: vec!["we", "they", "nobody"], rows: vec![Row { name: "r".into(), samples }] }
+        Tally {
+            contenders: vec!["we", "they", "nobody"],
+            rows: vec![Row { name: "r".into(), samples }],
+            repeated: 0,
+        }
     }
 
     fn section() -> Section {
