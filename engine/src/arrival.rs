@@ -80,9 +80,9 @@ impl Engine {
             itl.unit().allegiance_task_ended(itl.nexus.id(), command.tag);
         }
         if let Refusal::Sense(sense) = &refusal
-            && let Some(task) = self.fail_on_arrival(itl, command, sense)
+            && let Some(admission) = self.fail_on_arrival(itl, command, sense)
         {
-            return Admission::Admitted { task, wanted_out: 0, wanted_in: 0 };
+            return admission;
         }
         Admission::Ended(refusal.outcome(itl.unit()))
     }
@@ -157,11 +157,8 @@ impl Engine {
         outcome: Outcome,
         cx: &mut dyn Cx,
     ) -> Started {
-        let task = outcome.sense.as_ref().and_then(|sense| self.fail_on_arrival(itl, command, sense));
-        match task {
-            Some(task) => self.start(task, Sg::empty(), Sg::empty(), cx),
-            None => Started::Ended(outcome),
-        }
+        let admission = outcome.sense.as_ref().and_then(|sense| self.fail_on_arrival(itl, command, sense));
+        self.start_admitted(admission.unwrap_or(Admission::Ended(outcome)), cx)
     }
 
     fn enter(&self, itl: &Rc<Itl>, command: &CommandFrame<'_>, plan: Plan, cx: &mut dyn Cx) -> Admission {

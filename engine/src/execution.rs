@@ -177,6 +177,7 @@ impl Engine {
             None => Completion::Ended(outcome),
             Some(Abort::Silent(why)) => Completion::Aborted(why),
             Some(Abort::Told) => Completion::Ended(Outcome::status(Status::TASK_ABORTED)),
+            Some(Abort::TurnedBack) => Completion::Ended(Outcome::status(Status::BUSY)),
         };
         drop(tasks);
         let Some(itl) = self.end(id, cx) else { return };

@@ -8,7 +8,7 @@ use crate::engine::Engine;
 use crate::outcome::Outcome;
 use crate::plan::{Plan, RunPlan};
 use crate::run::Run;
-use crate::session::{CommandFrame, Itl};
+use crate::session::{Admission, CommandFrame, Itl};
 use crate::tasks::{Task, TaskId};
 use lunette_scsi::{Cdb, Sense, TaskAttribute};
 use lunette_store::{Cx, Sg};
@@ -26,22 +26,30 @@ pub(crate) enum OnError {
 }
 
 impl Engine {
-    /// Makes a task of a command that has failed on arrival, if it has something to do before it ends.
+    /// Makes a task of a command that has failed on arrival, if it has something to do before it ends. If there is no room for
+    /// one, the initiator is told that instead.
     #[cold]
     pub(crate) fn fail_on_arrival(
         &self,
         itl: &Rc<Itl>,
         command: &CommandFrame<'_>,
         sense: &Sense,
-    ) -> Option<TaskId> {
-        let plan = aftermath(itl, command.cdb, command.attribute, sense)?;
+    ) -> Option<Admission> {
+        if !has_aftermath(itl, command.cdb, command.attribute) {
+            return None;
+        }
+        let mut tasks = self.tasks.borrow_mut();
+        let Some(task) = tasks.vacant(&itl.share) else {
+            itl.shared.give_back(sense);
+            return Some(Admission::Ended(Outcome::no_room(itl.tasks.get() > 0)));
+        };
+        let plan = Plan::Run(aftermath(itl, command.cdb, command.attribute, sense));
         // Whatever its attribute, it is over.
         let command = CommandFrame { attribute: TaskAttribute::Simple, ..*command };
         let failure = Some(Box::new(*sense));
-        let task = Task { failure, enabled: true, ..Task::new(itl.clone(), &command, Plan::Run(plan)) };
-        let id = self.tasks.borrow_mut().insert(task)?;
+        tasks.occupy(task, Task { failure, enabled: true, ..Task::new(itl.clone(), &command, plan) });
         itl.set.began();
-        Some(id)
+        Some(Admission::Admitted { task, wanted_out: 0, wanted_in: 0 })
     }
 
     /// A task has come to `outcome`. If that is an error, it may have something to do before it ends.
@@ -57,7 +65,10 @@ impl Engine {
         else {
             return Some(outcome);
         };
-        let Some(plan) = aftermath(&task.itl, &task.cdb, task.attribute, sense) else { return Some(outcome) };
+        if !has_aftermath(&task.itl, &task.cdb, task.attribute) {
+            return Some(outcome);
+        }
+        let plan = aftermath(&task.itl, &task.cdb, task.attribute, sense);
         task.failure = Some(sense.clone());
         if task.plan.take().is_some() {
             self.check_transfers(id, cx);
@@ -67,20 +78,27 @@ impl Engine {
     }
 }
 
+/// Whether a command with this CDB and attribute has something to do before it ends with CHECK CONDITION.
+fn has_aftermath(itl: &Itl, cdb: &Cdb, attribute: TaskAttribute) -> bool {
+    let unit = itl.unit();
+    !unit.device().is_placeholder()
+        && (cdb.naca() || unit.on_error() != OnError::GoOn || is_answer_to_allegiance(itl, attribute))
+}
+
+fn is_answer_to_allegiance(itl: &Itl, attribute: TaskAttribute) -> bool {
+    attribute == TaskAttribute::Aca && itl.shared.gate.has_allegiance()
+}
+
 /// What a command does before it ends with CHECK CONDITION.
-fn aftermath(itl: &Itl, cdb: &Cdb, attribute: TaskAttribute, sense: &Sense) -> Option<RunPlan> {
-    let (unit, naca) = (itl.unit(), cdb.naca());
-    let is_answer_to_allegiance = attribute == TaskAttribute::Aca && itl.shared.gate.has_allegiance();
-    let on_error = unit.on_error();
-    if unit.device().is_placeholder() || !naca && on_error == OnError::GoOn && !is_answer_to_allegiance {
-        return None;
-    }
+fn aftermath(itl: &Itl, cdb: &Cdb, attribute: TaskAttribute, sense: &Sense) -> RunPlan {
+    let (unit, naca, on_error) = (itl.unit(), cdb.naca(), itl.unit().on_error());
+    let is_answer = is_answer_to_allegiance(itl, attribute);
     if naca {
         unit.establish_allegiance(itl.nexus.id());
     }
     let sense = *sense;
-    let steps = async move |run: Run| {
-        if is_answer_to_allegiance && !naca {
+    RunPlan::new(0, async move |run: Run| {
+        if is_answer && !naca {
             let _ = run.clear_allegiance().await;
         }
         // If this is aborted, the sense data is not told anyway.
@@ -93,9 +111,5 @@ fn aftermath(itl: &Itl, cdb: &Cdb, attribute: TaskAttribute, sense: &Sense) -> O
             let _ = run.settle().await;
         }
         Err(sense)
-    };
-    match Plan::run(0, steps) {
-        Plan::Run(plan) => Some(plan),
-        _ => None,
-    }
+    })
 }

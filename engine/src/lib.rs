@@ -80,6 +80,7 @@ mod statistics;
 mod steps;
 mod task_set;
 mod tasks;
+mod turn_back;
 mod turns;
 mod unit;
 

@@ -69,7 +69,7 @@ impl Outcome {
         match result {
             Ok(_) if io.kind == IoKind::Read => Self { moved_in: moving, ..ended(Status::GOOD) },
             Ok(_) => Self { moved_out: moving, ..ended(Status::GOOD) },
-            Err(IoError::Busy) => ended(Status::TASK_SET_FULL),
+            Err(IoError::Busy) => ended(Status::BUSY),
             Err(error) => Self::failed(itl.unit(), itl.unit().device().io_failed(&io, error)),
         }
     }

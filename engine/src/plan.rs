@@ -88,6 +88,16 @@ pub struct RunPlan {
     pub start: RunStart,
 }
 
+impl RunPlan {
+    /// Steps that need `wanted_out` bytes of data-out.
+    pub(crate) fn new<F>(wanted_out: u64, steps: impl FnOnce(Run) -> F + 'static) -> Self
+    where
+        F: Future<Output = Result<(), Sense>> + 'static,
+    {
+        Self { wanted_out, wanted_in: 0, start: Box::new(|run| Box::pin(steps(run))) }
+    }
+}
+
 impl Plan {
     /// GOOD without data.
     pub fn good() -> Self {
@@ -121,7 +131,7 @@ impl Plan {
     where
         F: Future<Output = Result<(), Sense>> + 'static,
     {
-        Plan::Run(RunPlan { wanted_out, wanted_in, start: Box::new(|run| Box::pin(steps(run))) })
+        Plan::Run(RunPlan { wanted_in, ..RunPlan::new(wanted_out, steps) })
     }
 
     /// The same, with its range taken if it reads or writes.

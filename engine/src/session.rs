@@ -240,6 +240,13 @@ impl Session {
         self.engine.abandon(task, cx);
     }
 
+    /// Ends with BUSY what the nexus has sent and what has not begun, on all reactors; [`Responder::command_ended`] follows
+    /// for each. What has begun comes to its end. This is for a transport that has to come to rest: ORDERED commands and
+    /// auto contingent allegiances of other initiators may hold back what has not begun for as long as they like.
+    pub fn turn_back(&self, cx: &mut dyn Cx) {
+        self.engine.turn_back(self, cx);
+    }
+
     /// Carries out a task management function; [`Responder::management_ended`] follows, with `cookie`.
     pub fn manage(&self, management: &Management, cookie: u64, cx: &mut dyn Cx) {
         self.engine.manage(self, management, cookie, cx);

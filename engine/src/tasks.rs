@@ -50,6 +50,8 @@ pub(crate) enum Abort {
     Silent(Aborted),
     /// With TASK ABORTED.
     Told,
+    /// With BUSY: it has not begun, and its transport waits for it.
+    TurnedBack,
 }
 
 pub(crate) struct Task {

@@ -68,6 +68,11 @@ impl Sessions {
         targets.filter_map(|target| self.open(*target, self.opened.get(usize::from(*target))?, cx)).collect()
     }
 
+    /// Has what they have sent and what has not begun come back.
+    pub(crate) fn turn_back(&self, cx: &mut dyn Cx) {
+        self.opened.iter().filter_map(|cell| cell.get()).for_each(|session| session.turn_back(cx));
+    }
+
     #[cold]
     fn open<'a>(&self, target: u8, cell: &'a OnceCell<Box<Session>>, cx: &mut dyn Cx) -> Option<&'a Session> {
         let nexus = self.targets.0.get(&target)?;

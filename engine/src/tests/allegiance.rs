@@ -277,6 +277,64 @@ fn a_command_without_a_place_leaves_that_of_the_allegiance() {
 }
 
 #[test]
+fn an_error_that_finds_no_place_is_not_told() {
+    let mut rig = Rig::new(1);
+    let [a, c] = ["a", "c"].map(|name| Nexus::new(name, rig.port.clone()));
+    let (a, c) = (rig.open(&a, 0), rig.open(&c, 0));
+    room::admit_all(&mut rig, &a);
+    room::admit_all(&mut rig, &c);
+    let condition = AdditionalSense::MODE_PARAMETERS_CHANGED;
+    a.session.nexus().itl(&rig.unit).establish(condition);
+    assert_eq!(rig.status(&a, NACA), Some(Status::TASK_SET_FULL));
+    assert!(!rig.unit.has_allegiance());
+    assert_eq!(a.session.nexus().itl(&rig.unit).attention(), Some(condition), "it is still to be told");
+}
+
+/// A transport has to come to rest while others hold back what it has sent.
+#[test]
+fn what_has_not_begun_is_turned_back() {
+    let mut rig = Rig::new(2);
+    let (a, nexus) = (rig.initiator(0), Nexus::new("b", rig.port.clone()));
+    let (here, there) = (rig.open(&nexus, 0), rig.session(&nexus, 1));
+    assert_eq!(rig.controlled(&a, 1, TaskAttribute::Simple, NACA), None);
+    rig.read(&here, 2, "simple");
+    rig.read(&here, 3, "ordered");
+    rig.read(&there, 4, "simple");
+    rig.read(&a, 5, "simple");
+    assert_eq!(rig.at_store(), 2);
+    rig.complete_one(Err(IoError::Os(5)));
+    here.session.turn_back(rig.sim.cx(0));
+    rig.sim.settle();
+    let turned_back = |tag| Event::Ended(tag, Completion::Ended(Outcome::status(Status::BUSY)));
+    assert_eq!(here.events(), [turned_back(3)]);
+    assert_eq!(there.events(), [turned_back(4)]);
+    rig.complete_one(Ok(1));
+    assert_eq!(here.good(), [2]);
+    assert_eq!(failed(&a, 1), AdditionalSense::UNRECOVERED_READ_ERROR);
+    rig.manage(&a, Function::ClearAca, 0);
+    rig.complete_all();
+    assert_eq!(a.events().remove(0), COMPLETE);
+    rig.read(&there, 6, "ordered");
+    rig.complete_all();
+    assert_eq!(there.good(), [6]);
+}
+
+#[test]
+fn what_waits_for_room_is_turned_back() {
+    let mut rig = Rig::new(1);
+    let a = rig.initiator(0);
+    for tag in 0..ROOM as u64 + 3 {
+        rig.read(&a, tag, "simple");
+    }
+    assert_eq!(rig.at_store(), ROOM);
+    a.session.turn_back(rig.sim.cx(0));
+    rig.sim.settle();
+    assert_eq!(a.events().len(), 3);
+    rig.complete_all();
+    assert_eq!(a.good().len(), ROOM);
+}
+
+#[test]
 fn a_command_that_asks_no_more_ends_the_allegiance_by_failing() {
     for (control, status) in [(NACA, Some(Status::ACA_ACTIVE)), (0, None)] {
         let mut rig = Rig::new(2);

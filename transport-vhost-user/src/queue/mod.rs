@@ -168,6 +168,10 @@ impl Queue {
             self.leave_behind(&mut state, cx);
         }
         self.wake(&mut state, cx);
+        if !state.has_settled() {
+            // Others may hold it back for as long as they like.
+            self.sessions.turn_back(cx);
+        }
         self.settle(&mut state, cx);
     }
 
@@ -201,11 +205,12 @@ impl Queue {
 
     /// Tells the connection if what it asked for has come true.
     fn settle(&self, state: &mut State, cx: &mut dyn Cx) {
-        let stops = !state.setup.started || state.suspended;
-        if !state.past.is_empty() || (stops && state.in_flight > 0) {
+        if !state.has_settled() {
             return;
         }
-        if stops && let Some(ring) = &state.ring {
+        if state.stops()
+            && let Some(ring) = &state.ring
+        {
             state.base = ring.base();
             state.publish();
             state.ring = None;

@@ -29,7 +29,7 @@ pub(crate) struct State {
     epoch: u64,
     pub(super) first_epoch: u64,
     /// Requests under way in the ring's memory.
-    pub(super) in_flight: u16,
+    pub(crate) in_flight: u16,
     /// Memory that is no more the ring's, with requests under way in it.
     pub(super) past: Vec<Past>,
     /// What the connection waits for.
@@ -84,6 +84,16 @@ impl State {
 
     pub(super) fn active(&self) -> bool {
         self.ring.is_some() && self.setup.started && !self.suspended
+    }
+
+    /// Whether the ring is to be let go of.
+    pub(super) fn stops(&self) -> bool {
+        !self.setup.started || self.suspended
+    }
+
+    /// Whether nothing of a former state is in use.
+    pub(super) fn has_settled(&self) -> bool {
+        self.past.is_empty() && !(self.stops() && self.in_flight > 0)
     }
 
     pub(super) fn start(&mut self, memory: Arc<MemoryMap>) -> Result<(), RingError> {

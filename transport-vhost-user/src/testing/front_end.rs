@@ -40,6 +40,8 @@ pub(crate) struct FrontEnd {
     pub(crate) guest: Guest,
     /// Where commands go: the first bytes of their address.
     pub(crate) unit: [u8; 4],
+    /// The task attribute of commands: 0 SIMPLE, 1 ORDERED.
+    pub(crate) attribute: u8,
 }
 
 fn wait_readable(fd: impl AsFd) -> bool {
@@ -64,7 +66,7 @@ impl FrontEnd {
 
     fn over(stream: UnixStream, size: u64) -> Self {
         let (protocol, guest, unit) = (Frontend::new(), Guest::new(size), [1, 0, 0x40, 0]);
-        Self { socket: stream.into(), decoder: Decoder::new(), protocol, guest, unit }
+        Self { socket: stream.into(), decoder: Decoder::new(), protocol, guest, unit, attribute: 0 }
     }
 
     /// Connects, negotiates, shares the memory.
@@ -266,7 +268,7 @@ impl FrontEnd {
         let mut header = self.unit.to_vec();
         header.resize(8, 0);
         header.extend(u64::from(head).to_le_bytes());
-        header.extend([0; 3]);
+        header.extend([self.attribute, 0, 0]);
         header.extend(cdb);
         header.resize(51, 0);
         self.guest.write(at, &header);

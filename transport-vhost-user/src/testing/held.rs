@@ -2,7 +2,7 @@
 
 use lunette_reactor::Reactors;
 use lunette_store::held::{Operation, count, take};
-use lunette_store::{Backing, Cx, ReactorId};
+use lunette_store::{Backing, Cx, IoError, ReactorId};
 use std::sync::Arc;
 
 /// A store that holds all operations.
@@ -27,6 +27,16 @@ pub(crate) fn release(reactors: &Reactors, on: u16, byte: u8) {
     let end = move |cx: &mut dyn Cx| {
         while let Some(operation) = take(0, cx) {
             fill_and_end(&operation, byte, cx);
+        }
+    };
+    reactors.call(ReactorId(on), end).unwrap();
+}
+
+/// Has all operations of a reactor fail.
+pub(crate) fn fail(reactors: &Reactors, on: u16) {
+    let end = move |cx: &mut dyn Cx| {
+        while let Some(operation) = take(0, cx) {
+            cx.complete(operation.id, Err(IoError::Os(5)));
         }
     };
     reactors.call(ReactorId(on), end).unwrap();
