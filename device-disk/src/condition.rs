@@ -4,7 +4,7 @@
 use crate::operation::{Kind, Operation};
 use lunette_engine::{LogicalUnit, Nexus, NexusId, NotReady, Progress, Run};
 use lunette_scsi::{AdditionalSense, Sense};
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// An operation that goes on or has failed, and how far it has come.
@@ -24,8 +24,9 @@ struct State {
     /// The nexuses that prevent the removal of the medium.
     preventing: HashSet<NexusId>,
     operation: Option<Underway>,
-    /// Why the medium cannot be used before something is put right that the last run of the program has left.
-    recovering: Option<AdditionalSense>,
+    /// What was left half written and has to be put right before the medium can be used: where it is, and why that takes
+    /// its time.
+    recovering: BTreeMap<u64, AdditionalSense>,
 }
 
 /// How an operation keeps commands out.
@@ -38,8 +39,8 @@ fn keeps_out((operation, progress): &Underway) -> NotReady {
 
 impl State {
     fn not_ready(&self) -> Option<NotReady> {
-        if let Some(why) = self.recovering {
-            return Some(NotReady::because(why));
+        if let Some(why) = self.recovering.values().max_by_key(|why| (why.asc, why.ascq)) {
+            return Some(NotReady::because(*why));
         }
         self.operation.as_ref().map(keeps_out).or_else(|| self.at_rest())
     }
@@ -186,9 +187,14 @@ impl Condition {
         self.change(unit, |state| state.operation = operation);
     }
 
-    /// The medium cannot be used for this reason, until something is put right that the last run of the program has left.
-    pub(crate) fn recover(&self, unit: &LogicalUnit, why: Option<AdditionalSense>) {
-        self.change(unit, |state| state.recovering = why);
+    /// The medium cannot be used for this reason, until what was left half written at `offset` is put right.
+    pub(crate) fn recover(&self, unit: &LogicalUnit, offset: u64, why: AdditionalSense) {
+        self.change(unit, |state| state.recovering.insert(offset, why));
+    }
+
+    /// What was left half written at `offset` is put right.
+    pub(crate) fn recovered(&self, unit: &LogicalUnit, offset: u64) {
+        self.change(unit, |state| state.recovering.remove(&offset));
     }
 
     /// The operation that goes on or has failed.

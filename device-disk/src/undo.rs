@@ -45,20 +45,66 @@ impl Undo {
         steps.save(&turn, &self.section(), Some(self.clone()), |_| ()).await
     }
 
-    /// Writes it back, block by block, all that can be. Where there was no room for the new ones there is none for the old
-    /// ones either, but there they are still.
+    /// Writes it back, block by block, all that can be. A block that cannot be written, but still holds the old content, is
+    /// as good.
     pub(crate) async fn carry_out(&self, steps: &Steps, geometry: Geometry) -> Result<(), Sense> {
         let mut result = Ok(());
         for part in self.extent().steps(geometry.block()) {
             let at = (part.offset - self.offset) as usize;
-            let bytes = Rc::new(Memory::from_bytes(&self.bytes.0[at..at + part.length as usize]));
-            match steps.write(part.offset, &bytes, part.length, false).await {
-                Ok(_) | Err(IoError::NoSpace) => {}
-                Err(error) => result = result.and(Err(failed(steps, part, error))),
+            let old = &self.bytes.0[at..at + part.length as usize];
+            let bytes = Rc::new(Memory::from_bytes(old));
+            if let Err(error) = steps.write(part.offset, &bytes, part.length, false).await
+                && !holds(steps, part, old).await
+            {
+                result = result.and(Err(failed(steps, part, error)));
             }
         }
         let flushed = steps.flush().await.map(drop);
         result.and(flushed.map_err(|error| failed(steps, self.extent(), error)))
+    }
+
+    /// Writes it back, however often that has to be tried, and forgets it. The medium cannot be used meanwhile, for a part
+    /// of what was to be written as a whole would be seen.
+    pub(crate) async fn insist(
+        &self,
+        steps: &Steps,
+        condition: &Condition,
+        geometry: Geometry,
+    ) -> Result<(), Sense> {
+        let mut failures = 0u64;
+        while let Err(sense) = self.carry_out(steps, geometry).await {
+            let why = AdditionalSense::LOGICAL_UNIT_NOT_READY_MANUAL_INTERVENTION_REQUIRED;
+            condition.recover(&steps.unit, self.offset, why);
+            if failures == 0 {
+                let Extent { offset, length } = self.extent();
+                tracing::error!(
+                    serial = steps.unit.identity.serial, offset, length, why = %sense.additional,
+                    "an atomic write has failed half way and cannot be undone; the disk is not ready until it is"
+                );
+            }
+            failures += 1;
+            rest(steps).await?;
+        }
+        if failures > 0 {
+            tracing::info!(serial = steps.unit.identity.serial, failures, "the atomic write is undone");
+        }
+        forget(steps, &self.section()).await?;
+        condition.recovered(&steps.unit, self.offset);
+        Ok(())
+    }
+
+    /// The same in the background. Until it has been done, `held` is.
+    pub(crate) fn insist_later(
+        self,
+        steps: &Steps,
+        condition: Arc<Condition>,
+        geometry: Geometry,
+        held: impl Send + 'static,
+    ) {
+        steps.unit.begin(&*steps.poster(), async move |steps| {
+            let _held = held;
+            self.insist(&steps, &condition, geometry).await
+        });
     }
 
     /// Whether it is of whole blocks inside a disk of this geometry: it may have been saved by one of another.
@@ -74,6 +120,12 @@ impl Undo {
     }
 }
 
+/// Whether there is this content.
+async fn holds(steps: &Steps, Extent { offset, length }: Extent, content: &[u8]) -> bool {
+    let found = Rc::new(Memory::zeroed(length as usize));
+    steps.read(offset, &found, length).await.is_ok() && found.to_vec() == content
+}
+
 /// This is not to be written back any more. That has to be saved before anybody else writes there, however long it takes.
 /// Between two tries others have their turn, to fail as well.
 pub(crate) async fn forget(steps: &Steps, section: &str) -> Result<(), Sense> {
@@ -83,13 +135,11 @@ pub(crate) async fn forget(steps: &Steps, section: &str) -> Result<(), Sense> {
     Ok(())
 }
 
-/// All that has to be written back, and where it is saved.
-fn left(unit: &LogicalUnit) -> Result<Vec<(String, Undo)>, StateError> {
+/// All that has to be written back.
+fn left(unit: &LogicalUnit) -> Result<Vec<Undo>, StateError> {
     let saved = unit.saved();
-    let undo =
-        |section: &str| saved.get::<Option<Undo>>(section).map(|undo| Some((section.to_owned(), undo?)));
     let sections = saved.sections().filter(|section| section.starts_with(SECTIONS));
-    sections.filter_map(|section| undo(section).transpose()).collect()
+    sections.filter_map(|section| saved.get::<Option<Undo>>(section).transpose()).collect()
 }
 
 async fn rest(steps: &Steps) -> Result<(), Sense> {
@@ -111,12 +161,12 @@ pub(crate) fn restore(
     condition: &Condition,
     geometry: Geometry,
 ) -> Result<(), StateError> {
-    for (_, undo) in left(unit)? {
+    for undo in left(unit)? {
         if !undo.fits(geometry) {
             return Err(StateError("an interrupted write was for a larger disk or other blocks".into()));
         }
         let why = AdditionalSense::LOGICAL_UNIT_IS_IN_PROCESS_OF_BECOMING_READY;
-        condition.recover(unit, Some(why));
+        condition.recover(unit, undo.offset, why);
     }
     Ok(())
 }
@@ -134,15 +184,9 @@ pub(crate) fn resume(
         return;
     }
     unit.begin(post, async move |steps| {
-        for (section, undo) in left {
-            while undo.carry_out(&steps, geometry).await.is_err() {
-                let why = AdditionalSense::LOGICAL_UNIT_NOT_READY_MANUAL_INTERVENTION_REQUIRED;
-                condition.recover(&steps.unit, Some(why));
-                rest(&steps).await?;
-            }
-            forget(&steps, &section).await?;
+        for undo in left {
+            undo.insist(&steps, &condition, geometry).await?;
         }
-        condition.recover(&steps.unit, None);
         Ok(())
     });
 }

@@ -48,6 +48,7 @@ fn decode(disk: &Disk, request: &Request<'_>) -> Decoded {
     let Extent { offset, length } = extent;
     check_data_out(request, length)?;
     let (geometry, durable, atomic_writes) = (disk.geometry, disk.volatile_cache, disk.atomic_writes.clone());
+    let condition = disk.condition.clone();
     Ok(Plan::run(length, async move |run| {
         has_all_data_out(&run, length)?;
         let range = run.claim(extent.bytes()).await?;
@@ -57,18 +58,19 @@ fn decode(disk: &Disk, request: &Request<'_>) -> Decoded {
         let new = run.data_out(0, length);
         // Once it has begun, it comes to an end.
         run.detach(async move |steps, hold| {
-            let _used = (range, place);
-            let result = async {
-                undo.save(&steps, turn).await?;
-                let new = Rc::new(Memory::from_bytes(&new));
-                if let Err(error) = steps.write(offset, &new, length, durable).await {
-                    undo.carry_out(&steps, geometry).await?;
-                    return Err(undo::failed(&steps, extent, error));
-                }
-                Ok(())
+            let used = (range, place);
+            let saved = undo.save(&steps, turn).await;
+            let new = Rc::new(Memory::from_bytes(&new));
+            let result = match saved {
+                Ok(()) => steps.write(offset, &new, length, durable).await.map(drop),
+                Err(_) => Ok(()),
             };
-            let result = result.await;
+            let result = saved.and(result.map_err(|error| undo::failed(&steps, extent, error)));
             steps.count(Counted::Write, length, &result);
+            if saved.is_ok() && result.is_err() && undo.carry_out(&steps, geometry).await.is_err() {
+                undo.insist_later(&steps, condition, geometry, used);
+                return result;
+            }
             // It writes no more.
             drop(hold);
             undo::forget(&steps, &undo.section()).await?;

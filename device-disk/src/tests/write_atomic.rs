@@ -7,6 +7,7 @@ use lunette_store::ram::Ram;
 use lunette_store::{Backing, Caps, Cx, IoError, IoId, Op, Store, Submit};
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Duration;
 
 const BLOCKS: u64 = SIZE / 512;
@@ -147,6 +148,66 @@ fn a_block_that_cannot_be_written_back_keeps_no_others_from_it() {
     let before = rig.read(0, 8);
     assert_eq!(rig.ask(&write_atomic(0, 8), &[9; 8 * 512], 0).refused(), (3, 0x0c, 0));
     assert_eq!(rig.read(0, 8), before);
+}
+
+/// Half of what is long is written, and then nothing more until the store works again.
+struct Broken {
+    inner: Arc<dyn Backing>,
+    works: Arc<AtomicBool>,
+}
+
+struct BrokenStore(Arc<AtomicBool>, Rc<dyn Store>);
+
+impl Backing for Broken {
+    fn caps(&self) -> &Caps {
+        self.inner.caps()
+    }
+
+    fn attach(&self, cx: &mut dyn Cx) -> Rc<dyn Store> {
+        Rc::new(BrokenStore(self.works.clone(), self.inner.attach(cx)))
+    }
+}
+
+impl Store for BrokenStore {
+    fn caps(&self) -> &Caps {
+        self.1.caps()
+    }
+
+    fn submit(&self, op: Op<'_>, id: IoId, cx: &mut dyn Cx) -> Submit {
+        match op {
+            Op::Write { from, .. } if !self.0.load(Relaxed) => {
+                if from.len() == 4096 {
+                    self.1.submit(op.with_sg(from.part(0, 2048)), id, cx);
+                }
+                Submit::Done(Err(IoError::Os(5)))
+            }
+            _ => self.1.submit(op, id, cx),
+        }
+    }
+}
+
+#[test]
+fn nobody_uses_a_disk_on_which_a_write_is_half_undone() {
+    let keeper = Arc::new(RamKeeper::limited(99));
+    let inner: Arc<dyn Backing> = Arc::new(Ram::new(SIZE).unwrap());
+    let works = Arc::new(AtomicBool::new(true));
+    let broken = || Arc::new(Broken { inner: inner.clone(), works: works.clone() });
+    let mut rig = keeping(Rig::over(Options::default(), broken(), |_| {}), &keeper);
+    rig.write(0, &pattern(8));
+    works.store(false, Relaxed);
+    assert_eq!(rig.ask(&write_atomic(0, 8), &[9; 4096], 0).refused(), (3, 0x0c, 0), "it is told at once");
+    rig.pass(Duration::from_secs(3));
+    assert_eq!(rig.ask(&cdb(Opcode::READ_10, 0, 8), &[], 4096).refused(), (2, 0x04, 0x03));
+    // Nor after a restart.
+    let mut rig = keeping(Rig::over(Options::default(), broken(), |_| {}), &keeper);
+    rig.resume();
+    rig.pass(Duration::from_secs(3));
+    assert_eq!(rig.ask(&[0; 6], &[], 0).refused(), (2, 0x04, 0x03));
+    works.store(true, Relaxed);
+    rig.pass(Duration::from_secs(2));
+    assert_eq!(rig.read(0, 8), pattern(8));
+    rig.ask(&write_atomic(0, 8), &[9; 4096], 0).good();
+    assert_eq!(rig.read(0, 8), [9; 4096]);
 }
 
 #[test]
