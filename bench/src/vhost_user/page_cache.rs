@@ -33,7 +33,7 @@ pub(crate) fn compare(settings: &Settings) -> Result<Section> {
     let peer = peers::vhost_device_scsi()?;
     let storage_daemon = StorageDaemon::find()?;
     let fio = Fio::find()?;
-    let file = disk::in_page_cache(settings)?;
+    let file = disk::in_page_cache(WRITTEN, settings)?;
     let unit = format!("disk:{},w", file.display());
     let lunette = settings.lunette();
     let mut contenders: Vec<Contender<'_, GuestCell>> = Vec::new();
@@ -66,7 +66,7 @@ pub(crate) fn compare(settings: &Settings) -> Result<Section> {
         "One file of {} MiB ({}) in the page cache; one request queue of {} entries, indirect descriptors, EVENT_IDX; \
          the guest shows each request as it is made, and sleeps on the call eventfd. \"polled\": the guest spins, and \
          lunette has `--poll always`. \"pinned\": the guest on the last CPU, the daemon on the others. Writes go to the \
-         first {} MiB, whose pages are dirty before.",
+         first {} MiB, which are in the page cache page by page, not in large folios, and dirty before.",
         disk::SIZE >> 20,
         disk::file_system(&file)?,
         super::initiator::QUEUE_SIZE,
