@@ -4,7 +4,7 @@ use crate::crew::{Crew, Work};
 use crate::lanes::{Lanes, Queue};
 use crate::transfer::Transfer;
 use lunette_store::{FileOp, IoId, ReactorId, Submit};
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 /// Most transfers that are kept for later.
@@ -15,7 +15,8 @@ pub(crate) struct Handover {
     reactor: ReactorId,
     most: u32,
     under_way: u32,
-    queues: HashMap<Queue, Used>,
+    /// Few, and looked up for each operation.
+    queues: BTreeMap<Queue, Used>,
     /// Transfers of no use now, with room for their lists.
     spare: Vec<Transfer>,
 }
@@ -28,7 +29,7 @@ struct Used {
 impl Handover {
     /// At most `most` operations are under way at a time.
     pub(crate) fn new(reactor: ReactorId, most: u32) -> Self {
-        Self { reactor, most, under_way: 0, queues: HashMap::new(), spare: Vec::new() }
+        Self { reactor, most, under_way: 0, queues: BTreeMap::new(), spare: Vec::new() }
     }
 
     /// Has a thread of `queue` carry out `op`. A queue may have as many under way as it leaves: half of all if it is the

@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 const WIDTH: usize = 4;
 
 /// What waits for nothing else.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, PartialOrd, Ord)]
 pub(crate) enum Queue {
     /// An ordered lane, by number.
     Lane(u32),
