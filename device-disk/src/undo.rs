@@ -6,7 +6,9 @@
 
 use crate::condition::Condition;
 use crate::extent::{Extent, Geometry};
-use lunette_engine::{HexBytes, Io, IoKind, LogicalUnit, StateError, Steps, Turn, sense_of};
+use lunette_engine::{
+    HexBytes, Io, IoKind, LogicalUnit, NotReady, RangeUse, StateError, Steps, Turn, sense_of,
+};
 use lunette_scsi::{AdditionalSense, Sense};
 use lunette_store::{IoError, Memory, Post};
 use serde::{Deserialize, Serialize};
@@ -18,6 +20,8 @@ use std::time::Duration;
 const SECTIONS: &str = "undo";
 /// How long to wait before what has to be done is tried again.
 const RETRY: Duration = Duration::from_secs(1);
+/// After how many tries in vain somebody has to see to it.
+const FAILURES: u64 = 3;
 
 /// What some blocks have held.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize, Debug)]
@@ -45,8 +49,8 @@ impl Undo {
         steps.save(&turn, &self.section(), Some(self.clone()), |_| ()).await
     }
 
-    /// Writes it back, block by block, all that can be. A block that cannot be written, but still holds the old content, is
-    /// as good.
+    /// Writes it back, block by block, all that can be. A block that cannot be written is as good if nobody can see anything
+    /// else there: it still holds the old content, or it cannot be read either, though the store is there.
     pub(crate) async fn carry_out(&self, steps: &Steps, geometry: Geometry) -> Result<(), Sense> {
         let mut result = Ok(());
         for part in self.extent().steps(geometry.block()) {
@@ -54,7 +58,7 @@ impl Undo {
             let old = &self.bytes.0[at..at + part.length as usize];
             let bytes = Rc::new(Memory::from_bytes(old));
             if let Err(error) = steps.write(part.offset, &bytes, part.length, false).await
-                && !holds(steps, part, old).await
+                && shows_other(steps, part, old).await
             {
                 result = result.and(Err(failed(steps, part, error)));
             }
@@ -65,44 +69,42 @@ impl Undo {
 
     /// Writes it back, however often that has to be tried, and forgets it. The medium cannot be used meanwhile, for a part
     /// of what was to be written as a whole would be seen.
-    pub(crate) async fn insist(
-        &self,
-        steps: &Steps,
-        condition: &Condition,
-        geometry: Geometry,
-    ) -> Result<(), Sense> {
+    async fn insist(&self, steps: &Steps, condition: &Condition, geometry: Geometry) -> Result<(), Sense> {
         let mut failures = 0u64;
         while let Err(sense) = self.carry_out(steps, geometry).await {
-            let why = AdditionalSense::LOGICAL_UNIT_NOT_READY_MANUAL_INTERVENTION_REQUIRED;
-            condition.recover(&steps.unit, self.offset, why);
-            if failures == 0 {
+            failures += 1;
+            if failures == FAILURES {
+                let why = AdditionalSense::LOGICAL_UNIT_NOT_READY_MANUAL_INTERVENTION_REQUIRED;
+                condition.recover(&steps.unit, self.offset, why);
                 let Extent { offset, length } = self.extent();
                 tracing::error!(
                     serial = steps.unit.identity.serial, offset, length, why = %sense.additional,
-                    "an atomic write has failed half way and cannot be undone; the disk is not ready until it is"
+                    "a write that was to be atomic cannot be undone; until it is, the disk is not ready"
                 );
             }
-            failures += 1;
             rest(steps).await?;
-        }
-        if failures > 0 {
-            tracing::info!(serial = steps.unit.identity.serial, failures, "the atomic write is undone");
         }
         forget(steps, &self.section()).await?;
         condition.recovered(&steps.unit, self.offset);
+        if failures >= FAILURES {
+            tracing::info!(serial = steps.unit.identity.serial, "the write is undone");
+        }
         Ok(())
     }
 
-    /// The same in the background. Until it has been done, `held` is.
+    /// The same in the background, with the `range` claimed that it is in. Who waits for a part of that waits no more.
     pub(crate) fn insist_later(
         self,
         steps: &Steps,
         condition: Arc<Condition>,
         geometry: Geometry,
-        held: impl Send + 'static,
+        range: RangeUse,
     ) {
+        let why = AdditionalSense::LOGICAL_UNIT_IS_IN_PROCESS_OF_BECOMING_READY;
+        condition.recover(&steps.unit, self.offset, why);
+        range.refuse_others(NotReady::because(why).sense());
         steps.unit.begin(&*steps.poster(), async move |steps| {
-            let _held = held;
+            let _range = range;
             self.insist(&steps, &condition, geometry).await
         });
     }
@@ -120,10 +122,10 @@ impl Undo {
     }
 }
 
-/// Whether there is this content.
-async fn holds(steps: &Steps, Extent { offset, length }: Extent, content: &[u8]) -> bool {
+/// Whether there is something else than this content.
+async fn shows_other(steps: &Steps, Extent { offset, length }: Extent, content: &[u8]) -> bool {
     let found = Rc::new(Memory::zeroed(length as usize));
-    steps.read(offset, &found, length).await.is_ok() && found.to_vec() == content
+    steps.read(offset, &found, length).await.is_ok() && found.to_vec() != content
 }
 
 /// This is not to be written back any more. That has to be saved before anybody else writes there, however long it takes.
@@ -138,8 +140,16 @@ pub(crate) async fn forget(steps: &Steps, section: &str) -> Result<(), Sense> {
 /// All that has to be written back.
 fn left(unit: &LogicalUnit) -> Result<Vec<Undo>, StateError> {
     let saved = unit.saved();
-    let sections = saved.sections().filter(|section| section.starts_with(SECTIONS));
-    sections.filter_map(|section| saved.get::<Option<Undo>>(section).transpose()).collect()
+    let mut all = Vec::new();
+    for section in saved.sections().filter(|section| section.starts_with(SECTIONS)) {
+        let Some(undo) = saved.get::<Option<Undo>>(section)? else { continue };
+        if undo.section() != section {
+            // It could not be forgotten by its name.
+            return Err(StateError(format!("the section {section:?} belongs elsewhere")));
+        }
+        all.push(undo);
+    }
+    Ok(all)
 }
 
 async fn rest(steps: &Steps) -> Result<(), Sense> {

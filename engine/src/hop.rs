@@ -9,11 +9,12 @@
 use crate::engine::Engine;
 use crate::outcome::{Aborted, Completion};
 use crate::session::{CommandFrame, Responder, Session, Started};
+use crate::tasks::Task;
 use crate::{Nexus, NexusId};
 use lunette_scsi::{Cdb, ServiceResponse};
 use lunette_store::{Cx, ReactorId, Sg, SgList};
 use std::cell::{Cell, RefCell};
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
 
@@ -30,6 +31,7 @@ pub(crate) struct Hops {
 }
 
 struct Away {
+    at: ReactorId,
     responder: Weak<dyn Responder>,
     cookie: u64,
 }
@@ -43,6 +45,18 @@ struct Origin {
     reactor: ReactorId,
     /// What the command is known by there.
     ticket: u64,
+}
+
+/// Some of the commands of other reactors.
+pub(crate) struct Selection {
+    responder: Weak<dyn Responder>,
+    cookies: HashSet<u64>,
+}
+
+impl Selection {
+    pub(crate) fn include(&self, task: &Task) -> bool {
+        task.itl.responder.ptr_eq(&self.responder) && self.cookies.contains(&task.cookie)
+    }
 }
 
 /// A command on its way.
@@ -76,6 +90,24 @@ impl Hops {
         self.sessions.borrow_mut().remove(&nexus);
     }
 
+    /// The tickets of a responder's commands that are away, by where they are.
+    pub(crate) fn away_of(&self, responder: &Weak<dyn Responder>) -> BTreeMap<ReactorId, HashSet<u64>> {
+        let mut tickets = BTreeMap::<_, HashSet<_>>::new();
+        for (ticket, away) in self.away.borrow().iter().filter(|(_, away)| away.responder.ptr_eq(responder)) {
+            tickets.entry(away.at).or_default().insert(*ticket);
+        }
+        tickets
+    }
+
+    /// The commands of another reactor that are here with one of these tickets.
+    pub(crate) fn visitors(&self, from: ReactorId, tickets: &HashSet<u64>) -> Selection {
+        let visitors = self.visitors.0.borrow();
+        let wanted = |origin: &Origin| origin.reactor == from && tickets.contains(&origin.ticket);
+        let cookies =
+            visitors.iter().filter(|(_, origin)| wanted(origin)).map(|(cookie, _)| *cookie).collect();
+        Selection { responder: Rc::downgrade(&self.visitors) as Weak<dyn Responder>, cookies }
+    }
+
     fn session(&self, nexus: Arc<Nexus>, cx: &mut dyn Cx) -> Rc<Session> {
         let mut sessions = self.sessions.borrow_mut();
         let responder = Rc::downgrade(&self.visitors);
@@ -95,7 +127,7 @@ impl Engine {
         cx: &mut dyn Cx,
     ) -> Started {
         let ticket = self.hops.number();
-        let away = Away { responder: session.responder().clone(), cookie: command.cookie };
+        let away = Away { at: to, responder: session.responder().clone(), cookie: command.cookie };
         self.hops.away.borrow_mut().insert(ticket, away);
         let mut visit = Visit {
             nexus: session.nexus().clone(),

@@ -331,7 +331,12 @@ impl Engine {
         action: Action,
         cx: &mut dyn Cx,
     ) {
-        let mut reactors = reactors_of(units);
+        let mut reactors = BTreeSet::new();
+        for unit in units {
+            reactors.extend(unit.coordination().parts());
+            // Its first command may be on the way there.
+            reactors.extend(unit.home());
+        }
         reactors.remove(&self.reactor);
         self.jobs.borrow_mut().expect(job, reactors.len() + 1);
         let id = JobId { reactor: self.reactor, job };
@@ -404,17 +409,6 @@ impl Engine {
             itl.shared.establish(AdditionalSense::COMMANDS_CLEARED_BY_ANOTHER_INITIATOR);
         }
     }
-}
-
-/// The reactors that may have tasks of some units.
-pub(crate) fn reactors_of(units: &[&Arc<LogicalUnit>]) -> BTreeSet<ReactorId> {
-    let mut reactors = BTreeSet::new();
-    for unit in units {
-        reactors.extend(unit.coordination().parts());
-        // Its first command may be on the way there.
-        reactors.extend(unit.home());
-    }
-    reactors
 }
 
 /// The answer of QUERY ASYNCHRONOUS EVENT (SAM-5 7.10): whether a unit attention is pending, and which.

@@ -31,6 +31,10 @@ struct Place {
     /// Older places that stand in its way.
     before: usize,
     alarm: Alarm,
+    /// Why it will not be had.
+    refused: Option<Sense>,
+    /// Why no younger place in conflict with it will.
+    refuses: Option<Sense>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -54,14 +58,14 @@ impl Steps {
     /// Takes a range of bytes for reads or writes beside those of others; waits for as long as somebody has a claim to it.
     ///
     /// # Errors
-    /// When the work was aborted.
+    /// When the work was aborted, or who has the range [refuses](RangeUse::refuse_others) it.
     pub async fn share(&self, bytes: Range<u64>) -> Result<RangeUse, Sense> {
         self.take(bytes, Use::Shared).await
     }
 
     async fn take(&self, bytes: Range<u64>, kind: Use) -> Result<RangeUse, Sense> {
         let range = self.unit.ranges().enter(bytes, kind, self.alarm());
-        while !range.is_free() {
+        while !range.is_free()? {
             self.wait().await.map_err(aborted)?;
         }
         Ok(range)
@@ -72,7 +76,7 @@ impl Run {
     /// Takes a range of bytes for this command alone: no other command reads or writes it meanwhile.
     ///
     /// # Errors
-    /// When the command was aborted.
+    /// When the command was aborted, or who has the range [refuses](RangeUse::refuse_others) it.
     pub async fn claim(&self, bytes: Range<u64>) -> Result<RangeUse, Sense> {
         if !self.unit.ranges().places().settled {
             self.unit.take_ranges();
@@ -93,7 +97,8 @@ impl Ranges {
         let number = places.next;
         places.next += 1;
         let before = places.in_conflict(&bytes, kind, 0).count();
-        places.of(kind).insert(number, Place { bytes, before, alarm });
+        let refused = places.in_conflict(&bytes, kind, 0).find_map(|place| place.refuses);
+        places.of(kind).insert(number, Place { bytes, before, alarm, refused, refuses: None });
         RangeUse { ranges: self.clone(), number, kind }
     }
 
@@ -120,8 +125,23 @@ impl Places {
 }
 
 impl RangeUse {
-    fn is_free(&self) -> bool {
-        self.ranges.places().of(self.kind).get(&self.number).is_none_or(|place| place.before == 0)
+    fn is_free(&self) -> Result<bool, Sense> {
+        match self.ranges.places().of(self.kind).get(&self.number) {
+            Some(Place { refused: Some(sense), .. }) => Err(*sense),
+            place => Ok(place.is_none_or(|place| place.before == 0)),
+        }
+    }
+
+    /// Who waits for a part of the range, or comes for one while this has it, gets this sense data: it will be long.
+    pub fn refuse_others(&self, sense: Sense) {
+        let mut places = self.ranges.places();
+        let Some(own) = places.of(self.kind).get_mut(&self.number) else { return };
+        own.refuses = Some(sense);
+        let bytes = own.bytes.clone();
+        for place in places.in_conflict(&bytes, self.kind, self.number + 1) {
+            place.refused = Some(sense);
+            place.alarm.ring();
+        }
     }
 }
 

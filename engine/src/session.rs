@@ -240,9 +240,11 @@ impl Session {
         self.engine.abandon(task, cx);
     }
 
-    /// Ends with BUSY what the nexus has sent and what has not begun, on all reactors; [`Responder::command_ended`] follows
-    /// for each. What has begun comes to its end. This is for a transport that has to come to rest: ORDERED commands and
-    /// auto contingent allegiances of other initiators may hold back what has not begun for as long as they like.
+    /// Ends with BUSY what has not begun of all that this session's responder has sent, be it through this session or
+    /// another of this reactor; [`Responder::command_ended`] follows for each. What has begun comes to its end. This is for a
+    /// transport that has to come to rest: ORDERED commands and auto contingent allegiances of other initiators may hold back
+    /// what has not begun for as long as they like. What only waits for room in the store, or for commands of its own
+    /// nexus, is turned back as well.
     pub fn turn_back(&self, cx: &mut dyn Cx) {
         self.engine.turn_back(self, cx);
     }

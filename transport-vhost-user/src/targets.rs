@@ -68,9 +68,12 @@ impl Sessions {
         targets.filter_map(|target| self.open(*target, self.opened.get(usize::from(*target))?, cx)).collect()
     }
 
-    /// Has what they have sent and what has not begun come back.
+    /// Has what was sent through them and has not begun come back.
     pub(crate) fn turn_back(&self, cx: &mut dyn Cx) {
-        self.opened.iter().filter_map(|cell| cell.get()).for_each(|session| session.turn_back(cx));
+        // Whichever it is: they have one responder.
+        if let Some(session) = self.opened.iter().find_map(|cell| cell.get()) {
+            session.turn_back(cx);
+        }
     }
 
     #[cold]

@@ -10,7 +10,7 @@ use lunette_store::Memory;
 use std::rc::Rc;
 
 /// The most bytes of one command: what is saved of the old ones is this long.
-const MOST: u64 = 1 << 20;
+pub(crate) const MOST: u32 = 1 << 20;
 /// The most commands of a disk that write at a time: what each of them writes over is in the saved state.
 pub(crate) const AT_A_TIME: usize = 4;
 
@@ -30,8 +30,8 @@ pub(crate) fn longest(disk: &Disk, unit: &LogicalUnit) -> u32 {
     if unit.backing().is_some_and(|store| store.is_lasting()) && !unit.keeps_state() {
         return 0;
     }
-    let most = u32::try_from(MOST / disk.geometry.block()).unwrap_or(u32::MAX);
-    most.min(disk.max_transfer).min(u16::MAX.into())
+    let most = (MOST / disk.geometry.block_length).min(disk.max_transfer).min(u16::MAX.into());
+    most - most % disk.atomic_granularity
 }
 
 /// All blocks are written or none: other commands see no part of it, for it has the blocks to itself, nor does one that
@@ -40,6 +40,13 @@ fn decode(disk: &Disk, request: &Request<'_>) -> Decoded {
     check_writable(request.unit)?;
     let (transfer, extent) = disk.range(request.cdb)?;
     if transfer.blocks > longest(disk, request.unit) {
+        return Err(Sense::invalid_field_in_cdb(12, None));
+    }
+    let granularity = disk.atomic_granularity;
+    if !transfer.lba.is_multiple_of(granularity.into()) {
+        return Err(Sense::invalid_field_in_cdb(2, None));
+    }
+    if !transfer.blocks.is_multiple_of(granularity) {
         return Err(Sense::invalid_field_in_cdb(12, None));
     }
     if transfer.blocks == 0 {
@@ -58,7 +65,7 @@ fn decode(disk: &Disk, request: &Request<'_>) -> Decoded {
         let new = run.data_out(0, length);
         // Once it has begun, it comes to an end.
         run.detach(async move |steps, hold| {
-            let used = (range, place);
+            let _place = place;
             let saved = undo.save(&steps, turn).await;
             let new = Rc::new(Memory::from_bytes(&new));
             let result = match saved {
@@ -68,7 +75,7 @@ fn decode(disk: &Disk, request: &Request<'_>) -> Decoded {
             let result = saved.and(result.map_err(|error| undo::failed(&steps, extent, error)));
             steps.count(Counted::Write, length, &result);
             if saved.is_ok() && result.is_err() && undo.carry_out(&steps, geometry).await.is_err() {
-                undo.insist_later(&steps, condition, geometry, used);
+                undo.insist_later(&steps, condition, geometry, range);
                 return result;
             }
             // It writes no more.

@@ -40,6 +40,22 @@ fn spc(opcode: Opcode) -> &'static CommandSpec {
 }
 
 #[test]
+fn what_is_away_and_has_not_begun_is_turned_back() {
+    let (mut rig, away, home) = rig();
+    rig.read(&away, 1, "simple");
+    rig.read(&away, 2, "ordered");
+    rig.sim.settle();
+    rig.read(&home, 3, "simple");
+    assert_eq!(rig.at_store(), 1);
+    away.session.turn_back(rig.sim.cx(0));
+    rig.sim.settle();
+    let busy = Completion::Ended(Outcome::status(lunette_scsi::Status::BUSY));
+    assert_eq!(away.events(), [Event::Ended(2, busy)]);
+    rig.complete_all();
+    assert_eq!((away.good(), home.good()), (vec![1], vec![3]));
+}
+
+#[test]
 fn ordered_waits_for_what_the_same_queue_sent_before() {
     let (mut rig, away, _) = rig();
     rig.read(&away, 1, "simple");

@@ -1,19 +1,27 @@
 use super::*;
 use crate::Run;
 use TaskManagementFunction as Function;
-use lunette_scsi::Sense;
+use lunette_scsi::{AdditionalSense, Sense};
+use lunette_store::IoError;
+use std::collections::HashMap;
 
-/// Reads byte 0, to which it has a claim.
+/// Reads byte 0, to which it has a claim; again if that fails, and then refuses it to all others.
 pub(super) static CLAIM: Command<Toy> = Command {
     spec: CommandSpec::new(Opcode::COMPARE_AND_WRITE, &[0x89, 0, 0, 0, 0, 0, 0, 0, 0, 0], Direction::None),
     decode: |_, _| Ok(Plan::run(0, claim)),
 };
 
 async fn claim(run: Run) -> Result<(), Sense> {
-    let _range = run.claim(0..1).await?;
+    let range = run.claim(0..1).await?;
     let memory = Rc::new(Memory::zeroed(1));
+    if run.read(0, &memory, 1).await.is_ok() {
+        return Ok(());
+    }
+    range.refuse_others(Sense::not_ready(REFUSED));
     run.read(0, &memory, 1).await.map(drop).map_err(|error| crate::sense_of(IoKind::Read, error))
 }
+
+const REFUSED: AdditionalSense = AdditionalSense::LOGICAL_UNIT_IS_IN_PROCESS_OF_BECOMING_READY;
 
 fn claim_by(rig: &mut Rig, from: &Initiator, tag: u64) {
     assert_eq!(rig.send(from, tag, "simple", &CLAIM.spec), None);
@@ -69,6 +77,29 @@ fn reads_share_and_wait_behind_older_claims() {
     assert_eq!((b.good(), rig.at_store()), (vec![3], 2));
     rig.complete_all();
     assert_eq!((a.good(), b.good()), (vec![4, 6], vec![5]));
+}
+
+#[test]
+fn who_has_a_claim_can_refuse_it_to_others() {
+    let (mut rig, a, b) = after_a_claim();
+    claim_by(&mut rig, &a, 1);
+    rig.read(&b, 2, "simple");
+    claim_by(&mut rig, &b, 3);
+    assert_eq!(rig.at_store(), 1);
+    rig.complete_one(Err(IoError::Os(5)));
+    let late = rig.send(&b, 4, "simple", &READ.spec).unwrap();
+    assert_eq!((late.sense.unwrap().additional, rig.at_store()), (REFUSED, 1));
+    let refused = |event| match event {
+        Event::Ended(tag, Completion::Ended(outcome)) => (tag, outcome.sense.unwrap().additional),
+        other => panic!("{other:?}"),
+    };
+    let events: HashMap<_, _> = b.events().into_iter().map(refused).collect();
+    assert_eq!(events, HashMap::from([(2, REFUSED), (3, REFUSED)]));
+    rig.complete_one(Ok(1));
+    assert_eq!(a.good(), [1]);
+    rig.read(&b, 5, "simple");
+    rig.complete_all();
+    assert_eq!(b.good(), [5]);
 }
 
 #[test]

@@ -147,7 +147,7 @@ impl Connection {
         Local::on(cx).queue(self.id, offer::EVENT_QUEUE)
     }
 
-    /// Ends the connection from our side: what is in flight is finished.
+    /// Ends the connection from our side: what is in flight is finished, or answered with BUSY if it has not begun.
     pub(crate) fn stop(&self, cx: &mut dyn Cx) {
         let mut state = self.state();
         if state.phase == Phase::Open {

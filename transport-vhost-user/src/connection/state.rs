@@ -64,7 +64,7 @@ pub(super) enum Then {
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Phase {
     Open,
-    /// The queues finish what is in flight.
+    /// The queues finish what is in flight, and turn back what has not begun.
     Draining,
     /// The queues are told to take no more.
     Silencing,

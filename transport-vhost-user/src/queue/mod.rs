@@ -167,11 +167,11 @@ impl Queue {
         if !state.taking {
             self.leave_behind(&mut state, cx);
         }
-        self.wake(&mut state, cx);
         if !state.has_settled() {
-            // Others may hold it back for as long as they like.
+            // Others may hold back what is under way for as long as they like.
             self.sessions.turn_back(cx);
         }
+        self.wake(&mut state, cx);
         self.settle(&mut state, cx);
     }
 
