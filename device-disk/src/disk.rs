@@ -34,6 +34,8 @@ pub struct Disk {
     /// Bytes in a second that work in the background writes.
     pace: u64,
     pub(crate) condition: Arc<Condition>,
+    /// Blocks to whose multiples WRITE ATOMIC keeps.
+    pub(crate) atomic_granularity: u32,
     /// For writes that save what they write over.
     pub(crate) atomic_writes: Turns,
     commands: Vec<&'static DiskCommand>,
@@ -63,6 +65,7 @@ impl Disk {
             removable: options.removable,
             pace: options.pace,
             condition: Arc::default(),
+            atomic_granularity: options.atomic_granularity.map_or(1, |unit| unit / options.block_length),
             atomic_writes: Turns::of(ATOMIC_WRITES_AT_A_TIME),
             commands: commands::of(discard.is_some()),
         })

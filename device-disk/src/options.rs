@@ -1,5 +1,6 @@
 //! What a disk is made from.
 
+use crate::commands::MAX_ATOMIC_WRITE;
 use lunette_store::Caps;
 use thiserror::Error;
 
@@ -17,11 +18,21 @@ pub struct Options {
     /// The most bytes that formatting and sanitizing write in a second, so that they leave the store to others; zero: no
     /// limit.
     pub pace: u64,
+    /// Bytes to whose multiples WRITE ATOMIC keeps, with where it begins and how long it is: a power of two from the logical
+    /// block length to 1 MiB. `None`: any blocks.
+    pub atomic_granularity: Option<u32>,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { block_length: 512, removable: false, rotational: None, thin: true, pace: 64 << 20 }
+        Self {
+            block_length: 512,
+            removable: false,
+            rotational: None,
+            thin: true,
+            pace: 64 << 20,
+            atomic_granularity: None,
+        }
     }
 }
 
@@ -41,6 +52,11 @@ pub enum OptionsError {
         /// The store's.
         store: u32,
     },
+    /// No blocks are written atomically in these units.
+    #[error(
+        "atomic writes in units of {0} bytes are not supported: choose a power of two from the block length to 1 MiB"
+    )]
+    AtomicGranularity(u32),
     /// There is not one whole block.
     #[error("the store has {size} bytes, less than one block of {block_length}")]
     Empty {
@@ -68,6 +84,11 @@ impl Options {
         }
         if !block_length.is_multiple_of(caps.logical_block.max(1)) {
             return Err(OptionsError::BlockTooSmall { asked: block_length, store: caps.logical_block });
+        }
+        if let Some(unit) = self.atomic_granularity
+            && !(unit.is_power_of_two() && (block_length..=MAX_ATOMIC_WRITE).contains(&unit))
+        {
+            return Err(OptionsError::AtomicGranularity(unit));
         }
         if size < u64::from(block_length) {
             return Err(OptionsError::Empty { size, block_length });

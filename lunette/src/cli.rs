@@ -69,7 +69,8 @@ pub(crate) struct Serve {
     /// Written `TYPE:STORE[,r|w][,key=value…]`. TYPE is `disk`. STORE is the path of a file or block device, or ram:SIZE. `r`
     /// refuses writes. Keys: size= (create a sparse file of this size if there is none), block=512|4096, direct=on|off,
     /// inline=on|off, serial=, wwn= (NAA name), version=spc-3|spc-4, name=, rotational=on|off, removable=on|off, pace=
-    /// (bytes that formatting and sanitizing write in a second, as in 200M, or off; otherwise 64M), waiting= (commands that wait while the store
+    /// (bytes that formatting and sanitizing write in a second, as in 200M, or off; otherwise 64M), atomic= (bytes to whose multiples WRITE ATOMIC
+    /// keeps, as in 16K; otherwise it takes any blocks), waiting= (commands that wait while the store
     /// has no room, otherwise 256; the next are answered TASK SET FULL or BUSY), target= (0 to 255,
     /// otherwise 0; not for iSCSI, whose target is 0), lun= (0 to 16383, otherwise numbered from 0 in each target, in the order given),
     /// queues= (request queues, as in 0, 0-3 or 1+4, on whose reactors the unit lives), filter= (commands that the unit

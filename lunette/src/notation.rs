@@ -48,6 +48,8 @@ pub(crate) struct UnitSpec {
     pub(crate) removable: bool,
     /// The most bytes that formatting and sanitizing write in a second, zero for no limit; otherwise what the disk thinks fit.
     pub(crate) pace: Option<u64>,
+    /// Bytes to whose multiples WRITE ATOMIC keeps; otherwise it takes any blocks.
+    pub(crate) atomic: Option<u32>,
     /// The most commands that wait for room in the store; otherwise what the engine thinks fit.
     pub(crate) waiting: Option<u16>,
     /// The commands that it carries out.
@@ -79,7 +81,7 @@ pub(crate) struct NotationError {
 pub(crate) const MAX_LUNS: u32 = 16384;
 
 /// The keys, for error messages.
-const KEYS: &str = "target, lun, queues, size, block, direct, inline, serial, wwn, version, name, rotational, removable, pace, waiting, filter, access";
+const KEYS: &str = "target, lun, queues, size, block, direct, inline, serial, wwn, version, name, rotational, removable, pace, atomic, waiting, filter, access";
 
 impl NotationError {
     pub(crate) fn new(text: &str, why: String) -> Self {
@@ -153,6 +155,7 @@ impl UnitSpec {
             rotational: None,
             removable: false,
             pace: None,
+            atomic: None,
             waiting: None,
             filter: CommandFilter::default(),
             access: Vec::new(),
@@ -195,6 +198,10 @@ impl UnitSpec {
             "rotational" => self.rotational = Some(switch(key, value)?),
             "removable" => self.removable = switch(key, value)?,
             "pace" => self.pace = Some(if value == "off" { 0 } else { size::parse(value)? }),
+            "atomic" => {
+                let unit = size::parse(value)?;
+                self.atomic = Some(unit.try_into().map_err(|_| format!("atomic={value}: at most 1M"))?);
+            }
             "waiting" => {
                 let number =
                     value.parse().map_err(|_| format!("waiting={value}: not a number up to {}", u16::MAX));
@@ -312,13 +319,14 @@ mod tests {
 
     #[test]
     fn keys_are_understood() {
-        let text = r"disk:/a\,b,w,size=1G,block=4096,direct=on,inline=off,serial=abc,wwn=naa.3000000000000001,version=spc-3,name=root,rotational=on,removable=on,pace=16M,target=3,lun=7,queues=1+4-6";
+        let text = r"disk:/a\,b,w,size=1G,block=4096,direct=on,inline=off,serial=abc,wwn=naa.3000000000000001,version=spc-3,name=root,rotational=on,removable=on,pace=16M,atomic=16K,target=3,lun=7,queues=1+4-6";
         let unit: UnitSpec = text.parse().unwrap();
         assert_eq!(unit.store, StoreSpec::Path("/a,b".into()));
         assert_eq!(
             (unit.size, unit.block, unit.direct, unit.inline),
             (Some(1 << 30), 4096, true, Some(false))
         );
+        assert_eq!(unit.atomic, Some(16384));
         assert_eq!((unit.serial.as_deref(), unit.wwn), (Some("abc"), Some(Naa::locally_assigned(1))));
         assert_eq!((unit.name.as_deref(), unit.target, unit.lun), (Some("root"), 3, Some(7)));
         assert_eq!(unit.version, SpcVersion::SPC_3);
@@ -350,6 +358,7 @@ mod tests {
             ("disk:/a,block=520", "512 or 4096"),
             ("disk:/a,direct=yes", "on or off"),
             ("disk:/a,pace=fast", "not a size"),
+            ("disk:/a,atomic=4G", "at most 1M"),
             ("disk:/a,waiting=65536", "not a number"),
             ("disk:/a,lun=16384", "0 to 16383"),
             ("disk:/a,target=256", "0 to 255"),

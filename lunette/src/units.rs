@@ -170,6 +170,7 @@ fn build(spec: &UnitSpec, at: Address, opened: Opened, record: &Record, state: &
         rotational: spec.rotational,
         removable: spec.removable,
         pace: spec.pace.unwrap_or(defaults.pace),
+        atomic_granularity: spec.atomic,
         ..defaults
     };
     let disk = Disk::new(&options, opened.backing.caps()).with_context(|| at.to_string())?;

@@ -27,7 +27,9 @@ mod write_same;
 mod xdwriteread;
 
 pub(crate) use compare_and_write::longest as longest_compare_and_write;
-pub(crate) use write_atomic::{AT_A_TIME as ATOMIC_WRITES_AT_A_TIME, longest as longest_write_atomic};
+pub(crate) use write_atomic::{
+    AT_A_TIME as ATOMIC_WRITES_AT_A_TIME, MOST as MAX_ATOMIC_WRITE, longest as longest_write_atomic,
+};
 pub(crate) use write_same::MAX_WRITE_SAME;
 
 /// A row of a disk's command.

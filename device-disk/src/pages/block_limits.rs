@@ -10,11 +10,19 @@ pub(crate) const MAX_UNMAP_DESCRIPTORS: u32 = 256;
 
 pub(crate) fn page(disk: &Disk, unit: &LogicalUnit) -> Vec<u8> {
     let block = disk.geometry.block_length;
+    let maximum_atomic_transfer = longest_write_atomic(disk, unit);
+    // Zero where there is no bound (SBC-4 6.6.4).
+    let atomic_granularity = match disk.atomic_granularity {
+        blocks if blocks > 1 && maximum_atomic_transfer > 0 => blocks,
+        _ => 0,
+    };
     let mut limits = BlockLimits {
         maximum_compare_and_write: longest_compare_and_write(disk),
         optimal_transfer_granularity: (disk.physical_block / block).try_into().unwrap_or(0),
         maximum_transfer: disk.max_transfer,
-        maximum_atomic_transfer: longest_write_atomic(disk, unit),
+        maximum_atomic_transfer,
+        atomic_alignment: atomic_granularity,
+        atomic_transfer_granularity: atomic_granularity,
         maximum_write_same: MAX_WRITE_SAME / u64::from(block),
         ..BlockLimits::default()
     };

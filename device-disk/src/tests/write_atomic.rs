@@ -122,6 +122,28 @@ fn blocks_are_written_within_the_limits() {
 }
 
 #[test]
+fn writes_keep_to_the_bounds_that_a_disk_has() {
+    let bounded = |unit| Options { atomic_granularity: Some(unit), ..Options::default() };
+    let mut rig = Rig::with(bounded(4096), |caps| caps.max_transfer = 100 * 512);
+    let limits = rig.ask(&[0x12, 1, 0xb0, 0, 64, 0], &[], 64).good();
+    assert_eq!(limits[44..56], [96u32, 8, 8].map(u32::to_be_bytes).concat());
+    for (lba, blocks, refused) in
+        [(8, 16, None), (1, 8, Some(2)), (8, 7, Some(12)), (0, 104, Some(12)), (3, 0, Some(2)), (8, 0, None)]
+    {
+        let answer = rig.ask(&write_atomic(lba, blocks), &vec![7; blocks as usize * 512], 0);
+        match refused {
+            Some(byte) => assert_eq!((answer.refused(), answer.field()), (INVALID_FIELD, Some((byte, None)))),
+            None => drop(answer.good()),
+        }
+    }
+    for unit in [0, 256, 768, 2 << 20] {
+        let caps = Backing::caps(&Ram::new(SIZE).unwrap()).clone();
+        let refused = crate::Disk::new(&bounded(unit), &caps).unwrap_err();
+        assert_eq!(refused, crate::OptionsError::AtomicGranularity(unit));
+    }
+}
+
+#[test]
 fn a_write_that_fails_leaves_what_was_there() {
     for (error, code) in [(IoError::NoSpace, (7, 0x27, 0x07)), (IoError::Os(5), (3, 0x0c, 0))] {
         let keeper = Arc::new(RamKeeper::limited(9));
@@ -198,6 +220,12 @@ fn nobody_uses_a_disk_on_which_a_write_is_half_undone() {
     assert_eq!(rig.ask(&write_atomic(0, 8), &[9; 4096], 0).refused(), (3, 0x0c, 0), "it is told at once");
     rig.pass(Duration::from_secs(3));
     assert_eq!(rig.ask(&cdb(Opcode::READ_10, 0, 8), &[], 4096).refused(), (2, 0x04, 0x03));
+    works.store(true, Relaxed);
+    rig.pass(Duration::from_secs(2));
+    assert_eq!(rig.read(0, 8), pattern(8));
+    works.store(false, Relaxed);
+    assert_eq!(rig.ask(&write_atomic(0, 8), &[9; 4096], 0).refused(), (3, 0x0c, 0));
+    assert_eq!(rig.ask(&[0; 6], &[], 0).refused(), (2, 0x04, 0x01));
     // Nor after a restart.
     let mut rig = keeping(Rig::over(Options::default(), broken(), |_| {}), &keeper);
     rig.resume();
