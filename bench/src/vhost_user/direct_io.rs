@@ -31,12 +31,14 @@ pub(crate) fn compare(settings: &Settings) -> Result<Section> {
         }));
     }
     let rounds = if settings.rounds > 1 { settings.rounds * ROUNDS } else { 1 };
-    let cells = [1, 32, 128].map(|depth| GuestCell::new(random_read(depth)));
+    let mut cells = [1, 32, 128].map(|depth| GuestCell::new(random_read(depth))).to_vec();
+    cells.push(GuestCell::polled(random_read(32)));
     let tally = Tally::of_rounds(settings, rounds, &cells, &mut contenders)?;
 
     let mut section = Section::of_rounds("vhost-user: a disk with O_DIRECT", settings, rounds)?;
     section.fact(format!(
-        "A file of {} MiB ({}) on the machine's disk, read past the page cache by both.",
+        "A file of {} MiB ({}) on the machine's disk, read past the page cache by both. \"polled\": the guest spins, and lunette has \
+         `--poll always`, so that nobody has to be woken on another CPU; fio is as before.",
         disk::SIZE >> 20,
         disk::file_system(&file)?
     ));
