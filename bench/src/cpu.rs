@@ -82,10 +82,10 @@ fn used_by_all() -> Result<Duration> {
     let stat = fs::read_to_string("/proc/stat")?;
     let line = stat.lines().next().and_then(|line| line.strip_prefix("cpu ")).context("/proc/stat is odd")?;
     let ticks: Vec<u64> = line.split_whitespace().filter_map(|word| word.parse().ok()).collect();
-    // Interrupts are left out: most are for what runs here.
-    // user, nice, system, (idle, iowait, irq, softirq,) steal
-    let [user, nice, system, _, _, _, _, steal] = *ticks.first_chunk().context("/proc/stat is odd")?;
-    let busy = user + nice + system + steal;
+    // user, nice, system, (idle, iowait,) irq, softirq, steal
+    let [user, nice, system, _, _, irq, softirq, steal] =
+        *ticks.first_chunk().context("/proc/stat is odd")?;
+    let busy = user + nice + system + irq + softirq + steal;
     Ok(Duration::from_secs(busy) / clock_ticks_per_second() as u32)
 }
 

@@ -34,6 +34,8 @@ pub(crate) fn filled(settings: &Settings) -> Result<PathBuf> {
 /// daemons alike, and several times what a daemon does.
 pub(crate) fn in_page_cache(apart: u64, settings: &Settings) -> Result<PathBuf> {
     let path = filled(settings)?;
+    // Dirty pages would stay.
+    settle(&path)?;
     let mut file = File::open(&path)?;
     fadvise(&file, 0, None, Advice::DontNeed)?;
     fadvise(&file, 0, None, Advice::Random)?;

@@ -143,8 +143,8 @@ impl Section {
         let disturbance = tally.disturbance();
         let verdict = if disturbance > QUIET { "; **too much: run again on an idle machine**" } else { "" };
         self.fact(format!(
-            "Other processes, the kernel's own and other virtual machines took up to {disturbance:.2} CPUs{verdict}. {} runs, \
-             during which they took more than {QUIET}, were repeated.",
+            "Other processes, the kernel's own and other virtual machines took up to {disturbance:.2} CPUs{verdict}. {} runs \
+             during which they took more than {QUIET} were thrown away; where all tries are like that, the first one counts.",
             tally.repeated
         ));
         let first = tally.contenders.first().copied().unwrap_or_default();

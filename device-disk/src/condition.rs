@@ -192,6 +192,15 @@ impl Condition {
         self.change(unit, |state| state.recovering.insert(offset, why));
     }
 
+    /// Putting right what was left half written at `offset`, if it was, takes somebody's help.
+    pub(crate) fn needs_help(&self, unit: &LogicalUnit, offset: u64) {
+        self.change(unit, |state| {
+            if let Some(why) = state.recovering.get_mut(&offset) {
+                *why = AdditionalSense::LOGICAL_UNIT_NOT_READY_MANUAL_INTERVENTION_REQUIRED;
+            }
+        });
+    }
+
     /// What was left half written at `offset` is put right.
     pub(crate) fn recovered(&self, unit: &LogicalUnit, offset: u64) {
         self.change(unit, |state| state.recovering.remove(&offset));

@@ -54,7 +54,7 @@ pub enum OptionsError {
     },
     /// No blocks are written atomically in these units.
     #[error(
-        "atomic writes in units of {0} bytes are not supported: choose a power of two from the block length to 1 MiB"
+        "atomic writes in units of {0} bytes are not supported: choose a power of two from the block length to 1 MiB that the store takes at once"
     )]
     AtomicGranularity(u32),
     /// There is not one whole block.
@@ -86,7 +86,9 @@ impl Options {
             return Err(OptionsError::BlockTooSmall { asked: block_length, store: caps.logical_block });
         }
         if let Some(unit) = self.atomic_granularity
-            && !(unit.is_power_of_two() && (block_length..=MAX_ATOMIC_WRITE).contains(&unit))
+            && !(unit.is_power_of_two()
+                && (block_length..=MAX_ATOMIC_WRITE).contains(&unit)
+                && u64::from(unit) <= caps.max_transfer)
         {
             return Err(OptionsError::AtomicGranularity(unit));
         }

@@ -49,63 +49,123 @@ impl Undo {
         steps.save(&turn, &self.section(), Some(self.clone()), |_| ()).await
     }
 
-    /// Writes it back, block by block, all that can be. A block that cannot be written is as good if nobody can see anything
-    /// else there: it still holds the old content, or it cannot be read either, though the store is there.
+    /// Writes it back, or all that can be of it, so that it lasts.
+    ///
+    /// A block that cannot be written is as good if nobody sees anything else there: it still holds the old content, or the
+    /// medium does not yield it, though it does so with others. Nothing here asks for a flush: once a file has lost anything,
+    /// none succeeds.
     pub(crate) async fn carry_out(&self, steps: &Steps, geometry: Geometry) -> Result<(), Sense> {
-        let mut result = Ok(());
-        for part in self.extent().steps(geometry.block()) {
-            let at = (part.offset - self.offset) as usize;
-            let old = &self.bytes.0[at..at + part.length as usize];
-            let bytes = Rc::new(Memory::from_bytes(old));
-            if let Err(error) = steps.write(part.offset, &bytes, part.length, false).await
-                && shows_other(steps, part, old).await
-            {
-                result = result.and(Err(failed(steps, part, error)));
+        let whole = self.extent();
+        if self.put_back(steps, whole).await == Block::Old {
+            return Ok(());
+        }
+        let (mut result, mut lost, mut works) = (Ok(()), Ok(()), false);
+        for part in whole.steps(geometry.block()) {
+            match self.put_back(steps, part).await {
+                Block::Old => works = true,
+                Block::Lost(error) => lost = lost.and(Err(failed(steps, part, error))),
+                Block::Other(error) => result = result.and(Err(failed(steps, part, error))),
             }
         }
-        let flushed = steps.flush().await.map(drop);
-        result.and(flushed.map_err(|error| failed(steps, self.extent(), error)))
+        if works { result } else { result.and(lost) }
     }
 
-    /// Writes it back, however often that has to be tried, and forgets it. The medium cannot be used meanwhile, for a part
-    /// of what was to be written as a whole would be seen.
-    async fn insist(&self, steps: &Steps, condition: &Condition, geometry: Geometry) -> Result<(), Sense> {
+    /// Writes a part of it back. What that has come to.
+    async fn put_back(&self, steps: &Steps, part: Extent) -> Block {
+        let at = (part.offset - self.offset) as usize;
+        let old = &self.bytes.0[at..at + part.length as usize];
+        let memory = Rc::new(Memory::from_bytes(old));
+        let Err(error) = steps.write(part.offset, &memory, part.length, true).await else {
+            return Block::Old;
+        };
+        match steps.read(part.offset, &memory, part.length).await {
+            Ok(_) if memory.to_vec() == old => Block::Old,
+            Err(error) if error.is_of_medium() => Block::Lost(error),
+            _ => Block::Other(error),
+        }
+    }
+
+    /// Writes it back if that has not been done, however often it has to be tried, and forgets it. Nobody may use its blocks
+    /// meanwhile: a part of what was to be written as a whole would be seen, or something newer be written over.
+    async fn insist(
+        &self,
+        steps: &Steps,
+        mut is_back: bool,
+        condition: &Condition,
+        geometry: Geometry,
+    ) -> Result<(), Sense> {
         let mut failures = 0u64;
-        while let Err(sense) = self.carry_out(steps, geometry).await {
+        while let Err(sense) = self.see_to(steps, &mut is_back, geometry).await {
             failures += 1;
             if failures == FAILURES {
-                let why = AdditionalSense::LOGICAL_UNIT_NOT_READY_MANUAL_INTERVENTION_REQUIRED;
-                condition.recover(&steps.unit, self.offset, why);
+                condition.needs_help(&steps.unit, self.offset);
                 let Extent { offset, length } = self.extent();
+                let what = if is_back { "forgotten" } else { "undone" };
                 tracing::error!(
                     serial = steps.unit.identity.serial, offset, length, why = %sense.additional,
-                    "a write that was to be atomic cannot be undone; until it is, the disk is not ready"
+                    "a write that was to be atomic cannot be {what}; until it is, its blocks cannot be used"
                 );
             }
             rest(steps).await?;
         }
-        forget(steps, &self.section()).await?;
-        condition.recovered(&steps.unit, self.offset);
         if failures >= FAILURES {
-            tracing::info!(serial = steps.unit.identity.serial, "the write is undone");
+            tracing::info!(
+                serial = steps.unit.identity.serial,
+                offset = self.offset,
+                "the blocks can be used again"
+            );
         }
         Ok(())
     }
 
-    /// The same in the background, with the `range` claimed that it is in. Who waits for a part of that waits no more.
+    async fn see_to(&self, steps: &Steps, is_back: &mut bool, geometry: Geometry) -> Result<(), Sense> {
+        if !*is_back {
+            self.carry_out(steps, geometry).await?;
+            *is_back = true;
+        }
+        self.forget(steps).await
+    }
+
+    /// It is not to be written back any more, which has to be saved before anybody else writes there.
+    async fn forget(&self, steps: &Steps) -> Result<(), Sense> {
+        steps.save(&steps.turn().await?, &self.section(), None::<Self>, |_| ()).await
+    }
+
+    /// The same, however often it has to be tried, while that may pass soon. Between two tries others have their turn, to
+    /// fail as well.
+    pub(crate) async fn forget_soon(&self, steps: &Steps) -> Result<(), Sense> {
+        for _ in 1..FAILURES {
+            if self.forget(steps).await.is_ok() {
+                return Ok(());
+            }
+            rest(steps).await?;
+        }
+        self.forget(steps).await
+    }
+
+    /// Sees to it in the background that it is back, if that has not been done, and forgotten. Who waits for a part of the
+    /// claimed `range` that it is in waits no more. Where half of something is on the medium the disk is not ready, as it is
+    /// when it starts like that.
     pub(crate) fn insist_later(
         self,
         steps: &Steps,
+        is_back: bool,
         condition: Arc<Condition>,
         geometry: Geometry,
         range: RangeUse,
     ) {
         let why = AdditionalSense::LOGICAL_UNIT_IS_IN_PROCESS_OF_BECOMING_READY;
-        condition.recover(&steps.unit, self.offset, why);
-        range.refuse_others(NotReady::because(why).sense());
+        if is_back {
+            range.refuse_others(Sense::hardware_error(AdditionalSense::INTERNAL_TARGET_FAILURE));
+        } else {
+            condition.recover(&steps.unit, self.offset, why);
+            range.refuse_others(NotReady::because(why).sense());
+        }
         steps.unit.begin(&*steps.poster(), async move |steps| {
-            let _range = range;
-            self.insist(&steps, &condition, geometry).await
+            self.insist(&steps, is_back, &condition, geometry).await?;
+            drop(range);
+            condition.recovered(&steps.unit, self.offset);
+            Ok(())
         });
     }
 
@@ -122,19 +182,15 @@ impl Undo {
     }
 }
 
-/// Whether there is something else than this content.
-async fn shows_other(steps: &Steps, Extent { offset, length }: Extent, content: &[u8]) -> bool {
-    let found = Rc::new(Memory::zeroed(length as usize));
-    steps.read(offset, &found, length).await.is_ok() && found.to_vec() != content
-}
-
-/// This is not to be written back any more. That has to be saved before anybody else writes there, however long it takes.
-/// Between two tries others have their turn, to fail as well.
-pub(crate) async fn forget(steps: &Steps, section: &str) -> Result<(), Sense> {
-    while steps.save(&steps.turn().await?, section, None::<Undo>, |_| ()).await.is_err() {
-        rest(steps).await?;
-    }
-    Ok(())
+/// What is in some blocks now.
+#[derive(PartialEq)]
+enum Block {
+    /// The old content.
+    Old,
+    /// Nothing that the medium would yield.
+    Lost(IoError),
+    /// Perhaps something else; they could not be written.
+    Other(IoError),
 }
 
 /// All that has to be written back.
@@ -195,7 +251,8 @@ pub(crate) fn resume(
     }
     unit.begin(post, async move |steps| {
         for undo in left {
-            undo.insist(&steps, &condition, geometry).await?;
+            undo.insist(&steps, false, &condition, geometry).await?;
+            condition.recovered(&steps.unit, undo.offset);
         }
         Ok(())
     });

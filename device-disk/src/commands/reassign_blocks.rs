@@ -38,9 +38,9 @@ fn decode(disk: &Disk, request: &Request<'_>) -> Decoded {
         let extents = lbas.iter().map(|lba| geometry.extent(*lba, 1)).collect::<Result<Vec<_>, _>>()?;
         let medium = Medium { run, geometry };
         for (extent, lba) in extents.into_iter().zip(lbas) {
-            let _range = medium.run.claim(extent.bytes()).await?;
-            let written = write_anew(&medium, extent, durable).await;
-            written.map_err(|sense| sense.with_command_specific(lba))?;
+            let at = |sense: Sense| sense.with_command_specific(lba);
+            let _range = medium.run.claim(extent.bytes()).await.map_err(at)?;
+            write_anew(&medium, extent, durable).await.map_err(at)?;
         }
         Ok(())
     }))

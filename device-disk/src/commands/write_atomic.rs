@@ -60,6 +60,8 @@ fn decode(disk: &Disk, request: &Request<'_>) -> Decoded {
         has_all_data_out(&run, length)?;
         let range = run.claim(extent.bytes()).await?;
         let place = atomic_writes.take(&run).await?;
+        // One before it may have failed in a way that leaves the disk not ready.
+        run.unit.ready()?;
         let undo = Undo::of(&run, extent).await?;
         let turn = run.turn().await?;
         let new = run.data_out(0, length);
@@ -74,14 +76,15 @@ fn decode(disk: &Disk, request: &Request<'_>) -> Decoded {
             };
             let result = saved.and(result.map_err(|error| undo::failed(&steps, extent, error)));
             steps.count(Counted::Write, length, &result);
-            if saved.is_ok() && result.is_err() && undo.carry_out(&steps, geometry).await.is_err() {
-                undo.insist_later(&steps, condition, geometry, range);
-                return result;
-            }
-            // It writes no more.
+            let writes_back = saved.is_ok() && result.is_err();
+            let is_back = !writes_back || undo.carry_out(&steps, geometry).await.is_ok();
+            // It writes no more from what it was given.
             drop(hold);
-            undo::forget(&steps, &undo.section()).await?;
-            result
+            let forgotten = if is_back { undo.forget_soon(&steps).await } else { result };
+            if forgotten.is_err() {
+                undo.insist_later(&steps, is_back, condition, geometry, range);
+            }
+            result.and(forgotten)
         })
         .await
     }))

@@ -172,7 +172,7 @@ fn a_block_that_cannot_be_written_back_keeps_no_others_from_it() {
     assert_eq!(rig.read(0, 8), before);
 }
 
-/// Half of what is long is written, and then nothing more until the store works again.
+/// Half of what is new is written, and then nothing more until the store works again. Once it has failed no flush succeeds.
 struct Broken {
     inner: Arc<dyn Backing>,
     works: Arc<AtomicBool>,
@@ -198,11 +198,14 @@ impl Store for BrokenStore {
     fn submit(&self, op: Op<'_>, id: IoId, cx: &mut dyn Cx) -> Submit {
         match op {
             Op::Write { from, .. } if !self.0.load(Relaxed) => {
-                if from.len() == 4096 {
+                let mut first = [0];
+                from.copy_out(0, &mut first);
+                if first == [9] {
                     self.1.submit(op.with_sg(from.part(0, 2048)), id, cx);
                 }
                 Submit::Done(Err(IoError::Os(5)))
             }
+            Op::Flush => Submit::Done(Err(IoError::Os(5))),
             _ => self.1.submit(op, id, cx),
         }
     }
@@ -349,8 +352,12 @@ fn nothing_is_written_before_the_old_content_is_safe() {
     let other = rig.log_in();
     const SAVE_MODES: [u8; 6] = [0x15, 0x11, 0, 0, 0, 0];
     assert_eq!(rig.ask_from(other, &SAVE_MODES, &[], 0).refused(), (4, 0x44, 0));
-    // One that may have been saved has to be forgotten first.
+    // One that may have been saved has to be forgotten before anybody writes there.
+    rig.pass(Duration::from_secs(3));
+    assert_eq!(rig.answer(0).refused(), (4, 0x44, 0));
+    assert_eq!(rig.ask(&cdb(Opcode::READ_10, 0, 1), &[], 512).refused(), (4, 0x44, 0));
+    assert_eq!(rig.read(1, 1), [0; 512], "all else can be used");
     keeper.limit(1);
-    assert_eq!(rig.ended().refused(), (4, 0x44, 0));
+    rig.pass(Duration::from_secs(2));
     assert_eq!(rig.read(0, 1), [0; 512]);
 }

@@ -239,6 +239,9 @@ impl Queue {
         state.taking = false;
         state.suspended = false;
         self.leave_behind(state, cx);
+        if !state.has_settled() {
+            self.sessions.turn_back(cx);
+        }
         self.watch(state, cx);
         if let Some(error) = &state.setup.fds.error {
             error.notify();
