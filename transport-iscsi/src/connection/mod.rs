@@ -307,9 +307,6 @@ impl Connection {
         for token in [Token::READABLE, Token::WRITABLE, Token::TICK, Token::LATE] {
             cx.cancel(self.id(token));
         }
-        // Lets what was sent arrive, which closing alone would not if there is unread input.
-        let _ = socket.shutdown(std::net::Shutdown::Write);
-        drop(socket);
         state.stash = Vec::new();
         let logging_out = matches!(state.closing, Some(Closing::Logout(_)));
         if let State { phase: Phase::FullFeature(full), out, .. } = state {
@@ -322,6 +319,10 @@ impl Connection {
             self.close_nexus(state, cx);
         }
         self.finish_if_over(state, cx);
+        // Now, so that an initiator that sees the end of its connection finds that of its session. The first call lets
+        // what was sent arrive, which closing alone would not if there is unread input.
+        let _ = socket.shutdown(std::net::Shutdown::Write);
+        drop(socket);
     }
 
     fn say_why(&self, state: &State, why: &End, cx: &dyn Cx) {
