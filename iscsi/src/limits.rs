@@ -36,7 +36,5 @@ pub const MAX_TEXT_REQUEST: usize = 64 * 1024;
 pub const MAX_TEXT_RESPONSE: usize = 1024 * 1024;
 /// Login requests in one login; a peer that needs more is refused.
 pub const MAX_LOGIN_REQUESTS: u32 = 64;
-/// Ping data echoed by a NOP-In, in bytes; the rest is dropped.
-pub const MAX_PING: usize = 64 * 1024;
 /// Sense data in a SCSI Response, in bytes (SPC-6 4.4).
 pub const MAX_SENSE: usize = 252;

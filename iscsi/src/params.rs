@@ -106,6 +106,8 @@ struct Spec {
     rule: Rule,
 }
 
+/// It is at most MaxBurstLength (RFC 7143 13.14).
+pub(crate) const FIRST_BURST: &str = "FirstBurstLength";
 const LENGTH_MAX: u32 = (1 << 24) - 1;
 
 const fn session(key: &'static str, rule: Rule) -> Spec {
@@ -130,7 +132,7 @@ static TABLE: [Spec; 16] = [
     session("InitialR2T", Rule::Or(|p| &mut p.initial_r2t)),
     session("ImmediateData", Rule::And(|p| &mut p.immediate_data)),
     session("MaxBurstLength", Rule::Min(|p| &mut p.max_burst_length, 512, LENGTH_MAX)),
-    session("FirstBurstLength", Rule::Min(|p| &mut p.first_burst_length, 512, LENGTH_MAX)),
+    session(FIRST_BURST, Rule::Min(|p| &mut p.first_burst_length, 512, LENGTH_MAX)),
     connection("DefaultTime2Wait", Rule::Max(|p| &mut p.default_time_to_wait, 0, 3600)),
     connection("DefaultTime2Retain", Rule::Min(|p| &mut p.default_time_to_retain, 0, 3600)),
     session("MaxOutstandingR2T", Rule::Min(|p| &mut p.max_outstanding_r2t, 1, 65_535)),
@@ -212,14 +214,14 @@ impl Negotiation {
             text::push(out, key, answer::IRRELEVANT);
             return Ok(());
         }
-        if let Some(result) = self.combine(&spec.rule, value) {
+        if let Some(result) = self.combine(key, &spec.rule, value) {
             text::push(out, key, &result);
         }
         Ok(())
     }
 
     /// The result of an offer; `None`: a declaration, which has no answer.
-    fn combine(&mut self, rule: &Rule, value: &str) -> Option<String> {
+    fn combine(&mut self, key: &str, rule: &Rule, value: &str) -> Option<String> {
         let reject = || Some(answer::REJECT.to_owned());
         match *rule {
             Rule::And(field) | Rule::Or(field) => {
@@ -236,7 +238,11 @@ impl Negotiation {
                     return reject();
                 };
                 let ours = *field(&mut self.ours);
-                let result = if matches!(rule, Rule::Min(..)) { theirs.min(ours) } else { theirs.max(ours) };
+                let mut result =
+                    if matches!(rule, Rule::Min(..)) { theirs.min(ours) } else { theirs.max(ours) };
+                if key == FIRST_BURST {
+                    result = result.min(self.agreed.max_burst_length);
+                }
                 *field(&mut self.agreed) = result;
                 Some(result.to_string())
             }

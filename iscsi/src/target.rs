@@ -19,4 +19,5 @@ pub use login::{Accepted, Login, Progress, Settings};
 pub use respond::{AsyncMessage, Residual, Response};
 pub use session::{Session, SessionInfo, SessionType};
 pub use tasks::TaskId;
+pub use text::is_name;
 pub use write::DataError;

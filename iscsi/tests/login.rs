@@ -92,6 +92,17 @@ fn answers_of_the_target() {
 }
 
 #[test]
+fn the_first_burst_is_no_longer_than_any() {
+    for offer in
+        ["FirstBurstLength=65536 MaxBurstLength=4096 ", "MaxBurstLength=4096 FirstBurstLength=65536 "]
+    {
+        let (target, responses) = login(&[request(OPERATIONAL_TO_FULL, &(names() + offer))]);
+        assert!(responses[0].1.contains("FirstBurstLength=4096 "), "{}", responses[0].1);
+        assert_eq!(target.accepted.unwrap().session.parameters().first_burst_length, 4096);
+    }
+}
+
+#[test]
 fn a_text_may_be_spread_over_requests() {
     let (head, tail) = (names(), "MaxBurstLength=4096 ");
     let whole = head + tail;
@@ -199,12 +210,12 @@ fn the_directory_refuses_and_redirects() {
         (
             Refusal::Moved { portal, permanent: false },
             LoginStatus::MOVED_TEMPORARILY,
-            "TargetAddress=[fd00::2]:860,4 ",
+            "TargetAddress=[fd00::2]:860 ",
         ),
         (
             Refusal::Moved { portal, permanent: true },
             LoginStatus::MOVED_PERMANENTLY,
-            "TargetAddress=[fd00::2]:860,4 ",
+            "TargetAddress=[fd00::2]:860 ",
         ),
     ] {
         let mut target = TargetEnd::new(Settings::default());
@@ -228,8 +239,8 @@ impl SecurityMethod for PassWord {
                 text::push(out, "X-ask", "word");
                 SecurityStep::Continue
             }
-            [("X-say", "please")] => SecurityStep::Passed,
-            _ => SecurityStep::Failed,
+            [("X-say", "please")] => SecurityStep::Passed { name: "polite".into() },
+            _ => SecurityStep::Failed("another word"),
         }
     }
 }

@@ -103,6 +103,10 @@ fn junk_texts_are_rejected_and_the_session_goes_on() {
     assert_eq!((response.flags, pdus[0].1.len()), (0, 0));
     let pdus = split(&pair.inject(&text(response.transfer_tag.get(), FINAL, b"Targets=\0")));
     assert!(pdus[0].1.starts_with(b"TargetName="));
+    // Keys that are for logins, or for targets.
+    let pdus =
+        split(&pair.inject(&text(NO_TAG, FINAL, b"TargetAlias=a\0TargetName=b\0AuthMethod=None\0X-y=1\0")));
+    assert_eq!(pdus[0].1, b"TargetAlias=Reject\0TargetName=Reject\0AuthMethod=Reject\0X-y=NotUnderstood\0");
     assert_alive(&mut pair);
 }
 

@@ -3,8 +3,7 @@
 use crate::Error;
 use crate::local::{self, Place};
 use lunette_engine::{Nexus, TargetPort};
-use lunette_iscsi::limits::MAX_NAME;
-use lunette_iscsi::target::{SessionInfo, Settings};
+use lunette_iscsi::target::{SessionInfo, Settings, is_name};
 use lunette_store::Cx;
 use lunette_store::log::LineBudget;
 use std::collections::HashMap;
@@ -97,11 +96,9 @@ impl Target {
     /// # Errors
     /// When the name is not an iSCSI name.
     pub fn new(mut options: Options, port: Arc<TargetPort>) -> Result<Arc<Self>, Error> {
-        let name = options.name.to_lowercase();
-        let known =
-            ["iqn.", "eui.", "naa."].iter().any(|kind| name.starts_with(kind) && name.len() > kind.len());
+        let name = options.name.to_ascii_lowercase();
         let clean = name.chars().all(|c| c.is_alphanumeric() || matches!(c, '-' | '.' | ':'));
-        if !known || !clean || name.len() > MAX_NAME {
+        if !is_name(&name) || !clean {
             return Err(Error::Name(options.name));
         }
         options.name = name;

@@ -426,6 +426,10 @@ impl SecurityMethod for Secret {
             text::push(out, "CHAP_A", "5");
             return SecurityStep::Continue;
         }
-        if keys.contains(&("CHAP_R", "0x01")) { SecurityStep::Passed } else { SecurityStep::Failed }
+        if keys.contains(&("CHAP_R", "0x01")) {
+            SecurityStep::Passed { name: "somebody".into() }
+        } else {
+            SecurityStep::Failed("another response")
+        }
     }
 }

@@ -65,14 +65,17 @@ pub struct Admission {
 }
 
 /// What a security method does after a login request.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum SecurityStep {
     /// It needs another request.
     Continue,
     /// The initiator has proved who it is.
-    Passed,
-    /// It has not.
-    Failed,
+    Passed {
+        /// Under which name.
+        name: String,
+    },
+    /// It has not, for this reason, which it is not told.
+    Failed(&'static str),
 }
 
 /// One value of AuthMethod, such as CHAP.
@@ -91,7 +94,7 @@ pub trait Directory {
     /// [`LoginStatus::NOT_FOUND`].
     fn admit(&mut self, identity: Identity<'_>) -> Result<Admission, Refusal>;
 
-    /// Makes room for the session after authentication and returns its TSIH, which is never 0. A session of the
+    /// Makes room for the session after authentication (see [`SessionInfo::authenticated`]) and returns its TSIH, which is never 0. A session of the
     /// same initiator, target and ISID is to be ended first (RFC 7143 6.3.5).
     fn open(&mut self, identity: Identity<'_>) -> Result<u16, Refusal>;
 

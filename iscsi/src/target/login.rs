@@ -12,7 +12,7 @@ use crate::limits::{
     DEFAULT_COMMAND_WINDOW, LOGIN_DATA_SEGMENT, MAX_COMMAND_WINDOW, MAX_LOGIN_REQUESTS, MAX_TEXT_REQUEST,
 };
 use crate::outbox::Outbox;
-use crate::params::{Negotiation, Parameters, Phase};
+use crate::params::{FIRST_BURST, Negotiation, Parameters, Phase};
 use crate::pdu::{LoginRequest, LoginResponse, LoginStatus, Opcode, Stage, flag};
 use crate::text::{self, answer};
 
@@ -68,6 +68,8 @@ pub struct Login {
     requests: u32,
     declared: bool,
     stat_sn: u32,
+    /// Why the initiator has not proved who it is.
+    reason: Option<&'static str>,
 }
 
 enum Security {
@@ -103,6 +105,7 @@ impl Login {
             requests: 0,
             declared: false,
             stat_sn: 0,
+            reason: None,
         }
     }
 
@@ -136,6 +139,11 @@ impl Login {
                 return Ok(Progress { used, accepted: Some(Box::new(self.finish())) });
             }
         }
+    }
+
+    /// Why a login that was refused was, if there is more to say of it than its status; not for the initiator.
+    pub fn reason(&self) -> Option<&'static str> {
+        self.reason
     }
 
     /// A PDU that is no login request: the first on a connection gets no answer (RFC 7143 6.3).
@@ -250,6 +258,7 @@ impl Login {
             initiator_alias: value("InitiatorAlias").unwrap_or_default().to_owned(),
             target_name: target_name.unwrap_or_default(),
             session_type,
+            authenticated: None,
             ..self.info
         };
         if self.info.tsih != 0 {
@@ -269,7 +278,10 @@ impl Login {
             SessionType::Discovery => Phase::DiscoveryLogin,
         };
         let mut security_keys = Vec::new();
-        for &(key, value) in pairs {
+        // What MaxBurstLength has come to bounds FirstBurstLength (RFC 7143 13.14).
+        let is_bounded = |pair: &&(&str, &str)| pair.0 == FIRST_BURST;
+        let ordered = pairs.iter().filter(|pair| !is_bounded(pair)).chain(pairs.iter().filter(is_bounded));
+        for &(key, value) in ordered {
             match key {
                 "InitiatorName" | "InitiatorAlias" | "TargetName" | "SessionType" => {}
                 "AuthMethod" => self.choose_method(value, answers)?,
@@ -286,8 +298,14 @@ impl Login {
         if let Security::Running(method) = &mut self.security {
             match method.step(&security_keys, answers) {
                 SecurityStep::Continue => {}
-                SecurityStep::Passed => self.security = Security::Done,
-                SecurityStep::Failed => return Err(status(LoginStatus::AUTHENTICATION_FAILURE)),
+                SecurityStep::Passed { name } => {
+                    self.info.authenticated = Some(name);
+                    self.security = Security::Done;
+                }
+                SecurityStep::Failed(why) => {
+                    self.reason = Some(why);
+                    return Err(status(LoginStatus::AUTHENTICATION_FAILURE));
+                }
             }
         }
         Ok(())
@@ -373,7 +391,8 @@ impl Login {
         let status = match refusal {
             Refusal::Status(status) => status,
             Refusal::Moved { portal, permanent } => {
-                text::push(&mut text, "TargetAddress", &portal.to_string());
+                // Without the portal group tag (RFC 7143 13.8).
+                text::push(&mut text, "TargetAddress", &portal.address.to_string());
                 if permanent { LoginStatus::MOVED_PERMANENTLY } else { LoginStatus::MOVED_TEMPORARILY }
             }
         };

@@ -6,7 +6,6 @@ use super::window::Arrival;
 use super::write::{DataPdu, Progress, WriteTransfer};
 use super::{Connection, DataError, Directory, Session, TaskId};
 use crate::error::Error;
-use crate::limits::MAX_PING;
 use crate::outbox::Outbox;
 use crate::pdu::{
     AdditionalHeaders, DataOut, LogoutReason, LogoutRequest, LogoutResult, NO_TAG, NopOut, Opcode,
@@ -73,7 +72,8 @@ impl Connection {
                 session.count(immediate, cmd_sn);
                 self.segment.clear();
                 let nop = header.opcode.kind() == Opcode::NOP_OUT;
-                let limit = if nop { MAX_PING.min(self.peer_max_data as usize) } else { usize::MAX };
+                // As much of a ping comes back as the initiator receives (RFC 7143 11.19).
+                let limit = if nop { self.peer_max_data as usize } else { usize::MAX };
                 self.sink = Sink::Collect { limit };
                 if self.framer.data_length() == 0 { self.collected(session, directory, out) } else { None }
             }

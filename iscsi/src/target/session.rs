@@ -31,6 +31,8 @@ pub struct SessionInfo {
     pub isid: [u8; 6],
     /// Target's part of the session identifier.
     pub tsih: u16,
+    /// The name under which the initiator has proved who it is; `None` if it did not have to.
+    pub authenticated: Option<String>,
 }
 
 /// One session: command order and open tasks.

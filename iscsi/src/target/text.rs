@@ -99,6 +99,14 @@ impl Connection {
             match key {
                 "SendTargets" => send_targets(session, directory, value, &mut answers),
                 "InitiatorAlias" => {}
+                // These are for the target to tell, or for a login.
+                "TargetAlias"
+                | "TargetAddress"
+                | "TargetPortalGroupTag"
+                | "TargetName"
+                | "InitiatorName"
+                | "SessionType"
+                | "AuthMethod" => text::push(&mut answers, key, answer::REJECT),
                 _ => {
                     // Outside a login a key may come again.
                     let _ = self.negotiation.answer(Phase::FullFeature, key, value, &mut answers);
@@ -142,11 +150,46 @@ fn send_targets(session: &Session, directory: &dyn Directory, which: &str, answe
 }
 
 /// Whether this has the form of an iSCSI name (RFC 7143 4.2.7).
-pub(crate) fn is_name(name: &str) -> bool {
-    let known = ["iqn.", "eui.", "naa."].iter().any(|kind| {
-        name.get(..4).is_some_and(|start| start.eq_ignore_ascii_case(kind)) && name.len() > kind.len()
-    });
-    known
+pub fn is_name(name: &str) -> bool {
+    let Some((kind, rest)) = name.split_at_checked(4) else { return false };
+    let is_hexadecimal = || rest.bytes().all(|byte| byte.is_ascii_hexdigit());
+    let has_form = match kind.to_ascii_lowercase().as_str() {
+        "iqn." => !rest.is_empty(),
+        "eui." => rest.len() == 16 && is_hexadecimal(),
+        "naa." => matches!(rest.len(), 16 | 32) && is_hexadecimal(),
+        _ => false,
+    };
+    has_form
         && name.len() <= crate::limits::MAX_NAME
         && !name.chars().any(|c| c.is_control() || c.is_whitespace())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::is_name;
+
+    #[test]
+    fn names_have_one_of_three_forms() {
+        let long = format!("iqn.{}", "x".repeat(219));
+        for name in
+            ["iqn.2024-01.example:disk", "IQN.x", "eui.02004567A425678D", "naa.52004567BA64678D", &long]
+        {
+            assert!(is_name(name), "{name}");
+        }
+        assert!(is_name("naa.62004567BA64678D0123456789ABCDEF"));
+        let too_long = format!("{long}x");
+        for name in [
+            "",
+            "iqn",
+            "iqn.",
+            "éqn.x",
+            "eui.02004567A425678",
+            "eui.02004567A425678G",
+            "naa.5200",
+            "iqn.a b",
+            &too_long,
+        ] {
+            assert!(!is_name(name), "{name}");
+        }
+    }
 }

@@ -143,7 +143,8 @@ impl Connection {
             Phase::Login(login) => {
                 let progress = login.receive(&mut door, input, &mut state.out);
                 let opened = door.opened.take();
-                let progress = progress.inspect_err(|error| self.say_refused(&name, error, cx))?;
+                let reason = login.reason();
+                let progress = progress.inspect_err(|error| self.say_refused(&name, error, reason, cx))?;
                 let Some(accepted) = progress.accepted else { return Ok((progress.used, false)) };
                 self.logged_in(state, *accepted, opened, cx);
                 Ok((progress.used, true))
@@ -151,9 +152,10 @@ impl Connection {
         }
     }
 
-    fn say_refused(&self, initiator: &str, error: &Error, cx: &dyn Cx) {
+    fn say_refused(&self, initiator: &str, error: &Error, reason: Option<&str>, cx: &dyn Cx) {
         if matches!(error, Error::LoginRefused(_)) && self.may_log(cx) {
-            tracing::warn!(initiator, address = %self.peer, "iSCSI {error}");
+            let reason = reason.map_or(String::new(), |reason| format!(": {reason}"));
+            tracing::warn!(initiator, address = %self.peer, "iSCSI {error}{reason}");
         }
     }
 
