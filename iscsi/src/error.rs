@@ -32,6 +32,9 @@ pub enum Error {
     /// The login was refused; as target, the response is in the outbox.
     #[error("login refused: {0}")]
     LoginRefused(LoginStatus),
+    /// The target has not proved who it is, or breaks the rules of the method by which it should have.
+    #[error("the target is not authenticated: {0}")]
+    NotAuthenticated(&'static str),
     /// The peer's login answers break the rules of negotiation.
     #[error("the target's login answers break the rules of negotiation")]
     Negotiation,

@@ -11,6 +11,7 @@ pub use requests::{CommandRequest, TaskManagementRequest};
 
 use std::collections::HashMap;
 
+use crate::chap::InitiatorChap;
 use crate::digest::Digests;
 use crate::frame::Framer;
 use crate::limits::LOGIN_DATA_SEGMENT;
@@ -38,6 +39,8 @@ pub struct Settings {
     pub parameters: Parameters,
     /// [`Stage::SECURITY`], or [`Stage::OPERATIONAL`] to leave that out.
     pub first_stage: Stage,
+    /// Proves who the initiator is; `None`: it need not.
+    pub chap: Option<InitiatorChap>,
     /// Offer operational parameters; if not, go from the security stage straight to full-feature phase.
     pub negotiate: bool,
 }
@@ -53,6 +56,7 @@ impl Default for Settings {
             first_cmd_sn: 1,
             parameters: Parameters::PREFERRED,
             first_stage: Stage::SECURITY,
+            chap: None,
             negotiate: true,
         }
     }

@@ -8,7 +8,7 @@
 //!   it asks a [`target::Directory`] who may log in where. The connection knows bytes, digests and StatSN, the
 //!   session CmdSN and open tasks, so that several connections can share a session later.
 //! * The initiator: [`initiator::Initiator`], for tests, load and stores behind iSCSI.
-//! * What both share: [`pdu`], [`text`], [`params`], [`digest`], and every bound in [`limits`].
+//! * What both share: [`pdu`], [`text`], [`params`], [`chap`], [`digest`], and every bound in [`limits`].
 //!
 //! Error recovery is level 0, sessions have one connection, and data comes in order.
 //!
@@ -71,6 +71,7 @@
 //! ```
 #![forbid(unsafe_code)]
 
+pub mod chap;
 pub mod digest;
 mod error;
 mod frame;

@@ -28,6 +28,10 @@ pub const MAX_KEY: usize = 63;
 pub const MAX_VALUE: usize = 255;
 /// The longest value of a key that carries binary data, such as a CHAP response.
 pub const MAX_BINARY_VALUE: usize = 8192;
+/// The longest challenge of CHAP that is answered, in bytes (RFC 7143 12.1.3).
+pub const MAX_CHALLENGE: usize = 1024;
+/// The longest secret of CHAP, in bytes.
+pub const MAX_SECRET: usize = 255;
 /// The longest iSCSI name, in bytes (RFC 7143 4.2.7.1).
 pub const MAX_NAME: usize = 223;
 /// One text request, spread over PDUs with the C bit, in bytes.

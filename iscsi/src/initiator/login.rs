@@ -7,7 +7,10 @@ use crate::outbox::Outbox;
 use crate::params::Phase;
 use crate::pdu::{LoginRequest, LoginResponse, LoginStatus, Opcode, Stage, flag};
 use crate::target::SessionType;
-use crate::text;
+use crate::text::{self, answer};
+
+const AUTH_METHOD: &str = "AuthMethod";
+const CHAP: &str = "CHAP";
 
 #[derive(Debug, Default)]
 pub(super) struct LoginState {
@@ -33,8 +36,9 @@ impl Initiator {
 
     /// Sends the one request that says all there is to say in `stage`.
     fn enter(&mut self, stage: Stage, mut text: Vec<u8>, out: &mut Outbox) {
+        let proves = stage == Stage::SECURITY && self.settings.chap.is_some();
         if stage == Stage::SECURITY {
-            text::push(&mut text, "AuthMethod", "None");
+            text::push(&mut text, AUTH_METHOD, if proves { CHAP } else { answer::NONE });
         } else if self.settings.negotiate {
             let phase = match self.settings.session_type {
                 SessionType::Normal => Phase::Login,
@@ -45,7 +49,29 @@ impl Initiator {
         if let Some(login) = &mut self.login {
             login.stage = stage.0;
         }
-        self.login_request(true, &text, out);
+        self.login_request(!proves, &text, out);
+    }
+
+    /// Takes the target's security keys; true: there was more to say, and it was said.
+    fn prove(&mut self, answers: &[u8], out: &mut Outbox) -> Result<bool, Error> {
+        let Some(chap) = &mut self.settings.chap else { return Ok(false) };
+        let pairs: Vec<_> = text::parse(answers).map_err(|_| Error::Negotiation)?.collect();
+        let keys: Vec<_> = pairs.iter().copied().filter(|(key, _)| key.starts_with("CHAP_")).collect();
+        let mut text = Vec::new();
+        match pairs.iter().find(|(key, _)| *key == AUTH_METHOD) {
+            Some((_, method)) if *method != CHAP => {
+                return Err(Error::NotAuthenticated("it does without CHAP"));
+            }
+            Some(_) => chap.begin(&mut text),
+            None => chap.step(&keys, &mut text).map_err(Error::NotAuthenticated)?,
+        }
+        if text.is_empty() {
+            return Ok(false);
+        }
+        // With the last thing that is said, the stage is over.
+        let transit = pairs.iter().all(|(key, _)| *key != AUTH_METHOD);
+        self.login_request(transit, &text, out);
+        Ok(true)
     }
 
     fn login_request(&mut self, transit: bool, text: &[u8], out: &mut Outbox) {
@@ -82,6 +108,10 @@ impl Initiator {
             return Ok(false);
         }
         let answers = self.login.as_mut().map(|login| std::mem::take(&mut login.answers)).unwrap_or_default();
+        let in_security = self.login.as_ref().is_some_and(|login| login.stage == Stage::SECURITY.0);
+        if in_security && self.prove(&answers, out)? {
+            return Ok(false);
+        }
         for (key, value) in text::parse(&answers).map_err(|_| Error::Negotiation)? {
             if !self.negotiation.accept(key, value) {
                 return Err(Error::Negotiation);
@@ -90,6 +120,9 @@ impl Initiator {
         if header.flags & flag::TRANSIT == 0 {
             self.login_request(true, &[], out);
             return Ok(false);
+        }
+        if in_security && self.settings.chap.as_ref().is_some_and(|chap| !chap.is_over()) {
+            return Err(Error::NotAuthenticated("it has left the security stage without a proof"));
         }
         match Stage(header.flags & 3) {
             Stage::OPERATIONAL => {
