@@ -52,8 +52,9 @@ impl Undo {
     /// Writes it back, or all that can be of it, so that it lasts.
     ///
     /// A block that cannot be written is as good if nobody sees anything else there: it still holds the old content, or the
-    /// medium does not yield it, though it does so with others. Nothing here asks for a flush: once a file has lost anything,
-    /// none succeeds.
+    /// medium does not yield it, though it does so with others. Where it is a cache of the system that gives the old content
+    /// back, the medium may still hold something else: to insist on it would keep the disk away for ever for one bad block.
+    /// Nothing here asks for a flush: once a file has lost anything, none succeeds.
     pub(crate) async fn carry_out(&self, steps: &Steps, geometry: Geometry) -> Result<(), Sense> {
         let whole = self.extent();
         if self.put_back(steps, whole).await == Block::Old {

@@ -87,6 +87,8 @@ enum Rule {
     Or(Flag),
     /// The smaller number.
     Min(Number, u32, u32),
+    /// The smaller number, and no more than what another key has come to.
+    Capped(Number, u32, u32, Number),
     /// The larger number.
     Max(Number, u32, u32),
     /// Each side declares its own.
@@ -106,8 +108,6 @@ struct Spec {
     rule: Rule,
 }
 
-/// It is at most MaxBurstLength (RFC 7143 13.14).
-pub(crate) const FIRST_BURST: &str = "FirstBurstLength";
 const LENGTH_MAX: u32 = (1 << 24) - 1;
 
 const fn session(key: &'static str, rule: Rule) -> Spec {
@@ -132,7 +132,11 @@ static TABLE: [Spec; 16] = [
     session("InitialR2T", Rule::Or(|p| &mut p.initial_r2t)),
     session("ImmediateData", Rule::And(|p| &mut p.immediate_data)),
     session("MaxBurstLength", Rule::Min(|p| &mut p.max_burst_length, 512, LENGTH_MAX)),
-    session(FIRST_BURST, Rule::Min(|p| &mut p.first_burst_length, 512, LENGTH_MAX)),
+    // RFC 7143 13.14
+    session(
+        "FirstBurstLength",
+        Rule::Capped(|p| &mut p.first_burst_length, 512, LENGTH_MAX, |p| &mut p.max_burst_length),
+    ),
     connection("DefaultTime2Wait", Rule::Max(|p| &mut p.default_time_to_wait, 0, 3600)),
     connection("DefaultTime2Retain", Rule::Min(|p| &mut p.default_time_to_retain, 0, 3600)),
     session("MaxOutstandingR2T", Rule::Min(|p| &mut p.max_outstanding_r2t, 1, 65_535)),
@@ -214,14 +218,14 @@ impl Negotiation {
             text::push(out, key, answer::IRRELEVANT);
             return Ok(());
         }
-        if let Some(result) = self.combine(key, &spec.rule, value) {
+        if let Some(result) = self.combine(&spec.rule, value) {
             text::push(out, key, &result);
         }
         Ok(())
     }
 
     /// The result of an offer; `None`: a declaration, which has no answer.
-    fn combine(&mut self, key: &str, rule: &Rule, value: &str) -> Option<String> {
+    fn combine(&mut self, rule: &Rule, value: &str) -> Option<String> {
         let reject = || Some(answer::REJECT.to_owned());
         match *rule {
             Rule::And(field) | Rule::Or(field) => {
@@ -233,16 +237,16 @@ impl Negotiation {
                 *field(&mut self.agreed) = result;
                 Some(yes_no(result).to_owned())
             }
-            Rule::Min(field, low, high) | Rule::Max(field, low, high) => {
+            Rule::Min(field, low, high) | Rule::Max(field, low, high) | Rule::Capped(field, low, high, _) => {
                 let Some(theirs) = number_within(value, low, high) else {
                     return reject();
                 };
                 let ours = *field(&mut self.ours);
-                let mut result =
-                    if matches!(rule, Rule::Min(..)) { theirs.min(ours) } else { theirs.max(ours) };
-                if key == FIRST_BURST {
-                    result = result.min(self.agreed.max_burst_length);
-                }
+                let result = match *rule {
+                    Rule::Max(..) => theirs.max(ours),
+                    Rule::Capped(.., cap) => theirs.min(ours).min(*cap(&mut self.agreed)),
+                    _ => theirs.min(ours),
+                };
                 *field(&mut self.agreed) = result;
                 Some(result.to_string())
             }
@@ -281,7 +285,10 @@ impl Negotiation {
             let number;
             let value = match spec.rule {
                 Rule::And(field) | Rule::Or(field) => yes_no(*field(&mut ours)),
-                Rule::Min(field, ..) | Rule::Max(field, ..) | Rule::Declare(field, ..) => {
+                Rule::Min(field, ..)
+                | Rule::Capped(field, ..)
+                | Rule::Max(field, ..)
+                | Rule::Declare(field, ..) => {
                     number = field(&mut ours).to_string();
                     &number
                 }
@@ -310,14 +317,17 @@ impl Negotiation {
                 *field(&mut self.agreed) = result;
                 if matches!(spec.rule, Rule::And(_)) { ours || !result } else { result || !ours }
             }
-            Rule::Min(field, low, high) | Rule::Max(field, low, high) | Rule::Declare(field, low, high) => {
+            Rule::Min(field, low, high)
+            | Rule::Capped(field, low, high, _)
+            | Rule::Max(field, low, high)
+            | Rule::Declare(field, low, high) => {
                 let Some(result) = number_within(value, low, high) else {
                     return false;
                 };
                 let ours = *field(&mut self.ours);
                 *field(&mut self.agreed) = result;
                 match spec.rule {
-                    Rule::Min(..) => result <= ours,
+                    Rule::Min(..) | Rule::Capped(..) => result <= ours,
                     Rule::Max(..) => result >= ours,
                     _ => true,
                 }
@@ -329,6 +339,11 @@ impl Negotiation {
             Rule::TaskReporting => value == "RFC3720",
         }
     }
+}
+
+/// Whether the result of a key depends on those of others in the same text, so that it is answered after them.
+pub(crate) fn is_capped(key: &str) -> bool {
+    find(key).is_some_and(|(_, spec)| matches!(spec.rule, Rule::Capped(..)))
 }
 
 fn find(key: &str) -> Option<(usize, &'static Spec)> {

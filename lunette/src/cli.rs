@@ -66,16 +66,18 @@ pub(crate) enum Subcommand {
 pub(crate) struct Serve {
     /// A logical unit, as in disk:/var/vm/a.img,w or disk:ram:4G (may be repeated)
     ///
-    /// Written `TYPE:STORE[,r|w][,key=value…]`. TYPE is `disk`. STORE is the path of a file or block device, or ram:SIZE. `r`
-    /// refuses writes. Keys: size= (create a sparse file of this size if there is none), block=512|4096, direct=on|off,
-    /// inline=on|off, serial=, wwn= (NAA name), version=spc-3|spc-4, name=, rotational=on|off, removable=on|off, pace=
-    /// (bytes that formatting and sanitizing write in a second, as in 200M, or off; otherwise 64M), atomic= (bytes to whose multiples WRITE ATOMIC
-    /// keeps, as in 16K; otherwise it takes any blocks), waiting= (commands that wait while the store
-    /// has no room, otherwise 256; the next are answered TASK SET FULL or BUSY), target= (0 to 255,
-    /// otherwise 0; not for iSCSI, whose target is 0), lun= (0 to 16383, otherwise numbered from 0 in each target, in the order given),
-    /// queues= (request queues, as in 0, 0-3 or 1+4, on whose reactors the unit lives), filter= (commands that the unit
-    /// carries out, as in deny:unmap+write-same-16 or allow:read+inquiry+9e/10), access= (how it is accessible through
-    /// target port groups, as in 1:optimized:preferred+2:standby; also non-optimized, unavailable). A comma in a path is written `\,`.
+    /// Written `TYPE:STORE[,r|w][,key=value…]`. TYPE is `disk`. STORE is the path of a file or block device, or
+    /// ram:SIZE. `r` refuses writes. Keys: size= (create a sparse file of this size if there is none),
+    /// block=512|4096, direct=on|off, inline=on|off, serial=, wwn= (NAA name), version=spc-3|spc-4, name=,
+    /// rotational=on|off, removable=on|off, pace= (bytes that formatting and sanitizing write in a second, as in
+    /// 200M, or off; otherwise 64M), atomic= (bytes to whose multiples WRITE ATOMIC keeps, as in 16K; otherwise it
+    /// takes any blocks), waiting= (commands that wait while the store has no room, otherwise 256; the next are
+    /// answered TASK SET FULL or BUSY), target= (0 to 255, otherwise 0; not for iSCSI, whose target is 0), lun= (0 to
+    /// 16383, otherwise numbered from 0 in each target, in the order given), queues= (request queues, as in 0, 0-3 or
+    /// 1+4, on whose reactors the unit lives), filter= (commands that the unit carries out, as in
+    /// deny:unmap+write-same-16 or allow:read+inquiry+9e/10), access= (how it is accessible through target port
+    /// groups, as in 1:optimized:preferred+2:standby; also non-optimized, unavailable). A comma in a path is written
+    /// `\,`.
     #[arg(long = "lu", value_name = "UNIT")]
     pub(crate) units: Vec<UnitSpec>,
 
@@ -87,9 +89,10 @@ pub(crate) struct Serve {
 
     /// Serve virtual machines on this vhost-user socket, as in /run/vm1.sock,owner=:kvm (may be repeated)
     ///
-    /// Written `SOCKET[,mode=0660][,owner=[USER][:GROUP]][,group=N]`, by names or numbers. Whoever may write to the socket's file can
-    /// read and write the disks; that is the daemon's user alone (mode=0600), and the group if `owner=` names one
-    /// (mode=0660). The target port group is 1 to 65534, otherwise 1. A comma in a path is written `\,`.
+    /// Written `SOCKET[,mode=0660][,owner=[USER][:GROUP]][,group=N]`, by names or numbers. Whoever may write to the
+    /// socket's file can read and write the disks; that is the daemon's user alone (mode=0600), and the group if
+    /// `owner=` names one (mode=0660). The target port group is 1 to 65534, otherwise 1. A comma in a path is written
+    /// `\,`.
     #[arg(long, value_name = "SOCKET")]
     pub(crate) vhost_user: Vec<SocketSpec>,
 

@@ -32,9 +32,10 @@ impl Secret {
     /// # Errors
     /// When it is not, or is longer than [`MAX_SECRET`](crate::limits::MAX_SECRET).
     pub fn new(bytes: Vec<u8>) -> Result<Self, SecretError> {
-        match bytes.len() {
-            length @ 1..MIN_SECRET => Err(SecretError::Short(length)),
-            _ => Self::weak(bytes),
+        let secret = Self::weak(bytes)?;
+        match secret.bytes().len() {
+            length @ ..MIN_SECRET => Err(SecretError::Short(length)),
+            _ => Ok(secret),
         }
     }
 

@@ -12,7 +12,7 @@ use crate::limits::{
     DEFAULT_COMMAND_WINDOW, LOGIN_DATA_SEGMENT, MAX_COMMAND_WINDOW, MAX_LOGIN_REQUESTS, MAX_TEXT_REQUEST,
 };
 use crate::outbox::Outbox;
-use crate::params::{FIRST_BURST, Negotiation, Parameters, Phase};
+use crate::params::{Negotiation, Parameters, Phase, is_capped};
 use crate::pdu::{LoginRequest, LoginResponse, LoginStatus, Opcode, Stage, flag};
 use crate::text::{self, answer};
 
@@ -278,9 +278,8 @@ impl Login {
             SessionType::Discovery => Phase::DiscoveryLogin,
         };
         let mut security_keys = Vec::new();
-        // What MaxBurstLength has come to bounds FirstBurstLength (RFC 7143 13.14).
-        let is_bounded = |pair: &&(&str, &str)| pair.0 == FIRST_BURST;
-        let ordered = pairs.iter().filter(|pair| !is_bounded(pair)).chain(pairs.iter().filter(is_bounded));
+        let is_last = |pair: &&(&str, &str)| is_capped(pair.0);
+        let ordered = pairs.iter().filter(|pair| !is_last(pair)).chain(pairs.iter().filter(is_last));
         for &(key, value) in ordered {
             match key {
                 "InitiatorName" | "InitiatorAlias" | "TargetName" | "SessionType" => {}
