@@ -8,7 +8,7 @@
 //! [`Backing`](lunette_store::Backing). It starts no thread, reads no clock and opens no file: everything runs on a reactor
 //! and asks the reactor's [`Cx`](lunette_store::Cx).
 //!
-//! Entry types: [`Device`] and [`Command`] to add a device type, [`LogicalUnit`], [`TargetPort`] and
+//! Entry types: [`Device`] and [`Command`] to add a device type, [`LogicalUnit`], [`TargetPort`], [`LunMap`] and
 //! [`Nexus`] to put a target together, [`Session`] and [`Responder`] to add a transport.
 //!
 //! ```
@@ -58,6 +58,7 @@ mod hop;
 mod identity;
 mod jobs;
 mod log;
+mod lun_map;
 mod manage;
 mod mode;
 mod nexus;
@@ -92,6 +93,7 @@ pub use command::{
 pub use device::{Device, sense_of};
 pub use filter::{CommandFilter, FilterError};
 pub use identity::Identity;
+pub use lun_map::LunMap;
 pub use mode::{ModePageSpec, PageControl};
 pub use nexus::{AttentionObserver, Nexus, NexusId, TargetPort};
 pub use outcome::{Aborted, Completion, Outcome, Residual};

@@ -146,7 +146,7 @@ impl Action {
 
 /// What a function does.
 pub(crate) struct Effect {
-    /// All logical units of the target port, or only the addressed one.
+    /// All logical units that the nexus sees, or only the addressed one.
     all_units: bool,
     /// Only tasks of the nexus that the function came by.
     own_tasks: bool,
@@ -216,7 +216,8 @@ impl Effect {
 impl Engine {
     pub(crate) fn manage(&self, session: &Session, function: &Management, cookie: u64, cx: &mut dyn Cx) {
         let nexus = session.nexus();
-        let unit = nexus.port.resolve(function.lun);
+        let luns = nexus.luns();
+        let unit = luns.resolve(function.lun);
         let job = self.jobs.borrow_mut().insert(Asker::of(session, cookie, Some(function.function)));
         let effect = Effect::of(function.function);
         if !effect.all_units && unit.device().is_placeholder() {
@@ -227,7 +228,7 @@ impl Engine {
             On::Query => Action::Query,
             On::Nothing => return self.answer(job, asynchronous_event(nexus.itl(unit).attention()), cx),
         };
-        let units: Vec<_> = if effect.all_units { nexus.port.units().values().collect() } else { vec![unit] };
+        let units: Vec<_> = if effect.all_units { luns.each_unit().collect() } else { vec![unit] };
         let told = Units::of(&units, LogicalUnit::tells_aborted);
         units.iter().for_each(|unit| establish(function.function, unit, nexus));
         let selector = Selector {
@@ -249,13 +250,15 @@ impl Engine {
     pub(crate) fn close(&self, session: &Session, cookie: u64, cx: &mut dyn Cx) {
         let nexus = session.nexus();
         nexus.lose();
-        nexus.port.units().values().for_each(|unit| unit.lose(nexus));
+        let luns = nexus.luns();
+        luns.each_unit().for_each(|unit| unit.lose(nexus));
         let job = self.jobs.borrow_mut().insert(Asker::of(session, cookie, None));
         let selector = Selector { units: None, nexuses: Some([nexus.id()].into()), ..Selector::default() };
         let action = Action::Abort { requester: nexus.id(), because: Because::NexusLost };
-        self.spread(job, &nexus.port.all_units(), &selector, action, cx);
+        let units: Vec<_> = luns.each_unit_and_placeholder().collect();
+        self.spread(job, &units, &selector, action, cx);
         let cleared = |faulted| faulted == nexus.id();
-        nexus.port.units().values().for_each(|unit| self.clear_allegiance(unit, cleared, cx));
+        luns.each_unit().for_each(|unit| self.clear_allegiance(unit, cleared, cx));
     }
 
     /// Aborts the commands of some nexuses for the unit of a command, which is told when they have ended.
@@ -355,7 +358,7 @@ impl Engine {
         if let Some(nexus) = &selector.reset {
             let is_here =
                 |unit: &&Arc<LogicalUnit>| unit.coordination().parts().any(|part| part == self.reactor);
-            nexus.port.units().values().filter(is_here).for_each(|unit| unit.lose(nexus));
+            nexus.luns().each_unit().filter(is_here).for_each(|unit| unit.lose(nexus));
         }
         if matches!(action, Action::Await { anew: true }) {
             self.decode_waiting_again(selector);

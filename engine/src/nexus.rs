@@ -3,14 +3,14 @@
 use crate::attention::Attentions;
 use crate::priority::INITIAL_PRIORITY;
 use crate::reservation::Registrant;
-use crate::{LogicalUnit, Reservation, placeholder};
+use crate::{LogicalUnit, LunMap, Reservation};
 use lunette_scsi::designator::Protocol;
 use lunette_scsi::{AdditionalSense, Lun, Sense, SenseKey, TransportId};
 use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, Weak};
 
-/// A way in: a target port and the logical units that are seen through it.
+/// A way in: a target port and the logical units that are seen through it, by everybody or by some initiators.
 pub struct TargetPort {
     /// The port's name: a SCSI name string, as an iSCSI port has it (`iqn…,t,0x0001`).
     pub name: String,
@@ -20,11 +20,7 @@ pub struct TargetPort {
     pub protocol: Protocol,
     /// Its target port group (SPC-4 5.15).
     pub group: u16,
-    units: BTreeMap<u32, Arc<LogicalUnit>>,
-    /// Numbers of logical units and their LUNs, ascending.
-    luns: Vec<(u64, u32)>,
-    missing: Arc<LogicalUnit>,
-    report_luns: Arc<LogicalUnit>,
+    luns: Arc<LunMap>,
 }
 
 impl TargetPort {
@@ -49,44 +45,27 @@ impl TargetPort {
         protocol: Protocol,
         units: BTreeMap<u32, Arc<LogicalUnit>>,
     ) -> Arc<Self> {
-        let mut luns: Vec<_> = units.iter().map(|(lun, unit)| (unit.number(), *lun)).collect();
-        luns.sort_unstable();
-        let port = Arc::new(Self {
-            name: name.into(),
-            relative_id,
-            protocol,
-            group,
-            units,
-            luns,
-            missing: placeholder::missing_unit(),
-            report_luns: placeholder::report_luns_unit(),
-        });
-        port.units.values().for_each(|unit| unit.seen_through(&port));
+        let port =
+            Arc::new(Self { name: name.into(), relative_id, protocol, group, luns: LunMap::new(units) });
+        port.show(&port.luns);
         port
     }
 
-    /// The logical units and their numbers, ascending.
-    pub fn units(&self) -> &BTreeMap<u32, Arc<LogicalUnit>> {
-        &self.units
+    /// What initiators see for which no other map is named.
+    pub fn luns(&self) -> &Arc<LunMap> {
+        &self.luns
     }
 
-    /// The logical units and what stands in for the rest.
-    pub(crate) fn all_units(&self) -> Vec<&Arc<LogicalUnit>> {
-        self.units.values().chain([&self.missing, &self.report_luns]).collect()
+    /// A map for some initiators: they see `units` through this port, by logical unit number, instead of what others see.
+    /// The port is among the target ports of these units from now on, once however many maps they are in.
+    pub fn map(self: &Arc<Self>, units: BTreeMap<u32, Arc<LogicalUnit>>) -> Arc<LunMap> {
+        let luns = self.luns.beside(units);
+        self.show(&luns);
+        luns
     }
 
-    /// Where `unit` is seen.
-    fn luns_of(&self, unit: &LogicalUnit) -> impl Iterator<Item = u32> {
-        let first = self.luns.partition_point(|(number, _)| *number < unit.number());
-        self.luns[first..].iter().take_while(|(number, _)| *number == unit.number()).map(|(_, lun)| *lun)
-    }
-
-    /// What answers at `lun`: a logical unit, the REPORT LUNS well-known logical unit, or a stand-in for a missing one.
-    pub fn resolve(&self, lun: Lun) -> &Arc<LogicalUnit> {
-        if lun == Lun::REPORT_LUNS_WLUN {
-            return &self.report_luns;
-        }
-        lun.index().and_then(|index| self.units.get(&index)).unwrap_or(&self.missing)
+    fn show(self: &Arc<Self>, luns: &LunMap) {
+        luns.each_unit().for_each(|unit| unit.seen_through(self));
     }
 }
 
@@ -110,6 +89,7 @@ pub struct Nexus {
     pub initiator: String,
     /// The target port.
     pub port: Arc<TargetPort>,
+    luns: Arc<LunMap>,
     /// The I_T_L nexuses met so far, by the number of their logical unit. The units know them too, but do not keep them.
     itls: Mutex<HashMap<u64, Arc<ItlNexus>>>,
     observer: Option<Arc<dyn AttentionObserver>>,
@@ -120,9 +100,11 @@ pub struct Nexus {
 }
 
 impl Nexus {
-    /// A new nexus, of which no logical unit knows yet: the first command for each learns that it was powered on.
+    /// A new nexus, of which no logical unit knows yet: the first command for each learns that it was powered on. The
+    /// initiator sees what the port shows to everybody.
     pub fn new(initiator: impl Into<String>, port: Arc<TargetPort>) -> Arc<Self> {
-        Self::with(initiator.into(), port, None)
+        let luns = port.luns.clone();
+        Self::with(initiator.into(), port, luns, None)
     }
 
     /// A new nexus whose unit attention conditions `observer` is told of.
@@ -131,14 +113,27 @@ impl Nexus {
         port: Arc<TargetPort>,
         observer: Arc<dyn AttentionObserver>,
     ) -> Arc<Self> {
-        Self::with(initiator.into(), port, Some(observer))
+        let luns = port.luns.clone();
+        Self::with(initiator.into(), port, luns, Some(observer))
+    }
+
+    /// A new nexus whose initiator sees `luns`, which must be a [map](TargetPort::map) of `port`. It may have an observer.
+    pub fn mapped(
+        initiator: impl Into<String>,
+        port: Arc<TargetPort>,
+        luns: Arc<LunMap>,
+        observer: Option<Arc<dyn AttentionObserver>>,
+    ) -> Arc<Self> {
+        Self::with(initiator.into(), port, luns, observer)
     }
 
     fn with(
         initiator: String,
         port: Arc<TargetPort>,
+        luns: Arc<LunMap>,
         observer: Option<Arc<dyn AttentionObserver>>,
     ) -> Arc<Self> {
+        debug_assert!(luns.is_of(&port), "a map of another port");
         static NEXT: AtomicU64 = AtomicU64::new(1);
         let id = NexusId(NEXT.fetch_add(1, Ordering::Relaxed));
         let registrant =
@@ -147,6 +142,7 @@ impl Nexus {
             id,
             initiator,
             port,
+            luns,
             registrant,
             itls: Mutex::default(),
             observer,
@@ -165,17 +161,22 @@ impl Nexus {
         &self.registrant
     }
 
+    /// The logical units that the initiator sees.
+    pub fn luns(&self) -> Arc<LunMap> {
+        self.luns.clone()
+    }
+
     /// What answers at `lun`. If it is a logical unit, its unit attention conditions concern this nexus from now on.
-    pub fn meet(&self, lun: Lun) -> &Arc<LogicalUnit> {
-        let unit = self.port.resolve(lun);
-        self.itl(unit);
+    pub fn meet(&self, lun: Lun) -> Arc<LogicalUnit> {
+        let unit = self.luns().resolve(lun).clone();
+        self.itl(&unit);
         unit
     }
 
     /// Tells the observer of a condition that another nexus has caused.
     pub(crate) fn tell(&self, unit: &LogicalUnit, condition: AdditionalSense) {
         if let Some(observer) = &self.observer {
-            self.port.luns_of(unit).for_each(|lun| observer.attention(unit, lun, condition));
+            self.luns().luns_of(unit).for_each(|lun| observer.attention(unit, lun, condition));
         }
     }
 
@@ -202,7 +203,7 @@ impl Nexus {
     /// The initiator has learnt of the logical units, or that it should ask: no other of them has to tell it again
     /// (SPC-4 7.8, LUICLR).
     pub(crate) fn forget_reported_luns(&self) {
-        for unit in self.port.units().values() {
+        for unit in self.luns().each_unit() {
             self.itl(unit).forget_attention(AdditionalSense::REPORTED_LUNS_DATA_HAS_CHANGED);
         }
     }

@@ -282,8 +282,7 @@ impl Session {
 
     #[cold]
     fn find(&self, lun: Lun, cx: &mut dyn Cx) -> Place {
-        let unit = self.nexus.port.resolve(lun);
-        let reactor = unit.home_of(self.engine.reactor);
+        let reactor = self.nexus.luns().resolve(lun).home_of(self.engine.reactor);
         if reactor == self.engine.reactor {
             return Place::Here(self.itl(lun, cx));
         }
@@ -296,7 +295,8 @@ impl Session {
         if let Some(Place::Here(itl)) = self.recent.borrow().get(lun) {
             return itl.clone();
         }
-        let unit = self.nexus.port.resolve(lun);
+        let luns = self.nexus.luns();
+        let unit = luns.resolve(lun);
         let known = self.itls.borrow().get(&unit.number()).cloned();
         let itl = known.unwrap_or_else(|| self.meet(unit, cx));
         // The missing ones are many, and asked for once.

@@ -22,8 +22,11 @@ impl Targets {
 
     /// The longest transfer that all logical units take, as far as there is a limit.
     pub(crate) fn max_transfer(&self) -> Option<u64> {
-        let units = self.0.values().flat_map(|nexus| nexus.port.units().values());
-        units.filter_map(|unit| unit.device().max_transfer()).min()
+        let limit = |nexus: &Arc<Nexus>| {
+            let luns = nexus.luns();
+            luns.units().values().filter_map(|unit| unit.device().max_transfer()).min()
+        };
+        self.0.values().filter_map(limit).min()
     }
 
     /// One target with the number 0.

@@ -54,12 +54,13 @@ impl End {
     /// Finds the unit that a segment names, among those that the nexus of the command sees.
     pub(super) fn find(run: &Run, role: Role, cscds: &[Cscd], named: &SegmentEnd) -> Result<Self, Sense> {
         let cscd = cscds.get(usize::from(named.cscd));
+        let luns = run.nexus.luns();
         let unit = match cscd {
             Some(cscd) => {
                 let is_named = |unit: &&Arc<LogicalUnit>| {
                     !cscd.null && unit.identity.designators().contains(&cscd.designator)
                 };
-                let unit = run.nexus.port.units().values().find(is_named);
+                let unit = luns.each_unit().find(is_named);
                 let not_reachable = AdditionalSense::COPY_TARGET_DEVICE_NOT_REACHABLE;
                 unit.ok_or(aborted_in_list(not_reachable, cscd.offset))?
             }

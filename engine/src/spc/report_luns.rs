@@ -18,8 +18,8 @@ pub(crate) static REPORT_LUNS: PrimaryCommand = PrimaryCommand {
 };
 
 fn decode(_: &LogicalUnit, request: &Request<'_>) -> Decoded {
-    let port = &request.nexus.port;
-    let units = || port.units().keys().map(|index| Lun::from_index(*index));
+    let seen = request.nexus.luns();
+    let units = || seen.units().keys().map(|index| Lun::from_index(*index));
     let luns: Vec<Lun> = match SelectReport(request.cdb.u8(2)) {
         SelectReport::ADDRESSABLE => units().collect(),
         SelectReport::WELL_KNOWN => vec![Lun::REPORT_LUNS_WLUN],

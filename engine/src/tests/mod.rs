@@ -4,6 +4,7 @@ mod access;
 mod allegiance;
 mod copy;
 mod hop;
+mod masking;
 mod ordering;
 mod priority;
 mod ranges;

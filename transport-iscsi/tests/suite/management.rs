@@ -87,7 +87,7 @@ fn a_cold_reset_ends_all_sessions() {
 #[test]
 fn a_cold_reset_ends_the_sessions_of_all_portal_groups() {
     let rig = Rig::new();
-    let units = rig.target.port().units().clone();
+    let units = rig.target.port().luns().units().clone();
     let port = TargetPort::in_group(2, format!("{TARGET},t,0x0002"), 2, Protocol::ISCSI, units);
     let other =
         Portal::start("127.0.0.1:0".parse().unwrap(), &rig.target.in_group(2, port), &rig.reactors).unwrap();

@@ -96,7 +96,7 @@ impl Driver {
 impl Rig {
     /// Something happens to the unit, and its event has come to the queue.
     fn happens(&self, condition: AdditionalSense) {
-        self.targets[&0].units()[&0].establish_attention(condition, None);
+        self.targets[&0].luns().units()[&0].establish_attention(condition, None);
         held(&self.reactors, 0);
     }
 }

@@ -73,14 +73,15 @@ impl Schedule {
         let identity = Identity::new("1", Naa::locally_assigned(1));
         let medium = Arc::new(Medium::new(world.clone()));
         let unit = LogicalUnit::new("disk", identity, Box::new(Disk), Some(medium));
-        let port = TargetPort::new(
-            "iqn.2026-11.dev.lunette:sim,t,0x0001",
-            1,
-            Protocol::ISCSI,
-            BTreeMap::from([(0, unit.clone())]),
-        );
+        let port =
+            TargetPort::new("iqn.2026-11.dev.lunette:sim,t,0x0001", 1, Protocol::ISCSI, BTreeMap::new());
         unit.limit_waiting(settings.limit);
-        let nexuses = ["naa.3000000000000001", "naa.3000000000000002", "naa.3000000000000003"];
+        // Each sees it at a place of its own.
+        let nexus = |number: u32| {
+            let luns = port.map(BTreeMap::from([(number, unit.clone())]));
+            Nexus::mapped(format!("naa.300000000000000{}", number + 1), port.clone(), luns, None)
+        };
+        let nexuses = (0..QUEUES.len() as u32).map(nexus).collect();
         let mut mix = |percents: &[usize]| random.pick(percents);
         let mix = Mix {
             ordered: mix(&[0, 5, 30]),
@@ -99,7 +100,7 @@ impl Schedule {
         let mut this = Self {
             unit,
             sim: Sim::new(REACTORS as u16),
-            nexuses: nexuses.map(|name| Nexus::new(name, port.clone())).into(),
+            nexuses,
             responder: Rc::new(Transport { world: world.clone(), tells }),
             world,
             random,
@@ -340,7 +341,7 @@ impl Schedule {
             priority,
             cookie,
             data_out,
-            ..CommandFrame::new(Lun::from_index(0), &cdb)
+            ..CommandFrame::new(Lun::from_index(nexus as u32), &cdb)
         };
         let Some(sessions) = &self.sessions[nexus] else { return };
         let cx = self.sim.cx(reactor);
@@ -428,7 +429,7 @@ impl Schedule {
             let world = lock(&self.world);
             return self.admitted.retain(|(number, ..)| world.commands[*number].nexus != nexus);
         };
-        let management = Management { function, lun: Lun::from_index(0), tag: command as u64 };
+        let management = Management { function, lun: Lun::from_index(nexus as u32), tag: command as u64 };
         sessions[queue].manage(&management, cookie, cx);
     }
 }
