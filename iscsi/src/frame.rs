@@ -39,6 +39,8 @@ pub(crate) struct Framer {
     digests: Digests,
     data_sum: Crc32c,
     max_data: u32,
+    /// PDUs that have come whole, modulo 2³².
+    whole: u32,
 }
 
 impl Framer {
@@ -51,6 +53,7 @@ impl Framer {
             digests: Digests::default(),
             data_sum: Crc32c::default(),
             max_data,
+            whole: 0,
         }
     }
 
@@ -81,6 +84,11 @@ impl Framer {
             State::Data { left } => left,
             State::Header | State::Trailer => 0,
         }
+    }
+
+    /// The number of the PDU of which a part has come, but not the whole.
+    pub(crate) fn unfinished(&self) -> Option<u32> {
+        (self.have > 0 || !matches!(self.state, State::Header)).then_some(self.whole)
     }
 
     /// Consumes the next part; returns how many bytes that took.
@@ -133,6 +141,8 @@ impl Framer {
         self.have = 0;
         if length > 0 {
             self.state = State::Data { left: length as usize };
+        } else {
+            self.whole = self.whole.wrapping_add(1);
         }
         Ok((used, Part::Header))
     }
@@ -151,6 +161,7 @@ impl Framer {
         }
         self.have = 0;
         self.state = State::Header;
+        self.whole = self.whole.wrapping_add(1);
         Ok((used, Part::End { digest_ok }))
     }
 }
@@ -219,6 +230,30 @@ mod tests {
                 for ((data, digest_ok), payload) in pdus.iter().zip(payloads) {
                     assert_eq!((data.as_slice(), *digest_ok), (payload, true));
                 }
+            }
+        }
+    }
+
+    #[test]
+    fn a_pdu_is_unfinished_from_its_first_byte_to_its_last() {
+        for data in [&b""[..], b"abcde"] {
+            let digests = Digests { header: true, data: true };
+            let one = wire(digests, data);
+            let stream = one.repeat(3);
+            let mut framer = Framer::new(8192);
+            framer.set_digests(digests);
+            for (at, byte) in stream.iter().enumerate() {
+                assert_eq!(framer.unfinished().is_some(), !at.is_multiple_of(one.len()));
+                let mut input = std::slice::from_ref(byte);
+                loop {
+                    let (used, part) = framer.step(input).unwrap();
+                    input = &input[used..];
+                    if part == Part::More {
+                        break;
+                    }
+                }
+                let number = ((at + 1) / one.len()) as u32;
+                assert_eq!(framer.unfinished().unwrap_or(number), number);
             }
         }
     }

@@ -138,6 +138,18 @@ impl Outbox {
         self.spans.is_empty()
     }
 
+    /// Bytes of memory that it occupies, payloads not counted.
+    pub fn footprint(&self) -> usize {
+        self.bytes.capacity() + self.spans.capacity() * size_of::<Span>()
+    }
+
+    /// Gives its memory back if there is nothing to send.
+    pub fn shrink(&mut self) {
+        if self.is_empty() {
+            *self = Self::default();
+        }
+    }
+
     /// What is to be sent, in order.
     pub fn pieces(&self) -> impl Iterator<Item = Piece<'_>> {
         self.spans.iter().filter(|span| !span.is_empty()).map(|span| match span {
@@ -320,6 +332,18 @@ mod tests {
             assert_eq!(out.pieces().map(|piece| piece_len(&piece)).sum::<usize>(), 1000);
         }
         assert!(out.bytes.capacity() < 1 << 20 && out.spans.capacity() < 1000, "{}", out.bytes.capacity());
+    }
+
+    #[test]
+    fn memory_is_given_back_when_there_is_nothing_to_send() {
+        let mut out = Outbox::default();
+        out.pdu(Digests::default(), NopOut::default(), &[], &[9; 4096]);
+        out.advance(1000, |_| ());
+        out.shrink();
+        assert!(out.len() == 4096 + 48 - 1000 && out.footprint() >= 4096 + 48);
+        out.advance(out.len(), |_| ());
+        out.shrink();
+        assert_eq!(out.footprint(), 0);
     }
 
     fn piece_len(piece: &Piece<'_>) -> usize {

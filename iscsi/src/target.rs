@@ -8,6 +8,7 @@ mod respond;
 mod session;
 mod tasks;
 mod text;
+mod upkeep;
 mod window;
 mod write;
 

@@ -6,7 +6,7 @@ use common::plain::{FINAL, PLAIN, assert_alive, command, header, plain, reject_r
 use common::{OTHER, Pair, TARGET, cdb, initiator_settings, pattern, split, wire};
 use lunette_iscsi::initiator;
 use lunette_iscsi::pdu::{self, NO_TAG, Opcode, RejectReason, TextRequest};
-use lunette_iscsi::target::{SessionType, Settings};
+use lunette_iscsi::target::{Connection, SessionType, Settings};
 
 fn ask(pair: &mut Pair, text: &str) -> String {
     pair.initiator.text(text.replace(' ', "\0").as_bytes(), &mut pair.out).unwrap();
@@ -107,6 +107,32 @@ fn junk_texts_are_rejected_and_the_session_goes_on() {
     let pdus =
         split(&pair.inject(&text(NO_TAG, FINAL, b"TargetAlias=a\0TargetName=b\0AuthMethod=None\0X-y=1\0")));
     assert_eq!(pdus[0].1, b"TargetAlias=Reject\0TargetName=Reject\0AuthMethod=Reject\0X-y=NotUnderstood\0");
+    assert_alive(&mut pair);
+}
+
+#[test]
+fn an_idle_connection_gives_memory_back() {
+    let text = |transfer_tag: u32, flags, data: &[u8]| {
+        let (opcode, task_tag) = (Opcode(0x44), 3.into());
+        let transfer_tag = transfer_tag.into();
+        wire(TextRequest { opcode, flags, task_tag, transfer_tag, ..Default::default() }, data)
+    };
+    let mut pair = plain();
+    fn connection(pair: &mut Pair) -> &mut Connection {
+        &mut pair.target.accepted.as_mut().unwrap().connection
+    }
+    let pdus = split(&pair.inject(&text(NO_TAG, 0x40, &[b'a'; 60 << 10])));
+    let transfer_tag = header::<pdu::TextResponse>(&pdus[0]).transfer_tag.get();
+    assert!(connection(&mut pair).footprint() >= 120 << 10);
+    connection(&mut pair).shrink();
+    assert_eq!(connection(&mut pair).footprint(), 0);
+    // The text that was begun is forgotten.
+    assert_eq!(reject_reason(&pair.inject(&text(transfer_tag, FINAL, b"=1\0"))), RejectReason::INVALID_FIELD);
+    // But not what is on its way.
+    let (head, tail) = (text(NO_TAG, FINAL, b"SendTargets=\0"), 52);
+    assert!(pair.inject(&head[..tail]).is_empty());
+    connection(&mut pair).shrink();
+    assert!(split(&pair.inject(&head[tail..]))[0].1.starts_with(b"TargetName="));
     assert_alive(&mut pair);
 }
 

@@ -64,7 +64,7 @@ pub struct Login {
     /// What the directory let us tell, until it is told.
     announce: Option<Admission>,
     /// Text gathered over requests with the C bit.
-    text: Vec<u8>,
+    pub(super) text: Vec<u8>,
     requests: u32,
     declared: bool,
     stat_sn: u32,

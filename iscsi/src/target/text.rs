@@ -21,8 +21,12 @@ pub(crate) struct TextExchange {
 }
 
 impl TextExchange {
-    fn reset(&mut self) {
+    pub(super) fn reset(&mut self) {
         *self = Self { transfer_tag: self.transfer_tag, ..Self::default() };
+    }
+
+    pub(super) fn footprint(&self) -> usize {
+        self.incoming.capacity() + self.outgoing.capacity()
     }
 }
 

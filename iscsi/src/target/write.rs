@@ -229,6 +229,16 @@ impl WriteTransfer {
         self.phase == Phase::Closed
     }
 
+    /// Bytes still to come, with those that R2Ts have yet to ask for.
+    pub(crate) fn left(&self) -> u32 {
+        let unasked = match self.phase {
+            Phase::Immediate { announced: true } | Phase::Unsolicited => self.burst_end,
+            Phase::Immediate { announced: false } | Phase::Solicited => 0,
+            Phase::Closed => return 0,
+        };
+        self.wanted.unwrap_or(0).max(unasked).saturating_sub(self.received)
+    }
+
     /// The name the R2Ts of the next task in this slot start from.
     pub(crate) fn unused_transfer(&self) -> u16 {
         self.next_transfer(self.outstanding)

@@ -22,7 +22,9 @@ fn take(write: &mut WriteTransfer, pdu: DataPdu) -> Progress {
 #[test]
 fn immediate_unsolicited_and_solicited_data() {
     let mut write = WriteTransfer::new(5500, 400, true, 0x7fff, &agreed());
+    assert_eq!(write.left(), 600, "what comes unasked");
     assert_eq!(write.want(5500), Progress::More);
+    assert_eq!(write.left(), 5100);
     assert_eq!(
         write.check(pdu(None, 0, 400, 500, false)),
         Err(DataError::Unsolicited),
@@ -32,6 +34,7 @@ fn immediate_unsolicited_and_solicited_data() {
     assert_eq!(write.next_request(), None, "unsolicited data first");
     assert_eq!(take(&mut write, pdu(None, 0, 400, 500, false)), Progress::More);
     assert_eq!(take(&mut write, pdu(None, 1, 900, 100, true)), Progress::More);
+    assert_eq!(write.left(), 4500);
     let request = |transfer, offset, length| Some(Request { transfer, offset, length });
     assert_eq!(write.next_request(), request(0x7fff, 1000, 2000));
     assert_eq!(write.next_request(), request(0, 3000, 2000));
@@ -40,7 +43,9 @@ fn immediate_unsolicited_and_solicited_data() {
     assert_eq!(write.next_request(), request(1, 5000, 500));
     assert_eq!(take(&mut write, pdu(Some(0), 0, 3000, 1500, false)), Progress::More);
     assert_eq!(take(&mut write, pdu(Some(0), 1, 4500, 500, true)), Progress::More);
+    assert_eq!(write.left(), 500);
     assert_eq!(take(&mut write, pdu(Some(1), 0, 5000, 500, true)), Progress::Complete);
+    assert_eq!(write.left(), 0);
     assert_eq!(write.check(pdu(Some(1), 0, 5000, 500, true)), Err(DataError::TransferTag));
 }
 
@@ -51,6 +56,7 @@ fn a_command_that_needs_less_or_nothing() {
     assert_eq!(write.next_request(), Some(Request { transfer: 0, offset: 0, length: 700 }));
     assert_eq!(take(&mut write, pdu(Some(0), 0, 0, 700, true)), Progress::Complete);
     let mut nothing = WriteTransfer::new(5000, 0, false, 0, &agreed());
+    assert_eq!(nothing.left(), 0, "nothing is asked for yet");
     assert_eq!(nothing.want(0), Progress::Complete);
     let mut immediate = WriteTransfer::new(512, 512, false, 0, &agreed());
     assert_eq!(immediate.end_immediate(true), Progress::More);
