@@ -16,7 +16,7 @@
 //!
 //! ```
 //! use lunette_iscsi::initiator::{self, Event, Initiator};
-//! use lunette_iscsi::target::{self, Admission, Directory, Identity, Login, Refusal, TargetRecord};
+//! use lunette_iscsi::target::{self, Admission, Directory, Identity, Login, Refusal, SessionInfo, TargetRecord};
 //! use lunette_iscsi::{Outbox, Piece};
 //!
 //! /// Lets everyone in.
@@ -28,7 +28,7 @@
 //!     fn open(&mut self, _: Identity<'_>) -> Result<u16, Refusal> {
 //!         Ok(1)
 //!     }
-//!     fn targets(&self, _: &str, _: &mut dyn FnMut(TargetRecord<'_>)) {}
+//!     fn targets(&self, _: &SessionInfo, _: &mut dyn FnMut(TargetRecord<'_>)) {}
 //! }
 //!
 //! /// Stands in for a socket.

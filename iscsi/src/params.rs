@@ -99,10 +99,20 @@ enum Rule {
     TaskReporting,
 }
 
+/// For what a key is negotiated (RFC 7143 13: "Use" and "Irrelevant when").
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Scope {
+    /// Each connection.
+    Connection,
+    /// The session: by its leading connection.
+    Session,
+    /// The session, unless it is a discovery session.
+    NormalSession,
+}
+
 struct Spec {
     key: &'static str,
-    /// Meaningless in a discovery session.
-    normal_only: bool,
+    scope: Scope,
     /// Allowed in full-feature phase too.
     any_time: bool,
     rule: Rule,
@@ -110,12 +120,20 @@ struct Spec {
 
 const LENGTH_MAX: u32 = (1 << 24) - 1;
 
-const fn session(key: &'static str, rule: Rule) -> Spec {
-    Spec { key, normal_only: true, any_time: false, rule }
+const fn row(key: &'static str, scope: Scope, rule: Rule) -> Spec {
+    Spec { key, scope, any_time: false, rule }
 }
 
 const fn connection(key: &'static str, rule: Rule) -> Spec {
-    Spec { key, normal_only: false, any_time: false, rule }
+    row(key, Scope::Connection, rule)
+}
+
+const fn session(key: &'static str, rule: Rule) -> Spec {
+    row(key, Scope::Session, rule)
+}
+
+const fn normal(key: &'static str, rule: Rule) -> Spec {
+    row(key, Scope::NormalSession, rule)
 }
 
 /// One row per key that has a result.
@@ -124,27 +142,27 @@ static TABLE: [Spec; 16] = [
     connection("DataDigest", Rule::Digest(|p| &mut p.data_digest)),
     Spec {
         key: "MaxRecvDataSegmentLength",
-        normal_only: false,
+        scope: Scope::Connection,
         any_time: true,
         rule: Rule::Declare(|p| &mut p.max_recv_data_segment_length, 512, LENGTH_MAX),
     },
-    session("MaxConnections", Rule::Min(|p| &mut p.max_connections, 1, 65_535)),
-    session("InitialR2T", Rule::Or(|p| &mut p.initial_r2t)),
-    session("ImmediateData", Rule::And(|p| &mut p.immediate_data)),
-    session("MaxBurstLength", Rule::Min(|p| &mut p.max_burst_length, 512, LENGTH_MAX)),
+    normal("MaxConnections", Rule::Min(|p| &mut p.max_connections, 1, 65_535)),
+    normal("InitialR2T", Rule::Or(|p| &mut p.initial_r2t)),
+    normal("ImmediateData", Rule::And(|p| &mut p.immediate_data)),
+    normal("MaxBurstLength", Rule::Min(|p| &mut p.max_burst_length, 512, LENGTH_MAX)),
     // RFC 7143 13.14
-    session(
+    normal(
         "FirstBurstLength",
         Rule::Capped(|p| &mut p.first_burst_length, 512, LENGTH_MAX, |p| &mut p.max_burst_length),
     ),
-    connection("DefaultTime2Wait", Rule::Max(|p| &mut p.default_time_to_wait, 0, 3600)),
-    connection("DefaultTime2Retain", Rule::Min(|p| &mut p.default_time_to_retain, 0, 3600)),
-    session("MaxOutstandingR2T", Rule::Min(|p| &mut p.max_outstanding_r2t, 1, 65_535)),
-    session("DataPDUInOrder", Rule::Or(|p| &mut p.data_pdu_in_order)),
-    session("DataSequenceInOrder", Rule::Or(|p| &mut p.data_sequence_in_order)),
-    connection("ErrorRecoveryLevel", Rule::Min(|p| &mut p.error_recovery_level, 0, 2)),
-    session("TaskReporting", Rule::TaskReporting),
-    session("iSCSIProtocolLevel", Rule::Min(|p| &mut p.protocol_level, 0, 31)),
+    session("DefaultTime2Wait", Rule::Max(|p| &mut p.default_time_to_wait, 0, 3600)),
+    session("DefaultTime2Retain", Rule::Min(|p| &mut p.default_time_to_retain, 0, 3600)),
+    normal("MaxOutstandingR2T", Rule::Min(|p| &mut p.max_outstanding_r2t, 1, 65_535)),
+    normal("DataPDUInOrder", Rule::Or(|p| &mut p.data_pdu_in_order)),
+    normal("DataSequenceInOrder", Rule::Or(|p| &mut p.data_sequence_in_order)),
+    session("ErrorRecoveryLevel", Rule::Min(|p| &mut p.error_recovery_level, 0, 2)),
+    normal("TaskReporting", Rule::TaskReporting),
+    normal("iSCSIProtocolLevel", Rule::Min(|p| &mut p.protocol_level, 0, 31)),
 ];
 
 /// Keys of RFC 3720 that must not be called unknown (RFC 7143 13.25).
@@ -157,8 +175,20 @@ pub enum Phase {
     Login,
     /// Login of a discovery session.
     DiscoveryLogin,
+    /// Login of another connection of a session.
+    JoiningLogin,
     /// Text requests after the login.
     FullFeature,
+}
+
+impl Spec {
+    fn is_relevant(&self, phase: Phase) -> bool {
+        match phase {
+            Phase::Login | Phase::FullFeature => true,
+            Phase::DiscoveryLogin => self.scope != Scope::NormalSession,
+            Phase::JoiningLogin => self.scope == Scope::Connection,
+        }
+    }
 }
 
 /// One negotiation: what we want, what was agreed so far, which keys were seen.
@@ -185,6 +215,12 @@ impl Negotiation {
         let mut agreed = self.agreed;
         agreed.first_burst_length = agreed.first_burst_length.min(agreed.max_burst_length);
         agreed
+    }
+
+    /// Takes over what holds for the whole session from another connection of it.
+    pub(crate) fn join(&mut self, session: Parameters) {
+        let Parameters { header_digest, data_digest, max_recv_data_segment_length, .. } = self.agreed;
+        self.agreed = Parameters { header_digest, data_digest, max_recv_data_segment_length, ..session };
     }
 
     /// Answers the key `key=value` of the peer. The answer, if one is due, is appended to `out`.
@@ -214,7 +250,7 @@ impl Negotiation {
             }
             self.seen |= bit;
         }
-        if phase == Phase::DiscoveryLogin && spec.normal_only {
+        if !spec.is_relevant(phase) {
             text::push(out, key, answer::IRRELEVANT);
             return Ok(());
         }
@@ -281,7 +317,7 @@ impl Negotiation {
     /// Appends an offer of every key, as an initiator does.
     pub fn offer(&self, phase: Phase, out: &mut Vec<u8>) {
         let mut ours = self.ours;
-        for spec in TABLE.iter().filter(|spec| phase == Phase::Login || !spec.normal_only) {
+        for spec in TABLE.iter().filter(|spec| spec.is_relevant(phase)) {
             let number;
             let value = match spec.rule {
                 Rule::And(field) | Rule::Or(field) => yes_no(*field(&mut ours)),

@@ -3,10 +3,11 @@
 mod common;
 
 use common::{INITIATOR, Pair, TARGET, TargetEnd, initiator_settings, split, wire};
+use lunette_iscsi::digest::Digests;
 use lunette_iscsi::params::Parameters;
 use lunette_iscsi::pdu::{LoginRequest, LoginResponse, LoginStatus, NopOut, Opcode, Stage};
 use lunette_iscsi::target::{
-    Admission, Portal, Refusal, SecurityMethod, SecurityStep, SessionType, Settings,
+    Accepted, Admission, Refusal, SecurityMethod, SecurityStep, SessionType, Settings,
 };
 use lunette_iscsi::{Error, initiator, text};
 
@@ -180,9 +181,93 @@ fn every_refusal_has_its_status() {
         let (last, _) = responses.last().expect("a response");
         assert_eq!(LoginStatus(last.status.get()), status, "{requests:?}");
         assert!(target.error.is_some() && target.accepted.is_none());
+        assert!(target.login.as_ref().unwrap().reason().is_some_and(|reason| !reason.is_empty()));
         if !matches!(target.error, Some(Error::Unexpected(_))) {
             assert_eq!(target.error, Some(Error::LoginRefused(status)));
         }
+    }
+}
+
+#[test]
+fn a_target_may_have_settings_of_its_own() {
+    let own = Settings {
+        parameters: Parameters { max_burst_length: 8192, immediate_data: false, ..Parameters::PREFERRED },
+        command_window: 3,
+        ..Settings::default()
+    };
+    let mut target = TargetEnd::new(Settings::default());
+    target.targets.admission = Some(Admission { settings: Some(own), ..Admission::default() });
+    let (names, rest) = (names(), "MaxBurstLength=65536 ImmediateData=Yes ");
+    let (head, tail) = names.split_at(20);
+    let requests =
+        [request(1 << 2 | CONTINUE, head), request(OPERATIONAL_TO_FULL, &(tail.to_owned() + rest))];
+    let responses = exchange(&mut target, &requests);
+    assert!(responses[1].1.starts_with("MaxBurstLength=8192 ImmediateData=No "), "{}", responses[1].1);
+    let windows: Vec<_> = responses.iter().map(|(header, _)| header.max_cmd_sn.get()).collect();
+    assert_eq!(windows, [5, 7], "the window never shrinks");
+    assert!(!target.accepted.unwrap().session.parameters().immediate_data);
+}
+
+#[test]
+fn digests_may_be_required() {
+    for (header, data, offer, good) in [
+        (true, true, "HeaderDigest=None,CRC32C DataDigest=CRC32C ", false),
+        (true, true, "HeaderDigest=CRC32C,None DataDigest=CRC32C,None ", true),
+        (true, false, "HeaderDigest=CRC32C ", true),
+        (true, false, "HeaderDigest=CRC32C DataDigest=CRC32C ", true),
+        (false, true, "HeaderDigest=CRC32C ", false),
+        (true, false, "", false),
+    ] {
+        let settings = Settings {
+            parameters: Parameters { header_digest: false, ..Parameters::PREFERRED },
+            required_digests: Digests { header, data },
+            ..Settings::default()
+        };
+        let mut target = TargetEnd::new(settings);
+        exchange(&mut target, &[request(OPERATIONAL_TO_FULL, &(names() + offer))]);
+        let error = (!good).then_some(Error::LoginRefused(LoginStatus::INITIATOR_ERROR));
+        assert_eq!((target.error, target.accepted.is_some()), (error, good), "{offer}");
+        assert_eq!(target.targets.sessions, u16::from(good));
+    }
+}
+
+#[test]
+fn a_connection_may_take_the_place_of_a_lost_one() {
+    let session = Parameters {
+        max_burst_length: 4096,
+        first_burst_length: 4096,
+        immediate_data: false,
+        ..Parameters::PREFERRED
+    };
+    for (tsih, cid, status) in [
+        (7u16, 1u16, LoginStatus::SUCCESS),
+        (7, 2, LoginStatus::TOO_MANY_CONNECTIONS),
+        (8, 1, LoginStatus::NO_SUCH_SESSION),
+    ] {
+        let mut target = TargetEnd::new(Settings::default());
+        target.targets.open = Some((7, 1, session));
+        let header = LoginRequest {
+            flags: OPERATIONAL_TO_FULL,
+            tsih: tsih.into(),
+            cid: cid.into(),
+            ..Default::default()
+        };
+        let text = names() + "MaxBurstLength=65536 DataDigest=CRC32C MaxRecvDataSegmentLength=512 ";
+        let responses = exchange(&mut target, &[wire(header, text.replace(' ', "\0").as_bytes())]);
+        let (header, answers) = &responses[0];
+        assert_eq!((header.status.get(), header.tsih.get()), (status.0, tsih));
+        if status == LoginStatus::SUCCESS {
+            assert!(answers.starts_with("MaxBurstLength=Irrelevant DataDigest=CRC32C "), "{answers}");
+            let Accepted { connection, session: joined } = &**target.accepted.as_ref().unwrap();
+            let agreed = Parameters {
+                header_digest: false,
+                data_digest: true,
+                max_recv_data_segment_length: 512,
+                ..session
+            };
+            assert_eq!((connection.cid(), joined.parameters(), joined.info().tsih), (1, &agreed, 7));
+        }
+        assert_eq!(target.targets.sessions, 0, "none is opened");
     }
 }
 
@@ -204,24 +289,19 @@ fn something_else_first_gets_no_answer() {
 
 #[test]
 fn the_directory_refuses_and_redirects() {
-    let portal = Portal { address: "[fd00::2]:860".parse().unwrap(), group_tag: 4 };
+    let address = "[fd00::2]:860".parse().unwrap();
+    let moved = "TargetAddress=[fd00::2]:860 ";
     for (refusal, status, text) in [
-        (Refusal::Status(LoginStatus::NOT_AUTHORIZED), LoginStatus::NOT_AUTHORIZED, ""),
-        (
-            Refusal::Moved { portal, permanent: false },
-            LoginStatus::MOVED_TEMPORARILY,
-            "TargetAddress=[fd00::2]:860 ",
-        ),
-        (
-            Refusal::Moved { portal, permanent: true },
-            LoginStatus::MOVED_PERMANENTLY,
-            "TargetAddress=[fd00::2]:860 ",
-        ),
+        (Refusal::new(LoginStatus::NOT_AUTHORIZED, "it is closed"), LoginStatus::NOT_AUTHORIZED, ""),
+        (Refusal::moved(address, false), LoginStatus::MOVED_TEMPORARILY, moved),
+        (Refusal::moved(address, true), LoginStatus::MOVED_PERMANENTLY, moved),
     ] {
+        let reason = refusal.reason.clone();
         let mut target = TargetEnd::new(Settings::default());
         target.targets.refuse = Some(refusal);
         let responses = exchange(&mut target, &[request(OPERATIONAL_TO_FULL, &names())]);
         assert_eq!((responses[0].0.status.get(), responses[0].1.as_str()), (status.0, text));
+        assert_eq!(target.login.unwrap().reason(), Some(&*reason));
     }
 }
 

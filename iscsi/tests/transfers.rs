@@ -50,7 +50,7 @@ proptest! {
         commands in prop::collection::vec(command(), 1..12),
         seed in any::<u64>(),
     ) {
-        let settings = Settings { parameters: target, command_window: window };
+        let settings = Settings { parameters: target, command_window: window, ..Settings::default() };
         let wanted = lunette_iscsi::initiator::Settings { first_cmd_sn, ..initiator_settings(initiator) };
         let mut pair = Pair::new(settings, wanted, seed);
         pair.run();

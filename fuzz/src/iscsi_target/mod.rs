@@ -9,8 +9,8 @@ use lunette_iscsi::params::Parameters;
 use lunette_iscsi::pdu::{AsyncEvent, BHS, LogoutResult, NO_TAG, TaskManagementResult};
 use lunette_iscsi::target::{
     Accepted, Admission, AsyncMessage, Command, Connection, Directory, Event, Identity, Login, Portal,
-    Refusal, Residual, Response, SecurityMethod, SecurityStep, Session, SessionType, Settings, TargetRecord,
-    TaskId,
+    Refusal, Residual, Response, SecurityMethod, SecurityStep, Session, SessionInfo, SessionType, Settings,
+    TargetRecord, TaskId,
 };
 use lunette_iscsi::{Error, Outbox, Payload, Piece, text};
 use observer::Observer;
@@ -88,7 +88,11 @@ impl Target {
         };
         let command_window = input.pick(&[1, 2, 4, 16, 128]);
         let mut target = Self {
-            phase: Phase::Login(Box::new(Login::new(Settings { parameters, command_window }))),
+            phase: Phase::Login(Box::new(Login::new(Settings {
+                parameters,
+                command_window,
+                ..Settings::default()
+            }))),
             directory: Targets { secret: input.one_in(8), sessions: 0 },
             out: Outbox::default(),
             running: HashMap::new(),
@@ -386,11 +390,11 @@ impl Directory for Targets {
     fn admit(&mut self, identity: Identity<'_>) -> Result<Admission, Refusal> {
         let info = identity.info;
         if info.session_type == SessionType::Normal && info.target_name != TARGET {
-            return Err(Refusal::Status(lunette_iscsi::pdu::LoginStatus::NOT_FOUND));
+            return Err(Refusal::new(lunette_iscsi::pdu::LoginStatus::NOT_FOUND, "no such target"));
         }
         let methods: Vec<Box<dyn SecurityMethod>> =
             if self.secret { vec![Box::new(Secret::default())] } else { Vec::new() };
-        Ok(Admission { group_tag: 1, alias: "alias".into(), methods })
+        Ok(Admission { group_tag: 1, alias: "alias".into(), methods, settings: None })
     }
 
     fn open(&mut self, _: Identity<'_>) -> Result<u16, Refusal> {
@@ -399,7 +403,7 @@ impl Directory for Targets {
         Ok(self.sessions)
     }
 
-    fn targets(&self, _: &str, show: &mut dyn FnMut(TargetRecord<'_>)) {
+    fn targets(&self, _: &SessionInfo, show: &mut dyn FnMut(TargetRecord<'_>)) {
         let portals = ["10.0.0.1:3260", "[fd00::1]:3260"];
         let portals =
             portals.map(|address| Portal { address: address.parse().expect("an address"), group_tag: 1 });

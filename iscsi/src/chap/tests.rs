@@ -2,7 +2,8 @@ use super::*;
 use crate::initiator::{self, Initiator};
 use crate::pdu::{LoginStatus, Stage};
 use crate::target::{
-    Admission, Directory, Identity, Login, Refusal, SecurityMethod, SecurityStep, Settings, TargetRecord,
+    Admission, Directory, Identity, Login, Refusal, SecurityMethod, SecurityStep, SessionInfo, Settings,
+    TargetRecord,
 };
 use crate::{Error, Outbox, Piece};
 use std::sync::Arc;
@@ -50,7 +51,7 @@ impl Directory for Asks {
         Ok(1)
     }
 
-    fn targets(&self, _: &str, _: &mut dyn FnMut(TargetRecord<'_>)) {}
+    fn targets(&self, _: &SessionInfo, _: &mut dyn FnMut(TargetRecord<'_>)) {}
 }
 
 fn send(out: &mut Outbox) -> Vec<u8> {
@@ -64,7 +65,7 @@ fn send(out: &mut Outbox) -> Vec<u8> {
 }
 
 /// How a login ends: under which name, or with which errors of the target, with its reason, and of the initiator.
-type End = Result<Option<String>, (Option<Error>, Option<&'static str>, Option<Error>)>;
+type End = Result<Option<String>, (Option<Error>, Option<String>, Option<Error>)>;
 
 fn log_in(target: Option<TargetChap>, chap: Option<InitiatorChap>) -> End {
     let settings = initiator::Settings {
@@ -88,7 +89,9 @@ fn log_in(target: Option<TargetChap>, chap: Option<InitiatorChap>) -> End {
                     return Ok(accepted.session.info().authenticated.clone());
                 }
             }
-            (received, answered) => return Err((received.err(), login.reason(), answered.err())),
+            (received, answered) => {
+                return Err((received.err(), login.reason().map(str::to_owned), answered.err()));
+            }
         }
     }
 }
@@ -114,16 +117,16 @@ fn who_proves_nothing_or_too_little_is_refused() {
     let reflects = InitiatorChap::new(all(), own(), Some((targets(), challenge(3))));
     let strong = [Algorithm::Sha3_256, Algorithm::Sha256];
     for (chap, target_proves, reason) in [
-        (None, true, None),
-        (Some(offer(Algorithm::Md5)), true, Some("none of the initiator's CHAP algorithms is accepted")),
-        (Some(as_("0xme", "what nobody knows")), true, Some("the secret is wrong")),
-        (Some(as_("0xyou", "what the initiator knows")), true, Some("there is no account of this name")),
-        (Some(mutual()), false, Some("the target has no secret to prove itself with")),
-        (Some(reflects), true, Some("the initiator has sent our own challenge back")),
+        (None, true, "the initiator has none of the methods that are asked for"),
+        (Some(offer(Algorithm::Md5)), true, "none of the initiator's CHAP algorithms is accepted"),
+        (Some(as_("0xme", "what nobody knows")), true, "the secret is wrong"),
+        (Some(as_("0xyou", "what the initiator knows")), true, "there is no account of this name"),
+        (Some(mutual()), false, "the target has no secret to prove itself with"),
+        (Some(reflects), true, "the initiator has sent our own challenge back"),
     ] {
         let refused = Error::LoginRefused(LoginStatus::AUTHENTICATION_FAILURE);
         let end = log_in(Some(method(&strong, target_proves.then(targets))), chap);
-        assert_eq!(end, Err((Some(refused), reason, Some(refused))));
+        assert_eq!(end, Err((Some(refused), Some(reason.to_owned()), Some(refused))));
     }
 }
 
@@ -142,7 +145,14 @@ fn a_target_that_proves_nothing_is_left() {
     // One that asks for nothing cannot be made to.
     let end = log_in(None, Some(asks("0bdisk", "what the target knows")));
     let refused = Error::LoginRefused(LoginStatus::AUTHENTICATION_FAILURE);
-    assert_eq!(end, Err((Some(refused), None, Some(refused))));
+    assert_eq!(
+        end,
+        Err((
+            Some(refused),
+            Some("the initiator wants a proof where none is asked for".into()),
+            Some(refused)
+        ))
+    );
 }
 
 fn step(method: &mut TargetChap, keys: &[(&str, &str)]) -> (SecurityStep, String) {

@@ -1,8 +1,10 @@
 //! What the machines ask their owner: who may log in where, and which targets there are.
 
+use std::borrow::Cow;
 use std::net::SocketAddr;
 
-use super::SessionInfo;
+use super::{SessionInfo, Settings};
+use crate::params::Parameters;
 use crate::pdu::LoginStatus;
 
 /// A network portal of a target, as SendTargets and redirections name it.
@@ -30,27 +32,39 @@ pub struct TargetRecord<'a> {
     pub portals: &'a [Portal],
 }
 
-/// Who wants to log in, as claimed in the first login request.
+/// Who wants to log in: as claimed in the first login request, later also proved.
 #[derive(Clone, Copy, Debug)]
 pub struct Identity<'a> {
-    /// The session as it would be; its TSIH is still 0.
+    /// The session as it would be. Its TSIH is 0, or names a session that the initiator believes is open.
     pub info: &'a SessionInfo,
     /// Connection identifier.
     pub cid: u16,
+    /// What was agreed on so far: before authentication nothing.
+    pub parameters: &'a Parameters,
 }
 
 /// Why a login is refused.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Refusal {
-    /// With this status.
-    Status(LoginStatus),
-    /// The target is elsewhere.
-    Moved {
-        /// Where.
-        portal: Portal,
-        /// For good, not just for now.
-        permanent: bool,
-    },
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refusal {
+    /// What the initiator is told.
+    pub status: LoginStatus,
+    /// Where the target is, if it has moved.
+    pub moved_to: Option<SocketAddr>,
+    /// Why, for the log: the initiator is not told.
+    pub reason: Cow<'static, str>,
+}
+
+impl Refusal {
+    /// A refusal with this status, for this reason.
+    pub fn new(status: LoginStatus, reason: impl Into<Cow<'static, str>>) -> Self {
+        Self { status, moved_to: None, reason: reason.into() }
+    }
+
+    /// The target is elsewhere, for good or just for now.
+    pub fn moved(address: SocketAddr, permanent: bool) -> Self {
+        let status = if permanent { LoginStatus::MOVED_PERMANENTLY } else { LoginStatus::MOVED_TEMPORARILY };
+        Self { moved_to: Some(address), ..Self::new(status, format!("redirected to {address}")) }
+    }
 }
 
 /// How a login may go on.
@@ -62,6 +76,8 @@ pub struct Admission {
     pub alias: String,
     /// Security methods, any one of which the initiator must pass. Empty: none is needed.
     pub methods: Vec<Box<dyn SecurityMethod>>,
+    /// What this target offers, if not what was given to [`Login::new`](super::Login::new).
+    pub settings: Option<Settings>,
 }
 
 /// What a security method does after a login request.
@@ -94,10 +110,20 @@ pub trait Directory {
     /// [`LoginStatus::NOT_FOUND`].
     fn admit(&mut self, identity: Identity<'_>) -> Result<Admission, Refusal>;
 
-    /// Makes room for the session after authentication (see [`SessionInfo::authenticated`]) and returns its TSIH, which is never 0. A session of the
-    /// same initiator, target and ISID is to be ended first (RFC 7143 6.3.5).
+    /// Makes room for the session after authentication (see [`SessionInfo::authenticated`]) and returns its TSIH,
+    /// which is never 0. A session of the same initiator, portal group and ISID is to be ended first: that is
+    /// session reinstatement (RFC 7143 6.3.5).
     fn open(&mut self, identity: Identity<'_>) -> Result<u16, Refusal>;
 
-    /// Shows every target `initiator` may see.
-    fn targets(&self, initiator: &str, show: &mut dyn FnMut(TargetRecord<'_>));
+    /// After authentication a connection wants into the session that has its initiator, portal group, ISID and
+    /// TSIH. If its CID is that of the session's connection, it is to take that one's place, and the tasks of the
+    /// old one are to be ended: that is connection reinstatement (RFC 7143 6.3.4). Returns what was agreed for
+    /// the session. Refuse another CID with [`LoginStatus::TOO_MANY_CONNECTIONS`].
+    fn join(&mut self, identity: Identity<'_>) -> Result<Parameters, Refusal> {
+        let reason = format!("there is no session {}", identity.info.tsih);
+        Err(Refusal::new(LoginStatus::NO_SUCH_SESSION, reason))
+    }
+
+    /// Shows every target that the initiator of this session may see.
+    fn targets(&self, session: &SessionInfo, show: &mut dyn FnMut(TargetRecord<'_>));
 }

@@ -1,5 +1,7 @@
 //! The login of one connection (RFC 7143 6.3): security, operational parameters, full-feature phase.
 
+use std::borrow::Cow;
+
 use super::Connection;
 use super::directory::{Admission, Directory, Identity, Refusal, SecurityMethod, SecurityStep};
 use super::receive::Sink;
@@ -22,6 +24,8 @@ pub struct Settings {
     /// What we want. Both `in_order` parameters are taken as set; several connections per session and error
     /// recovery above level 0 are refused.
     pub parameters: Parameters,
+    /// The digests without which no one logs in; they are offered whatever the parameters say.
+    pub required_digests: Digests,
     /// Commands an initiator may have open at once, 1 to
     /// [`MAX_COMMAND_WINDOW`](crate::limits::MAX_COMMAND_WINDOW).
     pub command_window: u16,
@@ -29,7 +33,28 @@ pub struct Settings {
 
 impl Default for Settings {
     fn default() -> Self {
-        Self { parameters: Parameters::PREFERRED, command_window: DEFAULT_COMMAND_WINDOW }
+        Self {
+            parameters: Parameters::PREFERRED,
+            required_digests: Digests::default(),
+            command_window: DEFAULT_COMMAND_WINDOW,
+        }
+    }
+}
+
+impl Settings {
+    /// Within what this crate can do.
+    fn within_bounds(self) -> Self {
+        let parameters = Parameters {
+            header_digest: self.parameters.header_digest || self.required_digests.header,
+            data_digest: self.parameters.data_digest || self.required_digests.data,
+            data_pdu_in_order: true,
+            data_sequence_in_order: true,
+            max_connections: 1,
+            error_recovery_level: 0,
+            ..self.parameters
+        };
+        let command_window = self.command_window.clamp(1, MAX_COMMAND_WINDOW);
+        Self { parameters, command_window, ..self }
     }
 }
 
@@ -68,8 +93,8 @@ pub struct Login {
     requests: u32,
     declared: bool,
     stat_sn: u32,
-    /// Why the initiator has not proved who it is.
-    reason: Option<&'static str>,
+    /// Why the login was refused.
+    reason: Option<Cow<'static, str>>,
 }
 
 enum Security {
@@ -82,20 +107,11 @@ enum Security {
 impl Login {
     /// Waits for the first login request.
     pub fn new(settings: Settings) -> Self {
-        let parameters = Parameters {
-            data_pdu_in_order: true,
-            data_sequence_in_order: true,
-            max_connections: 1,
-            error_recovery_level: 0,
-            ..settings.parameters
-        };
+        let settings = settings.within_bounds();
         Self {
             framer: Framer::new(LOGIN_DATA_SEGMENT),
-            settings: Settings {
-                command_window: settings.command_window.clamp(1, MAX_COMMAND_WINDOW),
-                ..settings
-            },
-            negotiation: Negotiation::new(parameters),
+            negotiation: Negotiation::new(settings.parameters),
+            settings,
             stage: Stage::SECURITY,
             first: None,
             info: SessionInfo::default(),
@@ -141,15 +157,21 @@ impl Login {
         }
     }
 
-    /// Why a login that was refused was, if there is more to say of it than its status; not for the initiator.
-    pub fn reason(&self) -> Option<&'static str> {
-        self.reason
+    /// Why the login was refused, if it was; not for the initiator.
+    pub fn reason(&self) -> Option<&str> {
+        self.reason.as_deref()
+    }
+
+    /// Who is logging in where, as far as that is known.
+    pub fn info(&self) -> &SessionInfo {
+        &self.info
     }
 
     /// A PDU that is no login request: the first on a connection gets no answer (RFC 7143 6.3).
     fn unexpected(&mut self, opcode: Opcode, out: &mut Outbox) -> Error {
         if self.first.is_some() {
-            self.refuse(Refusal::Status(LoginStatus::INVALID_DURING_LOGIN), out);
+            let reason = format!("a {} PDU does not belong into a login", opcode.kind());
+            self.refuse(Refusal::new(LoginStatus::INVALID_DURING_LOGIN, reason), out);
         }
         Error::Unexpected(opcode.kind())
     }
@@ -183,7 +205,7 @@ impl Login {
             return Ok(false);
         }
         let text = std::mem::take(&mut self.text);
-        let pairs: Vec<_> = text::parse(&text).map_err(|_| status(LoginStatus::INITIATOR_ERROR))?.collect();
+        let pairs: Vec<_> = text::parse(&text).map_err(|error| wrong(error.to_string()))?.collect();
         if self.info.initiator_name.is_empty() {
             self.identify(&pairs, directory)?;
         }
@@ -191,12 +213,11 @@ impl Login {
         self.negotiate(&pairs, &mut answers)?;
         let transit = self.announce_and_move(next, &mut answers)?;
         if answers.len() > LOGIN_DATA_SEGMENT as usize {
-            return Err(status(LoginStatus::INITIATOR_ERROR));
+            return Err(wrong("the request needs more answers than there is room for"));
         }
         let finished = transit == Some(Stage::FULL_FEATURE);
         if finished {
-            let cid = header.cid.get();
-            self.info.tsih = directory.open(Identity { info: &self.info, cid })?;
+            self.enter_session(directory)?;
         }
         let flags = transit.map_or(0, |next| flag::TRANSIT | next.0);
         self.respond(header, flags, &answers, out);
@@ -204,11 +225,33 @@ impl Login {
         Ok(finished)
     }
 
+    /// All is agreed on: has the directory open a session, or let the connection join one.
+    fn enter_session(&mut self, directory: &mut dyn Directory) -> Result<(), Refusal> {
+        let parameters = self.negotiation.agreed();
+        let required = self.settings.required_digests;
+        if required.header && !parameters.header_digest || required.data && !parameters.data_digest {
+            return Err(wrong("the initiator does without a digest that is required"));
+        }
+        let identity = self.identity(&parameters);
+        if self.info.tsih == 0 {
+            self.info.tsih = directory.open(identity)?;
+        } else {
+            self.negotiation.join(directory.join(identity)?);
+        }
+        Ok(())
+    }
+
+    fn identity<'a>(&'a self, parameters: &'a Parameters) -> Identity<'a> {
+        let cid = self.first.map_or(0, |first| first.cid.get());
+        Identity { info: &self.info, cid, parameters }
+    }
+
     /// Checks the fixed fields; returns the stage the initiator wants to move to.
     fn check(&mut self, header: &LoginRequest) -> Result<Option<Stage>, Refusal> {
-        let Some(first) = self.first else { return Err(status(LoginStatus::TARGET_ERROR)) };
+        let first = self.first.unwrap_or(*header);
         if header.version_min > 0 {
-            return Err(status(LoginStatus::UNSUPPORTED_VERSION));
+            let reason = format!("the initiator speaks version {} and later", header.version_min);
+            return Err(Refusal::new(LoginStatus::UNSUPPORTED_VERSION, reason));
         }
         self.requests += 1;
         let (current, next) = stages(header);
@@ -218,16 +261,18 @@ impl Login {
             == (first.isid, first.tsih, first.task_tag, first.cid);
         let legal_stages = [Stage::SECURITY, Stage::OPERATIONAL].contains(&current)
             && (!transit || [Stage::OPERATIONAL, Stage::FULL_FEATURE].contains(&next) && next.0 > current.0);
-        if !repeats
-            || !legal_stages
-            || current != self.stage
-            || transit && more
-            || self.requests > MAX_LOGIN_REQUESTS
-            || self.text.len() > MAX_TEXT_REQUEST
-        {
-            return Err(status(LoginStatus::INITIATOR_ERROR));
-        }
-        Ok(transit.then_some(next))
+        let fault = if !repeats {
+            "a request does not repeat ISID, TSIH, task tag and CID of the first"
+        } else if !legal_stages || current != self.stage || transit && more {
+            "a request has the wrong stages"
+        } else if self.requests > MAX_LOGIN_REQUESTS {
+            "there are too many requests"
+        } else if self.text.len() > MAX_TEXT_REQUEST {
+            "the text is too long"
+        } else {
+            return Ok(transit.then_some(next));
+        };
+        Err(wrong(fault))
     }
 
     /// Takes the names from the first text and asks the directory.
@@ -236,22 +281,28 @@ impl Login {
         let name = |key| match value(key) {
             None => Ok(None),
             Some(name) if is_name(name) => Ok(Some(name.to_ascii_lowercase())),
-            Some(_) => Err(status(LoginStatus::INITIATOR_ERROR)),
+            Some(_) => Err(wrong(format!("{key} is not an iSCSI name"))),
         };
-        let missing = || status(LoginStatus::MISSING_PARAMETER);
+        let missing =
+            |key| Refusal::new(LoginStatus::MISSING_PARAMETER, format!("the initiator does not send {key}"));
         let session_type = match value("SessionType") {
             None | Some("Normal") => SessionType::Normal,
             Some("Discovery") => SessionType::Discovery,
-            Some(_) => return Err(status(LoginStatus::SESSION_TYPE_NOT_SUPPORTED)),
+            Some(_) => {
+                let reason = "there are normal and discovery sessions only";
+                return Err(Refusal::new(LoginStatus::SESSION_TYPE_NOT_SUPPORTED, reason));
+            }
         };
-        let initiator_name = name("InitiatorName")?.ok_or_else(missing)?;
+        let initiator_name = name("InitiatorName")?.ok_or_else(|| missing("InitiatorName"))?;
         let target_name = match value("TargetName") {
             // A well-formed login names no target that has no proper name: it just does not exist.
-            Some(target) if !is_name(target) => return Err(status(LoginStatus::NOT_FOUND)),
+            Some(target) if !is_name(target) => {
+                return Err(Refusal::new(LoginStatus::NOT_FOUND, "TargetName is not an iSCSI name"));
+            }
             _ => name("TargetName")?,
         };
         if session_type == SessionType::Normal && target_name.is_none() {
-            return Err(missing());
+            return Err(missing("TargetName"));
         }
         self.info = SessionInfo {
             initiator_name,
@@ -261,11 +312,11 @@ impl Login {
             authenticated: None,
             ..self.info
         };
-        if self.info.tsih != 0 {
-            return Err(status(LoginStatus::NO_SUCH_SESSION));
+        let mut admission = directory.admit(self.identity(&Parameters::DEFAULT))?;
+        if let Some(settings) = admission.settings {
+            self.settings = settings.within_bounds();
+            self.negotiation = Negotiation::new(self.settings.parameters);
         }
-        let cid = self.first.map_or(0, |first| first.cid.get());
-        let mut admission = directory.admit(Identity { info: &self.info, cid })?;
         self.security = Security::Open(std::mem::take(&mut admission.methods));
         self.announce = Some(admission);
         Ok(())
@@ -274,6 +325,7 @@ impl Login {
     /// Answers the keys of one request.
     fn negotiate(&mut self, pairs: &[(&str, &str)], answers: &mut Vec<u8>) -> Result<(), Refusal> {
         let phase = match self.info.session_type {
+            _ if self.info.tsih != 0 => Phase::JoiningLogin,
             SessionType::Normal => Phase::Login,
             SessionType::Discovery => Phase::DiscoveryLogin,
         };
@@ -289,7 +341,7 @@ impl Login {
                 }
                 _ if matches!(self.security, Security::Running(_)) => security_keys.push((key, value)),
                 _ => {
-                    let repeated = |_| status(LoginStatus::INITIATOR_ERROR);
+                    let repeated = |_| wrong(format!("{key} is negotiated twice"));
                     self.negotiation.answer(phase, key, value, answers).map_err(repeated)?;
                 }
             }
@@ -301,10 +353,7 @@ impl Login {
                     self.info.authenticated = Some(name);
                     self.security = Security::Done;
                 }
-                SecurityStep::Failed(why) => {
-                    self.reason = Some(why);
-                    return Err(status(LoginStatus::AUTHENTICATION_FAILURE));
-                }
+                SecurityStep::Failed(why) => return Err(not_authenticated(why)),
             }
         }
         Ok(())
@@ -312,17 +361,18 @@ impl Login {
 
     fn choose_method(&mut self, offer: &str, answers: &mut Vec<u8>) -> Result<(), Refusal> {
         let Security::Open(methods) = &mut self.security else {
-            return Err(status(LoginStatus::INITIATOR_ERROR));
+            return Err(wrong("AuthMethod is negotiated twice"));
         };
-        let failure = || status(LoginStatus::AUTHENTICATION_FAILURE);
         let mut offers = offer.split(',');
         if methods.is_empty() {
+            let failure = || not_authenticated("the initiator wants a proof where none is asked for");
             offers.find(|name| *name == answer::NONE).ok_or_else(failure)?;
             text::push(answers, "AuthMethod", answer::NONE);
             self.security = Security::Done;
             return Ok(());
         }
         let place = offers.find_map(|name| methods.iter().position(|method| method.name() == name));
+        let failure = || not_authenticated("the initiator has none of the methods that are asked for");
         let method = methods.swap_remove(place.ok_or_else(failure)?);
         text::push(answers, "AuthMethod", method.name());
         self.security = Security::Running(method);
@@ -351,7 +401,7 @@ impl Login {
         };
         if self.stage == Stage::OPERATIONAL {
             if !proven {
-                return Err(status(LoginStatus::AUTHENTICATION_FAILURE));
+                return Err(not_authenticated("the initiator leaves the proof out"));
             }
             if !std::mem::replace(&mut self.declared, true) {
                 self.negotiation.declare(answers);
@@ -362,14 +412,16 @@ impl Login {
         }
         // An initiator that wants to leave the security stage without choosing a method never will.
         match (&self.security, next) {
-            (Security::Open(_), Some(_)) => Err(status(LoginStatus::AUTHENTICATION_FAILURE)),
+            (Security::Open(_), Some(_)) => Err(not_authenticated("the initiator chooses no method")),
             _ => Ok(None),
         }
     }
 
     fn respond(&mut self, request: &LoginRequest, flags: u8, text: &[u8], out: &mut Outbox) {
         let cmd_sn = request.cmd_sn.get();
-        let window = u32::from(self.settings.command_window);
+        // Of one command until the target is known, as MaxCmdSN cannot go back.
+        let window =
+            if !self.info.initiator_name.is_empty() { u32::from(self.settings.command_window) } else { 1 };
         let header = LoginResponse {
             flags: flags | self.stage.0 << 2,
             isid: request.isid,
@@ -387,14 +439,11 @@ impl Login {
     /// Sends the refusal; returns its status.
     fn refuse(&mut self, refusal: Refusal, out: &mut Outbox) -> LoginStatus {
         let mut text = Vec::new();
-        let status = match refusal {
-            Refusal::Status(status) => status,
-            Refusal::Moved { portal, permanent } => {
-                // Without the portal group tag (RFC 7143 13.8).
-                text::push(&mut text, "TargetAddress", &portal.address.to_string());
-                if permanent { LoginStatus::MOVED_PERMANENTLY } else { LoginStatus::MOVED_TEMPORARILY }
-            }
-        };
+        if let Some(address) = refusal.moved_to {
+            // Without the portal group tag (RFC 7143 13.8).
+            text::push(&mut text, "TargetAddress", &address.to_string());
+        }
+        self.reason = Some(refusal.reason);
         let request: LoginRequest = *self.framer.bhs().as_ref();
         let header = LoginResponse {
             flags: self.stage.0 << 2,
@@ -404,12 +453,12 @@ impl Login {
             stat_sn: self.stat_sn.into(),
             exp_cmd_sn: request.cmd_sn,
             max_cmd_sn: request.cmd_sn,
-            status: status.0.into(),
+            status: refusal.status.0.into(),
             ..Default::default()
         };
         self.stat_sn = self.stat_sn.wrapping_add(1);
         out.pdu(Digests::default(), header, &[], &text);
-        status
+        refusal.status
     }
 
     fn finish(&mut self) -> Accepted {
@@ -441,6 +490,10 @@ fn stages(header: &LoginRequest) -> (Stage, Stage) {
     (Stage(header.flags >> 2 & 3), Stage(header.flags & 3))
 }
 
-fn status(status: LoginStatus) -> Refusal {
-    Refusal::Status(status)
+fn wrong(reason: impl Into<Cow<'static, str>>) -> Refusal {
+    Refusal::new(LoginStatus::INITIATOR_ERROR, reason)
+}
+
+fn not_authenticated(reason: &'static str) -> Refusal {
+    Refusal::new(LoginStatus::AUTHENTICATION_FAILURE, reason)
 }

@@ -138,7 +138,7 @@ fn send_targets(session: &Session, directory: &dyn Directory, which: &str, answe
         (SessionType::Normal, name) if name.eq_ignore_ascii_case(own) => Some(own),
         _ => return text::push(answers, "SendTargets", answer::REJECT),
     };
-    directory.targets(&info.initiator_name, &mut |record: TargetRecord<'_>| {
+    directory.targets(info, &mut |record: TargetRecord<'_>| {
         if wanted.is_some_and(|name| !name.eq_ignore_ascii_case(record.name)) {
             return;
         }

@@ -8,10 +8,10 @@ use std::io::IoSlice;
 
 use lunette_iscsi::initiator::{self, CommandRequest, Initiator};
 use lunette_iscsi::params::Parameters;
-use lunette_iscsi::pdu::{LogoutResult, TaskAttribute, TaskManagementResult};
+use lunette_iscsi::pdu::{LoginStatus, LogoutResult, TaskAttribute, TaskManagementResult};
 use lunette_iscsi::target::{
     Accepted, Admission, DataError, Directory, Event, Identity, Login, Portal, Refusal, Residual, Response,
-    SessionType, Settings, TargetRecord, TaskId,
+    SessionInfo, SessionType, Settings, TargetRecord, TaskId,
 };
 use lunette_iscsi::{Error, Outbox, Payload, Piece};
 
@@ -39,16 +39,18 @@ pub struct Targets {
     pub admission: Option<Admission>,
     pub sessions: u16,
     pub extra: usize,
+    /// TSIH and CID of a session that connections may join.
+    pub open: Option<(u16, u16, Parameters)>,
 }
 
 impl Directory for Targets {
     fn admit(&mut self, identity: Identity<'_>) -> Result<Admission, Refusal> {
-        if let Some(refusal) = self.refuse {
+        if let Some(refusal) = self.refuse.clone() {
             return Err(refusal);
         }
         let known = [TARGET, OTHER].contains(&identity.info.target_name.as_str());
         if identity.info.session_type == SessionType::Normal && !known {
-            return Err(Refusal::Status(lunette_iscsi::pdu::LoginStatus::NOT_FOUND));
+            return Err(Refusal::new(LoginStatus::NOT_FOUND, "no such target"));
         }
         Ok(self.admission.take().unwrap_or(Admission { group_tag: 1, ..Admission::default() }))
     }
@@ -58,7 +60,19 @@ impl Directory for Targets {
         Ok(self.sessions)
     }
 
-    fn targets(&self, _: &str, show: &mut dyn FnMut(TargetRecord<'_>)) {
+    fn join(&mut self, identity: Identity<'_>) -> Result<Parameters, Refusal> {
+        match self.open {
+            Some((tsih, cid, parameters)) if tsih == identity.info.tsih && cid == identity.cid => {
+                Ok(parameters)
+            }
+            Some((tsih, ..)) if tsih == identity.info.tsih => {
+                Err(Refusal::new(LoginStatus::TOO_MANY_CONNECTIONS, "one connection is enough"))
+            }
+            _ => Err(Refusal::new(LoginStatus::NO_SUCH_SESSION, "no such session")),
+        }
+    }
+
+    fn targets(&self, _: &SessionInfo, show: &mut dyn FnMut(TargetRecord<'_>)) {
         let portals = ["10.0.0.1:3260", "[fd00::1]:3260"];
         let portals = portals.map(|address| Portal { address: address.parse().unwrap(), group_tag: 1 });
         show(TargetRecord { name: TARGET, portals: &portals });

@@ -4,7 +4,9 @@ use crate::Target;
 use crate::local::Place;
 use crate::target::InitiatorPort;
 use lunette_iscsi::pdu::LoginStatus;
-use lunette_iscsi::target::{Admission, Directory, Identity, Portal, Refusal, SessionType, TargetRecord};
+use lunette_iscsi::target::{
+    Admission, Directory, Identity, Portal, Refusal, SessionInfo, SessionType, TargetRecord,
+};
 use std::net::SocketAddr;
 
 /// A target as one connection comes to it.
@@ -29,13 +31,16 @@ impl Directory for Door<'_> {
         self.name.clone_from(&info.initiator_name);
         let known = info.target_name.eq_ignore_ascii_case(self.target.name());
         if info.session_type == SessionType::Normal && !known {
-            return Err(Refusal::Status(LoginStatus::NOT_FOUND));
+            return Err(Refusal::new(
+                LoginStatus::NOT_FOUND,
+                format!("there is no target {}", info.target_name),
+            ));
         }
         Ok(Admission { group_tag: self.target.options.portal_group, ..Admission::default() })
     }
 
     fn open(&mut self, identity: Identity<'_>) -> Result<u16, Refusal> {
-        let full = Refusal::Status(LoginStatus::OUT_OF_RESOURCES);
+        let full = Refusal::new(LoginStatus::OUT_OF_RESOURCES, "there are too many sessions");
         if identity.info.session_type == SessionType::Discovery {
             return self.target.new_tsih().ok_or(full);
         }
@@ -45,7 +50,7 @@ impl Directory for Door<'_> {
         Ok(tsih)
     }
 
-    fn targets(&self, _: &str, show: &mut dyn FnMut(TargetRecord<'_>)) {
+    fn targets(&self, _: &SessionInfo, show: &mut dyn FnMut(TargetRecord<'_>)) {
         let portals = [Portal { address: self.reached, group_tag: self.target.options.portal_group }];
         show(TargetRecord { name: self.target.name(), portals: &portals });
     }
