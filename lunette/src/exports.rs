@@ -10,10 +10,11 @@ use lunette_engine::{LogicalUnit, TargetPort};
 use lunette_reactor::Reactors;
 use lunette_scsi::Protocol;
 use lunette_store::ReactorId;
-use lunette_transport_iscsi::{self as iscsi, Portal};
+use lunette_transport_iscsi::{EntityOptions, NetworkEntity, Portal, TargetOptions};
 use lunette_transport_vhost_user::{
     Endpoint, Handle, Options as VhostUserOptions, VhostUserExport, reactor_of,
 };
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
 use std::net::{SocketAddr, TcpListener};
@@ -113,31 +114,24 @@ impl Exports {
             );
         }
         let units = targets.get(&0).cloned().unwrap_or_default();
-        let mut through: BTreeMap<u16, Arc<iscsi::Target>> = BTreeMap::new();
-        let mut target_through = |group: u16| {
-            if let Some(target) = through.get(&group) {
-                return anyhow::Ok(target.clone());
+        let of_sockets = places.iscsi_sockets.iter().map(|_| TargetPort::DEFAULT_GROUP);
+        let mut groups = BTreeMap::new();
+        for group in places.iscsi.iter().map(|portal| portal.group).chain(of_sockets) {
+            if let Entry::Vacant(place) = groups.entry(group) {
+                // A target portal group has the number of its target port group; RFC 7143 4.4.3 makes the port's name from it.
+                let name = format!("{},t,0x{group:04x}", places.target);
+                let id = ids.next().context("there are too many target port groups")?;
+                place.insert(TargetPort::in_group(group, name, id, Protocol::ISCSI, units.clone()));
             }
-            // A target portal group has the number of its target port group; RFC 7143 4.4.3 makes the port's name from it.
-            let name = format!("{},t,0x{group:04x}", places.target);
-            let id = ids.next().context("there are too many target port groups")?;
-            let port = TargetPort::in_group(group, name, id, Protocol::ISCSI, units.clone());
-            let target = match through.values().next() {
-                Some(other) => other.in_group(group, port),
-                None => {
-                    let name = places.target.clone();
-                    let options = iscsi::Options { name, portal_group: group, ..iscsi::Options::default() };
-                    iscsi::Target::new(options, port)?
-                }
-            };
-            through.insert(group, target.clone());
-            Ok(target)
-        };
+        }
+        let entity = NetworkEntity::new(EntityOptions::default());
+        let name = places.target.clone();
+        entity.add(TargetOptions { name, groups, ..TargetOptions::default() })?;
         for Grouped { place, group } in &places.iscsi {
-            self.portals.push(Portal::start(*place, &target_through(*group)?, reactors)?);
+            self.portals.push(Portal::start(*place, *group, &entity, reactors)?);
         }
         for socket in places.iscsi_sockets.drain(..) {
-            self.portals.push(Portal::adopt(socket, &target_through(TargetPort::DEFAULT_GROUP)?, reactors)?);
+            self.portals.push(Portal::adopt(socket, TargetPort::DEFAULT_GROUP, &entity, reactors)?);
         }
         Ok(ids)
     }

@@ -6,7 +6,7 @@ use lunette_engine::{Identity, LogicalUnit, TargetPort};
 use lunette_reactor::Reactors;
 use lunette_scsi::{Naa, Protocol};
 use lunette_store::{Backing, ram::Ram};
-use lunette_transport_iscsi::{Options, Portal, Target};
+use lunette_transport_iscsi::{EntityOptions, NetworkEntity, Portal, TargetOptions};
 use std::collections::BTreeMap;
 use std::error::Error;
 use std::sync::Arc;
@@ -21,12 +21,14 @@ fn main() -> Result<(), Box<dyn Error>> {
     let disk = Disk::new(&lunette_device_disk::Options::default(), store.caps())?;
     let unit =
         LogicalUnit::new("ram", Identity::new("1", Naa::locally_assigned(1)), Box::new(disk), Some(store));
-    let options = Options::default();
-    let port_name = format!("{},t,0x0001", options.name);
+    let name = "iqn.2026-11.dev.lunette:default".to_owned();
+    let port_name = format!("{name},t,0x0001");
     let port = TargetPort::new(port_name, 1, Protocol::ISCSI, BTreeMap::from([(0, unit)]));
     let reactors = Reactors::start(&lunette_reactor::Options { reactors, ..Default::default() })?;
-    let target = Target::new(options, port)?;
-    let portal = Portal::start(address, &target, &reactors)?;
+    let entity = NetworkEntity::new(EntityOptions::default());
+    let groups = BTreeMap::from([(1, port)]);
+    let target = entity.add(TargetOptions { name, groups, ..TargetOptions::default() })?;
+    let portal = Portal::start(address, 1, &entity, &reactors)?;
     println!("iscsi://{}/{}/0", portal.address(), target.name());
     std::io::copy(&mut std::io::stdin(), &mut std::io::sink())?;
     portal.stop(&reactors);

@@ -1,12 +1,15 @@
 use std::net::SocketAddr;
 use thiserror::Error;
 
-/// Why a target cannot be offered.
+/// Why a target or a portal cannot be offered.
 #[derive(Debug, Error)]
 pub enum Error {
     /// The name is not one (RFC 7143 4.2.7).
     #[error("`{0}` is not an iSCSI name: one looks like iqn.2026-11.dev.lunette:default")]
     Name(String),
+    /// Another target has the name.
+    #[error("there are two targets of the name {0}")]
+    NameTaken(String),
     /// The address cannot be listened on.
     #[error("cannot listen on {address}: {source}")]
     Listen {

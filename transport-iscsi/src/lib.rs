@@ -1,6 +1,7 @@
 //! The iSCSI way in: sockets, sessions and data buffers.
 //!
-//! A [`Portal`] listens and hands every connection to the reactor with the fewest. There the protocol machine of
+//! A [`NetworkEntity`] has targets, and portals through which they are reached. A [`Portal`] listens and hands every
+//! connection to the reactor with the fewest. There the protocol machine of
 //! [`lunette_iscsi`] turns bytes into commands, the engine carries them out, and the answers of one turn leave in one
 //! `sendmsg`. Data-in is sent from the buffer that the store filled, and data-out of some size is received into the buffer
 //! that the store writes from.
@@ -8,33 +9,39 @@
 //! It knows no device type and no kind of store. Whatever an initiator sends, only its own connection suffers; every
 //! bound stands in [`limits`].
 //!
-//! Entry types: [`Target`], [`Portal`].
+//! Entry types: [`NetworkEntity`], [`Target`], [`Portal`].
 //!
 //! ```
 //! use lunette_engine::TargetPort;
 //! use lunette_reactor::Reactors;
 //! use lunette_scsi::Protocol;
-//! use lunette_transport_iscsi::{Options, Portal, Target};
+//! use lunette_transport_iscsi::{EntityOptions, NetworkEntity, Portal, TargetOptions};
 //! use std::collections::BTreeMap;
 //!
 //! let reactors = Reactors::start(&lunette_reactor::Options::default())?;
 //! let port = TargetPort::new("iqn.2026-11.dev.lunette:default,t,0x0001", 1, Protocol::ISCSI, BTreeMap::new());
-//! let target = Target::new(Options::default(), port)?;
-//! let portal = Portal::start("127.0.0.1:0".parse()?, &target, &reactors)?;
+//! let entity = NetworkEntity::new(EntityOptions::default());
+//! let name = "iqn.2026-11.dev.lunette:default".to_owned();
+//! entity.add(TargetOptions { name, groups: BTreeMap::from([(1, port)]), ..TargetOptions::default() })?;
+//! let portal = Portal::start("127.0.0.1:0".parse()?, 1, &entity, &reactors)?;
 //! println!("iscsiadm -m discovery -t sendtargets -p {}", portal.address());
 //! portal.stop(&reactors);
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
+mod advertise;
 mod connection;
+mod entity;
 mod error;
 pub mod limits;
 mod local;
 mod memory;
 mod portal;
+mod sessions;
 mod slots;
 mod target;
 
+pub use entity::{EntityOptions, NetworkEntity};
 pub use error::Error;
 pub use portal::Portal;
-pub use target::{Options, Target};
+pub use target::{Target, TargetOptions};

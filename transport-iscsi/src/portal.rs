@@ -1,12 +1,12 @@
-//! A listening socket, and the connections that came in by it.
+//! A portal: a listening socket, and the connections that came in by it.
 
 use crate::connection::Connection;
 use crate::limits::{ACCEPTS_PER_TURN, MAX_CONNECTIONS, MAX_LOGINS};
 use crate::local::Local;
-use crate::{Error, Target};
+use crate::{Error, NetworkEntity};
 use lunette_reactor::Reactors;
 use lunette_store::{Cx, Interest, IoId, IoResult, Message, ReactorId, Sink, SinkId};
-use rustix::net::{Shutdown, shutdown};
+use rustix::net::{Shutdown, shutdown, sockopt};
 use std::cell::Cell;
 use std::io;
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -17,22 +17,25 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::Duration;
 
-/// An address on which initiators reach a target.
+/// An address on which initiators reach the targets of a network entity (RFC 7143 4.4).
 ///
 /// A portal that is dropped goes on until the reactors end.
 pub struct Portal {
     shared: Arc<Shared>,
-    address: SocketAddr,
     listener: SinkId,
 }
 
 /// What a portal and its connections share.
 pub(crate) struct Shared {
-    pub(crate) target: Arc<Target>,
+    pub(crate) entity: Arc<NetworkEntity>,
+    /// The address that it listens on.
+    pub(crate) address: SocketAddr,
+    /// Whether an IPv6 socket takes IPv4 connections too.
+    pub(crate) takes_ipv4: bool,
+    /// Target portal group tag.
+    pub(crate) group_tag: u16,
     connections: AtomicUsize,
     logins: AtomicUsize,
-    /// Connections of each reactor.
-    loads: Vec<AtomicUsize>,
     /// Not told to stop.
     listening: AtomicBool,
     ended: Mutex<()>,
@@ -63,46 +66,71 @@ fn listen(address: SocketAddr, mut pause: impl FnMut()) -> io::Result<TcpListene
 }
 
 impl Portal {
-    /// Listens on `address`, whose port may be 0 for any free one.
+    /// Listens on `address`, whose port may be 0 for any free one. The portal belongs to the portal group `group_tag` of each
+    /// target that has it.
     ///
     /// # Errors
     /// When the address cannot be listened on.
-    pub fn start(address: SocketAddr, target: &Arc<Target>, reactors: &Reactors) -> Result<Self, Error> {
+    pub fn start(
+        address: SocketAddr,
+        group_tag: u16,
+        entity: &Arc<NetworkEntity>,
+        reactors: &Reactors,
+    ) -> Result<Self, Error> {
         let socket = listen(address, || std::thread::sleep(BIND_PAUSE))
             .map_err(|source| Error::Listen { address, source })?;
-        Self::open(Socket::Own(socket), target, reactors)
+        Self::open(Socket::Own(socket), group_tag, entity, reactors)
     }
 
     /// Takes over a socket that listens already, as service managers pass them.
     ///
     /// # Errors
     /// When it has no address, or there are no reactors.
-    pub fn adopt(socket: TcpListener, target: &Arc<Target>, reactors: &Reactors) -> Result<Self, Error> {
-        Self::open(Socket::Adopted(socket), target, reactors)
+    pub fn adopt(
+        socket: TcpListener,
+        group_tag: u16,
+        entity: &Arc<NetworkEntity>,
+        reactors: &Reactors,
+    ) -> Result<Self, Error> {
+        Self::open(Socket::Adopted(socket), group_tag, entity, reactors)
     }
 
-    fn open(socket: Socket, target: &Arc<Target>, reactors: &Reactors) -> Result<Self, Error> {
+    fn open(
+        socket: Socket,
+        group_tag: u16,
+        entity: &Arc<NetworkEntity>,
+        reactors: &Reactors,
+    ) -> Result<Self, Error> {
         let address = socket.local_addr().map_err(Error::Socket)?;
         socket.set_nonblocking(true).map_err(|source| Error::Listen { address, source })?;
         let shared = Arc::new(Shared {
-            target: target.clone(),
+            entity: entity.clone(),
+            address,
+            takes_ipv4: address.is_ipv6() && !sockopt::ipv6_v6only(&*socket).unwrap_or(true),
+            group_tag,
             connections: AtomicUsize::new(0),
             logins: AtomicUsize::new(0),
-            loads: (0..reactors.count()).map(|_| AtomicUsize::new(0)).collect(),
             listening: AtomicBool::new(true),
             ended: Mutex::default(),
             changed: Condvar::new(),
         });
+        entity.loads.spread_over(reactors.count());
         let portal = shared.clone();
         let listener = reactors.call(HOME, move |cx| Listener::start(socket, portal, cx));
         let listener = listener.ok_or(Error::NoReactor(address))?;
-        tracing::info!(%address, target = target.name(), "listening for iSCSI initiators");
-        Ok(Self { shared, address, listener })
+        entity.add_portal(&shared);
+        tracing::info!(%address, group_tag, "listening for iSCSI initiators");
+        Ok(Self { shared, listener })
     }
 
     /// The address it listens on.
     pub fn address(&self) -> SocketAddr {
-        self.address
+        self.shared.address
+    }
+
+    /// Its target portal group tag.
+    pub fn group_tag(&self) -> u16 {
+        self.shared.group_tag
     }
 
     /// How many connections are open.
@@ -110,8 +138,8 @@ impl Portal {
         self.shared.connections.load(Ordering::Acquire)
     }
 
-    /// Stops listening, lets commands in flight finish within [`Options::stop_time`](crate::Options), and closes the
-    /// connections. Returns at once.
+    /// Stops listening, lets commands in flight finish within [`EntityOptions::stop_time`](crate::EntityOptions), and
+    /// closes the connections. Returns at once.
     pub fn begin_stop(&self, reactors: &Reactors) {
         let (shared, listener, count) = (self.shared.clone(), self.listener, reactors.count());
         let stop = move |cx: &mut dyn Cx| {
@@ -141,29 +169,32 @@ impl Portal {
     /// ended. Not to be called on a reactor.
     pub fn stop(self, reactors: &Reactors) -> bool {
         self.begin_stop(reactors);
-        let ended = self.wait(self.shared.target.options.stop_time + GRACE);
+        let ended = self.wait(self.shared.entity.options.stop_time + GRACE);
         if !ended {
             let connections = self.connection_count();
-            tracing::warn!(address = %self.address, connections, "iSCSI connections did not end in time");
+            tracing::warn!(address = %self.address(), connections, "iSCSI connections did not end in time");
         }
         ended
     }
 }
 
 impl Shared {
-    /// Counts a new connection and chooses its reactor, the one with the fewest; `None` when there are too many.
+    /// Whether it has not been told to stop.
+    pub(crate) fn is_listening(&self) -> bool {
+        self.listening.load(Ordering::Acquire)
+    }
+
+    /// Counts a new connection and chooses its reactor, the least loaded; `None` when there are too many.
     fn admit(&self) -> Option<ReactorId> {
         let full = self.connections.load(Ordering::Acquire) >= MAX_CONNECTIONS
             || self.logins.load(Ordering::Acquire) >= MAX_LOGINS;
-        let (index, load) =
-            self.loads.iter().enumerate().min_by_key(|(_, load)| load.load(Ordering::Relaxed))?;
         if full {
             return None;
         }
-        load.fetch_add(1, Ordering::Relaxed);
+        let reactor = self.entity.loads.add()?;
         self.connections.fetch_add(1, Ordering::AcqRel);
         self.logins.fetch_add(1, Ordering::AcqRel);
-        Some(ReactorId(index as u16))
+        Some(reactor)
     }
 
     /// A login is over, well or not.
@@ -172,17 +203,14 @@ impl Shared {
     }
 
     /// A connection is gone.
-    pub(crate) fn connection_ended(&self, reactor: ReactorId) {
-        if let Some(load) = self.loads.get(usize::from(reactor.0)) {
-            load.fetch_sub(1, Ordering::Relaxed);
-        }
+    pub(crate) fn connection_ended(&self) {
         self.connections.fetch_sub(1, Ordering::AcqRel);
         self.tell();
     }
 
     /// Whether there is a connection, or may be one yet.
     fn is_open(&self) -> bool {
-        self.listening.load(Ordering::Acquire) || self.connections.load(Ordering::Acquire) > 0
+        self.is_listening() || self.connections.load(Ordering::Acquire) > 0
     }
 
     /// Wakes who waits for the end.
@@ -270,7 +298,7 @@ impl Listener {
 
     /// Goes on in a while. Says why, once.
     fn pause(&self, error: &io::Error, cx: &mut dyn Cx) {
-        if !self.in_trouble.replace(true) && self.portal.target.may_log(cx) {
+        if !self.in_trouble.replace(true) && self.portal.entity.may_log(cx) {
             tracing::warn!(%error, "cannot accept iSCSI connections for the moment");
         }
         self.pausing.set(true);
@@ -279,7 +307,7 @@ impl Listener {
 
     fn accepted(&self, socket: TcpStream, peer: SocketAddr, cx: &mut dyn Cx) {
         let Some(reactor) = self.portal.admit() else {
-            if !self.full.replace(true) && self.portal.target.may_log(cx) {
+            if !self.full.replace(true) && self.portal.entity.may_log(cx) {
                 tracing::warn!(%peer, "too many iSCSI connections: refusing more");
             }
             return;

@@ -6,7 +6,7 @@ use lunette_engine::TargetPort;
 use lunette_reactor::{Options as ReactorOptions, Reactors};
 use lunette_scsi::Protocol;
 use lunette_store::ReactorId;
-use lunette_transport_iscsi::{Options, Portal, Target};
+use lunette_transport_iscsi::{EntityOptions, NetworkEntity, Portal, TargetOptions};
 use rustix::net::{AddressFamily, SocketType, connect, socket};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use std::collections::BTreeMap;
@@ -19,8 +19,10 @@ fn connections_are_accepted_when_there_are_descriptors_again() {
     let log = log::listen();
     let reactors = Reactors::start(&ReactorOptions { reactors: 1, ..ReactorOptions::default() }).unwrap();
     let port = TargetPort::new("test", 1, Protocol::ISCSI, BTreeMap::new());
-    let target = Target::new(Options::default(), port).unwrap();
-    let portal = Portal::start("127.0.0.1:0".parse().unwrap(), &target, &reactors).unwrap();
+    let entity = NetworkEntity::new(EntityOptions::default());
+    let (name, groups) = ("iqn.2026-11.dev.lunette:test".to_owned(), BTreeMap::from([(1, port)]));
+    entity.add(TargetOptions { name, groups, ..TargetOptions::default() }).unwrap();
+    let portal = Portal::start("127.0.0.1:0".parse().unwrap(), 1, &entity, &reactors).unwrap();
 
     let initiators = [(); 8].map(|()| socket(AddressFamily::INET, SocketType::STREAM, None).unwrap());
     let limit = getrlimit(Resource::Nofile);

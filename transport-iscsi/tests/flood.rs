@@ -7,7 +7,7 @@ use lunette_iscsi::initiator::{Initiator, Settings};
 use lunette_iscsi::{Outbox, Piece};
 use lunette_reactor::{Options as ReactorOptions, Reactors};
 use lunette_scsi::Protocol;
-use lunette_transport_iscsi::{Options, Portal, Target};
+use lunette_transport_iscsi::{EntityOptions, NetworkEntity, Portal, TargetOptions};
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
 use std::net::TcpStream;
@@ -17,8 +17,10 @@ fn logins_that_are_refused_do_not_fill_the_log() {
     let log = log::listen();
     let reactors = Reactors::start(&ReactorOptions { reactors: 1, ..ReactorOptions::default() }).unwrap();
     let port = TargetPort::new("test", 1, Protocol::ISCSI, BTreeMap::new());
-    let target = Target::new(Options::default(), port).unwrap();
-    let portal = Portal::start("127.0.0.1:0".parse().unwrap(), &target, &reactors).unwrap();
+    let entity = NetworkEntity::new(EntityOptions::default());
+    let (name, groups) = ("iqn.2026-11.dev.lunette:test".to_owned(), BTreeMap::from([(1, port)]));
+    entity.add(TargetOptions { name, groups, ..TargetOptions::default() }).unwrap();
+    let portal = Portal::start("127.0.0.1:0".parse().unwrap(), 1, &entity, &reactors).unwrap();
 
     let mut out = Outbox::default();
     let target_name = "iqn.2026-11.dev.lunette:other".to_owned();

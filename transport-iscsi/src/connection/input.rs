@@ -1,10 +1,12 @@
 //! Receiving.
 
+use super::door::Visitor;
 use super::{Closing, Connection, Phase, State, Token};
 use crate::error::End;
 use crate::limits::{BATCH, OUTBOX, RECEIVES_PER_TURN};
 use crate::memory;
 use lunette_iscsi::Error;
+use lunette_iscsi::target::{Login, SessionType};
 use lunette_store::Cx;
 use std::io::{self, IoSliceMut, Read};
 
@@ -63,7 +65,7 @@ impl Connection {
         let room = buffer.len();
         let direct = match &state.phase {
             Phase::FullFeature(full) => full.direct(),
-            Phase::Login(_) => None,
+            Phase::Login(..) => None,
         };
         let mut runs: [IoSliceMut<'_>; RUNS + 1] = std::array::from_fn(|_| IoSliceMut::new(&mut []));
         // SAFETY: the bytes belong to a command that waits for them, so nobody else uses them; `runs` goes before anything
@@ -100,7 +102,7 @@ impl Connection {
             let run = run.part(0, left);
             // SAFETY: the command waits for more data, so nobody writes to the bytes until the machine has seen them.
             let bytes = unsafe { memory::bytes(run) };
-            full.take_in_place(&self.door(&mut String::new()), bytes, out)?;
+            full.take_in_place(&self.door(None), bytes, out)?;
             left -= run.len();
         }
         Ok(())
@@ -130,32 +132,36 @@ impl Connection {
 
     /// Parses up to the next event. Returns how much that was, and whether to go on.
     fn parse_one(&self, state: &mut State, input: &[u8], cx: &mut dyn Cx) -> Result<(usize, bool), End> {
-        let mut name = String::new();
-        let mut door = self.door(&mut name);
         match &mut state.phase {
             Phase::FullFeature(full) => {
-                let (used, more, wish) = full.take(&door, input, &mut self.env(&mut state.out, cx))?;
+                let (used, more, wish) =
+                    full.take(&self.door(None), input, &mut self.env(&mut state.out, cx))?;
                 if let Some(wish) = wish {
                     self.wish(state, wish, cx);
                 }
                 Ok((used, more))
             }
-            Phase::Login(login) => {
-                let progress = login.receive(&mut door, input, &mut state.out);
-                let opened = door.opened.take();
-                let reason = login.reason();
-                let progress = progress.inspect_err(|error| self.say_refused(&name, error, reason, cx))?;
+            Phase::Login(login, visitor) => {
+                let progress = login.receive(&mut self.door(Some(visitor)), input, &mut state.out);
+                let progress = progress.inspect_err(|error| self.say_refused(login, visitor, error, cx))?;
                 let Some(accepted) = progress.accepted else { return Ok((progress.used, false)) };
-                self.logged_in(state, *accepted, opened, cx);
+                let visitor = std::mem::take(visitor);
+                self.logged_in(state, *accepted, visitor, cx);
                 Ok((progress.used, true))
             }
         }
     }
 
-    fn say_refused(&self, initiator: &str, error: &Error, reason: Option<&str>, cx: &dyn Cx) {
-        if matches!(error, Error::LoginRefused(_)) && self.may_log(cx) {
-            let reason = reason.map_or(String::new(), |reason| format!(": {reason}"));
-            tracing::warn!(initiator, address = %self.peer, "iSCSI {error}{reason}");
+    fn say_refused(&self, login: &Login, visitor: &Visitor, error: &Error, cx: &dyn Cx) {
+        if matches!(error, Error::LoginRefused(_)) && self.may_log(visitor.target.as_ref(), cx) {
+            let (info, reason) = (login.info(), login.reason().unwrap_or_default());
+            tracing::warn!(
+                initiator = info.initiator_name,
+                address = %self.peer,
+                target_name = info.target_name,
+                discovery = info.session_type == SessionType::Discovery,
+                "iSCSI {error}: {reason}"
+            );
         }
     }
 

@@ -6,16 +6,16 @@ mod input;
 mod manage;
 mod output;
 
+use crate::Target;
 use crate::error::End;
 use crate::local::{self, Local, Place};
 use crate::portal::Shared;
-use crate::target::InitiatorPort;
-use door::Door;
+use door::{Door, Opened, Visitor};
 use full_feature::{Env, FullFeature, Wish};
 use lunette_engine::{Completion, Responder, Session};
 use lunette_iscsi::Outbox;
 use lunette_iscsi::pdu::LogoutResult;
-use lunette_iscsi::target::{Accepted, Login, SessionType};
+use lunette_iscsi::target::{Accepted, Login, SessionType, Settings};
 use lunette_scsi::ServiceResponse;
 use lunette_store::{Cx, Interest, IoError, IoId, IoResult, Sink, SinkId};
 use std::cell::{Cell, RefCell};
@@ -79,7 +79,12 @@ struct State {
     closing: Option<Closing>,
     /// The engine holds nothing more of this nexus.
     nexus_closed: bool,
-    session: Option<InitiatorPort>,
+    /// Of a normal session.
+    target: Option<Arc<Target>>,
+    /// The session in the table of all.
+    tsih: Option<u16>,
+    /// It counts as load of its reactor.
+    weighs: bool,
     /// The session that this one replaces has not ended.
     waiting: bool,
     /// Those who wait for this session's end.
@@ -92,7 +97,7 @@ struct State {
 }
 
 enum Phase {
-    Login(Box<Login>),
+    Login(Box<Login>, Visitor),
     FullFeature(Box<FullFeature>),
 }
 
@@ -114,12 +119,13 @@ impl Connection {
         let prepared = socket.set_nonblocking(true).and_then(|()| socket.set_nodelay(true));
         let Ok(reached) = prepared.and_then(|()| socket.local_addr()) else {
             portal.login_ended();
-            return portal.connection_ended(place.reactor);
+            portal.entity.loads.remove(place.reactor);
+            return portal.connection_ended();
         };
         let fd = socket.as_raw_fd();
         let local = Local::of(cx);
-        let login_time = portal.target.options.login_time;
-        let login = Login::new(portal.target.options.settings);
+        let login_time = portal.entity.options.login_time;
+        let login = Login::new(Settings::default());
         let connection = Rc::new_cyclic(|me| Self {
             place,
             portal,
@@ -162,8 +168,9 @@ impl Connection {
         }
     }
 
-    fn may_log(&self, cx: &dyn Cx) -> bool {
-        self.portal.target.may_log(cx)
+    /// Whether a line may be logged about this connection to `target`.
+    fn may_log(&self, target: Option<&Arc<Target>>, cx: &dyn Cx) -> bool {
+        target.map_or_else(|| self.portal.entity.may_log(cx), |target| target.may_log(cx))
     }
 
     fn id(&self, token: u64) -> IoId {
@@ -174,8 +181,8 @@ impl Connection {
         Env { out, local: &self.local, sink: self.sink.get(), cx }
     }
 
-    fn door<'a>(&'a self, name: &'a mut String) -> Door<'a> {
-        Door { target: &self.portal.target, reached: self.reached, place: self.place, name, opened: None }
+    fn door<'a>(&'a self, visitor: Option<&'a mut Visitor>) -> Door<'a> {
+        Door { connection: self, visitor }
     }
 
     /// The login is finished: the session begins, when the one that it replaces has ended.
@@ -183,13 +190,14 @@ impl Connection {
         &self,
         state: &mut State,
         accepted: Accepted,
-        opened: Option<door::Opened>,
+        Visitor { target, opened, .. }: Visitor,
         cx: &mut dyn Cx,
     ) {
         self.portal.login_ended();
         let info = accepted.session.info();
-        if self.may_log(cx) {
+        if self.may_log(target.as_ref(), cx) {
             tracing::info!(
+                target_name = info.target_name,
                 initiator = info.initiator_name,
                 address = %self.peer,
                 session = info.tsih,
@@ -199,11 +207,19 @@ impl Connection {
             );
         }
         let mut nexus = None;
-        if let Some(opened) = opened {
-            let responder: Weak<dyn Responder> = self.me.clone();
-            nexus = Some(Session::open(self.portal.target.nexus(&opened.initiator), responder, cx));
-            state.session = Some(opened.initiator);
-            if let Some(before) = opened.replaces {
+        if info.session_type == SessionType::Discovery {
+            self.weigh_no_more(state);
+        }
+        state.target = target;
+        if let Some(Opened { tsih, initiator, replaces }) = opened {
+            state.tsih = Some(tsih);
+            let ends = state.target.as_ref().zip(initiator);
+            let shared = ends.and_then(|(target, initiator)| target.nexus(self.portal.group_tag, &initiator));
+            nexus = shared.map(|nexus| {
+                let responder: Weak<dyn Responder> = self.me.clone();
+                Session::open(nexus, responder, cx)
+            });
+            if let Some(before) = replaces {
                 state.waiting = true;
                 let me = self.place;
                 local::post_or(
@@ -216,7 +232,7 @@ impl Connection {
         }
         state.phase = Phase::FullFeature(Box::new(FullFeature::new(accepted, nexus)));
         cx.cancel(self.id(Token::TICK));
-        cx.timer(self.portal.target.options.idle_time, self.id(Token::TICK));
+        cx.timer(self.portal.entity.options.idle_time, self.id(Token::TICK));
     }
 
     /// Another session replaces this one.
@@ -240,7 +256,7 @@ impl Connection {
     fn begin_closing(&self, state: &mut State, closing: Closing, cx: &mut dyn Cx) {
         state.closing = Some(closing);
         state.stash = Vec::new();
-        cx.timer(self.portal.target.options.stop_time, self.id(Token::LATE));
+        cx.timer(self.portal.entity.options.stop_time, self.id(Token::LATE));
     }
 
     fn wish(&self, state: &mut State, wish: Wish, cx: &mut dyn Cx) {
@@ -249,7 +265,11 @@ impl Connection {
                 self.begin_closing(state, Closing::Logout(tag), cx);
                 self.close_nexus(state, cx);
             }
-            Wish::ColdReset => self.portal.target.cold_reset(cx),
+            Wish::ColdReset => {
+                if let Some(target) = &state.target {
+                    target.cold_reset(cx);
+                }
+            }
         }
     }
 
@@ -260,7 +280,7 @@ impl Connection {
                 Some(nexus) => nexus.close(CLOSE, cx),
                 None => state.nexus_closed = true,
             },
-            Phase::Login(_) => state.nexus_closed = true,
+            Phase::Login(..) => state.nexus_closed = true,
         }
     }
 
@@ -281,7 +301,7 @@ impl Connection {
                     self.end(state, &why, cx);
                 }
             }
-            (Some(Closing::Stop), Phase::Login(_)) => self.end(state, &End::Stopped, cx),
+            (Some(Closing::Stop), Phase::Login(..)) => self.end(state, &End::Stopped, cx),
             (Some(Closing::Stop), Phase::FullFeature(full)) if sent && full.is_quiet() => {
                 self.end(state, &End::Stopped, cx);
             }
@@ -312,7 +332,7 @@ impl Connection {
         if let State { phase: Phase::FullFeature(full), out, .. } = state {
             out.clear(|token| full.sent(token));
         }
-        if matches!(state.phase, Phase::Login(_)) {
+        if matches!(state.phase, Phase::Login(..)) {
             self.portal.login_ended();
         }
         if !state.nexus_closed && !logging_out {
@@ -328,13 +348,13 @@ impl Connection {
     fn say_why(&self, state: &State, why: &End, cx: &dyn Cx) {
         let address = self.peer;
         match &state.phase {
-            Phase::FullFeature(_) if !self.may_log(cx) => {}
+            Phase::FullFeature(_) if !self.may_log(state.target.as_ref(), cx) => {}
             Phase::FullFeature(full) => {
                 let info = full.session.info();
                 let initiator = &info.initiator_name;
                 tracing::info!(initiator, %address, session = info.tsih, "iSCSI session ended: {why}");
             }
-            Phase::Login(_) => tracing::debug!(%address, "iSCSI connection ended without a login: {why}"),
+            Phase::Login(..) => tracing::debug!(%address, "iSCSI connection ended without a login: {why}"),
         }
     }
 
@@ -345,8 +365,8 @@ impl Connection {
         if let Phase::FullFeature(full) = &mut state.phase {
             full.abandon_waiting(cx);
         }
-        if let Some(initiator) = state.session.take() {
-            self.portal.target.close(&initiator, self.place);
+        if let Some(tsih) = state.tsih.take() {
+            self.portal.entity.sessions().close(tsih);
         }
         for successor in state.successors.drain(..) {
             local::post(successor, cx, Self::go_on);
@@ -354,7 +374,15 @@ impl Connection {
         self.local.remove(self);
         self.local.feed_hungry(cx);
         cx.unregister(self.sink.get());
-        self.portal.connection_ended(self.place.reactor);
+        self.weigh_no_more(state);
+        self.portal.connection_ended();
+    }
+
+    /// Its reactor may get another connection instead.
+    fn weigh_no_more(&self, state: &mut State) {
+        if std::mem::take(&mut state.weighs) {
+            self.portal.entity.loads.remove(self.place.reactor);
+        }
     }
 
     /// Asks for a sign of life, or gives up.
@@ -364,12 +392,12 @@ impl Connection {
         if state.socket.is_none() {
             return;
         }
-        let options = &self.portal.target.options;
+        let options = &self.portal.entity.options;
         let since = |then: Duration| cx.now().saturating_sub(then);
         let full = match &mut state.phase {
             Phase::FullFeature(full) if !state.waiting => full,
             _ if since(state.started) >= options.login_time => {
-                if self.may_log(cx) {
+                if self.portal.entity.may_log(cx) {
                     tracing::info!(address = %self.peer, "iSCSI login took too long");
                 }
                 return self.end(state, &End::SlowLogin, cx);
@@ -421,7 +449,7 @@ impl State {
     fn new(socket: TcpStream, login: Login, now: Duration) -> Self {
         Self {
             socket: Some(socket),
-            phase: Phase::Login(Box::new(login)),
+            phase: Phase::Login(Box::new(login), Visitor::default()),
             out: Outbox::default(),
             stash: Vec::new(),
             paused: false,
@@ -431,7 +459,9 @@ impl State {
             receive_due: false,
             closing: None,
             nexus_closed: false,
-            session: None,
+            target: None,
+            tsih: None,
+            weighs: true,
             waiting: false,
             successors: Vec::new(),
             started: now,

@@ -45,7 +45,7 @@ impl Connection {
         }
         match &mut state.phase {
             Phase::FullFeature(full) => state.out.advance(count, |token| full.sent(token)),
-            Phase::Login(_) => state.out.advance(count, |_| ()),
+            Phase::Login(..) => state.out.advance(count, |_| ()),
         }
     }
 
@@ -82,7 +82,7 @@ fn send(state: &State) -> Result<usize, Errno> {
                 // SAFETY: the command has ended and its slot keeps the bytes as they are until they are sent.
                 count += unsafe { memory::gather(part, &mut runs[count..]) };
             }
-            (Piece::Payload { .. }, Phase::Login(_)) => {}
+            (Piece::Payload { .. }, Phase::Login(..)) => {}
         }
         if count == RUNS {
             break;

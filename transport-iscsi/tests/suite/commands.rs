@@ -1,13 +1,13 @@
-use crate::client::{Client, LUN, READ, WRITE, cdb, pattern, settings};
-use crate::rig::{Rig, options};
+use crate::client::{Client, LUN, READ, TARGET, WRITE, cdb, pattern, settings};
+use crate::rig::{self, Rig};
 use lunette_iscsi::initiator::Settings;
 use lunette_iscsi::params::Parameters;
 use lunette_iscsi::pdu::{TaskManagementFunction as Function, TaskManagementResult as Answer};
 use lunette_iscsi::target::{Residual, Settings as TargetSettings};
 use lunette_store::ReactorId;
 use lunette_store::pool::Pool;
-use lunette_transport_iscsi::Options;
 use lunette_transport_iscsi::limits::{CONNECTION_BUFFERS, REACTOR_BUFFERS};
+use lunette_transport_iscsi::{EntityOptions, TargetOptions};
 use std::io::Write;
 
 fn parameters(bits: u32) -> Parameters {
@@ -98,8 +98,9 @@ fn small_segments_and_bursts_work_too() {
         [(small, Parameters::PREFERRED), (Parameters::PREFERRED, small), (small, small)]
     {
         let settings = Settings { parameters: initiator, ..settings(1) };
-        let target = TargetSettings { parameters: target, ..TargetSettings::default() };
-        let rig = Rig::with(Options { settings: target, ..options() }, None, 1);
+        let wanted = TargetSettings { parameters: target, ..TargetSettings::default() };
+        let options = TargetOptions { settings: wanted, ..rig::target(TARGET, &[1], &rig::disk(1, None)) };
+        let rig = Rig::serving(EntityOptions::default(), options, 1);
         exercise(&mut Client::ready(rig.address(), settings));
     }
 }
@@ -181,7 +182,7 @@ fn a_write_that_failed_early_can_be_aborted() {
 /// More data is asked for than a connection's buffers hold, and none of it is taken for a while.
 #[test]
 fn a_slow_reader_gets_everything_in_bounded_memory() {
-    let rig = Rig::with(options(), None, 1);
+    let rig = Rig::with(EntityOptions::default(), None, 1);
     let mut client = rig.client(1);
     let data = pattern(11, 2 << 20);
     client.write(0, data.clone());
@@ -212,7 +213,7 @@ fn a_slow_reader_gets_everything_in_bounded_memory() {
 /// The same for data-out that comes by R2T: more commands than there are buffers, all at once.
 #[test]
 fn writes_beyond_the_buffers_wait_for_their_turn() {
-    let rig = Rig::with(options(), None, 1);
+    let rig = Rig::with(EntityOptions::default(), None, 1);
     let mut client = rig.client(1);
     let count = 3 * CONNECTION_BUFFERS / (2 << 20);
     let data: Vec<_> = (0..4).map(|n| pattern(n, 2 << 20)).collect();

@@ -6,3 +6,4 @@ mod hostile;
 mod management;
 mod rig;
 mod sessions;
+mod targets;

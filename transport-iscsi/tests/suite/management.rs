@@ -1,11 +1,9 @@
 use crate::client::{Client, LUN, READ, TARGET, WRITE, cdb, pattern, settings};
-use crate::rig::Rig;
-use lunette_engine::TargetPort;
+use crate::rig::{Rig, disk, target};
 use lunette_iscsi::initiator::Settings;
 use lunette_iscsi::params::Parameters;
 use lunette_iscsi::pdu::{TaskManagementFunction as Function, TaskManagementResult as Answer};
-use lunette_scsi::Protocol;
-use lunette_transport_iscsi::Portal;
+use lunette_transport_iscsi::EntityOptions;
 
 const NONE: u32 = u32::MAX;
 
@@ -86,11 +84,8 @@ fn a_cold_reset_ends_all_sessions() {
 
 #[test]
 fn a_cold_reset_ends_the_sessions_of_all_portal_groups() {
-    let rig = Rig::new();
-    let units = rig.target.port().luns().units().clone();
-    let port = TargetPort::in_group(2, format!("{TARGET},t,0x0002"), 2, Protocol::ISCSI, units);
-    let other =
-        Portal::start("127.0.0.1:0".parse().unwrap(), &rig.target.in_group(2, port), &rig.reactors).unwrap();
+    let rig = Rig::serving(EntityOptions::default(), target(TARGET, &[1, 2], &disk(1, None)), 2);
+    let other = rig.another_portal("127.0.0.1:0", 2);
     let mut one = rig.client(1);
     let mut two = Client::ready(other.address(), settings(1));
     assert_eq!(rig.target.session_count(), 2);

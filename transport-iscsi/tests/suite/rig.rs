@@ -7,7 +7,7 @@ use lunette_reactor::Reactors;
 use lunette_scsi::{Naa, Protocol};
 use lunette_store::layer::fault::Fault;
 use lunette_store::{Backing, ram::Ram};
-use lunette_transport_iscsi::{Options, Portal, Target};
+use lunette_transport_iscsi::{EntityOptions, NetworkEntity, Portal, Target, TargetOptions};
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -17,41 +17,61 @@ use std::time::Duration;
 pub(crate) const SIZE: u64 = 64 << 20;
 
 pub(crate) struct Rig {
+    pub(crate) entity: Arc<NetworkEntity>,
     pub(crate) target: Arc<Target>,
     pub(crate) portal: Option<Portal>,
     pub(crate) reactors: Reactors,
 }
 
-pub(crate) fn options() -> Options {
-    Options { name: TARGET.to_owned(), ..Options::default() }
+/// A disk in memory, with faults if there is a plan.
+pub(crate) fn disk(number: u64, plan: Option<&str>) -> Arc<LogicalUnit> {
+    let mut store: Arc<dyn Backing> = Arc::new(Ram::new(SIZE).unwrap());
+    if let Some(plan) = plan {
+        store = Arc::new(Fault::new(store, plan.parse().unwrap()));
+    }
+    let disk = Disk::new(&lunette_device_disk::Options::default(), store.caps()).unwrap();
+    let identity = Identity::new(number.to_string(), Naa::locally_assigned(number));
+    LogicalUnit::new("ram", identity, Box::new(disk), Some(store))
+}
+
+/// A target that shows `unit` as LUN 0 in these portal groups.
+pub(crate) fn target(name: &str, groups: &[u16], unit: &Arc<LogicalUnit>) -> TargetOptions {
+    let port = |group| {
+        let units = BTreeMap::from([(0, unit.clone())]);
+        TargetPort::in_group(group, format!("{name},t,0x{group:04x}"), group, Protocol::ISCSI, units)
+    };
+    let groups = groups.iter().map(|group| (*group, port(*group))).collect();
+    TargetOptions { name: name.to_owned(), groups, ..TargetOptions::default() }
 }
 
 impl Rig {
     pub(crate) fn new() -> Self {
-        Self::with(options(), None, 2)
+        Self::with(EntityOptions::default(), None, 2)
     }
 
     /// A disk with these faults.
     pub(crate) fn faulty(plan: &str) -> Self {
-        Self::with(options(), Some(plan), 2)
+        Self::with(EntityOptions::default(), Some(plan), 2)
     }
 
-    pub(crate) fn with(options: Options, plan: Option<&str>, reactors: u16) -> Self {
-        let mut store: Arc<dyn Backing> = Arc::new(Ram::new(SIZE).unwrap());
-        if let Some(plan) = plan {
-            store = Arc::new(Fault::new(store, plan.parse().unwrap()));
-        }
-        let disk = Disk::new(&lunette_device_disk::Options::default(), store.caps()).unwrap();
-        let identity = Identity::new("1", Naa::locally_assigned(1));
-        let unit = LogicalUnit::new("ram", identity, Box::new(disk), Some(store));
-        let units = BTreeMap::from([(0, unit)]);
-        let port = TargetPort::new(format!("{TARGET},t,0x0001"), 1, Protocol::ISCSI, units);
+    pub(crate) fn with(options: EntityOptions, plan: Option<&str>, reactors: u16) -> Self {
+        Self::serving(options, target(TARGET, &[1], &disk(1, plan)), reactors)
+    }
+
+    /// A target with a portal in group 1.
+    pub(crate) fn serving(options: EntityOptions, target: TargetOptions, reactors: u16) -> Self {
         let reactors =
             Reactors::start(&lunette_reactor::Options { reactors, pin: false, ..Default::default() });
         let reactors = reactors.unwrap();
-        let target = Target::new(options, port).unwrap();
-        let portal = Portal::start("127.0.0.1:0".parse().unwrap(), &target, &reactors).unwrap();
-        Self { target, portal: Some(portal), reactors }
+        let entity = NetworkEntity::new(options);
+        let target = entity.add(target).unwrap();
+        let mut rig = Self { entity, target, portal: None, reactors };
+        rig.portal = Some(rig.another_portal("127.0.0.1:0", 1));
+        rig
+    }
+
+    pub(crate) fn another_portal(&self, address: &str, group: u16) -> Portal {
+        Portal::start(address.parse().unwrap(), group, &self.entity, &self.reactors).unwrap()
     }
 
     pub(crate) fn address(&self) -> SocketAddr {

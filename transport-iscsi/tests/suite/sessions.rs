@@ -1,11 +1,11 @@
 use crate::client::{Client, READ, WRITE, cdb, pattern, settings};
-use crate::rig::{Rig, options};
+use crate::rig::Rig;
 use lunette_iscsi::Error as ProtocolError;
 use lunette_iscsi::initiator::Settings;
 use lunette_iscsi::pdu::LoginStatus;
 use lunette_iscsi::target::SessionType;
 use lunette_store::ReactorId;
-use lunette_transport_iscsi::{Options, Portal};
+use lunette_transport_iscsi::{EntityOptions, Portal};
 use std::io::Read;
 use std::net::{TcpListener, TcpStream};
 use std::sync::mpsc::{Receiver, channel};
@@ -45,7 +45,7 @@ fn an_unknown_target_is_refused() {
 #[test]
 fn an_address_in_use_is_named() {
     let rig = Rig::new();
-    let error = Portal::start(rig.address(), &rig.target, &rig.reactors).err().unwrap().to_string();
+    let error = Portal::start(rig.address(), 1, &rig.entity, &rig.reactors).err().unwrap().to_string();
     assert!(
         error.starts_with(&format!("cannot listen on {}: Address already in use", rig.address())),
         "{error}"
@@ -165,7 +165,7 @@ fn a_portal_that_stops_lets_commands_finish() {
 
 #[test]
 fn nobody_reaches_a_portal_that_has_ended() {
-    let rig = Rig::with(options(), None, 1);
+    let rig = Rig::with(EntityOptions::default(), None, 1);
     let address = rig.address();
     let (begin, first) = channel::<()>();
     let (go_on, second) = channel::<()>();
@@ -185,19 +185,27 @@ fn nobody_reaches_a_portal_that_has_ended() {
 
 #[test]
 fn a_login_that_takes_too_long_is_cut() {
-    let rig = Rig::with(Options { login_time: Duration::from_millis(30), ..options() }, None, 1);
+    let rig = Rig::with(
+        EntityOptions { login_time: Duration::from_millis(30), ..EntityOptions::default() },
+        None,
+        1,
+    );
     let mut socket = TcpStream::connect(rig.address()).unwrap();
     assert_eq!(socket.read(&mut [0; 1]).unwrap(), 0);
     rig.wait_for_connections(0);
 }
 
 fn pinging(silence_time: Duration) -> Rig {
-    Rig::with(Options { idle_time: Duration::from_millis(20), silence_time, ..options() }, None, 1)
+    Rig::with(
+        EntityOptions { idle_time: Duration::from_millis(20), silence_time, ..EntityOptions::default() },
+        None,
+        1,
+    )
 }
 
 #[test]
 fn a_session_that_answers_pings_lives_on() {
-    let rig = pinging(Options::default().silence_time);
+    let rig = pinging(EntityOptions::default().silence_time);
     let mut client = rig.client(1);
     for _ in 0..5 {
         assert!(client.receive().unwrap(), "a ping, which the machine answers");

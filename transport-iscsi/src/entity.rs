@@ -1,0 +1,214 @@
+//! The network entity: what targets and portals have in common (RFC 7143 4.4).
+
+use crate::advertise::told;
+use crate::portal::Shared;
+use crate::sessions::SessionTable;
+use crate::{Error, Target, TargetOptions};
+use lunette_iscsi::target::Portal;
+use lunette_store::log::LineBudget;
+use lunette_store::{Cx, ReactorId};
+use std::collections::BTreeMap;
+use std::fmt;
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock, Weak};
+use std::time::Duration;
+
+/// How a network entity behaves.
+#[derive(Clone, Debug)]
+pub struct EntityOptions {
+    /// How long a login may take.
+    pub login_time: Duration,
+    /// How long a session may be idle before the initiator is asked for a sign of life.
+    pub idle_time: Duration,
+    /// How long the sign of life may take, and the data-out that commands wait for.
+    pub silence_time: Duration,
+    /// How long commands in flight are waited for when a portal stops.
+    pub stop_time: Duration,
+    /// Addresses that SendTargets tells for portal groups instead of those that are listened on, by their tags: for
+    /// portals behind an address translation.
+    pub advertised: BTreeMap<u16, Vec<SocketAddr>>,
+}
+
+impl Default for EntityOptions {
+    fn default() -> Self {
+        Self {
+            login_time: Duration::from_secs(15),
+            // With the sign of life more than a minute: initiators that poll only once a minute, as the tools of libiscsi
+            // do while a disk is being sanitized, answer nothing in between.
+            idle_time: Duration::from_secs(45),
+            silence_time: Duration::from_secs(30),
+            stop_time: Duration::from_secs(5),
+            advertised: BTreeMap::new(),
+        }
+    }
+}
+
+/// A network entity (RFC 7143 4.4): targets, and the portals through which they are reached. A target is reached through
+/// every portal whose group it has.
+///
+/// All its portals run on the same [`Reactors`](lunette_reactor::Reactors).
+pub struct NetworkEntity {
+    pub(crate) options: EntityOptions,
+    targets: RwLock<BTreeMap<String, Arc<Target>>>,
+    portals: Mutex<Vec<Weak<Shared>>>,
+    pub(crate) loads: Loads,
+    sessions: Mutex<SessionTable>,
+    log: LineBudget,
+}
+
+impl NetworkEntity {
+    /// One without targets and portals.
+    pub fn new(options: EntityOptions) -> Arc<Self> {
+        Arc::new(Self {
+            options,
+            targets: RwLock::default(),
+            portals: Mutex::default(),
+            loads: Loads::default(),
+            sessions: Mutex::default(),
+            log: LineBudget::default(),
+        })
+    }
+
+    /// Adds a target, which can be reached from now on.
+    ///
+    /// # Errors
+    /// When its name is not an iSCSI name, or that of another target.
+    pub fn add(self: &Arc<Self>, options: TargetOptions) -> Result<Arc<Target>, Error> {
+        let target = Arc::new(Target::new(options, Arc::downgrade(self))?);
+        let mut targets = self.targets.write().unwrap_or_else(PoisonError::into_inner);
+        if targets.contains_key(target.name()) {
+            return Err(Error::NameTaken(target.name().to_owned()));
+        }
+        targets.insert(target.name().to_owned(), target.clone());
+        Ok(target)
+    }
+
+    /// Its targets, by name.
+    pub fn targets(&self) -> Vec<Arc<Target>> {
+        self.targets.read().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
+    }
+
+    /// The target of this name, in whatever case.
+    pub fn target(&self, name: &str) -> Option<Arc<Target>> {
+        self.targets.read().unwrap_or_else(PoisonError::into_inner).get(&name.to_lowercase()).cloned()
+    }
+
+    /// How many connections each reactor has that are normal sessions or may become one, those of all portals.
+    pub fn loads(&self) -> Vec<usize> {
+        self.loads
+            .0
+            .get()
+            .map_or(Vec::new(), |loads| loads.iter().map(|load| load.load(Ordering::Relaxed)).collect())
+    }
+
+    pub(crate) fn sessions(&self) -> MutexGuard<'_, SessionTable> {
+        self.sessions.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn add_portal(&self, portal: &Arc<Shared>) {
+        let mut portals = self.portals.lock().unwrap_or_else(PoisonError::into_inner);
+        portals.retain(|portal| portal.strong_count() > 0);
+        portals.push(Arc::downgrade(portal));
+    }
+
+    /// Where `target` can be reached, for one who has reached `reached` through the portal `through`: this first.
+    pub(crate) fn portals_of(&self, target: &Target, through: &Shared, reached: SocketAddr) -> Vec<Portal> {
+        let mut found = Vec::new();
+        let mut add = |group_tag, address: SocketAddr| {
+            // Without a scope, which means nothing elsewhere.
+            let address = SocketAddr::new(address.ip(), address.port());
+            let portal = Portal { address, group_tag };
+            if !found.contains(&portal) {
+                found.push(portal);
+            }
+        };
+        let portals = self.portals.lock().unwrap_or_else(PoisonError::into_inner);
+        let portals: Vec<_> = portals.iter().filter_map(Weak::upgrade).collect();
+        let (first, others): (Vec<_>, Vec<_>) =
+            portals.iter().partition(|portal| std::ptr::eq(&raw const ***portal, through));
+        for portal in first.into_iter().chain(others) {
+            let group = portal.group_tag;
+            if !portal.is_listening()
+                || !target.has_group(group)
+                || self.options.advertised.contains_key(&group)
+            {
+                continue;
+            }
+            if let Some(address) = told(portal.address, portal.takes_ipv4, reached) {
+                add(group, address);
+            }
+        }
+        for (group, addresses) in &self.options.advertised {
+            if target.has_group(*group) {
+                addresses.iter().for_each(|address| add(*group, *address));
+            }
+        }
+        found
+    }
+
+    /// Whether a line may be written to the log that whoever connects causes, as often as he likes.
+    pub(crate) fn may_log(&self, cx: &dyn Cx) -> bool {
+        self.log.allows("iSCSI", cx.now())
+    }
+}
+
+impl fmt::Debug for NetworkEntity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("NetworkEntity").field("targets", &self.targets()).finish_non_exhaustive()
+    }
+}
+
+/// How many connections each reactor has that are normal sessions, or may become one.
+#[derive(Default)]
+pub(crate) struct Loads(OnceLock<Box<[AtomicUsize]>>);
+
+impl Loads {
+    /// There are so many reactors.
+    pub(crate) fn spread_over(&self, reactors: u16) {
+        self.0.get_or_init(|| (0..reactors).map(|_| AtomicUsize::new(0)).collect());
+    }
+
+    /// Adds to the least loaded.
+    pub(crate) fn add(&self) -> Option<ReactorId> {
+        let loads = self.0.get()?.iter().enumerate();
+        let (index, load) = loads.min_by_key(|(_, load)| load.load(Ordering::Relaxed))?;
+        load.fetch_add(1, Ordering::Relaxed);
+        Some(ReactorId(index as u16))
+    }
+
+    pub(crate) fn remove(&self, reactor: ReactorId) {
+        if let Some(load) = self.0.get().and_then(|loads| loads.get(usize::from(reactor.0))) {
+            load.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_least_loaded_reactor_is_next() {
+        let loads = Loads::default();
+        assert_eq!(loads.add(), None);
+        loads.spread_over(3);
+        let next = || loads.add().unwrap().0;
+        assert_eq!([next(), next(), next(), next()], [0, 1, 2, 0]);
+        loads.remove(ReactorId(2));
+        assert_eq!([next(), next()], [2, 1]);
+    }
+
+    #[test]
+    fn targets_have_different_names() {
+        let entity = NetworkEntity::new(EntityOptions::default());
+        let options = |name: &str| TargetOptions { name: name.to_owned(), ..TargetOptions::default() };
+        let target = entity.add(options("iqn.2026-11.dev.lunette:a")).unwrap();
+        let error = entity.add(options("IQN.2026-11.dev.lunette:A")).unwrap_err();
+        assert_eq!(error.to_string(), "there are two targets of the name iqn.2026-11.dev.lunette:a");
+        entity.add(options("iqn.2026-11.dev.lunette:b")).unwrap();
+        assert_eq!(entity.targets().len(), 2);
+        assert!(Arc::ptr_eq(&entity.target("iqn.2026-11.DEV.lunette:a").unwrap(), &target));
+        assert!(entity.target("iqn.2026-11.dev.lunette:c").is_none());
+    }
+}

@@ -1,0 +1,140 @@
+//! The sessions of a network entity.
+
+use crate::local::Place;
+use lunette_iscsi::target::SessionInfo;
+use std::collections::HashMap;
+use std::fmt;
+
+/// The initiator's end of a session.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub(crate) struct InitiatorPort {
+    name: String,
+    isid: [u8; 6],
+}
+
+impl InitiatorPort {
+    pub(crate) fn of(info: &SessionInfo) -> Self {
+        Self { name: info.initiator_name.to_lowercase(), isid: info.isid }
+    }
+}
+
+/// The name of a SCSI initiator port (RFC 7143 appendix E.1).
+impl fmt::Display for InitiatorPort {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{},i,0x", self.name)?;
+        self.isid.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+/// What makes two sessions the same one (RFC 7143 6.3.5): both ends of the I_T nexus.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub(crate) struct NexusKey {
+    /// The target's name.
+    pub(crate) target: String,
+    /// The portal group's tag.
+    pub(crate) group: u16,
+    pub(crate) initiator: InitiatorPort,
+}
+
+/// The sessions of all targets. Their handles differ, also from one target to another, so that a handle alone names a session.
+#[derive(Default)]
+pub(crate) struct SessionTable {
+    last_tsih: u16,
+    open: HashMap<u16, Record>,
+    /// The latest session of each nexus.
+    by_nexus: HashMap<NexusKey, u16>,
+}
+
+struct Record {
+    place: Place,
+    /// `None` in a discovery session.
+    nexus: Option<NexusKey>,
+}
+
+impl SessionTable {
+    /// Opens a session at `place`, of this nexus or for discovery. Returns its handle and where the session is that it
+    /// replaces; `None` if there are too many sessions.
+    pub(crate) fn open(&mut self, nexus: Option<NexusKey>, place: Place) -> Option<(u16, Option<Place>)> {
+        let tsih = self.new_tsih()?;
+        let before = nexus.as_ref().and_then(|nexus| self.by_nexus.insert(nexus.clone(), tsih));
+        self.open.insert(tsih, Record { place, nexus });
+        Some((tsih, before.and_then(|before| Some(self.open.get(&before)?.place))))
+    }
+
+    /// A session is over.
+    pub(crate) fn close(&mut self, tsih: u16) {
+        let Some(Record { nexus: Some(nexus), .. }) = self.open.remove(&tsih) else { return };
+        if self.by_nexus.get(&nexus) == Some(&tsih) {
+            self.by_nexus.remove(&nexus);
+        }
+    }
+
+    /// Where the sessions with a target are, through whichever portal group.
+    pub(crate) fn places_of(&self, target: &str) -> Vec<Place> {
+        let sessions = self.by_nexus.iter().filter(|(nexus, _)| nexus.target == target);
+        sessions.filter_map(|(_, tsih)| Some(self.open.get(tsih)?.place)).collect()
+    }
+
+    /// A handle that no session has.
+    fn new_tsih(&mut self) -> Option<u16> {
+        for _ in 0..u16::MAX {
+            self.last_tsih = self.last_tsih.checked_add(1).unwrap_or(1);
+            if !self.open.contains_key(&self.last_tsih) {
+                return Some(self.last_tsih);
+            }
+        }
+        None
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use lunette_store::ReactorId;
+
+    fn nexus(target: &str, group: u16, isid: u8) -> Option<NexusKey> {
+        let initiator = InitiatorPort { name: "iqn.x".to_owned(), isid: [0, 0, 0, 0, 0, isid] };
+        Some(NexusKey { target: target.to_owned(), group, initiator })
+    }
+
+    fn place(connection: u64) -> Place {
+        Place { reactor: ReactorId(0), connection }
+    }
+
+    #[test]
+    fn a_session_is_replaced_by_one_of_the_same_nexus() {
+        let mut table = SessionTable::default();
+        assert_eq!(table.open(nexus("a", 1, 1), place(1)), Some((1, None)));
+        assert_eq!(table.open(nexus("a", 1, 2), place(2)), Some((2, None)));
+        assert_eq!(table.open(nexus("a", 1, 1), place(3)), Some((3, Some(place(1)))));
+        assert_eq!(table.places_of("a").len(), 2);
+        table.close(1);
+        assert_eq!(table.places_of("a").len(), 2);
+        table.close(3);
+        assert_eq!(table.places_of("a"), [place(2)]);
+        assert_eq!(table.open(nexus("a", 2, 2), place(4)), Some((4, None)), "in another group");
+        assert_eq!(table.open(nexus("b", 1, 2), place(5)), Some((5, None)), "with another target");
+        assert_eq!(table.open(None, place(6)), Some((6, None)));
+        assert_eq!(table.open(None, place(7)), Some((7, None)), "discovery replaces nothing");
+        assert_eq!(table.places_of("a").len(), 2);
+        assert_eq!(table.places_of("b"), [place(5)]);
+    }
+
+    #[test]
+    fn handles_in_use_and_zero_are_left_out() {
+        let mut table = SessionTable::default();
+        table.open(None, place(1));
+        table.last_tsih = u16::MAX;
+        assert_eq!(table.open(None, place(2)).unwrap().0, 2);
+    }
+
+    #[test]
+    fn initiator_ports_have_a_name() {
+        let info = SessionInfo {
+            initiator_name: "IQN.x".to_owned(),
+            isid: [0, 0, 0, 0, 0, 10],
+            ..SessionInfo::default()
+        };
+        assert_eq!(InitiatorPort::of(&info).to_string(), "iqn.x,i,0x00000000000a");
+    }
+}
