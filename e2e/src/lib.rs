@@ -8,7 +8,9 @@
 //! * [`daemon::Lunette`] starts, stops, kills and restarts the daemon.
 //! * [`uml::Uml`] boots User-Mode Linux, [`qemu::Qemu`] boots a Debian kernel without KVM. Both run
 //!   on the file system of the host, below an overlay, and give a [`guest::Guest`] to run scripts in.
-//! * [`netns::Netns`] is a network of the test's own.
+//! * [`netns::Netns`] is a network of the test's own; [`proxy::Proxy`] stands in it between an initiator and its target and
+//!   makes trouble.
+//! * [`open_iscsi`] is a guest that is an initiator of that network.
 //! * [`iscsi_test_cu`] runs libiscsi's conformance suite test by test.
 //! * [`tools`] runs host commands with a time limit; [`checks`] holds what several scenarios share.
 //!
@@ -27,6 +29,8 @@ pub mod daemon;
 pub mod guest;
 pub mod iscsi_test_cu;
 pub mod netns;
+pub mod open_iscsi;
+pub mod proxy;
 pub mod qemu;
 pub mod tools;
 pub mod uml;

@@ -4,22 +4,12 @@ use anyhow::Result;
 use lunette_e2e::daemon::{Lunette, allocated};
 use lunette_e2e::guest::Guest;
 use lunette_e2e::netns::Netns;
-use lunette_e2e::uml::Uml;
+use lunette_e2e::open_iscsi::{self, PORTAL, network};
 use lunette_e2e::{checks, tools};
-
-const PORTAL: &str = "192.0.2.1:3260";
-
-fn network() -> Result<Netns> {
-    tools::need(["iscsid", "iscsiadm"])?;
-    checks::need_tools()?;
-    Netns::with_tap("tap0", "192.0.2.1/24")
-}
 
 /// A guest that is logged in.
 fn initiator(netns: &Netns) -> Result<Guest> {
-    let uml = Uml::new().memory_mib(512).tap("tap0").inside(netns);
-    let mut guest = uml.boot()?;
-    guest.check("ip address add 192.0.2.2/24 dev vec0; ip link set vec0 up")?;
+    let mut guest = open_iscsi::guest(netns)?;
     guest.check(&format!("iscsi_login {PORTAL}"))?;
     Ok(guest)
 }

@@ -6,10 +6,10 @@ use lunette_e2e::checks;
 use lunette_e2e::daemon::Lunette;
 use lunette_e2e::guest::Guest;
 use lunette_e2e::netns::Netns;
+use lunette_e2e::open_iscsi::{self, PORTAL};
 use lunette_e2e::tools;
 use lunette_e2e::uml::Uml;
 
-const PORTAL: &str = "192.0.2.1:3260";
 /// Exit statuses of sg3_utils.
 const UNIT_ATTENTION: i32 = 6;
 const CONFLICT: i32 = 24;
@@ -42,8 +42,7 @@ impl Initiator {
     }
 
     fn iscsi(netns: &Netns) -> Result<Self> {
-        let mut guest = Uml::new().memory_mib(512).tap("tap0").inside(netns).boot()?;
-        guest.check("ip address add 192.0.2.2/24 dev vec0; ip link set vec0 up")?;
+        let mut guest = open_iscsi::guest(netns)?;
         guest.check(&format!("iscsi_login {PORTAL}"))?;
         guest.check("ln -s $(generic $(disk 0)) /run/sg")?;
         let mut initiator = Self(guest);
@@ -264,8 +263,8 @@ fn two_machines_share_and_fight_over_a_disk() -> Result<()> {
 #[test]
 fn a_machine_and_an_iscsi_initiator_share_and_fight_over_a_disk() -> Result<()> {
     checks::need_tools()?;
-    tools::need(["sg_persist", "iscsid", "iscsiadm"])?;
-    let netns = Netns::with_tap("tap0", "192.0.2.1/24")?;
+    tools::need(["sg_persist"])?;
+    let netns = open_iscsi::network()?;
     let lunette = Lunette::new()?.inside(&netns).vhost_user("vm.sock");
     let image = lunette.file("disk.img", 16 << 20)?;
     let lunette = lunette.lu(format!("disk:{},w", image.display())).arg("--iscsi").arg(PORTAL);
@@ -276,8 +275,8 @@ fn a_machine_and_an_iscsi_initiator_share_and_fight_over_a_disk() -> Result<()> 
 #[test]
 fn nothing_of_a_fenced_initiator_lands_later() -> Result<()> {
     checks::need_tools()?;
-    tools::need(["sg_persist", "iscsid", "iscsiadm"])?;
-    let netns = Netns::with_tap("tap0", "192.0.2.1/24")?;
+    tools::need(["sg_persist"])?;
+    let netns = open_iscsi::network()?;
     let lunette = Lunette::new()?.inside(&netns).vhost_user("vm.sock").arg("--reactors").arg("2");
     let image = lunette.file("disk.img", 16 << 20)?;
     // A slow store, so that many writes are on their way.

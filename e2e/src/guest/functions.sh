@@ -24,8 +24,8 @@ status() {
     [ "$got" = "$expected" ]
 }
 
-# iscsi_login PORTAL: starts open-iscsi's daemon and logs in to every target of the portal.
-iscsi_login() {
+# iscsi_start: starts open-iscsi's daemon.
+iscsi_start() {
     mkdir -p /run/lock/iscsi
     echo InitiatorName=iqn.2026-11.dev.lunette:guest >/etc/iscsi/initiatorname.iscsi
     modprobe -a iscsi_tcp sd_mod sg
@@ -33,6 +33,67 @@ iscsi_login() {
     until grep -q ISCSIADM_ABSTRACT_NAMESPACE /proc/net/unix; do
         sleep 0.1
     done
+}
+
+# iscsi_login PORTAL: logs in to every target that the portal names.
+iscsi_login() {
     iscsiadm -m discovery -t sendtargets -p "$1"
     iscsiadm -m node --login
+}
+
+# iscsi_node TARGET PORTAL [KEY VALUE]...: logs in to a target without asking a portal for it, with those settings.
+iscsi_node() {
+    local node="-m node -T $1 -p $2"
+    shift 2
+    iscsiadm $node -o new
+    while [ $# -gt 0 ]; do
+        iscsiadm $node -o update -n "$1" -v "$2"
+        shift 2
+    done
+    iscsiadm $node --login
+}
+
+# rounds_begin DISK FIO-OPTION...: writes and checks the disk in the background, with other data each time, until told to
+# end. The number of rounds so far is in /run/rounds.
+rounds_begin() {
+    local disk=$1
+    shift
+    rm -f /run/enough
+    echo 0 >/run/rounds
+    (
+        set +x
+        round=0
+        until [ -e /run/enough ]; do
+            round=$((round + 1))
+            fio --name=rounds --filename="$disk" --direct=1 --ioengine=libaio --iodepth=8 --rw=randwrite \
+                --bsrange=4k-64k --randseed=$round --verify=crc32c --verify_fatal=1 --verify_state_save=0 "$@" \
+                >/run/rounds.log 2>&1 || exit
+            echo $round >/run/rounds
+        done
+        echo well >>/run/rounds.log
+    ) </dev/null >/dev/null 2>&1 &
+    echo $! >/run/rounds.pid
+}
+
+# rounds_run: fails unless they are still run.
+rounds_run() {
+    kill -0 "$(cat /run/rounds.pid)" || { cat /run/rounds.log; return 1; }
+}
+
+# rounds_wait COUNT: waits for so many more rounds from their beginning to their end.
+rounds_wait() {
+    local wanted=$(($(cat /run/rounds) + $1 + 1))
+    until [ "$(cat /run/rounds)" -ge $wanted ]; do
+        rounds_run
+        sleep 0.1
+    done
+}
+
+# rounds_end: waits for the last round, and fails unless all went well.
+rounds_end() {
+    touch /run/enough
+    while rounds_run 2>/dev/null; do
+        sleep 0.1
+    done
+    grep -x well /run/rounds.log
 }
