@@ -1,6 +1,8 @@
 //! The network entity: what targets and portals have in common (RFC 7143 4.4).
 
+use crate::access::DiscoveryAccess;
 use crate::advertise::told;
+use crate::patterns::{Network, among, fold};
 use crate::portal::Shared;
 use crate::sessions::SessionTable;
 use crate::{Error, Target, TargetOptions};
@@ -9,7 +11,7 @@ use lunette_store::log::LineBudget;
 use lunette_store::{Cx, ReactorId};
 use std::collections::BTreeMap;
 use std::fmt;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock, Weak};
 use std::time::Duration;
@@ -17,6 +19,10 @@ use std::time::Duration;
 /// How a network entity behaves.
 #[derive(Clone, Debug)]
 pub struct EntityOptions {
+    /// Where connections may come from; empty: from anywhere. Others are closed at once.
+    pub addresses: Vec<Network>,
+    /// Who may ask which targets there are.
+    pub discovery: DiscoveryAccess,
     /// How long a login may take.
     pub login_time: Duration,
     /// How long a session may be idle before the initiator is asked for a sign of life.
@@ -33,6 +39,8 @@ pub struct EntityOptions {
 impl Default for EntityOptions {
     fn default() -> Self {
         Self {
+            addresses: Vec::new(),
+            discovery: DiscoveryAccess::default(),
             login_time: Duration::from_secs(15),
             // With the sign of life more than a minute: initiators that poll only once a minute, as the tools of libiscsi
             // do while a disk is being sanitized, answer nothing in between.
@@ -91,7 +99,7 @@ impl NetworkEntity {
 
     /// The target of this name, in whatever case.
     pub fn target(&self, name: &str) -> Option<Arc<Target>> {
-        self.targets.read().unwrap_or_else(PoisonError::into_inner).get(&name.to_lowercase()).cloned()
+        self.targets.read().unwrap_or_else(PoisonError::into_inner).get(&fold(name)).cloned()
     }
 
     /// How many connections each reactor has that are normal sessions or may become one, those of all portals.
@@ -100,6 +108,11 @@ impl NetworkEntity {
             .0
             .get()
             .map_or(Vec::new(), |loads| loads.iter().map(|load| load.load(Ordering::Relaxed)).collect())
+    }
+
+    /// Whether connections from `address` are taken.
+    pub(crate) fn takes(&self, address: IpAddr) -> bool {
+        among(&self.options.addresses, address)
     }
 
     pub(crate) fn sessions(&self) -> MutexGuard<'_, SessionTable> {

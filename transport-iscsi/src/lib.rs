@@ -29,6 +29,7 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
+mod access;
 mod advertise;
 mod connection;
 mod entity;
@@ -36,12 +37,15 @@ mod error;
 pub mod limits;
 mod local;
 mod memory;
+mod patterns;
 mod portal;
 mod sessions;
 mod slots;
 mod target;
 
+pub use access::{AccessControl, AccessRule, ChapPolicy, DiscoveryAccess};
 pub use entity::{EntityOptions, NetworkEntity};
 pub use error::Error;
+pub use patterns::{NamePattern, Network, NotANetwork, NotAPattern};
 pub use portal::Portal;
-pub use target::{Target, TargetOptions};
+pub use target::{Redirect, Target, TargetOptions};

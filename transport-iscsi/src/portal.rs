@@ -1,6 +1,6 @@
 //! A portal: a listening socket, and the connections that came in by it.
 
-use crate::connection::Connection;
+use crate::connection::{Connection, canonical};
 use crate::limits::{ACCEPTS_PER_TURN, MAX_CONNECTIONS, MAX_LOGINS};
 use crate::local::Local;
 use crate::{Error, NetworkEntity};
@@ -306,6 +306,13 @@ impl Listener {
     }
 
     fn accepted(&self, socket: TcpStream, peer: SocketAddr, cx: &mut dyn Cx) {
+        if !self.portal.entity.takes(peer.ip()) {
+            if self.portal.entity.may_log(cx) {
+                let address = canonical(peer);
+                tracing::warn!(%address, "iSCSI connection refused: none are taken from this address");
+            }
+            return;
+        }
         let Some(reactor) = self.portal.admit() else {
             if !self.full.replace(true) && self.portal.entity.may_log(cx) {
                 tracing::warn!(%peer, "too many iSCSI connections: refusing more");

@@ -1,6 +1,7 @@
 //! The sessions of a network entity.
 
 use crate::local::Place;
+use crate::patterns::fold;
 use lunette_iscsi::target::SessionInfo;
 use std::collections::HashMap;
 use std::fmt;
@@ -14,7 +15,7 @@ pub(crate) struct InitiatorPort {
 
 impl InitiatorPort {
     pub(crate) fn of(info: &SessionInfo) -> Self {
-        Self { name: info.initiator_name.to_lowercase(), isid: info.isid }
+        Self { name: fold(&info.initiator_name), isid: info.isid }
     }
 }
 
@@ -49,16 +50,40 @@ struct Record {
     place: Place,
     /// `None` in a discovery session.
     nexus: Option<NexusKey>,
+    /// The name under which the initiator has proved who it is.
+    account: Option<String>,
+}
+
+/// Why there is no session.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum NoSession {
+    /// There are too many.
+    Full,
+    /// Somebody else has the session of this nexus.
+    Taken,
 }
 
 impl SessionTable {
     /// Opens a session at `place`, of this nexus or for discovery. Returns its handle and where the session is that it
-    /// replaces; `None` if there are too many sessions.
-    pub(crate) fn open(&mut self, nexus: Option<NexusKey>, place: Place) -> Option<(u16, Option<Place>)> {
-        let tsih = self.new_tsih()?;
-        let before = nexus.as_ref().and_then(|nexus| self.by_nexus.insert(nexus.clone(), tsih));
-        self.open.insert(tsih, Record { place, nexus });
-        Some((tsih, before.and_then(|before| Some(self.open.get(&before)?.place))))
+    /// replaces. Who has proved to be somebody is replaced only by himself: initiators give themselves their names, so
+    /// that without a proof anybody could take over anybody's session.
+    pub(crate) fn open(
+        &mut self,
+        nexus: Option<NexusKey>,
+        account: Option<&str>,
+        place: Place,
+    ) -> Result<(u16, Option<Place>), NoSession> {
+        let before = nexus.as_ref().and_then(|nexus| self.open.get(self.by_nexus.get(nexus)?));
+        if before.is_some_and(|before| before.account.is_some() && before.account.as_deref() != account) {
+            return Err(NoSession::Taken);
+        }
+        let before = before.map(|before| before.place);
+        let tsih = self.new_tsih().ok_or(NoSession::Full)?;
+        if let Some(nexus) = &nexus {
+            self.by_nexus.insert(nexus.clone(), tsih);
+        }
+        self.open.insert(tsih, Record { place, nexus, account: account.map(str::to_owned) });
+        Ok((tsih, before))
     }
 
     /// A session is over.
@@ -104,28 +129,40 @@ mod tests {
     #[test]
     fn a_session_is_replaced_by_one_of_the_same_nexus() {
         let mut table = SessionTable::default();
-        assert_eq!(table.open(nexus("a", 1, 1), place(1)), Some((1, None)));
-        assert_eq!(table.open(nexus("a", 1, 2), place(2)), Some((2, None)));
-        assert_eq!(table.open(nexus("a", 1, 1), place(3)), Some((3, Some(place(1)))));
+        assert_eq!(table.open(nexus("a", 1, 1), None, place(1)), Ok((1, None)));
+        assert_eq!(table.open(nexus("a", 1, 2), None, place(2)), Ok((2, None)));
+        assert_eq!(table.open(nexus("a", 1, 1), None, place(3)), Ok((3, Some(place(1)))));
         assert_eq!(table.places_of("a").len(), 2);
         table.close(1);
         assert_eq!(table.places_of("a").len(), 2);
         table.close(3);
         assert_eq!(table.places_of("a"), [place(2)]);
-        assert_eq!(table.open(nexus("a", 2, 2), place(4)), Some((4, None)), "in another group");
-        assert_eq!(table.open(nexus("b", 1, 2), place(5)), Some((5, None)), "with another target");
-        assert_eq!(table.open(None, place(6)), Some((6, None)));
-        assert_eq!(table.open(None, place(7)), Some((7, None)), "discovery replaces nothing");
+        assert_eq!(table.open(nexus("a", 2, 2), None, place(4)), Ok((4, None)), "in another group");
+        assert_eq!(table.open(nexus("b", 1, 2), None, place(5)), Ok((5, None)), "with another target");
+        assert_eq!(table.open(None, None, place(6)), Ok((6, None)));
+        assert_eq!(table.open(None, None, place(7)), Ok((7, None)), "discovery replaces nothing");
         assert_eq!(table.places_of("a").len(), 2);
         assert_eq!(table.places_of("b"), [place(5)]);
     }
 
     #[test]
+    fn who_has_proved_to_be_somebody_is_replaced_by_himself_only() {
+        let mut table = SessionTable::default();
+        let mut log_in = |account, at| table.open(nexus("a", 1, 1), account, place(at));
+        assert_eq!(log_in(None, 1), Ok((1, None)));
+        assert_eq!(log_in(Some("ada"), 2), Ok((2, Some(place(1)))), "who proves more may");
+        assert_eq!(log_in(Some("bob"), 3), Err(NoSession::Taken));
+        assert_eq!(log_in(None, 4), Err(NoSession::Taken));
+        assert_eq!(log_in(Some("ada"), 5), Ok((3, Some(place(2)))));
+        assert_eq!(table.places_of("a"), [place(5)]);
+    }
+
+    #[test]
     fn handles_in_use_and_zero_are_left_out() {
         let mut table = SessionTable::default();
-        table.open(None, place(1));
+        table.open(None, None, place(1)).unwrap();
         table.last_tsih = u16::MAX;
-        assert_eq!(table.open(None, place(2)).unwrap().0, 2);
+        assert_eq!(table.open(None, None, place(2)).unwrap().0, 2);
     }
 
     #[test]

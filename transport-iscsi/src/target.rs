@@ -1,14 +1,17 @@
 //! A target: an iSCSI node with its name, and its port in each portal group.
 
+use crate::access::{AccessControl, AccessRule, Denied};
 use crate::local;
+use crate::patterns::fold;
 use crate::sessions::InitiatorPort;
 use crate::{Error, NetworkEntity};
-use lunette_engine::{Nexus, TargetPort};
+use lunette_engine::{LunMap, Nexus, TargetPort};
 use lunette_iscsi::target::{Settings, is_name};
 use lunette_store::Cx;
 use lunette_store::log::LineBudget;
 use std::collections::BTreeMap;
 use std::fmt;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Weak};
 
 /// What a target is.
@@ -22,24 +25,45 @@ pub struct TargetOptions {
     pub settings: Settings,
     /// Its portal groups, by their tags, and its port in each.
     pub groups: BTreeMap<u16, Arc<TargetPort>>,
+    /// Who may use it.
+    pub access: AccessControl,
+    /// Where else it is to be used. Who may use the target is sent there.
+    pub redirect: Option<Redirect>,
+}
+
+/// Where a target has gone (RFC 7143 11.13.5).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Redirect {
+    /// A portal of it.
+    pub address: SocketAddr,
+    /// For good; otherwise initiators come back here for their next login.
+    pub permanent: bool,
 }
 
 /// A target of a [`NetworkEntity`], which makes it.
 pub struct Target {
     options: TargetOptions,
+    /// What each access rule shows, if that is not what the port shows, by portal group tag.
+    maps: Vec<BTreeMap<u16, Arc<LunMap>>>,
     entity: Weak<NetworkEntity>,
     log: LineBudget,
 }
 
 impl Target {
     pub(crate) fn new(mut options: TargetOptions, entity: Weak<NetworkEntity>) -> Result<Self, Error> {
-        let name = options.name.to_lowercase();
+        let name = fold(&options.name);
         let clean = name.chars().all(|c| c.is_alphanumeric() || matches!(c, '-' | '.' | ':'));
         if !is_name(&name) || !clean {
             return Err(Error::Name(options.name));
         }
         options.name = name;
-        Ok(Self { options, entity, log: LineBudget::default() })
+        let ports = &options.groups;
+        let maps_of = |rule: &AccessRule| match &rule.luns {
+            Some(luns) => ports.iter().map(|(group, port)| (*group, port.map(luns.clone()))).collect(),
+            None => BTreeMap::new(),
+        };
+        let maps = options.access.rules.iter().map(maps_of).collect();
+        Ok(Self { options, maps, entity, log: LineBudget::default() })
     }
 
     /// Its iSCSI name.
@@ -71,8 +95,31 @@ impl Target {
         self.options.groups.contains_key(&group_tag)
     }
 
-    pub(crate) fn nexus(&self, group_tag: u16, initiator: &InitiatorPort) -> Option<Arc<Nexus>> {
-        Some(Nexus::new(initiator.to_string(), self.port(group_tag)?.clone()))
+    pub(crate) fn redirect(&self) -> Option<Redirect> {
+        self.options.redirect
+    }
+
+    /// The number of the access rule that counts for an initiator, if there are any.
+    pub(crate) fn rule_for(&self, initiator: &str, address: IpAddr) -> Result<Option<usize>, Denied> {
+        self.options.access.rule_for(initiator, address)
+    }
+
+    /// An access rule.
+    pub(crate) fn rule(&self, number: usize) -> Option<&AccessRule> {
+        self.options.access.rules.get(number)
+    }
+
+    /// The nexus of `initiator` in a portal group; it sees what access rule `rule` shows.
+    pub(crate) fn nexus(
+        &self,
+        group_tag: u16,
+        rule: Option<usize>,
+        initiator: &InitiatorPort,
+    ) -> Option<Arc<Nexus>> {
+        let port = self.port(group_tag)?.clone();
+        let own = rule.and_then(|rule| self.maps.get(rule)?.get(&group_tag));
+        let luns = own.unwrap_or_else(|| port.luns()).clone();
+        Some(Nexus::mapped(initiator.to_string(), port, luns, None))
     }
 
     /// Ends all sessions, through whichever portal group (RFC 7143 11.5.1, TARGET COLD RESET).

@@ -1,12 +1,14 @@
 //! Who may log in, and what there is to see.
 
 use super::Connection;
-use crate::Target;
+use crate::access::{Denied, DiscoveryAccess};
 use crate::local::Place;
-use crate::sessions::{InitiatorPort, NexusKey};
+use crate::patterns::among;
+use crate::sessions::{InitiatorPort, NexusKey, NoSession};
+use crate::{ChapPolicy, Redirect, Target};
 use lunette_iscsi::pdu::LoginStatus;
 use lunette_iscsi::target::{
-    Admission, Directory, Identity, Refusal, SessionInfo, SessionType, TargetRecord,
+    Admission, Directory, Identity, Refusal, SecurityMethod, SessionInfo, SessionType, TargetRecord,
 };
 use std::sync::Arc;
 
@@ -22,6 +24,8 @@ pub(super) struct Door<'a> {
 pub(super) struct Visitor {
     /// `None` in a discovery session, or as long as it is not known.
     pub(super) target: Option<Arc<Target>>,
+    /// The number of the access rule that counts for it.
+    pub(super) rule: Option<usize>,
     /// What was opened at last.
     pub(super) opened: Option<Opened>,
 }
@@ -43,16 +47,32 @@ impl Door<'_> {
 
 impl Directory for Door<'_> {
     fn admit(&mut self, identity: Identity<'_>) -> Result<Admission, Refusal> {
-        let (info, portal) = (identity.info, &self.connection.portal);
+        let (info, Connection { portal, peer, .. }) = (identity.info, self.connection);
         if info.session_type == SessionType::Discovery {
-            return Ok(Admission::default());
+            let DiscoveryAccess { addresses, chap } = &portal.entity.options.discovery;
+            if !among(addresses, peer.ip()) {
+                let reason = "discovery is not for the initiator's address";
+                return Err(Refusal::new(LoginStatus::NOT_AUTHORIZED, reason));
+            }
+            return Ok(Admission { methods: methods(chap.as_ref())?, ..Admission::default() });
         }
         let target = portal.entity.target(&info.target_name);
         let unknown = || Refusal::new(LoginStatus::NOT_FOUND, "there is no such target");
         let target = target.filter(|target| target.has_group(portal.group_tag)).ok_or_else(unknown)?;
-        let (alias, settings) = (target.alias().to_owned(), Some(*target.settings()));
-        self.visitor()?.target = Some(target);
-        Ok(Admission { group_tag: portal.group_tag, alias, settings, ..Admission::default() })
+        let denied = |denied: Denied| Refusal::new(LoginStatus::NOT_AUTHORIZED, denied.reason());
+        let number = target.rule_for(&info.initiator_name, peer.ip()).map_err(denied)?;
+        let visitor = self.visitor()?;
+        let target = visitor.target.insert(target);
+        visitor.rule = number;
+        if let Some(Redirect { address, permanent }) = target.redirect() {
+            return Err(Refusal::moved(address, permanent));
+        }
+        Ok(Admission {
+            group_tag: portal.group_tag,
+            alias: target.alias().to_owned(),
+            methods: methods(number.and_then(|number| target.rule(number)?.chap.as_ref()))?,
+            settings: Some(*target.settings()),
+        })
     }
 
     fn open(&mut self, identity: Identity<'_>) -> Result<u16, Refusal> {
@@ -64,19 +84,36 @@ impl Directory for Door<'_> {
             group: portal.group_tag,
             initiator,
         });
-        let full = || Refusal::new(LoginStatus::OUT_OF_RESOURCES, "there are too many sessions");
-        let (tsih, replaces) = portal.entity.sessions().open(nexus, *place).ok_or_else(full)?;
+        let account = identity.info.authenticated.as_deref();
+        let refusal = |why| match why {
+            NoSession::Full => Refusal::new(LoginStatus::OUT_OF_RESOURCES, "there are too many sessions"),
+            NoSession::Taken => Refusal::new(
+                LoginStatus::NOT_AUTHORIZED,
+                "another account has the session of this initiator port",
+            ),
+        };
+        let (tsih, replaces) = portal.entity.sessions().open(nexus, account, *place).map_err(refusal)?;
         visitor.opened = Some(Opened { tsih, initiator, replaces });
         Ok(tsih)
     }
 
-    fn targets(&self, _: &SessionInfo, show: &mut dyn FnMut(TargetRecord<'_>)) {
-        let Connection { portal, reached, .. } = self.connection;
+    fn targets(&self, session: &SessionInfo, show: &mut dyn FnMut(TargetRecord<'_>)) {
+        let Connection { portal, reached, peer, .. } = self.connection;
         for target in portal.entity.targets() {
+            if target.rule_for(&session.initiator_name, peer.ip()).is_err() {
+                continue;
+            }
             let portals = portal.entity.portals_of(&target, portal, *reached);
             if !portals.is_empty() {
                 show(TargetRecord { name: target.name(), portals: &portals });
             }
         }
     }
+}
+
+/// What is to be proved in a login.
+fn methods(chap: Option<&ChapPolicy>) -> Result<Vec<Box<dyn SecurityMethod>>, Refusal> {
+    let Some(chap) = chap else { return Ok(Vec::new()) };
+    let none = || Refusal::new(LoginStatus::TARGET_ERROR, "there are no random bytes for a challenge");
+    Ok(vec![Box::new(chap.method().ok_or_else(none)?)])
 }

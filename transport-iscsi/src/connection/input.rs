@@ -160,6 +160,7 @@ impl Connection {
                 address = %self.peer,
                 target_name = info.target_name,
                 discovery = info.session_type == SessionType::Discovery,
+                rule = visitor.rule.map(|rule| rule + 1),
                 "iSCSI {error}: {reason}"
             );
         }

@@ -190,7 +190,7 @@ impl Connection {
         &self,
         state: &mut State,
         accepted: Accepted,
-        Visitor { target, opened, .. }: Visitor,
+        Visitor { target, rule, opened }: Visitor,
         cx: &mut dyn Cx,
     ) {
         self.portal.login_ended();
@@ -202,6 +202,8 @@ impl Connection {
                 address = %self.peer,
                 session = info.tsih,
                 discovery = info.session_type == SessionType::Discovery,
+                rule = rule.map(|rule| rule + 1),
+                account = info.authenticated,
                 reactor = self.place.reactor.0,
                 "iSCSI login"
             );
@@ -214,7 +216,8 @@ impl Connection {
         if let Some(Opened { tsih, initiator, replaces }) = opened {
             state.tsih = Some(tsih);
             let ends = state.target.as_ref().zip(initiator);
-            let shared = ends.and_then(|(target, initiator)| target.nexus(self.portal.group_tag, &initiator));
+            let group = self.portal.group_tag;
+            let shared = ends.and_then(|(target, initiator)| target.nexus(group, rule, &initiator));
             nexus = shared.map(|nexus| {
                 let responder: Weak<dyn Responder> = self.me.clone();
                 Session::open(nexus, responder, cx)
@@ -551,6 +554,6 @@ impl Responder for Connection {
 }
 
 /// The address as it is written: IPv4 for IPv4, also on a socket that takes both.
-fn canonical(address: SocketAddr) -> SocketAddr {
+pub(crate) fn canonical(address: SocketAddr) -> SocketAddr {
     SocketAddr::new(address.ip().to_canonical(), address.port())
 }

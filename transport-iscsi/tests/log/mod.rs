@@ -20,6 +20,6 @@ impl Write for Log {
 /// The lines from now on.
 pub(crate) fn listen() -> Receiver<String> {
     let (tell, lines) = channel();
-    tracing_subscriber::fmt().with_writer(move || Log(tell.clone())).init();
+    tracing_subscriber::fmt().with_ansi(false).with_writer(move || Log(tell.clone())).init();
     lines
 }

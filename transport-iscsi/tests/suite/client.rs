@@ -160,12 +160,22 @@ impl Client {
         read_length: u32,
         write: Option<Vec<u8>>,
     ) -> Option<u32> {
+        self.command_at(LUN, cdb, read_length, write)
+    }
+
+    fn command_at(
+        &mut self,
+        lun: [u8; 8],
+        cdb: &[u8],
+        read_length: u32,
+        write: Option<Vec<u8>>,
+    ) -> Option<u32> {
         let token = self.next_token;
         self.next_token += 1;
         let chunks = [IoSlice::new(write.as_deref().unwrap_or_default())];
         let payload = Payload::new(token, &chunks);
         let request = CommandRequest {
-            lun: LUN,
+            lun,
             attribute: TaskAttribute::SIMPLE,
             cdb,
             read_length,
@@ -185,6 +195,21 @@ impl Client {
     pub(crate) fn run(&mut self, cdb: &[u8], read_length: u32, write: Option<Vec<u8>>) -> Ended {
         let tag = self.command(cdb, read_length, write);
         self.finish(tag)
+    }
+
+    /// Carries a command out that reads from another LUN than 0.
+    pub(crate) fn run_at(&mut self, lun: u8, cdb: &[u8], read_length: u32) -> Ended {
+        let lun = [0, lun, 0, 0, 0, 0, 0, 0];
+        let tag = self.command_at(lun, cdb, read_length, None).expect("the command window is open");
+        self.finish(tag)
+    }
+
+    /// The LUNs that REPORT LUNS tells.
+    pub(crate) fn luns(&mut self) -> Vec<u8> {
+        let report_luns = [0xa0, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0];
+        let list = self.run(&report_luns, 256, None).data;
+        let length = u32::from_be_bytes([list[0], list[1], list[2], list[3]]) as usize;
+        list[8..8 + length].chunks(8).map(|lun| lun[1]).collect()
     }
 
     /// Waits for the end of a command.

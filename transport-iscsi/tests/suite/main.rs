@@ -1,5 +1,6 @@
 //! The transport over loopback, with real reactors, a disk in memory and the initiator of the protocol crate.
 
+mod access;
 mod client;
 mod commands;
 mod hostile;

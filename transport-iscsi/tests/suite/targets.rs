@@ -12,12 +12,12 @@ use std::net::{SocketAddr, TcpListener};
 
 const OTHER: &str = "iqn.2026-11.dev.lunette:other";
 
-fn discovery() -> Settings {
-    Settings { session_type: SessionType::Discovery, target_name: String::new(), ..settings(1) }
+pub(crate) fn discovery(number: u8) -> Settings {
+    Settings { session_type: SessionType::Discovery, target_name: String::new(), ..settings(number) }
 }
 
 /// The answer to SendTargets in a session with these settings.
-fn targets(address: SocketAddr, settings: Settings, which: &str) -> String {
+pub(crate) fn targets(address: SocketAddr, settings: Settings, which: &str) -> String {
     let mut client = Client::connect(address, settings);
     client.until(|client| client.logged_in);
     client.initiator.text(format!("SendTargets={which}\0").as_bytes(), &mut client.out).unwrap();
@@ -25,16 +25,20 @@ fn targets(address: SocketAddr, settings: Settings, which: &str) -> String {
     client.texts[0].replace('\0', "\n")
 }
 
-fn named(name: &str) -> Settings {
+pub(crate) fn named(name: &str) -> Settings {
     Settings { target_name: name.to_owned(), ..settings(1) }
 }
 
-fn refusal(address: SocketAddr, settings: Settings) -> LoginStatus {
+/// How a login is refused.
+pub(crate) fn refusal(address: SocketAddr, settings: Settings) -> LoginStatus {
     let mut client = Client::connect(address, settings);
-    client.send();
-    match client.receive() {
-        Err(ProtocolError::LoginRefused(status)) => status,
-        other => panic!("{other:?} instead of a refusal"),
+    loop {
+        client.send();
+        match client.receive() {
+            Ok(true) => assert!(!client.logged_in, "it was let in"),
+            Err(ProtocolError::LoginRefused(status)) => return status,
+            other => panic!("{other:?} instead of a refusal"),
+        }
     }
 }
 
@@ -71,10 +75,10 @@ fn discovery_tells_all_portals_the_one_that_was_reached_first() {
     };
     let other = format!("TargetName={OTHER}\nTargetAddress={second},2\n");
     let (from_first, from_second) = (one([(first, 1), (second, 2)]), one([(second, 2), (first, 1)]));
-    assert_eq!(targets(first, discovery(), "All"), format!("{other}{from_first}"));
-    assert_eq!(targets(second, discovery(), "All"), format!("{other}{from_second}"));
-    assert_eq!(targets(second, discovery(), OTHER), other);
-    assert_eq!(targets(second, discovery(), "iqn.2026-11.dev.lunette:none"), "");
+    assert_eq!(targets(first, discovery(1), "All"), format!("{other}{from_first}"));
+    assert_eq!(targets(second, discovery(1), "All"), format!("{other}{from_second}"));
+    assert_eq!(targets(second, discovery(1), OTHER), other);
+    assert_eq!(targets(second, discovery(1), "iqn.2026-11.dev.lunette:none"), "");
     assert_eq!(targets(second, named(TARGET), ""), from_second, "in a normal session");
 }
 
@@ -84,7 +88,7 @@ fn portals_that_have_ended_are_not_told() {
     let second = rig.another_portal("127.0.0.1:0", 2);
     assert!(second.stop(&rig.reactors));
     let expected = format!("TargetName={TARGET}\nTargetAddress={},1\n", rig.address());
-    assert_eq!(targets(rig.address(), discovery(), "All"), expected);
+    assert_eq!(targets(rig.address(), discovery(1), "All"), expected);
 }
 
 #[test]
@@ -96,7 +100,7 @@ fn ipv6_portals_and_wildcards_are_told_as_addresses() {
     let other = |addresses: [String; 2]| {
         format!("TargetName={OTHER}\nTargetAddress={},2\nTargetAddress={},2\n", addresses[0], addresses[1])
     };
-    let told = |address| targets(address, discovery(), OTHER);
+    let told = |address| targets(address, discovery(1), OTHER);
     assert_eq!(told(ipv6.address()), other([ipv6.address().to_string(), format!("[::1]:{port}")]));
     // A socket for IPv6 is one for IPv4 as well.
     let reached: SocketAddr = format!("127.0.0.1:{port}").parse().unwrap();
@@ -116,7 +120,7 @@ fn addresses_can_be_told_instead_of_those_listened_on() {
     let expected = format!(
         "TargetName={TARGET}\nTargetAddress={first},1\nTargetAddress={one},2\nTargetAddress={two},2\n"
     );
-    assert_eq!(targets(second.address(), discovery(), "All"), expected);
+    assert_eq!(targets(second.address(), discovery(1), "All"), expected);
 }
 
 #[test]

@@ -1,0 +1,189 @@
+//! Who may log in where, how he proves who he is, and what he sees then.
+
+use crate::patterns::among;
+use crate::{NamePattern, Network};
+use lunette_engine::LogicalUnit;
+use lunette_iscsi::chap::{Accounts, Algorithm, Challenge, Credentials, TargetChap};
+use std::collections::BTreeMap;
+use std::fmt;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+/// Who may use a target. The first rule that has an initiator counts for it, and one that no rule has may not log in. Without
+/// rules everybody may, and sees all logical units of the port.
+#[derive(Clone, Default, Debug)]
+pub struct AccessControl {
+    /// In the order in which they are looked at.
+    pub rules: Vec<AccessRule>,
+}
+
+/// What some initiators may do.
+#[derive(Clone, Default, Debug)]
+pub struct AccessRule {
+    /// Names of the initiators; empty: all. They are what initiators call themselves: only [`chap`](Self::chap) proves it.
+    pub initiators: Vec<NamePattern>,
+    /// Where they come from; empty: from anywhere.
+    pub addresses: Vec<Network>,
+    /// What they must prove; `None`: nothing.
+    pub chap: Option<ChapPolicy>,
+    /// The logical units that they see, by logical unit number; `None`: all of the port.
+    pub luns: Option<BTreeMap<u32, Arc<LogicalUnit>>>,
+}
+
+/// Who may ask which targets there are. What is told depends on the targets' own rules.
+#[derive(Clone, Default, Debug)]
+pub struct DiscoveryAccess {
+    /// Where from; empty: from anywhere.
+    pub addresses: Vec<Network>,
+    /// What is to be proved; `None`: nothing.
+    pub chap: Option<ChapPolicy>,
+}
+
+/// How initiators prove who they are, and the target to them (RFC 7143 12.1.3).
+#[derive(Clone)]
+pub struct ChapPolicy {
+    /// Algorithms that are good enough; the initiator chooses among them.
+    pub algorithms: Vec<Algorithm>,
+    /// The secrets of the initiators.
+    pub accounts: Arc<dyn Accounts>,
+    /// What the target proves itself with to initiators that ask for it; without, their login fails.
+    pub own: Option<Credentials>,
+}
+
+/// Why nobody is let in.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Denied {
+    /// No rule has the name.
+    Name,
+    /// Rules have the name, but not from this address.
+    Address,
+}
+
+impl Denied {
+    /// For the log.
+    pub(crate) fn reason(self) -> &'static str {
+        match self {
+            Self::Name => "no access rule has the initiator's name",
+            Self::Address => "the access rules that have the initiator's name do not have its address",
+        }
+    }
+}
+
+impl AccessControl {
+    /// Which rule counts for an initiator; `None`: there are none, and everybody may log in.
+    pub(crate) fn rule_for(&self, initiator: &str, address: IpAddr) -> Result<Option<usize>, Denied> {
+        if self.rules.is_empty() {
+            return Ok(None);
+        }
+        let is_named = |rule: &AccessRule| {
+            rule.initiators.is_empty() || rule.initiators.iter().any(|n| n.matches(initiator))
+        };
+        let mut denied = Denied::Name;
+        for (index, rule) in self.rules.iter().enumerate() {
+            if is_named(rule) {
+                if among(&rule.addresses, address) {
+                    return Ok(Some(index));
+                }
+                denied = Denied::Address;
+            }
+        }
+        Err(denied)
+    }
+}
+
+impl ChapPolicy {
+    /// What a login goes through. `None`: there are no random bytes.
+    pub(crate) fn method(&self) -> Option<TargetChap> {
+        let mut random = [0; 1 + Challenge::LENGTH];
+        fill(&mut random)?;
+        let [identifier, bytes @ ..] = random;
+        let challenge = Challenge { identifier, bytes };
+        Some(TargetChap::new(self.algorithms.clone(), self.accounts.clone(), self.own.clone(), challenge))
+    }
+}
+
+/// Random bytes.
+fn fill(bytes: &mut [u8]) -> Option<()> {
+    // A read of so few bytes is never cut short.
+    let count = rustix::rand::getrandom(&mut *bytes, rustix::rand::GetRandomFlags::empty()).ok()?;
+    (count == bytes.len()).then_some(())
+}
+
+impl fmt::Debug for ChapPolicy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mutual = self.own.is_some();
+        f.debug_struct("ChapPolicy").field("algorithms", &self.algorithms).field("mutual", &mutual).finish()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use lunette_iscsi::chap::Secret;
+
+    struct One(Secret);
+
+    impl Accounts for One {
+        fn secret(&self, _: &str) -> Option<&Secret> {
+            Some(&self.0)
+        }
+    }
+
+    fn rule(initiators: &[&str], addresses: &[&str]) -> AccessRule {
+        AccessRule {
+            initiators: initiators.iter().map(|name| name.parse().unwrap()).collect(),
+            addresses: addresses.iter().map(|network| network.parse().unwrap()).collect(),
+            ..AccessRule::default()
+        }
+    }
+
+    fn ask(rules: &[AccessRule], name: &str, address: &str) -> Result<Option<usize>, Denied> {
+        AccessControl { rules: rules.to_vec() }.rule_for(name, address.parse().unwrap())
+    }
+
+    #[test]
+    fn without_rules_everybody_is_let_in() {
+        assert_eq!(ask(&[], "iqn.a", "192.0.2.1"), Ok(None));
+    }
+
+    #[test]
+    fn the_first_rule_that_fits_counts() {
+        let rules = [
+            rule(&["iqn.a", "iqn.b"], &["192.0.2.0/24", "2001:db8::/64"]),
+            rule(&["iqn.b"], &[]),
+            rule(&[], &["198.51.100.1"]),
+        ];
+        for (name, address, expected) in [
+            ("iqn.a", "192.0.2.1", Ok(Some(0))),
+            ("IQN.B", "::ffff:192.0.2.1", Ok(Some(0))),
+            ("iqn.b", "2001:db8::7", Ok(Some(0))),
+            ("iqn.b", "203.0.113.1", Ok(Some(1))),
+            ("iqn.a", "198.51.100.1", Ok(Some(2))),
+            ("iqn.a", "203.0.113.1", Err(Denied::Address)),
+            ("iqn.c", "203.0.113.1", Err(Denied::Address)),
+        ] {
+            assert_eq!(ask(&rules, name, address), expected, "{name} {address}");
+        }
+        assert_eq!(ask(&rules[..2], "iqn.c", "192.0.2.1"), Err(Denied::Name));
+    }
+
+    #[test]
+    fn nothing_shows_secrets() {
+        let secret = || Secret::new(b"correct horse battery".to_vec()).unwrap();
+        let own = Some(Credentials { name: "disk".to_owned(), secret: secret() });
+        let chap =
+            Some(ChapPolicy { algorithms: vec![Algorithm::Sha256], accounts: Arc::new(One(secret())), own });
+        let rules = vec![AccessRule { chap: chap.clone(), ..AccessRule::default() }];
+        let shown =
+            format!("{:?} {:#?}", AccessControl { rules }, DiscoveryAccess { chap, ..Default::default() });
+        assert!(shown.contains("Sha256") && !shown.contains("horse"), "{shown}");
+    }
+
+    #[test]
+    fn challenges_differ() {
+        let (mut one, mut other) = ([0; 33], [0; 33]);
+        fill(&mut one).unwrap();
+        fill(&mut other).unwrap();
+        assert_ne!(one, other);
+    }
+}
