@@ -41,6 +41,9 @@ pub enum Error {
     /// A PDU of the target does not fit the state of the task it names.
     #[error("the target sent a {0} PDU that fits no task")]
     NoSuchTask(Opcode),
+    /// The data that the target sends for a command, or asks for, is not what was agreed on.
+    #[error("the target breaks the rules of data transfer: {0}")]
+    Transfer(&'static str),
     /// The target skipped or repeated a StatSN.
     #[error("the target sent StatSN {received}; {expected} was due")]
     StatSn {

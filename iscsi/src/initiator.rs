@@ -5,6 +5,7 @@
 mod login;
 mod receive;
 mod requests;
+mod task;
 
 pub use receive::{Event, Received};
 pub use requests::{CommandRequest, TaskManagementRequest};
@@ -19,6 +20,7 @@ use crate::outbox::Outbox;
 use crate::params::{Negotiation, Parameters};
 use crate::pdu::Stage;
 use crate::target::SessionType;
+use task::Task;
 
 /// What an initiator wants from a login.
 #[derive(Clone, Debug)]
@@ -60,22 +62,6 @@ impl Default for Settings {
             negotiate: true,
         }
     }
-}
-
-/// A command in flight.
-#[derive(Debug, Default)]
-struct Task {
-    lun: [u8; 8],
-    /// The write data.
-    payload: Option<u64>,
-    write_length: u32,
-    read_length: u32,
-    /// Number of the next Data-In or R2T.
-    data_sn: u32,
-    /// Some of them were Data-In.
-    data_in: bool,
-    /// A command, not a task management function or text.
-    command: bool,
 }
 
 /// An initiator on one connection.

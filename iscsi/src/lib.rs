@@ -10,7 +10,7 @@
 //! * The initiator: [`initiator::Initiator`], for tests, load and stores behind iSCSI.
 //! * What both share: [`pdu`], [`text`], [`params`], [`chap`], [`digest`], and every bound in [`limits`].
 //!
-//! Error recovery is level 0, sessions have one connection, and data comes in order.
+//! Error recovery is level 0, and sessions have one connection.
 //!
 //! An initiator logs in and pings:
 //!
@@ -74,6 +74,7 @@
 pub mod chap;
 pub mod digest;
 mod error;
+mod extents;
 mod frame;
 pub mod initiator;
 pub mod limits;

@@ -15,6 +15,9 @@ pub const MAX_COMMAND_WINDOW: u16 = 4096;
 /// Immediate commands and task management functions open at once, on top of the window.
 pub const MAX_IMMEDIATE_TASKS: u16 = 32;
 
+/// Runs of bytes that the data of one command may be in while others before them are missing (DataPDUInOrder=No).
+pub const MAX_EXTENTS: usize = 128;
+
 /// Data segment length both sides may send before MaxRecvDataSegmentLength is declared (RFC 7143 13.12), and
 /// in every login PDU.
 pub const LOGIN_DATA_SEGMENT: u32 = 8192;

@@ -7,16 +7,16 @@ use lunette_iscsi::params::Parameters;
 use lunette_iscsi::target::{Residual, Settings};
 use proptest::prelude::*;
 
+/// Lengths below, at and far above those of the commands.
+fn length() -> impl Strategy<Value = u32> {
+    prop_oneof![512u32..20_000, 512u32..=600, 20_000u32..300_000, Just(1 << 18), Just((1 << 24) - 1)]
+}
+
 fn parameters() -> impl Strategy<Value = Parameters> {
-    let flags = any::<[bool; 4]>();
-    (flags, 512u32..20_000, 512u32..40_000, 512u32..40_000, 1u32..6).prop_map(
-        |(
-            [header_digest, data_digest, initial_r2t, immediate_data],
-            segment,
-            burst,
-            first_burst,
-            outstanding,
-        )| {
+    let flags = any::<[bool; 6]>();
+    (flags, length(), length(), length(), prop_oneof![1u32..6, Just(65_535)]).prop_map(
+        |(flags, segment, burst, first_burst, outstanding)| {
+            let [header_digest, data_digest, initial_r2t, immediate_data, pdus, sequences] = flags;
             Parameters {
                 header_digest,
                 data_digest,
@@ -24,8 +24,10 @@ fn parameters() -> impl Strategy<Value = Parameters> {
                 immediate_data,
                 max_recv_data_segment_length: segment,
                 max_burst_length: burst,
-                first_burst_length: first_burst.min(burst),
+                first_burst_length: first_burst,
                 max_outstanding_r2t: outstanding,
+                data_pdu_in_order: pdus,
+                data_sequence_in_order: sequences,
                 ..Parameters::PREFERRED
             }
         },
@@ -58,6 +60,11 @@ proptest! {
         let agreed = *pair.initiator.parameters();
         prop_assert_eq!(agreed.initial_r2t, target.initial_r2t || initiator.initial_r2t);
         prop_assert_eq!(agreed.immediate_data, target.immediate_data && initiator.immediate_data);
+        prop_assert_eq!(agreed.data_pdu_in_order, target.data_pdu_in_order || initiator.data_pdu_in_order);
+        prop_assert!(agreed.first_burst_length <= agreed.max_burst_length);
+        if !agreed.data_pdu_in_order {
+            pair.scramble();
+        }
         let mut sent = Vec::new();
         for (index, &(read, write, moves)) in commands.iter().enumerate() {
             let seed = index as u8;
@@ -99,6 +106,62 @@ proptest! {
         prop_assert_eq!(pair.target.accepted.as_ref().unwrap().session.tasks().count(), 0);
         prop_assert_eq!(pair.initiator.window(), u32::from(window), "the window opens again");
     }
+}
+
+/// Not a sample, but each combination.
+#[test]
+fn every_combination_of_parameters() {
+    let mut combinations = 0;
+    let flags = || [false, true].into_iter();
+    for (immediate_data, initial_r2t) in flags().flat_map(|one| flags().map(move |other| (one, other))) {
+        for (pdus, sequences) in flags().flat_map(|one| flags().map(move |other| (one, other))) {
+            for segment in [512, 5000, (1 << 24) - 1] {
+                for (first_burst, burst) in
+                    [(512, 512), (512, 3000), (3000, 3000), (3000, 1 << 20), ((1 << 24) - 1, (1 << 24) - 1)]
+                {
+                    for outstanding in [1, 3, 65_535] {
+                        combine(&Parameters {
+                            header_digest: false,
+                            data_digest: false,
+                            immediate_data,
+                            initial_r2t,
+                            data_pdu_in_order: pdus,
+                            data_sequence_in_order: sequences,
+                            max_recv_data_segment_length: segment,
+                            first_burst_length: first_burst,
+                            max_burst_length: burst,
+                            max_outstanding_r2t: outstanding,
+                            ..Parameters::PREFERRED
+                        });
+                        combinations += 1;
+                    }
+                }
+            }
+        }
+    }
+    assert_eq!(combinations, 720);
+}
+
+/// Writes and reads around the lengths that matter.
+fn combine(both: &Parameters) {
+    let mut pair = Pair::logged_in(*both, *both);
+    assert_eq!(
+        Parameters { max_recv_data_segment_length: 0, ..*pair.initiator.parameters() },
+        Parameters { max_recv_data_segment_length: 0, ..*both }
+    );
+    if !both.data_pdu_in_order {
+        pair.scramble();
+    }
+    for length in [511u32, 512, 513, 3000, 3001, 10_000] {
+        let data = pattern(7, length as usize);
+        let write = pair.command(&cdb(0, length, 0), 0, Some(data.clone())).unwrap();
+        let read = pair.command(&cdb(9, length, 0), length, None).unwrap();
+        pair.run();
+        assert_eq!((pair.error, pair.target.error), (None, None), "{both:?}");
+        assert!(pair.target.written[&write] == data, "{length} {both:?}");
+        assert!(pair.ended[&read].data == pattern(9, length as usize), "{length} {both:?}");
+    }
+    assert!(pair.target.failures.is_empty() && pair.rejects.is_empty(), "{both:?}");
 }
 
 #[test]

@@ -148,19 +148,12 @@ impl Initiator {
             return Ok(());
         }
         let header: DataIn = *self.framer.bhs().as_ref();
-        let length = self.framer.data_length();
-        let task = self.command_task(header.task_tag.get(), Opcode::DATA_IN)?;
-        let end = header.buffer_offset.get().checked_add(length);
-        if header.data_sn.get() != task.data_sn || end.is_none_or(|end| end > task.read_length) {
-            return Err(Error::NoSuchTask(Opcode::DATA_IN));
-        }
-        task.data_sn = task.data_sn.wrapping_add(1);
-        task.data_in = true;
-        Ok(())
+        let (length, agreed) = (self.framer.data_length(), self.agreed);
+        self.command_task(header.task_tag.get(), Opcode::DATA_IN)?.take_data_in(&header, length, &agreed)
     }
 
     fn command_task(&mut self, tag: u32, opcode: Opcode) -> Result<&mut Task, Error> {
-        self.tasks.get_mut(&tag).filter(|task| task.command).ok_or(Error::NoSuchTask(opcode))
+        self.tasks.get_mut(&tag).filter(|task| task.is_command()).ok_or(Error::NoSuchTask(opcode))
     }
 
     /// A PDU is complete; its data, unless it is Data-In, is in `segment`.
@@ -187,10 +180,9 @@ impl Initiator {
             Opcode::DATA_IN => self.finish(tag, opcode, out),
             Opcode::SCSI_RESPONSE => {
                 let header: ScsiResponse = *self.framer.bhs().as_ref();
-                let task = self.command_task(tag, opcode)?;
-                let due = if task.data_in { task.data_sn } else { 0 };
+                let due = self.command_task(tag, opcode)?.exp_data_sn();
                 if header.response == ServiceResponse::COMPLETED && header.exp_data_sn.get() != due {
-                    return Err(Error::NoSuchTask(opcode));
+                    return Err(Error::Transfer("ExpDataSN is wrong: Data-In or R2Ts are missing"));
                 }
                 self.finish(tag, opcode, out)
             }
@@ -201,7 +193,7 @@ impl Initiator {
                 Ok(None)
             }
             Opcode::NOP_IN | Opcode::TASK_MANAGEMENT_RESPONSE | Opcode::LOGOUT_RESPONSE => {
-                self.tasks.remove(&tag).ok_or(Error::NoSuchTask(opcode))?;
+                self.close(tag, opcode)?;
                 Ok(Some(Outcome::Plain))
             }
             Opcode::REJECT | Opcode::ASYNCHRONOUS_MESSAGE => Ok(Some(Outcome::Plain)),
@@ -209,32 +201,45 @@ impl Initiator {
         }
     }
 
+    /// A command has ended.
     fn finish(&mut self, tag: u32, opcode: Opcode, out: &mut Outbox) -> Result<Option<Outcome>, Error> {
-        let task = self.tasks.remove(&tag).ok_or(Error::NoSuchTask(opcode))?;
+        self.command_task(tag, opcode)?;
+        let task = self.close(tag, Opcode::SCSI_RESPONSE)?;
         if let Some(token) = task.payload {
             out.release(token);
+        }
+        let response = self.response();
+        // What an unsuccessful command has moved is of no use anyway.
+        if response.status == 0 && !response.target_failure {
+            let bidirectional = task.reads() && task.writes();
+            task.check_residual(if bidirectional { response.read_residual } else { response.residual })?;
         }
         Ok(Some(Outcome::Finished(tag)))
     }
 
+    /// Closes the task that a PDU with this opcode answers.
+    fn close(&mut self, tag: u32, opcode: Opcode) -> Result<Task, Error> {
+        if self.tasks.get(&tag).is_none_or(|task| task.answer != opcode) {
+            return Err(Error::NoSuchTask(opcode));
+        }
+        self.tasks.remove(&tag).ok_or(Error::NoSuchTask(opcode))
+    }
+
     fn check_request(&mut self) -> Result<Option<Outcome>, Error> {
         let header: ReadyToTransfer = *self.framer.bhs().as_ref();
-        let max_burst = self.agreed.max_burst_length;
-        let task = self.command_task(header.task_tag.get(), Opcode::READY_TO_TRANSFER)?;
-        let length = header.desired_length.get();
-        let end = header.buffer_offset.get().checked_add(length);
-        let fits = end.is_some_and(|end| end <= task.write_length) && (1..=max_burst).contains(&length);
-        if !fits || header.r2t_sn.get() != task.data_sn || header.transfer_tag.get() == NO_TAG {
-            return Err(Error::NoSuchTask(Opcode::READY_TO_TRANSFER));
+        let agreed = self.agreed;
+        if header.transfer_tag.get() == NO_TAG {
+            return Err(Error::Transfer("an R2T has no target transfer tag"));
         }
-        task.data_sn = task.data_sn.wrapping_add(1);
+        self.command_task(header.task_tag.get(), Opcode::READY_TO_TRANSFER)?
+            .take_request(&header, &agreed)?;
         Ok(Some(Outcome::Plain))
     }
 
     fn text_response(&mut self, out: &mut Outbox) -> Result<Option<Outcome>, Error> {
         let header: TextResponse = *self.framer.bhs().as_ref();
         let tag = header.task_tag.get();
-        if !self.tasks.contains_key(&tag) {
+        if self.tasks.get(&tag).is_none_or(|task| task.answer != Opcode::TEXT_RESPONSE) {
             return Err(Error::NoSuchTask(Opcode::TEXT_RESPONSE));
         }
         if self.text.len() + self.segment.len() > MAX_TEXT_RESPONSE {

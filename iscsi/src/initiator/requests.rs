@@ -56,14 +56,8 @@ impl Initiator {
         };
         let unsolicited = if self.agreed.initial_r2t { immediate_data } else { first_burst };
         let (opcode, cmd_sn) = self.number(Opcode::SCSI_COMMAND, request.immediate)?;
-        let tag = self.open(Task {
-            lun: request.lun,
-            payload: request.write.map(Payload::token),
-            write_length,
-            read_length: request.read_length,
-            command: true,
-            ..Task::default()
-        });
+        let lengths = (request.read_length, write_length, unsolicited);
+        let tag = self.open(Task::command(request.lun, request.write.map(Payload::token), lengths));
         let (start, extension) = request.cdb.split_at(request.cdb.len().min(16));
         let bidirectional = request.read_length > 0 && write_length > 0;
         let mut header = ScsiCommand {
@@ -148,7 +142,7 @@ impl Initiator {
     /// Sends a task management function and returns its task tag; `None` as for a command.
     pub fn task_management(&mut self, request: &TaskManagementRequest, out: &mut Outbox) -> Option<u32> {
         let (opcode, cmd_sn) = self.number(Opcode::TASK_MANAGEMENT_REQUEST, request.immediate)?;
-        let tag = self.open(Task::default());
+        let tag = self.open(Task::new(Opcode::TASK_MANAGEMENT_RESPONSE));
         let header = pdu::TaskManagementRequest {
             opcode,
             flags: flag::FINAL | request.function.0,
@@ -167,7 +161,7 @@ impl Initiator {
     /// Sends a text request; the text must fit into one data segment of the target.
     pub fn text(&mut self, text: &[u8], out: &mut Outbox) -> Option<u32> {
         self.text.clear();
-        let tag = self.open(Task::default());
+        let tag = self.open(Task::new(Opcode::TEXT_RESPONSE));
         self.text_request(tag, NO_TAG, text, out)
     }
 
@@ -197,7 +191,7 @@ impl Initiator {
     /// Sends a ping with `data`, which comes back in [`Event::Pong`](super::Event).
     pub fn ping(&mut self, data: &[u8], out: &mut Outbox) -> Option<u32> {
         let (opcode, cmd_sn) = self.number(Opcode::NOP_OUT, false)?;
-        let tag = self.open(Task::default());
+        let tag = self.open(Task::new(Opcode::NOP_IN));
         let header = NopOut {
             opcode,
             task_tag: tag.into(),
@@ -213,7 +207,7 @@ impl Initiator {
     /// Sends a logout.
     pub fn logout(&mut self, reason: LogoutReason, out: &mut Outbox) -> Option<u32> {
         let (opcode, cmd_sn) = self.number(Opcode::LOGOUT_REQUEST, true)?;
-        let tag = self.open(Task::default());
+        let tag = self.open(Task::new(Opcode::LOGOUT_RESPONSE));
         let header = LogoutRequest {
             opcode,
             flags: flag::FINAL | reason.0,

@@ -21,8 +21,7 @@ use crate::text::{self, answer};
 /// What a target offers in a login.
 #[derive(Clone, Copy, Debug)]
 pub struct Settings {
-    /// What we want. Both `in_order` parameters are taken as set; several connections per session and error
-    /// recovery above level 0 are refused.
+    /// What we want. Several connections per session and error recovery above level 0 are refused.
     pub parameters: Parameters,
     /// The digests without which no one logs in; they are offered whatever the parameters say.
     pub required_digests: Digests,
@@ -34,7 +33,11 @@ pub struct Settings {
 impl Default for Settings {
     fn default() -> Self {
         Self {
-            parameters: Parameters::PREFERRED,
+            parameters: Parameters {
+                data_pdu_in_order: false,
+                data_sequence_in_order: false,
+                ..Parameters::PREFERRED
+            },
             required_digests: Digests::default(),
             command_window: DEFAULT_COMMAND_WINDOW,
         }
@@ -47,8 +50,6 @@ impl Settings {
         let parameters = Parameters {
             header_digest: self.parameters.header_digest || self.required_digests.header,
             data_digest: self.parameters.data_digest || self.required_digests.data,
-            data_pdu_in_order: true,
-            data_sequence_in_order: true,
             max_connections: 1,
             error_recovery_level: 0,
             ..self.parameters

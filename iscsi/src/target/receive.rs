@@ -121,10 +121,9 @@ impl Connection {
         match std::mem::replace(&mut self.sink, Sink::Discard) {
             Sink::Collect { .. } if digest_ok => self.collected(session, directory, out),
             Sink::Task { task, immediate, .. } => {
-                let length = self.framer.data_length();
                 let write = &mut session.tasks.get_mut(task)?.write;
                 let progress =
-                    if immediate { write.end_immediate(digest_ok) } else { write.end_pdu(length, digest_ok) };
+                    if immediate { write.end_immediate(digest_ok) } else { write.end_pdu(digest_ok) };
                 self.progressed(session, task, progress, out)
             }
             Sink::Collect { .. } | Sink::Discard => None,
@@ -262,7 +261,7 @@ impl Connection {
             return Some(Outcome::DataFailed(task, error));
         }
         if pdu.length == 0 {
-            let progress = write.end_pdu(0, true);
+            let progress = write.end_pdu(true);
             return self.progressed(session, task, progress, out);
         }
         self.sink = Sink::Task { task, offset: pdu.offset, immediate: false };

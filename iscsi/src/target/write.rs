@@ -1,10 +1,13 @@
 //! The data an initiator sends for one command: immediate, unsolicited and solicited (RFC 7143 4.2.5.2, 11.8).
 //!
-//! DataPDUInOrder and DataSequenceInOrder are always Yes, so all data comes with rising offsets and the R2Ts open
-//! at once need no list: they cut the rest of the transfer into pieces of MaxBurstLength.
+//! R2Ts are sent with rising offsets, whatever DataSequenceInOrder is, and answered in the order in which they were
+//! sent (RFC 7143 11.8). So those open at once need no list: they cut the rest of the transfer into pieces of
+//! MaxBurstLength. Within a sequence data may come in any order if DataPDUInOrder is No. No sequence counts before
+//! each of its bytes has come once: what was in the buffer before is never written to a disk.
 
 use thiserror::Error;
 
+use crate::extents::{Extents, Misfit};
 use crate::params::Parameters;
 
 /// Why the data of a command is unusable. The command must end with CHECK CONDITION, ABORTED COMMAND.
@@ -25,6 +28,12 @@ pub enum DataError {
     /// More or less data than the R2T, FirstBurstLength or the command allows.
     #[error("Data-Out with an incorrect amount of data")]
     Length,
+    /// A logical unit number is not that of the command.
+    #[error("Data-Out for another logical unit than its command")]
+    Lun,
+    /// Data comes in more pieces out of order than are kept in mind.
+    #[error("Data-Out with more than {} gaps", crate::limits::MAX_EXTENTS)]
+    Fragments,
     /// A data digest is wrong.
     #[error("Data-Out with a wrong data digest")]
     Digest,
@@ -36,9 +45,10 @@ impl DataError {
         match self {
             Self::TransferTag => (0x0b, 0x4b, 0x01),
             Self::Unsolicited => (0x0b, 0x0c, 0x0c),
-            Self::DataSn => (0x0b, 0x4b, 0x00),
+            Self::DataSn | Self::Lun => (0x0b, 0x4b, 0x00),
             Self::Offset => (0x0b, 0x4b, 0x05),
             Self::Length => (0x0b, 0x0c, 0x0d),
+            Self::Fragments => (0x0b, 0x55, 0x03),
             Self::Digest => (0x0b, 0x47, 0x05),
         }
     }
@@ -91,7 +101,8 @@ pub(crate) struct WriteTransfer {
     expected: u32,
     /// What the command needs of that, once known.
     wanted: Option<u32>,
-    received: u32,
+    /// The bytes there are, those of the PDU being received included.
+    there: Extents,
     /// Where the current sequence ends.
     burst_end: u32,
     next_data_sn: u32,
@@ -103,6 +114,8 @@ pub(crate) struct WriteTransfer {
     transfer: u16,
     max_burst: u32,
     max_outstanding: u32,
+    /// Within a sequence data comes with rising offsets.
+    in_order: bool,
     /// A digest error: reported once all sequences in flight have ended (RFC 7143 7.8).
     bad_digest: bool,
 }
@@ -122,7 +135,7 @@ impl WriteTransfer {
             phase: Phase::Immediate { announced: announced && immediate < first_burst },
             expected,
             wanted: None,
-            received: immediate,
+            there: Extents::new(immediate),
             burst_end: first_burst,
             next_data_sn: 0,
             requested: immediate,
@@ -130,6 +143,7 @@ impl WriteTransfer {
             transfer: first_transfer,
             max_burst: agreed.max_burst_length,
             max_outstanding: agreed.max_outstanding_r2t,
+            in_order: agreed.data_pdu_in_order,
             bad_digest: false,
         };
         if immediate == 0 {
@@ -138,7 +152,7 @@ impl WriteTransfer {
         transfer
     }
 
-    /// Checks a Data-Out header. The data follows; [`end_pdu`](Self::end_pdu) counts it.
+    /// Checks a Data-Out header and takes note of its data, which follows, up to [`end_pdu`](Self::end_pdu).
     pub(crate) fn check(&mut self, pdu: DataPdu) -> Result<(), DataError> {
         let due = match self.phase {
             Phase::Unsolicited => pdu.transfer.is_none(),
@@ -151,29 +165,35 @@ impl WriteTransfer {
         if pdu.data_sn != self.next_data_sn {
             return Err(DataError::DataSn);
         }
-        if pdu.offset != self.received {
+        let prefix = self.there.prefix();
+        if pdu.offset < prefix || pdu.offset > self.burst_end || self.in_order && pdu.offset != prefix {
             return Err(DataError::Offset);
         }
-        let left = self.burst_end - self.received;
-        if pdu.length > left || pdu.last != (pdu.length == left) {
+        if pdu.length > self.burst_end - pdu.offset {
+            return Err(DataError::Length);
+        }
+        self.there.insert(pdu.offset..pdu.offset + pdu.length).map_err(|misfit| match misfit {
+            Misfit::Overlap => DataError::Offset,
+            Misfit::Fragments => DataError::Fragments,
+        })?;
+        if pdu.last != (self.there.prefix() == self.burst_end) {
             return Err(DataError::Length);
         }
         Ok(())
     }
 
-    /// Counts the data of the PDU that passed `check`.
-    pub(crate) fn end_pdu(&mut self, length: u32, digest_ok: bool) -> Progress {
+    /// The PDU that passed `check` is complete.
+    pub(crate) fn end_pdu(&mut self, digest_ok: bool) -> Progress {
         if self.phase == Phase::Closed {
             return Progress::More;
         }
         self.bad_digest |= !digest_ok;
-        self.received += length;
         self.next_data_sn = self.next_data_sn.wrapping_add(1);
-        if self.received == self.burst_end {
+        if self.there.prefix() == self.burst_end {
             self.next_data_sn = 0;
             if self.phase == Phase::Unsolicited {
                 self.phase = Phase::Solicited;
-                self.requested = self.received;
+                self.requested = self.burst_end;
             } else {
                 self.outstanding -= 1;
                 self.transfer = self.next_transfer(1);
@@ -229,14 +249,14 @@ impl WriteTransfer {
         self.phase == Phase::Closed
     }
 
-    /// Bytes still to come, with those that R2Ts have yet to ask for.
+    /// Bytes still to come, with those that R2Ts have yet to ask for, but without those of the PDU being received.
     pub(crate) fn left(&self) -> u32 {
         let unasked = match self.phase {
             Phase::Immediate { announced: true } | Phase::Unsolicited => self.burst_end,
             Phase::Immediate { announced: false } | Phase::Solicited => 0,
             Phase::Closed => return 0,
         };
-        self.wanted.unwrap_or(0).max(unasked).saturating_sub(self.received)
+        self.wanted.unwrap_or(0).max(unasked).saturating_sub(self.there.count())
     }
 
     /// The name the R2Ts of the next task in this slot start from.
@@ -251,7 +271,7 @@ impl WriteTransfer {
     /// Sets the end of the sequence that answers the oldest R2T.
     fn aim(&mut self) {
         if self.outstanding > 0 {
-            self.burst_end = self.requested.min(self.received.saturating_add(self.max_burst));
+            self.burst_end = self.requested.min(self.there.prefix().saturating_add(self.max_burst));
         }
     }
 
@@ -264,7 +284,7 @@ impl WriteTransfer {
             self.close();
             return Progress::Failed(DataError::Digest);
         }
-        if idle && self.wanted.is_some_and(|wanted| self.received >= wanted) {
+        if idle && self.wanted.is_some_and(|wanted| self.there.prefix() >= wanted) {
             self.close();
             return Progress::Complete;
         }

@@ -2,6 +2,7 @@
 #![allow(dead_code, unreachable_pub, reason = "each test file uses a part")]
 
 pub mod plain;
+pub mod scramble;
 
 use std::collections::HashMap;
 use std::io::IoSlice;
@@ -14,6 +15,7 @@ use lunette_iscsi::target::{
     SessionInfo, SessionType, Settings, TargetRecord, TaskId,
 };
 use lunette_iscsi::{Error, Outbox, Payload, Piece};
+use scramble::Scrambler;
 
 pub const INITIATOR: &str = "iqn.2024-01.example:initiator";
 pub const TARGET: &str = "iqn.2024-01.example:disk";
@@ -373,6 +375,8 @@ pub struct Pair {
     pub messages: Vec<(lunette_iscsi::pdu::AsyncEvent, Vec<u8>)>,
     pub error: Option<Error>,
     pub random: Random,
+    /// To the target, and from it.
+    pub scramblers: Option<[Scrambler; 2]>,
     next_token: u64,
 }
 
@@ -396,8 +400,16 @@ impl Pair {
             messages: Vec::new(),
             error: None,
             random: Random(seed | 1),
+            scramblers: None,
             next_token: 0,
         }
+    }
+
+    /// From now on data comes in any order within its sequences.
+    pub fn scramble(&mut self) {
+        let digests = self.target.accepted.as_ref().unwrap().connection.digests();
+        self.scramblers =
+            Some([3, 5].map(|factor| Scrambler::new(digests, self.random.0.wrapping_mul(factor))));
     }
 
     /// A pair after a login with these parameters of both.
@@ -435,9 +447,15 @@ impl Pair {
     pub fn run(&mut self) {
         let mut idle = 0;
         while idle < 2 {
-            let to_target = drain(&mut self.out, &mut self.payloads, &mut self.random);
+            let mut to_target = drain(&mut self.out, &mut self.payloads, &mut self.random);
+            if let Some([up, _]) = &mut self.scramblers {
+                to_target = up.feed(&to_target);
+            }
             self.target.receive(&to_target);
-            let to_initiator = self.target.send(&mut self.random);
+            let mut to_initiator = self.target.send(&mut self.random);
+            if let Some([_, down]) = &mut self.scramblers {
+                to_initiator = down.feed(&to_initiator);
+            }
             if self.error.is_none() {
                 self.error = self.receive(&to_initiator).err();
             }

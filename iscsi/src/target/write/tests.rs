@@ -16,7 +16,7 @@ fn pdu(transfer: Option<u16>, data_sn: u32, offset: u32, length: u32, last: bool
 
 fn take(write: &mut WriteTransfer, pdu: DataPdu) -> Progress {
     write.check(pdu).unwrap();
-    write.end_pdu(pdu.length, true)
+    write.end_pdu(true)
 }
 
 #[test]
@@ -92,11 +92,19 @@ fn every_wrong_field_is_an_error() {
 
 #[test]
 fn repeated_and_short_sequences() {
-    let mut write = WriteTransfer::new(1000, 0, true, 0, &agreed());
-    assert_eq!(write.check(pdu(None, 0, 0, 900, true)), Err(DataError::Length), "short of FirstBurstLength");
-    take(&mut write, pdu(None, 0, 0, 500, false));
-    assert_eq!(write.check(pdu(None, 0, 0, 500, false)), Err(DataError::DataSn), "repeated");
-    assert_eq!(write.check(pdu(None, 1, 0, 500, true)), Err(DataError::Offset), "repeated offset");
+    let begin = || WriteTransfer::new(1000, 0, true, 0, &agreed());
+    assert_eq!(
+        begin().check(pdu(None, 0, 0, 900, true)),
+        Err(DataError::Length),
+        "short of FirstBurstLength"
+    );
+    for (again, error) in
+        [(pdu(None, 0, 0, 500, false), DataError::DataSn), (pdu(None, 1, 0, 500, true), DataError::Offset)]
+    {
+        let mut write = begin();
+        take(&mut write, pdu(None, 0, 0, 500, false));
+        assert_eq!(write.check(again), Err(error), "repeated");
+    }
 }
 
 #[test]
@@ -106,10 +114,58 @@ fn a_bad_digest_fails_the_command_after_its_sequences() {
     write.next_request();
     write.next_request();
     write.check(pdu(Some(0), 0, 0, 2000, true)).unwrap();
-    assert_eq!(write.end_pdu(2000, false), Progress::More);
+    assert_eq!(write.end_pdu(false), Progress::More);
     assert_eq!(write.next_request(), None, "no further R2T");
     assert_eq!(take(&mut write, pdu(Some(1), 0, 2000, 2000, true)), Progress::Failed(DataError::Digest));
     assert!(write.is_closed());
     let mut immediate = WriteTransfer::new(100, 100, false, 0, &agreed());
     assert_eq!(immediate.end_immediate(false), Progress::Failed(DataError::Digest));
+}
+
+#[test]
+fn data_in_any_order_must_fill_its_sequence() {
+    let any_order = Parameters { data_pdu_in_order: false, ..agreed() };
+    let begin = || {
+        let mut write = WriteTransfer::new(5000, 200, true, 0, &any_order);
+        write.end_immediate(true);
+        write.want(5000);
+        write
+    };
+    let mut write = begin();
+    assert_eq!(take(&mut write, pdu(None, 0, 600, 400, false)), Progress::More);
+    assert_eq!(write.left(), 4400);
+    assert_eq!(take(&mut write, pdu(None, 1, 300, 0, false)), Progress::More, "no data is anywhere");
+    assert_eq!(take(&mut write, pdu(None, 2, 200, 400, true)), Progress::More);
+    for _ in 0..2 {
+        assert!(write.next_request().is_some());
+    }
+    assert_eq!(take(&mut write, pdu(Some(0), 0, 2000, 1000, false)), Progress::More);
+    assert_eq!(take(&mut write, pdu(Some(0), 1, 1000, 500, false)), Progress::More);
+    assert_eq!(take(&mut write, pdu(Some(0), 2, 1500, 500, true)), Progress::More);
+    assert_eq!(take(&mut write, pdu(Some(1), 0, 3000, 2000, true)), Progress::Complete);
+    for (bad, error) in [
+        (pdu(None, 1, 100, 100, false), DataError::Offset),
+        (pdu(None, 1, 500, 200, false), DataError::Offset),
+        (pdu(None, 1, 599, 1, true), DataError::Length),
+        (pdu(None, 1, 200, 400, false), DataError::Length),
+        (pdu(None, 1, 900, 101, false), DataError::Length),
+        (pdu(None, 1, 900, u32::MAX, true), DataError::Length),
+        (pdu(None, 1, 1001, 0, false), DataError::Offset),
+        (pdu(None, 1, u32::MAX, 1, false), DataError::Offset),
+        (pdu(None, 2, 200, 400, true), DataError::DataSn),
+    ] {
+        let mut write = begin();
+        take(&mut write, pdu(None, 0, 600, 400, false));
+        assert_eq!(write.check(bad), Err(error), "{bad:?}");
+    }
+}
+
+#[test]
+fn gaps_are_bounded() {
+    let any_order = Parameters { data_pdu_in_order: false, ..agreed() };
+    let mut write = WriteTransfer::new(1000, 0, true, 0, &any_order);
+    for data_sn in 0..crate::limits::MAX_EXTENTS as u32 {
+        take(&mut write, pdu(None, data_sn, 2 * data_sn + 1, 1, false));
+    }
+    assert_eq!(write.check(pdu(None, 128, 900, 1, false)), Err(DataError::Fragments));
 }
