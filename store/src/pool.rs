@@ -11,6 +11,13 @@ pub const SIZES: [usize; 5] = [4 << 10, 16 << 10, 64 << 10, 256 << 10, 1 << 20];
 /// The longest single buffer, in bytes.
 pub const LARGEST: usize = SIZES[SIZES.len() - 1];
 
+/// Bytes that buffers for `length` bytes occupy.
+pub fn footprint(length: usize) -> usize {
+    let rest = length % LARGEST;
+    let last = if rest == 0 { 0 } else { SIZES.into_iter().find(|size| rest <= *size).unwrap_or(LARGEST) };
+    length - rest + last
+}
+
 /// Hands out buffers and takes them back. Clones share the same buffers.
 ///
 /// The bytes of a buffer are whatever its last user left there, who may have served somebody else: never send more of it
@@ -206,6 +213,17 @@ mod tests {
     }
 
     #[test]
+    fn buffers_occupy_what_is_told() {
+        for length in
+            [0, 1, 4096, 4097, 65536, 65537, LARGEST - 1, LARGEST, LARGEST + 1, 5 * LARGEST + 70_000]
+        {
+            let (pool, mut list) = (Pool::new(1 << 30, 0), BufList::default());
+            assert!(pool.fill(&mut list, length));
+            assert_eq!(pool.in_use(), footprint(length), "{length}");
+        }
+    }
+
+    #[test]
     fn buffers_are_used_again_up_to_the_bound() {
         let pool = Pool::new(1 << 20, 8 << 10);
         let three: Vec<_> = (0..3).map(|_| pool.take(4096).unwrap()).collect();
@@ -226,6 +244,7 @@ mod tests {
         assert!(pool.fill(&mut list, (2 << 20) + 5));
         assert_eq!(list.sg().len(), (2 << 20) + 5);
         let in_use = pool.in_use();
+        assert_eq!(in_use, footprint((2 << 20) + 5));
         assert!(!pool.fill(&mut list, 1 << 20));
         assert_eq!((list.sg().len(), pool.in_use()), ((2 << 20) + 5, in_use));
         assert_eq!(list.sg().copy_in((1 << 20) - 2, b"across"), 6);

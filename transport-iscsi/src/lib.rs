@@ -31,6 +31,7 @@
 
 mod access;
 mod advertise;
+mod budget;
 mod connection;
 mod entity;
 mod error;

@@ -11,6 +11,12 @@ pub const MAX_TRANSFER: u64 = 32 << 20;
 pub const CONNECTION_BUFFERS: usize = 32 << 20;
 /// Bytes of buffers on one reactor. Commands beyond wait; one whose data comes unasked is answered BUSY.
 pub const REACTOR_BUFFERS: usize = 256 << 20;
+/// Bytes of those that the sessions share: none takes more than it leaves to others.
+pub const SHARED_BUFFERS: usize = 224 << 20;
+/// Bytes of those that data without R2T may take.
+pub const UNSOLICITED_BUFFERS: usize = 160 << 20;
+/// Bytes of buffers that a session gets even if others have taken all of the shared ones.
+pub const LEAST_SHARE: usize = 64 << 10;
 /// Bytes of buffers that one reactor keeps when nobody uses them.
 pub const REACTOR_BUFFERS_KEPT: usize = 32 << 20;
 

@@ -1,5 +1,6 @@
 //! What the connections of one reactor share.
 
+use crate::budget::Budget;
 use crate::connection::{Connection, Token};
 use crate::limits::{REACTOR_BUFFERS, REACTOR_BUFFERS_KEPT, RECEIVE};
 use lunette_store::pool::Pool;
@@ -17,6 +18,8 @@ pub(crate) struct Place {
 
 pub(crate) struct Local {
     pub(crate) pool: Pool,
+    /// Who has how much of that.
+    pub(crate) budget: Rc<Budget>,
     /// What has just been received, before it is parsed.
     pub(crate) receive: RefCell<Vec<u8>>,
     connections: RefCell<HashMap<u64, Rc<Connection>>>,
@@ -30,6 +33,7 @@ impl Local {
         local_or_insert(cx, |_| {
             Rc::new(Self {
                 pool,
+                budget: Rc::default(),
                 receive: RefCell::new(vec![0; RECEIVE]),
                 connections: RefCell::default(),
                 hungry: RefCell::default(),

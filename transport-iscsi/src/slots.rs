@@ -1,5 +1,6 @@
 //! The commands of a connection, from their arrival until the last byte of their data is sent.
 
+use crate::budget::Held;
 use lunette_engine as engine;
 use lunette_iscsi::target::{Command, TaskId};
 use lunette_scsi::{Cdb, Lun, TaskAttribute};
@@ -104,8 +105,8 @@ pub(crate) struct Slot {
     pub(crate) wanted_in: u32,
     pub(crate) data_out: BufList,
     pub(crate) data_in: BufList,
-    /// Bytes counted against the connection's limit.
-    pub(crate) charged: usize,
+    /// Bytes that its buffers count in the session's share.
+    pub(crate) held: Held,
     used: bool,
 }
 
@@ -129,7 +130,7 @@ impl Slots {
                 wanted_in: 0,
                 data_out: BufList::default(),
                 data_in: BufList::default(),
-                charged: 0,
+                held: Held::default(),
                 used: true,
             });
             return SlotId { index: self.slots.len() as u32 - 1, generation: 0 };
@@ -149,9 +150,9 @@ impl Slots {
         self.slots.get_mut(id.index as usize).filter(|slot| slot.used && slot.generation == id.generation)
     }
 
-    /// Frees a slot and its buffers. Returns what it was charged with.
-    pub(crate) fn remove(&mut self, id: SlotId) -> usize {
-        let Some(slot) = self.get_mut(id) else { return 0 };
+    /// Frees a slot and its buffers. Returns what these counted.
+    pub(crate) fn remove(&mut self, id: SlotId) -> Held {
+        let Some(slot) = self.get_mut(id) else { return Held::default() };
         slot.generation = slot.generation.wrapping_add(1);
         slot.used = false;
         slot.task = None;
@@ -160,9 +161,9 @@ impl Slots {
         slot.wanted_in = 0;
         slot.data_out.clear();
         slot.data_in.clear();
-        let charged = std::mem::take(&mut slot.charged);
+        let held = std::mem::take(&mut slot.held);
         self.free.push(id.index);
-        charged
+        held
     }
 
     /// The commands in use.

@@ -1,5 +1,6 @@
 //! The full-feature phase of a connection: commands, from their arrival to their response.
 
+use crate::budget::{Budget, Held, Share};
 use crate::limits::{CONNECTION_BUFFERS, DIRECT_RECEIVE, MAX_TRANSFER};
 use crate::local::Local;
 use crate::memory;
@@ -8,14 +9,13 @@ use lunette_engine::{self as engine, Admission, CommandFrame, Completion, Outcom
 use lunette_iscsi::target::{self, Accepted, Directory, Event, Residual, Response, TaskId};
 use lunette_iscsi::{Error, Outbox, Payload};
 use lunette_scsi::{AdditionalSense, Sense, SenseBytes, SenseFormat, SenseKey, Status};
-use lunette_store::{Cx, Sg, SinkId};
+use lunette_store::{Cx, Sg, SinkId, pool};
 use std::collections::VecDeque;
 use std::io::IoSlice;
+use std::rc::Rc;
 
 /// Most runs of bytes in the data-in of a command.
-const RUNS: usize = (MAX_TRANSFER as usize).div_ceil(lunette_store::pool::LARGEST);
-/// What a buffer counts at least, in bytes.
-const LEAST_CHARGE: usize = lunette_store::pool::SIZES[0];
+const RUNS: usize = (MAX_TRANSFER as usize).div_ceil(pool::LARGEST);
 
 /// What surrounds a connection while it works.
 pub(crate) struct Env<'a> {
@@ -43,14 +43,14 @@ pub(crate) struct FullFeature {
     by_task: Vec<SlotId>,
     /// Commands that wait for buffers, in their order.
     hungry: VecDeque<SlotId>,
-    charged: usize,
+    share: Share,
     /// How often data-out has come.
     payloads: u64,
     pub(super) managements: super::manage::Managements,
 }
 
 impl FullFeature {
-    pub(crate) fn new(accepted: Accepted, nexus: Option<engine::Session>) -> Self {
+    pub(crate) fn new(accepted: Accepted, nexus: Option<engine::Session>, budget: &Rc<Budget>) -> Self {
         let Accepted { connection: machine, session } = accepted;
         let by_task = vec![SlotId::NONE; session.slots()];
         Self {
@@ -60,7 +60,7 @@ impl FullFeature {
             slots: Slots::default(),
             by_task,
             hungry: VecDeque::new(),
-            charged: 0,
+            share: Share::of(budget),
             payloads: 0,
             managements: super::manage::Managements::default(),
         }
@@ -237,21 +237,24 @@ impl FullFeature {
         let Some(slot) = self.slots.get_mut(id) else { return true };
         let more_out = (slot.wanted_out as usize).saturating_sub(slot.data_out.sg().len() as usize);
         let wanted_in = slot.wanted_in as usize;
-        let charge = more_out.next_multiple_of(LEAST_CHARGE) + wanted_in.next_multiple_of(LEAST_CHARGE);
-        if charge > 0 && self.charged > 0 && self.charged + charge > CONNECTION_BUFFERS {
+        let wants = pool::footprint(more_out) + pool::footprint(wanted_in);
+        let has = self.share.held().solicited;
+        if wants > 0 && has > 0 && has + wants > CONNECTION_BUFFERS {
             return false;
         }
-        if !env.local.pool.fill(&mut slot.data_in, wanted_in) {
+        if !self.share.take(wants) {
             env.local.is_hungry(env.sink);
             return false;
         }
-        if !env.local.pool.fill(&mut slot.data_out, more_out) {
+        slot.held.solicited = wants;
+        let pool = &env.local.pool;
+        if !pool.fill(&mut slot.data_in, wanted_in) || !pool.fill(&mut slot.data_out, more_out) {
             slot.data_in.clear();
+            slot.held.solicited = 0;
+            self.share.give_back(Held { solicited: wants, unsolicited: 0 });
             env.local.is_hungry(env.sink);
             return false;
         }
-        slot.charged = charge;
-        self.charged += charge;
         self.gather(id, env);
         true
     }
@@ -259,6 +262,14 @@ impl FullFeature {
     fn fill_data_out(&mut self, id: SlotId, length: u32, local: &Local) -> bool {
         let Some(slot) = self.slots.get_mut(id) else { return true };
         let missing = (length as usize).saturating_sub(slot.data_out.sg().len() as usize);
+        if missing == 0 {
+            return true;
+        }
+        let wants = pool::footprint(missing);
+        if !self.share.take_unsolicited(wants) {
+            return false;
+        }
+        slot.held.unsolicited += wants;
         local.pool.fill(&mut slot.data_out, missing)
     }
 
@@ -343,7 +354,7 @@ impl FullFeature {
     }
 
     fn free(&mut self, id: SlotId) {
-        self.charged -= self.slots.remove(id);
+        self.share.give_back(self.slots.remove(id));
     }
 
     fn busy(&mut self, id: SlotId, env: &mut Env<'_>) {
@@ -364,6 +375,7 @@ impl FullFeature {
         slot.task = None;
         slot.outcome = Some(outcome);
         slot.data_out.clear();
+        self.share.give_back(std::mem::take(&mut slot.held));
     }
 
     fn respond(&mut self, id: SlotId, outcome: &Outcome, env: &mut Env<'_>) {

@@ -233,7 +233,7 @@ impl Connection {
                 );
             }
         }
-        state.phase = Phase::FullFeature(Box::new(FullFeature::new(accepted, nexus)));
+        state.phase = Phase::FullFeature(Box::new(FullFeature::new(accepted, nexus, &self.local.budget)));
         cx.cancel(self.id(Token::TICK));
         cx.timer(self.portal.entity.options.idle_time, self.id(Token::TICK));
     }

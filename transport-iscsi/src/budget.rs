@@ -1,0 +1,136 @@
+//! Bytes of buffers that the sessions of one reactor share.
+
+use crate::limits::{LEAST_SHARE, SHARED_BUFFERS, UNSOLICITED_BUFFERS};
+use std::cell::Cell;
+use std::rc::Rc;
+
+/// What all sessions of a reactor have together.
+#[derive(Default, Debug)]
+pub(crate) struct Budget {
+    all: Cell<usize>,
+    unsolicited: Cell<usize>,
+}
+
+/// What one session has. It gets no more than it leaves to others, but always a little.
+#[derive(Debug)]
+pub(crate) struct Share {
+    budget: Rc<Budget>,
+    mine: Held,
+}
+
+/// Bytes of buffers that somebody has.
+#[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
+pub(crate) struct Held {
+    /// For data-in, and for data-out that is asked for.
+    pub(crate) solicited: usize,
+    /// For data-out that comes without being asked for.
+    pub(crate) unsolicited: usize,
+}
+
+impl Share {
+    pub(crate) fn of(budget: &Rc<Budget>) -> Self {
+        Self { budget: budget.clone(), mine: Held::default() }
+    }
+
+    /// What it has.
+    pub(crate) fn held(&self) -> Held {
+        self.mine
+    }
+
+    /// Takes so much for data-in and for data-out that is asked for, if there is room.
+    pub(crate) fn take(&mut self, bytes: usize) -> bool {
+        let fits = self.fits(bytes);
+        if fits {
+            self.mine.solicited += bytes;
+            self.budget.all.update(|all| all + bytes);
+        }
+        fits
+    }
+
+    /// The same for data-out that comes unasked, of which there is never so much that nothing else finds room: commands
+    /// that have a part of their data would wait for one another for ever.
+    pub(crate) fn take_unsolicited(&mut self, bytes: usize) -> bool {
+        let unsolicited = self.budget.unsolicited.get() + bytes;
+        let little = self.mine.unsolicited + bytes <= LEAST_SHARE;
+        let fits = self.fits(bytes) && (little || unsolicited <= UNSOLICITED_BUFFERS);
+        if fits {
+            self.mine.unsolicited += bytes;
+            self.budget.unsolicited.set(unsolicited);
+            self.budget.all.update(|all| all + bytes);
+        }
+        fits
+    }
+
+    pub(crate) fn give_back(&mut self, held: Held) {
+        self.mine.solicited -= held.solicited;
+        self.mine.unsolicited -= held.unsolicited;
+        self.budget.unsolicited.update(|unsolicited| unsolicited - held.unsolicited);
+        self.budget.all.update(|all| all - held.solicited - held.unsolicited);
+    }
+
+    fn fits(&self, bytes: usize) -> bool {
+        let mine = self.mine.solicited + self.mine.unsolicited + bytes;
+        mine <= LEAST_SHARE || mine <= SHARED_BUFFERS.saturating_sub(self.budget.all.get() + bytes)
+    }
+}
+
+impl Drop for Share {
+    fn drop(&mut self) {
+        self.give_back(self.mine);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MIB: usize = 1 << 20;
+
+    #[test]
+    fn a_session_takes_no_more_than_it_leaves() {
+        let budget = Rc::default();
+        let mut first = Share::of(&budget);
+        assert!(!first.take(SHARED_BUFFERS / 2 + 1));
+        assert!(first.take(SHARED_BUFFERS / 2));
+        assert!(!first.take(1));
+        let mut second = Share::of(&budget);
+        assert!(!second.take(SHARED_BUFFERS / 4 + 1));
+        assert!(second.take_unsolicited(SHARED_BUFFERS / 4));
+        assert_eq!(second.held(), Held { solicited: 0, unsolicited: SHARED_BUFFERS / 4 });
+        first.give_back(Held { solicited: MIB, unsolicited: 0 });
+        assert!(!first.take(1), "it has more than is left");
+        assert!(second.take(MIB / 2));
+        drop(first);
+        assert!(second.take(MIB));
+        drop(second);
+        assert_eq!((budget.all.get(), budget.unsolicited.get()), (0, 0));
+    }
+
+    #[test]
+    fn every_session_gets_a_little() {
+        let budget = Rc::default();
+        let mut greedy: Vec<_> = (0..100).map(|_| Share::of(&budget)).collect();
+        for share in &mut greedy {
+            while share.take(4096) {}
+        }
+        assert!(budget.all.get() >= SHARED_BUFFERS);
+        let mut late = Share::of(&budget);
+        assert!(late.take(LEAST_SHARE / 2) && late.take_unsolicited(LEAST_SHARE / 2));
+        assert!(!late.take(1) && !late.take_unsolicited(1));
+    }
+
+    #[test]
+    fn what_comes_unasked_leaves_room_for_the_rest() {
+        let budget = Rc::default();
+        let mut greedy: Vec<_> = (0..100).map(|_| Share::of(&budget)).collect();
+        for share in &mut greedy {
+            while share.take_unsolicited(MIB / 4) {}
+        }
+        assert_eq!(budget.unsolicited.get(), UNSOLICITED_BUFFERS);
+        let mut late = Share::of(&budget);
+        assert!(late.take(8 * MIB));
+        assert!(!late.take_unsolicited(MIB / 4));
+        late.give_back(Held { solicited: 8 * MIB, unsolicited: 0 });
+        assert!(late.take_unsolicited(LEAST_SHARE));
+    }
+}
