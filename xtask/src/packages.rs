@@ -19,6 +19,7 @@ pub(crate) const FOR_TESTS: &[&str] = &[
     "libvirt-clients",
     "libvirt-daemon-driver-qemu",
     "libxml2-utils",
+    "multipath-tools",
     "open-iscsi",
     "qemu-block-extra",
     "qemu-system-x86",
@@ -26,6 +27,7 @@ pub(crate) const FOR_TESTS: &[&str] = &[
     "sg3-utils",
     "strace",
     "systemd",
+    "udev",
     "user-mode-linux",
     "xz-utils",
 ];
