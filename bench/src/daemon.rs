@@ -51,9 +51,13 @@ impl Daemon {
         self.home.path().join(name)
     }
 
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
     /// The CPU time that it and others have used so far.
     pub(crate) fn usage(&self) -> Result<Usage> {
-        Usage::now(self.child.id())
+        Usage::now(self.pid())
     }
 
     /// Waits until `ready` holds.

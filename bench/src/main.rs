@@ -61,6 +61,9 @@ struct Arguments {
     /// Serve a store that does nothing at this vhost-user socket: the daemon of `ring`.
     #[arg(long, hide = true)]
     serve_null: Option<PathBuf>,
+    /// Exchange bytes as this says: the contender of `iscsi` that is no target.
+    #[arg(long, hide = true)]
+    serve_ping_pong: Option<iscsi::Exchange>,
     /// Fail if a claim does not hold.
     #[arg(long)]
     check: bool,
@@ -87,13 +90,13 @@ enum Benchmark {
     Options,
     /// Instructions that a READ or WRITE takes from ring to ring.
     Instructions,
-    /// iSCSI against tgt.
+    /// iSCSI against tgt and a bare exchange over TCP, and the system calls that it takes.
     Iscsi,
 }
 
 impl Benchmark {
-    fn run(self, settings: &Settings) -> Result<Section> {
-        match self {
+    fn run(self, settings: &Settings) -> Result<Vec<Section>> {
+        let section = match self {
             Self::PageCache => vhost_user::page_cache(settings),
             Self::Memory => vhost_user::memory(settings),
             Self::DirectIo => vhost_user::direct_io(settings),
@@ -102,8 +105,9 @@ impl Benchmark {
             Self::Ring => vhost_user::ring(settings),
             Self::Options => vhost_user::options(settings),
             Self::Instructions => instructions::measure(settings),
-            Self::Iscsi => iscsi::compare(settings),
-        }
+            Self::Iscsi => return Ok(vec![iscsi::compare(settings)?, iscsi::count_calls(settings)?]),
+        };
+        Ok(vec![section?])
     }
 }
 
@@ -145,6 +149,9 @@ fn main() -> Result<()> {
     if let Some(socket) = &arguments.serve_null {
         return null::serve(socket, &arguments.poll);
     }
+    if let Some(exchange) = &arguments.serve_ping_pong {
+        return iscsi::serve_ping_pong(exchange);
+    }
     let settings = arguments.settings()?;
     let chosen = match &arguments.benchmarks[..] {
         [] => Benchmark::value_variants(),
@@ -152,8 +159,7 @@ fn main() -> Result<()> {
     };
     let mut sections = Vec::new();
     for benchmark in chosen {
-        let section = benchmark.run(&settings)?;
-        if !section.is_empty() {
+        for section in benchmark.run(&settings)?.into_iter().filter(|section| !section.is_empty()) {
             println!("{}", section.markdown());
             sections.push(section);
         }

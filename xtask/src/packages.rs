@@ -33,7 +33,8 @@ pub(crate) const FOR_TESTS: &[&str] = &[
 ];
 
 /// What the benchmarks need.
-pub(crate) const FOR_BENCHMARKS: &[&str] = &["fio", "libiscsi-bin", "qemu-system-common", "tgt", "valgrind"];
+pub(crate) const FOR_BENCHMARKS: &[&str] =
+    &["fio", "libiscsi-bin", "qemu-system-common", "strace", "tgt", "valgrind"];
 
 /// Installs what is missing, saying so.
 pub(crate) fn install(packages: &[&str]) -> Result<()> {

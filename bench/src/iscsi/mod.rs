@@ -1,167 +1,231 @@
-//! iSCSI: lunette against tgt, each with a logical unit in memory, over loopback TCP.
+//! iSCSI: lunette against tgt, each with a logical unit in memory, over loopback TCP; and against a bare exchange of as
+//! many bytes.
 
+mod bundle;
+mod calls;
+mod perf;
+mod ping_pong;
 mod session;
+mod stream;
 mod tgt;
-
-use std::net::{Ipv4Addr, SocketAddr, TcpListener};
-use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
 
 use crate::daemon::Daemon;
 use crate::load::pattern::BLOCK;
-use crate::load::workload::{Access, Direction, Workload};
+use crate::load::workload::{Direction, Workload};
 use crate::load::{self, Sample};
-use crate::peers::installed;
+use crate::lunette::Lunette;
 use crate::report::{Bar, Measure, Others, Section};
 use crate::run::{Cell, Contender, Settings, Tally};
-use session::Session;
+use bundle::Bundle;
+use session::{Session, Way};
 use tgt::Tgt;
+
+pub(crate) use calls::count as count_calls;
+use ping_pong::Batching;
+pub(crate) use ping_pong::{Exchange, serve as serve_ping_pong};
+
+/// Names of contenders.
+const LUNETTE: &str = "lunette";
+const TGT: &str = "tgt";
+const PING_PONG: &str = "ping-pong";
+const SINGLY: &str = "ping-pong, singly";
 
 /// Bytes of each logical unit.
 const SIZE: u64 = 256 << 20;
 const LUNETTE_TARGET: &str = "iqn.2026-11.dev.lunette:default";
-/// Size and depth of the writes that fill a logical unit.
+/// Size of the writes that fill a logical unit, and how many slots they need.
 const FILL: usize = 128 << 10;
+const FILL_SLOTS: usize = 4;
 
-/// A workload and who makes it.
+/// A workload, who makes it and how.
 #[derive(Clone, Copy)]
 struct IscsiCell {
+    /// That of each connection.
     workload: Workload,
+    connections: usize,
+    digests: bool,
     /// Made by libiscsi's iscsi-perf, which cannot check data and shows no latencies.
     foreign: bool,
 }
 
+impl IscsiCell {
+    const fn new(workload: Workload) -> Self {
+        Self { workload, connections: 1, digests: false, foreign: false }
+    }
+
+    /// What all connections together do.
+    fn whole(&self) -> Workload {
+        Workload { depth: self.workload.depth * self.connections, ..self.workload }
+    }
+
+    fn is_bare(&self) -> bool {
+        !self.digests && !self.foreign
+    }
+}
+
 impl Cell for IscsiCell {
     fn name(&self) -> String {
+        let connections = match self.connections {
+            1 => String::new(),
+            count => format!(", {count} connections"),
+        };
+        let digests = if self.digests { ", digests" } else { "" };
         let by = if self.foreign { ", iscsi-perf" } else { "" };
-        format!("{}{by}", self.workload)
+        format!("{}{connections}{digests}{by}", self.workload)
     }
+}
+
+/// The cells of our own load generator without digests.
+fn bare_cells() -> Vec<IscsiCell> {
+    let mut cells = Vec::new();
+    for direction in [Direction::Read, Direction::Write] {
+        for (depth, connections) in [(1, 1), (32, 1), (32, 4)] {
+            let workload = Workload::random(direction, 4 << 10, depth);
+            cells.push(IscsiCell { connections, ..IscsiCell::new(workload) });
+        }
+        cells.push(IscsiCell::new(Workload::sequential(direction, 128 << 10, 8)));
+    }
+    cells
 }
 
 fn cells() -> Vec<IscsiCell> {
-    use Direction::{Read, Write};
-    let own = [
-        Workload::random(Read, 4 << 10, 1),
-        Workload::random(Read, 4 << 10, 32),
-        Workload::random(Write, 4 << 10, 1),
-        Workload::random(Write, 4 << 10, 32),
-        Workload::sequential(Read, 128 << 10, 8),
-        Workload::sequential(Write, 128 << 10, 8),
-    ];
-    let foreign = [Workload::random(Read, 4 << 10, 1), Workload::random(Read, 4 << 10, 32)];
-    let own = own.map(|workload| IscsiCell { workload, foreign: false });
-    own.into_iter().chain(foreign.map(|workload| IscsiCell { workload, foreign: true })).collect()
+    let foreign = [1, 32].map(|depth| IscsiCell {
+        foreign: true,
+        ..IscsiCell::new(Workload::random(Direction::Read, 4 << 10, depth))
+    });
+    let with_digests = |cell| [cell, IscsiCell { digests: true, ..cell }];
+    bare_cells().into_iter().flat_map(with_digests).chain(foreign).collect()
 }
 
-/// Where a logical unit is found.
-struct Unit {
-    portal: SocketAddr,
-    target: &'static str,
-    lun: u8,
+/// What is to be had here.
+struct Targets<'a> {
+    settings: &'a Settings,
+    lunette: Option<Lunette>,
+    tgt: Tgt,
+    unit: String,
 }
 
-impl Unit {
-    /// On a free port of the loopback interface.
-    fn new(target: &'static str, lun: u8) -> Result<Self> {
-        let portal = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?;
-        Ok(Self { portal, target, lun })
+impl<'a> Targets<'a> {
+    fn find(settings: &'a Settings) -> Result<Self> {
+        let unit = format!("disk:ram:{}M,w", SIZE >> 20);
+        Ok(Self { settings, lunette: settings.lunette(), tgt: Tgt::find()?, unit })
     }
 
-    /// One run against the daemon that serves this unit.
-    fn measure(&self, daemon: &Daemon, cell: &IscsiCell, settings: &Settings) -> Result<Sample> {
-        let workload = &cell.workload;
-        let room = workload.size.max(FILL);
-        let mut session = Session::login(self.portal, self.target, self.lun, workload.depth.max(4), room)?;
-        let capacity = load::prepare(&mut session)?;
-        ensure!(capacity == SIZE / BLOCK as u64, "the logical unit has {capacity} blocks");
-        load::fill(&mut session, capacity, (FILL / BLOCK) as u32, settings.generation())
-            .context("filling the disk")?;
-        if cell.foreign {
-            return self.iscsi_perf(daemon, workload, settings);
+    fn serve_lunette(&self, lunette: &Lunette) -> Result<Served> {
+        let way = Way::on_free_port(LUNETTE_TARGET, 0)?;
+        let portal = way.portal.to_string();
+        Ok(Served { daemon: lunette.serve(self.settings, &["--lu", &self.unit, "--iscsi", &portal])?, way })
+    }
+
+    fn serve_tgt(&self) -> Result<Served> {
+        let way = Way::on_free_port(Tgt::TARGET, Tgt::LUN)?;
+        Ok(Served { daemon: self.tgt.serve(self.settings, way.portal, SIZE)?, way })
+    }
+}
+
+/// A daemon with a logical unit.
+struct Served {
+    daemon: Daemon,
+    way: Way,
+}
+
+impl Served {
+    /// Logs in and fills the disk.
+    fn log_in(&self, cell: &IscsiCell, settings: &Settings) -> Result<Bundle<Session>> {
+        let slots = cell.workload.depth.max(FILL_SLOTS);
+        let connect = |number: usize| -> Result<_> {
+            let size = cell.workload.size;
+            let session = Session::login(&self.way, number as u8, cell.digests, slots, size.max(FILL), size)?;
+            let mut session = Bundle::new(session);
+            let capacity = load::prepare(&mut session)?;
+            ensure!(capacity == SIZE / BLOCK as u64, "the logical unit has {capacity} blocks");
+            Ok(session)
+        };
+        let mut all = connect(0)?;
+        for number in 1..cell.connections {
+            all.join(connect(number)?);
         }
-        load::measure(&mut session, capacity, workload, settings.span(), settings.generation(), || {
-            daemon.usage()
+        load::fill(&mut all, SIZE / BLOCK as u64, (FILL / BLOCK) as u32, settings.generation())
+            .context("filling the disk")?;
+        Ok(all)
+    }
+
+    fn measure(&self, cell: &IscsiCell, settings: &Settings) -> Result<Sample> {
+        let mut session = self.log_in(cell, settings)?;
+        if cell.foreign {
+            return perf::measure(&self.daemon, &self.way, &cell.workload, settings);
+        }
+        let (capacity, generation) = (SIZE / BLOCK as u64, settings.generation());
+        load::measure(&mut session, capacity, &cell.whole(), settings.span(), generation, || {
+            self.daemon.usage()
         })
     }
-
-    fn iscsi_perf(&self, daemon: &Daemon, workload: &Workload, settings: &Settings) -> Result<Sample> {
-        let program = installed("iscsi-perf", "libiscsi-bin")?;
-        let seconds = settings.seconds.ceil().max(1.0);
-        let mut command = Command::new(program);
-        command.args(["-m", &workload.depth.to_string(), "-b", &workload.blocks().to_string()]);
-        command.args(["-t", &seconds.to_string()]);
-        if workload.access == Access::Random {
-            command.arg("-r");
-        }
-        command.arg(format!("iscsi://{}/{}/{}", self.portal, self.target, self.lun));
-        let before = daemon.usage()?;
-        let output = command.output()?;
-        let cpu = daemon.usage()?.daemon_since(&before);
-        let said = String::from_utf8_lossy(&output.stdout);
-        ensure!(output.status.success(), "iscsi-perf failed: {}", String::from_utf8_lossy(&output.stderr));
-        let iops = last_average(&said).with_context(|| format!("iscsi-perf gives no average: {said}"))?;
-        let none = std::time::Duration::ZERO;
-        // Its own process would count among the others.
-        Ok(Sample { iops, cpu: cpu.div_f64(iops * seconds), guest: none, others: 0.0, p50: none, p99: none })
-    }
 }
 
-/// The last average that iscsi-perf has printed.
-fn last_average(output: &str) -> Option<f64> {
-    let (_, rest) = output.rsplit_once("iops average ")?;
-    rest.split_whitespace().next()?.parse().ok().filter(|&iops| iops > 0.0)
-}
-
-/// Compares with tgt.
+/// Compares with tgt and with the bare exchange.
 pub(crate) fn compare(settings: &Settings) -> Result<Section> {
-    let tgt = Tgt::find()?;
-    let unit = format!("disk:ram:{}M,w", SIZE >> 20);
-    let lunette = settings.lunette();
+    let targets = Targets::find(settings)?;
     let mut contenders: Vec<Contender<'_, IscsiCell>> = Vec::new();
-    if let Some(lunette) = &lunette {
-        contenders.push(Contender::new("lunette", |cell| {
-            let place = Unit::new(LUNETTE_TARGET, 0)?;
-            let daemon = lunette.serve(settings, &["--lu", &unit, "--iscsi", &place.portal.to_string()])?;
-            place.measure(&daemon, cell, settings)
+    if let Some(lunette) = &targets.lunette {
+        let run = |cell: &IscsiCell| targets.serve_lunette(lunette)?.measure(cell, settings);
+        contenders.push(Contender::new(LUNETTE, run));
+    }
+    contenders.push(Contender::new(TGT, |cell| targets.serve_tgt()?.measure(cell, settings)));
+    for (name, batching) in [(PING_PONG, Batching::AsReceived), (SINGLY, Batching::Singly)] {
+        let run = move |cell: &IscsiCell| {
+            ping_pong::measure(&cell.whole(), cell.connections, batching, SIZE, settings)
+        };
+        contenders.push(Contender::new(name, run).only(match batching {
+            Batching::AsReceived => IscsiCell::is_bare,
+            Batching::Singly => |cell| cell.is_bare() && cell.workload.depth > 1,
         }));
     }
-    contenders.push(Contender::new("tgt", |cell| {
-        let place = Unit::new(Tgt::TARGET, Tgt::LUN)?;
-        let daemon = tgt.serve(settings, place.portal, SIZE)?;
-        place.measure(&daemon, cell, settings)
-    }));
     let tally = Tally::of(settings, &cells(), &mut contenders)?;
 
     let mut section = Section::new("iSCSI: against tgt", settings)?;
     section.fact(format!(
-        "A logical unit of {} MiB in memory each; one session, one connection over loopback TCP, no digests.",
+        "A logical unit of {} MiB in memory each; one session for each connection over loopback TCP, all in one thread of \
+         the load generator. \"digests\": CRC32C over headers and data, which both sides make and check.",
         SIZE >> 20
     ));
     section.fact(format!(
         "tgt {}: `tgtd --foreground`, a file in /dev/shm, default backing store",
-        tgt.version()?
+        targets.tgt.version()?
     ));
-    if let Some(lunette) = &lunette {
-        section.fact(format!("`{}`", lunette.shown(settings, &format!("--lu {unit} --iscsi PORTAL"))));
+    section.fact(
+        "ping-pong: no target, but a process of one thread that exchanges as many bytes, 48 for a header and those of the \
+         data, over TCP with TCP_NODELAY. It knows nothing but two lengths: it answers whatever one receive has brought by \
+         one send, from memory that never changes, looks at nothing and keeps nothing, and waits in the receive, or in \
+         poll(2) if there are several connections. Its client does as little. With digests, the claim is about the \
+         exchange without. \"singly\": it receives and answers one request after the other."
+            .to_owned(),
+    );
+    if let Some(lunette) = &targets.lunette {
+        let exports = format!("--lu {} --iscsi PORTAL", targets.unit);
+        section.fact(format!("`{}`", lunette.shown(settings, &exports)));
     }
     section.table(&tally, Others::Peers);
-    for row in ["4k random read QD32", "4k random read QD32, iscsi-perf"] {
-        section.claim(&tally, row, "tgt", Measure::Iops, Bar::AtLeast(2.0))?;
-    }
+    claim(&mut section, &tally)?;
     Ok(section)
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_average_is_read_from_what_iscsi_perf_prints() {
-        let output = "lba 4, iops current 7 (0 MB/s), iops average 12 (0 MB/s)\r\
-                      iops average 15606 (60 MB/s)      \nfinished.\n";
-        assert_eq!(last_average(output), Some(15606.0));
-        assert_eq!(last_average("iops average 0 (0 MB/s)"), None);
-        assert_eq!(last_average(""), None);
+fn claim(section: &mut Section, tally: &Tally) -> Result<()> {
+    for bare in bare_cells() {
+        let times = match (bare.workload.size, bare.workload.depth) {
+            (4096, 1) => 2.5,
+            (4096, _) => 6.0,
+            _ => 1.6,
+        };
+        for digests in [false, true] {
+            let row = IscsiCell { digests, ..bare }.name();
+            section.claim(tally, &row, TGT, Measure::Iops, Bar::AtLeast(times))?;
+            let bar = Bar::AtLeast(0.6);
+            let ours = tally.median(&row, LUNETTE).zip(tally.median(&bare.name(), PING_PONG));
+            let ratio = ours.map(|(ours, exchange)| ours.iops / exchange.iops);
+            section.claim_value(format!("{row}: {} {bar} × {PING_PONG}'s", Measure::Iops), ratio, bar)?;
+        }
     }
+    section.claim(tally, "4k random read QD32, iscsi-perf", TGT, Measure::Iops, Bar::AtLeast(2.0))
 }

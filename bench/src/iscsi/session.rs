@@ -1,24 +1,47 @@
-//! A small initiator: one connection, no digests, several commands in flight (RFC 7143).
+//! A small initiator: a session of one connection (RFC 7143).
 
 use std::collections::VecDeque;
-use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::io::IoSlice;
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::ops::Range;
+use std::os::fd::{AsFd, BorrowedFd};
 
 use anyhow::{Context, Result, bail, ensure};
+use lunette_iscsi::digest::crc32c;
 use lunette_iscsi::pdu::{
     BHS, DataIn, DataOut, Header, LoginRequest, LoginResponse, LoginStatus, NO_TAG, NopIn, NopOut, Opcode,
     ReadyToTransfer, Reject, ScsiCommand, ScsiResponse, TaskAttribute, flag,
 };
 use lunette_iscsi::text;
 
+use super::bundle::Channel;
+use super::stream::Stream;
 use crate::load::workload::Direction;
-use crate::load::{Command, Completion, Initiator, PATIENCE};
+use crate::load::{Command, Completion};
 
 const RECEIVE_SEGMENT: u32 = 256 << 10;
-/// Bytes read at once; a larger data segment goes straight to its slot.
-const BUFFER: usize = 64 << 10;
+/// Bytes received ahead: many small PDUs, or of large ones little more than the next header, since their data has its place.
+const AHEAD: usize = 64 << 10;
+const LITTLE_AHEAD: usize = 512;
+const LARGE: usize = 64 << 10;
+const DIGEST: usize = 4;
 /// From operational negotiation to the full-feature phase, in one step (RFC 7143 11.12).
 const STRAIGHT_THROUGH: u8 = flag::TRANSIT | 1 << 2 | 3;
+
+/// Where a logical unit is found.
+pub(super) struct Way {
+    pub(super) portal: SocketAddr,
+    pub(super) target: &'static str,
+    pub(super) lun: u8,
+}
+
+impl Way {
+    /// On a free port of the loopback interface.
+    pub(super) fn on_free_port(target: &'static str, lun: u8) -> Result<Self> {
+        let portal = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?;
+        Ok(Self { portal, target, lun })
+    }
+}
 
 /// What the login has agreed.
 struct Agreed {
@@ -28,6 +51,8 @@ struct Agreed {
     first_burst: usize,
     immediate: bool,
     initial_r2t: bool,
+    /// How many of the two digests.
+    digests: usize,
 }
 
 struct Slot {
@@ -35,13 +60,23 @@ struct Slot {
     data: Vec<u8>,
 }
 
+/// Data of a slot among the encoded bytes that are to be sent.
+struct Insert {
+    /// Where among them.
+    at: usize,
+    slot: usize,
+    piece: Range<usize>,
+}
+
 /// A session with one logical unit.
-pub(crate) struct Session {
-    input: BufReader<TcpStream>,
-    output: TcpStream,
-    /// Bytes to send at the next wait.
-    pending: Vec<u8>,
+pub(super) struct Session {
+    stream: Stream,
+    /// What leaves at the next [`send`](Channel::send).
+    encoded: Vec<u8>,
+    inserts: Vec<Insert>,
     agreed: Agreed,
+    /// Both digests or none; none before the full-feature phase.
+    digests: bool,
     lun: [u8; 8],
     slots: Vec<Slot>,
     /// Slots whose command has not left.
@@ -52,43 +87,47 @@ pub(crate) struct Session {
 }
 
 impl Session {
-    /// Logs in to a target; `room` is the size of each slot's buffer.
-    pub(crate) fn login(
-        portal: SocketAddr,
-        target: &str,
-        lun: u8,
+    /// Logs in, with both digests or none. `number` keeps the sessions of this initiator apart, `room` is the size of each
+    /// slot's buffer, and `size` that of most commands.
+    pub(super) fn login(
+        way: &Way,
+        number: u8,
+        digests: bool,
         slots: usize,
         room: usize,
+        size: usize,
     ) -> Result<Self> {
-        let output = TcpStream::connect(portal).with_context(|| format!("cannot connect to {portal}"))?;
-        output.set_nodelay(true)?;
-        output.set_read_timeout(Some(PATIENCE))?;
+        let ahead = if size < LARGE { AHEAD } else { LITTLE_AHEAD };
         let command = Command { cdb: [0; 16], lba: 0, direction: Direction::Read, length: 0 };
+        let (immediate, initial_r2t) = (true, true);
         let mut session = Self {
-            input: BufReader::with_capacity(BUFFER, output.try_clone()?),
-            output,
-            pending: Vec::new(),
-            agreed: Agreed { send_segment: 8192, first_burst: 65536, immediate: true, initial_r2t: true },
-            lun: [0, lun, 0, 0, 0, 0, 0, 0],
+            stream: Stream::connect(way.portal, ahead)?,
+            encoded: Vec::new(),
+            inserts: Vec::new(),
+            agreed: Agreed { send_segment: 8192, first_burst: 65536, immediate, initial_r2t, digests: 0 },
+            digests: false,
+            lun: [0, way.lun, 0, 0, 0, 0, 0, 0],
             slots: (0..slots).map(|_| Slot { command, data: vec![0; room] }).collect(),
             queued: VecDeque::new(),
             cmd_sn: 1,
             max_cmd_sn: 1,
             exp_stat_sn: 0,
         };
-        session.negotiate(target)?;
+        session.negotiate(way.target, number, if digests { "CRC32C" } else { "None" })?;
+        ensure!(session.agreed.digests == if digests { 2 } else { 0 }, "the target refuses digests");
+        session.digests = digests;
         Ok(session)
     }
 
-    fn negotiate(&mut self, target: &str) -> Result<()> {
+    fn negotiate(&mut self, target: &str, number: u8, digest: &str) -> Result<()> {
         let mut keys = Vec::new();
         let segment = RECEIVE_SEGMENT.to_string();
         for (key, value) in [
             ("InitiatorName", "iqn.2026-11.dev.lunette:bench"),
             ("TargetName", target),
             ("SessionType", "Normal"),
-            ("HeaderDigest", "None"),
-            ("DataDigest", "None"),
+            ("HeaderDigest", digest),
+            ("DataDigest", digest),
             ("InitialR2T", "No"),
             ("ImmediateData", "Yes"),
             ("MaxRecvDataSegmentLength", &segment),
@@ -107,16 +146,18 @@ impl Session {
         loop {
             let request = LoginRequest {
                 flags: STRAIGHT_THROUGH,
-                isid: [0x80, 0x6c, 0x75, 0x6e, 0, 0],
+                isid: [0x80, 0x6c, 0x75, 0x6e, 0, number],
                 data_segment_length: (keys.len() as u32).into(),
                 cmd_sn: self.cmd_sn.into(),
                 exp_stat_sn: self.exp_stat_sn.into(),
                 ..Default::default()
             };
-            self.send(request.into(), &keys);
-            keys.clear();
+            self.push(request.into());
+            self.encoded.append(&mut keys);
+            self.encoded.resize(padded(self.encoded.len()), 0);
             self.flush()?;
-            let (bhs, data) = self.receive_all()?;
+            let bhs = self.receive_header()?;
+            let data = self.receive_data(bhs.as_ref())?;
             let response: &LoginResponse = bhs.as_ref();
             ensure!(
                 response.opcode.kind() == Opcode::LOGIN_RESPONSE,
@@ -136,14 +177,41 @@ impl Session {
         }
     }
 
-    /// Appends a PDU to what is to be sent.
-    fn send(&mut self, bhs: [u8; BHS], data: &[u8]) {
-        push_pdu(&mut self.pending, bhs, data);
+    /// Appends a header to what is to be sent.
+    fn push(&mut self, bhs: [u8; BHS]) {
+        self.encoded.extend_from_slice(&bhs);
+        if self.digests {
+            self.encoded.extend_from_slice(&crc32c(&bhs));
+        }
+    }
+
+    /// Appends a header and part of a slot's data, whole blocks, as its data segment.
+    fn push_data(&mut self, bhs: [u8; BHS], slot: usize, piece: Range<usize>) {
+        self.push(bhs);
+        if piece.is_empty() {
+            return;
+        }
+        self.inserts.push(Insert { at: self.encoded.len(), slot, piece: piece.clone() });
+        if self.digests {
+            self.encoded.extend_from_slice(&crc32c(&self.slots[slot].data[piece]));
+        }
     }
 
     fn flush(&mut self) -> Result<()> {
-        self.output.write_all(&self.pending).context("the target has closed the connection")?;
-        self.pending.clear();
+        if self.encoded.is_empty() {
+            return Ok(());
+        }
+        let mut runs = Vec::with_capacity(2 * self.inserts.len() + 1);
+        let mut from = 0;
+        for Insert { at, slot, piece } in &self.inserts {
+            runs.push(IoSlice::new(&self.encoded[from..*at]));
+            runs.push(IoSlice::new(&self.slots[*slot].data[piece.clone()]));
+            from = *at;
+        }
+        runs.push(IoSlice::new(&self.encoded[from..]));
+        self.stream.write(&mut runs)?;
+        self.encoded.clear();
+        self.inserts.clear();
         Ok(())
     }
 
@@ -156,7 +224,7 @@ impl Session {
     }
 
     fn send_command(&mut self, index: usize) {
-        let Slot { command, data } = &self.slots[index];
+        let command = self.slots[index].command;
         let length = command.length;
         let write = command.direction == Direction::Write && length > 0;
         let unsolicited = match write {
@@ -188,7 +256,7 @@ impl Session {
             ..Default::default()
         };
         self.cmd_sn = self.cmd_sn.wrapping_add(1);
-        push_pdu(&mut self.pending, request.into(), &data[..immediate]);
+        self.push_data(request.into(), index, 0..immediate);
         if unsolicited > immediate {
             self.send_data(index, immediate, unsolicited, NO_TAG);
         }
@@ -210,68 +278,58 @@ impl Session {
                 buffer_offset: (offset as u32).into(),
                 ..Default::default()
             };
-            push_pdu(&mut self.pending, header.into(), &self.slots[index].data[piece]);
+            self.push_data(header.into(), index, piece);
         }
     }
 
     /// Whether the next PDU has come in whole.
     fn has_pdu(&self) -> bool {
-        let buffered = self.input.buffer();
+        let buffered = self.stream.buffered();
         buffered.first_chunk::<BHS>().is_some_and(|bhs| {
             let header: &Header = bhs.as_ref();
-            buffered.len() >= BHS + padded(header.data_segment_length.get() as usize)
+            let data = padded(header.data_segment_length.get() as usize);
+            let digests = match (self.digests, data) {
+                (false, _) => 0,
+                (true, 0) => DIGEST,
+                (true, _) => 2 * DIGEST,
+            };
+            buffered.len() >= BHS + data + digests
         })
     }
 
     fn receive_header(&mut self) -> Result<[u8; BHS]> {
         let mut bhs = [0; BHS];
-        self.input.read_exact(&mut bhs).context("no answer from the target")?;
+        self.stream.read(&mut bhs)?;
+        check(&mut self.stream, self.digests, &bhs)?;
         let header: &Header = bhs.as_ref();
         ensure!(header.total_ahs_length == 0, "additional header segments from the target");
         Ok(bhs)
     }
 
-    /// A PDU with its data in memory of its own.
-    fn receive_all(&mut self) -> Result<([u8; BHS], Vec<u8>)> {
-        let bhs = self.receive_header()?;
-        let header: &Header = bhs.as_ref();
+    /// A data segment in memory of its own.
+    fn receive_data(&mut self, header: &Header) -> Result<Vec<u8>> {
         let length = header.data_segment_length.get();
         ensure!(length <= RECEIVE_SEGMENT, "a data segment of {length} bytes");
         let mut data = vec![0; padded(length as usize)];
-        self.input.read_exact(&mut data)?;
-        data.truncate(length as usize);
-        Ok((bhs, data))
-    }
-
-    fn skip(&mut self, bytes: usize) -> Result<()> {
-        let mut left = bytes;
-        while left > 0 {
-            let count = self.input.fill_buf()?.len().min(left);
-            ensure!(count > 0, "the target has closed the connection");
-            self.input.consume(count);
-            left -= count;
+        if length > 0 {
+            self.stream.read(&mut data)?;
+            check(&mut self.stream, self.digests, &data)?;
         }
-        Ok(())
+        data.truncate(length as usize);
+        Ok(data)
     }
 
-    fn receive(&mut self, done: &mut Vec<Completion>) -> Result<()> {
+    fn receive_one(&mut self, done: &mut Vec<Completion>) -> Result<()> {
         let bhs = self.receive_header()?;
         let header: &Header = bhs.as_ref();
-        let length = header.data_segment_length.get() as usize;
+        if header.opcode.kind() == Opcode::DATA_IN {
+            return self.data_in(bhs.as_ref(), done);
+        }
+        self.receive_data(header)?;
         match header.opcode.kind() {
-            Opcode::DATA_IN => self.data_in(bhs.as_ref(), length, done)?,
-            Opcode::SCSI_RESPONSE => {
-                self.skip(padded(length))?;
-                self.response(bhs.as_ref(), done);
-            }
-            Opcode::READY_TO_TRANSFER => {
-                self.skip(padded(length))?;
-                self.ready_to_transfer(bhs.as_ref())?;
-            }
-            Opcode::NOP_IN => {
-                self.skip(padded(length))?;
-                self.nop_in(bhs.as_ref());
-            }
+            Opcode::SCSI_RESPONSE => self.response(bhs.as_ref(), done),
+            Opcode::READY_TO_TRANSFER => self.ready_to_transfer(bhs.as_ref())?,
+            Opcode::NOP_IN => self.nop_in(bhs.as_ref()),
             Opcode::REJECT => {
                 let reject: &Reject = bhs.as_ref();
                 bail!("the target rejects a PDU: {:?}", reject.reason);
@@ -281,14 +339,16 @@ impl Session {
         Ok(())
     }
 
-    fn data_in(&mut self, header: &DataIn, length: usize, done: &mut Vec<Completion>) -> Result<()> {
+    fn data_in(&mut self, header: &DataIn, done: &mut Vec<Completion>) -> Result<()> {
         let index = header.task_tag.get() as usize;
+        let length = header.data_segment_length.get() as usize;
         let begin = header.buffer_offset.get() as usize;
         let slot = self.slots.get_mut(index).context("data for a command that does not exist")?;
         ensure!(begin + length <= slot.command.length, "more data than asked for");
         let room = slot.data.get_mut(begin..begin + length).context("data beyond the buffer")?;
-        self.input.read_exact(room)?;
-        self.skip(padded(length) - length)?;
+        ensure!(length > 0 && length.is_multiple_of(4), "a data segment of {length} bytes");
+        self.stream.read(room)?;
+        check(&mut self.stream, self.digests, room)?;
         if header.flags & flag::STATUS != 0 {
             self.take_status(header.stat_sn.get(), header.max_cmd_sn.get());
             let residual = header.residual.get();
@@ -326,7 +386,7 @@ impl Session {
                 exp_stat_sn: self.exp_stat_sn.into(),
                 ..Default::default()
             };
-            self.send(answer.into(), &[]);
+            self.push(answer.into());
         }
     }
 
@@ -344,22 +404,27 @@ impl Agreed {
             ("FirstBurstLength", Some(number)) => self.first_burst = number,
             ("ImmediateData", _) => self.immediate = value == "Yes",
             ("InitialR2T", _) => self.initial_r2t = value == "Yes",
+            ("HeaderDigest" | "DataDigest", _) => self.digests += usize::from(value == "CRC32C"),
             _ => {}
         }
     }
+}
+
+/// Compares bytes that were received with the digest that follows them if there is one.
+fn check(stream: &mut Stream, digests: bool, bytes: &[u8]) -> Result<()> {
+    if digests {
+        let mut digest = [0; DIGEST];
+        stream.read(&mut digest)?;
+        ensure!(digest == crc32c(bytes), "wrong digest");
+    }
+    Ok(())
 }
 
 fn padded(length: usize) -> usize {
     length.next_multiple_of(4)
 }
 
-fn push_pdu(output: &mut Vec<u8>, bhs: [u8; BHS], data: &[u8]) {
-    output.extend_from_slice(&bhs);
-    output.extend_from_slice(data);
-    output.resize(output.len() + padded(data.len()) - data.len(), 0);
-}
-
-impl Initiator for Session {
+impl Channel for Session {
     fn submit(&mut self, slot: usize, command: &Command) -> Result<()> {
         ensure!(command.length <= self.slots[slot].data.len(), "the command is larger than its slot");
         self.slots[slot].command = *command;
@@ -367,25 +432,31 @@ impl Initiator for Session {
         Ok(())
     }
 
-    fn wait(&mut self, done: &mut Vec<Completion>) -> Result<()> {
+    fn send(&mut self) -> Result<()> {
+        self.launch();
+        self.flush()
+    }
+
+    fn receive(&mut self, done: &mut Vec<Completion>) -> Result<()> {
         loop {
+            self.receive_one(done)?;
             if !self.has_pdu() {
-                if !done.is_empty() {
-                    return Ok(());
-                }
-                self.launch();
-                self.flush()?;
+                return Ok(());
             }
-            self.receive(done)?;
         }
     }
 
-    fn word(&self, slot: usize, index: usize) -> u64 {
-        let bytes = &self.slots[slot].data[8 * index..];
-        bytes.first_chunk().map_or(0, |bytes| u64::from_le_bytes(*bytes))
+    fn data(&self, slot: usize) -> &[u8] {
+        &self.slots[slot].data
     }
 
-    fn set_word(&mut self, slot: usize, index: usize, value: u64) {
-        self.slots[slot].data[8 * index..][..8].copy_from_slice(&value.to_le_bytes());
+    fn data_mut(&mut self, slot: usize) -> &mut [u8] {
+        &mut self.slots[slot].data
+    }
+}
+
+impl AsFd for Session {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.stream.as_fd()
     }
 }

@@ -53,6 +53,14 @@ impl Tgt {
         let unit =
             ["--mode", "logicalunit", "--op", "new", "--tid", "1", "--lun", &lun, "--backing-store", &store];
         self.administer(&daemon, &unit)?;
+        for digest in ["HeaderDigest", "DataDigest"] {
+            // What an initiator may ask for.
+            let value = ["--name", digest, "--value", "CRC32C,None"];
+            self.administer(
+                &daemon,
+                &[&["--mode", "target", "--op", "update", "--tid", "1"][..], &value].concat(),
+            )?;
+        }
         self.administer(
             &daemon,
             &["--mode", "target", "--op", "bind", "--tid", "1", "--initiator-address", "ALL"],

@@ -239,6 +239,19 @@ pub(crate) fn fill(initiator: &mut impl Initiator, capacity: u64, blocks: u32, g
     drive(initiator, 4, blocks, Care::Everything, &mut writes)
 }
 
+/// Reads as often as that, from places all over a disk that was [filled](fill).
+pub(crate) fn read(
+    initiator: &mut impl Initiator,
+    capacity: u64,
+    workload: &Workload,
+    count: usize,
+) -> Result<()> {
+    let lbas = Addresses::new(workload.access, workload.blocks(), capacity, 0xdead_beef_cafe_f00d);
+    let mut reads =
+        lbas.take(count).map(|lba| Transfer { direction: Direction::Read, lba, generation: None });
+    drive(initiator, workload.depth, workload.blocks(), Care::Stamps, &mut reads)
+}
+
 /// Writes a new generation to places all over the disk and reads it back, every byte.
 fn verify(initiator: &mut impl Initiator, capacity: u64, workload: &Workload, generation: u8) -> Result<()> {
     let transfers = |direction| {
