@@ -2,11 +2,13 @@
 
 use crate::access::DiscoveryAccess;
 use crate::advertise::told;
+use crate::local::Local;
 use crate::patterns::{Network, among, fold};
 use crate::portal::Shared;
 use crate::sessions::SessionTable;
-use crate::{Error, Target, TargetOptions};
+use crate::{Error, SessionStatus, Target, TargetOptions};
 use lunette_iscsi::target::Portal;
+use lunette_reactor::Reactors;
 use lunette_store::log::LineBudget;
 use lunette_store::{Cx, ReactorId};
 use std::collections::BTreeMap;
@@ -115,7 +117,23 @@ impl NetworkEntity {
         among(&self.options.addresses, address)
     }
 
-    pub(crate) fn sessions(&self) -> MutexGuard<'_, SessionTable> {
+    /// All sessions, by their handles, also those for discovery. Asks each reactor, so it is not to be called on one.
+    pub fn sessions(self: &Arc<Self>, reactors: &Reactors) -> Vec<SessionStatus> {
+        let of_reactor = |reactor| {
+            let entity = self.clone();
+            let list = move |cx: &mut dyn Cx| {
+                let connections = Local::of(cx).connections();
+                let ours = connections.iter().filter(|connection| Arc::ptr_eq(connection.entity(), &entity));
+                ours.filter_map(|connection| connection.status(cx)).collect::<Vec<_>>()
+            };
+            reactors.call(ReactorId(reactor), list).unwrap_or_default()
+        };
+        let mut sessions: Vec<_> = (0..reactors.count()).flat_map(of_reactor).collect();
+        sessions.sort_by_key(|session| session.tsih);
+        sessions
+    }
+
+    pub(crate) fn table(&self) -> MutexGuard<'_, SessionTable> {
         self.sessions.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

@@ -42,6 +42,7 @@ mod patterns;
 mod portal;
 mod sessions;
 mod slots;
+mod status;
 mod target;
 
 pub use access::{AccessControl, AccessRule, ChapPolicy, DiscoveryAccess};
@@ -49,4 +50,5 @@ pub use entity::{EntityOptions, NetworkEntity};
 pub use error::Error;
 pub use patterns::{NamePattern, Network, NotANetwork, NotAPattern};
 pub use portal::Portal;
+pub use status::{SessionCounters, SessionParameters, SessionStatus};
 pub use target::{Redirect, Target, TargetOptions};

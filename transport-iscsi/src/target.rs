@@ -88,7 +88,7 @@ impl Target {
 
     /// How many sessions are open, through whichever portal group; discovery sessions do not count.
     pub fn session_count(&self) -> usize {
-        self.entity.upgrade().map_or(0, |entity| entity.sessions().places_of(self.name()).len())
+        self.entity.upgrade().map_or(0, |entity| entity.table().places_of(self.name()).len())
     }
 
     pub(crate) fn has_group(&self, group_tag: u16) -> bool {
@@ -125,7 +125,7 @@ impl Target {
     /// Ends all sessions, through whichever portal group (RFC 7143 11.5.1, TARGET COLD RESET).
     pub(crate) fn cold_reset(&self, cx: &mut dyn Cx) {
         let Some(entity) = self.entity.upgrade() else { return };
-        let places = entity.sessions().places_of(self.name());
+        let places = entity.table().places_of(self.name());
         for place in places {
             local::post(place, cx, |connection, cx| connection.reset(cx));
         }

@@ -92,7 +92,7 @@ impl Directory for Door<'_> {
                 "another account has the session of this initiator port",
             ),
         };
-        let (tsih, replaces) = portal.entity.sessions().open(nexus, account, *place).map_err(refusal)?;
+        let (tsih, replaces) = portal.entity.table().open(nexus, account, *place).map_err(refusal)?;
         visitor.opened = Some(Opened { tsih, initiator, replaces });
         Ok(tsih)
     }

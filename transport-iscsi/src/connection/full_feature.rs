@@ -5,6 +5,7 @@ use crate::limits::{CONNECTION_BUFFERS, DIRECT_RECEIVE, MAX_TRANSFER};
 use crate::local::Local;
 use crate::memory;
 use crate::slots::{Request, SlotId, Slots, Stage};
+use crate::status::SessionCounters;
 use lunette_engine::{self as engine, Admission, CommandFrame, Completion, Outcome, Started};
 use lunette_iscsi::target::{self, Accepted, Directory, Event, Residual, Response, TaskId};
 use lunette_iscsi::{Error, Outbox, Payload};
@@ -13,6 +14,7 @@ use lunette_store::{Cx, Sg, SinkId, pool};
 use std::collections::VecDeque;
 use std::io::IoSlice;
 use std::rc::Rc;
+use std::time::Duration;
 
 /// Most runs of bytes in the data-in of a command.
 const RUNS: usize = (MAX_TRANSFER as usize).div_ceil(pool::LARGEST);
@@ -46,6 +48,9 @@ pub(crate) struct FullFeature {
     share: Share,
     /// How often data-out has come.
     payloads: u64,
+    pub(super) counters: SessionCounters,
+    /// When the last command came.
+    pub(super) last_command: Option<Duration>,
     pub(super) managements: super::manage::Managements,
 }
 
@@ -62,6 +67,8 @@ impl FullFeature {
             hungry: VecDeque::new(),
             share: Share::of(budget),
             payloads: 0,
+            counters: SessionCounters::default(),
+            last_command: None,
             managements: super::manage::Managements::default(),
         }
     }
@@ -157,6 +164,8 @@ impl FullFeature {
     }
 
     fn command(&mut self, request: Request, env: &mut Env<'_>) {
+        self.counters.commands += 1;
+        self.last_command = Some(env.cx.now());
         let (task, held) = (request.task, request.held);
         let unsolicited = request.unsolicited_length.min(request.write_length);
         let id = self.slots.insert(request);
@@ -383,6 +392,9 @@ impl FullFeature {
         slot.stage = Stage::Sending;
         slot.task = None;
         slot.data_out.clear();
+        self.counters.bytes_read += outcome.moved_in;
+        self.counters.bytes_written += outcome.moved_out;
+        self.counters.errors += u64::from(!matches!(outcome.status, Status::GOOD | Status::CONDITION_MET));
         let task = slot.request.task;
         let sense = sense_bytes(outcome);
         let (residual, read_residual) = residuals(outcome, &slot.request);

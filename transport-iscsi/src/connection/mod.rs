@@ -5,11 +5,12 @@ mod full_feature;
 mod input;
 mod manage;
 mod output;
+mod status;
 
-use crate::Target;
 use crate::error::End;
 use crate::local::{self, Local, Place};
 use crate::portal::Shared;
+use crate::{NetworkEntity, Target};
 use door::{Door, Opened, Visitor};
 use full_feature::{Env, FullFeature, Wish};
 use lunette_engine::{Completion, Responder, Session};
@@ -140,6 +141,10 @@ impl Connection {
         connection.local.add(&connection);
         cx.watch(fd, Interest::Readable, connection.id(Token::READABLE));
         cx.timer(login_time, connection.id(Token::TICK));
+    }
+
+    pub(crate) fn entity(&self) -> &Arc<NetworkEntity> {
+        &self.portal.entity
     }
 
     pub(crate) fn is_of(&self, portal: &Arc<Shared>) -> bool {
@@ -369,7 +374,7 @@ impl Connection {
             full.abandon_waiting(cx);
         }
         if let Some(tsih) = state.tsih.take() {
-            self.portal.entity.sessions().close(tsih);
+            self.portal.entity.table().close(tsih);
         }
         for successor in state.successors.drain(..) {
             local::post(successor, cx, Self::go_on);

@@ -8,4 +8,5 @@ mod hostile;
 mod management;
 mod rig;
 mod sessions;
+mod table;
 mod targets;

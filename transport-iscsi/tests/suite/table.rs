@@ -1,0 +1,67 @@
+//! What there is to see of sessions.
+
+use crate::client::{Client, READ, TARGET, cdb, settings};
+use crate::rig::Rig;
+use crate::targets::discovery;
+use lunette_iscsi::initiator::Settings;
+use lunette_iscsi::params::Parameters;
+use lunette_transport_iscsi::SessionStatus;
+
+fn table(rig: &Rig) -> Vec<SessionStatus> {
+    rig.entity.sessions(&rig.reactors)
+}
+
+#[test]
+fn sessions_are_listed_with_what_they_have_done() {
+    let rig = Rig::new();
+    assert_eq!(table(&rig), []);
+    let parameters = Parameters { header_digest: false, max_burst_length: 65_536, ..Parameters::PREFERRED };
+    let mut client = Client::ready(rig.address(), Settings { parameters, ..settings(1) });
+    client.write(0, vec![1; 2048]);
+    assert_eq!(client.read(0, 3).len(), 1536);
+    let beyond = client.run(&cdb(READ, u32::MAX, 1), 512, None);
+    assert_eq!(beyond.sense_code(), (5, 0x21, 0));
+    client.lazy = true;
+    client.command(&cdb(crate::client::WRITE, 0, 1024), 0, Some(vec![1; 1024 * 512]));
+    client.until(|client| client.requests > 0);
+    let mut other = Client::connect(rig.address(), discovery(2));
+    other.until(|client| client.logged_in);
+
+    let [session, discovery] = &table(&rig)[..] else { panic!("{:?}", table(&rig)) };
+    assert_eq!(session.tsih, client.initiator.tsih());
+    assert_eq!((session.target.as_deref(), session.group_tag), (Some(TARGET), 1));
+    assert_eq!(session.initiator, "iqn.2024-01.example:initiator1");
+    assert_eq!(session.isid, [0x80, 0, 0, 0, 0, 1]);
+    assert_eq!(session.address, client.socket.local_addr().unwrap());
+    assert_eq!((session.portal, session.account.as_deref()), (rig.address(), None));
+    assert_eq!((session.parameters.header_digest, session.parameters.data_digest), (false, true));
+    assert_eq!(session.parameters.max_burst_length, 65_536);
+    let counters = session.counters;
+    // TEST UNIT READY met a unit attention.
+    assert_eq!((counters.commands, counters.errors, session.open_tasks), (5, 2, 1));
+    assert_eq!((counters.bytes_read, counters.bytes_written), (1536, 2048));
+    assert!(session.idle <= session.age);
+
+    assert_eq!((discovery.tsih, &discovery.target), (other.initiator.tsih(), &None));
+    assert_eq!((discovery.counters.commands, discovery.open_tasks), (0, 0));
+    assert_ne!(session.reactor, discovery.reactor);
+    drop(client);
+    drop(other);
+    rig.wait_for_connections(0);
+    assert_eq!(table(&rig), []);
+}
+
+#[test]
+fn sessions_can_be_written_as_json() {
+    let rig = Rig::new();
+    let client = rig.client(1);
+    let json = serde_json::to_value(table(&rig)).unwrap();
+    let session = &json[0];
+    assert_eq!(session["tsih"], client.initiator.tsih());
+    assert_eq!(session["isid"], "800000000001");
+    assert_eq!(session["address"], client.socket.local_addr().unwrap().to_string());
+    assert_eq!(session["account"], serde_json::Value::Null);
+    assert_eq!(session["parameters"]["immediate_data"], true);
+    assert_eq!(session["commands"], 1);
+    assert!(session["age"].is_f64(), "{session}");
+}
