@@ -31,7 +31,8 @@ pub struct EntityOptions {
     pub idle_time: Duration,
     /// How long the sign of life may take, and the data-out that commands wait for.
     pub silence_time: Duration,
-    /// How long commands in flight are waited for when a portal stops.
+    /// How long initiators are given to log out when a portal stops, and what has to be ended or sent before a connection
+    /// is closed may take.
     pub stop_time: Duration,
     /// Addresses that SendTargets tells for portal groups instead of those that are listened on, by their tags: for
     /// portals behind an address translation.

@@ -35,6 +35,7 @@ mod budget;
 mod connection;
 mod entity;
 mod error;
+mod events;
 pub mod limits;
 mod local;
 mod memory;

@@ -4,7 +4,7 @@ use crate::budget::Budget;
 use crate::connection::{Connection, Token};
 use crate::limits::{REACTOR_BUFFERS, REACTOR_BUFFERS_KEPT, RECEIVE};
 use lunette_store::pool::Pool;
-use lunette_store::{Cx, IoId, ReactorId, SinkId, local_or_insert};
+use lunette_store::{Cx, IoId, Message, ReactorId, SinkId, local_or_insert};
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::rc::Rc;
@@ -85,12 +85,20 @@ pub(crate) fn post_or(
     act: impl FnOnce(&Connection, &mut dyn Cx) + Send + 'static,
     otherwise: impl FnOnce(&mut dyn Cx) + Send + 'static,
 ) {
-    let message = move |cx: &mut dyn Cx| {
+    cx.poster().post(place.reactor, message(place, act, otherwise));
+}
+
+/// The same as a message to its reactor.
+pub(crate) fn message(
+    place: Place,
+    act: impl FnOnce(&Connection, &mut dyn Cx) + Send + 'static,
+    otherwise: impl FnOnce(&mut dyn Cx) + Send + 'static,
+) -> Message {
+    Box::new(move |cx: &mut dyn Cx| {
         let connection = Local::of(cx).connections.borrow().get(&place.connection).cloned();
         match connection {
             Some(connection) => act(&connection, cx),
             None => otherwise(cx),
         }
-    };
-    cx.poster().post(place.reactor, Box::new(message));
+    })
 }

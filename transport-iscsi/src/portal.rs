@@ -138,8 +138,8 @@ impl Portal {
         self.shared.connections.load(Ordering::Acquire)
     }
 
-    /// Stops listening, lets commands in flight finish within [`EntityOptions::stop_time`](crate::EntityOptions), and
-    /// closes the connections. Returns at once.
+    /// Stops listening, and asks the initiators to log out. The connections of those that have not done so after
+    /// [`EntityOptions::stop_time`](crate::EntityOptions) are closed. Returns at once.
     pub fn begin_stop(&self, reactors: &Reactors) {
         let (shared, listener, count) = (self.shared.clone(), self.listener, reactors.count());
         let stop = move |cx: &mut dyn Cx| {

@@ -5,7 +5,7 @@ use crate::local;
 use crate::patterns::fold;
 use crate::sessions::InitiatorPort;
 use crate::{Error, NetworkEntity};
-use lunette_engine::{LunMap, Nexus, TargetPort};
+use lunette_engine::{AttentionObserver, LunMap, Nexus, TargetPort};
 use lunette_iscsi::target::{Settings, is_name};
 use lunette_store::Cx;
 use lunette_store::log::LineBudget;
@@ -109,17 +109,19 @@ impl Target {
         self.options.access.rules.get(number)
     }
 
-    /// The nexus of `initiator` in a portal group; it sees what access rule `rule` shows.
+    /// The nexus of `initiator` in a portal group; it sees what access rule `rule` shows, and `observer` is told of what
+    /// others cause.
     pub(crate) fn nexus(
         &self,
         group_tag: u16,
         rule: Option<usize>,
         initiator: &InitiatorPort,
+        observer: Arc<dyn AttentionObserver>,
     ) -> Option<Arc<Nexus>> {
         let port = self.port(group_tag)?.clone();
         let own = rule.and_then(|rule| self.maps.get(rule)?.get(&group_tag));
         let luns = own.unwrap_or_else(|| port.luns()).clone();
-        Some(Nexus::mapped(initiator.to_string(), port, luns, None))
+        Some(Nexus::mapped(initiator.to_string(), port, luns, Some(observer)))
     }
 
     /// Ends all sessions, through whichever portal group (RFC 7143 11.5.1, TARGET COLD RESET).

@@ -1,5 +1,7 @@
 //! What the target says.
 
+use zerocopy::network_endian::U16;
+
 use super::{Initiator, Task};
 use crate::error::Error;
 use crate::frame::Part;
@@ -88,6 +90,8 @@ pub enum Event<'a> {
         event: AsyncEvent,
         /// Logical unit of a SCSI event.
         lun: [u8; 8],
+        /// Parameters 1 to 3.
+        parameters: [u16; 3],
         /// Sense length and sense data.
         data: &'a [u8],
     },
@@ -350,7 +354,8 @@ impl Initiator {
             }
             Opcode::ASYNCHRONOUS_MESSAGE => {
                 let header: &AsynchronousMessage = bhs.as_ref();
-                Event::Message { event: header.event, lun: header.lun, data: &self.segment }
+                let parameters = [header.parameter1, header.parameter2, header.parameter3].map(U16::get);
+                Event::Message { event: header.event, lun: header.lun, parameters, data: &self.segment }
             }
             _ => Event::Pong { tag, data: &self.segment },
         }

@@ -304,6 +304,11 @@ impl Connection {
         out.pdu(self.digests, header, &[], &[]);
     }
 
+    /// Tells the initiator how far the command window is open, by a NOP-In that wants no answer (RFC 7143 11.19.2).
+    pub fn tell_window(&mut self, session: &Session, out: &mut Outbox) {
+        self.ping(session, NO_TAG, out);
+    }
+
     /// Sends an asynchronous message.
     pub fn notify(&mut self, session: &Session, message: &AsyncMessage<'_>, out: &mut Outbox) {
         let [parameter1, parameter2, parameter3] = message.parameters.map(U16::new);

@@ -88,6 +88,12 @@ impl Session {
         true
     }
 
+    /// Whether the initiator believes that it may send no command, and is wrong: the command window has opened with no
+    /// response that could say so, as commands were aborted. See [`Connection::tell_window`](super::Connection::tell_window).
+    pub fn window_opened_unseen(&self) -> bool {
+        self.window.opened_unseen()
+    }
+
     /// Whether a PDU with this CmdSN is to be ignored.
     pub(crate) fn ignores(&self, immediate: bool, cmd_sn: u32) -> bool {
         !immediate && self.window.classify(cmd_sn) == Arrival::Ignored

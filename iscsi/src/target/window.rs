@@ -1,5 +1,6 @@
 //! CmdSN: which commands may come, and in which order they are delivered (RFC 7143 4.2.2.1).
 
+use std::cell::Cell;
 use std::collections::VecDeque;
 
 use super::TaskId;
@@ -20,6 +21,8 @@ pub(crate) enum Arrival {
 pub(crate) struct CommandWindow {
     expected: u32,
     max: u32,
+    /// `max` as the initiator knows it.
+    told: Cell<u32>,
     size: u32,
     /// Commands that ended but could not move `max`: one before them is missing.
     credit: u32,
@@ -34,7 +37,8 @@ impl CommandWindow {
     pub(crate) fn new(first: u32, size: u16) -> Self {
         let size = u32::from(size);
         let max = first.wrapping_add(size).wrapping_sub(1);
-        Self { expected: first, max, size, credit: 0, early: Vec::new(), due: VecDeque::new() }
+        let told = Cell::new(max);
+        Self { expected: first, max, told, size, credit: 0, early: Vec::new(), due: VecDeque::new() }
     }
 
     /// ExpCmdSN.
@@ -42,9 +46,14 @@ impl CommandWindow {
         self.expected
     }
 
-    /// MaxCmdSN.
+    /// MaxCmdSN, which the initiator is told.
     pub(crate) fn max(&self) -> u32 {
-        self.max
+        self.tell(self.max)
+    }
+
+    /// Whether the initiator believes that it may send nothing, and may.
+    pub(crate) fn opened_unseen(&self) -> bool {
+        self.told.get() != self.max && before(self.told.get(), self.expected)
     }
 
     pub(crate) fn classify(&self, cmd_sn: u32) -> Arrival {
@@ -87,9 +96,14 @@ impl CommandWindow {
         self.settle();
     }
 
-    /// MaxCmdSN after one more `widen`.
+    /// MaxCmdSN after one more `widen`, which the initiator is told.
     pub(crate) fn max_if_widened(&self) -> u32 {
-        self.max.wrapping_add(self.room().min(1))
+        self.tell(self.max.wrapping_add(self.room().min(1)))
+    }
+
+    fn tell(&self, max: u32) -> u32 {
+        self.told.set(max);
+        max
     }
 
     fn room(&self) -> u32 {
@@ -149,5 +163,24 @@ mod tests {
         assert_eq!((window.expected(), window.max(), window.max_if_widened()), (5, 7, 8));
         window.widen();
         assert_eq!(window.max(), 8);
+    }
+
+    #[test]
+    fn it_is_known_when_the_initiator_has_to_hear_that_the_window_is_open() {
+        let mut window = CommandWindow::new(u32::MAX, 2);
+        window.widen();
+        window.receive(u32::MAX, None);
+        assert!(!window.opened_unseen(), "it may send one more");
+        window.receive(0, None);
+        assert!(window.opened_unseen(), "and believes that this was the last");
+        assert_eq!(window.max(), 1);
+        assert!(!window.opened_unseen());
+        window.receive(1, None);
+        assert!(!window.opened_unseen(), "it was the last");
+        assert_eq!(window.max_if_widened(), 2);
+        window.widen();
+        assert!(!window.opened_unseen(), "the response says so");
+        window.widen();
+        assert!(!window.opened_unseen(), "it knows of one");
     }
 }

@@ -133,11 +133,6 @@ impl FullFeature {
         Ok(())
     }
 
-    /// Whether the engine has none of the commands, and all management functions are answered.
-    pub(crate) fn is_quiet(&self) -> bool {
-        self.managements.is_empty() && self.slots.iter().all(|(_, slot)| slot.stage == Stage::Sending)
-    }
-
     /// Gives up the commands that wait for the initiator.
     pub(crate) fn abandon_waiting(&mut self, cx: &mut dyn Cx) {
         let waiting = self.slots.iter().filter(|(_, slot)| slot.stage.takes_data());

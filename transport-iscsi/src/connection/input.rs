@@ -180,6 +180,7 @@ impl Connection {
     /// Goes on with what was left, and with what has come meanwhile.
     pub(super) fn resume(&self, state: &mut State, cx: &mut dyn Cx) {
         state.paused = false;
+        self.take_events(state);
         let stash = std::mem::take(&mut state.stash);
         if let Err(why) = self.parse(state, &stash, cx) {
             return self.fail(state, why, cx);

@@ -22,10 +22,6 @@ struct Running {
 }
 
 impl Managements {
-    pub(super) fn is_empty(&self) -> bool {
-        self.running.iter().all(Option::is_none)
-    }
-
     fn insert(&mut self, running: Running) -> u64 {
         let free = self.running.iter().position(Option::is_none).unwrap_or(self.running.len());
         if free == self.running.len() {

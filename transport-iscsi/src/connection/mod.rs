@@ -8,6 +8,8 @@ mod output;
 mod status;
 
 use crate::error::End;
+use crate::events::{self, Events};
+use crate::limits::OUTBOX;
 use crate::local::{self, Local, Place};
 use crate::portal::Shared;
 use crate::{NetworkEntity, Target};
@@ -15,7 +17,7 @@ use door::{Door, Opened, Visitor};
 use full_feature::{Env, FullFeature, Wish};
 use lunette_engine::{Completion, Responder, Session};
 use lunette_iscsi::Outbox;
-use lunette_iscsi::pdu::LogoutResult;
+use lunette_iscsi::pdu::{AsyncEvent, LogoutResult};
 use lunette_iscsi::target::{Accepted, Login, SessionType, Settings};
 use lunette_scsi::ServiceResponse;
 use lunette_store::{Cx, Interest, IoError, IoId, IoResult, Sink, SinkId};
@@ -78,6 +80,8 @@ struct State {
     flush_due: bool,
     receive_due: bool,
     closing: Option<Closing>,
+    /// The initiator has been asked to log out.
+    leaving: bool,
     /// The engine holds nothing more of this nexus.
     nexus_closed: bool,
     /// Of a normal session.
@@ -86,6 +90,7 @@ struct State {
     tsih: Option<u16>,
     /// It counts as load of its reactor.
     weighs: bool,
+    events: Option<Arc<Events>>,
     /// The session that this one replaces has not ended.
     waiting: bool,
     /// Those who wait for this session's end.
@@ -106,8 +111,6 @@ enum Phase {
 enum Closing {
     /// The engine ends the commands; then a logout response is due under this tag.
     Logout(u32),
-    /// Commands in flight finish.
-    Stop,
     /// What is to be sent is sent, and then this is why.
     Flush(End),
 }
@@ -151,15 +154,24 @@ impl Connection {
         Arc::ptr_eq(&self.portal, portal)
     }
 
-    /// Finishes what is in flight, then ends.
+    /// Has the session end: asks its initiator to log out, and waits for that for so long.
     pub(crate) fn stop(&self, cx: &mut dyn Cx) {
         let mut state = self.state.borrow_mut();
-        if state.socket.is_none() || state.closing.is_some() {
+        if state.socket.is_none() || state.closing.is_some() || state.leaving {
             return;
         }
-        self.begin_closing(&mut state, Closing::Stop, cx);
-        if let Phase::FullFeature(full) = &mut state.phase {
-            full.abandon_waiting(cx);
+        let time = self.portal.entity.options.stop_time;
+        match &mut *state {
+            State { phase: Phase::FullFeature(full), out, leaving, .. } if full.nexus.is_some() => {
+                *leaving = true;
+                events::request_logout(&mut full.machine, &full.session, time, out);
+                cx.timer(time, self.id(Token::LATE));
+            }
+            // What a discovery session was answered is sent.
+            State { phase: Phase::FullFeature(_), .. } => {
+                self.begin_closing(&mut state, Closing::Flush(End::Stopped), cx);
+            }
+            State { phase: Phase::Login(..), .. } => self.end(&mut state, &End::Stopped, cx),
         }
         self.settle(&mut state, cx);
     }
@@ -168,8 +180,33 @@ impl Connection {
     pub(crate) fn reset(&self, cx: &mut dyn Cx) {
         let mut state = self.state.borrow_mut();
         if state.socket.is_some() && state.closing.is_none() {
+            self.announce_drop(&mut state, AsyncEvent::DROP_SESSION);
             self.begin_closing(&mut state, Closing::Flush(End::ColdReset), cx);
             self.settle(&mut state, cx);
+        }
+    }
+
+    /// Sends what others have caused, as soon as there is room.
+    pub(crate) fn send_events(&self, cx: &mut dyn Cx) {
+        let mut state = self.state.borrow_mut();
+        self.take_events(&mut state);
+        self.settle(&mut state, cx);
+    }
+
+    /// Puts what others have caused into the outbox, unless more is there than the initiator takes.
+    fn take_events(&self, state: &mut State) {
+        state.paused |= state.out.len() >= OUTBOX;
+        if state.closing.is_some() || state.paused {
+            return;
+        }
+        if let State { phase: Phase::FullFeature(full), out, events: Some(events), .. } = state {
+            events.send(&mut full.machine, &full.session, out);
+        }
+    }
+
+    fn announce_drop(&self, state: &mut State, event: AsyncEvent) {
+        if let State { phase: Phase::FullFeature(full), out, .. } = state {
+            events::announce_drop(&mut full.machine, &full.session, event, out);
         }
     }
 
@@ -222,7 +259,10 @@ impl Connection {
             state.tsih = Some(tsih);
             let ends = state.target.as_ref().zip(initiator);
             let group = self.portal.group_tag;
-            let shared = ends.and_then(|(target, initiator)| target.nexus(group, rule, &initiator));
+            let events = Events::new(self.place, cx.poster());
+            let observer = events.clone();
+            let shared = ends.and_then(|(target, initiator)| target.nexus(group, rule, &initiator, observer));
+            state.events = Some(events);
             nexus = shared.map(|nexus| {
                 let responder: Weak<dyn Responder> = self.me.clone();
                 Session::open(nexus, responder, cx)
@@ -298,22 +338,12 @@ impl Connection {
             return;
         }
         self.finish_logout(state);
-        if !state.out.is_empty() && !state.blocked && !state.waiting && !state.flush_due {
+        if state.has_news() && !state.blocked && !state.waiting && !state.flush_due {
             state.flush_due = true;
             cx.defer(self.id(Token::FLUSH));
         }
-        let sent = state.out.is_empty();
-        match (&state.closing, &state.phase) {
-            (Some(Closing::Flush(_)), _) if sent => {
-                if let Some(Closing::Flush(why)) = state.closing.take() {
-                    self.end(state, &why, cx);
-                }
-            }
-            (Some(Closing::Stop), Phase::Login(..)) => self.end(state, &End::Stopped, cx),
-            (Some(Closing::Stop), Phase::FullFeature(full)) if sent && full.is_quiet() => {
-                self.end(state, &End::Stopped, cx);
-            }
-            _ => {}
+        if let Some(Closing::Flush(why)) = state.closing.take_if(|closing| closing.is_over(&state.out)) {
+            self.end(state, &why, cx);
         }
     }
 
@@ -447,9 +477,20 @@ impl Connection {
                 state.closing = Some(Closing::Logout(tag));
                 End::LoggedOut
             }
-            Some(Closing::Stop) | None => End::Stopped,
+            None => {
+                self.announce_drop(state, AsyncEvent::DROP_CONNECTION);
+                self.flush(state, cx);
+                End::Stopped
+            }
         };
         self.end(state, &why, cx);
+    }
+}
+
+impl Closing {
+    /// Whether everything is sent that had to be.
+    fn is_over(&self, out: &Outbox) -> bool {
+        matches!(self, Self::Flush(_)) && out.is_empty()
     }
 }
 
@@ -466,10 +507,12 @@ impl State {
             flush_due: false,
             receive_due: false,
             closing: None,
+            leaving: false,
             nexus_closed: false,
             target: None,
             tsih: None,
             weighs: true,
+            events: None,
             waiting: false,
             successors: Vec::new(),
             started: now,
@@ -477,6 +520,17 @@ impl State {
             pinged: None,
             starved: None,
         }
+    }
+
+    /// Whether there is something to send.
+    fn has_news(&self) -> bool {
+        !self.out.is_empty() || self.window_opened_unseen()
+    }
+
+    /// Whether the initiator waits for a command window that is open.
+    fn window_opened_unseen(&self) -> bool {
+        let Phase::FullFeature(full) = &self.phase else { return false };
+        self.closing.is_none() && full.session.window_opened_unseen()
     }
 
     /// The initiator is alive.

@@ -20,6 +20,9 @@ impl Connection {
         if state.waiting {
             return;
         }
+        if state.window_opened_unseen() && !state.blocked {
+            self.tell_window(state);
+        }
         while !state.out.is_empty() && !state.blocked && state.socket.is_some() {
             match send(state) {
                 Ok(count) => self.sent(state, count, cx),
@@ -35,6 +38,13 @@ impl Connection {
         self.local.feed_hungry(cx);
         if state.paused && state.out.len() < OUTBOX / 2 {
             self.resume(state, cx);
+        }
+    }
+
+    /// Commands were aborted without a response that could say that there is room for others.
+    fn tell_window(&self, state: &mut State) {
+        if let State { phase: Phase::FullFeature(full), out, .. } = state {
+            full.machine.tell_window(&full.session, out);
         }
     }
 

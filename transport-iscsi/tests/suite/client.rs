@@ -2,7 +2,8 @@
 
 use lunette_iscsi::initiator::{CommandRequest, Event, Initiator, Settings, TaskManagementRequest};
 use lunette_iscsi::pdu::{
-    LogoutReason, LogoutResult, RejectReason, TaskAttribute, TaskManagementFunction, TaskManagementResult,
+    AsyncEvent, LogoutReason, LogoutResult, RejectReason, TaskAttribute, TaskManagementFunction,
+    TaskManagementResult,
 };
 use lunette_iscsi::target::Residual;
 use lunette_iscsi::{Error, Outbox, Payload, Piece};
@@ -29,6 +30,15 @@ impl Ended {
     }
 }
 
+/// An asynchronous message.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Message {
+    pub(crate) event: AsyncEvent,
+    pub(crate) lun: [u8; 8],
+    pub(crate) parameters: [u16; 3],
+    pub(crate) data: Vec<u8>,
+}
+
 pub(crate) struct Client {
     pub(crate) socket: TcpStream,
     pub(crate) initiator: Initiator,
@@ -40,6 +50,7 @@ pub(crate) struct Client {
     pub(crate) managed: HashMap<u32, TaskManagementResult>,
     pub(crate) texts: Vec<String>,
     pub(crate) rejects: Vec<RejectReason>,
+    pub(crate) messages: Vec<Message>,
     pub(crate) logged_in: bool,
     pub(crate) logged_out: Option<LogoutResult>,
     /// R2Ts are not answered.
@@ -90,6 +101,7 @@ impl Client {
             managed: HashMap::new(),
             texts: Vec::new(),
             rejects: Vec::new(),
+            messages: Vec::new(),
             logged_in: false,
             logged_out: None,
             lazy: false,
@@ -303,7 +315,10 @@ impl Client {
                 Some(Event::Text { text, .. }) => self.texts.push(String::from_utf8(text.to_vec()).unwrap()),
                 Some(Event::Rejected { reason, .. }) => self.rejects.push(reason),
                 Some(Event::LoggedOut(result)) => self.logged_out = Some(result),
-                Some(Event::Pong { .. } | Event::Message { .. }) => {}
+                Some(Event::Message { event, lun, parameters, data }) => {
+                    self.messages.push(Message { event, lun, parameters, data: data.to_vec() });
+                }
+                Some(Event::Pong { .. }) => {}
             }
             if let Some((tag, transfer_tag, offset, length)) = request {
                 self.requests += 1;

@@ -3,6 +3,7 @@
 mod access;
 mod client;
 mod commands;
+mod events;
 mod greedy;
 mod hostile;
 mod management;

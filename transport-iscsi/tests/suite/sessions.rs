@@ -11,7 +11,7 @@ use std::net::{TcpListener, TcpStream};
 use std::sync::mpsc::{Receiver, channel};
 use std::time::Duration;
 
-fn discovery() -> Settings {
+pub(crate) fn discovery() -> Settings {
     Settings { session_type: SessionType::Discovery, target_name: String::new(), ..settings(1) }
 }
 
@@ -144,23 +144,6 @@ fn logging_out_with_commands_in_flight_ends_them() {
     }
     client.log_out();
     rig.wait_for_connections(0);
-}
-
-#[test]
-fn a_portal_that_stops_lets_commands_finish() {
-    let mut rig = Rig::faulty("delay:100");
-    let mut client = rig.client(1);
-    let mut idle = rig.client(2);
-    let tag = client.command(&cdb(READ, 0, 8), 4096, None);
-    client.send();
-    // The read is under way when a later command has been answered.
-    client.run(&[0; 6], 0, None);
-    let address = rig.address();
-    assert!(rig.stop());
-    assert_eq!(client.finish(tag).status, 0);
-    client.until_closed();
-    idle.until_closed();
-    assert!(TcpStream::connect(address).is_err());
 }
 
 #[test]
