@@ -80,6 +80,7 @@ fn package_of(program: &str) -> &'static str {
         "readelf" => "binutils",
         "xz" => "xz-utils",
         "ip" | "tc" => "iproute2",
+        "mcopy" | "mformat" => "mtools",
         "multipath" | "multipathd" => "multipath-tools",
         "systemd-udevd" | "udevadm" => "udev",
         "cc" => "gcc libc6-dev",

@@ -45,6 +45,11 @@ impl Kernel {
         self.folder.join("vmlinux")
     }
 
+    /// The kernel as a boot loader takes it.
+    pub(super) fn packed_image(&self) -> Result<PathBuf> {
+        Ok(packed_image(&self.root(), &release(&self.root())?))
+    }
+
     /// Holds `lib/modules`.
     pub(super) fn root(&self) -> PathBuf {
         self.folder.join("root")
@@ -106,9 +111,13 @@ fn fetch(folder: &Path) -> Result<()> {
     let release = release(&root)?;
     let mut depmod = tools::command("depmod")?;
     tools::run(depmod.arg("-b").arg(&root).arg(&release), tools::LIMIT)?.ok()?;
-    let packed = fs::read(root.join("boot").join(format!("vmlinuz-{release}")))?;
+    let packed = fs::read(packed_image(&root, &release))?;
     fs::write(folder.join("vmlinux"), unpack_image(&packed)?)?;
     Ok(())
+}
+
+fn packed_image(root: &Path, release: &str) -> PathBuf {
+    root.join("boot").join(format!("vmlinuz-{release}"))
 }
 
 /// The name of the only directory of `lib/modules`.

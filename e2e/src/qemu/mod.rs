@@ -3,9 +3,10 @@
 //! Slower than User-Mode Linux, but with a real virtio-pci transport, SeaBIOS (which uses the disk
 //! before Linux does) and several request queues. The root is the host's, over virtio-9p.
 
+pub mod disk;
 mod kernel;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::Result;
@@ -80,30 +81,48 @@ impl Qemu {
 
     /// Boots the guest and waits until it takes scripts.
     pub fn boot(&self) -> Result<Guest> {
+        let (kernel, job) = self.prepare()?;
+        let mut command = self.command(&job)?;
+        command.arg("-kernel").arg(kernel.image()).arg("-initrd").arg(job.path("initramfs"));
+        command.args(["-append", &self.kernel_arguments(&kernel, &job)]);
+        let wiring = Wiring::spawn(&command, &job)?;
+        Guest::new(job, wiring)
+    }
+
+    /// Boots the guest from a disk of its own. `place` brings the image of [`disk::SIZE`] bytes to where the disk is, and
+    /// adds that disk.
+    pub fn boot_from_disk(&self, place: impl FnOnce(&Path, Qemu) -> Result<Qemu>) -> Result<Guest> {
+        tools::need(["mformat", "mcopy", "syslinux"])?;
+        let (kernel, job) = self.prepare()?;
+        let image = job.path("disk.img");
+        let arguments = self.kernel_arguments(&kernel, &job);
+        disk::write(&image, &kernel.packed_image()?, &job.path("initramfs"), &arguments)?;
+        let command = place(&image, self.clone())?.command(&job)?;
+        let wiring = Wiring::spawn(&command, &job)?;
+        Guest::new(job, wiring)
+    }
+
+    /// A kernel and, in the job directory, its initramfs.
+    fn prepare(&self) -> Result<(Kernel, Job)> {
         tools::need(["qemu-system-x86_64", "busybox", "modprobe"])?;
         let kernel = Kernel::get()?;
         let job = Job::new()?;
         kernel.write_initramfs(include_str!("init.sh"), &job.path("initramfs"))?;
-        let wiring = Wiring::spawn(&self.command(&kernel, &job)?, &job)?;
-        Guest::new(job, wiring)
+        Ok((kernel, job))
     }
 
-    fn command(&self, kernel: &Kernel, job: &Job) -> Result<Command> {
+    fn kernel_arguments(&self, kernel: &Kernel, job: &Job) -> String {
+        let root = kernel.root();
+        let root = root.display();
+        format!("console=ttyS0 loglevel=5 panic=-1 E2E_KERNEL={root} {}", job.kernel_arguments(&self.modules))
+    }
+
+    fn command(&self, job: &Job) -> Result<Command> {
         let mut command = tools::command("qemu-system-x86_64")?;
         command
             .args(["-accel", "tcg"])
             .args(self.machine.clone().unwrap_or_else(|| self.own_machine()))
             .args(["-display", "none", "-no-reboot", "-nodefaults"])
-            .arg("-kernel")
-            .arg(kernel.image())
-            .arg("-initrd")
-            .arg(job.path("initramfs"))
-            .arg("-append")
-            .arg(format!(
-                "console=ttyS0 loglevel=5 panic=-1 E2E_KERNEL={} {}",
-                kernel.root().display(),
-                job.kernel_arguments(&self.modules)
-            ))
             .arg("-chardev")
             .arg(format!("file,id=log,append=on,path={}", job.kernel_log().display()))
             .args(["-serial", "chardev:log"])
