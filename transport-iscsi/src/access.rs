@@ -1,6 +1,6 @@
 //! Who may log in where, how he proves who he is, and what he sees then.
 
-use crate::patterns::among;
+use crate::patterns::{among, folded};
 use crate::{NamePattern, Network};
 use lunette_engine::LogicalUnit;
 use lunette_iscsi::chap::{Accounts, Algorithm, Challenge, Credentials, TargetChap};
@@ -75,8 +75,9 @@ impl AccessControl {
         if self.rules.is_empty() {
             return Ok(None);
         }
+        let name = folded(initiator);
         let is_named = |rule: &AccessRule| {
-            rule.initiators.is_empty() || rule.initiators.iter().any(|n| n.matches(initiator))
+            rule.initiators.is_empty() || rule.initiators.iter().any(|pattern| pattern.matches_folded(&name))
         };
         let mut denied = Denied::Name;
         for (index, rule) in self.rules.iter().enumerate() {

@@ -1,6 +1,6 @@
 //! Whom a rule concerns: names and addresses.
 
-use std::fmt;
+use std::fmt::{self, Write};
 use std::net::IpAddr;
 use std::str::FromStr;
 use thiserror::Error;
@@ -10,10 +10,15 @@ pub(crate) fn fold(name: &str) -> String {
     name.chars().flat_map(char::to_lowercase).collect()
 }
 
+/// The same, for patterns.
+pub(crate) fn folded(name: &str) -> Vec<char> {
+    fold(name).chars().collect()
+}
+
 /// iSCSI names: one, or all that a pattern has, in which `*` stands for anything and `?` for one character. Case does not
 /// matter.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
-pub struct NamePattern(String);
+pub struct NamePattern(Box<[char]>);
 
 /// A pattern that no iSCSI name has.
 #[derive(Clone, PartialEq, Eq, Debug, Error)]
@@ -23,7 +28,11 @@ pub struct NotAPattern(String);
 impl NamePattern {
     /// Whether the pattern has `name`.
     pub fn matches(&self, name: &str) -> bool {
-        let (pattern, name): (Vec<_>, Vec<_>) = (self.0.chars().collect(), fold(name).chars().collect());
+        self.matches_folded(&folded(name))
+    }
+
+    pub(crate) fn matches_folded(&self, name: &[char]) -> bool {
+        let pattern = &self.0;
         let (mut at, mut of) = (0, 0);
         // Where the last `*` stands, and up to where it stands for the name.
         let mut star = None;
@@ -56,13 +65,13 @@ impl FromStr for NamePattern {
         if text.is_empty() || text.len() > lunette_iscsi::limits::MAX_NAME || text.chars().any(odd) {
             return Err(NotAPattern(text.to_owned()));
         }
-        Ok(Self(fold(text)))
+        Ok(Self(folded(text).into()))
     }
 }
 
 impl fmt::Display for NamePattern {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
+        self.0.iter().try_for_each(|c| f.write_char(*c))
     }
 }
 
