@@ -2,11 +2,11 @@
 
 use crate::access::DiscoveryAccess;
 use crate::advertise::told;
-use crate::local::Local;
+use crate::local::{self, Local};
 use crate::patterns::{Network, among, fold};
 use crate::portal::Shared;
 use crate::sessions::SessionTable;
-use crate::{Error, SessionStatus, Target, TargetOptions};
+use crate::{EndHow, Error, SessionStatus, Target, TargetOptions};
 use lunette_iscsi::target::Portal;
 use lunette_reactor::Reactors;
 use lunette_store::log::LineBudget;
@@ -132,6 +132,14 @@ impl NetworkEntity {
         let mut sessions: Vec<_> = (0..reactors.count()).flat_map(of_reactor).collect();
         sessions.sort_by_key(|session| session.tsih);
         sessions
+    }
+
+    /// Has a session end, also one for discovery. Returns whether there is one of this handle; it may last for a while yet.
+    pub fn end_session(&self, tsih: u16, how: EndHow, reactors: &Reactors) -> bool {
+        let Some(place) = self.table().place_of(tsih) else { return false };
+        let end = local::message(place, move |connection, cx| connection.unwanted(how, cx), |_| ());
+        reactors.poster().post(place.reactor, end);
+        true
     }
 
     pub(crate) fn table(&self) -> MutexGuard<'_, SessionTable> {

@@ -45,6 +45,8 @@ pub(crate) enum End {
     NoData,
     #[error("the same initiator port has logged in anew")]
     Replaced,
+    #[error("it was to be ended")]
+    Unwanted,
     #[error("target cold reset")]
     ColdReset,
     #[error("the portal is stopped")]

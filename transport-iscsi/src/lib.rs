@@ -51,5 +51,5 @@ pub use entity::{EntityOptions, NetworkEntity};
 pub use error::Error;
 pub use patterns::{NamePattern, Network, NotANetwork, NotAPattern};
 pub use portal::Portal;
-pub use status::{SessionCounters, SessionParameters, SessionStatus};
+pub use status::{EndHow, SessionCounters, SessionParameters, SessionStatus};
 pub use target::{Redirect, Target, TargetOptions};

@@ -86,6 +86,11 @@ impl SessionTable {
         Ok((tsih, before))
     }
 
+    /// Where a session is.
+    pub(crate) fn place_of(&self, tsih: u16) -> Option<Place> {
+        self.open.get(&tsih).map(|session| session.place)
+    }
+
     /// A session is over.
     pub(crate) fn close(&mut self, tsih: u16) {
         let Some(Record { nexus: Some(nexus), .. }) = self.open.remove(&tsih) else { return };

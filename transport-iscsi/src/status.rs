@@ -91,6 +91,16 @@ impl From<&Parameters> for SessionParameters {
     }
 }
 
+/// How a session is to end.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum EndHow {
+    /// Its initiator is asked to log out within this time; then its connection is closed. A discovery session has nothing
+    /// that is worth the wait.
+    LogoutRequest(Duration),
+    /// Its connection is closed.
+    Drop,
+}
+
 fn hexadecimal<S: Serializer>(bytes: &[u8; 6], to: S) -> Result<S::Ok, S::Error> {
     let digits: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
     to.serialize_str(&digits)

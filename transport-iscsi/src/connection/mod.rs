@@ -12,7 +12,7 @@ use crate::events::{self, Events};
 use crate::limits::OUTBOX;
 use crate::local::{self, Local, Place};
 use crate::portal::Shared;
-use crate::{NetworkEntity, Target};
+use crate::{EndHow, NetworkEntity, Target};
 use door::{Door, Opened, Visitor};
 use full_feature::{Env, FullFeature, Wish};
 use lunette_engine::{Completion, Responder, Session};
@@ -49,6 +49,9 @@ impl Token {
     pub(crate) const BUFFERS: u64 = 6;
 }
 
+/// The longest time that fits into a request to log out.
+const MOST_TIME: Duration = Duration::from_secs(u16::MAX as u64);
+
 /// What the engine knows the end of the nexus by.
 const CLOSE: u64 = u64::MAX;
 
@@ -80,8 +83,8 @@ struct State {
     flush_due: bool,
     receive_due: bool,
     closing: Option<Closing>,
-    /// The initiator has been asked to log out.
-    leaving: bool,
+    /// The initiator has been asked to log out until then, or else this is why the connection is closed.
+    leaving: Option<(Duration, End)>,
     /// The engine holds nothing more of this nexus.
     nexus_closed: bool,
     /// Of a normal session.
@@ -157,23 +160,48 @@ impl Connection {
     /// Has the session end: asks its initiator to log out, and waits for that for so long.
     pub(crate) fn stop(&self, cx: &mut dyn Cx) {
         let mut state = self.state.borrow_mut();
-        if state.socket.is_none() || state.closing.is_some() || state.leaving {
+        if state.socket.is_some() && state.closing.is_none() {
+            self.ask_to_leave(&mut state, self.portal.entity.options.stop_time, End::Stopped, cx);
+            self.settle(&mut state, cx);
+        }
+    }
+
+    /// Has the session end, because somebody wants that.
+    pub(crate) fn unwanted(&self, how: EndHow, cx: &mut dyn Cx) {
+        let mut state = self.state.borrow_mut();
+        if state.socket.is_none() || state.closing.is_some() {
             return;
         }
-        let time = self.portal.entity.options.stop_time;
-        match &mut *state {
+        match how {
+            EndHow::LogoutRequest(time) => self.ask_to_leave(&mut state, time, End::Unwanted, cx),
+            EndHow::Drop => self.drop_connection(&mut state, &End::Unwanted, cx),
+        }
+        self.settle(&mut state, cx);
+    }
+
+    fn ask_to_leave(&self, state: &mut State, time: Duration, why: End, cx: &mut dyn Cx) {
+        let time = time.min(MOST_TIME);
+        let until = cx.now().saturating_add(time);
+        match state {
+            State { leaving: Some((before, _)), .. } if *before <= until => {}
             State { phase: Phase::FullFeature(full), out, leaving, .. } if full.nexus.is_some() => {
-                *leaving = true;
+                *leaving = Some((until, why));
                 events::request_logout(&mut full.machine, &full.session, time, out);
-                cx.timer(time, self.id(Token::LATE));
+                self.be_late_after(time, cx);
             }
             // What a discovery session was answered is sent.
             State { phase: Phase::FullFeature(_), .. } => {
-                self.begin_closing(&mut state, Closing::Flush(End::Stopped), cx);
+                self.begin_closing(state, Closing::Flush(why), cx);
             }
-            State { phase: Phase::Login(..), .. } => self.end(&mut state, &End::Stopped, cx),
+            State { phase: Phase::Login(..), .. } => self.end(state, &why, cx),
         }
-        self.settle(&mut state, cx);
+    }
+
+    /// Closes the connection, and says so if that can be sent at once.
+    fn drop_connection(&self, state: &mut State, why: &End, cx: &mut dyn Cx) {
+        self.announce_drop(state, AsyncEvent::DROP_CONNECTION);
+        self.flush(state, cx);
+        self.end(state, why, cx);
     }
 
     /// Ends the session after a reset of the whole target, once the answer to that is sent.
@@ -304,7 +332,12 @@ impl Connection {
     fn begin_closing(&self, state: &mut State, closing: Closing, cx: &mut dyn Cx) {
         state.closing = Some(closing);
         state.stash = Vec::new();
-        cx.timer(self.portal.entity.options.stop_time, self.id(Token::LATE));
+        self.be_late_after(self.portal.entity.options.stop_time, cx);
+    }
+
+    fn be_late_after(&self, time: Duration, cx: &mut dyn Cx) {
+        cx.cancel(self.id(Token::LATE));
+        cx.timer(time, self.id(Token::LATE));
     }
 
     fn wish(&self, state: &mut State, wish: Wish, cx: &mut dyn Cx) {
@@ -478,9 +511,8 @@ impl Connection {
                 End::LoggedOut
             }
             None => {
-                self.announce_drop(state, AsyncEvent::DROP_CONNECTION);
-                self.flush(state, cx);
-                End::Stopped
+                let why = state.leaving.take().map_or(End::Stopped, |(_, why)| why);
+                return self.drop_connection(state, &why, cx);
             }
         };
         self.end(state, &why, cx);
@@ -507,7 +539,7 @@ impl State {
             flush_due: false,
             receive_due: false,
             closing: None,
-            leaving: false,
+            leaving: None,
             nexus_closed: false,
             target: None,
             tsih: None,

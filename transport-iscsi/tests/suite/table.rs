@@ -5,7 +5,9 @@ use crate::rig::Rig;
 use crate::targets::discovery;
 use lunette_iscsi::initiator::Settings;
 use lunette_iscsi::params::Parameters;
-use lunette_transport_iscsi::SessionStatus;
+use lunette_iscsi::pdu::AsyncEvent;
+use lunette_transport_iscsi::{EndHow, EntityOptions, SessionStatus};
+use std::time::Duration;
 
 fn table(rig: &Rig) -> Vec<SessionStatus> {
     rig.entity.sessions(&rig.reactors)
@@ -64,4 +66,70 @@ fn sessions_can_be_written_as_json() {
     assert_eq!(session["parameters"]["immediate_data"], true);
     assert_eq!(session["commands"], 1);
     assert!(session["age"].is_f64(), "{session}");
+}
+
+const LONG: Duration = Duration::from_secs(3600);
+
+fn end(rig: &Rig, client: &Client, how: EndHow) -> bool {
+    rig.entity.end_session(client.initiator.tsih(), how, &rig.reactors)
+}
+
+#[test]
+fn a_session_can_be_dropped() {
+    let rig = Rig::new();
+    let (mut client, mut bystander) = (rig.client(1), rig.client(2));
+    assert!(end(&rig, &client, EndHow::Drop));
+    client.until_closed();
+    assert_eq!(client.messages[0].event, AsyncEvent::DROP_CONNECTION);
+    rig.wait_for_connections(1);
+    assert!(!end(&rig, &client, EndHow::Drop), "it is no more");
+    assert_eq!(bystander.read(0, 1), [0; 512]);
+    assert_eq!(rig.client(1).read(0, 1), [0; 512], "its initiator may come again");
+}
+
+#[test]
+fn an_initiator_can_be_asked_to_log_out() {
+    let rig = Rig::new();
+    let mut client = rig.client(1);
+    assert!(end(&rig, &client, EndHow::LogoutRequest(LONG)));
+    client.until(|client| !client.messages.is_empty());
+    let message = &client.messages[0];
+    assert_eq!((message.event, message.parameters), (AsyncEvent::REQUEST_LOGOUT, [0, 0, 3600]));
+    assert_eq!(client.read(0, 1), [0; 512], "until then it goes on");
+    client.log_out();
+    rig.wait_for_connections(0);
+}
+
+#[test]
+fn who_does_not_log_out_in_time_is_dropped() {
+    let rig = Rig::new();
+    let mut client = rig.client(1);
+    assert!(end(&rig, &client, EndHow::LogoutRequest(LONG)));
+    assert!(end(&rig, &client, EndHow::LogoutRequest(Duration::from_millis(10))), "the shorter time counts");
+    client.until_closed();
+    let events: Vec<_> = client.messages.iter().map(|message| message.event).collect();
+    let asked = AsyncEvent::REQUEST_LOGOUT;
+    assert_eq!(events, [asked, asked, AsyncEvent::DROP_CONNECTION]);
+}
+
+#[test]
+fn a_portal_that_stops_waits_no_longer_for_those_who_were_asked_before() {
+    let options = EntityOptions { stop_time: Duration::from_millis(10), ..EntityOptions::default() };
+    let mut rig = Rig::with(options, None, 1);
+    let mut client = rig.client(1);
+    assert!(end(&rig, &client, EndHow::LogoutRequest(Duration::MAX)));
+    assert!(rig.stop());
+    client.until_closed();
+}
+
+#[test]
+fn discovery_sessions_can_be_ended() {
+    let rig = Rig::new();
+    for how in [EndHow::Drop, EndHow::LogoutRequest(LONG)] {
+        let mut client = Client::connect(rig.address(), discovery(1));
+        client.until(|client| client.logged_in);
+        assert!(end(&rig, &client, how));
+        client.until_closed();
+    }
+    rig.wait_for_connections(0);
 }
