@@ -44,13 +44,12 @@ impl Call {
         if serves && words.iter().any(|word| word == "--print-capabilities") {
             return Ok(Self::PrintCapabilities);
         }
-        let serve = if is_back_end {
-            Serve { is_back_end, ..BackEnd::try_parse_from(words)?.serve }
-        } else {
-            let Subcommand::Serve(serve) = Cli::try_parse_from(words)?.command;
-            serve
-        };
-        Ok(Self::Serve(Box::new(serve)))
+        if is_back_end {
+            let serve = BackEnd::try_parse_from(words)?.serve;
+            return Ok(Self::Serve(Box::new(Serve { is_back_end, ..serve })));
+        }
+        let Subcommand::Serve(serve) = Cli::try_parse_from(words)?.command;
+        Ok(Self::Serve(serve))
     }
 }
 
@@ -59,7 +58,7 @@ pub(crate) enum Subcommand {
     /// Serve logical units until SIGTERM or SIGINT
     ///
     /// Without any option: a thin 1 GiB disk in the state directory, on iSCSI 127.0.0.1:3260 and on a vhost-user socket.
-    Serve(Serve),
+    Serve(Box<Serve>),
 }
 
 #[derive(Args, Debug)]
@@ -121,6 +120,12 @@ pub(crate) struct Serve {
     /// much (RLIMIT_MEMLOCK); without the right the memory is used as it is.
     #[arg(long)]
     pub(crate) pin_memory: bool,
+
+    /// Serve iSCSI as this file says: portals, targets, and who sees what (docs/iscsi.md)
+    ///
+    /// Written in TOML. Without it there is one target with all units, which everyone who reaches a portal may use.
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["iscsi", "target"])]
+    pub(crate) iscsi_config: Option<PathBuf>,
 
     /// Name of the iSCSI target
     #[arg(long, value_name = "IQN", default_value = "iqn.2026-11.dev.lunette:default")]

@@ -1,6 +1,7 @@
 //! The ways in: a target port for the iSCSI portals of each target port group, and one for each vhost-user socket and target.
 
 use crate::access::Grouped;
+use crate::iscsi::{Iscsi, Plan};
 use crate::state::{Key, PortRole, StateDir};
 use crate::stop::{self, Deadline};
 use crate::summary;
@@ -10,14 +11,12 @@ use lunette_engine::{LogicalUnit, TargetPort};
 use lunette_reactor::Reactors;
 use lunette_scsi::Protocol;
 use lunette_store::ReactorId;
-use lunette_transport_iscsi::{EntityOptions, NetworkEntity, Portal, TargetOptions};
 use lunette_transport_vhost_user::{
     Endpoint, Handle, Options as VhostUserOptions, VhostUserExport, reactor_of,
 };
-use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
-use std::net::{SocketAddr, TcpListener};
+use std::net::TcpListener;
 use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -27,9 +26,7 @@ type Targets = BTreeMap<u8, BTreeMap<u32, Arc<LogicalUnit>>>;
 
 /// Where the units are served.
 pub(crate) struct Places {
-    /// Name of the iSCSI target.
-    pub(crate) target: String,
-    pub(crate) iscsi: Vec<Grouped<SocketAddr>>,
+    pub(crate) iscsi: Plan,
     /// Sockets that listen for iSCSI already.
     pub(crate) iscsi_sockets: Vec<TcpListener>,
     pub(crate) vhost_user: Vec<Grouped<Endpoint>>,
@@ -40,15 +37,13 @@ pub(crate) struct Places {
 impl Places {
     /// How many they are.
     pub(crate) fn count(&self) -> usize {
-        self.iscsi.len() + self.iscsi_sockets.len() + self.vhost_user.len()
+        self.iscsi.portals.len() + self.iscsi_sockets.len() + self.vhost_user.len()
     }
 }
 
 /// What is being served where.
 pub(crate) struct Exports {
-    target: String,
-    luns: Vec<u32>,
-    portals: Vec<Portal>,
+    iscsi: Option<Iscsi>,
     vhost_user: Vec<Handle>,
 }
 
@@ -68,12 +63,7 @@ impl Exports {
             bind(unit, &all);
             targets.entry(address.target).or_default().insert(address.lun, unit.unit.clone());
         }
-        let mut exports = Self {
-            target: places.target.clone(),
-            luns: units.keys().map(|address| address.lun).collect(),
-            portals: Vec::new(),
-            vhost_user: Vec::new(),
-        };
+        let mut exports = Self { iscsi: None, vhost_user: Vec::new() };
         let left = AtomicUsize::new(places.count());
         let one_ended: Arc<dyn Fn() + Send + Sync> = Arc::new(move || {
             if left.fetch_sub(1, Ordering::AcqRel) == 1 {
@@ -81,7 +71,7 @@ impl Exports {
             }
         });
         let started = exports
-            .start_iscsi(&mut places, &targets, reactors)
+            .start_iscsi(&mut places, units, reactors)
             .and_then(|ids| {
                 exports.start_vhost_user(places, &targets, ids, state, (reactors, &all), &one_ended)
             })
@@ -99,40 +89,23 @@ impl Exports {
     fn start_iscsi(
         &mut self,
         places: &mut Places,
-        targets: &Targets,
+        units: &Units,
         reactors: &Reactors,
     ) -> Result<RangeInclusive<u16>> {
         let mut ids = 1..=u16::MAX;
-        if places.iscsi.is_empty() && places.iscsi_sockets.is_empty() {
+        let sockets = std::mem::take(&mut places.iscsi_sockets);
+        if places.iscsi.portals.is_empty() && sockets.is_empty() {
             ids.next();
             return Ok(ids);
         }
-        if let Some(target) = targets.keys().find(|target| **target != 0) {
+        let hidden = units.keys().find(|address| !places.iscsi.shows(address));
+        if let Some(address) = hidden.filter(|_| places.vhost_user.is_empty()) {
             bail!(
-                "target={target} is for virtual machines: an iSCSI target shows the units of target 0 only. \
-                 Serve the units with --vhost-user and without --iscsi, or leave the target out"
+                "{address} would be seen by nobody: an iSCSI target shows the units of target 0, unless the file of \
+                 --iscsi-config says more. Serve it with --vhost-user, name it in the file, or leave the target out"
             );
         }
-        let units = targets.get(&0).cloned().unwrap_or_default();
-        let of_sockets = places.iscsi_sockets.iter().map(|_| TargetPort::DEFAULT_GROUP);
-        let mut groups = BTreeMap::new();
-        for group in places.iscsi.iter().map(|portal| portal.group).chain(of_sockets) {
-            if let Entry::Vacant(place) = groups.entry(group) {
-                // A target portal group has the number of its target port group; RFC 7143 4.4.3 makes the port's name from it.
-                let name = format!("{},t,0x{group:04x}", places.target);
-                let id = ids.next().context("there are too many target port groups")?;
-                place.insert(TargetPort::in_group(group, name, id, Protocol::ISCSI, units.clone()));
-            }
-        }
-        let entity = NetworkEntity::new(EntityOptions::default());
-        let name = places.target.clone();
-        entity.add(TargetOptions { name, groups, ..TargetOptions::default() })?;
-        for Grouped { place, group } in &places.iscsi {
-            self.portals.push(Portal::start(*place, *group, &entity, reactors)?);
-        }
-        for socket in places.iscsi_sockets.drain(..) {
-            self.portals.push(Portal::adopt(socket, TargetPort::DEFAULT_GROUP, &entity, reactors)?);
-        }
+        self.iscsi = Some(Iscsi::start(&places.iscsi, sockets, units, &mut ids, reactors)?);
         Ok(ids)
     }
 
@@ -168,10 +141,7 @@ impl Exports {
     /// How to connect to all of them.
     pub(crate) fn summary(&self) -> String {
         let mut text = String::new();
-        for portal in &self.portals {
-            let iscsi = summary::Iscsi { address: portal.address(), target: &self.target, luns: &self.luns };
-            let _ = write!(text, "{iscsi}");
-        }
+        text += &self.iscsi.as_ref().map(Iscsi::summary).unwrap_or_default();
         for (index, handle) in self.vhost_user.iter().enumerate() {
             let _ = write!(text, "{}", summary::VhostUser { name: handle.name(), index });
         }
@@ -182,11 +152,10 @@ impl Exports {
     /// done so before the deadline.
     pub(crate) fn stop(&self, reactors: &Reactors, deadline: Deadline) -> Vec<String> {
         self.vhost_user.iter().for_each(Handle::begin_stop);
-        self.portals.iter().for_each(|portal| portal.begin_stop(reactors));
+        self.iscsi.iter().for_each(|iscsi| iscsi.begin_stop(reactors));
         let vhost_user = self.vhost_user.iter().filter(|handle| !handle.wait(deadline.left()));
         let vhost_user = vhost_user.map(|handle| format!("vhost-user on {}", handle.name()));
-        let portals = self.portals.iter().filter(|portal| !portal.wait(deadline.left()));
-        vhost_user.chain(portals.map(|portal| format!("iSCSI on {}", portal.address()))).collect()
+        vhost_user.chain(self.iscsi.iter().flat_map(|iscsi| iscsi.wait(deadline))).collect()
     }
 }
 

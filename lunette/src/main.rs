@@ -4,6 +4,7 @@ mod access;
 mod cli;
 mod exports;
 mod inherited;
+mod iscsi;
 mod notation;
 mod serve;
 mod signals;

@@ -4,6 +4,8 @@ use crate::access::Grouped;
 use crate::cli::Serve;
 use crate::exports::{Exports, Places};
 use crate::inherited::Inherited;
+use crate::iscsi::Plan;
+use crate::notation::UnitSpec;
 use crate::signals::StopSignals;
 use crate::socket::SocketSpec;
 use crate::state::StateDir;
@@ -29,6 +31,7 @@ pub(crate) fn serve(options: &Serve) -> Result<()> {
     allow_descriptors();
     let state = StateDir::open(options.state_dir.as_deref().unwrap_or(&StateDir::default_path()))?;
     let specs = if options.units.is_empty() { &[default_spec(&state)][..] } else { &options.units };
+    let plan = iscsi_plan(options, specs)?;
     let units = units::open(specs, &state)?;
     let reactors = Reactors::start(&ReactorOptions {
         reactors: options.reactors,
@@ -44,7 +47,7 @@ pub(crate) fn serve(options: &Serve) -> Result<()> {
     // Until now there is nothing to end gently: a signal ends the program, also one that waits for a lock.
     let signals = StopSignals::catch()?;
     units.values().for_each(|unit| unit.unit.resume(&*reactors.poster()));
-    let places = places(options, inherited, &state);
+    let places = places(options, plan, inherited, &state);
     let exports = Exports::start(places, &units, &state, &reactors, signals.waker())?;
     // Those that were interrupted are not ready yet, and live where their exports want them by now.
     units.values().for_each(|unit| unit.unit.resume(&*reactors.poster()));
@@ -87,12 +90,22 @@ fn threads(reactors: &Reactors) -> String {
     }
 }
 
-fn places(options: &Serve, inherited: Inherited, state: &StateDir) -> Places {
+/// What is said of iSCSI.
+fn iscsi_plan(options: &Serve, specs: &[UnitSpec]) -> Result<Plan> {
+    match &options.iscsi_config {
+        Some(path) => Plan::read(path, &units::names(specs)?),
+        None => {
+            let portals = options.iscsi.iter().map(|portal| (*portal).into()).collect();
+            Ok(Plan::open_to_all(&options.target, portals))
+        }
+    }
+}
+
+fn places(options: &Serve, plan: Plan, inherited: Inherited, state: &StateDir) -> Places {
     let sockets = options.vhost_user.iter().cloned();
     let plain = options.socket_paths.iter().cloned().map(SocketSpec::new);
     let mut places = Places {
-        target: options.target.clone(),
-        iscsi: options.iscsi.iter().map(|portal| (*portal).into()).collect(),
+        iscsi: plan,
         iscsi_sockets: inherited.iscsi,
         vhost_user: sockets
             .chain(plain)
@@ -103,7 +116,7 @@ fn places(options: &Serve, inherited: Inherited, state: &StateDir) -> Places {
     };
     if places.count() == 0 {
         if !options.is_back_end {
-            places.iscsi.push(Grouped::by_default(DEFAULT_ISCSI));
+            places.iscsi.portals.push(Grouped::by_default(DEFAULT_ISCSI));
         }
         places.vhost_user.push(Grouped::by_default(Endpoint::at(state.path().join("vhost-user.sock"))));
     }

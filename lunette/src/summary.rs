@@ -25,21 +25,23 @@ pub(crate) fn units(units: &Units) -> String {
 /// How to connect by iSCSI.
 pub(crate) struct Iscsi<'a> {
     pub(crate) address: SocketAddr,
-    pub(crate) target: &'a str,
-    pub(crate) luns: &'a [u32],
+    /// The targets, with the logical unit numbers that they show.
+    pub(crate) targets: &'a [(String, Vec<u32>)],
 }
 
 impl fmt::Display for Iscsi<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { address, target, luns } = self;
+        let Self { address, targets } = self;
         writeln!(f, "iSCSI on {address}")?;
         writeln!(f, "  iscsiadm -m discovery -t sendtargets -p {address}")?;
-        writeln!(f, "  iscsiadm -m node -T {target} -p {address} --login")?;
-        for lun in luns.iter().take(4) {
-            writeln!(f, "  iscsi://{address}/{target}/{lun}")?;
-        }
-        if luns.len() > 4 {
-            writeln!(f, "  … and {} more", luns.len() - 4)?;
+        for (target, luns) in *targets {
+            writeln!(f, "  iscsiadm -m node -T {target} -p {address} --login")?;
+            for lun in luns.iter().take(4) {
+                writeln!(f, "  iscsi://{address}/{target}/{lun}")?;
+            }
+            if luns.len() > 4 {
+                writeln!(f, "  … and {} more", luns.len() - 4)?;
+            }
         }
         Ok(())
     }

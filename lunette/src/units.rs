@@ -62,7 +62,8 @@ pub(crate) fn default_spec(state: &StateDir) -> UnitSpec {
 /// Opens all units.
 pub(crate) fn open(specs: &[UnitSpec], state: &StateDir) -> Result<Units> {
     let addresses = number(specs)?;
-    if let Some(name) = twice(specs.iter().filter_map(|spec| spec.name.as_ref())) {
+    let names: Vec<_> = specs.iter().zip(&addresses).map(|(spec, at)| name(spec, *at)).collect();
+    if let Some(name) = twice(names.iter()) {
         bail!("two logical units have the name `{name}`");
     }
     let opened = specs.iter().map(open_store).collect::<Result<Vec<_>>>()?;
@@ -74,6 +75,20 @@ pub(crate) fn open(specs: &[UnitSpec], state: &StateDir) -> Result<Units> {
     }
     let units = specs.iter().zip(addresses).zip(opened).zip(records);
     units.map(|(((spec, at), opened), record)| Ok((at, build(spec, at, opened, &record, state)?))).collect()
+}
+
+/// Where the units will be, by their names.
+pub(crate) fn names(specs: &[UnitSpec]) -> Result<BTreeMap<String, Address>> {
+    let addresses = number(specs)?;
+    Ok(specs.iter().zip(addresses).map(|(spec, at)| (name(spec, at), at)).collect())
+}
+
+/// What a unit is called.
+fn name(spec: &UnitSpec, at: Address) -> String {
+    spec.name.clone().unwrap_or_else(|| match at.target {
+        0 => format!("lun{}", at.lun),
+        target => format!("target{target}-lun{}", at.lun),
+    })
 }
 
 /// The first value that has come before.
@@ -176,11 +191,8 @@ fn build(spec: &UnitSpec, at: Address, opened: Opened, record: &Record, state: &
     let disk = Disk::new(&options, opened.backing.caps()).with_context(|| at.to_string())?;
     // At the start of the program, as far as anybody can tell.
     let clock = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    let name = spec.name.clone().unwrap_or_else(|| match at.target {
-        0 => format!("lun{}", at.lun),
-        target => format!("target{target}-lun{}", at.lun),
-    });
-    let unit = LogicalUnit::filtered(name, identity, Box::new(disk), Some(opened.backing), &spec.filter);
+    let unit =
+        LogicalUnit::filtered(name(spec, at), identity, Box::new(disk), Some(opened.backing), &spec.filter);
     if let Some(limit) = spec.waiting {
         unit.limit_waiting(limit.into());
     }

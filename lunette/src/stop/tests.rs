@@ -3,6 +3,7 @@
 use super::*;
 use crate::access::Grouped;
 use crate::exports::Places;
+use crate::iscsi::Plan;
 use crate::state::StateDir;
 use crate::units::Unit;
 use lunette_device_disk::{Disk, Options as DiskOptions};
@@ -105,8 +106,10 @@ fn reactors() -> Reactors {
 /// Serves `units` at a socket in `folder` and to iSCSI.
 fn exports(units: &Units, folder: &Path, reactors: &Reactors) -> Exports {
     let places = Places {
-        target: "iqn.2026-11.dev.lunette:test".to_owned(),
-        iscsi: vec![Grouped::by_default("127.0.0.1:0".parse().unwrap())],
+        iscsi: Plan::open_to_all(
+            "iqn.2026-11.dev.lunette:test",
+            vec![Grouped::by_default("127.0.0.1:0".parse().unwrap())],
+        ),
         iscsi_sockets: Vec::new(),
         vhost_user: ["a", "b"].map(|name| Grouped::by_default(Endpoint::at(folder.join(name)))).into(),
         pin_memory: false,

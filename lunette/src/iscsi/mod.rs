@@ -1,0 +1,142 @@
+//! The iSCSI way in: from the command line or a configuration file to targets and portals.
+
+mod plan;
+mod secret;
+mod source;
+mod tables;
+
+pub(crate) use plan::Plan;
+
+use crate::stop::Deadline;
+use crate::summary;
+use crate::units::{Address, Units};
+use anyhow::{Context, Result, bail};
+use lunette_engine::{LogicalUnit, TargetPort};
+use lunette_reactor::Reactors;
+use lunette_scsi::Protocol;
+use lunette_transport_iscsi::{
+    AccessControl, AccessRule, EntityOptions, NetworkEntity, Portal, TargetOptions,
+};
+use plan::{Luns, Rule, Target};
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write;
+use std::net::TcpListener;
+use std::ops::RangeInclusive;
+use std::sync::Arc;
+
+/// What is served by iSCSI.
+pub(crate) struct Iscsi {
+    pub(crate) entity: Arc<NetworkEntity>,
+    portals: Vec<Portal>,
+    /// The targets of each portal group, with the logical unit numbers that they show.
+    shown: BTreeMap<u16, Vec<(String, Vec<u32>)>>,
+}
+
+impl Iscsi {
+    /// Makes the targets of a plan, and listens at its portals and with `sockets`, which listen already. The ports take
+    /// relative target port identifiers from `ids`.
+    pub(crate) fn start(
+        plan: &Plan,
+        sockets: Vec<TcpListener>,
+        units: &Units,
+        ids: &mut RangeInclusive<u16>,
+        reactors: &Reactors,
+    ) -> Result<Self> {
+        let options = EntityOptions {
+            advertised: plan.advertised.clone(),
+            addresses: plan.addresses.clone(),
+            discovery: plan.discovery.clone(),
+            ..EntityOptions::default()
+        };
+        let mut iscsi =
+            Self { entity: NetworkEntity::new(options), portals: Vec::new(), shown: BTreeMap::new() };
+        let of_sockets = sockets.iter().map(|_| TargetPort::DEFAULT_GROUP);
+        let groups: BTreeSet<u16> =
+            plan.portals.iter().map(|portal| portal.group).chain(of_sockets).collect();
+        for target in &plan.targets {
+            iscsi.add(target, &groups, units, ids)?;
+        }
+        for portal in &plan.portals {
+            iscsi.portals.push(Portal::start(portal.place, portal.group, &iscsi.entity, reactors)?);
+        }
+        for socket in sockets {
+            iscsi.portals.push(Portal::adopt(socket, TargetPort::DEFAULT_GROUP, &iscsi.entity, reactors)?);
+        }
+        Ok(iscsi)
+    }
+
+    fn add(
+        &mut self,
+        target: &Target,
+        all_groups: &BTreeSet<u16>,
+        units: &Units,
+        ids: &mut RangeInclusive<u16>,
+    ) -> Result<()> {
+        let name = &target.name;
+        if let Some(group) = target.groups.iter().find(|group| !all_groups.contains(group)) {
+            bail!("the target {name} has the portal group {group}, to which no portal belongs");
+        }
+        let luns = target.luns.as_ref().map_or_else(|| everything(units), |luns| resolve(luns, units));
+        let numbers: Vec<u32> = luns.keys().copied().collect();
+        let groups = if target.groups.is_empty() { all_groups } else { &target.groups };
+        let mut ports = BTreeMap::new();
+        for &group in groups {
+            // A target portal group has the number of its target port group; RFC 7143 4.4.3 makes the port's name from it.
+            let port_name = format!("{name},t,0x{group:04x}");
+            let id = ids.next().context("there are too many target port groups")?;
+            ports.insert(group, TargetPort::in_group(group, port_name, id, Protocol::ISCSI, luns.clone()));
+            self.shown.entry(group).or_default().push((name.clone(), numbers.clone()));
+        }
+        self.entity.add(TargetOptions {
+            name: name.clone(),
+            alias: target.alias.clone(),
+            groups: ports,
+            settings: target.settings,
+            access: rules(&target.access, units),
+            redirect: target.redirect,
+        })?;
+        Ok(())
+    }
+
+    /// How to connect.
+    pub(crate) fn summary(&self) -> String {
+        let mut text = String::new();
+        for portal in &self.portals {
+            let targets = self.shown.get(&portal.group_tag()).map_or(&[][..], Vec::as_slice);
+            let _ = write!(text, "{}", summary::Iscsi { address: portal.address(), targets });
+        }
+        text
+    }
+
+    /// Has the portals stop to listen and the sessions end.
+    pub(crate) fn begin_stop(&self, reactors: &Reactors) {
+        self.portals.iter().for_each(|portal| portal.begin_stop(reactors));
+    }
+
+    /// The portals that have not ended by the deadline.
+    pub(crate) fn wait(&self, deadline: Deadline) -> impl Iterator<Item = String> {
+        let left = self.portals.iter().filter(move |portal| !portal.wait(deadline.left()));
+        left.map(|portal| format!("iSCSI on {}", portal.address()))
+    }
+}
+
+/// The units of target 0, where they are.
+fn everything(units: &Units) -> BTreeMap<u32, Arc<LogicalUnit>> {
+    let of_all = units.iter().filter(|(address, _)| address.target == 0);
+    of_all.map(|(address, unit)| (address.lun, unit.unit.clone())).collect()
+}
+
+fn resolve(luns: &Luns, units: &Units) -> BTreeMap<u32, Arc<LogicalUnit>> {
+    let find = |(lun, address): (&u32, &Address)| Some((*lun, units.get(address)?.unit.clone()));
+    luns.iter().filter_map(find).collect()
+}
+
+fn rules(rules: &[Rule], units: &Units) -> AccessControl {
+    let rule = |rule: &Rule| AccessRule {
+        initiators: rule.initiators.clone(),
+        addresses: rule.addresses.clone(),
+        chap: rule.chap.clone(),
+        luns: rule.luns.as_ref().map(|luns| resolve(luns, units)),
+    };
+    AccessControl { rules: rules.iter().map(rule).collect() }
+}

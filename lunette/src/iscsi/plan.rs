@@ -1,0 +1,257 @@
+//! What is to be served by iSCSI, with everything checked that can be before a unit is opened.
+
+use super::source::{Mistake, Source};
+use super::tables::{self, Digest, Length, Tables};
+use crate::access::Grouped;
+use crate::units::Address;
+use anyhow::Result;
+use lunette_iscsi::chap::{Credentials, Secret};
+use lunette_iscsi::params::Parameters;
+use lunette_iscsi::target::Settings;
+use lunette_transport_iscsi::{ChapPolicy, DiscoveryAccess, NamePattern, Network, Redirect};
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::Arc;
+use toml::Spanned;
+
+/// The units, by the names that a configuration gives them.
+pub(crate) type Names = BTreeMap<String, Address>;
+/// Where initiators find units.
+pub(crate) type Luns = BTreeMap<u32, Address>;
+
+/// Portals and targets.
+pub(crate) struct Plan {
+    /// Where connections may come from; none: from anywhere.
+    pub(crate) addresses: Vec<Network>,
+    pub(crate) portals: Vec<Grouped<SocketAddr>>,
+    /// What SendTargets tells of portal groups instead of the addresses that are listened on.
+    pub(crate) advertised: BTreeMap<u16, Vec<SocketAddr>>,
+    pub(crate) discovery: DiscoveryAccess,
+    pub(crate) targets: Vec<Target>,
+}
+
+/// A target.
+pub(crate) struct Target {
+    pub(crate) name: String,
+    pub(crate) alias: String,
+    /// None: those of all portals.
+    pub(crate) groups: BTreeSet<u16>,
+    /// None: the units of target 0, where they are there.
+    pub(crate) luns: Option<Luns>,
+    pub(crate) redirect: Option<Redirect>,
+    pub(crate) settings: Settings,
+    pub(crate) access: Vec<Rule>,
+}
+
+/// Who is let in how, and sees what.
+pub(crate) struct Rule {
+    pub(crate) initiators: Vec<NamePattern>,
+    pub(crate) addresses: Vec<Network>,
+    pub(crate) chap: Option<ChapPolicy>,
+    pub(crate) luns: Option<Luns>,
+}
+
+impl Plan {
+    /// One target, which everyone may use, on these portals.
+    pub(crate) fn open_to_all(name: &str, portals: Vec<Grouped<SocketAddr>>) -> Self {
+        let target = Target {
+            name: name.to_owned(),
+            alias: String::new(),
+            groups: BTreeSet::new(),
+            luns: None,
+            redirect: None,
+            settings: Settings::default(),
+            access: Vec::new(),
+        };
+        Self {
+            addresses: Vec::new(),
+            portals,
+            advertised: BTreeMap::new(),
+            discovery: DiscoveryAccess::default(),
+            targets: vec![target],
+        }
+    }
+
+    /// What a file says of the units that have these names.
+    pub(crate) fn read(path: &Path, names: &Names) -> Result<Self> {
+        let source = Source::read(path)?;
+        let tables: Tables = source.parse()?;
+        Reader { source: &source, names }.plan(tables)
+    }
+
+    /// Whether a unit is seen by anybody.
+    pub(crate) fn shows(&self, address: &Address) -> bool {
+        self.targets.iter().any(|target| {
+            let rules = target.access.iter().map(|rule| &rule.luns);
+            let shown_by_default = address.target == 0 && target.luns.is_none();
+            shown_by_default
+                || rules
+                    .chain([&target.luns])
+                    .flatten()
+                    .any(|luns| luns.values().any(|shown| shown == address))
+        })
+    }
+}
+
+/// From tables to a plan.
+struct Reader<'a> {
+    source: &'a Source,
+    names: &'a Names,
+}
+
+impl Reader<'_> {
+    fn plan(&self, tables: Tables) -> Result<Plan> {
+        let discovery = match tables.discovery {
+            Some(tables::Discovery { addresses, chap }) => {
+                DiscoveryAccess { addresses, chap: chap.map(|chap| self.chap(chap)).transpose()? }
+            }
+            None => DiscoveryAccess::default(),
+        };
+        let targets = tables.targets.into_iter().map(|target| self.target(target));
+        let portals = tables.portals.iter();
+        Ok(Plan {
+            advertised: advertised(&tables.portals),
+            portals: portals.map(|portal| Grouped { place: portal.listen, group: portal.group }).collect(),
+            discovery,
+            addresses: tables.addresses,
+            targets: targets.collect::<Result<_>>()?,
+        })
+    }
+
+    fn target(&self, target: tables::Target) -> Result<Target> {
+        Ok(Target {
+            name: target.name,
+            alias: target.alias,
+            groups: target.groups,
+            luns: target.units.map(|units| self.luns(units)).transpose()?,
+            redirect: target
+                .redirect
+                .map(|tables::Redirect { address, permanent }| Redirect { address, permanent }),
+            settings: settings(&target.parameters),
+            access: target.access.into_iter().map(|rule| self.rule(rule)).collect::<Result<_>>()?,
+        })
+    }
+
+    fn rule(&self, rule: tables::Access) -> Result<Rule> {
+        Ok(Rule {
+            initiators: rule.initiators,
+            addresses: rule.addresses,
+            chap: rule.chap.map(|chap| self.chap(chap)).transpose()?,
+            luns: rule.units.map(|units| self.luns(units)).transpose()?,
+        })
+    }
+
+    fn luns(&self, units: tables::Units) -> Result<Luns, Mistake> {
+        let find = |(tables::Lun(lun), name): (_, Spanned<String>)| {
+            let address = self.names.get(name.get_ref()).ok_or_else(|| {
+                let known: Vec<_> = self.names.keys().map(String::as_str).collect();
+                let what = format!(
+                    "there is no unit of the name `{}`; there are {}",
+                    name.get_ref(),
+                    known.join(", ")
+                );
+                self.source.mistake(name.span(), what)
+            })?;
+            Ok((lun, *address))
+        };
+        units.into_iter().map(find).collect()
+    }
+
+    fn chap(&self, chap: Spanned<tables::Chap>) -> Result<ChapPolicy> {
+        let span = chap.span();
+        let chap = chap.into_inner();
+        if chap.accounts.is_empty() {
+            return Err(self.source.mistake(span, "without accounts nobody could prove who he is").into());
+        }
+        if chap.algorithms.is_empty() {
+            return Err(self.source.mistake(span, "without algorithms nobody could prove who he is").into());
+        }
+        let load = |account: tables::Account| self.credentials(account, chap.short_secrets);
+        let own = chap.target.map(load).transpose()?;
+        let mut accounts = BTreeMap::new();
+        for account in chap.accounts {
+            let place = account.name.span();
+            let Credentials { name, secret } = load(account)?;
+            // Each side could otherwise have the other answer its own challenge.
+            if own.as_ref().is_some_and(|own| own.secret.is_same(&secret)) {
+                let what =
+                    format!("`{name}` has the same secret as the target, which RFC 7143 9.2.1 forbids");
+                return Err(self.source.mistake(place, what).into());
+            }
+            if accounts.insert(name.clone(), secret).is_some() {
+                let what = format!("there are two accounts of the name `{name}`");
+                return Err(self.source.mistake(place, what).into());
+            }
+        }
+        Ok(ChapPolicy { algorithms: chap.algorithms, accounts: Arc::new(Known(accounts)), own })
+    }
+
+    fn credentials(&self, account: tables::Account, short: bool) -> Result<Credentials> {
+        let place = account.secret.span();
+        let secret = account.secret.get_ref().load(|path| self.source.resolve(path), short);
+        let secret = secret.map_err(|error| self.source.mistake(place, format!("{error:#}")))?;
+        let name = account.name.get_ref();
+        if name.is_empty() || name.len() > 255 || name.contains(|c: char| c.is_control()) {
+            let what = "the name of an account has 1 to 255 bytes, none of them control characters";
+            return Err(self.source.mistake(account.name.span(), what).into());
+        }
+        Ok(Credentials { name: name.clone(), secret })
+    }
+}
+
+/// What a target wants in a login.
+fn settings(wanted: &tables::Parameters) -> Settings {
+    let mut settings = Settings::default();
+    let Parameters { header_digest, data_digest, .. } = &mut settings.parameters;
+    let required = &mut settings.required_digests;
+    let digests = [
+        (wanted.header_digest, header_digest, &mut required.header),
+        (wanted.data_digest, data_digest, &mut required.data),
+    ];
+    for (wanted, allowed, required) in digests {
+        let wanted = wanted.unwrap_or(Digest::Allow);
+        (*allowed, *required) = (wanted != Digest::Forbid, wanted == Digest::Require);
+    }
+    fn set<T>(field: &mut T, wanted: Option<T>) {
+        if let Some(wanted) = wanted {
+            *field = wanted;
+        }
+    }
+    let length = |wanted: Option<Length>| wanted.map(|Length(bytes)| bytes);
+    let parameters = &mut settings.parameters;
+    set(&mut parameters.initial_r2t, wanted.initial_r2t);
+    set(&mut parameters.immediate_data, wanted.immediate_data);
+    set(&mut parameters.max_recv_data_segment_length, length(wanted.max_recv_data_segment_length));
+    set(&mut parameters.max_burst_length, length(wanted.max_burst_length));
+    set(&mut parameters.first_burst_length, length(wanted.first_burst_length));
+    set(&mut parameters.max_outstanding_r2t, wanted.max_outstanding_r2t);
+    set(&mut settings.command_window, wanted.command_window);
+    settings
+}
+
+/// What is told of the portal groups of which any portal is to be told in another way.
+fn advertised(portals: &[tables::Portal]) -> BTreeMap<u16, Vec<SocketAddr>> {
+    let mut told = BTreeMap::<u16, Vec<SocketAddr>>::new();
+    for portal in portals.iter().filter(|portal| !portal.advertise.is_empty()) {
+        told.entry(portal.group).or_default().extend(&portal.advertise);
+    }
+    for portal in portals.iter().filter(|portal| portal.advertise.is_empty()) {
+        if let Some(told) = told.get_mut(&portal.group) {
+            told.push(portal.listen);
+        }
+    }
+    told
+}
+
+/// The secrets of the accounts, by their names.
+struct Known(BTreeMap<String, Secret>);
+
+impl lunette_iscsi::chap::Accounts for Known {
+    fn secret(&self, name: &str) -> Option<&Secret> {
+        self.0.get(name)
+    }
+}
+
+#[cfg(test)]
+mod tests;

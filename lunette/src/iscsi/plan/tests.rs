@@ -1,0 +1,156 @@
+use super::*;
+use std::fs::{self, Permissions};
+use std::os::unix::fs::PermissionsExt;
+use tempfile::TempDir;
+
+/// A directory with secrets `a` and `b`, and `copy`, which is the same as `a`.
+fn secrets() -> TempDir {
+    let directory = tempfile::tempdir().unwrap();
+    for (name, secret) in
+        [("a", "a's own secret"), ("b", "b's own secret"), ("copy", "a's own secret"), ("short", "x")]
+    {
+        let path = directory.path().join(name);
+        fs::write(&path, secret).unwrap();
+        fs::set_permissions(&path, Permissions::from_mode(0o600)).unwrap();
+    }
+    directory
+}
+
+fn read(directory: &TempDir, text: &str) -> Result<Plan> {
+    let path = directory.path().join("iscsi.toml");
+    fs::write(&path, text).unwrap();
+    let unit = |name: &str, target, lun| (name.to_owned(), Address { target, lun });
+    Plan::read(&path, &Names::from([unit("one", 0, 0), unit("two", 0, 1), unit("far", 3, 0)]))
+}
+
+fn refusal(text: &str) -> String {
+    let error = read(&secrets(), text).err().unwrap_or_else(|| panic!("{text} is taken"));
+    format!("{error:#}")
+}
+
+const TARGET: &str = "[[target]]\nname = \"iqn.2026-11.dev.lunette:a\"\n";
+
+#[test]
+fn a_target_is_open_and_shows_everything_if_nothing_else_is_said() {
+    let plan = read(&secrets(), TARGET).unwrap();
+    let target = &plan.targets[0];
+    assert!(target.access.is_empty() && target.groups.is_empty() && target.luns.is_none());
+    assert_eq!(target.settings.parameters, Settings::default().parameters);
+    assert!(plan.shows(&Address { target: 0, lun: 1 }));
+    assert!(!plan.shows(&Address { target: 3, lun: 0 }));
+    assert!(plan.portals.is_empty() && plan.discovery.chap.is_none());
+}
+
+#[test]
+fn units_are_found_by_their_names() {
+    let plan = read(&secrets(), &format!("{TARGET}units = {{ 0 = \"far\", 7 = \"one\" }}\n")).unwrap();
+    let (far, one, two) =
+        (Address { target: 3, lun: 0 }, Address { target: 0, lun: 0 }, Address { target: 0, lun: 1 });
+    assert_eq!(plan.targets[0].luns, Some(Luns::from([(0, far), (7, one)])));
+    assert!(plan.shows(&far) && plan.shows(&one) && !plan.shows(&two));
+    let rule = format!("{TARGET}units = {{}}\n[[target.access]]\nunits = {{ 3 = \"two\" }}\n");
+    let plan = read(&secrets(), &rule).unwrap();
+    assert!(plan.shows(&two) && !plan.shows(&one));
+}
+
+#[test]
+fn parameters_are_those_of_the_standard() {
+    let text = format!(
+        "{TARGET}[target.parameters]\nheader-digest = \"require\"\ndata-digest = \"forbid\"\ninitial-r2t = true\n\
+         immediate-data = false\nfirst-burst-length = 4096\nmax-burst-length = \"2M\"\n\
+         max-recv-data-segment-length = \"64K\"\nmax-outstanding-r2t = 1\ncommand-window = 32\n"
+    );
+    let Settings { parameters, required_digests, command_window, .. } =
+        read(&secrets(), &text).unwrap().targets[0].settings;
+    assert!(parameters.header_digest && required_digests.header);
+    assert!(!parameters.data_digest && !required_digests.data);
+    assert!(parameters.initial_r2t && !parameters.immediate_data);
+    assert_eq!((parameters.first_burst_length, parameters.max_burst_length), (4096, 2 << 20));
+    assert_eq!((parameters.max_recv_data_segment_length, parameters.max_outstanding_r2t), (64 << 10, 1));
+    assert_eq!(command_window, 32);
+    for (line, part) in [
+        ("first-burst-length = 511", "512 to 16777215"),
+        ("max-burst-length = \"16M\"", "512 to 16777215"),
+        ("max-burst-length = \"many\"", "`many` is not a size"),
+        ("max-burst-length = true", "a length is a number of bytes"),
+        ("max-outstanding-r2t = 0", "1 to 65535"),
+        ("command-window = 5000", "1 to 4096"),
+        ("data-digest = \"none\"", "`forbid`"),
+        ("max-connections = 2", "unknown field `max-connections`"),
+    ] {
+        let error = refusal(&format!("{TARGET}[target.parameters]\n{line}\n"));
+        assert!(error.contains(part) && error.contains("iscsi.toml:4:"), "{line}: {error}");
+    }
+}
+
+#[test]
+fn portals_tell_what_they_advertise() {
+    let portals = "[[portal]]\nlisten = \"0.0.0.0:3260\"\nadvertise = [\"198.51.100.1:3260\"]\n\
+                   [[portal]]\nlisten = \"[::1]:3261\"\ngroup = 2\n";
+    let plan = read(&secrets(), portals).unwrap();
+    let portals: Vec<_> =
+        plan.portals.iter().map(|portal| (portal.place.to_string(), portal.group)).collect();
+    assert_eq!(portals, [("0.0.0.0:3260".to_owned(), 1), ("[::1]:3261".to_owned(), 2)]);
+    let told = ["198.51.100.1:3260".parse().unwrap()];
+    assert_eq!(plan.advertised, BTreeMap::from([(1, told.to_vec())]));
+    for (line, part) in [
+        ("listen = \"localhost\"", "`localhost`"),
+        ("listen = \"127.0.0.1:1\"\ngroup = 0", "1 to 65534"),
+        ("listen = \"127.0.0.1:1\"\nadvertise = [\"x\"]", "`x`"),
+        ("group = 1", "missing field `listen`"),
+    ] {
+        let error = refusal(&format!("[[portal]]\n{line}\n"));
+        assert!(error.contains(part), "{line}: {error}");
+    }
+}
+
+#[test]
+fn accounts_have_their_secrets() {
+    let chap = "[discovery]\nchap = { accounts = [{ name = \"x\", secret = { file = \"a\" } }], \
+                target = { name = \"t\", secret = { file = \"b\" } }, algorithms = [\"sha256\", \"md5\"] }\n";
+    let plan = read(&secrets(), chap).unwrap();
+    let chap = plan.discovery.chap.as_ref().unwrap();
+    assert!(chap.accounts.secret("x").is_some() && chap.accounts.secret("y").is_none());
+    assert_eq!(chap.own.as_ref().unwrap().name, "t");
+    let names: Vec<_> = chap.algorithms.iter().map(|algorithm| algorithm.name()).collect();
+    assert_eq!(names, ["sha256", "md5"]);
+}
+
+#[test]
+fn what_proves_nothing_is_refused() {
+    let a = "{ name = \"x\", secret = { file = \"a\" } }";
+    let copy = a.replace("\"a\"", "\"copy\"");
+    for (chap, part) in [
+        ("accounts = []".to_owned(), "without accounts"),
+        (format!("accounts = [{a}], algorithms = []"), "without algorithms"),
+        (format!("accounts = [{a}], algorithms = [\"md4\"]"), "sha3-256, sha256, sha1 and md5"),
+        (format!("accounts = [{a}, {a}]"), "two accounts of the name `x`"),
+        (format!("accounts = [{a}], target = {copy}"), "RFC 7143 9.2.1"),
+        (format!("accounts = [{}]", a.replace("\"x\"", "\"\"")), "1 to 255 bytes"),
+        (format!("accounts = [{}]", a.replace("\"a\"", "\"short\"")), "has 1 bytes"),
+        (format!("accounts = [{}]", a.replace("{ file = \"a\" }", "\"topsecret\"")), "a secret is written"),
+        (format!("accounts = [{}]", a.replace("file =", "fle =")), "a secret is written"),
+    ] {
+        let error = refusal(&format!("[discovery]\nchap = {{ {chap} }}\n"));
+        assert!(error.contains(part) && error.contains("iscsi.toml:2:"), "{chap}: {error}");
+        assert!(!error.contains("topsecret") && !error.contains("own secret"), "{error}");
+    }
+    let short = a.replace("\"a\"", "\"short\"");
+    read(&secrets(), &format!("[discovery]\nchap = {{ accounts = [{short}], short-secrets = true }}\n"))
+        .unwrap();
+}
+
+#[test]
+fn unknown_words_are_told() {
+    for (text, part) in [
+        ("[[targets]]\n", "unknown field `targets`"),
+        ("[[target]]\n", "missing field `name`"),
+        ("[[target]]\nname = \"disks\"\n", "`disks` is not an iSCSI name"),
+        ("[discovery]\ninitiators = [\"iqn.2026-11.a:*\"]\n", "unknown field `initiators`"),
+        ("[discovery]\nunits = { 0 = \"one\" }\n", "unknown field `units`"),
+        ("[[target]]\nname = \"iqn.2026-11.a:b\"\nalias = \"a\\nb\"\n", "control characters"),
+    ] {
+        let error = refusal(text);
+        assert!(error.contains(part), "{text}: {error}");
+    }
+}

@@ -1,0 +1,152 @@
+//! Where secrets come from: a file that nobody else can read, or a credential of the service manager. Never from the
+//! configuration itself, the command line or the environment, which others get to see.
+
+use anyhow::{Context, Result, anyhow, ensure};
+use lunette_iscsi::chap::Secret;
+use serde::{Deserialize, Deserializer};
+use std::fs::File;
+use std::io::Read;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use zeroize::Zeroizing;
+
+/// A secret, as a configuration names it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) enum SecretSource {
+    /// A file that only the daemon's user can read.
+    File(PathBuf),
+    /// The name of a credential that the service manager passes (systemd.exec(5), LoadCredential=).
+    Credential(String),
+}
+
+impl<'de> Deserialize<'de> for SecretSource {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        // Its error does not tell what is written there: somebody may have written the secret itself.
+        #[derive(Deserialize)]
+        #[serde(
+            untagged,
+            deny_unknown_fields,
+            expecting = "a secret is written { file = \"PATH\" } or { credential = \"NAME\" }"
+        )]
+        enum Written {
+            File { file: PathBuf },
+            Credential { credential: String },
+        }
+        Ok(match Written::deserialize(from)? {
+            Written::File { file } => Self::File(file),
+            Written::Credential { credential } => Self::Credential(credential),
+        })
+    }
+}
+
+/// The variable with the directory of credentials.
+const CREDENTIALS: &str = "CREDENTIALS_DIRECTORY";
+/// More than any secret has, in bytes.
+const LONGEST: u64 = 4096;
+
+impl SecretSource {
+    /// Reads the secret. `resolve` tells where a relative path begins; a `short` one may be so short that it can be guessed.
+    pub(crate) fn load(&self, resolve: impl Fn(&Path) -> PathBuf, short: bool) -> Result<Secret> {
+        let path = match self {
+            Self::File(path) => resolve(path),
+            Self::Credential(name) => credential(name, std::env::var_os(CREDENTIALS).map(PathBuf::from))?,
+        };
+        let told = || format!("cannot use the secret in {}", path.display());
+        let mut bytes = read(&path, matches!(self, Self::File(_))).with_context(told)?;
+        // As editors and `echo` leave it.
+        if bytes.last() == Some(&b'\n') {
+            bytes.pop();
+        }
+        let bytes = std::mem::take(&mut *bytes);
+        let secret = if short { Secret::weak(bytes) } else { Secret::new(bytes) };
+        secret.with_context(told)
+    }
+}
+
+/// The file of a credential.
+fn credential(name: &str, directory: Option<PathBuf>) -> Result<PathBuf> {
+    let is_name = !name.is_empty() && !name.contains('/') && name != "." && name != "..";
+    ensure!(is_name, "`{name}` is not the name of a credential");
+    let directory = directory.ok_or_else(|| {
+        anyhow!(
+            "the credential `{name}` has not been passed: ${CREDENTIALS} is not set. systemd sets it for a service with \
+             LoadCredential="
+        )
+    })?;
+    Ok(directory.join(name))
+}
+
+/// The bytes of a file. What is the user's own `must_be_private`; the service manager has seen to that for its own.
+fn read(path: &Path, must_be_private: bool) -> Result<Zeroizing<Vec<u8>>> {
+    // A pipe must not keep the daemon from starting.
+    let mut open = File::options();
+    let file = open.read(true).custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY).open(path)?;
+    let data = file.metadata()?;
+    ensure!(data.is_file(), "it is not a file");
+    let mode = data.mode() & 0o7777;
+    if must_be_private && mode & 0o077 != 0 {
+        return Err(anyhow!("others can read or write it (mode {mode:04o}): chmod 600 it"));
+    }
+    // In one piece, so that no copy is left where it grew.
+    let mut bytes = Zeroizing::new(Vec::with_capacity(LONGEST as usize));
+    file.take(LONGEST).read_to_end(&mut bytes)?;
+    Ok(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs::{self, Permissions};
+    use std::os::unix::fs::PermissionsExt;
+
+    fn load(content: &[u8], mode: u32, short: bool) -> Result<Secret> {
+        let directory = tempfile::tempdir().unwrap();
+        fs::write(directory.path().join("a"), content).unwrap();
+        fs::set_permissions(directory.path().join("a"), Permissions::from_mode(mode)).unwrap();
+        SecretSource::File("a".into()).load(|path| directory.path().join(path), short)
+    }
+
+    fn refusal(content: &[u8], mode: u32) -> String {
+        format!("{:#}", load(content, mode, false).unwrap_err())
+    }
+
+    #[test]
+    fn one_end_of_line_does_not_belong_to_a_secret() {
+        let same =
+            |a: &[u8], b: &[u8]| load(a, 0o600, false).unwrap().is_same(&load(b, 0o400, false).unwrap());
+        assert!(same(b"twelve bytes", b"twelve bytes\n"));
+        assert!(!same(b"twelve bytes", b"twelve bytes\n\n"));
+        assert!(!same(b"twelve bytes", b"twelve bytes "));
+        assert!(load(b"short\n", 0o600, true).is_ok());
+    }
+
+    #[test]
+    fn secrets_that_are_none_are_refused() {
+        for (content, mode, part) in [
+            (&b"twelve bytes"[..], 0o640, "others can read or write it (mode 0640): chmod 600"),
+            (b"twelve bytes", 0o602, "mode 0602"),
+            (b"elevenbytes\n", 0o600, "11 bytes"),
+            (b"\n", 0o600, "is empty"),
+            (&[b'x'; 4096], 0o600, "more than"),
+        ] {
+            let error = refusal(content, mode);
+            assert!(error.contains(part) && error.contains("cannot use the secret in /"), "{error}");
+        }
+        let missing = SecretSource::File("/no/such/secret".into()).load(Path::to_owned, false);
+        assert!(format!("{:#}", missing.unwrap_err()).contains("/no/such/secret: No such file"));
+        let directory = tempfile::tempdir().unwrap();
+        let not_a_file = SecretSource::File(directory.path().into()).load(Path::to_owned, false);
+        assert!(format!("{:#}", not_a_file.unwrap_err()).contains("it is not a file"));
+    }
+
+    #[test]
+    fn credentials_are_names_in_their_directory() {
+        let directory = Some(PathBuf::from("/run/credentials/lunette.service"));
+        let path = credential("chap-a", directory.clone()).unwrap();
+        assert_eq!(path, Path::new("/run/credentials/lunette.service/chap-a"));
+        for name in ["", ".", "..", "../a", "a/b"] {
+            assert!(credential(name, directory.clone()).is_err(), "{name}");
+        }
+        assert!(credential("a", None).unwrap_err().to_string().contains("LoadCredential="));
+    }
+}
