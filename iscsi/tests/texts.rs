@@ -85,7 +85,7 @@ fn junk_texts_are_rejected_and_the_session_goes_on() {
         (text(NO_TAG, FINAL, b"\xff=\xff\0"), RejectReason::PROTOCOL),
         (text(NO_TAG, FINAL | 0x40, b"A=1"), RejectReason::INVALID_FIELD),
         (text(17, FINAL, b"A=1"), RejectReason::INVALID_FIELD),
-        (text(NO_TAG, FINAL, &[b'a'; 65 * 1024]), RejectReason::PROTOCOL),
+        (text(NO_TAG, FINAL, &[b'a'; 65 * 1024]), RejectReason::OUT_OF_RESOURCES),
     ] {
         assert_eq!(reject_reason(&pair.inject(&pdu)), reason);
     }
@@ -94,7 +94,7 @@ fn junk_texts_are_rejected_and_the_session_goes_on() {
     let transfer_tag = header::<pdu::TextResponse>(&pdus[0]).transfer_tag.get();
     assert_eq!(
         reject_reason(&pair.inject(&text(transfer_tag, 0x40, &[b'a'; 65 * 1024]))),
-        RejectReason::PROTOCOL
+        RejectReason::OUT_OF_RESOURCES
     );
     assert_eq!(reject_reason(&pair.inject(&text(transfer_tag, FINAL, b"=1"))), RejectReason::INVALID_FIELD);
     // A text in pieces.

@@ -225,11 +225,11 @@ code! {
         DATA_ACK = 0x08, "invalid data ack";
         /// A field of the PDU is wrong.
         INVALID_FIELD = 0x09, "invalid PDU field";
-        /// The target is out of resources.
+        /// The target has no room for what is spread over several PDUs.
         OUT_OF_RESOURCES = 0x0a, "long operation reject";
-        /// The negotiation was reset.
+        /// The negotiation was reset: only old targets say that.
         NEGOTIATION_RESET = 0x0b, "negotiation reset";
-        /// The target waits for a logout.
+        /// The target waits for a logout. Ours takes commands until then.
         WAITING_FOR_LOGOUT = 0x0c, "waiting for logout";
     }
 }

@@ -57,7 +57,12 @@ impl Connection {
         out: &mut Outbox,
     ) -> Result<Option<Outcome>, Error> {
         self.sink = Sink::Discard;
-        let outcome = match self.framer.common().opcode.kind() {
+        let kind = self.framer.common().opcode.kind();
+        if let Err(reason) = self.check_any(session, kind) {
+            self.reject(session, reason, out);
+            return Ok(None);
+        }
+        let outcome = match kind {
             Opcode::SCSI_COMMAND => self.scsi_command(session, out),
             Opcode::DATA_OUT => self.data_out(session, out),
             Opcode::TASK_MANAGEMENT_REQUEST => self.task_management(session, out),
@@ -65,19 +70,19 @@ impl Connection {
             Opcode::NOP_OUT | Opcode::TEXT_REQUEST => {
                 // Both have their CmdSN at the same place.
                 let header: &NopOut = self.framer.bhs().as_ref();
-                let (immediate, cmd_sn) = (header.opcode.is_immediate(), header.cmd_sn.get());
-                if session.ignores(immediate, cmd_sn) {
+                if session.ignores(header.opcode.is_immediate(), header.cmd_sn.get()) {
                     return Ok(None);
                 }
-                session.count(immediate, cmd_sn);
                 self.segment.clear();
-                let nop = header.opcode.kind() == Opcode::NOP_OUT;
                 // As much of a ping comes back as the initiator receives (RFC 7143 11.19).
-                let limit = if nop { self.peer_max_data as usize } else { usize::MAX };
+                let limit = if kind == Opcode::NOP_OUT { self.peer_max_data as usize } else { usize::MAX };
                 self.sink = Sink::Collect { limit };
                 if self.framer.data_length() == 0 { self.collected(session, directory, out) } else { None }
             }
-            Opcode::LOGIN_REQUEST => return Err(Error::Unexpected(Opcode::LOGIN_REQUEST)),
+            Opcode::LOGIN_REQUEST => {
+                self.reject(session, RejectReason::PROTOCOL, out);
+                return Err(Error::Unexpected(kind));
+            }
             Opcode::SNACK_REQUEST => {
                 self.reject(session, RejectReason::SNACK, out);
                 None
@@ -88,6 +93,30 @@ impl Connection {
             }
         };
         Ok(outcome)
+    }
+
+    /// What must hold for requests of all kinds. One that is rejected does not count as received: the initiator has
+    /// to send another with its CmdSN, or to abort the task (RFC 7143 7.3).
+    fn check_any(&self, session: &Session, kind: Opcode) -> Result<(), RejectReason> {
+        let header: &NopOut = self.framer.bhs().as_ref();
+        let is_request = matches!(
+            kind,
+            Opcode::NOP_OUT
+                | Opcode::SCSI_COMMAND
+                | Opcode::TASK_MANAGEMENT_REQUEST
+                | Opcode::TEXT_REQUEST
+                | Opcode::LOGOUT_REQUEST
+        );
+        // Old releases of libiscsi acknowledge the StatSN of our pings, which is not used up.
+        if is_request && before(self.stat_sn.wrapping_add(1), header.exp_stat_sn.get()) {
+            return Err(RejectReason::PROTOCOL);
+        }
+        let is_scsi =
+            matches!(kind, Opcode::SCSI_COMMAND | Opcode::TASK_MANAGEMENT_REQUEST | Opcode::DATA_OUT);
+        if is_scsi && session.info().session_type == SessionType::Discovery {
+            return Err(RejectReason::PROTOCOL);
+        }
+        Ok(())
     }
 
     /// A piece of a data segment; returns whose it is, unless the machine keeps or drops it.
@@ -141,8 +170,19 @@ impl Connection {
             self.text_request(session, directory, out);
             return None;
         }
-        let header: &NopOut = self.framer.bhs().as_ref();
+        let header: NopOut = *self.framer.bhs().as_ref();
         let (tag, transfer_tag) = (header.task_tag.get(), header.transfer_tag.get());
+        let immediate = header.opcode.is_immediate();
+        if tag == NO_TAG && !immediate {
+            // RFC 7143 11.18.1
+            self.reject(session, RejectReason::INVALID_FIELD, out);
+            return None;
+        }
+        if session.tasks.find(tag).is_some() {
+            self.reject(session, RejectReason::TASK_IN_PROGRESS, out);
+            return None;
+        }
+        session.count(immediate, header.cmd_sn.get());
         if tag != NO_TAG {
             self.pong(session, out);
             None
@@ -160,7 +200,6 @@ impl Connection {
         let lengths = match self.check_command(session, &header) {
             Ok(lengths) => lengths,
             Err(reason) => {
-                session.count(immediate, cmd_sn);
                 self.reject(session, reason, out);
                 return None;
             }
@@ -221,9 +260,6 @@ impl Connection {
     }
 
     fn check_new_task(&self, session: &Session, immediate: bool, tag: u32) -> Result<(), RejectReason> {
-        if session.info().session_type == SessionType::Discovery {
-            return Err(RejectReason::PROTOCOL);
-        }
         if tag == NO_TAG {
             return Err(RejectReason::INVALID_FIELD);
         }
@@ -240,7 +276,9 @@ impl Connection {
     fn data_out(&mut self, session: &mut Session, out: &mut Outbox) -> Option<Outcome> {
         let header: &DataOut = self.framer.bhs().as_ref();
         let task = session.tasks.find(header.task_tag.get())?;
-        let write = &mut session.tasks.get_mut(task).filter(|task| task.kind == TaskKind::Command)?.write;
+        let open = session.tasks.get_mut(task).filter(|task| task.kind == TaskKind::Command)?;
+        let wrong_lun = header.transfer_tag.get() != NO_TAG && header.lun != open.lun;
+        let write = &mut open.write;
         if write.is_closed() {
             return None;
         }
@@ -255,7 +293,12 @@ impl Connection {
             last: header.flags & flag::FINAL != 0,
         };
         let wrong_tag = pdu.transfer.is_none() && header.transfer_tag.get() != NO_TAG;
-        let checked = if wrong_tag { Err(DataError::TransferTag) } else { write.check(pdu) };
+        let checked = match (wrong_tag, wrong_lun) {
+            (true, _) => Err(DataError::TransferTag),
+            // RFC 7143 11.7.4
+            (_, true) => Err(DataError::Lun),
+            _ => write.check(pdu),
+        };
         if let Err(error) = checked {
             write.close();
             return Some(Outcome::DataFailed(task, error));
@@ -293,7 +336,6 @@ impl Connection {
         }
         let tag = header.task_tag.get();
         if let Err(reason) = self.check_new_task(session, immediate, tag) {
-            session.count(immediate, cmd_sn);
             self.reject(session, reason, out);
             return None;
         }
@@ -341,18 +383,18 @@ impl Connection {
         if session.ignores(immediate, cmd_sn) {
             return None;
         }
-        session.count(immediate, cmd_sn);
-        match reason {
-            LogoutReason::CLOSE_SESSION => return Some(Outcome::Logout(tag, reason)),
-            LogoutReason::CLOSE_CONNECTION if cid == self.cid => return Some(Outcome::Logout(tag, reason)),
-            LogoutReason::CLOSE_CONNECTION => {
-                self.finish_logout(session, tag, LogoutResult::NO_CONNECTION, out)
-            }
-            LogoutReason::REMOVE_FOR_RECOVERY => {
-                self.finish_logout(session, tag, LogoutResult::NO_RECOVERY, out)
-            }
-            _ => self.reject(session, RejectReason::INVALID_FIELD, out),
+        let known = reason.0 <= LogoutReason::REMOVE_FOR_RECOVERY.0;
+        if !known || tag == NO_TAG {
+            self.reject(session, RejectReason::INVALID_FIELD, out);
+            return None;
         }
+        session.count(immediate, cmd_sn);
+        let refusal = match reason {
+            LogoutReason::REMOVE_FOR_RECOVERY => LogoutResult::NO_RECOVERY,
+            LogoutReason::CLOSE_CONNECTION if cid != self.cid => LogoutResult::NO_CONNECTION,
+            _ => return Some(Outcome::Logout(tag, reason)),
+        };
+        self.finish_logout(session, tag, refusal, out);
         None
     }
 }

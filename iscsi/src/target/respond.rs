@@ -309,7 +309,8 @@ impl Connection {
         self.ping(session, NO_TAG, out);
     }
 
-    /// Sends an asynchronous message.
+    /// Sends an asynchronous message. Commands that come after [`AsyncEvent::REQUEST_LOGOUT`] may have crossed it, so they are not
+    /// rejected, though RFC 7143 11.9.1 would allow it.
     pub fn notify(&mut self, session: &Session, message: &AsyncMessage<'_>, out: &mut Outbox) {
         let [parameter1, parameter2, parameter3] = message.parameters.map(U16::new);
         let header = AsynchronousMessage {

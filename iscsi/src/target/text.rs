@@ -32,25 +32,39 @@ impl TextExchange {
 
 impl Connection {
     /// A text request is complete; its data is in `segment`.
-    pub(crate) fn text_request(&mut self, session: &Session, directory: &dyn Directory, out: &mut Outbox) {
-        if let Err(reason) = self.take_text(session, directory, out) {
-            self.text.reset();
-            self.reject(session, reason, out);
+    pub(crate) fn text_request(
+        &mut self,
+        session: &mut Session,
+        directory: &dyn Directory,
+        out: &mut Outbox,
+    ) {
+        let request: TextRequest = *self.framer.bhs().as_ref();
+        match self.take_text(&request, session, directory) {
+            Ok(()) => {
+                session.count(request.opcode.is_immediate(), request.cmd_sn.get());
+                self.send_text(session, request.flags & flag::FINAL != 0, out);
+            }
+            Err(reason) => {
+                self.text.reset();
+                self.reject(session, reason, out);
+            }
         }
     }
 
     fn take_text(
         &mut self,
+        request: &TextRequest,
         session: &Session,
         directory: &dyn Directory,
-        out: &mut Outbox,
     ) -> Result<(), RejectReason> {
-        let request: TextRequest = *self.framer.bhs().as_ref();
         let (task_tag, transfer_tag) = (request.task_tag.get(), request.transfer_tag.get());
         let more = request.flags & flag::CONTINUE != 0;
         let last = request.flags & flag::FINAL != 0;
         if task_tag == NO_TAG || more && last {
             return Err(RejectReason::INVALID_FIELD);
+        }
+        if session.tasks.find(task_tag).is_some() {
+            return Err(RejectReason::TASK_IN_PROGRESS);
         }
         if transfer_tag == NO_TAG {
             self.text.reset();
@@ -60,14 +74,13 @@ impl Connection {
         }
         let incoming = &mut self.text.incoming;
         if incoming.len() + self.segment.len() > MAX_TEXT_REQUEST {
-            return Err(RejectReason::PROTOCOL);
+            return Err(RejectReason::OUT_OF_RESOURCES);
         }
         incoming.extend_from_slice(&self.segment);
         let answers_pending = self.text.sent < self.text.outgoing.len();
         if !more && !answers_pending {
             self.answer_text(session, directory)?;
         }
-        self.send_text(session, last, out);
         Ok(())
     }
 
@@ -117,7 +130,7 @@ impl Connection {
                 }
             }
             if answers.len() > MAX_TEXT_RESPONSE {
-                return Err(RejectReason::PROTOCOL);
+                return Err(RejectReason::OUT_OF_RESOURCES);
             }
         }
         self.peer_max_data = self.negotiation.agreed().max_recv_data_segment_length;
