@@ -72,7 +72,8 @@ fn a_guest_outlives_the_daemon() -> Result<()> {
             Ok(allocated(&file)? > step << 20)
         })?;
         if gently {
-            daemon.stop()?;
+            let said = daemon.stop()?.stderr;
+            assert!(said.contains("iSCSI session ended: logged out"), "as it was asked to:\n{said}");
         } else {
             daemon.kill()?;
         }

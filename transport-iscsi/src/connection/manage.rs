@@ -1,4 +1,10 @@
 //! Task management functions (RFC 7143 11.5, RFC 7144 6).
+//!
+//! Before a function that aborts many tasks is carried out, a target is to wait for the data that it has asked the initiator
+//! for (RFC 7143 4.2.3.3). This one does not: open-iscsi by default (FastAbort) and ESXi send no such data once they have
+//! asked for the function, and would wait for its answer until they give up the session. There is nothing to wait for
+//! either: all comes by one connection, so what is under way comes before whatever follows the answer, and data for tasks
+//! that are gone are dropped.
 
 use super::full_feature::{Env, FullFeature, Wish};
 use lunette_engine::Management;

@@ -56,6 +56,8 @@ pub(crate) struct Client {
     /// R2Ts are not answered.
     pub(crate) lazy: bool,
     pub(crate) requests: usize,
+    /// The tags of the last R2T: of the task and of the transfer.
+    pub(crate) requested: (u32, u32),
     next_token: u64,
 }
 
@@ -106,6 +108,7 @@ impl Client {
             logged_out: None,
             lazy: false,
             requests: 0,
+            requested: (0, 0),
             next_token: 0,
         }
     }
@@ -322,6 +325,7 @@ impl Client {
             }
             if let Some((tag, transfer_tag, offset, length)) = request {
                 self.requests += 1;
+                self.requested = (tag, transfer_tag);
                 if !self.lazy {
                     let (token, data) = &self.writes[&tag];
                     let chunks = [IoSlice::new(data)];

@@ -4,12 +4,19 @@ use lunette_iscsi::initiator::Settings;
 use lunette_iscsi::params::Parameters;
 use lunette_iscsi::pdu::{TaskManagementFunction as Function, TaskManagementResult as Answer};
 use lunette_transport_iscsi::EntityOptions;
+use std::io::Write;
 
 const NONE: u32 = u32::MAX;
 
 /// A session whose writes wait for R2Ts that it does not answer.
 fn lazy(rig: &Rig, number: u8) -> Client {
-    let parameters = Parameters { initial_r2t: true, immediate_data: false, ..Parameters::PREFERRED };
+    let parameters = Parameters {
+        initial_r2t: true,
+        immediate_data: false,
+        header_digest: false,
+        data_digest: false,
+        ..Parameters::PREFERRED
+    };
     let mut client = Client::ready(rig.address(), Settings { parameters, ..settings(number) });
     client.lazy = true;
     client
@@ -69,6 +76,25 @@ fn a_reset_ends_the_commands_of_all_sessions() {
         }
         assert_eq!(two.managed(Function::ABORT_TASK, LUN, lost), Answer::NO_TASK);
     }
+}
+
+#[test]
+fn data_that_comes_after_all_is_dropped() {
+    let rig = Rig::new();
+    let mut client = lazy(&rig, 1);
+    for function in [Function::ABORT_TASK_SET, Function::LOGICAL_UNIT_RESET] {
+        waiting_write(&mut client);
+        let (tag, transfer_tag) = client.requested;
+        assert_eq!(client.managed(function, LUN, NONE), Answer::COMPLETE, "without waiting for the data");
+        let mut data_out = [0xff; 48 + 4096];
+        data_out[..48].fill(0);
+        data_out[..8].copy_from_slice(&[0x05, 0x80, 0, 0, 0, 0, 0x10, 0]);
+        data_out[16..20].copy_from_slice(&tag.to_be_bytes());
+        data_out[20..24].copy_from_slice(&transfer_tag.to_be_bytes());
+        client.socket.write_all(&data_out).unwrap();
+    }
+    assert_eq!(client.run(&[0; 6], 0, None).sense_code(), (6, 0x29, 3));
+    assert_eq!(client.read(0, 8), [0; 4096]);
 }
 
 #[test]
