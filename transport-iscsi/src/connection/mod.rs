@@ -1,5 +1,6 @@
 //! A connection: its socket, its phases and its end.
 
+mod closing;
 mod door;
 mod full_feature;
 mod input;
@@ -8,16 +9,16 @@ mod output;
 mod status;
 
 use crate::error::End;
-use crate::events::{self, Events};
+use crate::events::Events;
 use crate::limits::OUTBOX;
 use crate::local::{self, Local, Place};
 use crate::portal::Shared;
-use crate::{EndHow, NetworkEntity, Target};
+use crate::{NetworkEntity, Target};
+use closing::Closing;
 use door::{Door, Opened, Visitor};
 use full_feature::{Env, FullFeature, Wish};
 use lunette_engine::{Completion, Responder, Session};
 use lunette_iscsi::Outbox;
-use lunette_iscsi::pdu::{AsyncEvent, LogoutResult};
 use lunette_iscsi::target::{Accepted, Login, SessionType, Settings};
 use lunette_scsi::ServiceResponse;
 use lunette_store::{Cx, Interest, IoError, IoId, IoResult, Sink, SinkId};
@@ -48,9 +49,6 @@ impl Token {
     /// Buffers have come back.
     pub(crate) const BUFFERS: u64 = 6;
 }
-
-/// The longest time that fits into a request to log out.
-const MOST_TIME: Duration = Duration::from_secs(u16::MAX as u64);
 
 /// What the engine knows the end of the nexus by.
 const CLOSE: u64 = u64::MAX;
@@ -110,14 +108,6 @@ enum Phase {
     FullFeature(Box<FullFeature>),
 }
 
-/// What is left to do before the end. No input is taken any more.
-enum Closing {
-    /// The engine ends the commands; then a logout response is due under this tag.
-    Logout(u32),
-    /// What is to be sent is sent, and then this is why.
-    Flush(End),
-}
-
 impl Connection {
     /// Takes over a socket that was accepted.
     pub(crate) fn start(socket: TcpStream, peer: SocketAddr, portal: Arc<Shared>, cx: &mut dyn Cx) {
@@ -157,63 +147,6 @@ impl Connection {
         Arc::ptr_eq(&self.portal, portal)
     }
 
-    /// Has the session end: asks its initiator to log out, and waits for that for so long.
-    pub(crate) fn stop(&self, cx: &mut dyn Cx) {
-        let mut state = self.state.borrow_mut();
-        if state.socket.is_some() && state.closing.is_none() {
-            self.ask_to_leave(&mut state, self.portal.entity.options.stop_time, End::Stopped, cx);
-            self.settle(&mut state, cx);
-        }
-    }
-
-    /// Has the session end, because somebody wants that.
-    pub(crate) fn unwanted(&self, how: EndHow, cx: &mut dyn Cx) {
-        let mut state = self.state.borrow_mut();
-        if state.socket.is_none() || state.closing.is_some() {
-            return;
-        }
-        match how {
-            EndHow::LogoutRequest(time) => self.ask_to_leave(&mut state, time, End::Unwanted, cx),
-            EndHow::Drop => self.drop_connection(&mut state, &End::Unwanted, cx),
-        }
-        self.settle(&mut state, cx);
-    }
-
-    fn ask_to_leave(&self, state: &mut State, time: Duration, why: End, cx: &mut dyn Cx) {
-        let time = time.min(MOST_TIME);
-        let until = cx.now().saturating_add(time);
-        match state {
-            State { leaving: Some((before, _)), .. } if *before <= until => {}
-            State { phase: Phase::FullFeature(full), out, leaving, .. } if full.nexus.is_some() => {
-                *leaving = Some((until, why));
-                events::request_logout(&mut full.machine, &full.session, time, out);
-                self.be_late_after(time, cx);
-            }
-            // What a discovery session was answered is sent.
-            State { phase: Phase::FullFeature(_), .. } => {
-                self.begin_closing(state, Closing::Flush(why), cx);
-            }
-            State { phase: Phase::Login(..), .. } => self.end(state, &why, cx),
-        }
-    }
-
-    /// Closes the connection, and says so if that can be sent at once.
-    fn drop_connection(&self, state: &mut State, why: &End, cx: &mut dyn Cx) {
-        self.announce_drop(state, AsyncEvent::DROP_CONNECTION);
-        self.flush(state, cx);
-        self.end(state, why, cx);
-    }
-
-    /// Ends the session after a reset of the whole target, once the answer to that is sent.
-    pub(crate) fn reset(&self, cx: &mut dyn Cx) {
-        let mut state = self.state.borrow_mut();
-        if state.socket.is_some() && state.closing.is_none() {
-            self.announce_drop(&mut state, AsyncEvent::DROP_SESSION);
-            self.begin_closing(&mut state, Closing::Flush(End::ColdReset), cx);
-            self.settle(&mut state, cx);
-        }
-    }
-
     /// Sends what others have caused, as soon as there is room.
     pub(crate) fn send_events(&self, cx: &mut dyn Cx) {
         let mut state = self.state.borrow_mut();
@@ -229,12 +162,6 @@ impl Connection {
         }
         if let State { phase: Phase::FullFeature(full), out, events: Some(events), .. } = state {
             events.send(&mut full.machine, &full.session, out);
-        }
-    }
-
-    fn announce_drop(&self, state: &mut State, event: AsyncEvent) {
-        if let State { phase: Phase::FullFeature(full), out, .. } = state {
-            events::announce_drop(&mut full.machine, &full.session, event, out);
         }
     }
 
@@ -329,17 +256,6 @@ impl Connection {
         self.settle(&mut state, cx);
     }
 
-    fn begin_closing(&self, state: &mut State, closing: Closing, cx: &mut dyn Cx) {
-        state.closing = Some(closing);
-        state.stash = Vec::new();
-        self.be_late_after(self.portal.entity.options.stop_time, cx);
-    }
-
-    fn be_late_after(&self, time: Duration, cx: &mut dyn Cx) {
-        cx.cancel(self.id(Token::LATE));
-        cx.timer(time, self.id(Token::LATE));
-    }
-
     fn wish(&self, state: &mut State, wish: Wish, cx: &mut dyn Cx) {
         match wish {
             Wish::Logout(tag) => {
@@ -377,17 +293,6 @@ impl Connection {
         }
         if let Some(Closing::Flush(why)) = state.closing.take_if(|closing| closing.is_over(&state.out)) {
             self.end(state, &why, cx);
-        }
-    }
-
-    /// Answers a logout when the engine has ended the commands.
-    fn finish_logout(&self, state: &mut State) {
-        let State { closing, phase: Phase::FullFeature(full), out, nexus_closed: true, .. } = state else {
-            return;
-        };
-        if let Some(Closing::Logout(tag)) = *closing {
-            full.machine.finish_logout(&full.session, tag, LogoutResult::CLOSED, out);
-            *closing = Some(Closing::Flush(End::LoggedOut));
         }
     }
 
@@ -500,29 +405,6 @@ impl Connection {
             None => options.idle_time - silent,
         };
         cx.timer(next, self.id(Token::TICK));
-    }
-
-    /// What was to be finished has not been in time.
-    fn late(&self, state: &mut State, cx: &mut dyn Cx) {
-        let why = match state.closing.take() {
-            Some(Closing::Flush(why)) => why,
-            Some(Closing::Logout(tag)) => {
-                state.closing = Some(Closing::Logout(tag));
-                End::LoggedOut
-            }
-            None => {
-                let why = state.leaving.take().map_or(End::Stopped, |(_, why)| why);
-                return self.drop_connection(state, &why, cx);
-            }
-        };
-        self.end(state, &why, cx);
-    }
-}
-
-impl Closing {
-    /// Whether everything is sent that had to be.
-    fn is_over(&self, out: &Outbox) -> bool {
-        matches!(self, Self::Flush(_)) && out.is_empty()
     }
 }
 
