@@ -44,7 +44,8 @@ pub struct DiscoveryAccess {
 pub struct ChapPolicy {
     /// Algorithms that are good enough; the initiator chooses among them.
     pub algorithms: Vec<Algorithm>,
-    /// The secrets of the initiators.
+    /// The secrets of the initiators. Who has one may use all names that the rule has: an initiator whose sessions and
+    /// reservations nobody else is to have needs a rule of its own.
     pub accounts: Arc<dyn Accounts>,
     /// What the target proves itself with to initiators that ask for it; without, their login fails.
     pub own: Option<Credentials>,

@@ -11,7 +11,7 @@ use lunette_transport_iscsi::{
     AccessControl, AccessRule, ChapPolicy, DiscoveryAccess, EntityOptions, Redirect, TargetOptions,
 };
 use std::collections::{BTreeMap, HashMap};
-use std::io::Read;
+use std::io::{ErrorKind, Read};
 use std::net::TcpStream;
 use std::sync::Arc;
 
@@ -189,7 +189,13 @@ fn connections_from_elsewhere_are_closed_at_once() {
     let addresses = vec!["127.0.0.0/8".parse().unwrap()];
     let rig = Rig::with(EntityOptions { addresses, ..EntityOptions::default() }, None, 1);
     let ipv6 = rig.another_portal("[::1]:0", 1);
-    assert_eq!(TcpStream::connect(ipv6.address()).unwrap().read(&mut [0; 1]).unwrap_or(0), 0);
+    let mut refused = TcpStream::connect(ipv6.address()).unwrap();
+    refused.set_read_timeout(Some(EntityOptions::default().login_time / 2)).unwrap();
+    let end = refused.read(&mut [0; 1]);
+    assert!(
+        end.as_ref().map_or_else(|error| error.kind() == ErrorKind::ConnectionReset, |n| *n == 0),
+        "{end:?}"
+    );
     assert_eq!(ipv6.connection_count(), 0);
     // Also an IPv4 address on a socket for IPv6.
     let wildcard = rig.another_portal("[::]:0", 1);

@@ -4,11 +4,13 @@ use crate::client::{Client, TARGET, settings};
 use crate::rig::{Rig, disk, target};
 use lunette_iscsi::Error as ProtocolError;
 use lunette_iscsi::initiator::Settings;
+use lunette_iscsi::params::Parameters;
 use lunette_iscsi::pdu::LoginStatus;
-use lunette_iscsi::target::SessionType;
-use lunette_transport_iscsi::EntityOptions;
+use lunette_iscsi::target::{SessionType, Settings as TargetSettings};
+use lunette_transport_iscsi::{EntityOptions, TargetOptions};
 use std::collections::BTreeMap;
 use std::net::{SocketAddr, TcpListener};
+use std::time::Duration;
 
 const OTHER: &str = "iqn.2026-11.dev.lunette:other";
 
@@ -65,6 +67,24 @@ fn a_target_is_reached_through_the_portals_of_its_groups() {
 }
 
 #[test]
+fn each_target_has_settings_of_its_own() {
+    let rig = two_targets();
+    let second = rig.another_portal("127.0.0.1:0", 2);
+    let parameters = Parameters { max_burst_length: 65_536, data_digest: false, ..Parameters::PREFERRED };
+    let own = TargetSettings { parameters, command_window: 3, ..TargetSettings::default() };
+    let name = "iqn.2026-11.dev.lunette:third";
+    rig.entity.add(TargetOptions { settings: own, ..target(name, &[2], &disk(3, None)) }).unwrap();
+    let agreed = |name| {
+        let client = Client::ready(second.address(), named(name));
+        let agreed = client.initiator.parameters();
+        (agreed.max_burst_length, agreed.data_digest, client.initiator.window())
+    };
+    assert_eq!(agreed(name), (65_536, false, 3));
+    let Parameters { max_burst_length, .. } = Parameters::PREFERRED;
+    assert_eq!(agreed(OTHER), (max_burst_length, true, TargetSettings::default().command_window.into()));
+}
+
+#[test]
 fn discovery_tells_all_portals_the_one_that_was_reached_first() {
     let rig = two_targets();
     let second = rig.another_portal("127.0.0.1:0", 2);
@@ -86,7 +106,8 @@ fn discovery_tells_all_portals_the_one_that_was_reached_first() {
 fn portals_that_have_ended_are_not_told() {
     let rig = two_targets();
     let second = rig.another_portal("127.0.0.1:0", 2);
-    assert!(second.stop(&rig.reactors));
+    second.begin_stop(&rig.reactors);
+    assert!(second.wait(Duration::MAX));
     let expected = format!("TargetName={TARGET}\nTargetAddress={},1\n", rig.address());
     assert_eq!(targets(rig.address(), discovery(1), "All"), expected);
 }
