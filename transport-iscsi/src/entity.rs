@@ -2,6 +2,7 @@
 
 use crate::access::DiscoveryAccess;
 use crate::advertise::told;
+use crate::gatekeeper::{Gatekeeper, LoginLimits};
 use crate::local::{self, Local};
 use crate::patterns::{Network, among, fold};
 use crate::portal::Shared;
@@ -25,6 +26,8 @@ pub struct EntityOptions {
     pub addresses: Vec<Network>,
     /// Who may ask which targets there are.
     pub discovery: DiscoveryAccess,
+    /// How many may connect and log in, and how often.
+    pub logins: LoginLimits,
     /// How long a login may take.
     pub login_time: Duration,
     /// How long a session may be idle before the initiator is asked for a sign of life.
@@ -44,6 +47,7 @@ impl Default for EntityOptions {
         Self {
             addresses: Vec::new(),
             discovery: DiscoveryAccess::default(),
+            logins: LoginLimits::default(),
             login_time: Duration::from_secs(15),
             // With the sign of life more than a minute: initiators that poll only once a minute, as the tools of libiscsi
             // do while a disk is being sanitized, answer nothing in between.
@@ -64,6 +68,7 @@ pub struct NetworkEntity {
     targets: RwLock<BTreeMap<String, Arc<Target>>>,
     portals: Mutex<Vec<Weak<Shared>>>,
     pub(crate) loads: Loads,
+    gatekeeper: Mutex<Gatekeeper>,
     sessions: Mutex<SessionTable>,
     log: LineBudget,
 }
@@ -72,11 +77,12 @@ impl NetworkEntity {
     /// One without targets and portals.
     pub fn new(options: EntityOptions) -> Arc<Self> {
         Arc::new(Self {
+            gatekeeper: Mutex::new(Gatekeeper::new(options.logins.clone())),
+            sessions: Mutex::new(SessionTable::new(options.logins.sessions_of_initiator)),
             options,
             targets: RwLock::default(),
             portals: Mutex::default(),
             loads: Loads::default(),
-            sessions: Mutex::default(),
             log: LineBudget::default(),
         })
     }
@@ -140,6 +146,10 @@ impl NetworkEntity {
         let end = local::message(place, move |connection, cx| connection.unwanted(how, cx), |_| ());
         reactors.poster().post(place.reactor, end);
         true
+    }
+
+    pub(crate) fn gatekeeper(&self) -> MutexGuard<'_, Gatekeeper> {
+        self.gatekeeper.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(crate) fn table(&self) -> MutexGuard<'_, SessionTable> {

@@ -39,6 +39,8 @@ pub(crate) enum End {
     Protocol(lunette_iscsi::Error),
     #[error("the login took too long")]
     SlowLogin,
+    #[error("others are to log in instead")]
+    Evicted,
     #[error("the initiator is silent")]
     Silent,
     #[error("the data of a command does not come")]

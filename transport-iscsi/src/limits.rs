@@ -1,9 +1,5 @@
-//! Every bound of this transport; those of the protocol stand in [`lunette_iscsi::limits`].
+//! Every bound of this transport but the [`LoginLimits`](crate::LoginLimits); those of the protocol stand in [`lunette_iscsi::limits`].
 
-/// Connections of one portal; the next is closed at once.
-pub const MAX_CONNECTIONS: usize = 4096;
-/// Connections of one portal that have not finished their login; the next is closed at once.
-pub const MAX_LOGINS: usize = 512;
 /// Longest data-out or data-in of one command, in bytes; a command that wants more is refused.
 pub const MAX_TRANSFER: u64 = 32 << 20;
 /// Bytes of buffers that one connection holds for data-in and for data-out that it asks for by R2T. Commands beyond wait.
@@ -19,6 +15,8 @@ pub const UNSOLICITED_BUFFERS: usize = 160 << 20;
 pub const LEAST_SHARE: usize = 64 << 10;
 /// Bytes of buffers that one reactor keeps when nobody uses them.
 pub const REACTOR_BUFFERS_KEPT: usize = 32 << 20;
+/// Addresses without a connection of which it is remembered how often they have logged in.
+pub const REMEMBERED_ADDRESSES: usize = 4096;
 
 /// Bytes received by one call.
 pub(crate) const RECEIVE: usize = 64 << 10;

@@ -8,12 +8,21 @@ use lunette_store::{Cx, IoId, Message, ReactorId, SinkId, local_or_insert};
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::rc::Rc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Where a connection is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Place {
     pub(crate) reactor: ReactorId,
     pub(crate) connection: u64,
+}
+
+impl Place {
+    /// A place for a new connection.
+    pub(crate) fn new(reactor: ReactorId) -> Self {
+        static NEXT: AtomicU64 = AtomicU64::new(1);
+        Self { reactor, connection: NEXT.fetch_add(1, Ordering::Relaxed) }
+    }
 }
 
 pub(crate) struct Local {

@@ -1,15 +1,16 @@
 //! A portal: a listening socket, and the connections that came in by it.
 
 use crate::connection::{Connection, canonical};
-use crate::limits::{ACCEPTS_PER_TURN, MAX_CONNECTIONS, MAX_LOGINS};
-use crate::local::Local;
+use crate::gatekeeper::Refused;
+use crate::limits::ACCEPTS_PER_TURN;
+use crate::local::{self, Local, Place};
 use crate::{Error, NetworkEntity};
 use lunette_reactor::Reactors;
 use lunette_store::{Cx, Interest, IoId, IoResult, Message, ReactorId, Sink, SinkId};
 use rustix::net::{Shutdown, shutdown, sockopt};
 use std::cell::Cell;
 use std::io;
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
 use std::ops::Deref;
 use std::os::fd::AsRawFd;
 use std::rc::Rc;
@@ -35,7 +36,6 @@ pub(crate) struct Shared {
     /// Target portal group tag.
     pub(crate) group_tag: u16,
     connections: AtomicUsize,
-    logins: AtomicUsize,
     /// Not told to stop.
     listening: AtomicBool,
     ended: Mutex<()>,
@@ -109,7 +109,6 @@ impl Portal {
             takes_ipv4: address.is_ipv6() && !sockopt::ipv6_v6only(&*socket).unwrap_or(true),
             group_tag,
             connections: AtomicUsize::new(0),
-            logins: AtomicUsize::new(0),
             listening: AtomicBool::new(true),
             ended: Mutex::default(),
             changed: Condvar::new(),
@@ -184,26 +183,24 @@ impl Shared {
         self.listening.load(Ordering::Acquire)
     }
 
-    /// Counts a new connection and chooses its reactor, the least loaded; `None` when there are too many.
-    fn admit(&self) -> Option<ReactorId> {
-        let full = self.connections.load(Ordering::Acquire) >= MAX_CONNECTIONS
-            || self.logins.load(Ordering::Acquire) >= MAX_LOGINS;
-        if full {
-            return None;
+    /// Counts a new connection and gives it a place on the least loaded reactor.
+    fn admit(&self, address: IpAddr, cx: &mut dyn Cx) -> Result<Place, Refused> {
+        let place = Place::new(self.entity.loads.add().ok_or(Refused::Connections)?);
+        match self.entity.gatekeeper().enter(address, place, cx.now()) {
+            Ok(None) => {}
+            Ok(Some(other)) => local::post(other, cx, Connection::evict),
+            Err(refused) => {
+                self.entity.loads.remove(place.reactor);
+                return Err(refused);
+            }
         }
-        let reactor = self.entity.loads.add()?;
         self.connections.fetch_add(1, Ordering::AcqRel);
-        self.logins.fetch_add(1, Ordering::AcqRel);
-        Some(reactor)
-    }
-
-    /// A login is over, well or not.
-    pub(crate) fn login_ended(&self) {
-        self.logins.fetch_sub(1, Ordering::AcqRel);
+        Ok(place)
     }
 
     /// A connection is gone.
-    pub(crate) fn connection_ended(&self) {
+    pub(crate) fn connection_ended(&self, address: IpAddr, place: Place) {
+        self.entity.gatekeeper().leave(address, place);
         self.connections.fetch_sub(1, Ordering::AcqRel);
         self.tell();
     }
@@ -264,8 +261,8 @@ struct Listener {
     socket: Socket,
     portal: Arc<Shared>,
     sink: Cell<SinkId>,
-    /// The last connection was refused for want of room, which has been said.
-    full: Cell<bool>,
+    /// Why the last connection was refused, which has been said.
+    refused: Cell<Option<Refused>>,
     /// The last connection could not be accepted, which has been said.
     in_trouble: Cell<bool>,
     /// Until a timer runs out, nothing is accepted.
@@ -282,7 +279,7 @@ impl Listener {
             socket,
             portal,
             sink: Cell::new(SinkId(0)),
-            full: Cell::new(false),
+            refused: Cell::new(None),
             in_trouble: Cell::new(false),
             pausing: Cell::new(false),
         });
@@ -313,16 +310,18 @@ impl Listener {
             }
             return;
         }
-        let Some(reactor) = self.portal.admit() else {
-            if !self.full.replace(true) && self.portal.entity.may_log(cx) {
-                tracing::warn!(%peer, "too many iSCSI connections: refusing more");
+        let admitted = self.portal.admit(peer.ip(), cx);
+        let refused = admitted.err();
+        let said = self.refused.replace(refused) == refused;
+        let Ok(place) = admitted else {
+            if let Some(why) = refused.filter(|_| !said && self.portal.entity.may_log(cx)) {
+                tracing::warn!(address = %canonical(peer), "iSCSI connections refused: {why}");
             }
             return;
         };
-        self.full.set(false);
         let portal = self.portal.clone();
-        let start = move |cx: &mut dyn Cx| Connection::start(socket, peer, portal, cx);
-        cx.poster().post(reactor, Box::new(start));
+        let start = move |cx: &mut dyn Cx| Connection::start(socket, peer, place, portal, cx);
+        cx.poster().post(place.reactor, Box::new(start));
     }
 }
 

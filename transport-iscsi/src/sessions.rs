@@ -38,8 +38,9 @@ pub(crate) struct NexusKey {
 }
 
 /// The sessions of all targets. Their handles differ, also from one target to another, so that a handle alone names a session.
-#[derive(Default)]
 pub(crate) struct SessionTable {
+    /// How many one initiator has at most, discovery not counted.
+    most_of_initiator: usize,
     last_tsih: u16,
     open: HashMap<u16, Record>,
     /// The latest session of each nexus.
@@ -59,11 +60,17 @@ struct Record {
 pub(crate) enum NoSession {
     /// There are too many.
     Full,
+    /// The initiator has too many.
+    Greedy,
     /// Somebody else has the session of this nexus.
     Taken,
 }
 
 impl SessionTable {
+    pub(crate) fn new(most_of_initiator: usize) -> Self {
+        Self { most_of_initiator, last_tsih: 0, open: HashMap::new(), by_nexus: HashMap::new() }
+    }
+
     /// Opens a session at `place`, of this nexus or for discovery. Returns its handle and where the session is that it
     /// replaces. Who has proved to be somebody is replaced only by himself: initiators give themselves their names, so
     /// that without a proof anybody could take over anybody's session.
@@ -78,6 +85,11 @@ impl SessionTable {
             return Err(NoSession::Taken);
         }
         let before = before.map(|before| before.place);
+        let count = |name: &str| self.by_nexus.keys().filter(|nexus| nexus.initiator.name == name).count();
+        let is_greedy = |nexus: &NexusKey| count(&nexus.initiator.name) >= self.most_of_initiator;
+        if before.is_none() && nexus.as_ref().is_some_and(is_greedy) {
+            return Err(NoSession::Greedy);
+        }
         let tsih = self.new_tsih().ok_or(NoSession::Full)?;
         if let Some(nexus) = &nexus {
             self.by_nexus.insert(nexus.clone(), tsih);
@@ -133,7 +145,7 @@ mod tests {
 
     #[test]
     fn a_session_is_replaced_by_one_of_the_same_nexus() {
-        let mut table = SessionTable::default();
+        let mut table = SessionTable::new(4);
         assert_eq!(table.open(nexus("a", 1, 1), None, place(1)), Ok((1, None)));
         assert_eq!(table.open(nexus("a", 1, 2), None, place(2)), Ok((2, None)));
         assert_eq!(table.open(nexus("a", 1, 1), None, place(3)), Ok((3, Some(place(1)))));
@@ -152,7 +164,7 @@ mod tests {
 
     #[test]
     fn who_has_proved_to_be_somebody_is_replaced_by_himself_only() {
-        let mut table = SessionTable::default();
+        let mut table = SessionTable::new(4);
         let mut log_in = |account, at| table.open(nexus("a", 1, 1), account, place(at));
         assert_eq!(log_in(None, 1), Ok((1, None)));
         assert_eq!(log_in(Some("ada"), 2), Ok((2, Some(place(1)))), "who proves more may");
@@ -163,8 +175,27 @@ mod tests {
     }
 
     #[test]
+    fn an_initiator_has_so_many_sessions() {
+        let mut table = SessionTable::new(2);
+        assert_eq!(table.open(nexus("a", 1, 1), None, place(1)), Ok((1, None)));
+        assert_eq!(table.open(nexus("b", 1, 1), None, place(2)), Ok((2, None)));
+        assert_eq!(table.open(nexus("a", 1, 2), None, place(3)), Err(NoSession::Greedy));
+        let initiator = InitiatorPort { name: "iqn.y".to_owned(), isid: [0; 6] };
+        let other = NexusKey { target: "a".to_owned(), group: 1, initiator };
+        assert_eq!(table.open(Some(other), None, place(4)), Ok((3, None)));
+        assert_eq!(
+            table.open(nexus("a", 1, 1), None, place(5)),
+            Ok((4, Some(place(1)))),
+            "in place of another"
+        );
+        assert_eq!(table.open(None, None, place(6)), Ok((5, None)), "discovery");
+        table.close(2);
+        assert_eq!(table.open(nexus("a", 1, 2), None, place(7)), Ok((6, None)));
+    }
+
+    #[test]
     fn handles_in_use_and_zero_are_left_out() {
-        let mut table = SessionTable::default();
+        let mut table = SessionTable::new(4);
         table.open(None, None, place(1)).unwrap();
         table.last_tsih = u16::MAX;
         assert_eq!(table.open(None, None, place(2)).unwrap().0, 2);

@@ -86,6 +86,9 @@ impl Directory for Door<'_> {
         });
         let account = identity.info.authenticated.as_deref();
         let refusal = |why| match why {
+            NoSession::Greedy => {
+                Refusal::new(LoginStatus::OUT_OF_RESOURCES, "the initiator has too many sessions")
+            }
             NoSession::Full => Refusal::new(LoginStatus::OUT_OF_RESOURCES, "there are too many sessions"),
             NoSession::Taken => Refusal::new(
                 LoginStatus::NOT_AUTHORIZED,

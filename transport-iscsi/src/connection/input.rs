@@ -6,6 +6,7 @@ use crate::error::End;
 use crate::limits::{BATCH, OUTBOX, RECEIVES_PER_TURN};
 use crate::memory;
 use lunette_iscsi::Error;
+use lunette_iscsi::pdu::LoginStatus;
 use lunette_iscsi::target::{Login, SessionType};
 use lunette_store::Cx;
 use std::io::{self, IoSliceMut, Read};
@@ -143,7 +144,13 @@ impl Connection {
             }
             Phase::Login(login, visitor) => {
                 let progress = login.receive(&mut self.door(Some(visitor)), input, &mut state.out);
-                let progress = progress.inspect_err(|error| self.say_refused(login, visitor, error, cx))?;
+                let progress = progress.inspect_err(|error| {
+                    if matches!(error, Error::LoginRefused(LoginStatus::AUTHENTICATION_FAILURE)) {
+                        let address = self.peer.ip();
+                        self.portal.entity.gatekeeper().authentication_failed(address, cx.now());
+                    }
+                    self.say_refused(login, visitor, error, cx);
+                })?;
                 let Some(accepted) = progress.accepted else { return Ok((progress.used, false)) };
                 let visitor = std::mem::take(visitor);
                 self.logged_in(state, *accepted, visitor, cx);

@@ -27,7 +27,6 @@ use std::net::{SocketAddr, TcpStream};
 use std::os::fd::AsRawFd;
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 /// What a connection is told of.
@@ -110,14 +109,17 @@ enum Phase {
 
 impl Connection {
     /// Takes over a socket that was accepted.
-    pub(crate) fn start(socket: TcpStream, peer: SocketAddr, portal: Arc<Shared>, cx: &mut dyn Cx) {
-        static NEXT: AtomicU64 = AtomicU64::new(1);
-        let place = Place { reactor: cx.reactor(), connection: NEXT.fetch_add(1, Ordering::Relaxed) };
+    pub(crate) fn start(
+        socket: TcpStream,
+        peer: SocketAddr,
+        place: Place,
+        portal: Arc<Shared>,
+        cx: &mut dyn Cx,
+    ) {
         let prepared = socket.set_nonblocking(true).and_then(|()| socket.set_nodelay(true));
         let Ok(reached) = prepared.and_then(|()| socket.local_addr()) else {
-            portal.login_ended();
             portal.entity.loads.remove(place.reactor);
-            return portal.connection_ended();
+            return portal.connection_ended(peer.ip(), place);
         };
         let fd = socket.as_raw_fd();
         let local = Local::of(cx);
@@ -145,6 +147,14 @@ impl Connection {
 
     pub(crate) fn is_of(&self, portal: &Arc<Shared>) -> bool {
         Arc::ptr_eq(&self.portal, portal)
+    }
+
+    /// Others are to log in instead.
+    pub(crate) fn evict(&self, cx: &mut dyn Cx) {
+        let mut state = self.state.borrow_mut();
+        if matches!(state.phase, Phase::Login(..)) {
+            self.end(&mut state, &End::Evicted, cx);
+        }
     }
 
     /// Sends what others have caused, as soon as there is room.
@@ -190,7 +200,7 @@ impl Connection {
         Visitor { target, rule, opened }: Visitor,
         cx: &mut dyn Cx,
     ) {
-        self.portal.login_ended();
+        self.portal.entity.gatekeeper().login_ended(self.place);
         let info = accepted.session.info();
         if self.may_log(target.as_ref(), cx) {
             tracing::info!(
@@ -308,9 +318,6 @@ impl Connection {
         if let State { phase: Phase::FullFeature(full), out, .. } = state {
             out.clear(|token| full.sent(token));
         }
-        if matches!(state.phase, Phase::Login(..)) {
-            self.portal.login_ended();
-        }
         if !state.nexus_closed && !logging_out {
             self.close_nexus(state, cx);
         }
@@ -351,7 +358,7 @@ impl Connection {
         self.local.feed_hungry(cx);
         cx.unregister(self.sink.get());
         self.weigh_no_more(state);
-        self.portal.connection_ended();
+        self.portal.connection_ended(self.peer.ip(), self.place);
     }
 
     /// Its reactor may get another connection instead.

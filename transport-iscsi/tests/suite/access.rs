@@ -15,7 +15,7 @@ use std::io::{ErrorKind, Read};
 use std::net::TcpStream;
 use std::sync::Arc;
 
-const ADA: (&str, &str) = ("ada", "what ada knows alone");
+pub(crate) const ADA: (&str, &str) = ("ada", "what ada knows alone");
 const BOB: (&str, &str) = ("bob", "what bob knows alone");
 const DISK: (&str, &str) = ("disk", "what the disk knows");
 
@@ -32,7 +32,7 @@ impl Accounts for Known {
 }
 
 /// Asks for a proof of these.
-fn policy(accounts: &[(&str, &str)], algorithms: &[Algorithm]) -> ChapPolicy {
+pub(crate) fn policy(accounts: &[(&str, &str)], algorithms: &[Algorithm]) -> ChapPolicy {
     let known = accounts.iter().map(|account| (account.0.to_owned(), credentials(*account).secret));
     ChapPolicy {
         algorithms: algorithms.to_vec(),

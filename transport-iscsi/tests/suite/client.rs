@@ -89,7 +89,11 @@ pub(crate) fn pattern(seed: u32, length: usize) -> Vec<u8> {
 impl Client {
     /// Connects and begins a login.
     pub(crate) fn connect(address: SocketAddr, settings: Settings) -> Self {
-        let socket = TcpStream::connect(address).unwrap();
+        Self::over(TcpStream::connect(address).unwrap(), settings)
+    }
+
+    /// Begins a login on a connection.
+    pub(crate) fn over(socket: TcpStream, settings: Settings) -> Self {
         socket.set_nodelay(true).unwrap();
         let mut out = Outbox::default();
         Self {

@@ -4,6 +4,7 @@ mod access;
 mod client;
 mod commands;
 mod events;
+mod gate;
 mod greedy;
 mod hostile;
 mod management;
