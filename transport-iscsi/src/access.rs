@@ -42,7 +42,7 @@ pub struct DiscoveryAccess {
 /// How initiators prove who they are, and the target to them (RFC 7143 12.1.3).
 #[derive(Clone)]
 pub struct ChapPolicy {
-    /// Algorithms that are good enough; the initiator chooses among them.
+    /// Algorithms that are good enough. The first that the initiator knows is used.
     pub algorithms: Vec<Algorithm>,
     /// The secrets of the initiators. Who has one may use all names that the rule has: an initiator whose sessions and
     /// reservations nobody else is to have needs a rule of its own.

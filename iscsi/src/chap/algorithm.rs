@@ -36,12 +36,13 @@ impl Algorithm {
         }
     }
 
-    /// The first of `offer` that is among `accepted` (RFC 7143 6.2.1: the order is that of who offers).
+    /// The first of `accepted` that is in `offer`: the target may take whichever it likes of those that the initiator proposes
+    /// (RFC 7143 12.1.3).
     pub(super) fn choose(offer: &str, accepted: &[Self]) -> Option<Self> {
-        offer.split(',').find_map(|number| {
-            let number = crate::text::number(number)?;
-            accepted.iter().copied().find(|algorithm| u32::from(algorithm.number()) == number)
-        })
+        let offers = |algorithm: &Self| {
+            offer.split(',').any(|number| crate::text::number(number) == Some(algorithm.number().into()))
+        };
+        accepted.iter().copied().find(offers)
     }
 
     /// The proof (RFC 1994 4.1): the hash of identifier, secret and challenge.

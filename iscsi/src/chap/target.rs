@@ -34,7 +34,7 @@ enum State {
 }
 
 impl TargetChap {
-    /// Takes initiators with `accounts` that know one of the `accepted` algorithms, whichever they like best. `own` is what
+    /// Takes initiators with `accounts` that know one of the `accepted` algorithms, of which the first counts. `own` is what
     /// the target proves itself with; without, it does not to those who ask. The challenge must be new and random.
     pub fn new(
         accepted: Vec<Algorithm>,
