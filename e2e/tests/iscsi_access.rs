@@ -1,11 +1,11 @@
-//! The file of `--iscsi-config`: who is let in how, and sees what.
+//! The file of `--iscsi-config`: who is let in how, and sees what; and the sessions of those who are in.
 
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;
 
 use anyhow::Result;
-use lunette_e2e::daemon::{Daemon, Lunette};
-use lunette_e2e::tools::{self, Output};
+use lunette_e2e::daemon::{Daemon, Lunette, binary};
+use lunette_e2e::tools::{self, Guarded, Output};
 
 const GOOD: &str = "iqn.2026-11.test:good1";
 const POOR: &str = "iqn.2026-11.test:poor";
@@ -66,6 +66,13 @@ fn size(initiator: &str, url: &str) -> Result<Output> {
     tools::output("iscsi-readcapacity16", ["-s", "-i", initiator, url])
 }
 
+/// What `lunette session` says.
+fn session(lunette: &Lunette<'_>, words: &[&str]) -> Result<Output> {
+    let binary = binary()?.display().to_string();
+    let state = lunette.path("state").display().to_string();
+    tools::output(&binary, ["session", "--state-dir", &state].iter().chain(words))
+}
+
 #[test]
 fn initiators_see_what_they_may_once_they_have_proved_who_they_are() -> Result<()> {
     let (_lunette, daemon) = serve()?;
@@ -99,6 +106,43 @@ fn initiators_see_what_they_may_once_they_have_proved_who_they_are() -> Result<(
         assert!(ended.stderr.contains(reason), "{reason}: {ended}");
     }
     assert!(!ended.text().contains("secret-of"), "{ended}");
+    Ok(())
+}
+
+#[test]
+fn sessions_are_listed_and_ended() -> Result<()> {
+    let (lunette, daemon) = serve()?;
+    let options = format!(
+        "driver=iscsi,transport=tcp,portal=127.0.0.1:{},target={B},lun=0,initiator-name={POOR}",
+        daemon.iscsi_port()?
+    );
+    let mut client = tools::command("qemu-io")?;
+    client.args(["--image-opts", &options, "-c", "sleep 600000"]);
+    let none = session(&lunette, &["list", "--json"])?.ok()?;
+    assert_eq!(none.stdout.trim(), "[]");
+    let mut client = Guarded::spawn(&client)?;
+    tools::wait_until("the client has logged in", || {
+        Ok(session(&lunette, &["list"])?.ok()?.stdout.contains(POOR))
+    })?;
+    let shown = session(&lunette, &["list"])?.ok()?.stdout;
+    for part in [B, "127.0.0.1:"] {
+        assert!(shown.contains(part), "{part}: {shown}");
+    }
+    session(&lunette, &["end", "999"])?.fails()?;
+    let first = session(&lunette, &["list", "--json"])?.ok()?.stdout;
+    let number = |json: &str| -> Result<u64> {
+        let sessions: serde_json::Value = serde_json::from_str(json)?;
+        Ok(sessions[0]["tsih"].as_u64().unwrap_or(0))
+    };
+    let number_of_first = number(&first)?.to_string();
+    session(&lunette, &["end", "--now", &number_of_first])?.ok()?;
+    daemon.wait_for_log("iSCSI session ended")?;
+    client.kill();
+    let ended = session(&lunette, &["end", "--now", &number_of_first])?.fails()?;
+    assert!(ended.stderr.contains("there is no session"), "{ended}");
+    daemon.stop()?;
+    let gone = session(&lunette, &["list"])?.fails()?;
+    assert!(gone.stderr.contains("cannot reach a lunette"), "{gone}");
     Ok(())
 }
 

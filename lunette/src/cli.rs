@@ -2,6 +2,7 @@
 
 use crate::notation::UnitSpec;
 use crate::socket::{PortalSpec, SocketSpec};
+use crate::state::StateDir;
 use clap::{Args, Parser, ValueEnum};
 use lunette_reactor::{Io, Poll};
 use std::ffi::OsString;
@@ -32,6 +33,7 @@ struct BackEnd {
 pub(crate) enum Call {
     PrintCapabilities,
     Serve(Box<Serve>),
+    Session(SessionCall),
 }
 
 impl Call {
@@ -48,8 +50,10 @@ impl Call {
             let serve = BackEnd::try_parse_from(words)?.serve;
             return Ok(Self::Serve(Box::new(Serve { is_back_end, ..serve })));
         }
-        let Subcommand::Serve(serve) = Cli::try_parse_from(words)?.command;
-        Ok(Self::Serve(serve))
+        Ok(match Cli::try_parse_from(words)?.command {
+            Subcommand::Serve(serve) => Self::Serve(serve),
+            Subcommand::Session(call) => Self::Session(call),
+        })
     }
 }
 
@@ -59,6 +63,64 @@ pub(crate) enum Subcommand {
     ///
     /// Without any option: a thin 1 GiB disk in the state directory, on iSCSI 127.0.0.1:3260 and on a vhost-user socket.
     Serve(Box<Serve>),
+    /// See and end the iSCSI sessions of a daemon
+    Session(SessionCall),
+}
+
+/// `session`.
+#[derive(Args, Debug)]
+pub(crate) struct SessionCall {
+    #[command(flatten)]
+    pub(crate) control: ControlSocket,
+    #[command(subcommand)]
+    pub(crate) command: SessionCommand,
+}
+
+/// What is to be done with sessions.
+#[derive(clap::Subcommand, Debug)]
+pub(crate) enum SessionCommand {
+    /// Show who is logged in, from where, what was agreed and what has been done
+    List {
+        /// As JSON, with everything that is known
+        #[arg(long)]
+        json: bool,
+    },
+    /// End a session
+    ///
+    /// The initiator is asked to log out, and most then log in again: this moves it to another portal or has it see what has
+    /// changed. To keep it away, change who has access.
+    End {
+        /// Number of the session, as `list` shows it
+        #[arg(value_name = "SESSION")]
+        session: u16,
+        /// Close the connection at once
+        #[arg(long)]
+        now: bool,
+        /// Seconds after which the connection is closed
+        #[arg(long, value_name = "SECONDS", default_value_t = 10, conflicts_with = "now")]
+        within: u16,
+    },
+}
+
+/// Which daemon is spoken to.
+#[derive(Args, Debug)]
+pub(crate) struct ControlSocket {
+    /// Control socket of the daemon [default: control.sock in the state directory]
+    #[arg(long, value_name = "SOCKET", global = true)]
+    control: Option<PathBuf>,
+    /// State directory of the daemon [default: as for serve]
+    #[arg(long, value_name = "DIRECTORY", global = true)]
+    state_dir: Option<PathBuf>,
+}
+
+/// The name of the control socket in a state directory.
+pub(crate) const CONTROL_SOCKET: &str = "control.sock";
+
+impl ControlSocket {
+    pub(crate) fn path(&self) -> PathBuf {
+        let state = || self.state_dir.clone().unwrap_or_else(StateDir::default_path);
+        self.control.clone().unwrap_or_else(|| state().join(CONTROL_SOCKET))
+    }
 }
 
 #[derive(Args, Debug)]
@@ -126,6 +188,12 @@ pub(crate) struct Serve {
     /// Written in TOML. Without it there is one target with all units, which everyone who reaches a portal may use.
     #[arg(long, value_name = "FILE", conflicts_with_all = ["iscsi", "target"])]
     pub(crate) iscsi_config: Option<PathBuf>,
+
+    /// Socket by which the daemon is controlled [default: control.sock in the state directory]
+    ///
+    /// Whoever may write to its file can end sessions; that is the daemon's user alone.
+    #[arg(long, value_name = "SOCKET")]
+    pub(crate) control: Option<PathBuf>,
 
     /// Name of the iSCSI target
     #[arg(long, value_name = "IQN", default_value = "iqn.2026-11.dev.lunette:default")]

@@ -138,6 +138,11 @@ impl Exports {
         Ok(())
     }
 
+    /// What is served by iSCSI, if anything is.
+    pub(crate) fn iscsi(&self) -> Option<&Iscsi> {
+        self.iscsi.as_ref()
+    }
+
     /// How to connect to all of them.
     pub(crate) fn summary(&self) -> String {
         let mut text = String::new();

@@ -2,6 +2,7 @@
 
 mod access;
 mod cli;
+mod control;
 mod exports;
 mod inherited;
 mod iscsi;
@@ -26,16 +27,19 @@ const CAPABILITIES: &str = r#"{"type":"scsi"}"#;
 
 fn main() -> ExitCode {
     let words: Vec<OsString> = std::env::args_os().collect();
-    let options = match Call::parse(&words) {
-        Ok(Call::Serve(options)) => options,
+    let done = match Call::parse(&words) {
+        Ok(Call::Serve(options)) => {
+            start_log();
+            serve::serve(&options)
+        }
+        Ok(Call::Session(call)) => control::session::run(&call),
         Ok(Call::PrintCapabilities) => {
             println!("{CAPABILITIES}");
             return ExitCode::SUCCESS;
         }
         Err(error) => error.exit(),
     };
-    start_log();
-    match serve::serve(&options) {
+    match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             let _ = writeln!(std::io::stderr(), "lunette: {}", reasons(&error));

@@ -1,7 +1,8 @@
 //! `lunette serve`: opens the units, starts the reactors and the exports, and stops them again in order.
 
 use crate::access::Grouped;
-use crate::cli::Serve;
+use crate::cli::{CONTROL_SOCKET, Serve};
+use crate::control::{self, server::Server};
 use crate::exports::{Exports, Places};
 use crate::inherited::Inherited;
 use crate::iscsi::Plan;
@@ -46,6 +47,7 @@ pub(crate) fn serve(options: &Serve) -> Result<()> {
     say(&summary::units(&units));
     // Until now there is nothing to end gently: a signal ends the program, also one that waits for a lock.
     let signals = StopSignals::catch()?;
+    let control = open_control(options, &state)?;
     units.values().for_each(|unit| unit.unit.resume(&*reactors.poster()));
     let places = places(options, plan, inherited, &state);
     let exports = Exports::start(places, &units, &state, &reactors, signals.waker())?;
@@ -54,7 +56,8 @@ pub(crate) fn serve(options: &Serve) -> Result<()> {
     say(&exports.summary());
     say("ready\n");
     tell_manager(NotifyState::Ready);
-    match signals.wait() {
+    let mut call = |method: &str, params| control::call(method, params, &exports, &reactors);
+    match signals.wait(control, &mut call) {
         Some(signal) => tracing::info!("{signal}: stopping; another one ends the program at once"),
         None => tracing::info!("the last virtual machine has gone: stopping"),
     }
@@ -87,6 +90,22 @@ fn threads(reactors: &Reactors) -> String {
     match reactors.count() {
         1 => "1 reactor".into(),
         count => format!("{count} reactors"),
+    }
+}
+
+/// The control socket. Daemons may share a state directory, so where it is not asked for, there may be none.
+fn open_control(options: &Serve, state: &StateDir) -> Result<Option<Server>> {
+    match &options.control {
+        Some(path) => Ok(Some(Server::open(path)?)),
+        None => match Server::open(&state.path().join(CONTROL_SOCKET)) {
+            Ok(server) => Ok(Some(server)),
+            Err(error) => {
+                tracing::warn!(
+                    "no control socket, so sessions can be neither listed nor ended: {error}; see --control"
+                );
+                Ok(None)
+            }
+        },
     }
 }
 

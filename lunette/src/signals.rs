@@ -1,9 +1,16 @@
-//! Waiting for the signal to stop.
+//! Waiting for the signal to stop, and serving the control socket meanwhile.
 
+use crate::control::rpc::Call;
+use crate::control::server::Server;
 use anyhow::{Context, Result};
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::io::Errno;
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::flag;
-use signal_hook::iterator::Signals;
+use signal_hook::low_level::pipe;
+use std::io::{ErrorKind, Read};
+use std::net::Shutdown;
+use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -13,7 +20,10 @@ const REPEAT: Duration = Duration::from_millis(100);
 
 /// The signals that stop the daemon, caught from now on.
 pub(crate) struct StopSignals {
-    signals: Signals,
+    /// Each with its name, and where a byte arrives when it comes.
+    signals: [(&'static str, UnixStream); 2],
+    /// Where the end arrives when the waker is called, and what that shuts down.
+    wake: (UnixStream, Arc<UnixStream>),
     /// From now on they end the process at once.
     impatient: Arc<AtomicBool>,
 }
@@ -21,30 +31,73 @@ pub(crate) struct StopSignals {
 impl StopSignals {
     pub(crate) fn catch() -> Result<Self> {
         let impatient = Arc::new(AtomicBool::new(false));
-        let signals = [SIGTERM, SIGINT];
-        for signal in signals {
-            flag::register_conditional_default(signal, impatient.clone()).context("cannot catch signals")?;
-        }
-        Ok(Self { signals: Signals::new(signals).context("cannot catch signals")?, impatient })
+        let catch = |name, signal| -> std::io::Result<_> {
+            flag::register_conditional_default(signal, impatient.clone())?;
+            let (read, write) = UnixStream::pair()?;
+            pipe::register(signal, write)?;
+            read.set_nonblocking(true)?;
+            Ok((name, read))
+        };
+        let wait = || -> std::io::Result<_> {
+            let signals = [catch("SIGTERM", SIGTERM)?, catch("SIGINT", SIGINT)?];
+            let (read, write) = UnixStream::pair()?;
+            read.set_nonblocking(true)?;
+            Ok((signals, (read, Arc::new(write))))
+        };
+        let (signals, wake) = wait().context("cannot catch signals")?;
+        Ok(Self { signals, wake, impatient })
     }
 
     /// Ends the [wait](Self::wait) when it is called, on whatever thread.
     pub(crate) fn waker(&self) -> impl Fn() + Send + Sync + 'static {
-        let handle = self.signals.handle();
-        move || handle.close()
+        let wake = self.wake.1.clone();
+        move || drop(wake.shutdown(Shutdown::Both))
     }
 
-    /// Blocks until one of them comes, or until the [waker](Self::waker) is called (`None`). The next one ends the process:
-    /// stopping may take longer than anybody wants to wait.
-    pub(crate) fn wait(mut self) -> Option<&'static str> {
-        let signal = self.signals.forever().next().map(|signal| match signal {
-            SIGINT => "SIGINT",
-            _ => "SIGTERM",
-        });
+    /// Serves `control` until one of the signals comes, or until the [waker](Self::waker) is called (`None`). The next
+    /// signal ends the process: stopping may take longer than anybody wants to wait.
+    pub(crate) fn wait(mut self, mut control: Option<Server>, call: &mut Call<'_>) -> Option<&'static str> {
+        let signal = loop {
+            if let Some(signal) = self.caught() {
+                break Some(signal);
+            }
+            if self.is_woken() {
+                break None;
+            }
+            if let Some(control) = &mut control {
+                control.turn(call);
+            }
+            self.sleep(control.as_ref());
+        };
         if signal.is_some() {
             std::thread::sleep(REPEAT);
         }
         self.impatient.store(true, Ordering::SeqCst);
         signal
+    }
+
+    /// The signal that has come.
+    fn caught(&mut self) -> Option<&'static str> {
+        let mut signals = self.signals.iter_mut();
+        signals.find_map(|(name, pipe)| pipe.read(&mut [0]).is_ok_and(|length| length > 0).then_some(*name))
+    }
+
+    fn is_woken(&mut self) -> bool {
+        !matches!(self.wake.0.read(&mut [0]), Err(error) if error.kind() == ErrorKind::WouldBlock)
+    }
+
+    /// Sleeps until there is something to do.
+    fn sleep(&self, control: Option<&Server>) {
+        let own = self.signals.iter().map(|(_, pipe)| pipe).chain([&self.wake.0]);
+        let own = own.map(|pipe| PollFd::new(pipe, PollFlags::IN));
+        let mut sources: Vec<_> = own.chain(control.into_iter().flat_map(Server::sources)).collect();
+        match poll(&mut sources, None) {
+            Ok(_) | Err(Errno::INTR) => {}
+            // There is no memory, most likely.
+            Err(error) => {
+                tracing::warn!(%error, "cannot wait for signals");
+                std::thread::sleep(REPEAT);
+            }
+        }
     }
 }

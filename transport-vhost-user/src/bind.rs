@@ -36,7 +36,7 @@ impl Default for Access {
 
 /// A socket file of ours. Dropping it removes the file, unless another one has taken its place.
 #[derive(Debug)]
-pub(crate) struct SocketFile {
+pub struct SocketFile {
     path: PathBuf,
     /// Device and inode.
     identity: Option<(u64, u64)>,
@@ -52,7 +52,10 @@ const BACKLOG: i32 = 128;
 
 impl SocketFile {
     /// Listens at `path`. Nobody can connect before the file has its mode and owner.
-    pub(crate) fn bind(path: &Path, access: &Access) -> Result<(UnixListener, Self), Error> {
+    ///
+    /// # Errors
+    /// When another process listens there, or nothing can.
+    pub fn bind(path: &Path, access: &Access) -> Result<(UnixListener, Self), Error> {
         let wrap = |source: io::Error| Error::Bind { path: path.to_owned(), source };
         let _lock = lock(path);
         let socket = match bind_at(path, access) {

@@ -55,7 +55,7 @@ mod testing;
 #[cfg(test)]
 mod tests;
 
-pub use bind::Access;
+pub use bind::{Access, SocketFile};
 pub use endpoint::Endpoint;
 pub use export::{Error, Handle, MAX_REQUEST_QUEUES, Options, VhostUserExport};
 pub use place::reactor_of;

@@ -18,10 +18,8 @@ header! {
         status: u8,
     ]
     {
-        /// Status qualifier (RFC 7144).
-        status_qualifier: U16,
         #[doc(hidden)]
-        reserved: [u8; 6],
+        reserved: [u8; 8],
         /// Initiator task tag.
         task_tag: U32,
         /// SNACK tag.
@@ -51,10 +49,8 @@ header! {
         reserved: u8,
     ]
     {
-        /// Additional response information (RFC 7144).
-        additional: [u8; 3],
         #[doc(hidden)]
-        reserved2: [u8; 5],
+        reserved2: [u8; 8],
         /// Initiator task tag.
         task_tag: U32,
         #[doc(hidden)]
