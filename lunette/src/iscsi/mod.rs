@@ -14,9 +14,7 @@ use anyhow::{Context, Result, bail};
 use lunette_engine::{LogicalUnit, TargetPort};
 use lunette_reactor::Reactors;
 use lunette_scsi::Protocol;
-use lunette_transport_iscsi::{
-    AccessControl, AccessRule, EntityOptions, NetworkEntity, Portal, TargetOptions,
-};
+use lunette_transport_iscsi::{AccessControl, AccessRule, NetworkEntity, Portal, TargetOptions};
 use plan::{Luns, Rule, Target};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
@@ -42,14 +40,11 @@ impl Iscsi {
         ids: &mut RangeInclusive<u16>,
         reactors: &Reactors,
     ) -> Result<Self> {
-        let options = EntityOptions {
-            advertised: plan.advertised.clone(),
-            addresses: plan.addresses.clone(),
-            discovery: plan.discovery.clone(),
-            ..EntityOptions::default()
+        let mut iscsi = Self {
+            entity: NetworkEntity::new(plan.options.clone()),
+            portals: Vec::new(),
+            shown: BTreeMap::new(),
         };
-        let mut iscsi =
-            Self { entity: NetworkEntity::new(options), portals: Vec::new(), shown: BTreeMap::new() };
         let of_sockets = sockets.iter().map(|_| TargetPort::DEFAULT_GROUP);
         let groups: BTreeSet<u16> =
             plan.portals.iter().map(|portal| portal.group).chain(of_sockets).collect();

@@ -8,11 +8,15 @@ use anyhow::Result;
 use lunette_iscsi::chap::{Credentials, Secret};
 use lunette_iscsi::params::Parameters;
 use lunette_iscsi::target::Settings;
-use lunette_transport_iscsi::{ChapPolicy, DiscoveryAccess, NamePattern, Network, Redirect};
+use lunette_transport_iscsi::{
+    ChapPolicy, DiscoveryAccess, EntityOptions, LoginLimits, NamePattern, Network, Redirect,
+};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
+use std::num::{NonZeroU16, NonZeroU32};
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 use toml::Spanned;
 
 /// The units, by the names that a configuration gives them.
@@ -22,12 +26,8 @@ pub(crate) type Luns = BTreeMap<u32, Address>;
 
 /// Portals and targets.
 pub(crate) struct Plan {
-    /// Where connections may come from; none: from anywhere.
-    pub(crate) addresses: Vec<Network>,
+    pub(crate) options: EntityOptions,
     pub(crate) portals: Vec<Grouped<SocketAddr>>,
-    /// What SendTargets tells of portal groups instead of the addresses that are listened on.
-    pub(crate) advertised: BTreeMap<u16, Vec<SocketAddr>>,
-    pub(crate) discovery: DiscoveryAccess,
     pub(crate) targets: Vec<Target>,
 }
 
@@ -64,13 +64,7 @@ impl Plan {
             settings: Settings::default(),
             access: Vec::new(),
         };
-        Self {
-            addresses: Vec::new(),
-            portals,
-            advertised: BTreeMap::new(),
-            discovery: DiscoveryAccess::default(),
-            targets: vec![target],
-        }
+        Self { options: EntityOptions::default(), portals, targets: vec![target] }
     }
 
     /// What a file says of the units that have these names.
@@ -111,10 +105,14 @@ impl Reader<'_> {
         let targets = tables.targets.into_iter().map(|target| self.target(target));
         let portals = tables.portals.iter();
         Ok(Plan {
-            advertised: advertised(&tables.portals),
+            options: EntityOptions {
+                addresses: tables.addresses,
+                advertised: advertised(&tables.portals),
+                discovery,
+                logins: limits(&tables.limits),
+                ..times(&tables.times)
+            },
             portals: portals.map(|portal| Grouped { place: portal.listen, group: portal.group }).collect(),
-            discovery,
-            addresses: tables.addresses,
             targets: targets.collect::<Result<_>>()?,
         })
     }
@@ -213,11 +211,6 @@ fn settings(wanted: &tables::Parameters) -> Settings {
         let wanted = wanted.unwrap_or(Digest::Allow);
         (*allowed, *required) = (wanted != Digest::Forbid, wanted == Digest::Require);
     }
-    fn set<T>(field: &mut T, wanted: Option<T>) {
-        if let Some(wanted) = wanted {
-            *field = wanted;
-        }
-    }
     let length = |wanted: Option<Length>| wanted.map(|Length(bytes)| bytes);
     let parameters = &mut settings.parameters;
     set(&mut parameters.initial_r2t, wanted.initial_r2t);
@@ -228,6 +221,38 @@ fn settings(wanted: &tables::Parameters) -> Settings {
     set(&mut parameters.max_outstanding_r2t, wanted.max_outstanding_r2t);
     set(&mut settings.command_window, wanted.command_window);
     settings
+}
+
+/// How many may log in.
+fn limits(wanted: &tables::Limits) -> LoginLimits {
+    let mut limits = LoginLimits::default();
+    let count = |wanted: Option<NonZeroU32>| wanted.map(|count| count.get() as usize);
+    set(&mut limits.connections, count(wanted.connections));
+    set(&mut limits.logins, count(wanted.logins));
+    set(&mut limits.logins_of_address, count(wanted.logins_of_address));
+    set(&mut limits.burst, wanted.login_burst.map(NonZeroU32::get));
+    set(&mut limits.rate, wanted.login_rate.map(NonZeroU32::get));
+    set(&mut limits.failure_weight, wanted.failure_weight);
+    set(&mut limits.sessions_of_initiator, count(wanted.sessions_of_initiator));
+    limits
+}
+
+/// How long things may take.
+fn times(wanted: &tables::Times) -> EntityOptions {
+    let mut options = EntityOptions::default();
+    let time = |wanted: Option<NonZeroU16>| wanted.map(|seconds| Duration::from_secs(seconds.get().into()));
+    set(&mut options.login_time, time(wanted.login));
+    set(&mut options.idle_time, time(wanted.idle));
+    set(&mut options.silence_time, time(wanted.silence));
+    set(&mut options.stop_time, time(wanted.stop));
+    options
+}
+
+/// Replaces what is usual by what is wanted.
+fn set<T>(field: &mut T, wanted: Option<T>) {
+    if let Some(wanted) = wanted {
+        *field = wanted;
+    }
 }
 
 /// What is told of the portal groups of which any portal is to be told in another way.

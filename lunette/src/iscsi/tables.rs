@@ -13,6 +13,7 @@ use serde::de::{Deserializer, Error};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Display;
 use std::net::SocketAddr;
+use std::num::{NonZeroU16, NonZeroU32};
 use std::str::FromStr;
 use toml::Spanned;
 
@@ -26,6 +27,10 @@ pub(crate) struct Tables {
     #[serde(default, rename = "portal")]
     pub(crate) portals: Vec<Portal>,
     pub(crate) discovery: Option<Discovery>,
+    #[serde(default)]
+    pub(crate) limits: Limits,
+    #[serde(default)]
+    pub(crate) times: Times,
     #[serde(default, rename = "target")]
     pub(crate) targets: Vec<Target>,
 }
@@ -42,6 +47,29 @@ pub(crate) struct Portal {
     /// How initiators reach it, if not by the address that it listens on.
     #[serde(default, deserialize_with = "texts")]
     pub(crate) advertise: Vec<SocketAddr>,
+}
+
+/// `[limits]`: how many may connect and log in, and how often. An address is an IPv4 address or an IPv6 network of 64 bits.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub(crate) struct Limits {
+    pub(crate) connections: Option<NonZeroU32>,
+    pub(crate) logins: Option<NonZeroU32>,
+    pub(crate) logins_of_address: Option<NonZeroU32>,
+    pub(crate) login_burst: Option<NonZeroU32>,
+    pub(crate) login_rate: Option<NonZeroU32>,
+    pub(crate) failure_weight: Option<u32>,
+    pub(crate) sessions_of_initiator: Option<NonZeroU32>,
+}
+
+/// `[times]`, in seconds.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub(crate) struct Times {
+    pub(crate) login: Option<NonZeroU16>,
+    pub(crate) idle: Option<NonZeroU16>,
+    pub(crate) silence: Option<NonZeroU16>,
+    pub(crate) stop: Option<NonZeroU16>,
 }
 
 /// `[discovery]`: who may ask which targets there are.

@@ -38,7 +38,7 @@ fn a_target_is_open_and_shows_everything_if_nothing_else_is_said() {
     assert_eq!(target.settings.parameters, Settings::default().parameters);
     assert!(plan.shows(&Address { target: 0, lun: 1 }));
     assert!(!plan.shows(&Address { target: 3, lun: 0 }));
-    assert!(plan.portals.is_empty() && plan.discovery.chap.is_none());
+    assert!(plan.portals.is_empty() && plan.options.discovery.chap.is_none());
 }
 
 #[test]
@@ -92,7 +92,7 @@ fn portals_tell_what_they_advertise() {
         plan.portals.iter().map(|portal| (portal.place.to_string(), portal.group)).collect();
     assert_eq!(portals, [("0.0.0.0:3260".to_owned(), 1), ("[::1]:3261".to_owned(), 2)]);
     let told = ["198.51.100.1:3260".parse().unwrap()];
-    assert_eq!(plan.advertised, BTreeMap::from([(1, told.to_vec())]));
+    assert_eq!(plan.options.advertised, BTreeMap::from([(1, told.to_vec())]));
     for (line, part) in [
         ("listen = \"localhost\"", "`localhost`"),
         ("listen = \"127.0.0.1:1\"\ngroup = 0", "1 to 65534"),
@@ -109,7 +109,7 @@ fn accounts_have_their_secrets() {
     let chap = "[discovery]\nchap = { accounts = [{ name = \"x\", secret = { file = \"a\" } }], \
                 target = { name = \"t\", secret = { file = \"b\" } }, algorithms = [\"sha256\", \"md5\"] }\n";
     let plan = read(&secrets(), chap).unwrap();
-    let chap = plan.discovery.chap.as_ref().unwrap();
+    let chap = plan.options.discovery.chap.as_ref().unwrap();
     assert!(chap.accounts.secret("x").is_some() && chap.accounts.secret("y").is_none());
     assert_eq!(chap.own.as_ref().unwrap().name, "t");
     let names: Vec<_> = chap.algorithms.iter().map(|algorithm| algorithm.name()).collect();
@@ -152,5 +152,24 @@ fn unknown_words_are_told() {
     ] {
         let error = refusal(text);
         assert!(error.contains(part), "{text}: {error}");
+    }
+}
+
+#[test]
+fn limits_and_times_are_taken() {
+    let text = "addresses = [\"192.0.2.0/24\"]\n[limits]\nconnections = 10\nlogins = 9\nlogins-of-address = 8\n\
+                login-burst = 7\nlogin-rate = 6\nfailure-weight = 0\nsessions-of-initiator = 5\n\
+                [times]\nlogin = 1\nidle = 2\nsilence = 3\nstop = 4\n";
+    let options = read(&secrets(), text).unwrap().options;
+    let limits = &options.logins;
+    assert_eq!((limits.connections, limits.logins, limits.logins_of_address), (10, 9, 8));
+    assert_eq!((limits.burst, limits.rate, limits.failure_weight), (7, 6, 0));
+    assert_eq!((limits.sessions_of_initiator, options.addresses.len()), (5, 1));
+    let times = [options.login_time, options.idle_time, options.silence_time, options.stop_time];
+    assert_eq!(times.map(|time| time.as_secs()), [1, 2, 3, 4]);
+    for line in
+        ["[limits]\nlogins = 0", "[times]\nidle = 0", "[times]\nidle = 1.5", "[limits]\nconnections = -1"]
+    {
+        assert!(refusal(line).contains("iscsi.toml:2:"), "{line}");
     }
 }
