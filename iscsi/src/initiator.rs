@@ -17,7 +17,7 @@ use crate::digest::Digests;
 use crate::frame::Framer;
 use crate::limits::LOGIN_DATA_SEGMENT;
 use crate::outbox::Outbox;
-use crate::params::{Negotiation, Parameters};
+use crate::params::{Negotiation, Parameters, Phase};
 use crate::pdu::Stage;
 use crate::target::SessionType;
 use task::Task;
@@ -33,6 +33,8 @@ pub struct Settings {
     pub session_type: SessionType,
     /// Initiator's part of the session identifier.
     pub isid: [u8; 6],
+    /// The session that the connection is to join: its TSIH and what was agreed on for it. `None`: a new one.
+    pub joins: Option<(u16, Parameters)>,
     /// Connection identifier.
     pub cid: u16,
     /// First CmdSN.
@@ -54,6 +56,7 @@ impl Default for Settings {
             target_name: String::new(),
             session_type: SessionType::Normal,
             isid: [0x80, 0, 0, 0, 0, 0],
+            joins: None,
             cid: 0,
             first_cmd_sn: 1,
             parameters: Parameters::PREFERRED,
@@ -61,6 +64,24 @@ impl Default for Settings {
             chap: None,
             negotiate: true,
         }
+    }
+}
+
+impl Settings {
+    fn phase(&self) -> Phase {
+        match (self.joins, self.session_type) {
+            (Some(_), _) => Phase::JoiningLogin,
+            (None, SessionType::Normal) => Phase::Login,
+            (None, SessionType::Discovery) => Phase::DiscoveryLogin,
+        }
+    }
+
+    fn negotiation(&self) -> Negotiation {
+        let mut negotiation = Negotiation::new(self.parameters);
+        if let Some((_, parameters)) = self.joins {
+            negotiation.join(parameters);
+        }
+        negotiation
     }
 }
 
@@ -93,7 +114,7 @@ impl Initiator {
         let mut initiator = Self {
             framer: Framer::new(LOGIN_DATA_SEGMENT),
             digests: Digests::default(),
-            negotiation: Negotiation::new(settings.parameters),
+            negotiation: settings.negotiation(),
             login: Some(login::LoginState::default()),
             agreed: Parameters::DEFAULT,
             tsih: 0,

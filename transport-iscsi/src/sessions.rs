@@ -2,6 +2,7 @@
 
 use crate::local::Place;
 use crate::patterns::fold;
+use lunette_iscsi::params::Parameters;
 use lunette_iscsi::target::SessionInfo;
 use std::collections::HashMap;
 use std::fmt;
@@ -53,6 +54,8 @@ struct Record {
     nexus: Option<NexusKey>,
     /// The name under which the initiator has proved who it is.
     account: Option<String>,
+    /// The session's connection, and what was agreed on for the session.
+    leading: Option<(u16, Parameters)>,
 }
 
 /// Why there is no session.
@@ -64,6 +67,10 @@ pub(crate) enum NoSession {
     Greedy,
     /// Somebody else has the session of this nexus.
     Taken,
+    /// There is no session of this nexus with this handle.
+    Unknown,
+    /// The session has another connection.
+    Occupied,
 }
 
 impl SessionTable {
@@ -94,8 +101,37 @@ impl SessionTable {
         if let Some(nexus) = &nexus {
             self.by_nexus.insert(nexus.clone(), tsih);
         }
-        self.open.insert(tsih, Record { place, nexus, account: account.map(str::to_owned) });
+        self.open.insert(tsih, Record { place, nexus, account: account.map(str::to_owned), leading: None });
         Ok((tsih, before))
+    }
+
+    /// What a session's first connection has agreed on.
+    pub(crate) fn agreed(&mut self, tsih: u16, cid: u16, parameters: Parameters) {
+        if let Some(session) = self.open.get_mut(&tsih) {
+            session.leading = Some((cid, parameters));
+        }
+    }
+
+    /// A connection at `place` takes the place of the one that a session has (RFC 7143 6.3.4). Returns what was agreed on for
+    /// the session, and where that one is.
+    pub(crate) fn join(
+        &mut self,
+        (tsih, cid): (u16, u16),
+        nexus: &NexusKey,
+        account: Option<&str>,
+        place: Place,
+    ) -> Result<(Parameters, Place), NoSession> {
+        let session = self.open.get_mut(&tsih).filter(|session| session.nexus.as_ref() == Some(nexus));
+        let session = session.ok_or(NoSession::Unknown)?;
+        if session.account.as_deref() != account {
+            return Err(NoSession::Taken);
+        }
+        match session.leading {
+            Some((leading, parameters)) if leading == cid => {
+                Ok((parameters, std::mem::replace(&mut session.place, place)))
+            }
+            _ => Err(NoSession::Occupied),
+        }
     }
 
     /// Where a session is.
@@ -103,8 +139,11 @@ impl SessionTable {
         self.open.get(&tsih).map(|session| session.place)
     }
 
-    /// A session is over.
-    pub(crate) fn close(&mut self, tsih: u16) {
+    /// A session has ended at `place`; it is over, unless it goes on elsewhere.
+    pub(crate) fn close(&mut self, tsih: u16, place: Place) {
+        if self.place_of(tsih) != Some(place) {
+            return;
+        }
         let Some(Record { nexus: Some(nexus), .. }) = self.open.remove(&tsih) else { return };
         if self.by_nexus.get(&nexus) == Some(&tsih) {
             self.by_nexus.remove(&nexus);
@@ -150,9 +189,9 @@ mod tests {
         assert_eq!(table.open(nexus("a", 1, 2), None, place(2)), Ok((2, None)));
         assert_eq!(table.open(nexus("a", 1, 1), None, place(3)), Ok((3, Some(place(1)))));
         assert_eq!(table.places_of("a").len(), 2);
-        table.close(1);
+        table.close(1, place(1));
         assert_eq!(table.places_of("a").len(), 2);
-        table.close(3);
+        table.close(3, place(3));
         assert_eq!(table.places_of("a"), [place(2)]);
         assert_eq!(table.open(nexus("a", 2, 2), None, place(4)), Ok((4, None)), "in another group");
         assert_eq!(table.open(nexus("b", 1, 2), None, place(5)), Ok((5, None)), "with another target");
@@ -175,6 +214,26 @@ mod tests {
     }
 
     #[test]
+    fn a_connection_takes_the_place_of_its_predecessor_only() {
+        let mut table = SessionTable::new(4);
+        let agreed = Parameters { max_burst_length: 4096, ..Parameters::DEFAULT };
+        table.open(nexus("a", 1, 1), Some("ada"), place(1)).unwrap();
+        table.agreed(1, 7, agreed);
+        let mut join = |tsih, cid, isid, account, at| {
+            table.join((tsih, cid), &nexus("a", 1, isid).unwrap(), account, place(at))
+        };
+        assert_eq!(join(2, 7, 1, Some("ada"), 2), Err(NoSession::Unknown));
+        assert_eq!(join(1, 7, 2, Some("ada"), 2), Err(NoSession::Unknown));
+        assert_eq!(join(1, 8, 1, Some("ada"), 2), Err(NoSession::Occupied));
+        assert_eq!(join(1, 7, 1, None, 2), Err(NoSession::Taken));
+        assert_eq!(join(1, 7, 1, Some("ada"), 2), Ok((agreed, place(1))));
+        table.close(1, place(1));
+        assert_eq!(table.place_of(1), Some(place(2)));
+        table.close(1, place(2));
+        assert_eq!(table.place_of(1), None);
+    }
+
+    #[test]
     fn an_initiator_has_so_many_sessions() {
         let mut table = SessionTable::new(2);
         assert_eq!(table.open(nexus("a", 1, 1), None, place(1)), Ok((1, None)));
@@ -189,7 +248,7 @@ mod tests {
             "in place of another"
         );
         assert_eq!(table.open(None, None, place(6)), Ok((5, None)), "discovery");
-        table.close(2);
+        table.close(2, place(2));
         assert_eq!(table.open(nexus("a", 1, 2), None, place(7)), Ok((6, None)));
     }
 

@@ -4,7 +4,6 @@ use crate::error::Error;
 use crate::frame::Framer;
 use crate::limits::{MAX_LOGIN_REQUESTS, MAX_TEXT_REQUEST};
 use crate::outbox::Outbox;
-use crate::params::Phase;
 use crate::pdu::{LoginRequest, LoginResponse, LoginStatus, Opcode, Stage, flag};
 use crate::target::SessionType;
 use crate::text::{self, answer};
@@ -40,11 +39,7 @@ impl Initiator {
         if stage == Stage::SECURITY {
             text::push(&mut text, AUTH_METHOD, if proves { CHAP } else { answer::NONE });
         } else if self.settings.negotiate {
-            let phase = match self.settings.session_type {
-                SessionType::Normal => Phase::Login,
-                SessionType::Discovery => Phase::DiscoveryLogin,
-            };
-            self.negotiation.offer(phase, &mut text);
+            self.negotiation.offer(self.settings.phase(), &mut text);
         }
         if let Some(login) = &mut self.login {
             login.stage = stage.0;
@@ -82,6 +77,7 @@ impl Initiator {
         let header = LoginRequest {
             flags: login.stage << 2 | if transit { flag::TRANSIT | next.0 } else { 0 },
             isid: self.settings.isid,
+            tsih: self.settings.joins.map_or(0, |(tsih, _)| tsih).into(),
             cid: self.settings.cid.into(),
             cmd_sn: self.cmd_sn.into(),
             exp_stat_sn: self.exp_stat_sn.unwrap_or(0).into(),

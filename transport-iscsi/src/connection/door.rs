@@ -6,6 +6,7 @@ use crate::local::Place;
 use crate::patterns::among;
 use crate::sessions::{InitiatorPort, NexusKey, NoSession};
 use crate::{ChapPolicy, Redirect, Target};
+use lunette_iscsi::params::Parameters;
 use lunette_iscsi::pdu::LoginStatus;
 use lunette_iscsi::target::{
     Admission, Directory, Identity, Refusal, SecurityMethod, SessionInfo, SessionType, TargetRecord,
@@ -30,7 +31,15 @@ pub(super) struct Visitor {
     pub(super) opened: Option<Opened>,
 }
 
-/// A session that was opened.
+impl Visitor {
+    /// What the session would be of; `None` for discovery.
+    fn nexus(&self, info: &SessionInfo, group: u16) -> Option<NexusKey> {
+        let target = self.target.as_ref()?.name().to_owned();
+        Some(NexusKey { target, group, initiator: InitiatorPort::of(info) })
+    }
+}
+
+/// A session that was opened, or joined.
 pub(super) struct Opened {
     pub(super) tsih: u16,
     /// `None` in a discovery session.
@@ -78,26 +87,27 @@ impl Directory for Door<'_> {
     fn open(&mut self, identity: Identity<'_>) -> Result<u16, Refusal> {
         let Connection { portal, place, .. } = self.connection;
         let visitor = self.visitor()?;
-        let initiator = visitor.target.is_some().then(|| InitiatorPort::of(identity.info));
-        let nexus = visitor.target.as_ref().zip(initiator.clone()).map(|(target, initiator)| NexusKey {
-            target: target.name().to_owned(),
-            group: portal.group_tag,
-            initiator,
-        });
+        let nexus = visitor.nexus(identity.info, portal.group_tag);
+        let initiator = nexus.as_ref().map(|nexus| nexus.initiator.clone());
         let account = identity.info.authenticated.as_deref();
-        let refusal = |why| match why {
-            NoSession::Greedy => {
-                Refusal::new(LoginStatus::OUT_OF_RESOURCES, "the initiator has too many sessions")
-            }
-            NoSession::Full => Refusal::new(LoginStatus::OUT_OF_RESOURCES, "there are too many sessions"),
-            NoSession::Taken => Refusal::new(
-                LoginStatus::NOT_AUTHORIZED,
-                "another account has the session of this initiator port",
-            ),
-        };
-        let (tsih, replaces) = portal.entity.table().open(nexus, account, *place).map_err(refusal)?;
+        let mut table = portal.entity.table();
+        let (tsih, replaces) = table.open(nexus, account, *place).map_err(refusal)?;
+        table.agreed(tsih, identity.cid, *identity.parameters);
         visitor.opened = Some(Opened { tsih, initiator, replaces });
         Ok(tsih)
+    }
+
+    fn join(&mut self, identity: Identity<'_>) -> Result<Parameters, Refusal> {
+        let Connection { portal, place, .. } = self.connection;
+        let (info, visitor) = (identity.info, self.visitor()?);
+        // Discovery sessions have nothing to go on with.
+        let nexus = visitor.nexus(info, portal.group_tag).ok_or(refusal(NoSession::Unknown))?;
+        let (names, account) = ((info.tsih, identity.cid), info.authenticated.as_deref());
+        let joined = portal.entity.table().join(names, &nexus, account, *place);
+        let (parameters, before) = joined.map_err(refusal)?;
+        visitor.opened =
+            Some(Opened { tsih: info.tsih, initiator: Some(nexus.initiator), replaces: Some(before) });
+        Ok(parameters)
     }
 
     fn targets(&self, session: &SessionInfo, show: &mut dyn FnMut(TargetRecord<'_>)) {
@@ -112,6 +122,19 @@ impl Directory for Door<'_> {
             }
         }
     }
+}
+
+fn refusal(why: NoSession) -> Refusal {
+    let (status, reason) = match why {
+        NoSession::Greedy => (LoginStatus::OUT_OF_RESOURCES, "the initiator has too many sessions"),
+        NoSession::Full => (LoginStatus::OUT_OF_RESOURCES, "there are too many sessions"),
+        NoSession::Taken => {
+            (LoginStatus::NOT_AUTHORIZED, "another account has the session of this initiator port")
+        }
+        NoSession::Unknown => (LoginStatus::NO_SUCH_SESSION, "the initiator port has no such session"),
+        NoSession::Occupied => (LoginStatus::TOO_MANY_CONNECTIONS, "the session has its connection"),
+    };
+    Refusal::new(status, reason)
 }
 
 /// What is to be proved in a login.

@@ -349,7 +349,7 @@ impl Connection {
             full.abandon_waiting(cx);
         }
         if let Some(tsih) = state.tsih.take() {
-            self.portal.entity.table().close(tsih);
+            self.portal.entity.table().close(tsih, self.place);
         }
         for successor in state.successors.drain(..) {
             local::post(successor, cx, Self::go_on);

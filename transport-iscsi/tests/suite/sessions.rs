@@ -74,6 +74,46 @@ fn a_session_is_replaced_when_its_initiator_port_logs_in_again() {
 }
 
 #[test]
+fn a_connection_takes_the_place_of_one_of_its_session() {
+    let rig = Rig::faulty("delay:20");
+    let mut old = rig.client(1);
+    let (session, agreed) = (old.initiator.tsih(), *old.initiator.parameters());
+    let join = |joins, cid| Client::connect(rig.address(), Settings { joins, cid, ..settings(1) });
+    for (tsih, cid, status) in
+        [(session, 1, LoginStatus::TOO_MANY_CONNECTIONS), (session + 1, 0, LoginStatus::NO_SUCH_SESSION)]
+    {
+        let mut refused = join(Some((tsih, agreed)), cid);
+        refused.send();
+        let error = loop {
+            match refused.receive() {
+                Ok(_) => refused.send(),
+                Err(error) => break error,
+            }
+        };
+        assert_eq!(error, ProtocolError::LoginRefused(status));
+    }
+    for _ in 0..3 {
+        old.command(&cdb(READ, 0, 8), 4096, None);
+        old.send();
+        let mut new = join(Some((session, agreed)), 0);
+        new.until(|client| client.logged_in);
+        old.until_closed();
+        assert_eq!((new.initiator.tsih(), rig.target.session_count()), (session, 1));
+        assert_eq!(new.initiator.parameters(), &agreed);
+        let mut first = new.run(&cdb(READ, 0, 1), 512, None);
+        if first.status == 2 {
+            assert_eq!(first.sense_code().0, 6, "the nexus was lost");
+            first = new.run(&cdb(READ, 0, 1), 512, None);
+        }
+        assert_eq!(first.data, [0; 512]);
+        old = new;
+    }
+    drop(old);
+    rig.wait_for_connections(0);
+    assert_eq!(rig.target.session_count(), 0);
+}
+
+#[test]
 fn many_logins_at_once_leave_one_session_per_initiator_port() {
     let rig = Rig::new();
     std::thread::scope(|scope| {
