@@ -38,11 +38,15 @@ pub struct Parameters {
     pub data_sequence_in_order: bool,
     /// Error recovery level.
     pub error_recovery_level: u32,
-    /// iSCSIProtocolLevel (RFC 7144 7.1).
+    /// iSCSIProtocolLevel (RFC 7143 13.24). From [`SCSI_FEATURES`](Self::SCSI_FEATURES) on there is more to say.
     pub protocol_level: u32,
 }
 
 impl Parameters {
+    /// The iSCSIProtocolLevel with command priorities, status qualifiers, and the task management functions from QUERY TASK on
+    /// (RFC 7144).
+    pub const SCSI_FEATURES: u32 = 2;
+
     /// What holds when nothing is negotiated (RFC 7143 13).
     pub const DEFAULT: Self = Self {
         header_digest: false,
@@ -72,6 +76,7 @@ impl Parameters {
         first_burst_length: DEFAULT_FIRST_BURST,
         max_outstanding_r2t: DEFAULT_OUTSTANDING_R2T,
         default_time_to_retain: 0,
+        protocol_level: Self::SCSI_FEATURES,
         ..Self::DEFAULT
     };
 }

@@ -4,7 +4,6 @@ mod common;
 
 use common::plain::*;
 use common::{Pair, cdb, split, wire};
-use lunette_iscsi::Error;
 use lunette_iscsi::initiator::TaskManagementRequest as Management;
 use lunette_iscsi::params::Parameters;
 use lunette_iscsi::pdu::{
@@ -12,7 +11,8 @@ use lunette_iscsi::pdu::{
     ReadyToTransfer, Reject, RejectReason, ScsiCommand, ScsiResponse, TaskManagementFunction,
     TaskManagementResult,
 };
-use lunette_iscsi::target::{Accepted, AsyncMessage, DataError, Event, Session};
+use lunette_iscsi::target::{Accepted, AsyncMessage, DataError, Event, Response, Session};
+use lunette_iscsi::{Error, Piece};
 
 #[test]
 fn pings_of_both_sides() {
@@ -368,6 +368,50 @@ fn task_management() {
     let reset = TaskManagementFunction::TARGET_WARM_RESET;
     assert_eq!(manage(&mut pair, reset, NO_TAG, 0), TaskManagementResult::COMPLETE);
     assert_eq!(pair.target.delivered, [500, 500]);
+}
+
+#[test]
+fn the_protocol_level_brings_functions_priorities_and_qualifiers() {
+    for (target, initiator, agreed) in [(2, 2, 2), (1, 2, 1), (2, 1, 1), (2, 31, 2), (0, 2, 0)] {
+        let level = |protocol_level| Parameters { protocol_level, ..PLAIN };
+        let mut pair = Pair::logged_in(level(target), level(initiator));
+        assert_eq!(pair.initiator.parameters().protocol_level, agreed);
+        pair.command(&cdb(0, 0, 0), 0, None);
+        let mut sent = Vec::<u8>::new();
+        for piece in pair.out.pieces() {
+            let Piece::Bytes(bytes) = piece else { unreachable!() };
+            sent.extend(bytes);
+        }
+        assert_eq!(sent[2], if agreed == 2 { 0x90 } else { 0 }, "the initiator keeps to it");
+        let mut seen = None;
+        raw(&mut pair, &wire(ScsiCommand { priority: 0x70, ..command(1, 1, FINAL, 0) }, b""), |_, event| {
+            let Event::Command(command) = event else { panic!("{event:?}") };
+            seen = Some((command.task, command.priority));
+        });
+        let (task, priority) = seen.unwrap();
+        assert_eq!(priority, if agreed == 2 { 7 } else { 0 });
+        let Accepted { connection, session } = &mut **pair.target.accepted.as_mut().unwrap();
+        let response = Response { status_qualifier: 0x1234, ..Response::default() };
+        assert!(connection.respond(session, task, &response, None, &mut pair.target.out));
+        let answer = split(&pair.inject(&[]));
+        let qualifier = header::<ScsiResponse>(&answer[0]).status_qualifier.get();
+        assert_eq!(qualifier, if agreed == 2 { 0x1234 } else { 0 });
+        for function in 1..=13 {
+            let request = pdu::TaskManagementRequest {
+                opcode: Opcode(0x42),
+                flags: FINAL | function,
+                task_tag: 9.into(),
+                referenced_task_tag: NO_TAG.into(),
+                cmd_sn: 2.into(),
+                ..Default::default()
+            };
+            let answer = split(&pair.inject(&wire(request, b"")));
+            let response: pdu::TaskManagementResponse = header(&answer[0]);
+            let refused = response.result == TaskManagementResult::NOT_SUPPORTED;
+            assert_eq!(refused, agreed < 2 && (9..=12).contains(&function), "{function} at level {agreed}");
+            assert!(function != 12 || refused || response.additional == [1, 2, 3]);
+        }
+    }
 }
 
 #[test]

@@ -62,6 +62,7 @@ pub(crate) struct Request {
     pub(crate) tag: u32,
     pub(crate) lun: Lun,
     pub(crate) attribute: TaskAttribute,
+    pub(crate) priority: u8,
     pub(crate) cdb: Cdb,
     pub(crate) read_length: u32,
     pub(crate) write_length: u32,
@@ -81,6 +82,7 @@ impl Request {
                 4 => TaskAttribute::Aca,
                 _ => TaskAttribute::Simple,
             },
+            priority: command.priority,
             cdb: match command.cdb_extension {
                 [] => Cdb::from_padded(command.cdb),
                 extension => Cdb::from_padded(&[command.cdb, extension].concat()),

@@ -234,7 +234,13 @@ impl Target {
                         assert!(session.discard(task) && !session.discard(task));
                     }
                     let result = TaskManagementResult::COMPLETE;
-                    assert!(connection.finish_task_management(session, function.task, result, &mut self.out));
+                    assert!(connection.finish_task_management(
+                        session,
+                        function.task,
+                        result,
+                        [0; 3],
+                        &mut self.out
+                    ));
                 }
                 Some(Event::Pong { tag }) => assert_ne!(tag, NO_TAG),
                 Some(Event::Logout { tag, .. }) => {
@@ -307,6 +313,7 @@ impl Target {
         let response = Response {
             status: running.status,
             sense: if running.status == 2 { &[0x70, 0, 5] } else { &[] },
+            status_qualifier: u16::from(running.status & 1),
             residual: residual(if running.write > 0 { running.write } else { running.read }),
             read_residual: if both { residual(running.read) } else { Residual::Exact },
             target_failure: false,

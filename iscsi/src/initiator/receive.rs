@@ -62,6 +62,8 @@ pub enum Event<'a> {
         tag: u32,
         /// The answer.
         result: TaskManagementResult,
+        /// Additional response information of QUERY ASYNCHRONOUS EVENT.
+        additional: [u8; 3],
     },
     /// A text request is answered.
     Text {
@@ -315,6 +317,7 @@ impl Initiator {
         Response {
             status: header.status,
             sense: sense.unwrap_or_default(),
+            status_qualifier: header.status_qualifier.get(),
             residual: residual(header.flags, header.residual.get(), flag::UNDERFLOW, flag::OVERFLOW),
             read_residual: residual(
                 header.flags,
@@ -342,7 +345,7 @@ impl Initiator {
             }
             Opcode::TASK_MANAGEMENT_RESPONSE => {
                 let header: &TaskManagementResponse = bhs.as_ref();
-                Event::TaskManagement { tag, result: header.result }
+                Event::TaskManagement { tag, result: header.result, additional: header.additional }
             }
             Opcode::LOGOUT_RESPONSE => {
                 let header: &LogoutResponse = bhs.as_ref();

@@ -3,6 +3,7 @@
 use super::{Initiator, Task};
 use crate::limits::MAX_CDB;
 use crate::outbox::{Outbox, Payload};
+use crate::params::Parameters;
 use crate::pdu::{
     self, AdditionalHeaders, DataOut, LogoutReason, LogoutRequest, NO_TAG, NopOut, Opcode, ScsiCommand,
     TaskAttribute, TaskManagementFunction, TextRequest, flag,
@@ -15,6 +16,8 @@ pub struct CommandRequest<'a> {
     pub lun: [u8; 8],
     /// Task attribute.
     pub attribute: TaskAttribute,
+    /// Command priority, 0 to 15, which is sent if the protocol level has it; 0: none.
+    pub priority: u8,
     /// The CDB, at most [`MAX_CDB`] bytes; those after the 16th go into an additional header segment.
     pub cdb: &'a [u8],
     /// Data-In bytes expected.
@@ -66,6 +69,11 @@ impl Initiator {
                 | if request.read_length > 0 { flag::READ } else { 0 }
                 | if request.write.is_some() { flag::WRITE } else { 0 }
                 | if unsolicited == immediate_data { flag::FINAL } else { 0 },
+            priority: if self.agreed.protocol_level >= Parameters::SCSI_FEATURES {
+                request.priority << 4
+            } else {
+                0
+            },
             lun: request.lun,
             task_tag: tag.into(),
             expected_length: if request.write.is_some() { write_length } else { request.read_length }.into(),

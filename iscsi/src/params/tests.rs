@@ -47,7 +47,7 @@ fn result_functions() {
         ("ErrorRecoveryLevel=3", "Reject"),
         ("TaskReporting=FastAbort,RFC3720", "RFC3720"),
         ("TaskReporting=FastAbort", "Reject"),
-        ("iSCSIProtocolLevel=2", "1"),
+        ("iSCSIProtocolLevel=31", "2"),
         ("X-com.example=1", "NotUnderstood"),
         ("IFMarker=No", "Reject"),
         ("OFMarkInt=1~2048", "Reject"),

@@ -171,14 +171,21 @@ code! {
         TARGET_COLD_RESET = 7, "TARGET COLD RESET";
         /// TASK REASSIGN.
         TASK_REASSIGN = 8, "TASK REASSIGN";
-        /// QUERY TASK (RFC 7144 6).
+        /// QUERY TASK (RFC 7144).
         QUERY_TASK = 9, "QUERY TASK";
-        /// QUERY TASK SET (RFC 7144 6).
+        /// QUERY TASK SET (RFC 7144).
         QUERY_TASK_SET = 10, "QUERY TASK SET";
-        /// I_T NEXUS RESET (RFC 7144 6).
+        /// I_T NEXUS RESET (RFC 7144).
         I_T_NEXUS_RESET = 11, "I_T NEXUS RESET";
-        /// QUERY ASYNCHRONOUS EVENT (RFC 7144 6).
+        /// QUERY ASYNCHRONOUS EVENT (RFC 7144).
         QUERY_ASYNCHRONOUS_EVENT = 12, "QUERY ASYNCHRONOUS EVENT";
+    }
+}
+
+impl TaskManagementFunction {
+    /// Only [`Parameters::SCSI_FEATURES`](crate::params::Parameters::SCSI_FEATURES) brings it.
+    pub fn is_new(self) -> bool {
+        (Self::QUERY_TASK.0..=Self::QUERY_ASYNCHRONOUS_EVENT.0).contains(&self.0)
     }
 }
 
@@ -199,7 +206,7 @@ code! {
         NOT_SUPPORTED = 5, "task management function not supported";
         /// Not authorised.
         NOT_AUTHORIZED = 6, "function authorization failed";
-        /// Function succeeded (RFC 7144 6.2).
+        /// Function succeeded (RFC 7144).
         SUCCEEDED = 7, "function succeeded";
         /// Function rejected.
         REJECTED = 255, "function rejected";

@@ -9,8 +9,10 @@ header! {
     /// SCSI Command (RFC 7143 11.3).
     ScsiCommand(Opcode::SCSI_COMMAND, flag::FINAL)
     [
+        /// Command priority in the four high bits (RFC 7144).
+        priority: u8,
         #[doc(hidden)]
-        reserved: [u8; 2],
+        reserved: u8,
     ]
     {
         /// Logical unit number.

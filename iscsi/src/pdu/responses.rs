@@ -18,8 +18,10 @@ header! {
         status: u8,
     ]
     {
+        /// Status qualifier (RFC 7144).
+        status_qualifier: U16,
         #[doc(hidden)]
-        reserved: [u8; 8],
+        reserved: [u8; 6],
         /// Initiator task tag.
         task_tag: U32,
         /// SNACK tag.
@@ -49,8 +51,10 @@ header! {
         reserved: u8,
     ]
     {
+        /// Additional response information (RFC 7144).
+        additional: [u8; 3],
         #[doc(hidden)]
-        reserved2: [u8; 8],
+        reserved2: [u8; 5],
         /// Initiator task tag.
         task_tag: U32,
         #[doc(hidden)]

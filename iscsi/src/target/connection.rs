@@ -7,7 +7,7 @@ use crate::digest::Digests;
 use crate::error::Error;
 use crate::frame::{Framer, Part};
 use crate::outbox::Outbox;
-use crate::params::Negotiation;
+use crate::params::{Negotiation, Parameters};
 use crate::pdu::{
     AdditionalHeaders, LogoutReason, ScsiCommand, TaskAttribute, TaskManagementFunction,
     TaskManagementRequest, flag,
@@ -95,6 +95,8 @@ pub struct Command<'a> {
     pub lun: [u8; 8],
     /// Task attribute.
     pub attribute: TaskAttribute,
+    /// Command priority, 0 to 15; 0: none was given.
+    pub priority: u8,
     /// The first 16 bytes of the CDB.
     pub cdb: &'a [u8; 16],
     /// The bytes of the CDB after those; mostly empty.
@@ -153,7 +155,7 @@ impl Connection {
                 Part::End { digest_ok } => self.end_data(session, directory, digest_ok, out),
             };
             if let Some(outcome) = outcome {
-                return Ok(Received { used, event: Some(self.event(outcome)) });
+                return Ok(Received { used, event: Some(self.event(session, outcome)) });
             }
         }
     }
@@ -177,16 +179,18 @@ impl Connection {
         self.digests
     }
 
-    fn event(&self, outcome: Outcome) -> Event<'_> {
+    fn event(&self, session: &Session, outcome: Outcome) -> Event<'_> {
         match outcome {
             Outcome::Command { task, read_length, write_length, unsolicited_length, held } => {
                 let header: &ScsiCommand = self.framer.bhs().as_ref();
+                let level = session.parameters().protocol_level;
                 let additional = AdditionalHeaders::parse(self.framer.additional()).unwrap_or_default();
                 Event::Command(Command {
                     task,
                     tag: header.task_tag.get(),
                     lun: header.lun,
                     attribute: TaskAttribute(header.flags & flag::ATTRIBUTE),
+                    priority: if level >= Parameters::SCSI_FEATURES { header.priority >> 4 } else { 0 },
                     cdb: &header.cdb,
                     cdb_extension: additional.extended_cdb,
                     read_length,

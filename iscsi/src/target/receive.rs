@@ -7,6 +7,7 @@ use super::write::{DataPdu, Progress, WriteTransfer};
 use super::{Connection, DataError, Directory, Session, TaskId};
 use crate::error::Error;
 use crate::outbox::Outbox;
+use crate::params::Parameters;
 use crate::pdu::{
     AdditionalHeaders, DataOut, LogoutReason, LogoutRequest, LogoutResult, NO_TAG, NopOut, Opcode,
     RejectReason, ScsiCommand, TaskAttribute, TaskManagementFunction, TaskManagementRequest,
@@ -356,6 +357,9 @@ impl Connection {
         };
         let (task, held) = open(session, immediate, cmd_sn, make)?;
         let own_answer = match header.function() {
+            function if function.is_new() && agreed.protocol_level < Parameters::SCSI_FEATURES => {
+                Some(TaskManagementResult::NOT_SUPPORTED)
+            }
             TaskManagementFunction::ABORT_TASK if referenced.is_none() => {
                 Some(abort_missing(session, &header))
             }
@@ -366,7 +370,7 @@ impl Connection {
             _ => None,
         };
         if let Some(result) = own_answer {
-            self.finish_task_management(session, task, result, out);
+            self.finish_task_management(session, task, result, [0; 3], out);
             return None;
         }
         let names_one = matches!(

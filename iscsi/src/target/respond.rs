@@ -9,6 +9,7 @@ use super::write::Progress;
 use super::{Connection, Session, TaskId};
 use crate::limits::MAX_SENSE;
 use crate::outbox::{Outbox, Payload};
+use crate::params::Parameters;
 use crate::pdu::{
     AsyncEvent, AsynchronousMessage, DataIn, LogoutResponse, LogoutResult, NO_TAG, NopIn, NopOut,
     ReadyToTransfer, Reject, RejectReason, ScsiResponse, ServiceResponse, TaskManagementResponse,
@@ -51,6 +52,8 @@ pub struct Response<'a> {
     pub status: u8,
     /// Sense data; empty: none. Cut at [`MAX_SENSE`].
     pub sense: &'a [u8],
+    /// Status qualifier; sent from [`Parameters::SCSI_FEATURES`](crate::params::Parameters::SCSI_FEATURES) on.
+    pub status_qualifier: u16,
     /// Residual: of the write part if the command is bidirectional.
     pub residual: Residual,
     /// Residual of the read part of a bidirectional command.
@@ -63,7 +66,7 @@ impl Response<'_> {
     /// A Data-In PDU can carry it.
     fn fits_data_in(&self) -> bool {
         let plain = self.sense.is_empty() && self.read_residual == Residual::Exact && !self.target_failure;
-        plain && self.status == 0
+        plain && self.status == 0 && self.status_qualifier == 0
     }
 }
 
@@ -236,6 +239,9 @@ impl Connection {
             residual: response.residual.count(),
             ..Default::default()
         };
+        if session.parameters().protocol_level >= Parameters::SCSI_FEATURES {
+            header.status_qualifier = response.status_qualifier.into();
+        }
         header.flags |= response.residual.flag(flag::UNDERFLOW, flag::OVERFLOW);
         header.flags |= response.read_residual.flag(flag::BIDI_UNDERFLOW, flag::BIDI_OVERFLOW);
         let mut segment = [0; 2 + MAX_SENSE];
@@ -243,6 +249,7 @@ impl Connection {
         if response.target_failure {
             header.response = ServiceResponse::TARGET_FAILURE;
             header.status = 0;
+            header.status_qualifier = 0.into();
             header.exp_data_sn = 0.into();
         } else if !response.sense.is_empty() {
             let sense = &response.sense[..response.sense.len().min(MAX_SENSE)];
@@ -253,18 +260,21 @@ impl Connection {
         out.pdu(self.digests, header, &[], &segment[..length]);
     }
 
-    /// Answers the task management function `task`. False: it was answered before.
+    /// Answers the task management function `task`; `additional` is zero but for QUERY ASYNCHRONOUS EVENT. False: it was
+    /// answered before.
     pub fn finish_task_management(
         &mut self,
         session: &mut Session,
         task: TaskId,
         result: TaskManagementResult,
+        additional: [u8; 3],
         out: &mut Outbox,
     ) -> bool {
         let Some(tag) = session.task_tag(task) else { return false };
         session.discard(task);
         let header = TaskManagementResponse {
             result,
+            additional,
             task_tag: tag.into(),
             stat_sn: self.next_stat_sn().into(),
             exp_cmd_sn: session.window.expected().into(),

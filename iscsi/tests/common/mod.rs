@@ -234,7 +234,13 @@ impl TargetEnd {
                         assert!(session.discard(task));
                     }
                     let result = TaskManagementResult::COMPLETE;
-                    assert!(connection.finish_task_management(session, function.task, result, &mut self.out));
+                    assert!(connection.finish_task_management(
+                        session,
+                        function.task,
+                        result,
+                        [1, 2, 3],
+                        &mut self.out
+                    ));
                 }
                 Some(Event::Pong { tag }) => self.pongs.push(tag),
                 Some(Event::Logout { tag, .. }) => {
@@ -429,6 +435,7 @@ impl Pair {
         let request = CommandRequest {
             lun: [0, 1, 0, 0, 0, 0, 0, 0],
             attribute: TaskAttribute::SIMPLE,
+            priority: 9,
             cdb,
             read_length,
             write: write.as_ref().map(|_| &payload),
@@ -510,7 +517,7 @@ impl Pair {
                     };
                     assert!(self.ended.insert(tag, ended).is_none());
                 }
-                Some(Event::TaskManagement { tag, result }) => self.management.push((tag, result)),
+                Some(Event::TaskManagement { tag, result, .. }) => self.management.push((tag, result)),
                 Some(Event::Text { text, .. }) => self.texts.push(String::from_utf8(text.to_vec()).unwrap()),
                 Some(Event::Pong { data, .. }) => self.pongs.push(data.to_vec()),
                 Some(Event::Rejected { reason, header }) => self.rejects.push((reason, header.to_vec())),

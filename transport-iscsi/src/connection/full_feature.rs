@@ -191,8 +191,8 @@ impl FullFeature {
             attribute: request.attribute,
             data_out: request.write_length.into(),
             cookie: id.to_cookie(),
-            // A command has a priority from iSCSIProtocolLevel 2 on (RFC 7144), which we do not agree to; it has no
-            // command reference number.
+            priority: request.priority,
+            // iSCSI has no command reference number.
             ..CommandFrame::new(request.lun, &request.cdb)
         };
         match nexus.admit(&frame, env.cx) {
@@ -398,7 +398,7 @@ impl FullFeature {
             sense: &sense,
             residual,
             read_residual,
-            target_failure: false,
+            ..Response::default()
         };
         let mut runs = [IoSlice::new(&[]); RUNS];
         // SAFETY: the command has ended, so the store is done with its data-in; the slot keeps it until the outbox has

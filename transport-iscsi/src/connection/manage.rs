@@ -1,4 +1,4 @@
-//! Task management functions (RFC 7143 11.5, RFC 7144 6).
+//! Task management functions (RFC 7143 11.5, RFC 7144).
 //!
 //! Before a function that aborts many tasks is carried out, a target is to wait for the data that it has asked the initiator
 //! for (RFC 7143 4.2.3.3). This one does not: open-iscsi by default (FastAbort) and ESXi send no such data once they have
@@ -112,12 +112,17 @@ impl FullFeature {
         env: &mut Env<'_>,
     ) -> Option<Wish> {
         let Running { task, function } = self.managements.remove(cookie)?;
-        self.answer(task, result(function, response), env);
+        let additional = match response {
+            ServiceResponse::FunctionSucceeded { additional } => additional,
+            _ => [0; 3],
+        };
+        let result = result(function, response);
+        self.machine.finish_task_management(&mut self.session, task, result, additional, env.out);
         (function == Function::TargetColdReset).then_some(Wish::ColdReset)
     }
 
     fn answer(&mut self, task: TaskId, result: TaskManagementResult, env: &mut Env<'_>) {
-        self.machine.finish_task_management(&mut self.session, task, result, env.out);
+        self.machine.finish_task_management(&mut self.session, task, result, [0; 3], env.out);
     }
 }
 

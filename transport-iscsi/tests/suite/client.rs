@@ -196,6 +196,7 @@ impl Client {
         let request = CommandRequest {
             lun,
             attribute: TaskAttribute::SIMPLE,
+            priority: 0,
             cdb,
             read_length,
             write: write.as_ref().map(|_| &payload),
@@ -318,7 +319,7 @@ impl Client {
                     };
                     self.ended.insert(tag, ended);
                 }
-                Some(Event::TaskManagement { tag, result }) => drop(self.managed.insert(tag, result)),
+                Some(Event::TaskManagement { tag, result, .. }) => drop(self.managed.insert(tag, result)),
                 Some(Event::Text { text, .. }) => self.texts.push(String::from_utf8(text.to_vec()).unwrap()),
                 Some(Event::Rejected { reason, .. }) => self.rejects.push(reason),
                 Some(Event::LoggedOut(result)) => self.logged_out = Some(result),
