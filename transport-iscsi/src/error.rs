@@ -43,8 +43,14 @@ pub(crate) enum End {
     Evicted,
     #[error("the initiator is silent")]
     Silent,
-    #[error("the data of a command does not come")]
+    #[error("the data of a command does not come, or comes too slowly")]
     NoData,
+    #[error("commands that were sent before others do not come")]
+    Gap,
+    #[error("a PDU has begun and does not end")]
+    SlowPdu,
+    #[error("the initiator takes what is sent to it too slowly, or not at all")]
+    SlowReader,
     #[error("the same initiator port has logged in anew")]
     Replaced,
     #[error("it was to be ended")]

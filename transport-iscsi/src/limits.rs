@@ -15,6 +15,9 @@ pub const UNSOLICITED_BUFFERS: usize = 160 << 20;
 pub const LEAST_SHARE: usize = 64 << 10;
 /// Bytes of buffers that one reactor keeps when nobody uses them.
 pub const REACTOR_BUFFERS_KEPT: usize = 32 << 20;
+/// Bytes that an initiator has to send, of data that commands wait for, in each
+/// [`silence_time`](crate::EntityOptions::silence_time), and bytes that it has to take; fewer if there are fewer.
+pub const LEAST_PROGRESS: u64 = 256 << 10;
 /// Addresses without a connection of which it is remembered how often they have logged in.
 pub const REMEMBERED_ADDRESSES: usize = 4096;
 

@@ -109,6 +109,8 @@ pub(crate) struct Slot {
     pub(crate) data_in: BufList,
     /// Bytes that its buffers count in the session's share.
     pub(crate) held: Held,
+    /// It was seen waiting.
+    pub(crate) marked: bool,
     used: bool,
 }
 
@@ -133,6 +135,7 @@ impl Slots {
                 data_out: BufList::default(),
                 data_in: BufList::default(),
                 held: Held::default(),
+                marked: false,
                 used: true,
             });
             return SlotId { index: self.slots.len() as u32 - 1, generation: 0 };
@@ -140,6 +143,7 @@ impl Slots {
         let slot = &mut self.slots[index as usize];
         slot.stage = Stage::Held;
         slot.request = request;
+        slot.marked = false;
         slot.used = true;
         SlotId { index, generation: slot.generation }
     }
@@ -166,6 +170,10 @@ impl Slots {
         let held = std::mem::take(&mut slot.held);
         self.free.push(id.index);
         held
+    }
+
+    pub(crate) fn iter_mut(&mut self) -> impl Iterator<Item = &mut Slot> {
+        self.slots.iter_mut().filter(|slot| slot.used)
     }
 
     /// The commands in use.

@@ -45,9 +45,7 @@ pub(crate) struct FullFeature {
     by_task: Vec<SlotId>,
     /// Commands that wait for buffers, in their order.
     hungry: VecDeque<SlotId>,
-    share: Share,
-    /// How often data-out has come.
-    payloads: u64,
+    pub(super) share: Share,
     pub(super) counters: SessionCounters,
     /// When the last command came.
     pub(super) last_command: Option<Duration>,
@@ -66,7 +64,6 @@ impl FullFeature {
             by_task,
             hungry: VecDeque::new(),
             share: Share::of(budget),
-            payloads: 0,
             counters: SessionCounters::default(),
             last_command: None,
             managements: super::manage::Managements::default(),
@@ -280,20 +277,14 @@ impl FullFeature {
     fn gather(&mut self, id: SlotId, env: &mut Env<'_>) {
         let Some(slot) = self.slots.get_mut(id) else { return };
         slot.stage = Stage::Gathering;
+        slot.marked = false;
         let (task, wanted) = (slot.request.task, slot.wanted_out);
         if wanted == 0 || self.machine.request_data(&mut self.session, task, wanted, env.out) {
             self.start(id, env);
         }
     }
 
-    /// How often data-out has come, if a command waits for some now.
-    pub(super) fn awaited_data(&self) -> Option<u64> {
-        let waits = |stage| matches!(stage, Stage::Gathering | Stage::Refused);
-        self.slots.iter().any(|(_, slot)| waits(slot.stage)).then_some(self.payloads)
-    }
-
     fn payload(&mut self, task: TaskId, offset: u32, bytes: &[u8]) {
-        self.payloads += 1;
         let Some(id) = self.slot_of(task) else { return };
         let Some(slot) = self.slots.get_mut(id) else { return };
         if slot.stage.takes_data() {
@@ -350,7 +341,7 @@ impl FullFeature {
         }
     }
 
-    fn abandon(&mut self, id: SlotId, cx: &mut dyn Cx) {
+    pub(super) fn abandon(&mut self, id: SlotId, cx: &mut dyn Cx) {
         let task = self.slots.get_mut(id).and_then(|slot| slot.task.take());
         if let (Some(nexus), Some(task)) = (&self.nexus, task) {
             nexus.abandon(task, cx);
@@ -361,7 +352,7 @@ impl FullFeature {
         self.share.give_back(self.slots.remove(id));
     }
 
-    fn busy(&mut self, id: SlotId, env: &mut Env<'_>) {
+    pub(super) fn busy(&mut self, id: SlotId, env: &mut Env<'_>) {
         self.refuse(id, ended(Status::BUSY, None), env);
     }
 

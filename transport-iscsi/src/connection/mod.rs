@@ -6,6 +6,7 @@ mod full_feature;
 mod input;
 mod manage;
 mod output;
+mod patience;
 mod status;
 
 use crate::error::End;
@@ -22,6 +23,7 @@ use lunette_iscsi::Outbox;
 use lunette_iscsi::target::{Accepted, Login, SessionType, Settings};
 use lunette_scsi::ServiceResponse;
 use lunette_store::{Cx, Interest, IoError, IoId, IoResult, Sink, SinkId};
+use patience::Patience;
 use std::cell::{Cell, RefCell};
 use std::net::{SocketAddr, TcpStream};
 use std::os::fd::AsRawFd;
@@ -98,8 +100,9 @@ struct State {
     started: Duration,
     heard: Duration,
     pinged: Option<Duration>,
-    /// Since when commands wait for data-out, and how often some had come by then.
-    starved: Option<(Duration, u64)>,
+    /// Bytes that were sent.
+    sent: u64,
+    patience: Patience,
 }
 
 enum Phase {
@@ -367,52 +370,6 @@ impl Connection {
             self.portal.entity.loads.remove(self.place.reactor);
         }
     }
-
-    /// Asks for a sign of life, or gives up.
-    fn tick(&self, state: &mut State, cx: &mut dyn Cx) {
-        // What has come is not missed even if nobody told of it.
-        self.receive(state, cx);
-        if state.socket.is_none() {
-            return;
-        }
-        let options = &self.portal.entity.options;
-        let since = |then: Duration| cx.now().saturating_sub(then);
-        let full = match &mut state.phase {
-            Phase::FullFeature(full) if !state.waiting => full,
-            _ if since(state.started) >= options.login_time => {
-                if self.portal.entity.may_log(cx) {
-                    tracing::info!(address = %self.peer, "iSCSI login took too long");
-                }
-                return self.end(state, &End::SlowLogin, cx);
-            }
-            _ => {
-                let left = options.login_time.saturating_sub(since(state.started));
-                return cx.timer(left, self.id(Token::TICK));
-            }
-        };
-        // Commands whose data never comes keep buffers from other sessions, however often the initiator answers pings.
-        state.starved = full.awaited_data().map(|count| match state.starved {
-            Some((then, before)) if before == count => (then, count),
-            _ => (cx.now(), count),
-        });
-        if state.starved.is_some_and(|(then, _)| since(then) >= options.silence_time) {
-            return self.end(state, &End::NoData, cx);
-        }
-        let (silent, asked) = (since(state.heard), state.pinged.map(since));
-        let next = match asked {
-            Some(asked) if asked >= options.silence_time => return self.end(state, &End::Silent, cx),
-            Some(asked) => options.idle_time.min(options.silence_time - asked),
-            None if silent >= options.idle_time => {
-                state.pinged = Some(cx.now());
-                if full.session.info().session_type == SessionType::Normal && state.closing.is_none() {
-                    full.machine.ping(&full.session, 0, &mut state.out);
-                }
-                options.idle_time.min(options.silence_time)
-            }
-            None => options.idle_time - silent,
-        };
-        cx.timer(next, self.id(Token::TICK));
-    }
 }
 
 impl State {
@@ -439,7 +396,8 @@ impl State {
             started: now,
             heard: now,
             pinged: None,
-            starved: None,
+            sent: 0,
+            patience: Patience::default(),
         }
     }
 

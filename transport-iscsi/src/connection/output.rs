@@ -53,6 +53,7 @@ impl Connection {
         if state.paused {
             state.hear(cx.now());
         }
+        state.sent += count as u64;
         match &mut state.phase {
             Phase::FullFeature(full) => state.out.advance(count, |token| full.sent(token)),
             Phase::Login(..) => state.out.advance(count, |_| ()),

@@ -1,0 +1,267 @@
+//! How long an initiator may take: to log in, to finish a PDU, to send the data of its commands, to take its answers, to
+//! give a sign of life.
+
+use super::full_feature::{Env, FullFeature};
+use super::{Connection, Phase, State, Token};
+use crate::error::End;
+use crate::limits::LEAST_PROGRESS;
+use crate::slots::Stage;
+use lunette_iscsi::target::SessionType;
+use lunette_store::Cx;
+use std::time::Duration;
+
+/// What an initiator was seen to owe, and since when. It is looked at now and then, not with each command.
+#[derive(Default)]
+pub(super) struct Patience {
+    /// The PDU of which a part has come.
+    pdu: Option<Debt<u32>>,
+    /// Bytes that the marked commands lacked.
+    data: Option<Debt<u64>>,
+    /// The bytes sent since the beginning that have to become so many.
+    answers: Option<Debt<u64>>,
+}
+
+struct Debt<T> {
+    since: Duration,
+    of: T,
+}
+
+impl<T: Copy> Debt<T> {
+    const fn new(since: Duration, of: T) -> Self {
+        Self { since, of }
+    }
+}
+
+/// What is looked at.
+struct Seen {
+    now: Duration,
+    /// How long something may be owed.
+    limit: Duration,
+}
+
+impl Seen {
+    fn is_overdue<T>(&self, debt: &Debt<T>) -> bool {
+        self.now.saturating_sub(debt.since) >= self.limit
+    }
+}
+
+/// The commands that wait for the initiator, of those that were marked.
+#[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
+pub(super) struct Waiting {
+    /// Bytes of data-out that they lack.
+    lack: u64,
+    /// Some wait for commands before them.
+    held: bool,
+    /// Some wait for buffers.
+    hungry: bool,
+}
+
+impl Patience {
+    fn is_tested(&self) -> bool {
+        self.pdu.is_some() || self.data.is_some() || self.answers.is_some()
+    }
+
+    /// Whether the PDU that has not come whole, if there is one, takes too long.
+    fn pdu_is_late(&mut self, unfinished: Option<u32>, seen: &Seen) -> bool {
+        let same = self.pdu.take().filter(|debt| unfinished == Some(debt.of));
+        self.pdu = same.or_else(|| unfinished.map(|number| Debt::new(seen.now, number)));
+        self.pdu.as_ref().is_some_and(|debt| seen.is_overdue(debt))
+    }
+
+    /// Whether of `queued` bytes that were to be sent too few are.
+    fn answers_are_late(&mut self, sent: u64, queued: usize, seen: &Seen) -> bool {
+        let goal = sent + LEAST_PROGRESS.min(queued as u64);
+        let same = self.answers.take().filter(|debt| sent < debt.of);
+        self.answers = same.or_else(|| (queued > 0).then(|| Debt::new(seen.now, goal)));
+        self.answers.as_ref().is_some_and(|debt| seen.is_overdue(debt))
+    }
+
+    /// Judges what the marked commands lack. True: it is time to mark anew.
+    fn judge_data(&mut self, waiting: Option<Waiting>, seen: &Seen) -> Result<bool, End> {
+        match (&self.data, waiting) {
+            (Some(debt), Some(_)) if !seen.is_overdue(debt) => Ok(false),
+            (Some(_), Some(Waiting { held: true, .. })) => Err(End::Gap),
+            (Some(debt), Some(Waiting { lack, .. }))
+                if lack > 0 && debt.of.saturating_sub(lack) < LEAST_PROGRESS =>
+            {
+                Err(End::NoData)
+            }
+            _ => Ok(true),
+        }
+    }
+}
+
+impl FullFeature {
+    /// Marks the commands that wait for the initiator, or for buffers. Returns how many bytes they lack; `None`: none waits.
+    fn mark_waiting(&mut self) -> Option<u64> {
+        for slot in self.slots.iter_mut() {
+            slot.marked = slot.stage.takes_data();
+        }
+        Some(self.waiting()?.lack)
+    }
+
+    /// Those of the marked commands that still wait.
+    fn waiting(&self) -> Option<Waiting> {
+        let waiting = self.slots.iter().filter(|(_, slot)| slot.marked && slot.stage.takes_data());
+        waiting.fold(None, |sum, (_, slot)| {
+            let Waiting { lack, held, hungry } = sum.unwrap_or_default();
+            Some(Waiting {
+                lack: lack + u64::from(self.session.data_left(slot.request.task)),
+                held: held || slot.stage == Stage::Held,
+                hungry: hungry || slot.stage == Stage::Hungry,
+            })
+        })
+    }
+
+    /// Answers BUSY to marked commands that wait for buffers although no other of the session has any: what they have may be
+    /// what others wait for.
+    fn turn_back_hungry(&mut self, env: &mut Env<'_>) {
+        if self.share.held().solicited > 0 {
+            return;
+        }
+        let hungry = self.slots.iter().filter(|(_, slot)| slot.marked && slot.stage == Stage::Hungry);
+        let ids: Vec<_> = hungry.map(|(id, _)| id).collect();
+        for id in ids {
+            self.abandon(id, env.cx);
+            self.busy(id, env);
+        }
+        env.local.feed_hungry(env.cx);
+    }
+}
+
+impl Connection {
+    /// Asks for a sign of life, or gives up.
+    pub(super) fn tick(&self, state: &mut State, cx: &mut dyn Cx) {
+        // What has come is not missed even if nobody told of it.
+        self.receive(state, cx);
+        if state.socket.is_none() {
+            return;
+        }
+        let next = match state.phase {
+            Phase::FullFeature(_) if !state.waiting => self.try_patience(state, cx),
+            _ => self.wait_for_login(state, cx),
+        };
+        match next {
+            Ok(next) => cx.timer(next, self.id(Token::TICK)),
+            Err(why) => self.end(state, &why, cx),
+        }
+    }
+
+    /// How long until it is to be looked at again.
+    fn wait_for_login(&self, state: &State, cx: &dyn Cx) -> Result<Duration, End> {
+        let taken = cx.now().saturating_sub(state.started);
+        let left = self.portal.entity.options.login_time.saturating_sub(taken);
+        if left.is_zero() {
+            if self.portal.entity.may_log(cx) {
+                tracing::info!(address = %self.peer, "iSCSI login took too long");
+            }
+            return Err(End::SlowLogin);
+        }
+        Ok(left)
+    }
+
+    fn try_patience(&self, state: &mut State, cx: &mut dyn Cx) -> Result<Duration, End> {
+        let options = &self.portal.entity.options;
+        let seen = Seen { now: cx.now(), limit: options.silence_time };
+        let State { phase: Phase::FullFeature(full), out, patience, .. } = state else {
+            return Ok(options.idle_time);
+        };
+        if patience.answers_are_late(state.sent, out.len(), &seen) {
+            return Err(End::SlowReader);
+        }
+        if state.paused {
+            // Nothing is received, so nothing that comes can be late.
+            (patience.pdu, patience.data) = (None, None);
+            return self.ask_for_life(state, cx).map(|next| next.min(seen.limit));
+        }
+        if patience.pdu_is_late(full.machine.unfinished(), &seen) {
+            return Err(End::SlowPdu);
+        }
+        let waiting = full.waiting().filter(|_| patience.data.is_some());
+        if patience.judge_data(waiting, &seen)? {
+            if waiting.is_some_and(|waiting| waiting.hungry) {
+                full.turn_back_hungry(&mut self.env(out, cx));
+            }
+            patience.data = full.mark_waiting().map(|lack| Debt::new(seen.now, lack));
+        }
+        let next = self.ask_for_life(state, cx)?;
+        Ok(if state.patience.is_tested() { next.min(seen.limit) } else { next })
+    }
+
+    fn ask_for_life(&self, state: &mut State, cx: &dyn Cx) -> Result<Duration, End> {
+        let options = &self.portal.entity.options;
+        let since = |then: Duration| cx.now().saturating_sub(then);
+        let silent = since(state.heard);
+        match state.pinged.map(since) {
+            Some(asked) if asked >= options.silence_time => Err(End::Silent),
+            Some(asked) => Ok(options.idle_time.min(options.silence_time - asked)),
+            None if silent >= options.idle_time => {
+                state.pinged = Some(cx.now());
+                if let State { phase: Phase::FullFeature(full), out, closing: None, .. } = state
+                    && full.session.info().session_type == SessionType::Normal
+                {
+                    full.machine.ping(&full.session, 0, out);
+                }
+                Ok(options.idle_time.min(options.silence_time))
+            }
+            None => Ok(options.idle_time - silent),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LIMIT: u64 = 30;
+
+    fn at(seconds: u64) -> Seen {
+        Seen { now: Duration::from_secs(seconds), limit: Duration::from_secs(LIMIT) }
+    }
+
+    #[test]
+    fn a_pdu_has_its_time_and_the_next_one_has_its_own() {
+        let mut patience = Patience::default();
+        assert!(!patience.pdu_is_late(None, &at(0)) && !patience.is_tested());
+        assert!(!patience.pdu_is_late(Some(7), &at(100)) && patience.is_tested());
+        assert!(!patience.pdu_is_late(Some(7), &at(129)));
+        assert!(!patience.pdu_is_late(Some(8), &at(131)));
+        assert!(!patience.pdu_is_late(Some(8), &at(160)));
+        assert!(patience.pdu_is_late(Some(8), &at(161)));
+        assert!(!patience.pdu_is_late(None, &at(162)) && !patience.is_tested());
+    }
+
+    #[test]
+    fn answers_are_taken_at_a_least_rate() {
+        let mut patience = Patience::default();
+        let much = 10 * LEAST_PROGRESS as usize;
+        assert!(!patience.answers_are_late(50, much, &at(0)));
+        assert!(!patience.answers_are_late(50 + LEAST_PROGRESS, much, &at(31)), "enough, and then again");
+        assert!(!patience.answers_are_late(49 + 2 * LEAST_PROGRESS, much, &at(60)));
+        assert!(patience.answers_are_late(49 + 2 * LEAST_PROGRESS, much, &at(61)), "a byte too few");
+        let mut patience = Patience::default();
+        assert!(!patience.answers_are_late(0, 10, &at(0)));
+        assert!(!patience.answers_are_late(10, 10, &at(31)), "what there was is sent");
+        assert!(!patience.answers_are_late(20, 0, &at(62)) && !patience.is_tested());
+    }
+
+    #[test]
+    fn data_comes_at_a_least_rate() {
+        let lacking = |lack| Some(Waiting { lack, ..Waiting::default() });
+        let owing = |of| Patience { data: Some(Debt::new(Duration::ZERO, of)), ..Patience::default() };
+        assert!(matches!(Patience::default().judge_data(lacking(10), &at(9)), Ok(true)), "nothing is marked");
+        assert!(matches!(owing(10).judge_data(None, &at(9)), Ok(true)), "all has come");
+        assert!(matches!(owing(10).judge_data(lacking(10), &at(29)), Ok(false)));
+        assert!(matches!(owing(10).judge_data(lacking(1), &at(30)), Err(End::NoData)));
+        let enough = 5 * LEAST_PROGRESS;
+        assert!(matches!(owing(enough).judge_data(lacking(4 * LEAST_PROGRESS), &at(30)), Ok(true)));
+        assert!(matches!(
+            owing(enough).judge_data(lacking(4 * LEAST_PROGRESS + 1), &at(30)),
+            Err(End::NoData)
+        ));
+        let held = Waiting { lack: 0, held: true, hungry: false };
+        assert!(matches!(owing(0).judge_data(Some(held), &at(30)), Err(End::Gap)));
+        let hungry = Waiting { lack: 0, held: false, hungry: true };
+        assert!(matches!(owing(0).judge_data(Some(hungry), &at(30)), Ok(true)), "not the initiator's fault");
+    }
+}
