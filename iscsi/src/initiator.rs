@@ -1,16 +1,16 @@
 //! The initiator's side: login, commands, data. For tests, load generators and stores behind iSCSI.
 //!
-//! One connection, ErrorRecoveryLevel 0: after any error the session is over.
+//! One connection, ErrorRecoveryLevel 0: after any error the session is over. What the connections of a session would
+//! share is kept apart.
 
 mod login;
 mod receive;
 mod requests;
+mod session;
 mod task;
 
 pub use receive::{Event, Received};
 pub use requests::{CommandRequest, TaskManagementRequest};
-
-use std::collections::HashMap;
 
 use crate::chap::InitiatorChap;
 use crate::digest::Digests;
@@ -20,6 +20,7 @@ use crate::outbox::Outbox;
 use crate::params::{Negotiation, Parameters, Phase};
 use crate::pdu::Stage;
 use crate::target::SessionType;
+use session::Session;
 use task::Task;
 
 /// What an initiator wants from a login.
@@ -94,18 +95,25 @@ pub struct Initiator {
     negotiation: Negotiation,
     /// The login, until it is finished.
     login: Option<login::LoginState>,
+    /// Where the target says that it has moved.
+    moved_to: Option<String>,
     agreed: Parameters,
-    tsih: u16,
-    cmd_sn: u32,
-    max_cmd_sn: u32,
+    session: Session,
     /// `None` before the first status.
     exp_stat_sn: Option<u32>,
-    next_tag: u32,
-    tasks: HashMap<u32, Task>,
     /// Data segment of a PDU that is not Data-In.
     segment: Vec<u8>,
-    /// Text response gathered over PDUs.
-    text: Vec<u8>,
+    text: TextExchange,
+}
+
+/// A text request and its answer, which may take several PDUs each way.
+#[derive(Debug, Default)]
+struct TextExchange {
+    /// The request that is under way.
+    tag: Option<u32>,
+    /// What is still to be sent.
+    unsent: Vec<u8>,
+    answer: Vec<u8>,
 }
 
 impl Initiator {
@@ -116,15 +124,12 @@ impl Initiator {
             digests: Digests::default(),
             negotiation: settings.negotiation(),
             login: Some(login::LoginState::default()),
+            moved_to: None,
             agreed: Parameters::DEFAULT,
-            tsih: 0,
-            cmd_sn: settings.first_cmd_sn,
-            max_cmd_sn: settings.first_cmd_sn,
+            session: Session::new(settings.first_cmd_sn),
             exp_stat_sn: None,
-            next_tag: 0,
-            tasks: HashMap::new(),
             segment: Vec::new(),
-            text: Vec::new(),
+            text: TextExchange::default(),
             settings,
         };
         initiator.begin_login(out);
@@ -138,15 +143,22 @@ impl Initiator {
 
     /// Target's part of the session identifier; 0 before the login is finished.
     pub fn tsih(&self) -> u16 {
-        self.tsih
+        self.session.tsih
+    }
+
+    /// The TargetAddress that came with a [`LoginStatus::MOVED_TEMPORARILY`](crate::pdu::LoginStatus) or
+    /// `MOVED_PERMANENTLY`; see [`FoundAddress::parse`](crate::discovery::FoundAddress::parse).
+    pub fn moved_to(&self) -> Option<&str> {
+        self.moved_to.as_deref()
     }
 
     /// How many more commands the target lets us send now.
     pub fn window(&self) -> u32 {
-        if self.login.is_some() {
-            return 0;
-        }
-        let window = self.max_cmd_sn.wrapping_sub(self.cmd_sn).wrapping_add(1);
-        if window > i32::MAX as u32 { 0 } else { window }
+        if self.login.is_some() { 0 } else { self.session.window() }
+    }
+
+    /// Whether a request is not answered, nor ended by a task management function.
+    pub fn is_open(&self, tag: u32) -> bool {
+        self.session.get(tag).is_some()
     }
 }

@@ -8,7 +8,8 @@
 //!   it asks a [`target::Directory`] who may log in where. The connection knows bytes, digests and StatSN, the
 //!   session CmdSN and open tasks, so that several connections can share a session later.
 //! * The initiator: [`initiator::Initiator`], for tests, load and stores behind iSCSI.
-//! * What both share: [`pdu`], [`text`], [`params`], [`chap`], [`digest`], and every bound in [`limits`].
+//! * What both share: [`pdu`], [`text`], [`params`], [`chap`], [`digest`], and every bound in [`limits`]; [`discovery`]
+//!   reads what a target tells of others.
 //!
 //! Error recovery is level 0, and sessions have one connection.
 //!
@@ -73,6 +74,7 @@
 
 pub mod chap;
 pub mod digest;
+pub mod discovery;
 mod error;
 mod extents;
 mod frame;
@@ -82,6 +84,7 @@ mod outbox;
 pub mod params;
 pub mod pdu;
 mod serial;
+mod tags;
 pub mod target;
 pub mod text;
 

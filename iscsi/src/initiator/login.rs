@@ -14,6 +14,8 @@ const CHAP: &str = "CHAP";
 #[derive(Debug, Default)]
 pub(super) struct LoginState {
     stage: u8,
+    /// Where the last request wants to go.
+    next: Option<Stage>,
     requests: u32,
     /// Answers gathered over responses with the C bit.
     answers: Vec<u8>,
@@ -74,12 +76,13 @@ impl Initiator {
         login.requests += 1;
         let straight = login.stage == Stage::OPERATIONAL.0 || !self.settings.negotiate;
         let next = if straight { Stage::FULL_FEATURE } else { Stage::OPERATIONAL };
+        login.next = transit.then_some(next);
         let header = LoginRequest {
-            flags: login.stage << 2 | if transit { flag::TRANSIT | next.0 } else { 0 },
+            flags: login.stage << 2 | login.next.map_or(0, |next| flag::TRANSIT | next.0),
             isid: self.settings.isid,
             tsih: self.settings.joins.map_or(0, |(tsih, _)| tsih).into(),
             cid: self.settings.cid.into(),
-            cmd_sn: self.cmd_sn.into(),
+            cmd_sn: self.session.cmd_sn().into(),
             exp_stat_sn: self.exp_stat_sn.unwrap_or(0).into(),
             ..Default::default()
         };
@@ -89,16 +92,17 @@ impl Initiator {
     /// A login response is complete; its text is in `segment`. True: the login is finished.
     pub(super) fn login_response(&mut self, out: &mut Outbox) -> Result<bool, Error> {
         let header: LoginResponse = *self.framer.bhs().as_ref();
-        let Some(login) = &mut self.login else { return Err(Error::Unexpected(Opcode::LOGIN_RESPONSE)) };
         if header.status.get() != LoginStatus::SUCCESS.0 {
-            return Err(Error::LoginRefused(LoginStatus(header.status.get())));
+            return Err(self.refused(LoginStatus(header.status.get())));
         }
+        self.check_response(&header)?;
+        let Some(login) = &mut self.login else { return Err(Error::Unexpected(Opcode::LOGIN_RESPONSE)) };
         login.answers.extend_from_slice(&self.segment);
         if login.answers.len() > MAX_TEXT_REQUEST || login.requests > MAX_LOGIN_REQUESTS {
             return Err(Error::TextTooLong);
         }
         self.use_stat_sn(header.stat_sn.get())?;
-        self.max_cmd_sn = header.max_cmd_sn.get();
+        self.session.set_window(header.max_cmd_sn.get());
         if header.flags & flag::CONTINUE != 0 {
             self.login_request(false, &[], out);
             return Ok(false);
@@ -133,9 +137,38 @@ impl Initiator {
         }
     }
 
+    /// Takes note of where the target has moved to, if it has.
+    fn refused(&mut self, status: LoginStatus) -> Error {
+        let moved = [LoginStatus::MOVED_TEMPORARILY, LoginStatus::MOVED_PERMANENTLY].contains(&status);
+        if let Some(mut pairs) = text::parse(&self.segment).ok().filter(|_| moved) {
+            let address = pairs.find(|(key, _)| *key == "TargetAddress");
+            self.moved_to = address.map(|(_, address)| address.to_owned());
+        }
+        Error::LoginRefused(status)
+    }
+
+    /// Checks the fixed fields against those of the request (RFC 7143 11.13).
+    fn check_response(&self, header: &LoginResponse) -> Result<(), Error> {
+        let Some(login) = &self.login else { return Err(Error::Unexpected(Opcode::LOGIN_RESPONSE)) };
+        let transit = header.flags & flag::TRANSIT != 0;
+        let next = transit.then_some(Stage(header.flags & 3));
+        let more = header.flags & flag::CONTINUE != 0;
+        let finished = next == Some(Stage::FULL_FEATURE);
+        let tsih = self.settings.joins.map(|(tsih, _)| tsih);
+        let fits = header.version_active == 0
+            && header.isid == self.settings.isid
+            && header.task_tag.get() == 0
+            && header.flags >> 2 & 3 == login.stage
+            && !(transit && more)
+            && (!transit || next == login.next)
+            && (!finished || header.tsih.get() != 0)
+            && (!finished || tsih.is_none_or(|tsih| tsih == header.tsih.get()));
+        if fits { Ok(()) } else { Err(Error::Negotiation) }
+    }
+
     fn finish_login(&mut self, tsih: u16) {
         self.login = None;
-        self.tsih = tsih;
+        self.session.tsih = tsih;
         self.agreed = self.negotiation.agreed();
         self.digests = Digests { header: self.agreed.header_digest, data: self.agreed.data_digest };
         self.framer = Framer::new(self.settings.parameters.max_recv_data_segment_length);

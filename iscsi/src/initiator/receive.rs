@@ -12,7 +12,6 @@ use crate::pdu::{
     Opcode, ReadyToTransfer, Reject, RejectReason, ScsiResponse, ServiceResponse, TaskManagementResponse,
     TaskManagementResult, TextResponse, flag,
 };
-use crate::serial::before;
 use crate::target::{Residual, Response};
 
 /// What [`Initiator::receive`] did.
@@ -159,7 +158,8 @@ impl Initiator {
     }
 
     fn command_task(&mut self, tag: u32, opcode: Opcode) -> Result<&mut Task, Error> {
-        self.tasks.get_mut(&tag).filter(|task| task.is_command()).ok_or(Error::NoSuchTask(opcode))
+        let found = self.session.find((tag, self.settings.cid), Opcode::SCSI_RESPONSE);
+        found.ok_or(Error::NoSuchTask(opcode))
     }
 
     /// A PDU is complete; its data, unless it is Data-In, is in `segment`.
@@ -171,7 +171,7 @@ impl Initiator {
         // All other headers have these fields at the same places.
         let header: NopIn = *self.framer.bhs().as_ref();
         let tag = header.task_tag.get();
-        self.move_window(header.exp_cmd_sn.get(), header.max_cmd_sn.get());
+        self.session.move_window(header.exp_cmd_sn.get(), header.max_cmd_sn.get());
         let counts = match opcode {
             Opcode::DATA_IN => header.flags & flag::STATUS != 0,
             Opcode::READY_TO_TRANSFER => false,
@@ -198,8 +198,9 @@ impl Initiator {
                 self.answer_ping(out);
                 Ok(None)
             }
-            Opcode::NOP_IN | Opcode::TASK_MANAGEMENT_RESPONSE | Opcode::LOGOUT_RESPONSE => {
-                self.close(tag, opcode)?;
+            Opcode::TASK_MANAGEMENT_RESPONSE => self.managed(tag, out),
+            Opcode::NOP_IN | Opcode::LOGOUT_RESPONSE => {
+                self.session.close((tag, self.settings.cid), opcode)?;
                 Ok(Some(Outcome::Plain))
             }
             Opcode::REJECT | Opcode::ASYNCHRONOUS_MESSAGE => Ok(Some(Outcome::Plain)),
@@ -210,7 +211,7 @@ impl Initiator {
     /// A command has ended.
     fn finish(&mut self, tag: u32, opcode: Opcode, out: &mut Outbox) -> Result<Option<Outcome>, Error> {
         self.command_task(tag, opcode)?;
-        let task = self.close(tag, Opcode::SCSI_RESPONSE)?;
+        let task = self.session.close((tag, self.settings.cid), Opcode::SCSI_RESPONSE)?;
         if let Some(token) = task.payload {
             out.release(token);
         }
@@ -223,12 +224,14 @@ impl Initiator {
         Ok(Some(Outcome::Finished(tag)))
     }
 
-    /// Closes the task that a PDU with this opcode answers.
-    fn close(&mut self, tag: u32, opcode: Opcode) -> Result<Task, Error> {
-        if self.tasks.get(&tag).is_none_or(|task| task.answer != opcode) {
-            return Err(Error::NoSuchTask(opcode));
+    /// A task management function is answered. Commands that it has ended get no response.
+    fn managed(&mut self, tag: u32, out: &mut Outbox) -> Result<Option<Outcome>, Error> {
+        let header: TaskManagementResponse = *self.framer.bhs().as_ref();
+        let task = self.session.close((tag, self.settings.cid), Opcode::TASK_MANAGEMENT_RESPONSE)?;
+        if let Some(effect) = task.effect.filter(|_| header.result == TaskManagementResult::COMPLETE) {
+            self.session.abort(effect, |payload| out.release(payload));
         }
-        self.tasks.remove(&tag).ok_or(Error::NoSuchTask(opcode))
+        Ok(Some(Outcome::Plain))
     }
 
     fn check_request(&mut self) -> Result<Option<Outcome>, Error> {
@@ -244,19 +247,25 @@ impl Initiator {
 
     fn text_response(&mut self, out: &mut Outbox) -> Result<Option<Outcome>, Error> {
         let header: TextResponse = *self.framer.bhs().as_ref();
-        let tag = header.task_tag.get();
-        if self.tasks.get(&tag).is_none_or(|task| task.answer != Opcode::TEXT_RESPONSE) {
+        let (tag, transfer_tag) = (header.task_tag.get(), header.transfer_tag.get());
+        let last = header.flags & flag::FINAL != 0;
+        if self.text.tag != Some(tag) {
             return Err(Error::NoSuchTask(Opcode::TEXT_RESPONSE));
         }
-        if self.text.len() + self.segment.len() > MAX_TEXT_RESPONSE {
+        if self.text.answer.len() + self.segment.len() > MAX_TEXT_RESPONSE {
             return Err(Error::TextTooLong);
         }
-        self.text.extend_from_slice(&self.segment);
-        if header.flags & flag::FINAL == 0 {
-            self.text_request(tag, header.transfer_tag.get(), &[], out);
+        // Neither an end before all was said, nor a way on without its name.
+        if last && !self.text.unsent.is_empty() || last != (transfer_tag == NO_TAG) {
+            return Err(Error::Negotiation);
+        }
+        self.text.answer.extend_from_slice(&self.segment);
+        if !last {
+            self.text_request(tag, transfer_tag, out);
             return Ok(None);
         }
-        self.tasks.remove(&tag);
+        self.text.tag = None;
+        self.session.close((tag, self.settings.cid), Opcode::TEXT_RESPONSE)?;
         Ok(Some(Outcome::Text(tag)))
     }
 
@@ -271,7 +280,7 @@ impl Initiator {
             lun: ping.lun,
             task_tag: NO_TAG.into(),
             transfer_tag: ping.transfer_tag,
-            cmd_sn: self.cmd_sn.into(),
+            cmd_sn: self.session.cmd_sn().into(),
             exp_stat_sn: self.exp_stat_sn.unwrap_or(0).into(),
             ..Default::default()
         };
@@ -287,18 +296,11 @@ impl Initiator {
         Ok(())
     }
 
-    /// Older numbers than those known are ignored (RFC 7143 4.2.2.1).
-    fn move_window(&mut self, expected: u32, max: u32) {
-        if !before(max, expected.wrapping_sub(1)) && before(self.max_cmd_sn, max) {
-            self.max_cmd_sn = max;
-        }
-    }
-
     fn event(&self, outcome: Outcome) -> Event<'_> {
         match outcome {
             Outcome::LoggedIn => Event::LoggedIn,
             Outcome::Finished(tag) => Event::Finished { tag, response: self.response() },
-            Outcome::Text(tag) => Event::Text { tag, text: &self.text },
+            Outcome::Text(tag) => Event::Text { tag, text: &self.text.answer },
             Outcome::Plain => self.plain_event(),
         }
     }

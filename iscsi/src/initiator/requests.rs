@@ -1,7 +1,8 @@
 //! What an initiator asks.
 
-use super::{Initiator, Task};
-use crate::limits::MAX_CDB;
+use super::task::Effect;
+use super::{Initiator, Task, TextExchange};
+use crate::limits::{MAX_CDB, MAX_TEXT_REQUEST};
 use crate::outbox::{Outbox, Payload};
 use crate::params::Parameters;
 use crate::pdu::{
@@ -60,7 +61,8 @@ impl Initiator {
         let unsolicited = if self.agreed.initial_r2t { immediate_data } else { first_burst };
         let (opcode, cmd_sn) = self.number(Opcode::SCSI_COMMAND, request.immediate)?;
         let lengths = (request.read_length, write_length, unsolicited);
-        let tag = self.open(Task::command(request.lun, request.write.map(Payload::token), lengths));
+        let payload = request.write.map(Payload::token);
+        let tag = self.session.open(Task::command(self.settings.cid, request.lun, payload, lengths));
         let (start, extension) = request.cdb.split_at(request.cdb.len().min(16));
         let bidirectional = request.read_length > 0 && write_length > 0;
         let mut header = ScsiCommand {
@@ -112,7 +114,7 @@ impl Initiator {
         payload: &Payload<'_>,
         out: &mut Outbox,
     ) -> bool {
-        let Some(task) = self.tasks.get(&tag) else { return false };
+        let Some(task) = self.session.get(tag) else { return false };
         let Some(end) = offset.checked_add(length).filter(|&end| end <= payload.len()) else { return false };
         self.data_out(tag, task.lun, transfer_tag, offset..end, payload, out);
         true
@@ -150,7 +152,9 @@ impl Initiator {
     /// Sends a task management function and returns its task tag; `None` as for a command.
     pub fn task_management(&mut self, request: &TaskManagementRequest, out: &mut Outbox) -> Option<u32> {
         let (opcode, cmd_sn) = self.number(Opcode::TASK_MANAGEMENT_REQUEST, request.immediate)?;
-        let tag = self.open(Task::new(Opcode::TASK_MANAGEMENT_RESPONSE));
+        let effect =
+            Effect { function: request.function, lun: request.lun, referenced: request.referenced_task_tag };
+        let tag = self.session.open(Task::management(self.settings.cid, effect));
         let header = pdu::TaskManagementRequest {
             opcode,
             flags: flag::FINAL | request.function.0,
@@ -166,40 +170,39 @@ impl Initiator {
         Some(tag)
     }
 
-    /// Sends a text request; the text must fit into one data segment of the target.
+    /// Sends a text request. `None`: another one is not answered, the login is not finished, or the text is longer than
+    /// [`MAX_TEXT_REQUEST`].
     pub fn text(&mut self, text: &[u8], out: &mut Outbox) -> Option<u32> {
-        self.text.clear();
-        let tag = self.open(Task::new(Opcode::TEXT_RESPONSE));
-        self.text_request(tag, NO_TAG, text, out)
-    }
-
-    pub(super) fn text_request(
-        &mut self,
-        tag: u32,
-        transfer_tag: u32,
-        text: &[u8],
-        out: &mut Outbox,
-    ) -> Option<u32> {
-        if text.len() > self.agreed.max_recv_data_segment_length as usize {
+        if self.login.is_some() || self.text.tag.is_some() || text.len() > MAX_TEXT_REQUEST {
             return None;
         }
-        let (opcode, cmd_sn) = self.number(Opcode::TEXT_REQUEST, true)?;
+        let tag = self.session.open(Task::new(self.settings.cid, Opcode::TEXT_RESPONSE));
+        self.text = TextExchange { tag: Some(tag), unsent: text.to_vec(), answer: Vec::new() };
+        self.text_request(tag, NO_TAG, out);
+        Some(tag)
+    }
+
+    /// Sends the next part of the text, which is empty if all is sent.
+    pub(super) fn text_request(&mut self, tag: u32, transfer_tag: u32, out: &mut Outbox) {
+        let part = self.text.unsent.len().min(self.agreed.max_recv_data_segment_length as usize);
+        let last = part == self.text.unsent.len();
         let header = TextRequest {
-            opcode,
+            opcode: Opcode::TEXT_REQUEST.immediate(),
+            flags: if last { flag::FINAL } else { flag::CONTINUE },
             task_tag: tag.into(),
             transfer_tag: transfer_tag.into(),
-            cmd_sn: cmd_sn.into(),
+            cmd_sn: self.session.cmd_sn().into(),
             exp_stat_sn: self.exp_stat_sn.unwrap_or(0).into(),
             ..Default::default()
         };
-        out.pdu(self.digests, header, &[], text);
-        Some(tag)
+        out.pdu(self.digests, header, &[], &self.text.unsent[..part]);
+        self.text.unsent.drain(..part);
     }
 
     /// Sends a ping with `data`, which comes back in [`Event::Pong`](super::Event).
     pub fn ping(&mut self, data: &[u8], out: &mut Outbox) -> Option<u32> {
         let (opcode, cmd_sn) = self.number(Opcode::NOP_OUT, false)?;
-        let tag = self.open(Task::new(Opcode::NOP_IN));
+        let tag = self.session.open(Task::new(self.settings.cid, Opcode::NOP_IN));
         let header = NopOut {
             opcode,
             task_tag: tag.into(),
@@ -215,7 +218,7 @@ impl Initiator {
     /// Sends a logout.
     pub fn logout(&mut self, reason: LogoutReason, out: &mut Outbox) -> Option<u32> {
         let (opcode, cmd_sn) = self.number(Opcode::LOGOUT_REQUEST, true)?;
-        let tag = self.open(Task::new(Opcode::LOGOUT_RESPONSE));
+        let tag = self.session.open(Task::new(self.settings.cid, Opcode::LOGOUT_RESPONSE));
         let header = LogoutRequest {
             opcode,
             flags: flag::FINAL | reason.0,
@@ -231,24 +234,10 @@ impl Initiator {
 
     /// Opcode and CmdSN of the next request.
     fn number(&mut self, opcode: Opcode, immediate: bool) -> Option<(Opcode, u32)> {
-        let cmd_sn = self.cmd_sn;
-        if self.login.is_some() || !immediate && self.window() == 0 {
+        if self.login.is_some() {
             return None;
         }
-        if immediate {
-            return Some((opcode.immediate(), cmd_sn));
-        }
-        self.cmd_sn = cmd_sn.wrapping_add(1);
-        Some((opcode, cmd_sn))
-    }
-
-    fn open(&mut self, task: Task) -> u32 {
-        let mut tag = self.next_tag;
-        while tag == NO_TAG || self.tasks.contains_key(&tag) {
-            tag = tag.wrapping_add(1);
-        }
-        self.next_tag = tag.wrapping_add(1);
-        self.tasks.insert(tag, task);
-        tag
+        let cmd_sn = self.session.number(immediate)?;
+        Some((if immediate { opcode.immediate() } else { opcode }, cmd_sn))
     }
 }

@@ -5,14 +5,26 @@ use std::ops::Range;
 use crate::error::Error;
 use crate::extents::Extents;
 use crate::params::Parameters;
-use crate::pdu::{DataIn, Opcode, ReadyToTransfer, flag};
+use crate::pdu::{DataIn, Opcode, ReadyToTransfer, TaskManagementFunction, flag};
 use crate::target::Residual;
+
+/// What a task management function ends when it is complete.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Effect {
+    pub(super) function: TaskManagementFunction,
+    pub(super) lun: [u8; 8],
+    pub(super) referenced: u32,
+}
 
 #[derive(Debug)]
 pub(super) struct Task {
+    /// The connection that it has its allegiance to.
+    pub(super) cid: u16,
     /// The PDU that answers it.
     pub(super) answer: Opcode,
     pub(super) lun: [u8; 8],
+    /// Of a task management function.
+    pub(super) effect: Option<Effect>,
     /// The write data.
     pub(super) payload: Option<u64>,
     write_length: u32,
@@ -29,10 +41,12 @@ pub(super) struct Task {
 
 impl Task {
     /// A request without data transfer, which `answer` ends.
-    pub(super) fn new(answer: Opcode) -> Self {
+    pub(super) fn new(cid: u16, answer: Opcode) -> Self {
         Self {
+            cid,
             answer,
             lun: [0; 8],
+            effect: None,
             payload: None,
             write_length: 0,
             read_length: 0,
@@ -43,18 +57,19 @@ impl Task {
         }
     }
 
+    pub(super) fn management(cid: u16, effect: Effect) -> Self {
+        Self { effect: Some(effect), ..Self::new(cid, Opcode::TASK_MANAGEMENT_RESPONSE) }
+    }
+
     /// A command for `lun` with so many bytes to read and write, `unsolicited` of which are sent unasked.
     pub(super) fn command(
+        cid: u16,
         lun: [u8; 8],
         payload: Option<u64>,
         (read_length, write_length, unsolicited): (u32, u32, u32),
     ) -> Self {
         let requested = Extents::new(unsolicited);
-        Self { lun, payload, write_length, read_length, requested, ..Self::new(Opcode::SCSI_RESPONSE) }
-    }
-
-    pub(super) fn is_command(&self) -> bool {
-        self.answer == Opcode::SCSI_RESPONSE
+        Self { lun, payload, write_length, read_length, requested, ..Self::new(cid, Opcode::SCSI_RESPONSE) }
     }
 
     pub(super) fn reads(&self) -> bool {

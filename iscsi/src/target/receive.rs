@@ -209,6 +209,7 @@ impl Connection {
         let data_length = self.framer.data_length();
         let announced = header.flags & flag::FINAL == 0;
         let make = |transfer| Task {
+            cid: self.cid,
             tag: header.task_tag.get(),
             kind: TaskKind::Command,
             lun: header.lun,
@@ -273,11 +274,13 @@ impl Connection {
         Ok(())
     }
 
-    /// Data for a task that is gone, or needs none, is dropped: it was on its way when the task ended.
+    /// Data for a task that is gone, needs none, or is of another connection, is dropped: mostly it was on its way when the
+    /// task ended.
     fn data_out(&mut self, session: &mut Session, out: &mut Outbox) -> Option<Outcome> {
         let header: &DataOut = self.framer.bhs().as_ref();
         let task = session.tasks.find(header.task_tag.get())?;
-        let open = session.tasks.get_mut(task).filter(|task| task.kind == TaskKind::Command)?;
+        let is_ours = |task: &&mut Task| task.kind == TaskKind::Command && task.cid == self.cid;
+        let open = session.tasks.get_mut(task).filter(is_ours)?;
         let wrong_lun = header.transfer_tag.get() != NO_TAG && header.lun != open.lun;
         let write = &mut open.write;
         if write.is_closed() {
@@ -346,6 +349,7 @@ impl Connection {
         });
         let agreed = *session.parameters();
         let make = |transfer| Task {
+            cid: self.cid,
             tag,
             kind: TaskKind::TaskManagement,
             lun: header.lun,

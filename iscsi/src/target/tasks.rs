@@ -1,9 +1,10 @@
 //! The open tasks of a session, in slots made at login.
 
 use std::collections::HashMap;
-use std::hash::{BuildHasherDefault, Hasher};
+use std::hash::BuildHasherDefault;
 
 use super::write::WriteTransfer;
+use crate::tags::TagHasher;
 
 /// Names a task of one session. Names of finished tasks are never mistaken for later ones in the same slot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -27,6 +28,8 @@ pub(crate) enum TaskKind {
 
 #[derive(Debug)]
 pub(crate) struct Task {
+    /// The connection that it has its allegiance to (RFC 7143 4.2.5.1).
+    pub(crate) cid: u16,
     pub(crate) tag: u32,
     pub(crate) kind: TaskKind,
     pub(crate) lun: [u8; 8],
@@ -124,27 +127,6 @@ impl Tasks {
     }
 }
 
-/// Spreads task tags. An initiator that chooses colliding tags slows down only its own session, whose table is
-/// small.
-#[derive(Default)]
-pub(crate) struct TagHasher(u64);
-
-impl Hasher for TagHasher {
-    fn finish(&self) -> u64 {
-        self.0
-    }
-
-    fn write(&mut self, bytes: &[u8]) {
-        for &byte in bytes {
-            self.write_u32(byte.into());
-        }
-    }
-
-    fn write_u32(&mut self, value: u32) {
-        self.0 = (self.0 ^ u64::from(value)).wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(32);
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -152,6 +134,7 @@ mod tests {
 
     fn task(tag: u32, immediate: bool) -> impl FnOnce(u16) -> Task {
         move |transfer| Task {
+            cid: 0,
             tag,
             kind: TaskKind::Command,
             lun: [0; 8],
