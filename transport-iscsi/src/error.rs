@@ -47,6 +47,8 @@ pub(crate) enum End {
     NoData,
     #[error("commands that were sent before others do not come")]
     Gap,
+    #[error("its requests and answers occupy too much memory")]
+    Condemned,
     #[error("a PDU has begun and does not end")]
     SlowPdu,
     #[error("the initiator takes what is sent to it too slowly, or not at all")]
@@ -59,6 +61,13 @@ pub(crate) enum End {
     ColdReset,
     #[error("the portal is stopped")]
     Stopped,
+}
+
+impl End {
+    /// Whether something was said at last that the initiator should hear.
+    pub(crate) fn has_last_word(&self) -> bool {
+        matches!(self, Self::LoggedOut | Self::Protocol(_) | Self::ColdReset | Self::Unwanted | Self::Stopped)
+    }
 }
 
 impl From<lunette_iscsi::Error> for End {

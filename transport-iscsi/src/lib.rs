@@ -38,6 +38,7 @@ mod error;
 mod events;
 mod gatekeeper;
 pub mod limits;
+mod linger;
 mod local;
 mod memory;
 mod patterns;

@@ -15,12 +15,19 @@ pub const UNSOLICITED_BUFFERS: usize = 160 << 20;
 pub const LEAST_SHARE: usize = 64 << 10;
 /// Bytes of buffers that one reactor keeps when nobody uses them.
 pub const REACTOR_BUFFERS_KEPT: usize = 32 << 20;
+/// Bytes that the connections of one reactor occupy for requests that have come in part and answers that are to be sent,
+/// beside a fixed amount for each. When there are more, the connection with the most is closed.
+pub const CONNECTION_MEMORY: usize = 128 << 20;
 /// Bytes that an initiator has to send, of data that commands wait for, in each
 /// [`silence_time`](crate::EntityOptions::silence_time), and bytes that it has to take; fewer if there are fewer.
 pub const LEAST_PROGRESS: u64 = 256 << 10;
 /// Addresses without a connection of which it is remembered how often they have logged in.
 pub const REMEMBERED_ADDRESSES: usize = 4096;
 
+/// Closed connections of one reactor whose last input is still taken in.
+pub(crate) const LINGERING: usize = 256;
+/// How much that is of each, in bytes.
+pub(crate) const LINGERING_BYTES: usize = 4 << 20;
 /// Bytes received by one call.
 pub(crate) const RECEIVE: usize = 64 << 10;
 /// Calls before other connections have their turn.

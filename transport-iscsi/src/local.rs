@@ -2,10 +2,10 @@
 
 use crate::budget::Budget;
 use crate::connection::{Connection, Token};
-use crate::limits::{REACTOR_BUFFERS, REACTOR_BUFFERS_KEPT, RECEIVE};
+use crate::limits::{CONNECTION_MEMORY, REACTOR_BUFFERS, REACTOR_BUFFERS_KEPT, RECEIVE};
 use lunette_store::pool::Pool;
 use lunette_store::{Cx, IoId, Message, ReactorId, SinkId, local_or_insert};
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::rc::Rc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -31,6 +31,10 @@ pub(crate) struct Local {
     pub(crate) budget: Rc<Budget>,
     /// What has just been received, before it is parsed.
     pub(crate) receive: RefCell<Vec<u8>>,
+    /// Bytes that the buffers of connections occupy.
+    pub(crate) occupied: Cell<usize>,
+    /// How many sockets there are whose last input is taken in.
+    pub(crate) lingering: Cell<usize>,
     connections: RefCell<HashMap<u64, Rc<Connection>>>,
     /// Connections with commands that found no buffer.
     hungry: RefCell<Vec<SinkId>>,
@@ -44,6 +48,8 @@ impl Local {
                 pool,
                 budget: Rc::default(),
                 receive: RefCell::new(vec![0; RECEIVE]),
+                occupied: Cell::new(0),
+                lingering: Cell::new(0),
                 connections: RefCell::default(),
                 hungry: RefCell::default(),
             })
@@ -60,6 +66,20 @@ impl Local {
 
     pub(crate) fn connections(&self) -> Vec<Rc<Connection>> {
         self.connections.borrow().values().cloned().collect()
+    }
+
+    /// Ends the connections that occupy the most memory, if all together occupy too much.
+    pub(crate) fn relieve(&self, cx: &mut dyn Cx) {
+        if self.occupied.get() <= CONNECTION_MEMORY {
+            return;
+        }
+        let connections = self.connections.borrow();
+        connections.values().for_each(|connection| connection.shrink());
+        while self.occupied.get() > CONNECTION_MEMORY {
+            let greediest = connections.values().max_by_key(|connection| connection.occupied());
+            let Some(greediest) = greediest.filter(|connection| connection.occupied() > 0) else { return };
+            greediest.condemn(cx);
+        }
     }
 
     /// Has a connection told when buffers have come back.

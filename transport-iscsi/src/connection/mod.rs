@@ -5,6 +5,7 @@ mod door;
 mod full_feature;
 mod input;
 mod manage;
+mod occupancy;
 mod output;
 mod patience;
 mod status;
@@ -12,6 +13,7 @@ mod status;
 use crate::error::End;
 use crate::events::Events;
 use crate::limits::OUTBOX;
+use crate::linger::linger;
 use crate::local::{self, Local, Place};
 use crate::portal::Shared;
 use crate::{NetworkEntity, Target};
@@ -25,7 +27,7 @@ use lunette_scsi::ServiceResponse;
 use lunette_store::{Cx, Interest, IoError, IoId, IoResult, Sink, SinkId};
 use patience::Patience;
 use std::cell::{Cell, RefCell};
-use std::net::{SocketAddr, TcpStream};
+use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::os::fd::AsRawFd;
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
@@ -49,6 +51,8 @@ impl Token {
     const LATE: u64 = 5;
     /// Buffers have come back.
     pub(crate) const BUFFERS: u64 = 6;
+    /// It occupies too much memory.
+    const CONDEMNED: u64 = 7;
 }
 
 /// What the engine knows the end of the nexus by.
@@ -63,6 +67,9 @@ pub(crate) struct Connection {
     peer: SocketAddr,
     /// The address that the initiator reached.
     reached: SocketAddr,
+    /// Bytes that its buffers occupy, as far as they are counted.
+    occupied: Cell<usize>,
+    condemned: Cell<bool>,
     state: RefCell<State>,
 }
 
@@ -136,6 +143,8 @@ impl Connection {
             me: me.clone(),
             peer: canonical(peer),
             reached: canonical(reached),
+            occupied: Cell::new(0),
+            condemned: Cell::new(false),
             state: RefCell::new(State::new(socket, login, cx.now())),
         });
         connection.sink.set(cx.register(connection.clone()));
@@ -305,8 +314,9 @@ impl Connection {
             cx.defer(self.id(Token::FLUSH));
         }
         if let Some(Closing::Flush(why)) = state.closing.take_if(|closing| closing.is_over(&state.out)) {
-            self.end(state, &why, cx);
+            return self.end(state, &why, cx);
         }
+        self.count_memory(state, cx);
     }
 
     /// Closes the socket. The rest is freed when the engine lets go of it.
@@ -324,11 +334,13 @@ impl Connection {
         if !state.nexus_closed && !logging_out {
             self.close_nexus(state, cx);
         }
+        self.release_memory();
         self.finish_if_over(state, cx);
-        // Now, so that an initiator that sees the end of its connection finds that of its session. The first call lets
-        // what was sent arrive, which closing alone would not if there is unread input.
-        let _ = socket.shutdown(std::net::Shutdown::Write);
-        drop(socket);
+        // Now, so that an initiator that sees the end of its connection finds that of its session.
+        let _ = socket.shutdown(Shutdown::Write);
+        if why.has_last_word() {
+            linger(socket, self.portal.entity.options.stop_time, &self.local, cx);
+        }
     }
 
     fn say_why(&self, state: &State, why: &End, cx: &dyn Cx) {
@@ -448,6 +460,7 @@ impl Sink for Connection {
             }
             (Token::TICK, _) => self.tick(&mut state, cx),
             (Token::LATE, _) => self.late(&mut state, cx),
+            (Token::CONDEMNED, _) => self.end(&mut state, &End::Condemned, cx),
             (Token::BUFFERS, _) => self.feed_hungry(&mut state, cx),
             _ => {}
         }

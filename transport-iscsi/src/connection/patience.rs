@@ -197,6 +197,7 @@ impl Connection {
             Some(asked) => Ok(options.idle_time.min(options.silence_time - asked)),
             None if silent >= options.idle_time => {
                 state.pinged = Some(cx.now());
+                state.shrink();
                 if let State { phase: Phase::FullFeature(full), out, closing: None, .. } = state
                     && full.session.info().session_type == SessionType::Normal
                 {

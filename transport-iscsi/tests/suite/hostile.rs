@@ -1,7 +1,9 @@
 use crate::client::{Client, READ, WRITE, cdb, pattern, settings};
 use crate::rig::Rig;
+use lunette_iscsi::Error as ProtocolError;
 use lunette_iscsi::initiator::Settings;
 use lunette_iscsi::params::Parameters;
+use lunette_iscsi::pdu::LoginStatus;
 use lunette_transport_iscsi::EntityOptions;
 use rustix::net::sockopt::set_socket_recv_buffer_size;
 use rustix::net::{AddressFamily, SocketType, connect, socket};
@@ -104,20 +106,68 @@ fn noise_in_a_session_harms_nobody_else() {
     assert!(rig.stop());
 }
 
+/// NOP-Out, immediate, with a task tag and 4 KiB that are to come back.
+fn pings(count: usize) -> Vec<u8> {
+    let mut ping = [0; 48 + 4096];
+    ping[..8].copy_from_slice(&[0x40, 0x80, 0, 0, 0, 0, 0x10, 0]);
+    ping[20..24].fill(0xff);
+    ping.repeat(count)
+}
+
 /// What is to be sent is bounded even when its receiver does not take it.
 #[test]
 fn pings_without_end_are_not_taken_without_end() {
     let rig = Rig::new();
     let mut bad = bad_client(&rig, 1);
     bad.socket.set_write_timeout(Some(Duration::from_secs(1))).unwrap();
-    // NOP-Out, immediate, with a task tag and 4 KiB that are to come back.
-    let mut ping = [0; 48 + 4096];
-    ping[..8].copy_from_slice(&[0x40, 0x80, 0, 0, 0, 0, 0x10, 0]);
-    ping[20..24].fill(0xff);
-    let many = ping.repeat(256);
+    let many = pings(256);
     let sent = (0..128).take_while(|_| bad.socket.write_all(&many).is_ok()).count();
     assert!(sent < 128, "{sent} MiB of pings were taken");
     assert_eq!(rig.client(2).read(0, 1), [0; 512]);
+}
+
+/// Neither is it without bound for all together.
+#[test]
+fn who_occupies_the_most_memory_goes_first() {
+    const MANY: u8 = 60;
+    let rig = Rig::with(EntityOptions::default(), None, 1);
+    let mut good = rig.client(0);
+    let mut bad: Vec<_> = (1..=MANY).map(|number| bad_client(&rig, number).socket).collect();
+    bad.iter().for_each(|socket| socket.set_nonblocking(true).unwrap());
+    let pings = pings(64);
+    let mut sent = vec![0; bad.len()];
+    // As much of whole pings as each connection takes.
+    while rig.portal().connection_count() > usize::from(MANY) {
+        for (socket, sent) in bad.iter_mut().zip(&mut sent) {
+            while let Ok(count @ 1..) = socket.write(&pings[*sent..]) {
+                *sent = (*sent + count) % pings.len();
+            }
+        }
+        good.write(0, pattern(1, 512));
+    }
+    assert_eq!(good.read(0, 1), pattern(1, 512));
+    drop(bad);
+    rig.wait_for_connections(1);
+    assert_eq!(good.read(0, 1), pattern(1, 512));
+}
+
+/// The last answer arrives although more was sent than is read.
+#[test]
+fn who_is_refused_hears_why() {
+    let stop_time = Duration::from_secs(600);
+    let rig = Rig::with(EntityOptions { stop_time, ..EntityOptions::default() }, None, 1);
+    let wrong = Settings { target_name: "iqn.2026-11.dev.lunette:other".to_owned(), ..settings(1) };
+    let mut client = Client::connect(rig.address(), wrong);
+    let mut wire = client.wire();
+    wire.extend(vec![0; 300 << 10]);
+    client.socket.write_all(&wire).unwrap();
+    rig.wait_for_connections(0);
+    for _ in 0..2 {
+        client.socket.write_all(&vec![0; 300 << 10]).unwrap();
+    }
+    let error = client.receive().unwrap_err();
+    assert_eq!(error, ProtocolError::LoginRefused(LoginStatus::NOT_FOUND));
+    assert_eq!(client.socket.read(&mut [0; 100]).unwrap(), 0);
 }
 
 /// A target with little patience.
