@@ -223,8 +223,9 @@ impl Session {
         }
     }
 
-    /// The same without a hop.
-    pub(crate) fn execute_here(
+    /// The same on this reactor in any case, like all commands that are [admitted](Self::admit).
+    #[inline]
+    pub fn execute_here(
         &self,
         command: &CommandFrame<'_>,
         data_out: Sg<'_>,

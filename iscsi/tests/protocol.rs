@@ -74,6 +74,23 @@ fn early_data_of_held_commands_is_kept() {
 }
 
 #[test]
+fn a_command_is_whole_if_its_data_comes_with_it_and_nothing_overtakes_it() {
+    let both = Parameters { immediate_data: true, initial_r2t: false, ..PLAIN };
+    let mut pair = Pair::logged_in(both, both);
+    pair.inject(&wire(command(1, 1, FINAL | READ, 8), b""));
+    pair.inject(&wire(command(2, 2, FINAL | WRITE, 8), b"payload!"));
+    assert_eq!(pair.target.whole, [1, 2]);
+    pair.inject(&wire(command(3, 3, FINAL | WRITE, 8), b"half"));
+    pair.inject(&wire(command(4, 4, WRITE, 8), b"half"));
+    pair.inject(&wire(command(6, 6, FINAL | WRITE, 8), b"payload!"));
+    pair.inject(&wire(command(5, 5, FINAL | WRITE, 8), b"payload!"));
+    assert_eq!(pair.target.delivered, [1, 2, 3, 4, 5, 6]);
+    assert_eq!(pair.target.whole, [1, 2], "6 is early, and delivered between the header of 5 and its data");
+    pair.inject(&wire(command(7, 7, FINAL | WRITE, 8), b"payload!"));
+    assert_eq!(pair.target.whole, [1, 2, 7]);
+}
+
+#[test]
 fn malformed_commands_are_rejected() {
     let both = Parameters { immediate_data: true, initial_r2t: false, ..PLAIN };
     let mut pair = Pair::logged_in(both, both);

@@ -1,6 +1,6 @@
 //! Bytes of buffers that the sessions of one reactor share.
 
-use crate::limits::{LEAST_SHARE, SHARED_BUFFERS, UNSOLICITED_BUFFERS};
+use crate::limits::{CONNECTION_BUFFERS, LEAST_SHARE, SHARED_BUFFERS, UNSOLICITED_BUFFERS};
 use std::cell::Cell;
 use std::rc::Rc;
 
@@ -35,6 +35,12 @@ impl Share {
     /// What it has.
     pub(crate) fn held(&self) -> Held {
         self.mine
+    }
+
+    /// Whether it would not have too much for data-in and data-out that is asked for; one command may have any amount.
+    pub(crate) fn leaves_room(&self, bytes: usize) -> bool {
+        let has = self.mine.solicited;
+        bytes == 0 || has == 0 || has + bytes <= CONNECTION_BUFFERS
     }
 
     /// Takes so much for data-in and for data-out that is asked for, if there is room.

@@ -34,6 +34,8 @@ pub(crate) const RECEIVE: usize = 64 << 10;
 pub(crate) const RECEIVES_PER_TURN: usize = 16;
 /// Data worth receiving straight into a command's buffer, in bytes.
 pub(crate) const DIRECT_RECEIVE: u64 = 4096;
+/// Most data-in for which a command gets a buffer before it is known how much it gives, in bytes.
+pub(crate) const AT_ONCE: u32 = 1 << 20;
 /// Bytes to be sent at which a batch is not held back any longer.
 pub(crate) const BATCH: usize = 256 << 10;
 /// Bytes to be sent above which nothing more is received, until half of them are gone.

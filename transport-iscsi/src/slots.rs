@@ -35,6 +35,8 @@ pub(crate) enum Stage {
     Hungry,
     /// In the task set; its data-out is coming.
     Gathering,
+    /// Its data-out is coming in the same PDU; the engine gets it with that.
+    Arriving,
     /// The engine has it.
     Running,
     /// It has ended before its data-out, which is still coming.
@@ -46,12 +48,12 @@ pub(crate) enum Stage {
 impl Stage {
     /// Data-out may still come; nobody else uses the buffer for it.
     pub(crate) fn takes_data(self) -> bool {
-        matches!(self, Self::Held | Self::Hungry | Self::Gathering | Self::Refused)
+        matches!(self, Self::Held | Self::Hungry | Self::Gathering | Self::Arriving | Self::Refused)
     }
 
     /// The engine does not know it, but the initiator has no answer yet.
     pub(crate) fn is_ours(self) -> bool {
-        matches!(self, Self::Held | Self::Refused)
+        matches!(self, Self::Held | Self::Arriving | Self::Refused)
     }
 }
 
@@ -68,6 +70,7 @@ pub(crate) struct Request {
     pub(crate) write_length: u32,
     pub(crate) unsolicited_length: u32,
     pub(crate) held: bool,
+    pub(crate) whole: bool,
 }
 
 impl Request {
@@ -91,6 +94,7 @@ impl Request {
             write_length: command.write_length,
             unsolicited_length: command.unsolicited_length,
             held: command.held,
+            whole: command.whole,
         }
     }
 }

@@ -109,6 +109,9 @@ pub struct Command<'a> {
     pub unsolicited_length: u32,
     /// Commands sent earlier are still missing: keep it until [`Event::Deliver`].
     pub held: bool,
+    /// It is not held, all of its data comes in its own PDU, and nothing that was sent later is delivered before that is
+    /// there. So it may be carried out then as if it came then.
+    pub whole: bool,
 }
 
 /// A task management function (RFC 7143 11.5).
@@ -181,7 +184,7 @@ impl Connection {
 
     fn event(&self, session: &Session, outcome: Outcome) -> Event<'_> {
         match outcome {
-            Outcome::Command { task, read_length, write_length, unsolicited_length, held } => {
+            Outcome::Command { task, read_length, write_length, unsolicited_length, held, whole } => {
                 let header: &ScsiCommand = self.framer.bhs().as_ref();
                 let level = session.parameters().protocol_level;
                 let additional = AdditionalHeaders::parse(self.framer.additional()).unwrap_or_default();
@@ -197,6 +200,7 @@ impl Connection {
                     write_length,
                     unsolicited_length,
                     held,
+                    whole,
                 })
             }
             Outcome::TaskManagement { task, referenced, held } => {

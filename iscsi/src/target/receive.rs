@@ -34,8 +34,19 @@ pub(crate) enum Sink {
 /// An event, but for what it borrows.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Outcome {
-    Command { task: TaskId, read_length: u32, write_length: u32, unsolicited_length: u32, held: bool },
-    TaskManagement { task: TaskId, referenced: Option<TaskId>, held: bool },
+    Command {
+        task: TaskId,
+        read_length: u32,
+        write_length: u32,
+        unsolicited_length: u32,
+        held: bool,
+        whole: bool,
+    },
+    TaskManagement {
+        task: TaskId,
+        referenced: Option<TaskId>,
+        held: bool,
+    },
     DataComplete(TaskId),
     DataFailed(TaskId, DataError),
     Pong(u32),
@@ -229,6 +240,7 @@ impl Connection {
             write_length: lengths.write,
             unsolicited_length: lengths.unsolicited,
             held,
+            whole: !held && data_length == lengths.write && !session.window.is_due(),
         })
     }
 

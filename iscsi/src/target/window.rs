@@ -89,6 +89,11 @@ impl CommandWindow {
         self.due.pop_front()
     }
 
+    /// Whether the turn of a task has come that was early.
+    pub(crate) fn is_due(&self) -> bool {
+        !self.due.is_empty()
+    }
+
     /// A command has ended: the initiator may send one more, but never one that is more than the window's size
     /// ahead.
     pub(crate) fn widen(&mut self) {

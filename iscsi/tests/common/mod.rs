@@ -125,6 +125,8 @@ pub struct TargetEnd {
     next_token: u64,
     /// Tags in the order in which their commands were delivered.
     pub delivered: Vec<u32>,
+    /// Tags of those that came whole.
+    pub whole: Vec<u32>,
     /// Data written, by task tag.
     pub written: HashMap<u32, Vec<u8>>,
     pub failures: Vec<DataError>,
@@ -146,6 +148,7 @@ impl TargetEnd {
             payloads: HashMap::new(),
             next_token: 0,
             delivered: Vec::new(),
+            whole: Vec::new(),
             written: HashMap::new(),
             failures: Vec::new(),
             pongs: Vec::new(),
@@ -196,6 +199,9 @@ impl TargetEnd {
                         data: vec![0; (command.write_length as usize).min(100_000)],
                         held: command.held,
                     };
+                    if command.whole {
+                        self.whole.push(command.tag);
+                    }
                     let task = command.task;
                     let held = running.held;
                     assert!(self.running.insert(task, running).is_none());

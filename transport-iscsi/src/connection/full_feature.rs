@@ -1,7 +1,7 @@
 //! The full-feature phase of a connection: commands, from their arrival to their response.
 
 use crate::budget::{Budget, Held, Share};
-use crate::limits::{CONNECTION_BUFFERS, DIRECT_RECEIVE, MAX_TRANSFER};
+use crate::limits::{AT_ONCE, DIRECT_RECEIVE, MAX_TRANSFER};
 use crate::local::Local;
 use crate::memory;
 use crate::slots::{Request, SlotId, Slots, Stage};
@@ -158,16 +158,36 @@ impl FullFeature {
     fn command(&mut self, request: Request, env: &mut Env<'_>) {
         self.counters.commands += 1;
         self.last_command = Some(env.cx.now());
-        let (task, held) = (request.task, request.held);
+        let (task, held, whole) = (request.task, request.held, request.whole);
         let unsolicited = request.unsolicited_length.min(request.write_length);
         let id = self.slots.insert(request);
         if let Some(place) = self.by_task.get_mut(task.index()) {
             *place = id;
         }
-        if !held {
+        if whole && self.hungry.is_empty() && self.supply_at_once(id, env.local) {
+            self.arrive(id, env);
+        } else if !held {
             self.deliver(id, env);
         } else if !self.fill_data_out(id, unsolicited, env.local) {
             self.busy(id, env);
+        }
+    }
+
+    /// Gives a command that is [`whole`](target::Command::whole) buffers for all that the initiator expects; false if there is no
+    /// room for them, or if it may need less.
+    fn supply_at_once(&mut self, id: SlotId, local: &Local) -> bool {
+        let Some(slot) = self.slots.get(id) else { return false };
+        let (read, write) = (slot.request.read_length, slot.request.write_length);
+        read <= AT_ONCE && self.fill_data_out(id, write, local) && self.fill_data_in(id, read as usize, local)
+    }
+
+    /// The engine gets a command as soon as its own PDU is whole.
+    fn arrive(&mut self, id: SlotId, env: &mut Env<'_>) {
+        let Some(slot) = self.slots.get_mut(id) else { return };
+        slot.stage = Stage::Arriving;
+        let (task, write) = (slot.request.task, slot.request.write_length);
+        if write == 0 || self.machine.request_data(&mut self.session, task, write, env.out) {
+            self.start(id, env);
         }
     }
 
@@ -182,17 +202,7 @@ impl FullFeature {
     fn deliver(&mut self, id: SlotId, env: &mut Env<'_>) {
         let Some(slot) = self.slots.get_mut(id).filter(|slot| slot.stage == Stage::Held) else { return };
         let Some(nexus) = &self.nexus else { return };
-        let request = &slot.request;
-        let frame = CommandFrame {
-            tag: request.tag.into(),
-            attribute: request.attribute,
-            data_out: request.write_length.into(),
-            cookie: id.to_cookie(),
-            priority: request.priority,
-            // iSCSI has no command reference number.
-            ..CommandFrame::new(request.lun, &request.cdb)
-        };
-        match nexus.admit(&frame, env.cx) {
+        match nexus.admit(&frame(id, &slot.request), env.cx) {
             Admission::Ended(outcome) => self.refuse(id, outcome, env),
             Admission::Admitted { task, wanted_out, wanted_in } => {
                 slot.task = Some(task);
@@ -239,8 +249,7 @@ impl FullFeature {
         let more_out = (slot.wanted_out as usize).saturating_sub(slot.data_out.sg().len() as usize);
         let wanted_in = slot.wanted_in as usize;
         let wants = pool::footprint(more_out) + pool::footprint(wanted_in);
-        let has = self.share.held().solicited;
-        if wants > 0 && has > 0 && has + wants > CONNECTION_BUFFERS {
+        if !self.share.leaves_room(wants) {
             return false;
         }
         if !self.share.take(wants) {
@@ -274,6 +283,22 @@ impl FullFeature {
         local.pool.fill(&mut slot.data_out, missing)
     }
 
+    /// Gets a buffer for data-in, now or never.
+    fn fill_data_in(&mut self, id: SlotId, length: usize, local: &Local) -> bool {
+        let Some(slot) = self.slots.get_mut(id) else { return true };
+        let wants = pool::footprint(length);
+        if !self.share.leaves_room(wants) || !self.share.take(wants) {
+            return false;
+        }
+        let filled = local.pool.fill(&mut slot.data_in, length);
+        if filled {
+            slot.held.solicited = wants;
+        } else {
+            self.share.give_back(Held { solicited: wants, unsolicited: 0 });
+        }
+        filled
+    }
+
     fn gather(&mut self, id: SlotId, env: &mut Env<'_>) {
         let Some(slot) = self.slots.get_mut(id) else { return };
         slot.stage = Stage::Gathering;
@@ -302,11 +327,17 @@ impl FullFeature {
 
     /// Data-out is all there.
     fn start(&mut self, id: SlotId, env: &mut Env<'_>) {
-        let Some(slot) = self.slots.get_mut(id).filter(|slot| slot.stage == Stage::Gathering) else { return };
-        let (Some(nexus), Some(task)) = (&self.nexus, slot.task) else { return };
-        slot.stage = Stage::Running;
-        let data_out = slot.data_out.sg().part(0, slot.wanted_out.into());
-        if let Started::Ended(outcome) = nexus.start(task, data_out, slot.data_in.sg(), env.cx) {
+        let (Some(slot), Some(nexus)) = (self.slots.get_mut(id), &self.nexus) else { return };
+        let before = std::mem::replace(&mut slot.stage, Stage::Running);
+        let (data_out, data_in) = (slot.data_out.sg(), slot.data_in.sg());
+        let started = match (before, slot.task) {
+            (Stage::Arriving, _) => nexus.execute_here(&frame(id, &slot.request), data_out, data_in, env.cx),
+            (Stage::Gathering, Some(task)) => {
+                nexus.start(task, data_out.part(0, slot.wanted_out.into()), data_in, env.cx)
+            }
+            _ => return slot.stage = before,
+        };
+        if let Started::Ended(outcome) = started {
             self.respond(id, &outcome, env);
         }
     }
@@ -403,6 +434,19 @@ impl FullFeature {
             let payload = Payload::new(id.to_cookie(), &runs[..count]);
             machine.respond(session, task, &response, Some(&payload), env.out);
         }
+    }
+}
+
+/// A command as the engine sees it.
+fn frame(id: SlotId, request: &Request) -> CommandFrame<'_> {
+    CommandFrame {
+        tag: request.tag.into(),
+        attribute: request.attribute,
+        data_out: request.write_length.into(),
+        cookie: id.to_cookie(),
+        priority: request.priority,
+        // iSCSI has no command reference number.
+        ..CommandFrame::new(request.lun, &request.cdb)
     }
 }
 
