@@ -6,7 +6,7 @@ use std::fmt;
 use std::rc::Rc;
 
 /// The sizes of buffers, in bytes.
-pub const SIZES: [usize; 5] = [4 << 10, 16 << 10, 64 << 10, 256 << 10, 1 << 20];
+pub const SIZES: [usize; 7] = [4 << 10, 16 << 10, 64 << 10, 128 << 10, 256 << 10, 512 << 10, 1 << 20];
 
 /// The longest single buffer, in bytes.
 pub const LARGEST: usize = SIZES[SIZES.len() - 1];
@@ -46,7 +46,8 @@ struct Inner {
 }
 
 impl Pool {
-    /// A pool that hands out at most `limit` bytes at a time and keeps at most `keep` bytes that nobody uses.
+    /// A pool that hands out at most `limit` bytes at a time, and keeps bytes that nobody uses: at most `keep`, or as many
+    /// as are in use, so that what a steady load gives back is there for what it takes next.
     pub fn new(limit: usize, keep: usize) -> Self {
         Self(Rc::new(Inner {
             limit,
@@ -111,6 +112,19 @@ impl Pool {
     }
 }
 
+impl Inner {
+    /// Gives back to the system what is kept beyond so many bytes, the largest first.
+    #[cold]
+    fn trim(&self, most: usize) {
+        for (free, size) in self.free.iter().zip(SIZES).rev() {
+            let mut free = free.borrow_mut();
+            while self.kept.get() > most && free.pop().is_some() {
+                self.kept.set(self.kept.get() - size);
+            }
+        }
+    }
+}
+
 impl fmt::Debug for Pool {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Pool({} of {} bytes)", self.in_use(), self.0.limit)
@@ -156,13 +170,12 @@ impl PoolBuf {
 impl Drop for PoolBuf {
     fn drop(&mut self) {
         let size = SIZES[self.class];
-        self.pool.in_use.set(self.pool.in_use.get() - size);
-        let kept = self.pool.kept.get() + size;
-        if let Some(memory) = self.memory.take()
-            && kept <= self.pool.keep
-        {
-            self.pool.kept.set(kept);
-            self.pool.free[self.class].borrow_mut().push(memory);
+        let in_use = self.pool.in_use.get() - size;
+        self.pool.in_use.set(in_use);
+        self.pool.kept.set(self.pool.kept.get() + size);
+        self.pool.free[self.class].borrow_mut().extend(self.memory.take());
+        if self.pool.kept.get() > self.pool.keep.max(in_use) {
+            self.pool.trim(self.pool.keep.max(in_use));
         }
     }
 }
@@ -235,6 +248,23 @@ mod tests {
         let again = [pool.take(1).unwrap(), pool.take(1).unwrap()];
         assert!(again.iter().all(|b| addresses.contains(&b.seg().address())));
         assert_eq!(pool.0.kept.get(), 0);
+    }
+
+    #[test]
+    fn as_much_is_kept_as_is_in_use() {
+        let pool = Pool::new(64 << 20, 1 << 20);
+        let kept = || pool.0.kept.get();
+        let mut busy: Vec<_> = (0..8).map(|_| pool.take(128 << 10).unwrap()).collect();
+        busy.extend((0..8).map(|_| pool.take(1 << 20).unwrap()));
+        busy.truncate(12);
+        assert_eq!((kept(), pool.in_use()), (4 << 20, 5 << 20));
+        busy.truncate(10);
+        assert_eq!((kept(), pool.in_use()), (3 << 20, 3 << 20), "the rest has gone");
+        let again: Vec<_> = (0..3).map(|_| pool.take(1 << 20).unwrap()).collect();
+        assert_eq!(kept(), 0);
+        drop(again);
+        drop(busy);
+        assert_eq!((kept(), pool.in_use()), (1 << 20, 0));
     }
 
     #[test]
