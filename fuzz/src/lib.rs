@@ -16,7 +16,9 @@ mod commands;
 mod decode;
 mod disks;
 mod input;
+mod iscsi_initiator;
 mod iscsi_target;
+mod iscsi_wire;
 mod lists;
 mod parameter_lists;
 mod parsers;
@@ -25,6 +27,7 @@ mod vhost_user_messages;
 
 pub use commands::commands;
 pub use decode::decode;
+pub use iscsi_initiator::iscsi_initiator;
 pub use iscsi_target::iscsi_target;
 pub use parameter_lists::parameter_lists;
 pub use parsers::parsers;
@@ -39,6 +42,7 @@ pub type Target = fn(&[u8]);
 pub const TARGETS: &[(&str, Target)] = &[
     ("commands", commands),
     ("decode", decode),
+    ("iscsi_initiator", iscsi_initiator),
     ("iscsi_target", iscsi_target),
     ("parameter_lists", parameter_lists),
     ("parsers", parsers),

@@ -81,6 +81,11 @@ fn decode() {
 }
 
 #[test]
+fn iscsi_initiator() {
+    run("iscsi_initiator");
+}
+
+#[test]
 fn iscsi_target() {
     run("iscsi_target");
 }

@@ -3,7 +3,8 @@
 use super::TARGET;
 use super::observer::{Observer, Sequence};
 use crate::input::Input;
-use lunette_iscsi::digest::{Digests, crc32c};
+use crate::iscsi_wire::wire;
+use lunette_iscsi::digest::Digests;
 use lunette_iscsi::params::Parameters;
 use lunette_iscsi::pdu::{
     BHS, DataOut, LoginRequest, LogoutRequest, NO_TAG, NopOut, Opcode, ScsiCommand, TaskManagementRequest,
@@ -307,21 +308,4 @@ fn tag(input: &mut Input<'_>) -> u32 {
         15 => NO_TAG,
         tag => tag as u32,
     }
-}
-
-fn wire(header: [u8; BHS], additional: &[u8], data: &[u8], digests: Digests) -> Vec<u8> {
-    let mut wire = header.to_vec();
-    wire[4] = (additional.len() / 4) as u8;
-    wire[5..8].copy_from_slice(&(data.len() as u32).to_be_bytes()[1..]);
-    wire.extend(additional);
-    if digests.header {
-        wire.extend(crc32c(&wire));
-    }
-    let start = wire.len();
-    wire.extend(data);
-    wire.resize(start + data.len().next_multiple_of(4), 0);
-    if digests.data && !data.is_empty() {
-        wire.extend(crc32c(&wire[start..]));
-    }
-    wire
 }
