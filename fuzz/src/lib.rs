@@ -7,11 +7,12 @@
 //! Entry points: [`TARGETS`] lists them.
 //!
 //! ```
-//! let (_, decode) = lunette_fuzz::TARGETS[0];
+//! let (_, decode) = lunette_fuzz::TARGETS[2];
 //! decode(b"any bytes");
 //! ```
 #![forbid(unsafe_code)]
 
+mod chap;
 mod commands;
 mod decode;
 mod disks;
@@ -25,6 +26,7 @@ mod parsers;
 mod vhost;
 mod vhost_user_messages;
 
+pub use chap::chap;
 pub use commands::commands;
 pub use decode::decode;
 pub use iscsi_initiator::iscsi_initiator;
@@ -40,6 +42,7 @@ pub type Target = fn(&[u8]);
 
 /// Every target by its name.
 pub const TARGETS: &[(&str, Target)] = &[
+    ("chap", chap),
     ("commands", commands),
     ("decode", decode),
     ("iscsi_initiator", iscsi_initiator),

@@ -71,6 +71,11 @@ fn replay(name: &str, target: fn(&[u8])) {
 }
 
 #[test]
+fn chap() {
+    run("chap");
+}
+
+#[test]
 fn commands() {
     run_some("commands", 100);
 }

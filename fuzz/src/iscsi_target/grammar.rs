@@ -12,7 +12,7 @@ use lunette_iscsi::pdu::{
 };
 
 /// Pairs that a text is made of.
-const TEXTS: [&[u8]; 24] = [
+const TEXTS: [&[u8]; 26] = [
     b"HeaderDigest=CRC32C,None\0",
     b"HeaderDigest=None\0",
     b"DataDigest=CRC32C\0",
@@ -32,6 +32,8 @@ const TEXTS: [&[u8]; 24] = [
     b"MaxConnections=8\0",
     b"ErrorRecoveryLevel=2\0",
     b"DefaultTime2Retain=0\0",
+    b"DataPDUInOrder=No\0",
+    b"DataSequenceInOrder=No\0",
     b"TaskReporting=RFC3720,FastAbort\0",
     b"SendTargets=All\0",
     b"SendTargets=\0",
@@ -45,6 +47,8 @@ pub(super) struct Grammar {
     /// Longest data segment that the target takes.
     longest: u32,
     first_burst: u32,
+    /// Data of a sequence may come in any order.
+    any_order: bool,
     cmd_sn: u32,
     /// Data that is being sent.
     sequence: Option<Sequence>,
@@ -52,11 +56,19 @@ pub(super) struct Grammar {
 
 impl Grammar {
     pub(super) fn new(longest: u32) -> Self {
-        Self { digests: Digests::default(), longest, first_burst: 0, cmd_sn: 0, sequence: None }
+        Self {
+            digests: Digests::default(),
+            longest,
+            first_burst: 0,
+            any_order: false,
+            cmd_sn: 0,
+            sequence: None,
+        }
     }
 
     pub(super) fn logged_in(&mut self, digests: Digests, agreed: &Parameters) {
         self.digests = digests;
+        self.any_order = !agreed.data_pdu_in_order;
         self.first_burst = if agreed.initial_r2t { 0 } else { agreed.first_burst_length };
     }
 
@@ -66,7 +78,7 @@ impl Grammar {
         if input.one_in(8) {
             text = names(b"Discovery");
         }
-        for pair in &TEXTS[..20] {
+        for pair in &TEXTS[..22] {
             if input.one_in(6) {
                 let key = pair.split(|byte| *byte == b'=').next().unwrap_or_default();
                 if !text.windows(key.len()).any(|part| part == key) {
@@ -225,6 +237,7 @@ impl Grammar {
                 data_sn: 0,
                 offset: immediate,
                 left: end - immediate,
+                behind: None,
             });
         }
         let additional: &[u8] = match input.below(12) {
@@ -245,10 +258,11 @@ impl Grammar {
             data_sn: 0,
             offset: input.pick(&[0, 512]),
             left: 512,
+            behind: None,
         };
         let mut sequence = self.sequence.or_else(|| observer.next_request()).unwrap_or(any);
-        let mut length = sequence.left.min(input.pick(&[0, 1, 511, 512, 1024, 1024])).min(self.longest);
-        let last = length == sequence.left;
+        let (offset, mut length) = self.next_piece(&mut sequence, input);
+        let last = sequence.left == 0 && sequence.behind.is_none();
         let mut header = DataOut {
             flags: if last { flag::FINAL } else { 0 },
             lun: [0; 8],
@@ -256,23 +270,38 @@ impl Grammar {
             transfer_tag: sequence.transfer_tag.into(),
             exp_stat_sn: observer.stat_sn().into(),
             data_sn: sequence.data_sn.into(),
-            buffer_offset: sequence.offset.into(),
+            buffer_offset: offset.into(),
             ..Default::default()
         };
         match input.below(24) {
             0 => header.flags ^= flag::FINAL,
             1 => header.data_sn = (sequence.data_sn + 1).into(),
-            2 => header.buffer_offset = sequence.offset.wrapping_add(512).into(),
+            2 => header.buffer_offset = offset.wrapping_add(512).into(),
             3 => header.transfer_tag = sequence.transfer_tag.wrapping_add(1).into(),
             4 => (length, header.flags) = (sequence.left.saturating_add(1).min(self.longest), 0),
             _ => {}
         }
         sequence.data_sn += 1;
-        sequence.offset = sequence.offset.wrapping_add(length);
-        sequence.left = sequence.left.saturating_sub(length);
-        self.sequence = (sequence.left > 0).then_some(sequence);
+        self.sequence = (!last).then_some(sequence);
         let data = input.pattern(length as usize);
         self.wire(header.into(), &data)
+    }
+
+    /// Offset and length of what comes next: the next bytes, those after them, or those that were left out.
+    fn next_piece(&self, sequence: &mut Sequence, input: &mut Input<'_>) -> (u32, u32) {
+        if let Some(behind) = sequence.behind.take() {
+            return behind;
+        }
+        let length = sequence.left.min(input.pick(&[0, 1, 511, 512, 1024, 1024])).min(self.longest);
+        let mut start = sequence.offset;
+        if self.any_order && length > 0 && sequence.left / 2 >= length && input.flag() {
+            sequence.behind = Some((start, length));
+            start = start.wrapping_add(length);
+            sequence.left -= length;
+        }
+        sequence.offset = start.wrapping_add(length);
+        sequence.left -= length;
+        (start, length)
     }
 
     fn opcode(&mut self, opcode: Opcode, input: &mut Input<'_>) -> Opcode {

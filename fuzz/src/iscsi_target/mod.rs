@@ -16,6 +16,7 @@ use lunette_iscsi::{Error, Outbox, Payload, Piece, text};
 use observer::Observer;
 use std::collections::{HashMap, HashSet};
 use std::io::IoSlice;
+use std::ops::Range;
 
 const TARGET: &str = "iqn.2026-11.dev.lunette:fuzz";
 /// What every read returns, as often as it takes.
@@ -54,10 +55,35 @@ struct Running {
     /// What it moves.
     moves: u32,
     status: u8,
-    received: u32,
+    received: Received,
     held: bool,
     /// The device answers when it is told to.
     slow: bool,
+}
+
+/// Which data has come.
+#[derive(Default)]
+struct Received(Vec<Range<u32>>);
+
+impl Received {
+    /// Everything before this place.
+    fn prefix(&self) -> u32 {
+        self.0.first().map_or(0, |first| if first.start == 0 { first.end } else { 0 })
+    }
+
+    fn add(&mut self, new: Range<u32>) {
+        assert!(
+            self.0.iter().all(|old| old.end <= new.start || new.end <= old.start),
+            "each byte comes once"
+        );
+        self.0.push(new);
+        self.0.sort_by_key(|range| range.start);
+        self.0.dedup_by(|next, before| {
+            let joins = before.end == next.start;
+            before.end = if joins { next.end } else { before.end };
+            joins
+        });
+    }
 }
 
 struct Target {
@@ -84,6 +110,8 @@ impl Target {
             max_burst_length: input.pick(&lengths),
             first_burst_length: input.pick(&lengths),
             max_outstanding_r2t: 1 + input.below(4) as u32,
+            data_pdu_in_order: input.flag(),
+            data_sequence_in_order: input.flag(),
             ..Parameters::PREFERRED
         };
         let command_window = input.pick(&[1, 2, 4, 16, 128]);
@@ -209,14 +237,16 @@ impl Target {
                         assert!(bytes.len() <= left);
                     }
                     let running = self.running.get_mut(&task).expect("data of an open command");
-                    assert_eq!(offset, running.received, "data in order");
-                    running.received += bytes.len() as u32;
-                    assert!(running.received <= running.write, "no more data than announced");
-                    self.observer.received(running.tag, running.received);
+                    let in_order = session.parameters().data_pdu_in_order;
+                    assert!(!in_order || offset == running.received.prefix(), "data in order");
+                    let end = offset + bytes.len() as u32;
+                    running.received.add(offset..end);
+                    assert!(end <= running.write, "no more data than announced");
+                    self.observer.received(running.tag, running.received.prefix());
                 }
                 Some(Event::DataComplete(task)) => {
                     let running = self.running.get_mut(&task).expect("data of an open command");
-                    assert!(!running.held && running.received >= running.moves.min(running.write));
+                    assert!(!running.held && running.received.prefix() >= running.moves.min(running.write));
                     self.finish_unless_slow(connection, session, task);
                 }
                 Some(Event::DataFailed { task, error }) => {
@@ -263,7 +293,7 @@ impl Target {
             write: command.write_length,
             moves: if status % 4 == 1 { command.write_length.min(LONGEST) } else { moves },
             status: if status % 4 == 2 { 2 } else { 0 },
-            received: 0,
+            received: Received::default(),
             held: command.held,
             slow: slow % 4 == 0,
         };

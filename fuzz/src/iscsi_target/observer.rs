@@ -21,6 +21,8 @@ pub(super) struct Sequence {
     pub(super) data_sn: u32,
     pub(super) offset: u32,
     pub(super) left: u32,
+    /// Offset and length of what was left out for now.
+    pub(super) behind: Option<(u32, u32)>,
 }
 
 /// The largest lengths that any command of a tag has had: its answers may be read when a later one has the tag.
@@ -249,6 +251,7 @@ impl Observer {
             data_sn: 0,
             offset,
             left: length,
+            behind: None,
         });
     }
 }
