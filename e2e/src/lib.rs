@@ -12,6 +12,7 @@
 //!   makes trouble.
 //! * [`open_iscsi`] is a guest that is an initiator of that network.
 //! * [`iscsi_test_cu`] runs libiscsi's conformance suite test by test.
+//! * [`differences`] compares what several targets answer.
 //! * [`tools`] runs host commands with a time limit; [`checks`] holds what several scenarios share.
 //!
 //! Everything a rig starts ends with the value that stands for it. Time limits only catch hangs.
@@ -26,6 +27,7 @@
 
 pub mod checks;
 pub mod daemon;
+pub mod differences;
 pub mod guest;
 pub mod iscsi_test_cu;
 pub mod netns;

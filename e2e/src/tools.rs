@@ -88,6 +88,7 @@ fn package_of(program: &str) -> &'static str {
         "apt-cache" | "apt-get" => "apt",
         "dpkg" => "dpkg",
         "virsh" | "virt-xml-validate" => "libvirt-clients libvirt-daemon-driver-qemu",
+        "tgtadm" | "tgtd" => "tgt",
         "xmllint" => "libxml2-utils",
         "systemd-analyze" | "systemd-socket-activate" => "systemd",
         sg if sg.starts_with("sg_") => "sg3-utils",

@@ -30,6 +30,7 @@ pub(crate) const FOR_TESTS: &[&str] = &[
     "syslinux",
     "syslinux-common",
     "systemd",
+    "tgt",
     "udev",
     "user-mode-linux",
     "xz-utils",
