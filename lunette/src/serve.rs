@@ -2,7 +2,7 @@
 
 use crate::access::Grouped;
 use crate::cli::{CONTROL_SOCKET, Serve};
-use crate::control::{self, server::Server};
+use crate::control::{self, ControlSocket};
 use crate::exports::{Exports, Places};
 use crate::inherited::Inherited;
 use crate::iscsi::Plan;
@@ -94,11 +94,11 @@ fn threads(reactors: &Reactors) -> String {
 }
 
 /// The control socket. Daemons may share a state directory, so where it is not asked for, there may be none.
-fn open_control(options: &Serve, state: &StateDir) -> Result<Option<Server>> {
+fn open_control(options: &Serve, state: &StateDir) -> Result<Option<ControlSocket>> {
     match &options.control {
-        Some(path) => Ok(Some(Server::open(path)?)),
-        None => match Server::open(&state.path().join(CONTROL_SOCKET)) {
-            Ok(server) => Ok(Some(server)),
+        Some(path) => Ok(Some(ControlSocket::open(path)?)),
+        None => match ControlSocket::open(&state.path().join(CONTROL_SOCKET)) {
+            Ok(socket) => Ok(Some(socket)),
             Err(error) => {
                 tracing::warn!(
                     "no control socket, so sessions can be neither listed nor ended: {error}; see --control"

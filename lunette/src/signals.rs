@@ -1,8 +1,8 @@
 //! Waiting for the signal to stop, and serving the control socket meanwhile.
 
-use crate::control::rpc::Call;
-use crate::control::server::Server;
+use crate::control::ControlSocket;
 use anyhow::{Context, Result};
+use lunette_control::{Call, Server};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
 use signal_hook::consts::{SIGINT, SIGTERM};
@@ -56,7 +56,11 @@ impl StopSignals {
 
     /// Serves `control` until one of the signals comes, or until the [waker](Self::waker) is called (`None`). The next
     /// signal ends the process: stopping may take longer than anybody wants to wait.
-    pub(crate) fn wait(mut self, mut control: Option<Server>, call: &mut Call<'_>) -> Option<&'static str> {
+    pub(crate) fn wait(
+        mut self,
+        mut control: Option<ControlSocket>,
+        call: &mut Call<'_>,
+    ) -> Option<&'static str> {
         let signal = loop {
             if let Some(signal) = self.caught() {
                 break Some(signal);
@@ -65,9 +69,9 @@ impl StopSignals {
                 break None;
             }
             if let Some(control) = &mut control {
-                control.turn(call);
+                control.server.turn(call);
             }
-            self.sleep(control.as_ref());
+            self.sleep(control.as_ref().map(|control| &control.server));
         };
         if signal.is_some() {
             std::thread::sleep(REPEAT);
@@ -91,7 +95,8 @@ impl StopSignals {
         let own = self.signals.iter().map(|(_, pipe)| pipe).chain([&self.wake.0]);
         let own = own.map(|pipe| PollFd::new(pipe, PollFlags::IN));
         let mut sources: Vec<_> = own.chain(control.into_iter().flat_map(Server::sources)).collect();
-        match poll(&mut sources, None) {
+        let pause = control.and_then(Server::pause).and_then(|pause| pause.try_into().ok());
+        match poll(&mut sources, pause.as_ref()) {
             Ok(_) | Err(Errno::INTR) => {}
             // There is no memory, most likely.
             Err(error) => {

@@ -1,15 +1,29 @@
-//! Control of a daemon that runs: JSON-RPC 2.0 over a Unix socket, and the command line that speaks it.
+//! Control of a daemon that runs: the control socket, its methods, and the command line that calls them.
 
-mod client;
-pub(crate) mod rpc;
-pub(crate) mod server;
 pub(crate) mod session;
 mod table;
 
 use crate::exports::Exports;
+use anyhow::Result;
+use lunette_control::{Failure, Server};
 use lunette_reactor::Reactors;
-use rpc::Failure;
+use lunette_transport_vhost_user::{Access, SocketFile};
 use serde_json::Value;
+use std::path::Path;
+
+/// The control socket: who may write to its file, the daemon's own user, may control the daemon.
+pub(crate) struct ControlSocket {
+    pub(crate) server: Server,
+    _file: SocketFile,
+}
+
+impl ControlSocket {
+    /// Listens at `path`.
+    pub(crate) fn open(path: &Path) -> Result<Self> {
+        let (listener, file) = SocketFile::bind(path, &Access::default())?;
+        Ok(Self { server: Server::new(listener)?, _file: file })
+    }
+}
 
 /// Carries out a method.
 pub(crate) fn call(
@@ -21,6 +35,6 @@ pub(crate) fn call(
     match method {
         session::LIST => session::list(exports, reactors),
         session::END => session::end(params, exports, reactors),
-        _ => Err(Failure::new(Failure::METHOD, format!("there is no method `{method}`"))),
+        _ => Err(Failure::no_method(method)),
     }
 }

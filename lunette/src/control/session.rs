@@ -1,11 +1,10 @@
 //! The iSCSI sessions: the methods `session.list` and `session.end`, and the commands that call them.
 
-use super::client;
-use super::rpc::Failure;
-use super::table::Table;
+use super::table::{Table, is_shown};
 use crate::cli::{SessionCall, SessionCommand};
 use crate::exports::Exports;
-use anyhow::Result;
+use anyhow::{Context, Result};
+use lunette_control::{Failure, call};
 use lunette_reactor::Reactors;
 use lunette_transport_iscsi::EndHow;
 use serde::{Deserialize, Serialize};
@@ -48,20 +47,35 @@ pub(crate) fn end(params: Value, exports: &Exports, reactors: &Reactors) -> Resu
 }
 
 /// Carries out `lunette session`.
-pub(crate) fn run(call: &SessionCall) -> Result<()> {
-    let socket = call.control.path();
-    match call.command {
+pub(crate) fn run(what: &SessionCall) -> Result<()> {
+    let socket = what.control.path();
+    let told = || socket.display().to_string();
+    match what.command {
         SessionCommand::List { json } => {
-            let sessions: Value = client::call(&socket, LIST, &Value::Null)?;
-            let text =
-                if json { format!("{sessions:#}\n") } else { table(serde_json::from_value(sessions)?) };
+            let sessions: Value = call(&socket, LIST, &Value::Null).with_context(told)?;
+            let text = if json { pretty(&sessions) } else { table(serde_json::from_value(sessions)?) };
             Ok(std::io::stdout().write_all(text.as_bytes())?)
         }
         SessionCommand::End { session, now, within } => {
             let end = End { tsih: session, within: (!now).then_some(within) };
-            client::call(&socket, END, &json!(end))
+            call(&socket, END, &json!(end)).with_context(told)
         }
     }
+}
+
+/// JSON for people and programs: what others have chosen does not move the cursor of a terminal.
+fn pretty(value: &Value) -> String {
+    let text = format!("{value:#}\n");
+    let mut clean = String::with_capacity(text.len());
+    for c in text.chars() {
+        // All others stand in strings.
+        if c == '\n' || is_shown(c) {
+            clean.push(c);
+        } else {
+            c.encode_utf16(&mut [0; 2]).iter().for_each(|unit| clean += &format!("\\u{unit:04x}"));
+        }
+    }
+    clean
 }
 
 /// What a line of the table shows of a session.
@@ -159,6 +173,14 @@ mod tests {
         assert_eq!(ages, ["0s", "59s", "1m", "59m", "3h05m", "2d07h"]);
         let amounts = [0, 1023, 1024, 15 << 10, 1 << 30, 300 << 40, u64::MAX].map(bytes);
         assert_eq!(amounts, ["0 B", "1023 B", "1.00 KiB", "15.0 KiB", "1.00 GiB", "300 TiB", "16.0 EiB"]);
+    }
+
+    #[test]
+    fn json_says_the_same_without_what_moves_a_cursor() {
+        let value = json!([{ "alias": "a\u{9b}2J\u{202e}b\u{1b}\u{e0041}ä" }]);
+        let text = pretty(&value);
+        assert!(text.chars().all(|c| c == '\n' || is_shown(c)) && text.contains('ä'), "{text}");
+        assert_eq!(serde_json::from_str::<Value>(&text).unwrap(), value);
     }
 
     #[test]

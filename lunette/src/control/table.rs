@@ -15,8 +15,18 @@ impl<const N: usize> Table<N> {
 
     pub(crate) fn row(&mut self, cells: [String; N]) {
         // What others have chosen must not move the cursor of who looks at it.
-        self.rows.push(cells.map(|cell| cell.replace(char::is_control, "\u{fffd}")));
+        self.rows.push(cells.map(|cell| cell.replace(|c| !is_shown(c), "\u{fffd}")));
     }
+}
+
+/// Whether a character is shown as itself: those that steer a terminal or the direction of writing are not.
+pub(crate) fn is_shown(c: char) -> bool {
+    let steers = matches!(
+        c,
+        '\u{ad}' | '\u{61c}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}'
+            | '\u{feff}' | '\u{fff9}'..='\u{fffb}' | '\u{e0000}'..='\u{e007f}'
+    );
+    !c.is_control() && !steers
 }
 
 impl<const N: usize> fmt::Display for Table<N> {
@@ -39,7 +49,7 @@ mod tests {
     #[test]
     fn columns_are_as_wide_as_they_must_be() {
         let mut table = Table::new(["A", "LONG"]);
-        table.row(["äöü".into(), "x\u{1b}[2J".into()]);
-        assert_eq!(table.to_string(), "A    LONG\näöü  x\u{fffd}[2J\n");
+        table.row(["äöü".into(), "x\u{1b}[2J\u{202e}".into()]);
+        assert_eq!(table.to_string(), "A    LONG\näöü  x\u{fffd}[2J\u{fffd}\n");
     }
 }

@@ -54,8 +54,10 @@ impl SecretSource {
         let told = || format!("cannot use the secret in {}", path.display());
         let mut bytes = read(&path, matches!(self, Self::File(_))).with_context(told)?;
         // As editors and `echo` leave it.
-        if bytes.last() == Some(&b'\n') {
-            bytes.pop();
+        for end in [b'\n', b'\r'] {
+            if bytes.last() == Some(&end) {
+                bytes.pop();
+            }
         }
         let bytes = std::mem::take(&mut *bytes);
         let secret = if short { Secret::weak(bytes) } else { Secret::new(bytes) };
@@ -84,6 +86,10 @@ fn read(path: &Path, must_be_private: bool) -> Result<Zeroizing<Vec<u8>>> {
     let data = file.metadata()?;
     ensure!(data.is_file(), "it is not a file");
     let mode = data.mode() & 0o7777;
+    let user = rustix::process::geteuid().as_raw();
+    if must_be_private && data.uid() != user && data.uid() != 0 {
+        return Err(anyhow!("it belongs to the user {}, who can change it", data.uid()));
+    }
     if must_be_private && mode & 0o077 != 0 {
         return Err(anyhow!("others can read or write it (mode {mode:04o}): chmod 600 it"));
     }
@@ -114,7 +120,7 @@ mod tests {
     fn one_end_of_line_does_not_belong_to_a_secret() {
         let same =
             |a: &[u8], b: &[u8]| load(a, 0o600, false).unwrap().is_same(&load(b, 0o400, false).unwrap());
-        assert!(same(b"twelve bytes", b"twelve bytes\n"));
+        assert!(same(b"twelve bytes", b"twelve bytes\n") && same(b"twelve bytes", b"twelve bytes\r\n"));
         assert!(!same(b"twelve bytes", b"twelve bytes\n\n"));
         assert!(!same(b"twelve bytes", b"twelve bytes "));
         assert!(load(b"short\n", 0o600, true).is_ok());
@@ -137,6 +143,18 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let not_a_file = SecretSource::File(directory.path().into()).load(Path::to_owned, false);
         assert!(format!("{:#}", not_a_file.unwrap_err()).contains("it is not a file"));
+    }
+
+    #[test]
+    fn what_belongs_to_somebody_else_is_refused() {
+        if !rustix::process::geteuid().is_root() {
+            return;
+        }
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::os::unix::fs::chown(file.path(), Some(65534), None).unwrap();
+        let refused = read(file.path(), true).unwrap_err().to_string();
+        assert!(refused.contains("the user 65534"), "{refused}");
+        assert!(read(file.path(), false).is_ok(), "the service manager knows what it does");
     }
 
     #[test]

@@ -34,11 +34,8 @@ impl Source {
 
     /// What the text means.
     pub(crate) fn parse<T: DeserializeOwned>(&self) -> Result<T, Mistake> {
-        toml::from_str(&self.text).map_err(|error| {
-            // Some messages have a second line, with what would be right.
-            let message = error.message().trim().replace('\n', "; ");
-            self.mistake(error.span().unwrap_or_default(), message)
-        })
+        toml::from_str(&self.text)
+            .map_err(|error| self.mistake(error.span().unwrap_or_default(), clean(error.message())))
     }
 
     /// A mistake at these bytes of the text.
@@ -56,6 +53,18 @@ impl Source {
     /// A path that is written in the file: a relative one begins where the file is.
     pub(crate) fn resolve(&self, path: &Path) -> PathBuf {
         self.path.parent().unwrap_or(Path::new("")).join(path)
+    }
+}
+
+/// A message in one line, without the text that stands where something else should: it may be a secret.
+fn clean(message: &str) -> String {
+    // Some messages have a second line, with what would be right.
+    let message = message.trim().replace('\n', "; ");
+    let quoted =
+        message.strip_prefix("invalid type: string \"").and_then(|rest| rest.rsplit_once("\", expected "));
+    match quoted {
+        Some((_, expected)) => format!("invalid type: string, expected {expected}"),
+        None => message,
     }
 }
 
@@ -77,6 +86,20 @@ mod tests {
         assert_eq!(at(999), "/etc/x.toml:3:1: no");
         let error = source.parse::<toml::Table>().unwrap_err().to_string();
         assert!(error.starts_with("/etc/x.toml:2:") && !error.contains('\n'), "{error}");
+    }
+
+    #[test]
+    fn what_is_written_in_the_wrong_place_is_not_told() {
+        let source = source("a = [\"top, \\\"secret\\\"\"]\n");
+        #[derive(Debug, serde::Deserialize)]
+        struct Tables {
+            #[expect(dead_code, reason = "it is not read that far")]
+            a: Vec<Inner>,
+        }
+        #[derive(Debug, serde::Deserialize)]
+        struct Inner {}
+        let error = source.parse::<Tables>().unwrap_err().to_string();
+        assert_eq!(error, "/etc/x.toml:1:6: invalid type: string, expected struct Inner");
     }
 
     #[test]

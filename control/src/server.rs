@@ -1,11 +1,10 @@
-//! The control socket: who may write to its file may control the daemon. It is served between other things by one thread.
+//! The daemon's end of the socket.
 
-use super::rpc::{self, Call};
-use lunette_transport_vhost_user::{Access, Error, SocketFile};
+use crate::rpc::{self, Call};
 use rustix::event::{PollFd, PollFlags};
-use std::io::{ErrorKind, Read, Write};
+use std::io::{self, ErrorKind, Read, Write};
 use std::os::unix::net::{UnixListener, UnixStream};
-use std::path::Path;
+use std::time::Duration;
 
 /// Most clients at a time; the next ones wait.
 const CLIENTS: usize = 32;
@@ -14,11 +13,15 @@ const REQUEST: usize = 1 << 20;
 /// Bytes of answers above which nothing more of a client is read.
 const ANSWERS: usize = 4 << 20;
 
+/// How long no client is accepted when none can be.
+const PAUSE: Duration = Duration::from_secs(1);
+
 /// The socket and those who have connected to it.
-pub(crate) struct Server {
+pub struct Server {
     listener: UnixListener,
     clients: Vec<Client>,
-    _file: SocketFile,
+    /// No client can be accepted for the moment.
+    pausing: bool,
 }
 
 struct Client {
@@ -27,21 +30,28 @@ struct Client {
     input: Vec<u8>,
     /// What is to be sent.
     output: Vec<u8>,
+    /// It says nothing more, but may still listen.
+    is_silent: bool,
 }
 
 impl Server {
-    /// Listens at `path`, for the daemon's own user.
+    /// Serves those who connect to `listener`.
     ///
     /// # Errors
-    /// When that is not possible.
-    pub(crate) fn open(path: &Path) -> Result<Self, Error> {
-        let (listener, file) = SocketFile::bind(path, &Access::default())?;
-        Ok(Self { listener, clients: Vec::new(), _file: file })
+    /// When the socket cannot be used without blocking.
+    pub fn new(listener: UnixListener) -> io::Result<Self> {
+        listener.set_nonblocking(true)?;
+        Ok(Self { listener, clients: Vec::new(), pausing: false })
+    }
+
+    /// How long to wait at most; `None`: for as long as nothing happens.
+    pub fn pause(&self) -> Option<Duration> {
+        self.pausing.then_some(PAUSE)
     }
 
     /// What to wait for until the next [turn](Self::turn).
-    pub(crate) fn sources(&self) -> impl Iterator<Item = PollFd<'_>> {
-        let more = self.clients.len() < CLIENTS;
+    pub fn sources(&self) -> impl Iterator<Item = PollFd<'_>> {
+        let more = self.clients.len() < CLIENTS && !self.pausing;
         let listener = more.then(|| PollFd::new(&self.listener, PollFlags::IN));
         listener
             .into_iter()
@@ -49,16 +59,26 @@ impl Server {
     }
 
     /// Does what can be done without waiting.
-    pub(crate) fn turn(&mut self, call: &mut Call<'_>) {
+    pub fn turn(&mut self, call: &mut Call<'_>) {
+        let paused = std::mem::take(&mut self.pausing);
         while self.clients.len() < CLIENTS {
             match self.listener.accept() {
                 Ok((stream, _)) if stream.set_nonblocking(true).is_ok() => {
-                    self.clients.push(Client { stream, input: Vec::new(), output: Vec::new() });
+                    self.clients.push(Client {
+                        stream,
+                        input: Vec::new(),
+                        output: Vec::new(),
+                        is_silent: false,
+                    });
                 }
                 Err(error) if error.kind() == ErrorKind::WouldBlock => break,
                 Ok(_) => {}
                 Err(error) => {
-                    tracing::warn!(%error, "cannot accept a connection to the control socket");
+                    // There are no descriptors, most likely.
+                    if !paused {
+                        tracing::warn!(%error, "cannot accept a connection to the control socket");
+                    }
+                    self.pausing = true;
                     break;
                 }
             }
@@ -71,14 +91,14 @@ impl Client {
     fn waits_for(&self) -> PollFlags {
         match self.output.len() {
             0 => PollFlags::IN,
-            ANSWERS.. => PollFlags::OUT,
+            length if length >= ANSWERS || self.is_silent => PollFlags::OUT,
             _ => PollFlags::IN | PollFlags::OUT,
         }
     }
 
     /// `None`: it has gone, or is of no use.
     fn turn(&mut self, call: &mut Call<'_>) -> Option<()> {
-        if self.output.len() < ANSWERS {
+        if self.output.len() < ANSWERS && !self.is_silent {
             self.receive()?;
         }
         loop {
@@ -93,13 +113,14 @@ impl Client {
                 self.output.push(b'\n');
             }
         }
-        (self.input.len() <= REQUEST).then_some(())
+        let is_over = self.is_silent && self.output.is_empty();
+        (self.input.len() <= REQUEST && !is_over).then_some(())
     }
 
     fn receive(&mut self) -> Option<()> {
         let mut bytes = [0; 16 << 10];
         match self.stream.read(&mut bytes) {
-            Ok(0) => return None,
+            Ok(0) => self.is_silent = true,
             Ok(length) => self.input.extend_from_slice(&bytes[..length]),
             Err(error) => transient(&error)?,
         }
@@ -125,7 +146,7 @@ fn transient(error: &std::io::Error) -> Option<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::control::rpc::Failure;
+    use crate::Failure;
     use serde_json::{Value, json};
     use std::io::{BufRead, BufReader};
 
@@ -140,7 +161,7 @@ mod tests {
     fn server() -> (Server, tempfile::TempDir, std::path::PathBuf) {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("control.sock");
-        (Server::open(&path).unwrap(), directory, path)
+        (Server::new(UnixListener::bind(&path).unwrap()).unwrap(), directory, path)
     }
 
     #[test]
@@ -185,6 +206,24 @@ mod tests {
         let waiting = server.clients[0].output.len();
         assert!(waiting < ANSWERS + (2 << 20), "{waiting}");
         assert_eq!(server.clients[0].waits_for(), PollFlags::OUT);
+    }
+
+    #[test]
+    fn who_says_nothing_more_is_still_answered() {
+        let (mut server, _directory, path) = server();
+        let mut client = UnixStream::connect(&path).unwrap();
+        client.write_all(format!("{}\n", rpc::request(1, "much", &Value::Null)).as_bytes()).unwrap();
+        client.shutdown(std::net::Shutdown::Write).unwrap();
+        let reader = std::thread::spawn(move || {
+            let mut answer = String::new();
+            client.read_to_string(&mut answer).map(|length| (length, answer))
+        });
+        while !reader.is_finished() {
+            turn(&mut server);
+        }
+        let (length, answer) = reader.join().unwrap().unwrap();
+        assert!(length > 1 << 20 && answer.ends_with('\n'), "{length}");
+        assert_eq!(server.sources().count(), 1, "it has gone");
     }
 
     #[test]

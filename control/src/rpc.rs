@@ -1,4 +1,4 @@
-//! JSON-RPC 2.0: one request, or one batch of them, on each line, and so the answers.
+//! Requests and answers, as texts.
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -7,32 +7,38 @@ use thiserror::Error;
 /// Why a request is not carried out.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize, Error)]
 #[error("{message}")]
-pub(crate) struct Failure {
-    /// From [`Failure::PARSE`] to [`Failure::NOT_FOUND`].
-    pub(crate) code: i64,
+pub struct Failure {
+    /// For programs: one of those below.
+    pub code: i64,
     /// For people.
-    pub(crate) message: String,
+    pub message: String,
 }
 
 impl Failure {
     /// It is not JSON.
-    pub(crate) const PARSE: i64 = -32700;
+    pub const PARSE: i64 = -32700;
     /// It is not a request.
-    pub(crate) const REQUEST: i64 = -32600;
+    pub const REQUEST: i64 = -32600;
     /// There is no such method.
-    pub(crate) const METHOD: i64 = -32601;
+    pub const METHOD: i64 = -32601;
     /// The method does not take these parameters.
-    pub(crate) const PARAMETERS: i64 = -32602;
+    pub const PARAMETERS: i64 = -32602;
     /// What it speaks of is not there.
-    pub(crate) const NOT_FOUND: i64 = -32001;
+    pub const NOT_FOUND: i64 = -32001;
 
-    pub(crate) fn new(code: i64, message: impl ToString) -> Self {
+    /// One with a code of JSON-RPC 2.0, or of the owner's.
+    pub fn new(code: i64, message: impl ToString) -> Self {
         Self { code, message: message.to_string() }
+    }
+
+    /// There is no such method.
+    pub fn no_method(method: &str) -> Self {
+        Self::new(Self::METHOD, format!("there is no method `{method}`"))
     }
 }
 
 /// The way from a method and its parameters to a result.
-pub(crate) type Call<'a> = dyn FnMut(&str, Value) -> Result<Value, Failure> + 'a;
+pub type Call<'a> = dyn FnMut(&str, Value) -> Result<Value, Failure> + 'a;
 
 #[derive(Deserialize)]
 struct Request {
@@ -75,13 +81,20 @@ pub(crate) fn result(id: u64, line: &str) -> Result<Result<Value, Failure>, &'st
     }
 }
 
+/// Most requests in one batch: their answers are kept until all are there.
+const BATCH: usize = 32;
+
 /// Answers one line; `None` where there is nothing to be said.
 pub(crate) fn answer(line: &[u8], call: &mut Call<'_>) -> Option<String> {
     let answer = match serde_json::from_slice(line) {
         Err(error) => Some(failed(Value::Null, &Failure::new(Failure::PARSE, error))),
-        Ok(Value::Array(requests)) if !requests.is_empty() => {
+        Ok(Value::Array(requests)) if (1..=BATCH).contains(&requests.len()) => {
             let answers: Vec<_> = requests.into_iter().filter_map(|request| one(request, call)).collect();
             (!answers.is_empty()).then_some(Value::Array(answers))
+        }
+        Ok(Value::Array(_)) => {
+            let what = format!("a batch has 1 to {BATCH} requests");
+            Some(failed(Value::Null, &Failure::new(Failure::REQUEST, what)))
         }
         Ok(request) => one(request, call),
     };
@@ -152,6 +165,7 @@ mod tests {
         assert_eq!(answers[0]["id"], 1);
         assert_eq!(answers[1]["error"]["code"], Failure::REQUEST);
         assert_eq!(answers.as_array().unwrap().len(), 2);
+        assert_eq!(code(&format!("[{}0]", "0,".repeat(BATCH))), Failure::REQUEST);
     }
 
     #[test]
