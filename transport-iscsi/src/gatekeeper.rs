@@ -26,7 +26,7 @@ pub struct LoginLimits {
     pub rate: u32,
     /// As how many further logins one counts in which the initiator fails to prove who it is.
     pub failure_weight: u32,
-    /// Sessions of one initiator name, discovery not counted.
+    /// Sessions that one initiator name has from one address and with one account; discovery does not count.
     pub sessions_of_initiator: usize,
 }
 
@@ -59,10 +59,10 @@ pub(crate) enum Refused {
 
 /// An IPv4 address or an IPv6 network of 64 bits.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-struct Origin(IpAddr);
+pub(crate) struct Origin(IpAddr);
 
 impl Origin {
-    fn of(address: IpAddr) -> Self {
+    pub(crate) fn of(address: IpAddr) -> Self {
         Self(match address.to_canonical() {
             IpAddr::V4(address) => address.into(),
             IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() >> 64 << 64).into(),

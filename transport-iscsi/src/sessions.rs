@@ -1,5 +1,6 @@
 //! The sessions of a network entity.
 
+use crate::gatekeeper::Origin;
 use crate::local::Place;
 use crate::patterns::fold;
 use lunette_iscsi::params::Parameters;
@@ -38,9 +39,34 @@ pub(crate) struct NexusKey {
     pub(crate) initiator: InitiatorPort,
 }
 
+/// As what an initiator was let in.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) struct Entry {
+    /// The number of the target's access rule; `None`: the target has none.
+    pub(crate) rule: Option<usize>,
+    /// The name under which it has proved who it is.
+    pub(crate) account: Option<String>,
+    /// Where it came from.
+    pub(crate) origin: Origin,
+}
+
+impl Entry {
+    /// Whether it may have what `holder` has. Initiators give themselves their names: without this, anybody could take over
+    /// anybody's session.
+    fn may_take_over(&self, holder: &Self) -> bool {
+        (self.rule, &self.account) == (holder.rule, &holder.account)
+    }
+
+    /// Whether sessions of one initiator name are counted together with those of `other`. Otherwise, anybody could use up
+    /// the sessions of any name.
+    fn counts_with(&self, other: &Self) -> bool {
+        (&self.account, self.origin) == (&other.account, other.origin)
+    }
+}
+
 /// The sessions of all targets. Their handles differ, also from one target to another, so that a handle alone names a session.
 pub(crate) struct SessionTable {
-    /// How many one initiator has at most, discovery not counted.
+    /// How many one initiator has at most from one place, discovery not counted.
     most_of_initiator: usize,
     last_tsih: u16,
     open: HashMap<u16, Record>,
@@ -52,8 +78,7 @@ struct Record {
     place: Place,
     /// `None` in a discovery session.
     nexus: Option<NexusKey>,
-    /// The name under which the initiator has proved who it is.
-    account: Option<String>,
+    entry: Entry,
     /// The session's connection, and what was agreed on for the session.
     leading: Option<(u16, Parameters)>,
 }
@@ -65,7 +90,7 @@ pub(crate) enum NoSession {
     Full,
     /// The initiator has too many.
     Greedy,
-    /// Somebody else has the session of this nexus.
+    /// The session of this nexus was let in as something else.
     Taken,
     /// There is no session of this nexus with this handle.
     Unknown,
@@ -79,30 +104,45 @@ impl SessionTable {
     }
 
     /// Opens a session at `place`, of this nexus or for discovery. Returns its handle and where the session is that it
-    /// replaces. Who has proved to be somebody is replaced only by himself: initiators give themselves their names, so
-    /// that without a proof anybody could take over anybody's session.
+    /// replaces.
     pub(crate) fn open(
         &mut self,
         nexus: Option<NexusKey>,
-        account: Option<&str>,
+        entry: Entry,
         place: Place,
     ) -> Result<(u16, Option<Place>), NoSession> {
-        let before = nexus.as_ref().and_then(|nexus| self.open.get(self.by_nexus.get(nexus)?));
-        if before.is_some_and(|before| before.account.is_some() && before.account.as_deref() != account) {
-            return Err(NoSession::Taken);
-        }
-        let before = before.map(|before| before.place);
-        let count = |name: &str| self.by_nexus.keys().filter(|nexus| nexus.initiator.name == name).count();
-        let is_greedy = |nexus: &NexusKey| count(&nexus.initiator.name) >= self.most_of_initiator;
-        if before.is_none() && nexus.as_ref().is_some_and(is_greedy) {
-            return Err(NoSession::Greedy);
+        let mut before = None;
+        if let Some(nexus) = &nexus {
+            if let Some(holder) = self.latest(nexus) {
+                if !entry.may_take_over(&holder.entry) {
+                    return Err(NoSession::Taken);
+                }
+                before = Some(holder.place);
+            }
+            if self.count_of(nexus, &entry) >= self.most_of_initiator {
+                return Err(NoSession::Greedy);
+            }
         }
         let tsih = self.new_tsih().ok_or(NoSession::Full)?;
         if let Some(nexus) = &nexus {
             self.by_nexus.insert(nexus.clone(), tsih);
         }
-        self.open.insert(tsih, Record { place, nexus, account: account.map(str::to_owned), leading: None });
+        self.open.insert(tsih, Record { place, nexus, entry, leading: None });
         Ok((tsih, before))
+    }
+
+    /// The session of a nexus.
+    fn latest(&self, nexus: &NexusKey) -> Option<&Record> {
+        self.open.get(self.by_nexus.get(nexus)?)
+    }
+
+    /// How many sessions the initiator of `nexus` has that count with one of this entry, but for that of `nexus`.
+    fn count_of(&self, nexus: &NexusKey, entry: &Entry) -> usize {
+        let name = &nexus.initiator.name;
+        let others =
+            self.by_nexus.iter().filter(|(other, _)| other.initiator.name == *name && *other != nexus);
+        let records = others.filter_map(|(_, tsih)| self.open.get(tsih));
+        records.filter(|record| record.entry.counts_with(entry)).count()
     }
 
     /// What a session's first connection has agreed on.
@@ -118,12 +158,13 @@ impl SessionTable {
         &mut self,
         (tsih, cid): (u16, u16),
         nexus: &NexusKey,
-        account: Option<&str>,
+        entry: &Entry,
         place: Place,
     ) -> Result<(Parameters, Place), NoSession> {
-        let session = self.open.get_mut(&tsih).filter(|session| session.nexus.as_ref() == Some(nexus));
-        let session = session.ok_or(NoSession::Unknown)?;
-        if session.account.as_deref() != account {
+        // One that has been replaced is over, even if its connection is still to learn that.
+        let is_latest = self.by_nexus.get(nexus) == Some(&tsih);
+        let session = self.open.get_mut(&tsih).filter(|_| is_latest).ok_or(NoSession::Unknown)?;
+        if !entry.may_take_over(&session.entry) {
             return Err(NoSession::Taken);
         }
         match session.leading {
@@ -156,6 +197,17 @@ impl SessionTable {
         sessions.filter_map(|(_, tsih)| Some(self.open.get(tsih)?.place)).collect()
     }
 
+    /// Where the sessions with the target of session `tsih` are that were let in by the same access rule, also this one: those
+    /// that see the same logical units.
+    pub(crate) fn places_of_rule(&self, tsih: u16) -> Vec<Place> {
+        let Some(Record { nexus: Some(own), entry: Entry { rule, .. }, .. }) = self.open.get(&tsih) else {
+            return Vec::new();
+        };
+        let sessions = self.by_nexus.iter().filter(|(nexus, _)| nexus.target == own.target);
+        let records = sessions.filter_map(|(_, tsih)| self.open.get(tsih));
+        records.filter(|record| record.entry.rule == *rule).map(|record| record.place).collect()
+    }
+
     /// A handle that no session has.
     fn new_tsih(&mut self) -> Option<u16> {
         for _ in 0..u16::MAX {
@@ -169,104 +221,4 @@ impl SessionTable {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use lunette_store::ReactorId;
-
-    fn nexus(target: &str, group: u16, isid: u8) -> Option<NexusKey> {
-        let initiator = InitiatorPort { name: "iqn.x".to_owned(), isid: [0, 0, 0, 0, 0, isid] };
-        Some(NexusKey { target: target.to_owned(), group, initiator })
-    }
-
-    fn place(connection: u64) -> Place {
-        Place { reactor: ReactorId(0), connection }
-    }
-
-    #[test]
-    fn a_session_is_replaced_by_one_of_the_same_nexus() {
-        let mut table = SessionTable::new(4);
-        assert_eq!(table.open(nexus("a", 1, 1), None, place(1)), Ok((1, None)));
-        assert_eq!(table.open(nexus("a", 1, 2), None, place(2)), Ok((2, None)));
-        assert_eq!(table.open(nexus("a", 1, 1), None, place(3)), Ok((3, Some(place(1)))));
-        assert_eq!(table.places_of("a").len(), 2);
-        table.close(1, place(1));
-        assert_eq!(table.places_of("a").len(), 2);
-        table.close(3, place(3));
-        assert_eq!(table.places_of("a"), [place(2)]);
-        assert_eq!(table.open(nexus("a", 2, 2), None, place(4)), Ok((4, None)), "in another group");
-        assert_eq!(table.open(nexus("b", 1, 2), None, place(5)), Ok((5, None)), "with another target");
-        assert_eq!(table.open(None, None, place(6)), Ok((6, None)));
-        assert_eq!(table.open(None, None, place(7)), Ok((7, None)), "discovery replaces nothing");
-        assert_eq!(table.places_of("a").len(), 2);
-        assert_eq!(table.places_of("b"), [place(5)]);
-    }
-
-    #[test]
-    fn who_has_proved_to_be_somebody_is_replaced_by_himself_only() {
-        let mut table = SessionTable::new(4);
-        let mut log_in = |account, at| table.open(nexus("a", 1, 1), account, place(at));
-        assert_eq!(log_in(None, 1), Ok((1, None)));
-        assert_eq!(log_in(Some("ada"), 2), Ok((2, Some(place(1)))), "who proves more may");
-        assert_eq!(log_in(Some("bob"), 3), Err(NoSession::Taken));
-        assert_eq!(log_in(None, 4), Err(NoSession::Taken));
-        assert_eq!(log_in(Some("ada"), 5), Ok((3, Some(place(2)))));
-        assert_eq!(table.places_of("a"), [place(5)]);
-    }
-
-    #[test]
-    fn a_connection_takes_the_place_of_its_predecessor_only() {
-        let mut table = SessionTable::new(4);
-        let agreed = Parameters { max_burst_length: 4096, ..Parameters::DEFAULT };
-        table.open(nexus("a", 1, 1), Some("ada"), place(1)).unwrap();
-        table.agreed(1, 7, agreed);
-        let mut join = |tsih, cid, isid, account, at| {
-            table.join((tsih, cid), &nexus("a", 1, isid).unwrap(), account, place(at))
-        };
-        assert_eq!(join(2, 7, 1, Some("ada"), 2), Err(NoSession::Unknown));
-        assert_eq!(join(1, 7, 2, Some("ada"), 2), Err(NoSession::Unknown));
-        assert_eq!(join(1, 8, 1, Some("ada"), 2), Err(NoSession::Occupied));
-        assert_eq!(join(1, 7, 1, None, 2), Err(NoSession::Taken));
-        assert_eq!(join(1, 7, 1, Some("ada"), 2), Ok((agreed, place(1))));
-        table.close(1, place(1));
-        assert_eq!(table.place_of(1), Some(place(2)));
-        table.close(1, place(2));
-        assert_eq!(table.place_of(1), None);
-    }
-
-    #[test]
-    fn an_initiator_has_so_many_sessions() {
-        let mut table = SessionTable::new(2);
-        assert_eq!(table.open(nexus("a", 1, 1), None, place(1)), Ok((1, None)));
-        assert_eq!(table.open(nexus("b", 1, 1), None, place(2)), Ok((2, None)));
-        assert_eq!(table.open(nexus("a", 1, 2), None, place(3)), Err(NoSession::Greedy));
-        let initiator = InitiatorPort { name: "iqn.y".to_owned(), isid: [0; 6] };
-        let other = NexusKey { target: "a".to_owned(), group: 1, initiator };
-        assert_eq!(table.open(Some(other), None, place(4)), Ok((3, None)));
-        assert_eq!(
-            table.open(nexus("a", 1, 1), None, place(5)),
-            Ok((4, Some(place(1)))),
-            "in place of another"
-        );
-        assert_eq!(table.open(None, None, place(6)), Ok((5, None)), "discovery");
-        table.close(2, place(2));
-        assert_eq!(table.open(nexus("a", 1, 2), None, place(7)), Ok((6, None)));
-    }
-
-    #[test]
-    fn handles_in_use_and_zero_are_left_out() {
-        let mut table = SessionTable::new(4);
-        table.open(None, None, place(1)).unwrap();
-        table.last_tsih = u16::MAX;
-        assert_eq!(table.open(None, None, place(2)).unwrap().0, 2);
-    }
-
-    #[test]
-    fn initiator_ports_have_a_name() {
-        let info = SessionInfo {
-            initiator_name: "IQN.x".to_owned(),
-            isid: [0, 0, 0, 0, 0, 10],
-            ..SessionInfo::default()
-        };
-        assert_eq!(InitiatorPort::of(&info).to_string(), "iqn.x,i,0x00000000000a");
-    }
-}
+mod tests;

@@ -1,7 +1,6 @@
 //! A target: an iSCSI node with its name, and its port in each portal group.
 
 use crate::access::{AccessControl, AccessRule, Denied};
-use crate::local;
 use crate::patterns::fold;
 use crate::sessions::InitiatorPort;
 use crate::{Error, NetworkEntity};
@@ -27,7 +26,8 @@ pub struct TargetOptions {
     pub groups: BTreeMap<u16, Arc<TargetPort>>,
     /// Who may use it.
     pub access: AccessControl,
-    /// Where else it is to be used. Who may use the target is sent there.
+    /// Where else it is to be used. Whom an access rule has, by name and address, is told before any proof: the other
+    /// place asks for that.
     pub redirect: Option<Redirect>,
 }
 
@@ -122,15 +122,6 @@ impl Target {
         let own = rule.and_then(|rule| self.maps.get(rule)?.get(&group_tag));
         let luns = own.unwrap_or_else(|| port.luns()).clone();
         Some(Nexus::mapped(initiator.to_string(), port, luns, Some(observer)))
-    }
-
-    /// Ends all sessions, through whichever portal group (RFC 7143 11.5.1, TARGET COLD RESET).
-    pub(crate) fn cold_reset(&self, cx: &mut dyn Cx) {
-        let Some(entity) = self.entity.upgrade() else { return };
-        let places = entity.table().places_of(self.name());
-        for place in places {
-            local::post(place, cx, |connection, cx| connection.reset(cx));
-        }
     }
 
     /// Whether a line may be written to the log that initiators cause, as often as they like.

@@ -2,15 +2,17 @@
 
 use super::Connection;
 use crate::access::{Denied, DiscoveryAccess};
+use crate::gatekeeper::Origin;
 use crate::local::Place;
 use crate::patterns::among;
-use crate::sessions::{InitiatorPort, NexusKey, NoSession};
+use crate::sessions::{Entry, InitiatorPort, NexusKey, NoSession};
 use crate::{ChapPolicy, Redirect, Target};
 use lunette_iscsi::params::Parameters;
 use lunette_iscsi::pdu::LoginStatus;
 use lunette_iscsi::target::{
     Admission, Directory, Identity, Refusal, SecurityMethod, SessionInfo, SessionType, TargetRecord,
 };
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 /// The targets as one connection comes to them.
@@ -36,6 +38,11 @@ impl Visitor {
     fn nexus(&self, info: &SessionInfo, group: u16) -> Option<NexusKey> {
         let target = self.target.as_ref()?.name().to_owned();
         Some(NexusKey { target, group, initiator: InitiatorPort::of(info) })
+    }
+
+    /// As what it is let in.
+    fn entry(&self, info: &SessionInfo, peer: SocketAddr) -> Entry {
+        Entry { rule: self.rule, account: info.authenticated.clone(), origin: Origin::of(peer.ip()) }
     }
 }
 
@@ -85,25 +92,25 @@ impl Directory for Door<'_> {
     }
 
     fn open(&mut self, identity: Identity<'_>) -> Result<u16, Refusal> {
-        let Connection { portal, place, .. } = self.connection;
+        let Connection { portal, place, peer, .. } = self.connection;
         let visitor = self.visitor()?;
         let nexus = visitor.nexus(identity.info, portal.group_tag);
         let initiator = nexus.as_ref().map(|nexus| nexus.initiator.clone());
-        let account = identity.info.authenticated.as_deref();
+        let entry = visitor.entry(identity.info, *peer);
         let mut table = portal.entity.table();
-        let (tsih, replaces) = table.open(nexus, account, *place).map_err(refusal)?;
+        let (tsih, replaces) = table.open(nexus, entry, *place).map_err(refusal)?;
         table.agreed(tsih, identity.cid, *identity.parameters);
         visitor.opened = Some(Opened { tsih, initiator, replaces });
         Ok(tsih)
     }
 
     fn join(&mut self, identity: Identity<'_>) -> Result<Parameters, Refusal> {
-        let Connection { portal, place, .. } = self.connection;
+        let Connection { portal, place, peer, .. } = self.connection;
         let (info, visitor) = (identity.info, self.visitor()?);
         // Discovery sessions have nothing to go on with.
         let nexus = visitor.nexus(info, portal.group_tag).ok_or(refusal(NoSession::Unknown))?;
-        let (names, account) = ((info.tsih, identity.cid), info.authenticated.as_deref());
-        let joined = portal.entity.table().join(names, &nexus, account, *place);
+        let names = (info.tsih, identity.cid);
+        let joined = portal.entity.table().join(names, &nexus, &visitor.entry(info, *peer), *place);
         let (parameters, before) = joined.map_err(refusal)?;
         visitor.opened =
             Some(Opened { tsih: info.tsih, initiator: Some(nexus.initiator), replaces: Some(before) });
@@ -129,7 +136,8 @@ fn refusal(why: NoSession) -> Refusal {
         NoSession::Greedy => (LoginStatus::OUT_OF_RESOURCES, "the initiator has too many sessions"),
         NoSession::Full => (LoginStatus::OUT_OF_RESOURCES, "there are too many sessions"),
         NoSession::Taken => {
-            (LoginStatus::NOT_AUTHORIZED, "another account has the session of this initiator port")
+            let reason = "the session of this initiator port was let in by another access rule or account";
+            (LoginStatus::NOT_AUTHORIZED, reason)
         }
         NoSession::Unknown => (LoginStatus::NO_SUCH_SESSION, "the initiator port has no such session"),
         NoSession::Occupied => (LoginStatus::TOO_MANY_CONNECTIONS, "the session has its connection"),

@@ -31,7 +31,7 @@ pub(crate) struct Env<'a> {
 pub(crate) enum Wish {
     /// Log out, under this initiator task tag.
     Logout(u32),
-    /// End all sessions of the target.
+    /// End the sessions of the target.
     ColdReset,
 }
 

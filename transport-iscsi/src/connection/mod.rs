@@ -285,10 +285,19 @@ impl Connection {
                 self.close_nexus(state, cx);
             }
             Wish::ColdReset => {
-                if let Some(target) = &state.target {
-                    target.cold_reset(cx);
+                if let Some(tsih) = state.tsih {
+                    self.cold_reset(tsih, cx);
                 }
             }
+        }
+    }
+
+    /// Ends all sessions of the target, through whichever portal group (RFC 7143 11.5.1, TARGET COLD RESET), as far as the
+    /// access rule of session `tsih` has let them in: others do not exist for it.
+    fn cold_reset(&self, tsih: u16, cx: &mut dyn Cx) {
+        let places = self.portal.entity.table().places_of_rule(tsih);
+        for place in places {
+            local::post(place, cx, |connection, cx| connection.reset(cx));
         }
     }
 

@@ -1,12 +1,12 @@
 //! Who is let in, and what he sees.
 
-use crate::client::{Client, READ, TARGET, cdb, settings};
+use crate::client::{Client, LUN, READ, TARGET, cdb, settings};
 use crate::rig::{self, Rig, disk};
 use crate::targets::{discovery, named, refusal, targets};
 use lunette_iscsi::Error as ProtocolError;
 use lunette_iscsi::chap::{Accounts, Algorithm, Challenge, Credentials, InitiatorChap, Secret};
 use lunette_iscsi::initiator::Settings;
-use lunette_iscsi::pdu::LoginStatus;
+use lunette_iscsi::pdu::{LoginStatus, TaskManagementFunction as Function, TaskManagementResult as Answer};
 use lunette_transport_iscsi::{
     AccessControl, AccessRule, ChapPolicy, DiscoveryAccess, EntityOptions, Redirect, TargetOptions,
 };
@@ -235,6 +235,54 @@ fn nobody_takes_over_the_session_of_another_account() {
     assert_eq!(new.read(0, 1), [0; 512]);
     new.log_out();
     assert_eq!(Client::ready(rig.address(), prove(BOB)).read(0, 1), [0; 512], "now it is free");
+}
+
+/// Names prove nothing, and so a rule without a proof does not open what another has given.
+#[test]
+fn nobody_takes_over_a_session_by_another_rule() {
+    let from = |network: &str| vec![network.parse().unwrap()];
+    let rules = vec![
+        AccessRule { addresses: from("127.0.0.1"), ..AccessRule::default() },
+        AccessRule { addresses: from("::1"), ..AccessRule::default() },
+    ];
+    let rig = serving(rules);
+    let other = rig.another_portal("[::1]:0", 1);
+    let mut old = rig.client(1);
+    let joins = Some((old.initiator.tsih(), *old.initiator.parameters()));
+    for joins in [None, joins] {
+        let settings = Settings { joins, ..settings(1) };
+        assert_eq!(refusal(other.address(), settings), LoginStatus::NOT_AUTHORIZED);
+    }
+    assert_eq!(old.read(0, 1), [0; 512], "it goes on");
+    old.log_out();
+    rig.wait_for_connections(0);
+    assert_eq!(Client::ready(other.address(), settings(1)).read(0, 1), [0; 512], "now it is free");
+}
+
+/// Who sees some of a target's units only does not end what others do with the rest.
+#[test]
+fn a_cold_reset_does_not_go_beyond_the_rule() {
+    let (own, shared) = (disk(1, None), disk(2, None));
+    let luns = |units: [(u32, &Arc<_>); 1]| {
+        Some(units.into_iter().map(|(lun, unit)| (lun, Arc::clone(unit))).collect())
+    };
+    let rules = vec![
+        AccessRule { luns: luns([(0, &shared)]), ..rule("*:initiator1") },
+        AccessRule { luns: luns([(0, &shared)]), ..rule("*:initiator2") },
+        rule("*:initiator3"),
+    ];
+    let target = TargetOptions { access: AccessControl { rules }, ..rig::target(TARGET, &[1], &own) };
+    // On one reactor, so that all is done before the next command.
+    let rig = Rig::serving(EntityOptions::default(), target, 1);
+    let (mut one, mut two, mut three) = (rig.client(1), rig.client(2), rig.client(3));
+    let mut twin = Client::ready(rig.address(), Settings { isid: [0x80, 0, 0, 0, 0, 9], ..settings(2) });
+    assert_eq!(two.managed(Function::TARGET_COLD_RESET, LUN, u32::MAX), Answer::COMPLETE);
+    two.until_closed();
+    twin.until_closed();
+    assert_eq!(three.read(0, 1), [0; 512], "nothing has happened to it");
+    assert_eq!(one.run(&cdb(READ, 0, 1), 512, None).sense_code().0, 6, "its unit has been reset");
+    assert_eq!(one.read(0, 1), [0; 512]);
+    assert_eq!(rig.target.session_count(), 2);
 }
 
 /// Two targets may have the same LUN map for different initiators.
