@@ -9,8 +9,9 @@ use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-/// Who may use a target. The first rule that has an initiator counts for it, and one that no rule has may not log in. Without
-/// rules everybody may, and sees all logical units of the port.
+/// Who may use a target. The first rule that has an initiator's name and address counts for it, and one that no rule has may
+/// not log in. A name that has to be proved under one rule, wherever from, is not let in without a proof by a later one. Without
+/// rules everybody may log in, and sees all logical units of the port.
 #[derive(Clone, Default, Debug)]
 pub struct AccessControl {
     /// In the order in which they are looked at.
@@ -58,6 +59,8 @@ pub(crate) enum Denied {
     Name,
     /// Rules have the name, but not from this address.
     Address,
+    /// A rule that wants a proof of the name does not have this address, and later ones want no proof or do not have it either.
+    Proof,
 }
 
 impl Denied {
@@ -66,6 +69,9 @@ impl Denied {
         match self {
             Self::Name => "no access rule has the initiator's name",
             Self::Address => "the access rules that have the initiator's name do not have its address",
+            Self::Proof => {
+                "the access rule that asks for a proof of the initiator's name does not have its address"
+            }
         }
     }
 }
@@ -81,11 +87,14 @@ impl AccessControl {
             rule.initiators.is_empty() || rule.initiators.iter().any(|pattern| pattern.matches_folded(&name))
         };
         let mut denied = Denied::Name;
-        for (index, rule) in self.rules.iter().enumerate() {
-            if is_named(rule) {
-                if among(&rule.addresses, address) {
-                    return Ok(Some(index));
-                }
+        for (index, rule) in self.rules.iter().enumerate().filter(|(_, rule)| is_named(rule)) {
+            let is_from_here = among(&rule.addresses, address);
+            if is_from_here && (denied != Denied::Proof || rule.chap.is_some()) {
+                return Ok(Some(index));
+            }
+            if rule.chap.is_some() && !rule.initiators.is_empty() {
+                denied = Denied::Proof;
+            } else if denied == Denied::Name {
                 denied = Denied::Address;
             }
         }
@@ -170,11 +179,44 @@ mod tests {
     }
 
     #[test]
-    fn nothing_shows_secrets() {
-        let secret = || Secret::new(b"correct horse battery".to_vec()).unwrap();
+    fn a_name_that_has_to_be_proved_is_never_let_in_without() {
+        let proving = |initiators: &[&str], addresses: &[&str]| AccessRule {
+            chap: Some(chap()),
+            ..rule(initiators, addresses)
+        };
+        let rules = [
+            proving(&["iqn.a"], &["192.0.2.1"]),
+            rule(&["iqn.*"], &["198.51.100.0/24", "192.0.2.0/24"]),
+            proving(&["iqn.*"], &["203.0.113.1"]),
+            rule(&[], &[]),
+        ];
+        for (name, address, expected) in [
+            ("iqn.a", "192.0.2.1", Ok(Some(0))),
+            ("iqn.a", "192.0.2.2", Err(Denied::Proof)),
+            ("iqn.a", "203.0.113.1", Ok(Some(2))),
+            ("iqn.b", "198.51.100.1", Ok(Some(1))),
+            ("iqn.b", "203.0.113.2", Err(Denied::Proof)),
+            ("eui.c", "203.0.113.2", Ok(Some(3))),
+        ] {
+            assert_eq!(ask(&rules, name, address), expected, "{name} {address}");
+        }
+        // One for all names is about addresses.
+        let rules = [proving(&[], &["192.0.2.0/24"]), rule(&[], &["198.51.100.1"])];
+        assert_eq!(ask(&rules, "iqn.a", "198.51.100.1"), Ok(Some(1)));
+    }
+
+    fn secret() -> Secret {
+        Secret::new(b"correct horse battery".to_vec()).unwrap()
+    }
+
+    fn chap() -> ChapPolicy {
         let own = Some(Credentials { name: "disk".to_owned(), secret: secret() });
-        let chap =
-            Some(ChapPolicy { algorithms: vec![Algorithm::Sha256], accounts: Arc::new(One(secret())), own });
+        ChapPolicy { algorithms: vec![Algorithm::Sha256], accounts: Arc::new(One(secret())), own }
+    }
+
+    #[test]
+    fn nothing_shows_secrets() {
+        let chap = Some(chap());
         let rules = vec![AccessRule { chap: chap.clone(), ..AccessRule::default() }];
         let shown =
             format!("{:?} {:#?}", AccessControl { rules }, DiscoveryAccess { chap, ..Default::default() });
