@@ -186,7 +186,8 @@ impl Shared {
     /// Counts a new connection and gives it a place on the least loaded reactor.
     fn admit(&self, address: IpAddr, cx: &mut dyn Cx) -> Result<Place, Refused> {
         let place = Place::new(self.entity.loads.add().ok_or(Refused::Connections)?);
-        match self.entity.gatekeeper().enter(address, place, cx.now()) {
+        let entered = self.entity.gatekeeper().enter(address, place, cx.now());
+        match entered {
             Ok(None) => {}
             Ok(Some(other)) => local::post(other, cx, Connection::evict),
             Err(refused) => {
