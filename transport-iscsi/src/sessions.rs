@@ -21,7 +21,7 @@ impl InitiatorPort {
     }
 }
 
-/// The name of a SCSI initiator port (RFC 7143 appendix E.1).
+/// The name of a SCSI initiator port (RFC 7143 4.4.2).
 impl fmt::Display for InitiatorPort {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{},i,0x", self.name)?;
