@@ -165,7 +165,7 @@ fn mistakes_are_told_with_their_place() -> Result<()> {
             ["iscsi.toml:5:26", "`two`; there are one"],
         ),
         (format!("{target}units = {{ 99999 = \"one\" }}\n"), ["iscsi.toml:5:", "0 to 16383"]),
-        (format!("{target}groups = [7]\n"), ["iqn.2026-11.a:b", "portal group 7"]),
+        (format!("{target}groups = [7]\n"), ["iscsi.toml:5:10", "portal group 7"]),
         (format!("{target}parameters = {{ header-digest = \"crc\" }}\n"), ["iscsi.toml:5:", "require"]),
         (
             format!("{target}[[target.access]]\naddresses = [\"10.0.0.0/40\"]\n"),

@@ -105,7 +105,8 @@ impl Exports {
                  --iscsi-config says more. Serve it with --vhost-user, name it in the file, or leave the target out"
             );
         }
-        self.iscsi = Some(Iscsi::start(&places.iscsi, sockets, units, &mut ids, reactors)?);
+        let iscsi = Iscsi::new(&places.iscsi, !sockets.is_empty(), units, &mut ids)?;
+        self.iscsi.insert(iscsi).listen(&places.iscsi, sockets, reactors)?;
         Ok(ids)
     }
 

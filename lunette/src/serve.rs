@@ -25,14 +25,25 @@ use std::net::SocketAddr;
 /// The iSCSI address when none is given.
 const DEFAULT_ISCSI: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 3260);
 
+/// Descriptors that are needed for other things than connections, at least.
+const OTHER_DESCRIPTORS: u64 = 64;
+
 /// Runs the daemon until it is told to stop, or until the last virtual machine of those that were handed over has gone.
 pub(crate) fn serve(options: &Serve) -> Result<()> {
     // SAFETY: the program has done nothing but parse its command line.
     let inherited = unsafe { Inherited::take(&options.fds) }?;
-    allow_descriptors();
+    let descriptors = allow_descriptors();
     let state = StateDir::open(options.state_dir.as_deref().unwrap_or(&StateDir::default_path()))?;
     let specs = if options.units.is_empty() { &[default_spec(&state)][..] } else { &options.units };
-    let plan = iscsi_plan(options, specs)?;
+    let plan = iscsi_plan(options, specs, !inherited.iscsi.is_empty())?;
+    if let Some(most) =
+        descriptors.filter(|most| *most < plan.options.logins.connections as u64 + OTHER_DESCRIPTORS)
+    {
+        tracing::warn!(
+            "there may be {most} open descriptors: too few for as many iSCSI connections as are allowed"
+        );
+    }
+    let exports_time = stop::exports_time(plan.options.stop_time);
     let units = units::open(specs, &state)?;
     let reactors = Reactors::start(&ReactorOptions {
         reactors: options.reactors,
@@ -62,14 +73,19 @@ pub(crate) fn serve(options: &Serve) -> Result<()> {
         None => tracing::info!("the last virtual machine has gone: stopping"),
     }
     tell_manager(NotifyState::Stopping);
-    stop::stop(&exports, &units, &reactors, stop::EXPORTS, stop::FLUSH)
+    stop::stop(&exports, &units, &reactors, exports_time, stop::FLUSH)
 }
 
 /// Raises the soft limit of open descriptors, which is meant for programs that use `select`, to the hard one.
-fn allow_descriptors() {
+/// Returns how many there may be, unless that is unlimited.
+fn allow_descriptors() -> Option<u64> {
     let limit = getrlimit(Resource::Nofile);
-    if let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit }) {
-        tracing::warn!(%error, "cannot raise the limit of open descriptors");
+    match setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit }) {
+        Ok(()) => limit.maximum,
+        Err(error) => {
+            tracing::warn!(%error, "cannot raise the limit of open descriptors");
+            limit.current
+        }
     }
 }
 
@@ -110,9 +126,9 @@ fn open_control(options: &Serve, state: &StateDir) -> Result<Option<ControlSocke
 }
 
 /// What is said of iSCSI.
-fn iscsi_plan(options: &Serve, specs: &[UnitSpec]) -> Result<Plan> {
+fn iscsi_plan(options: &Serve, specs: &[UnitSpec], has_sockets: bool) -> Result<Plan> {
     match &options.iscsi_config {
-        Some(path) => Plan::read(path, &units::names(specs)?),
+        Some(path) => Plan::read(path, &units::names(specs)?, has_sockets),
         None => {
             let portals = options.iscsi.iter().map(|portal| (*portal).into()).collect();
             Ok(Plan::open_to_all(&options.target, portals))

@@ -16,10 +16,19 @@ use std::sync::Arc;
 use std::sync::mpsc::{self, Sender};
 use std::time::{Duration, Instant};
 
-/// How long exports have to end. iSCSI gives its commands five seconds of that.
+/// How long exports have to end, at least.
 pub(crate) const EXPORTS: Duration = Duration::from_secs(10);
-/// How long the units have to be flushed. Both together are less than the 90 seconds after which systemd kills.
+/// How much longer they have than the commands of iSCSI.
+const AFTERWARDS: Duration = Duration::from_secs(5);
+/// The longest time that these may be given.
+pub(crate) const LONGEST: Duration = Duration::from_secs(20);
+/// How long the units have to be flushed. All together are less than the 90 seconds after which systemd kills.
 pub(crate) const FLUSH: Duration = Duration::from_secs(60);
+
+/// How long exports have to end, if the commands of iSCSI are given `commands_time`.
+pub(crate) fn exports_time(commands_time: Duration) -> Duration {
+    EXPORTS.max(commands_time + AFTERWARDS)
+}
 
 /// How many units are flushed at a time, for each may take a thread.
 const AT_A_TIME: usize = 64;

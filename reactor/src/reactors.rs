@@ -107,12 +107,30 @@ impl Reactors {
         on: ReactorId,
         work: impl FnOnce(&mut dyn Cx) -> T + Send + 'static,
     ) -> Option<T> {
+        self.ask(on, work).recv().ok()
+    }
+
+    /// The same, for no longer than `most`: `None` also if the reactor has not come to it by then. It may yet.
+    pub fn call_within<T: Send + 'static>(
+        &self,
+        on: ReactorId,
+        most: Duration,
+        work: impl FnOnce(&mut dyn Cx) -> T + Send + 'static,
+    ) -> Option<T> {
+        self.ask(on, work).recv_timeout(most).ok()
+    }
+
+    fn ask<T: Send + 'static>(
+        &self,
+        on: ReactorId,
+        work: impl FnOnce(&mut dyn Cx) -> T + Send + 'static,
+    ) -> mpsc::Receiver<T> {
         let (tell, told) = mpsc::channel();
         let message = move |cx: &mut dyn Cx| {
             let _ = tell.send(work(cx));
         };
         self.shared.mailboxes.post(on, Box::new(message));
-        told.recv().ok()
+        told
     }
 
     /// How many reactors there are.

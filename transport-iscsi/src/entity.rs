@@ -19,6 +19,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock, Weak};
 use std::time::Duration;
 
+/// How long a reactor has to say what it has.
+const ANSWER_TIME: Duration = Duration::from_secs(5);
+
 /// How a network entity behaves.
 #[derive(Clone, Debug)]
 pub struct EntityOptions {
@@ -124,7 +127,8 @@ impl NetworkEntity {
         among(&self.options.addresses, address)
     }
 
-    /// All sessions, by their handles, also those for discovery. Asks each reactor, so it is not to be called on one.
+    /// All sessions, by their handles, also those for discovery. Asks each reactor, so it is not to be called on one. Those of
+    /// a reactor that does not answer are left out, which is said in the log.
     pub fn sessions(self: &Arc<Self>, reactors: &Reactors) -> Vec<SessionStatus> {
         let of_reactor = |reactor| {
             let entity = self.clone();
@@ -133,7 +137,10 @@ impl NetworkEntity {
                 let ours = connections.iter().filter(|connection| Arc::ptr_eq(connection.entity(), &entity));
                 ours.filter_map(|connection| connection.status(cx)).collect::<Vec<_>>()
             };
-            reactors.call(ReactorId(reactor), list).unwrap_or_default()
+            reactors.call_within(ReactorId(reactor), ANSWER_TIME, list).unwrap_or_else(|| {
+                tracing::warn!(reactor, "the reactor does not answer: its iSCSI sessions are not listed");
+                Vec::new()
+            })
         };
         let mut sessions: Vec<_> = (0..reactors.count()).flat_map(of_reactor).collect();
         sessions.sort_by_key(|session| session.tsih);

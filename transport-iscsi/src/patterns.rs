@@ -62,10 +62,18 @@ impl FromStr for NamePattern {
 
     fn from_str(text: &str) -> Result<Self, NotAPattern> {
         let odd = |c: char| c.is_whitespace() || c.is_control();
-        if text.is_empty() || text.len() > lunette_iscsi::limits::MAX_NAME || text.chars().any(odd) {
+        let pattern = folded(text);
+        // RFC 7143 4.2.7
+        let begin: String = pattern.iter().take_while(|c| !matches!(c, '*' | '?')).collect();
+        let is_name =
+            |kind: &str| begin.starts_with(kind) || begin.len() < pattern.len() && kind.starts_with(&begin);
+        if !["iqn.", "eui.", "naa."].into_iter().any(is_name)
+            || text.len() > lunette_iscsi::limits::MAX_NAME
+            || text.chars().any(odd)
+        {
             return Err(NotAPattern(text.to_owned()));
         }
-        Ok(Self(folded(text).into()))
+        Ok(Self(pattern.into()))
     }
 }
 
@@ -203,7 +211,7 @@ mod tests {
 
     #[test]
     fn what_no_name_has_is_no_pattern() {
-        for text in ["", "iqn.a b", "iqn.a\n", &"x".repeat(224)] {
+        for text in ["", "iqn.a b", "iqn.a\n", "db1*", "iqn", "x?n.a", &format!("iqn.{}", "x".repeat(220))] {
             assert_eq!(text.parse::<NamePattern>(), Err(NotAPattern(text.to_owned())));
         }
     }

@@ -51,12 +51,7 @@ pub struct Target {
 
 impl Target {
     pub(crate) fn new(mut options: TargetOptions, entity: Weak<NetworkEntity>) -> Result<Self, Error> {
-        let name = fold(&options.name);
-        let clean = name.chars().all(|c| c.is_alphanumeric() || matches!(c, '-' | '.' | ':'));
-        if !is_name(&name) || !clean {
-            return Err(Error::Name(options.name));
-        }
-        options.name = name;
+        options.name = Self::canonical_name(&options.name)?;
         let ports = &options.groups;
         let maps_of = |rule: &AccessRule| match &rule.luns {
             Some(luns) => ports.iter().map(|(group, port)| (*group, port.map(luns.clone()))).collect(),
@@ -64,6 +59,16 @@ impl Target {
         };
         let maps = options.access.rules.iter().map(maps_of).collect();
         Ok(Self { options, maps, entity, log: LineBudget::default() })
+    }
+
+    /// The name of a target as it is compared and told (RFC 7143 4.2.7). Initiators may have names with other characters.
+    ///
+    /// # Errors
+    /// When it is none.
+    pub fn canonical_name(name: &str) -> Result<String, Error> {
+        let folded = fold(name);
+        let clean = folded.chars().all(|c| c.is_alphanumeric() || matches!(c, '-' | '.' | ':'));
+        if is_name(&folded) && clean { Ok(folded) } else { Err(Error::Name(name.to_owned())) }
     }
 
     /// Its iSCSI name.

@@ -31,33 +31,43 @@ pub(crate) struct Iscsi {
 }
 
 impl Iscsi {
-    /// Makes the targets of a plan, and listens at its portals and with `sockets`, which listen already. The ports take
-    /// relative target port identifiers from `ids`.
-    pub(crate) fn start(
+    /// Makes the targets of a plan. Their ports take relative target port identifiers from `ids`. `has_sockets`: there will be
+    /// portals besides those of the plan.
+    pub(crate) fn new(
         plan: &Plan,
-        sockets: Vec<TcpListener>,
+        has_sockets: bool,
         units: &Units,
         ids: &mut RangeInclusive<u16>,
-        reactors: &Reactors,
     ) -> Result<Self> {
         let mut iscsi = Self {
             entity: NetworkEntity::new(plan.options.clone()),
             portals: Vec::new(),
             shown: BTreeMap::new(),
         };
-        let of_sockets = sockets.iter().map(|_| TargetPort::DEFAULT_GROUP);
+        let of_sockets = has_sockets.then_some(TargetPort::DEFAULT_GROUP);
         let groups: BTreeSet<u16> =
             plan.portals.iter().map(|portal| portal.group).chain(of_sockets).collect();
         for target in &plan.targets {
             iscsi.add(target, &groups, units, ids)?;
         }
+        Ok(iscsi)
+    }
+
+    /// Listens at the portals of the plan, and with `sockets`, which listen already. What listens when one of them cannot is
+    /// to be [stopped](Self::begin_stop).
+    pub(crate) fn listen(
+        &mut self,
+        plan: &Plan,
+        sockets: Vec<TcpListener>,
+        reactors: &Reactors,
+    ) -> Result<()> {
         for portal in &plan.portals {
-            iscsi.portals.push(Portal::start(portal.place, portal.group, &iscsi.entity, reactors)?);
+            self.portals.push(Portal::start(portal.place, portal.group, &self.entity, reactors)?);
         }
         for socket in sockets {
-            iscsi.portals.push(Portal::adopt(socket, TargetPort::DEFAULT_GROUP, &iscsi.entity, reactors)?);
+            self.portals.push(Portal::adopt(socket, TargetPort::DEFAULT_GROUP, &self.entity, reactors)?);
         }
-        Ok(iscsi)
+        Ok(())
     }
 
     fn add(

@@ -5,6 +5,7 @@ use super::tables::{self, Digest, Length, Tables};
 use crate::access::Grouped;
 use crate::units::Address;
 use anyhow::Result;
+use lunette_engine::TargetPort;
 use lunette_iscsi::chap::{Credentials, Secret};
 use lunette_iscsi::params::Parameters;
 use lunette_iscsi::target::Settings;
@@ -67,11 +68,12 @@ impl Plan {
         Self { options: EntityOptions::default(), portals, targets: vec![target] }
     }
 
-    /// What a file says of the units that have these names.
-    pub(crate) fn read(path: &Path, names: &Names) -> Result<Self> {
+    /// What a file says of the units that have these names. `has_sockets`: there are portals besides those of the file, of the
+    /// default group.
+    pub(crate) fn read(path: &Path, names: &Names, has_sockets: bool) -> Result<Self> {
         let source = Source::read(path)?;
         let tables: Tables = source.parse()?;
-        Reader { source: &source, names }.plan(tables)
+        Reader { source: &source, names, has_sockets }.plan(tables)
     }
 
     /// Whether a unit is seen by anybody.
@@ -92,10 +94,12 @@ impl Plan {
 struct Reader<'a> {
     source: &'a Source,
     names: &'a Names,
+    has_sockets: bool,
 }
 
 impl Reader<'_> {
     fn plan(&self, tables: Tables) -> Result<Plan> {
+        self.check(&tables)?;
         let discovery = match tables.discovery {
             Some(tables::Discovery { addresses, chap }) => {
                 DiscoveryAccess { addresses, chap: chap.map(|chap| self.chap(chap)).transpose()? }
@@ -117,17 +121,62 @@ impl Reader<'_> {
         })
     }
 
+    /// Whether what is there fits together.
+    fn check(&self, tables: &Tables) -> Result<(), Mistake> {
+        if tables.portals.is_empty() && !self.has_sockets {
+            return Err(self.source.mistake(0..0, "without a [[portal]] nobody reaches the targets"));
+        }
+        if tables.targets.is_empty() {
+            return Err(self.source.mistake(0..0, "without a [[target]] there is nothing to log in to"));
+        }
+        let of_sockets = self.has_sockets.then_some(TargetPort::DEFAULT_GROUP);
+        let groups: BTreeSet<u16> =
+            tables.portals.iter().map(|portal| portal.group).chain(of_sockets).collect();
+        let mut names = BTreeSet::new();
+        for target in &tables.targets {
+            let tables::Name(name) = target.name.get_ref();
+            if !names.insert(name) {
+                let what = format!("there are two targets of the name {name}");
+                return Err(self.source.mistake(target.name.span(), what));
+            }
+            if let Some(wanted) = &target.groups {
+                if let Some(group) = wanted.get_ref().iter().find(|group| !groups.contains(group)) {
+                    let what = format!("no portal belongs to the portal group {group}");
+                    return Err(self.source.mistake(wanted.span(), what));
+                }
+                if wanted.get_ref().is_empty() {
+                    return Err(self
+                        .source
+                        .mistake(wanted.span(), "without portal groups nobody reaches it"));
+                }
+            }
+            let is_open = |rule: &Spanned<tables::Access>| {
+                rule.get_ref().initiators.is_empty() && rule.get_ref().addresses.is_empty()
+            };
+            let for_all = target.access.iter().position(is_open);
+            if let Some(idle) = for_all.and_then(|place| target.access.get(place + 1)) {
+                let what = "this rule never counts, for the one before it is for all initiators";
+                return Err(self.source.mistake(idle.span(), what));
+            }
+        }
+        Ok(())
+    }
+
     fn target(&self, target: tables::Target) -> Result<Target> {
         Ok(Target {
-            name: target.name,
+            name: target.name.into_inner().0,
             alias: target.alias,
-            groups: target.groups,
+            groups: target.groups.map(Spanned::into_inner).unwrap_or_default(),
             luns: target.units.map(|units| self.luns(units)).transpose()?,
             redirect: target
                 .redirect
                 .map(|tables::Redirect { address, permanent }| Redirect { address, permanent }),
             settings: settings(&target.parameters),
-            access: target.access.into_iter().map(|rule| self.rule(rule)).collect::<Result<_>>()?,
+            access: target
+                .access
+                .into_iter()
+                .map(|rule| self.rule(rule.into_inner()))
+                .collect::<Result<_>>()?,
         })
     }
 
@@ -161,9 +210,6 @@ impl Reader<'_> {
         let chap = chap.into_inner();
         if chap.accounts.is_empty() {
             return Err(self.source.mistake(span, "without accounts nobody could prove who he is").into());
-        }
-        if chap.algorithms.is_empty() {
-            return Err(self.source.mistake(span, "without algorithms nobody could prove who he is").into());
         }
         let load = |account: tables::Account| self.credentials(account, chap.short_secrets);
         let own = chap.target.map(load).transpose()?;

@@ -4,10 +4,11 @@ use super::secret::SecretSource;
 use crate::access;
 use crate::notation::MAX_LUNS;
 use crate::size;
+use crate::stop;
 use lunette_engine::TargetPort;
 use lunette_iscsi::chap::Algorithm;
 use lunette_iscsi::limits::{MAX_COMMAND_WINDOW, MAX_VALUE};
-use lunette_transport_iscsi::{NamePattern, Network};
+use lunette_transport_iscsi::{self as iscsi, NamePattern, Network};
 use serde::Deserialize;
 use serde::de::{Deserializer, Error};
 use std::collections::{BTreeMap, BTreeSet};
@@ -15,6 +16,7 @@ use std::fmt::Display;
 use std::net::SocketAddr;
 use std::num::{NonZeroU16, NonZeroU32};
 use std::str::FromStr;
+use std::time::Duration;
 use toml::Spanned;
 
 /// A whole file.
@@ -69,6 +71,7 @@ pub(crate) struct Times {
     pub(crate) login: Option<NonZeroU16>,
     pub(crate) idle: Option<NonZeroU16>,
     pub(crate) silence: Option<NonZeroU16>,
+    #[serde(default, deserialize_with = "stop_time")]
     pub(crate) stop: Option<NonZeroU16>,
 }
 
@@ -86,13 +89,11 @@ pub(crate) struct Discovery {
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub(crate) struct Target {
-    #[serde(deserialize_with = "name")]
-    pub(crate) name: String,
+    pub(crate) name: Spanned<Name>,
     #[serde(default, deserialize_with = "alias")]
     pub(crate) alias: String,
     /// The target portal groups through which it is reached; none: all.
-    #[serde(default)]
-    pub(crate) groups: BTreeSet<u16>,
+    pub(crate) groups: Option<Spanned<BTreeSet<u16>>>,
     /// None: those of target 0 with the numbers that they have there.
     pub(crate) units: Option<Units>,
     /// Where initiators are sent instead of being let in.
@@ -101,7 +102,7 @@ pub(crate) struct Target {
     pub(crate) parameters: Parameters,
     /// The first that fits counts; none: everyone is let in.
     #[serde(default)]
-    pub(crate) access: Vec<Access>,
+    pub(crate) access: Vec<Spanned<Access>>,
 }
 
 /// The names of units by the logical unit numbers at which they are seen.
@@ -186,6 +187,16 @@ pub(crate) enum Digest {
     Require,
 }
 
+/// The name of a target.
+#[derive(Debug)]
+pub(crate) struct Name(pub(crate) String);
+
+impl<'de> Deserialize<'de> for Name {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        iscsi::Target::canonical_name(&String::deserialize(from)?).map(Self).map_err(D::Error::custom)
+    }
+}
+
 /// A logical unit number.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub(crate) struct Lun(pub(crate) u32);
@@ -229,17 +240,6 @@ fn all_algorithms() -> Vec<Algorithm> {
     Algorithm::ALL.into()
 }
 
-/// The name of a target.
-fn name<'de, D: Deserializer<'de>>(from: D) -> Result<String, D::Error> {
-    let text = String::deserialize(from)?;
-    match lunette_iscsi::target::is_name(&text) {
-        true => Ok(text),
-        false => Err(D::Error::custom(format!(
-            "`{text}` is not an iSCSI name: one looks like iqn.2026-11.dev.lunette:default"
-        ))),
-    }
-}
-
 /// TargetAlias (RFC 7143 13.6).
 fn alias<'de, D: Deserializer<'de>>(from: D) -> Result<String, D::Error> {
     let text = String::deserialize(from)?;
@@ -263,6 +263,17 @@ fn outstanding_r2t<'de, D: Deserializer<'de>>(from: D) -> Result<Option<u32>, D:
     }
 }
 
+/// No longer than that, so that what is then to be flushed has its time before a service manager kills.
+fn stop_time<'de, D: Deserializer<'de>>(from: D) -> Result<Option<NonZeroU16>, D::Error> {
+    let time = NonZeroU16::deserialize(from)?;
+    match Duration::from_secs(time.get().into()) <= stop::LONGEST {
+        true => Ok(Some(time)),
+        false => {
+            Err(D::Error::custom(format!("commands have at most {:?} when the daemon stops", stop::LONGEST)))
+        }
+    }
+}
+
 fn command_window<'de, D: Deserializer<'de>>(from: D) -> Result<Option<u16>, D::Error> {
     match u16::deserialize(from)? {
         count @ 1..=MAX_COMMAND_WINDOW => Ok(Some(count)),
@@ -275,9 +286,13 @@ fn text<'de, D: Deserializer<'de>, T: FromStr<Err: Display>>(from: D) -> Result<
     parse(&String::deserialize(from)?)
 }
 
-/// Some of them.
+/// Some of them. That there are none is not what an empty list says: without the list there is no such condition.
 fn texts<'de, D: Deserializer<'de>, T: FromStr<Err: Display>>(from: D) -> Result<Vec<T>, D::Error> {
-    Vec::<String>::deserialize(from)?.iter().map(|text| parse(text)).collect()
+    let texts = Vec::<String>::deserialize(from)?;
+    if texts.is_empty() {
+        return Err(D::Error::custom("the list is empty: leave it out, or say what is in it"));
+    }
+    texts.iter().map(|text| parse(text)).collect()
 }
 
 fn parse<T: FromStr<Err: Display>, E: Error>(text: &str) -> Result<T, E> {

@@ -18,9 +18,10 @@ fn secrets() -> TempDir {
 
 fn read(directory: &TempDir, text: &str) -> Result<Plan> {
     let path = directory.path().join("iscsi.toml");
+    let text = if text.contains("[[target]]") { text.to_owned() } else { format!("{text}{TARGET}") };
     fs::write(&path, text).unwrap();
     let unit = |name: &str, target, lun| (name.to_owned(), Address { target, lun });
-    Plan::read(&path, &Names::from([unit("one", 0, 0), unit("two", 0, 1), unit("far", 3, 0)]))
+    Plan::read(&path, &Names::from([unit("one", 0, 0), unit("two", 0, 1), unit("far", 3, 0)]), true)
 }
 
 fn refusal(text: &str) -> String {
@@ -122,7 +123,7 @@ fn what_proves_nothing_is_refused() {
     let copy = a.replace("\"a\"", "\"copy\"");
     for (chap, part) in [
         ("accounts = []".to_owned(), "without accounts"),
-        (format!("accounts = [{a}], algorithms = []"), "without algorithms"),
+        (format!("accounts = [{a}], algorithms = []"), "the list is empty"),
         (format!("accounts = [{a}], algorithms = [\"md4\"]"), "sha3-256, sha256, sha1 and md5"),
         (format!("accounts = [{a}, {a}]"), "two accounts of the name `x`"),
         (format!("accounts = [{a}], target = {copy}"), "RFC 7143 9.2.1"),
@@ -143,7 +144,7 @@ fn what_proves_nothing_is_refused() {
 #[test]
 fn unknown_words_are_told() {
     for (text, part) in [
-        ("[[targets]]\n", "unknown field `targets`"),
+        ("[[targets]]\nname = 1\n", "unknown field `targets`"),
         ("[[target]]\n", "missing field `name`"),
         ("[[target]]\nname = \"disks\"\n", "`disks` is not an iSCSI name"),
         ("[discovery]\ninitiators = [\"iqn.2026-11.a:*\"]\n", "unknown field `initiators`"),
@@ -153,6 +154,35 @@ fn unknown_words_are_told() {
         let error = refusal(text);
         assert!(error.contains(part), "{text}: {error}");
     }
+}
+
+#[test]
+fn what_does_not_fit_together_is_refused() {
+    let rule = "[[target.access]]\n";
+    for (text, line, part) in [
+        (format!("{TARGET}{TARGET}"), 4, "two targets of the name iqn.2026-11.dev.lunette:a"),
+        (format!("{TARGET}groups = [1, 2]\n"), 3, "no portal belongs to the portal group 2"),
+        (format!("{TARGET}groups = []\n"), 3, "without portal groups"),
+        (format!("{TARGET}{rule}initiators = []\n"), 4, "the list is empty"),
+        (format!("addresses = []\n{TARGET}"), 1, "the list is empty"),
+        (format!("{TARGET}{rule}initiators = [\"db*\"]\n"), 4, "`db*`"),
+        (format!("{TARGET}{rule}{rule}addresses = [\"192.0.2.1\"]\n"), 4, "never counts"),
+        (format!("[times]\nstop = 21\n{TARGET}"), 2, "at most 20s"),
+        (TARGET.replace("lunette:a", "lunette:a_b"), 2, "is not an iSCSI name"),
+    ] {
+        let error = refusal(&text);
+        assert!(error.contains(part) && error.contains(&format!("iscsi.toml:{line}:")), "{text}: {error}");
+    }
+    let path = secrets().path().join("iscsi.toml");
+    let read = |text: &str| {
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(&path, text).unwrap();
+        Plan::read(&path, &Names::new(), false).map(drop).map_err(|error| error.to_string())
+    };
+    assert!(read(TARGET).unwrap_err().contains("without a [[portal]]"));
+    let portal = "[[portal]]\nlisten = \"127.0.0.1:0\"\n";
+    assert!(read(portal).unwrap_err().contains("without a [[target]]"));
+    assert_eq!(read(&format!("{portal}{TARGET}")), Ok(()));
 }
 
 #[test]
