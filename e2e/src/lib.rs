@@ -13,6 +13,7 @@
 //! * [`open_iscsi`] is a guest that is an initiator of that network.
 //! * [`iscsi_test_cu`] runs libiscsi's conformance suite test by test.
 //! * [`differences`] compares what several targets answer.
+//! * [`usage`] says what the daemon holds.
 //! * [`tools`] runs host commands with a time limit; [`checks`] holds what several scenarios share.
 //!
 //! Everything a rig starts ends with the value that stands for it. Time limits only catch hangs.
@@ -36,3 +37,4 @@ pub mod proxy;
 pub mod qemu;
 pub mod tools;
 pub mod uml;
+pub mod usage;
