@@ -1,5 +1,6 @@
 //! Operational parameters and how they are negotiated (RFC 7143 6.2, 13), as a table.
 
+use crate::digest::Digests;
 use crate::limits::{
     DEFAULT_FIRST_BURST, DEFAULT_MAX_BURST, DEFAULT_MAX_RECV_DATA_SEGMENT, DEFAULT_OUTSTANDING_R2T,
     LOGIN_DATA_SEGMENT,
@@ -200,6 +201,8 @@ impl Spec {
 #[derive(Clone, Debug)]
 pub struct Negotiation {
     ours: Parameters,
+    /// Which digests must be agreed on.
+    required: Parameters,
     agreed: Parameters,
     seen: u32,
 }
@@ -212,7 +215,13 @@ impl Negotiation {
     /// Starts from the defaults of the standard.
     pub fn new(mut ours: Parameters) -> Self {
         ours.first_burst_length = ours.first_burst_length.min(ours.max_burst_length);
-        Self { ours, agreed: Parameters::DEFAULT, seen: 0 }
+        Self { ours, required: Parameters::DEFAULT, agreed: Parameters::DEFAULT, seen: 0 }
+    }
+
+    /// Leaves no choice about these digests: the first choice of a peer that may also do without is passed over.
+    pub fn requiring(mut self, digests: Digests) -> Self {
+        (self.required.header_digest, self.required.data_digest) = (digests.header, digests.data);
+        self
     }
 
     /// What was agreed so far.
@@ -299,8 +308,8 @@ impl Negotiation {
                 None
             }
             Rule::Digest(field) => {
-                let supported =
-                    |choice: &&str| *choice == "None" || *choice == "CRC32C" && *field(&mut self.ours);
+                let (ours, required) = (*field(&mut self.ours), *field(&mut self.required));
+                let supported = |choice: &&str| *choice == "None" && !required || *choice == "CRC32C" && ours;
                 let Some(choice) = value.split(',').find(supported) else {
                     return reject();
                 };

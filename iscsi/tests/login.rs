@@ -211,7 +211,8 @@ fn a_target_may_have_settings_of_its_own() {
 #[test]
 fn digests_may_be_required() {
     for (header, data, offer, good) in [
-        (true, true, "HeaderDigest=None,CRC32C DataDigest=CRC32C ", false),
+        (true, true, "HeaderDigest=None,CRC32C DataDigest=CRC32C ", true),
+        (true, true, "HeaderDigest=None DataDigest=CRC32C ", false),
         (true, true, "HeaderDigest=CRC32C,None DataDigest=CRC32C,None ", true),
         (true, false, "HeaderDigest=CRC32C ", true),
         (true, false, "HeaderDigest=CRC32C DataDigest=CRC32C ", true),
@@ -227,6 +228,10 @@ fn digests_may_be_required() {
         exchange(&mut target, &[request(OPERATIONAL_TO_FULL, &(names() + offer))]);
         let error = (!good).then_some(Error::LoginRefused(LoginStatus::INITIATOR_ERROR));
         assert_eq!((target.error, target.accepted.is_some()), (error, good), "{offer}");
+        if let Some(accepted) = &target.accepted {
+            let agreed = accepted.session.parameters();
+            assert!((agreed.header_digest || !header) && (agreed.data_digest || !data), "{offer}");
+        }
         assert_eq!(target.targets.sessions, u16::from(good));
     }
 }

@@ -111,7 +111,7 @@ impl Login {
         let settings = settings.within_bounds();
         Self {
             framer: Framer::new(LOGIN_DATA_SEGMENT),
-            negotiation: Negotiation::new(settings.parameters),
+            negotiation: Negotiation::new(settings.parameters).requiring(settings.required_digests),
             settings,
             stage: Stage::SECURITY,
             first: None,
@@ -316,7 +316,8 @@ impl Login {
         let mut admission = directory.admit(self.identity(&Parameters::DEFAULT))?;
         if let Some(settings) = admission.settings {
             self.settings = settings.within_bounds();
-            self.negotiation = Negotiation::new(self.settings.parameters);
+            self.negotiation =
+                Negotiation::new(self.settings.parameters).requiring(self.settings.required_digests);
         }
         self.security = Security::Open(std::mem::take(&mut admission.methods));
         self.announce = Some(admission);
