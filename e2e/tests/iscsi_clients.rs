@@ -5,7 +5,7 @@ use std::io::{self, Write};
 
 use anyhow::Result;
 use lunette_e2e::daemon::Lunette;
-use lunette_e2e::iscsi_test_cu::{self, Expected, Totals};
+use lunette_e2e::iscsi_test_cu::{self, Access, Expected, Totals};
 use lunette_e2e::tools;
 
 /// Every test of libiscsi's suite. How many ended how is printed, whatever becomes of what tests print.
@@ -15,6 +15,15 @@ fn conformance_tests_end_as_listed() -> Result<()> {
     let outcomes = iscsi_test_cu::run()?;
     writeln!(io::stderr(), "{}", Totals::of(&outcomes))?;
     expected.compare(&outcomes)
+}
+
+/// The suite's iSCSI tests once more, with CHAP both ways and header digests.
+#[test]
+fn conformance_tests_end_alike_with_proofs_and_digests() -> Result<()> {
+    let expected = Expected::parse(include_str!("../expected/iscsi-test-cu.txt"))?;
+    let outcomes = iscsi_test_cu::run_family("iSCSI", Access::Proven)?;
+    writeln!(io::stderr(), "{}", Totals::of(&outcomes))?;
+    expected.only("iSCSI").compare(&outcomes)
 }
 
 #[test]

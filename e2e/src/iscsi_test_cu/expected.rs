@@ -49,6 +49,12 @@ impl Expected {
         Ok(Expected(entries.collect::<Result<_>>()?))
     }
 
+    /// What it says about tests whose names begin like this.
+    pub fn only(mut self, beginning: &str) -> Expected {
+        self.0.retain(|name, _| name.starts_with(beginning));
+        self
+    }
+
     /// Fails unless every test ended as the list says, and every test of the list was run. The
     /// error has the lines to change.
     pub fn compare(&self, outcomes: &[Outcome]) -> Result<()> {
