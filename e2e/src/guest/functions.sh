@@ -43,13 +43,14 @@ iscsi_login() {
 
 # iscsi_node TARGET PORTAL [KEY VALUE]...: logs in to a target without asking a portal for it, with those settings.
 iscsi_node() {
-    local node="-m node -T $1 -p $2"
+    local node="-m node -T $1 -p $2" updates=()
     shift 2
     iscsiadm $node -o new
     while [ $# -gt 0 ]; do
-        iscsiadm $node -o update -n "$1" -v "$2"
+        updates+=(-n "$1" -v "$2")
         shift 2
     done
+    [ ${#updates[@]} = 0 ] || iscsiadm $node -o update "${updates[@]}"
     iscsiadm $node --login
 }
 
