@@ -3,7 +3,7 @@
 use crate::access::DiscoveryAccess;
 use crate::advertise::told;
 use crate::gatekeeper::{Gatekeeper, LoginLimits};
-use crate::local::{self, Local};
+use crate::local::{self, Local, Place};
 use crate::patterns::{Network, among, fold};
 use crate::portal::Shared;
 use crate::sessions::SessionTable;
@@ -11,7 +11,7 @@ use crate::{EndHow, Error, SessionStatus, Target, TargetOptions};
 use lunette_iscsi::target::Portal;
 use lunette_reactor::Reactors;
 use lunette_store::log::LineBudget;
-use lunette_store::{Cx, ReactorId};
+use lunette_store::{Cx, Message, ReactorId};
 use std::collections::BTreeMap;
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
@@ -148,11 +148,25 @@ impl NetworkEntity {
     }
 
     /// Has a session end, also one for discovery. Returns whether there is one of this handle; it may last for a while yet.
-    pub fn end_session(&self, tsih: u16, how: EndHow, reactors: &Reactors) -> bool {
+    pub fn end_session(self: &Arc<Self>, tsih: u16, how: EndHow, reactors: &Reactors) -> bool {
         let Some(place) = self.table().place_of(tsih) else { return false };
-        let end = local::message(place, move |connection, cx| connection.unwanted(how, cx), |_| ());
-        reactors.poster().post(place.reactor, end);
+        reactors.poster().post(place.reactor, self.clone().end_at(place, tsih, how));
         true
+    }
+
+    /// Has a session end that is at `place`, or wherever it has gone until the message is read.
+    fn end_at(self: Arc<Self>, place: Place, tsih: u16, how: EndHow) -> Message {
+        Box::new(move |cx: &mut dyn Cx| {
+            let now_at = self.table().place_of(tsih);
+            match now_at {
+                Some(now_at) if now_at == place => {
+                    local::message(place, move |connection, cx| connection.unwanted(how, cx), |_| ())(cx);
+                }
+                // Another connection has taken the session over.
+                Some(now_at) => cx.poster().post(now_at.reactor, self.end_at(now_at, tsih, how)),
+                None => {}
+            }
+        })
     }
 
     pub(crate) fn gatekeeper(&self) -> MutexGuard<'_, Gatekeeper> {

@@ -5,8 +5,10 @@ use crate::rig::Rig;
 use crate::targets::discovery;
 use lunette_iscsi::initiator::Settings;
 use lunette_iscsi::params::Parameters;
-use lunette_iscsi::pdu::AsyncEvent;
+use lunette_iscsi::pdu::{AsyncEvent, Stage};
+use lunette_store::ReactorId;
 use lunette_transport_iscsi::{EndHow, EntityOptions, SessionStatus};
+use std::sync::mpsc::channel;
 use std::time::Duration;
 
 fn table(rig: &Rig) -> Vec<SessionStatus> {
@@ -85,6 +87,26 @@ fn a_session_can_be_dropped() {
     assert!(!end(&rig, &client, EndHow::Drop), "it is no more");
     assert_eq!(bystander.read(0, 1), [0; 512]);
     assert_eq!(rig.client(1).read(0, 1), [0; 512], "its initiator may come again");
+}
+
+/// One that another connection takes over just then ends there.
+#[test]
+fn a_session_does_not_escape_its_end() {
+    let rig = Rig::new();
+    let (mut bystander, client) = (rig.client(1), rig.client(2));
+    let [_, session] = &table(&rig)[..] else { panic!("{:?}", table(&rig)) };
+    let (go_on, told) = channel::<()>();
+    rig.reactors.poster().post(ReactorId(session.reactor), Box::new(move |_| _ = told.recv()));
+    assert!(end(&rig, &client, EndHow::Drop));
+    let joins = Some((client.initiator.tsih(), *client.initiator.parameters()));
+    let first_stage = Stage::OPERATIONAL;
+    let mut heir = Client::connect(rig.address(), Settings { joins, first_stage, ..settings(2) });
+    heir.send();
+    // By then the login is done, on the reactor that goes on.
+    (0..10).for_each(|_| assert_eq!(bystander.read(0, 1), [0; 512]));
+    drop(go_on);
+    heir.until_closed();
+    rig.wait_for_connections(1);
 }
 
 #[test]
