@@ -151,7 +151,7 @@ fn places(options: &Serve, plan: Plan, inherited: Inherited, state: &StateDir) -
     };
     if places.count() == 0 {
         if !options.is_back_end {
-            places.iscsi.portals.push(Grouped::by_default(DEFAULT_ISCSI));
+            places.iscsi.portals.push(Grouped::by_default(DEFAULT_ISCSI).into());
         }
         places.vhost_user.push(Grouped::by_default(Endpoint::at(state.path().join("vhost-user.sock"))));
     }

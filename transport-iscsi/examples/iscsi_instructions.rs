@@ -17,7 +17,7 @@ use lunette_iscsi::text;
 use lunette_reactor::{Io, Options as ReactorOptions, Poll, Reactors};
 use lunette_scsi::{Naa, Protocol};
 use lunette_store::{Backing, Caps, Cx, IoId, Op, Store, Submit};
-use lunette_transport_iscsi::{EntityOptions, NetworkEntity, Portal, TargetOptions};
+use lunette_transport_iscsi::{EntityOptions, NetworkEntity, Portal, PortalOptions, TargetOptions};
 use std::error::Error;
 use std::io::{Read, Write};
 use std::net::TcpStream;
@@ -156,7 +156,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let entity = NetworkEntity::new(EntityOptions::default());
     let groups = [(1, port(&name)?)].into();
     entity.add(TargetOptions { name: name.clone(), groups, ..TargetOptions::default() })?;
-    let portal = Portal::start("127.0.0.1:0".parse()?, 1, &entity, &reactors)?;
+    let portal = Portal::start("127.0.0.1:0".parse()?, PortalOptions::default(), &entity, &reactors)?;
 
     let mut socket = TcpStream::connect(portal.address())?;
     login(&mut socket, &name, if digests { "CRC32C" } else { "None" })?;

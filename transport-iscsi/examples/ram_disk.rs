@@ -6,7 +6,7 @@ use lunette_engine::{Identity, LogicalUnit, TargetPort};
 use lunette_reactor::Reactors;
 use lunette_scsi::{Naa, Protocol};
 use lunette_store::{Backing, ram::Ram};
-use lunette_transport_iscsi::{EntityOptions, NetworkEntity, Portal, TargetOptions};
+use lunette_transport_iscsi::{EntityOptions, NetworkEntity, Portal, PortalOptions, TargetOptions};
 use std::collections::BTreeMap;
 use std::error::Error;
 use std::sync::Arc;
@@ -28,7 +28,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let entity = NetworkEntity::new(EntityOptions::default());
     let groups = BTreeMap::from([(1, port)]);
     let target = entity.add(TargetOptions { name, groups, ..TargetOptions::default() })?;
-    let portal = Portal::start(address, 1, &entity, &reactors)?;
+    let portal = Portal::start(address, PortalOptions::default(), &entity, &reactors)?;
     println!("iscsi://{}/{}/0", portal.address(), target.name());
     std::io::copy(&mut std::io::stdin(), &mut std::io::sink())?;
     portal.stop(&reactors);

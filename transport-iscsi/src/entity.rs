@@ -1,7 +1,6 @@
 //! The network entity: what targets and portals have in common (RFC 7143 4.4).
 
 use crate::access::DiscoveryAccess;
-use crate::advertise::told;
 use crate::gatekeeper::{Gatekeeper, LoginLimits};
 use crate::local::{self, Local, Place};
 use crate::patterns::{Network, among, fold};
@@ -40,9 +39,6 @@ pub struct EntityOptions {
     /// How long initiators are given to log out when a portal stops, and what has to be ended or sent before a connection
     /// is closed may take.
     pub stop_time: Duration,
-    /// Addresses that SendTargets tells for portal groups instead of those that are listened on, by their tags: for
-    /// portals behind an address translation.
-    pub advertised: BTreeMap<u16, Vec<SocketAddr>>,
 }
 
 impl Default for EntityOptions {
@@ -57,7 +53,6 @@ impl Default for EntityOptions {
             idle_time: Duration::from_secs(45),
             silence_time: Duration::from_secs(30),
             stop_time: Duration::from_secs(5),
-            advertised: BTreeMap::new(),
         }
     }
 }
@@ -186,33 +181,22 @@ impl NetworkEntity {
     /// Where `target` can be reached, for one who has reached `reached` through the portal `through`: this first.
     pub(crate) fn portals_of(&self, target: &Target, through: &Shared, reached: SocketAddr) -> Vec<Portal> {
         let mut found = Vec::new();
-        let mut add = |group_tag, address: SocketAddr| {
-            // Without a scope, which means nothing elsewhere.
-            let address = SocketAddr::new(address.ip(), address.port());
-            let portal = Portal { address, group_tag };
-            if !found.contains(&portal) {
-                found.push(portal);
-            }
-        };
         let portals = self.portals.lock().unwrap_or_else(PoisonError::into_inner);
         let portals: Vec<_> = portals.iter().filter_map(Weak::upgrade).collect();
         let (first, others): (Vec<_>, Vec<_>) =
             portals.iter().partition(|portal| std::ptr::eq(&raw const ***portal, through));
         for portal in first.into_iter().chain(others) {
-            let group = portal.group_tag;
-            if !portal.is_listening()
-                || !target.has_group(group)
-                || self.options.advertised.contains_key(&group)
-            {
+            let group_tag = portal.group_tag;
+            if !portal.is_listening() || !target.has_group(group_tag) {
                 continue;
             }
-            if let Some(address) = told(portal.address, portal.takes_ipv4, reached) {
-                add(group, address);
-            }
-        }
-        for (group, addresses) in &self.options.advertised {
-            if target.has_group(*group) {
-                addresses.iter().for_each(|address| add(*group, *address));
+            for address in portal.told(reached) {
+                // Without a scope, which means nothing elsewhere.
+                let address = SocketAddr::new(address.ip(), address.port());
+                let portal = Portal { address, group_tag };
+                if !found.contains(&portal) {
+                    found.push(portal);
+                }
             }
         }
         found

@@ -15,7 +15,7 @@
 //! use lunette_engine::TargetPort;
 //! use lunette_reactor::Reactors;
 //! use lunette_scsi::Protocol;
-//! use lunette_transport_iscsi::{EntityOptions, NetworkEntity, Portal, TargetOptions};
+//! use lunette_transport_iscsi::{EntityOptions, NetworkEntity, Portal, PortalOptions, TargetOptions};
 //! use std::collections::BTreeMap;
 //!
 //! let reactors = Reactors::start(&lunette_reactor::Options::default())?;
@@ -23,7 +23,7 @@
 //! let entity = NetworkEntity::new(EntityOptions::default());
 //! let name = "iqn.2026-11.dev.lunette:default".to_owned();
 //! entity.add(TargetOptions { name, groups: BTreeMap::from([(1, port)]), ..TargetOptions::default() })?;
-//! let portal = Portal::start("127.0.0.1:0".parse()?, 1, &entity, &reactors)?;
+//! let portal = Portal::start("127.0.0.1:0".parse()?, PortalOptions::default(), &entity, &reactors)?;
 //! println!("iscsiadm -m discovery -t sendtargets -p {}", portal.address());
 //! portal.stop(&reactors);
 //! # Ok::<(), Box<dyn std::error::Error>>(())
@@ -53,6 +53,6 @@ pub use entity::{EntityOptions, NetworkEntity};
 pub use error::Error;
 pub use gatekeeper::LoginLimits;
 pub use patterns::{NamePattern, Network, NotANetwork, NotAPattern};
-pub use portal::Portal;
+pub use portal::{Portal, PortalOptions};
 pub use status::{EndHow, SessionCounters, SessionParameters, SessionStatus};
 pub use target::{Redirect, Target, TargetOptions};

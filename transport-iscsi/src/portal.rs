@@ -1,10 +1,12 @@
 //! A portal: a listening socket, and the connections that came in by it.
 
+use crate::advertise::told;
 use crate::connection::{Connection, canonical};
 use crate::gatekeeper::Refused;
 use crate::limits::ACCEPTS_PER_TURN;
 use crate::local::{self, Local, Place};
 use crate::{Error, NetworkEntity};
+use lunette_engine::TargetPort;
 use lunette_reactor::Reactors;
 use lunette_store::{Cx, Interest, IoId, IoResult, Message, ReactorId, Sink, SinkId};
 use rustix::net::{Shutdown, shutdown, sockopt};
@@ -26,15 +28,33 @@ pub struct Portal {
     listener: SinkId,
 }
 
+/// What a portal is to initiators.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct PortalOptions {
+    /// The portal group of each target that has it. The first one is 1.
+    pub group_tag: u16,
+    /// Addresses that SendTargets tells instead of the one that is listened on, for portals behind an address translation;
+    /// empty: none.
+    pub advertised: Vec<SocketAddr>,
+}
+
+impl Default for PortalOptions {
+    fn default() -> Self {
+        Self { group_tag: TargetPort::DEFAULT_GROUP, advertised: Vec::new() }
+    }
+}
+
 /// What a portal and its connections share.
 pub(crate) struct Shared {
     pub(crate) entity: Arc<NetworkEntity>,
     /// The address that it listens on.
-    pub(crate) address: SocketAddr,
+    address: SocketAddr,
     /// Whether an IPv6 socket takes IPv4 connections too.
-    pub(crate) takes_ipv4: bool,
+    takes_ipv4: bool,
     /// Target portal group tag.
     pub(crate) group_tag: u16,
+    /// What is told instead of the address; empty: that.
+    advertised: Vec<SocketAddr>,
     connections: AtomicUsize,
     /// Not told to stop.
     listening: AtomicBool,
@@ -66,20 +86,19 @@ fn listen(address: SocketAddr, mut pause: impl FnMut()) -> io::Result<TcpListene
 }
 
 impl Portal {
-    /// Listens on `address`, whose port may be 0 for any free one. The portal belongs to the portal group `group_tag` of each
-    /// target that has it.
+    /// Listens on `address`, whose port may be 0 for any free one.
     ///
     /// # Errors
     /// When the address cannot be listened on.
     pub fn start(
         address: SocketAddr,
-        group_tag: u16,
+        options: PortalOptions,
         entity: &Arc<NetworkEntity>,
         reactors: &Reactors,
     ) -> Result<Self, Error> {
         let socket = listen(address, || std::thread::sleep(BIND_PAUSE))
             .map_err(|source| Error::Listen { address, source })?;
-        Self::open(Socket::Own(socket), group_tag, entity, reactors)
+        Self::open(Socket::Own(socket), options, entity, reactors)
     }
 
     /// Takes over a socket that listens already, as service managers pass them.
@@ -88,16 +107,16 @@ impl Portal {
     /// When it has no address, or there are no reactors.
     pub fn adopt(
         socket: TcpListener,
-        group_tag: u16,
+        options: PortalOptions,
         entity: &Arc<NetworkEntity>,
         reactors: &Reactors,
     ) -> Result<Self, Error> {
-        Self::open(Socket::Adopted(socket), group_tag, entity, reactors)
+        Self::open(Socket::Adopted(socket), options, entity, reactors)
     }
 
     fn open(
         socket: Socket,
-        group_tag: u16,
+        PortalOptions { group_tag, advertised }: PortalOptions,
         entity: &Arc<NetworkEntity>,
         reactors: &Reactors,
     ) -> Result<Self, Error> {
@@ -108,6 +127,7 @@ impl Portal {
             address,
             takes_ipv4: address.is_ipv6() && !sockopt::ipv6_v6only(&*socket).unwrap_or(true),
             group_tag,
+            advertised,
             connections: AtomicUsize::new(0),
             listening: AtomicBool::new(true),
             ended: Mutex::default(),
@@ -181,6 +201,15 @@ impl Shared {
     /// Whether it has not been told to stop.
     pub(crate) fn is_listening(&self) -> bool {
         self.listening.load(Ordering::Acquire)
+    }
+
+    /// The addresses to tell one who has come to `reached`, here or at another portal.
+    pub(crate) fn told(&self, reached: SocketAddr) -> Vec<SocketAddr> {
+        if self.advertised.is_empty() {
+            told(self.address, self.takes_ipv4, reached).into_iter().collect()
+        } else {
+            self.advertised.clone()
+        }
     }
 
     /// Counts a new connection and gives it a place on the least loaded reactor.

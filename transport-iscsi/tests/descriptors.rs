@@ -6,7 +6,7 @@ use lunette_engine::TargetPort;
 use lunette_reactor::{Options as ReactorOptions, Reactors};
 use lunette_scsi::Protocol;
 use lunette_store::ReactorId;
-use lunette_transport_iscsi::{EntityOptions, NetworkEntity, Portal, TargetOptions};
+use lunette_transport_iscsi::{EntityOptions, NetworkEntity, Portal, PortalOptions, TargetOptions};
 use rustix::net::{AddressFamily, SocketType, connect, socket};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use std::collections::BTreeMap;
@@ -22,7 +22,8 @@ fn connections_are_accepted_when_there_are_descriptors_again() {
     let entity = NetworkEntity::new(EntityOptions::default());
     let (name, groups) = ("iqn.2026-11.dev.lunette:test".to_owned(), BTreeMap::from([(1, port)]));
     entity.add(TargetOptions { name, groups, ..TargetOptions::default() }).unwrap();
-    let portal = Portal::start("127.0.0.1:0".parse().unwrap(), 1, &entity, &reactors).unwrap();
+    let portal =
+        Portal::start("127.0.0.1:0".parse().unwrap(), PortalOptions::default(), &entity, &reactors).unwrap();
 
     let initiators = [(); 8].map(|()| socket(AddressFamily::INET, SocketType::STREAM, None).unwrap());
     let limit = getrlimit(Resource::Nofile);

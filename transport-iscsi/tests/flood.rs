@@ -7,7 +7,7 @@ use lunette_iscsi::initiator::{Initiator, Settings};
 use lunette_iscsi::{Outbox, Piece};
 use lunette_reactor::{Options as ReactorOptions, Reactors};
 use lunette_scsi::Protocol;
-use lunette_transport_iscsi::{EntityOptions, NetworkEntity, Portal, TargetOptions};
+use lunette_transport_iscsi::{EntityOptions, NetworkEntity, Portal, PortalOptions, TargetOptions};
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
 use std::net::TcpStream;
@@ -20,7 +20,8 @@ fn logins_that_are_refused_do_not_fill_the_log() {
     let entity = NetworkEntity::new(EntityOptions::default());
     let (name, groups) = ("iqn.2026-11.dev.lunette:test".to_owned(), BTreeMap::from([(1, port)]));
     entity.add(TargetOptions { name, groups, ..TargetOptions::default() }).unwrap();
-    let portal = Portal::start("127.0.0.1:0".parse().unwrap(), 1, &entity, &reactors).unwrap();
+    let portal =
+        Portal::start("127.0.0.1:0".parse().unwrap(), PortalOptions::default(), &entity, &reactors).unwrap();
 
     let mut out = Outbox::default();
     let target_name = "iqn.2026-11.dev.lunette:other".to_owned();

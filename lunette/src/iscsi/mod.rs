@@ -14,7 +14,9 @@ use anyhow::{Context, Result, bail};
 use lunette_engine::{LogicalUnit, TargetPort};
 use lunette_reactor::Reactors;
 use lunette_scsi::Protocol;
-use lunette_transport_iscsi::{AccessControl, AccessRule, NetworkEntity, Portal, TargetOptions};
+use lunette_transport_iscsi::{
+    AccessControl, AccessRule, NetworkEntity, Portal, PortalOptions, TargetOptions,
+};
 use plan::{Luns, Rule, Target};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
@@ -46,7 +48,7 @@ impl Iscsi {
         };
         let of_sockets = has_sockets.then_some(TargetPort::DEFAULT_GROUP);
         let groups: BTreeSet<u16> =
-            plan.portals.iter().map(|portal| portal.group).chain(of_sockets).collect();
+            plan.portals.iter().map(|portal| portal.options.group_tag).chain(of_sockets).collect();
         for target in &plan.targets {
             iscsi.add(target, &groups, units, ids)?;
         }
@@ -62,10 +64,11 @@ impl Iscsi {
         reactors: &Reactors,
     ) -> Result<()> {
         for portal in &plan.portals {
-            self.portals.push(Portal::start(portal.place, portal.group, &self.entity, reactors)?);
+            let options = portal.options.clone();
+            self.portals.push(Portal::start(portal.listen, options, &self.entity, reactors)?);
         }
         for socket in sockets {
-            self.portals.push(Portal::adopt(socket, TargetPort::DEFAULT_GROUP, &self.entity, reactors)?);
+            self.portals.push(Portal::adopt(socket, PortalOptions::default(), &self.entity, reactors)?);
         }
         Ok(())
     }

@@ -10,7 +10,7 @@ use lunette_iscsi::chap::{Credentials, Secret};
 use lunette_iscsi::params::Parameters;
 use lunette_iscsi::target::Settings;
 use lunette_transport_iscsi::{
-    ChapPolicy, DiscoveryAccess, EntityOptions, LoginLimits, NamePattern, Network, Redirect,
+    ChapPolicy, DiscoveryAccess, EntityOptions, LoginLimits, NamePattern, Network, PortalOptions, Redirect,
 };
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
@@ -28,8 +28,26 @@ pub(crate) type Luns = BTreeMap<u32, Address>;
 /// Portals and targets.
 pub(crate) struct Plan {
     pub(crate) options: EntityOptions,
-    pub(crate) portals: Vec<Grouped<SocketAddr>>,
+    pub(crate) portals: Vec<Portal>,
     pub(crate) targets: Vec<Target>,
+}
+
+/// Where initiators connect.
+pub(crate) struct Portal {
+    pub(crate) listen: SocketAddr,
+    pub(crate) options: PortalOptions,
+}
+
+impl From<Grouped<SocketAddr>> for Portal {
+    fn from(Grouped { place: listen, group: group_tag }: Grouped<SocketAddr>) -> Self {
+        Self { listen, options: PortalOptions { group_tag, ..PortalOptions::default() } }
+    }
+}
+
+impl From<tables::Portal> for Portal {
+    fn from(tables::Portal { listen, group: group_tag, advertise: advertised }: tables::Portal) -> Self {
+        Self { listen, options: PortalOptions { group_tag, advertised } }
+    }
 }
 
 /// A target.
@@ -65,7 +83,8 @@ impl Plan {
             settings: Settings::default(),
             access: Vec::new(),
         };
-        Self { options: EntityOptions::default(), portals, targets: vec![target] }
+        let portals = portals.into_iter().map(Portal::from);
+        Self { options: EntityOptions::default(), portals: portals.collect(), targets: vec![target] }
     }
 
     /// What a file says of the units that have these names. `has_sockets`: there are portals besides those of the file, of the
@@ -107,16 +126,14 @@ impl Reader<'_> {
             None => DiscoveryAccess::default(),
         };
         let targets = tables.targets.into_iter().map(|target| self.target(target));
-        let portals = tables.portals.iter();
         Ok(Plan {
             options: EntityOptions {
                 addresses: tables.addresses,
-                advertised: advertised(&tables.portals),
                 discovery,
                 logins: limits(&tables.limits),
                 ..times(&tables.times)
             },
-            portals: portals.map(|portal| Grouped { place: portal.listen, group: portal.group }).collect(),
+            portals: tables.portals.into_iter().map(Portal::from).collect(),
             targets: targets.collect::<Result<_>>()?,
         })
     }
@@ -299,20 +316,6 @@ fn set<T>(field: &mut T, wanted: Option<T>) {
     if let Some(wanted) = wanted {
         *field = wanted;
     }
-}
-
-/// What is told of the portal groups of which any portal is to be told in another way.
-fn advertised(portals: &[tables::Portal]) -> BTreeMap<u16, Vec<SocketAddr>> {
-    let mut told = BTreeMap::<u16, Vec<SocketAddr>>::new();
-    for portal in portals.iter().filter(|portal| !portal.advertise.is_empty()) {
-        told.entry(portal.group).or_default().extend(&portal.advertise);
-    }
-    for portal in portals.iter().filter(|portal| portal.advertise.is_empty()) {
-        if let Some(told) = told.get_mut(&portal.group) {
-            told.push(portal.listen);
-        }
-    }
-    told
 }
 
 /// The secrets of the accounts, by their names.

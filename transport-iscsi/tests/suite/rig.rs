@@ -7,7 +7,7 @@ use lunette_reactor::Reactors;
 use lunette_scsi::{Naa, Protocol};
 use lunette_store::layer::fault::Fault;
 use lunette_store::{Backing, ram::Ram};
-use lunette_transport_iscsi::{EntityOptions, NetworkEntity, Portal, Target, TargetOptions};
+use lunette_transport_iscsi::{EntityOptions, NetworkEntity, Portal, PortalOptions, Target, TargetOptions};
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -71,7 +71,11 @@ impl Rig {
     }
 
     pub(crate) fn another_portal(&self, address: &str, group: u16) -> Portal {
-        Portal::start(address.parse().unwrap(), group, &self.entity, &self.reactors).unwrap()
+        self.open(address, PortalOptions { group_tag: group, ..PortalOptions::default() })
+    }
+
+    pub(crate) fn open(&self, address: &str, options: PortalOptions) -> Portal {
+        Portal::start(address.parse().unwrap(), options, &self.entity, &self.reactors).unwrap()
     }
 
     pub(crate) fn address(&self) -> SocketAddr {

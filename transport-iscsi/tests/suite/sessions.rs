@@ -5,7 +5,7 @@ use lunette_iscsi::initiator::Settings;
 use lunette_iscsi::pdu::LoginStatus;
 use lunette_iscsi::target::SessionType;
 use lunette_store::ReactorId;
-use lunette_transport_iscsi::{EntityOptions, Portal};
+use lunette_transport_iscsi::{EntityOptions, Portal, PortalOptions};
 use std::io::Read;
 use std::net::{TcpListener, TcpStream};
 use std::sync::mpsc::{Receiver, channel};
@@ -45,7 +45,10 @@ fn an_unknown_target_is_refused() {
 #[test]
 fn an_address_in_use_is_named() {
     let rig = Rig::new();
-    let error = Portal::start(rig.address(), 1, &rig.entity, &rig.reactors).err().unwrap().to_string();
+    let error = Portal::start(rig.address(), PortalOptions::default(), &rig.entity, &rig.reactors)
+        .err()
+        .unwrap()
+        .to_string();
     assert!(
         error.starts_with(&format!("cannot listen on {}: Address already in use", rig.address())),
         "{error}"

@@ -7,8 +7,7 @@ use lunette_iscsi::initiator::Settings;
 use lunette_iscsi::params::Parameters;
 use lunette_iscsi::pdu::LoginStatus;
 use lunette_iscsi::target::{SessionType, Settings as TargetSettings};
-use lunette_transport_iscsi::{EntityOptions, TargetOptions};
-use std::collections::BTreeMap;
+use lunette_transport_iscsi::{EntityOptions, Portal, PortalOptions, TargetOptions};
 use std::net::{SocketAddr, TcpListener};
 use std::time::Duration;
 
@@ -129,26 +128,37 @@ fn ipv6_portals_and_wildcards_are_told_as_addresses() {
     assert_eq!(Client::ready(ipv6.address(), named(OTHER)).read(0, 1), [0; 512]);
 }
 
+/// Whatever others of its group do.
 #[test]
-fn addresses_can_be_told_instead_of_those_listened_on() {
-    let elsewhere = ["192.0.2.1:3260", "[2001:db8::1]:860"];
-    let advertised = BTreeMap::from([(2, elsewhere.map(|address| address.parse().unwrap()).to_vec())]);
-    let options = EntityOptions { advertised, ..EntityOptions::default() };
-    let rig = Rig::serving(options, target(TARGET, &[1, 2], &disk(1, None)), 1);
-    let second = rig.another_portal("127.0.0.1:0", 2);
-    let [one, two] = elsewhere;
-    let first = rig.address();
-    let expected = format!(
-        "TargetName={TARGET}\nTargetAddress={first},1\nTargetAddress={one},2\nTargetAddress={two},2\n"
-    );
-    assert_eq!(targets(second.address(), discovery(1), "All"), expected);
+fn a_portal_can_be_told_by_other_addresses() {
+    let rig = two_targets();
+    let [one, two] = ["192.0.2.1:3260", "[2001:db8::1]:860"];
+    let advertised = [one, two].map(|address| address.parse().unwrap()).to_vec();
+    let translated = rig.open("127.0.0.1:0", PortalOptions { group_tag: 2, advertised });
+    let wildcard = rig.another_portal("0.0.0.0:0", 2);
+    let socket = TcpListener::bind("127.0.0.1:0").unwrap();
+    let options = PortalOptions { group_tag: 2, ..PortalOptions::default() };
+    let adopted = Portal::adopt(socket, options, &rig.entity, &rig.reactors).unwrap();
+    let reached = SocketAddr::from(([127, 0, 0, 1], wildcard.address().port()));
+    let told = |address| targets(address, discovery(1), OTHER);
+    let of = |addresses: [&str; 4]| {
+        let addresses = addresses.map(|address| format!("TargetAddress={address},2\n"));
+        format!("TargetName={OTHER}\n{}", addresses.concat())
+    };
+    let (reached, taken) = (reached.to_string(), adopted.address().to_string());
+    assert_eq!(told(translated.address()), of([one, two, &reached, &taken]));
+    assert_eq!(told(reached.parse().unwrap()), of([&reached, one, two, &taken]));
+    translated.begin_stop(&rig.reactors);
+    assert!(translated.wait(Duration::MAX));
+    assert!(!told(adopted.address()).contains(one), "it has ended");
 }
 
 #[test]
 fn a_socket_can_be_taken_over_for_a_group() {
     let rig = two_targets();
     let socket = TcpListener::bind("127.0.0.1:0").unwrap();
-    let portal = lunette_transport_iscsi::Portal::adopt(socket, 2, &rig.entity, &rig.reactors).unwrap();
+    let options = PortalOptions { group_tag: 2, ..PortalOptions::default() };
+    let portal = Portal::adopt(socket, options, &rig.entity, &rig.reactors).unwrap();
     assert_eq!(portal.group_tag(), 2);
     assert_eq!(Client::ready(portal.address(), named(OTHER)).read(0, 1), [0; 512]);
 }

@@ -87,13 +87,17 @@ fn parameters_are_those_of_the_standard() {
 #[test]
 fn portals_tell_what_they_advertise() {
     let portals = "[[portal]]\nlisten = \"0.0.0.0:3260\"\nadvertise = [\"198.51.100.1:3260\"]\n\
-                   [[portal]]\nlisten = \"[::1]:3261\"\ngroup = 2\n";
+                   [[portal]]\nlisten = \"[::1]:3261\"\ngroup = 2\n\
+                   [[portal]]\nlisten = \"0.0.0.0:3262\"\n";
     let plan = read(&secrets(), portals).unwrap();
-    let portals: Vec<_> =
-        plan.portals.iter().map(|portal| (portal.place.to_string(), portal.group)).collect();
-    assert_eq!(portals, [("0.0.0.0:3260".to_owned(), 1), ("[::1]:3261".to_owned(), 2)]);
-    let told = ["198.51.100.1:3260".parse().unwrap()];
-    assert_eq!(plan.options.advertised, BTreeMap::from([(1, told.to_vec())]));
+    let told = "198.51.100.1:3260".parse().unwrap();
+    let expected =
+        [("0.0.0.0:3260", 1, vec![told]), ("[::1]:3261", 2, Vec::new()), ("0.0.0.0:3262", 1, Vec::new())];
+    assert_eq!(plan.portals.len(), expected.len());
+    for (portal, (listen, group_tag, advertised)) in plan.portals.iter().zip(expected) {
+        assert_eq!(portal.listen.to_string(), listen);
+        assert_eq!(portal.options, PortalOptions { group_tag, advertised });
+    }
     for (line, part) in [
         ("listen = \"localhost\"", "`localhost`"),
         ("listen = \"127.0.0.1:1\"\ngroup = 0", "1 to 65534"),
