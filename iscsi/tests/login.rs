@@ -318,6 +318,10 @@ impl SecurityMethod for PassWord {
         "X-word"
     }
 
+    fn has_key(&self, key: &str) -> bool {
+        key == "X-say"
+    }
+
     fn step(&mut self, keys: &[(&str, &str)], out: &mut Vec<u8>) -> SecurityStep {
         match keys {
             [] => {
@@ -328,6 +332,26 @@ impl SecurityMethod for PassWord {
             _ => SecurityStep::Failed("another word"),
         }
     }
+}
+
+#[test]
+fn other_keys_go_on_while_a_security_method_runs() {
+    let mut target = TargetEnd::new(Settings::default());
+    target.targets.admission = Some(Admission { methods: vec![Box::new(PassWord)], ..Admission::default() });
+    let requests = [
+        request(TRANSIT | 1, &(names() + "AuthMethod=X-word MaxBurstLength=4096 X-other=1")),
+        request(TRANSIT | 1, "X-say=please FirstBurstLength=1024 X-more=1"),
+        request(OPERATIONAL_TO_FULL, "InitialR2T=Yes"),
+    ];
+    let responses = exchange(&mut target, &requests);
+    let answers = |number: usize| responses[number].1.as_str();
+    assert!(
+        answers(0).starts_with("AuthMethod=X-word MaxBurstLength=4096 X-other=NotUnderstood X-ask=word ")
+    );
+    assert_eq!(answers(1), "X-more=NotUnderstood FirstBurstLength=1024 ");
+    let accepted = target.accepted.expect("it is let in");
+    assert_eq!(accepted.session.info().authenticated.as_deref(), Some("polite"));
+    assert_eq!(accepted.session.parameters().max_burst_length, 4096);
 }
 
 #[test]

@@ -462,6 +462,10 @@ impl SecurityMethod for Secret {
         "CHAP"
     }
 
+    fn has_key(&self, key: &str) -> bool {
+        key.starts_with("CHAP_")
+    }
+
     fn step(&mut self, keys: &[(&str, &str)], out: &mut Vec<u8>) -> SecurityStep {
         if !std::mem::replace(&mut self.asked, true) {
             text::push(out, "CHAP_A", "5");

@@ -115,6 +115,10 @@ impl SecurityMethod for TargetChap {
         "CHAP"
     }
 
+    fn has_key(&self, key: &str) -> bool {
+        key.starts_with("CHAP_")
+    }
+
     fn step(&mut self, keys: &[(&str, &str)], out: &mut Vec<u8>) -> SecurityStep {
         self.advance(keys, out).unwrap_or_else(SecurityStep::Failed)
     }

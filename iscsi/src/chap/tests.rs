@@ -109,6 +109,13 @@ fn each_proves_to_the_other_with_every_algorithm() {
 }
 
 #[test]
+fn chap_has_keys_of_its_own() {
+    let chap = method(&Algorithm::ALL, None);
+    assert!([key::ALGORITHM, key::NAME, key::RESPONSE, "CHAP_X"].iter().all(|key| chap.has_key(key)));
+    assert!(["InitialR2T", "X-CHAP_A", "chap_a"].iter().all(|key| !chap.has_key(key)));
+}
+
+#[test]
 fn who_proves_nothing_or_too_little_is_refused() {
     let all = || Algorithm::ALL.to_vec();
     let offer = |algorithm| InitiatorChap::new(vec![algorithm], own(), None);

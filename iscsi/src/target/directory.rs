@@ -99,7 +99,11 @@ pub trait SecurityMethod {
     /// Its name in AuthMethod.
     fn name(&self) -> &'static str;
 
-    /// Looks at the security keys of one login request and appends its answers to `out`
+    /// Whether a key is one of its own. All others in the security stage are negotiated or not understood as ever (RFC 7143
+    /// 6.2).
+    fn has_key(&self, key: &str) -> bool;
+
+    /// Looks at its keys in one login request and appends its answers to `out`
     /// (with [`text::push`](crate::text::push)).
     fn step(&mut self, keys: &[(&str, &str)], out: &mut Vec<u8>) -> SecurityStep;
 }

@@ -105,6 +105,13 @@ enum Security {
     Done,
 }
 
+impl Security {
+    /// Whether a key is for the method that was chosen.
+    fn has_key(&self, key: &str) -> bool {
+        matches!(self, Self::Running(method) if method.has_key(key))
+    }
+}
+
 impl Login {
     /// Waits for the first login request.
     pub fn new(settings: Settings) -> Self {
@@ -331,7 +338,7 @@ impl Login {
             SessionType::Normal => Phase::Login,
             SessionType::Discovery => Phase::DiscoveryLogin,
         };
-        let mut security_keys = Vec::new();
+        let mut own_keys = Vec::new();
         let is_last = |pair: &&(&str, &str)| is_capped(pair.0);
         let ordered = pairs.iter().filter(|pair| !is_last(pair)).chain(pairs.iter().filter(is_last));
         for &(key, value) in ordered {
@@ -341,7 +348,7 @@ impl Login {
                 "SendTargets" | "TargetAlias" | "TargetAddress" | "TargetPortalGroupTag" => {
                     text::push(answers, key, answer::REJECT);
                 }
-                _ if matches!(self.security, Security::Running(_)) => security_keys.push((key, value)),
+                _ if self.security.has_key(key) => own_keys.push((key, value)),
                 _ => {
                     let repeated = |_| wrong(format!("{key} is negotiated twice"));
                     self.negotiation.answer(phase, key, value, answers).map_err(repeated)?;
@@ -349,7 +356,7 @@ impl Login {
             }
         }
         if let Security::Running(method) = &mut self.security {
-            match method.step(&security_keys, answers) {
+            match method.step(&own_keys, answers) {
                 SecurityStep::Continue => {}
                 SecurityStep::Passed { name } => {
                     self.info.authenticated = Some(name);
