@@ -41,6 +41,8 @@ pub(crate) enum End {
     SlowLogin,
     #[error("others are to log in instead")]
     Evicted,
+    #[error("too many logins from its address have failed")]
+    Indebted,
     #[error("the initiator is silent")]
     Silent,
     #[error("the data of a command does not come, or comes too slowly")]

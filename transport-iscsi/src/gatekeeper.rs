@@ -24,7 +24,8 @@ pub struct LoginLimits {
     pub burst: u32,
     /// Logins that an address may begin in a second after that; at least one.
     pub rate: u32,
-    /// As how many further logins one counts in which the initiator fails to prove who it is.
+    /// As how many further logins one counts in which the initiator fails to prove who it is. From an address with more
+    /// of them than `burst`, logins under way are ended too.
     pub failure_weight: u32,
     /// Sessions that one initiator name has from one address and with one account; discovery does not count.
     pub sessions_of_initiator: usize,
@@ -112,7 +113,7 @@ impl Gatekeeper {
         if left == 0 {
             return Err(Refused::Connections);
         }
-        let (price, credit) = (self.price(), self.price() * self.limits.burst.max(1));
+        let (price, credit) = (self.price(), self.credit());
         self.make_room(origin, now);
         let record = self.origins.entry(origin).or_default();
         if record.connections >= left {
@@ -149,6 +150,13 @@ impl Gatekeeper {
         record.owes_until = record.owes_until.max(now) + fine;
     }
 
+    /// Whether `address` owes so much, for failures, that logins from there that have begun do not go on either: otherwise each
+    /// of them would be one more guess.
+    pub(crate) fn is_indebted(&self, address: IpAddr, now: Duration) -> bool {
+        let record = self.origins.get(&Origin::of(address));
+        record.is_some_and(|record| record.owes_until.saturating_sub(now) > self.credit())
+    }
+
     /// A connection that was let in is gone.
     pub(crate) fn leave(&mut self, address: IpAddr, place: Place) {
         self.login_ended(place);
@@ -159,6 +167,11 @@ impl Gatekeeper {
     /// What a login costs, in time.
     fn price(&self) -> Duration {
         Duration::from_secs(1) / self.limits.rate.max(1)
+    }
+
+    /// How much an address may owe.
+    fn credit(&self) -> Duration {
+        self.price() * self.limits.burst.max(1)
     }
 
     fn record(&mut self, origin: Origin) -> &mut Record {

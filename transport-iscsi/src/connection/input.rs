@@ -143,6 +143,9 @@ impl Connection {
                 Ok((used, more))
             }
             Phase::Login(login, visitor) => {
+                if self.portal.entity.gatekeeper().is_indebted(self.peer.ip(), cx.now()) {
+                    return Err(End::Indebted);
+                }
                 let progress = login.receive(&mut self.door(Some(visitor)), input, &mut state.out);
                 let progress = progress.inspect_err(|error| {
                     if matches!(error, Error::LoginRefused(LoginStatus::AUTHENTICATION_FAILURE)) {

@@ -136,6 +136,18 @@ fn who_guesses_waits_longer() {
 }
 
 #[test]
+fn guesses_cannot_be_prepared() {
+    let mut gate = Gate::new(LoginLimits { burst: 10, rate: 1, failure_weight: 4, ..limits() });
+    (0..4).for_each(|_| _ = gate.enter(v4(1)));
+    gate.keeper.authentication_failed(v4(1), NOW);
+    assert!(!gate.keeper.is_indebted(v4(1), NOW));
+    gate.keeper.authentication_failed(v4(1), NOW);
+    assert!(gate.keeper.is_indebted(v4(1), NOW));
+    assert!(!gate.keeper.is_indebted(v4(2), NOW));
+    assert!(!gate.keeper.is_indebted(v4(1), NOW + Duration::from_secs(2)));
+}
+
+#[test]
 fn addresses_are_forgotten() {
     let mut gate = Gate::new(LoginLimits { burst: 10, rate: 1, ..limits() });
     let visit = |gate: &mut Gate, address, now| {
