@@ -84,7 +84,8 @@ fn a_guest_outlives_the_daemon() -> Result<()> {
     guest.check(
         "while kill -0 $(cat /run/fio.pid) 2>/dev/null; do sleep 0.2; done
          cat /run/fio.log
-         grep 'err= 0' /run/fio.log",
+         grep 'err= 0' /run/fio.log
+         grep 'Target requests logout' /run/iscsid.log",
     )?;
     guest.check("iscsiadm -m node --logout")?;
     guest.power_off()?;
