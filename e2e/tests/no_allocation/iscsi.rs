@@ -9,7 +9,7 @@ use lunette_iscsi::pdu::{
 use lunette_iscsi::text;
 use lunette_reactor::{Options as ReactorOptions, Reactors};
 use lunette_scsi::Protocol;
-use lunette_transport_iscsi::{EntityOptions, NetworkEntity, Portal, TargetOptions};
+use lunette_transport_iscsi::{EntityOptions, NetworkEntity, Portal, PortalOptions, TargetOptions};
 use std::io::{Read, Write};
 use std::net::TcpStream;
 
@@ -181,7 +181,8 @@ fn check(store: &str, digests: bool) {
     let entity = NetworkEntity::new(EntityOptions::default());
     let groups = [(1, port)].into();
     entity.add(TargetOptions { name: TARGET.to_owned(), groups, ..TargetOptions::default() }).unwrap();
-    let portal = Portal::start("127.0.0.1:0".parse().unwrap(), 1, &entity, &reactors).unwrap();
+    let portal =
+        Portal::start("127.0.0.1:0".parse().unwrap(), PortalOptions::default(), &entity, &reactors).unwrap();
 
     let mut client = Client::login(&portal, digests);
     for (name, opcode, length, immediate) in [
