@@ -8,6 +8,7 @@ use lunette_iscsi::target::{
     Admission, Directory, Identity, Login, Refusal, SecurityMethod, SecurityStep, SessionInfo, TargetRecord,
 };
 use lunette_iscsi::{Outbox, Piece, target, text};
+use std::ops::ControlFlow;
 use std::sync::Arc;
 
 /// What keys of CHAP might say.
@@ -128,7 +129,13 @@ impl Directory for Asks {
         Ok(1)
     }
 
-    fn targets(&self, _: &SessionInfo, _: &mut dyn FnMut(TargetRecord<'_>)) {}
+    fn targets(
+        &self,
+        _: &SessionInfo,
+        _: Option<&str>,
+        _: &mut dyn FnMut(TargetRecord<'_>) -> ControlFlow<()>,
+    ) {
+    }
 }
 
 /// A login by somebody who knows the secret, or another one, over a line that may spoil texts.

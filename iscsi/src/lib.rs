@@ -19,6 +19,7 @@
 //! use lunette_iscsi::initiator::{self, Event, Initiator};
 //! use lunette_iscsi::target::{self, Admission, Directory, Identity, Login, Refusal, SessionInfo, TargetRecord};
 //! use lunette_iscsi::{Outbox, Piece};
+//! use std::ops::ControlFlow;
 //!
 //! /// Lets everyone in.
 //! struct Open;
@@ -29,7 +30,13 @@
 //!     fn open(&mut self, _: Identity<'_>) -> Result<u16, Refusal> {
 //!         Ok(1)
 //!     }
-//!     fn targets(&self, _: &SessionInfo, _: &mut dyn FnMut(TargetRecord<'_>)) {}
+//!     fn targets(
+//!         &self,
+//!         _: &SessionInfo,
+//!         _: Option<&str>,
+//!         _: &mut dyn FnMut(TargetRecord<'_>) -> ControlFlow<()>,
+//!     ) {
+//!     }
 //! }
 //!
 //! /// Stands in for a socket.

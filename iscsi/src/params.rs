@@ -207,7 +207,7 @@ pub struct Negotiation {
     seen: u32,
 }
 
-/// A key was sent twice (RFC 7143 6.2: an initiator error).
+/// A key was sent twice (RFC 7143 6.3, 6.4: an initiator error).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Repeated;
 
@@ -222,6 +222,11 @@ impl Negotiation {
     pub fn requiring(mut self, digests: Digests) -> Self {
         (self.required.header_digest, self.required.data_digest) = (digests.header, digests.data);
         self
+    }
+
+    /// Another negotiation begins, in which keys may come again. What was agreed holds on.
+    pub fn begin(&mut self) {
+        self.seen = 0;
     }
 
     /// What was agreed so far.
@@ -253,16 +258,14 @@ impl Negotiation {
             text::push(out, key, if obsolete { answer::REJECT } else { answer::NOT_UNDERSTOOD });
             return Ok(());
         };
+        let bit = 1 << index;
+        if self.seen & bit != 0 {
+            return Err(Repeated);
+        }
+        self.seen |= bit;
         if phase == Phase::FullFeature && !spec.any_time {
             text::push(out, key, answer::REJECT);
             return Ok(());
-        }
-        if phase != Phase::FullFeature {
-            let bit = 1 << index;
-            if self.seen & bit != 0 {
-                return Err(Repeated);
-            }
-            self.seen |= bit;
         }
         if !spec.is_relevant(phase) {
             text::push(out, key, answer::IRRELEVANT);

@@ -46,6 +46,32 @@ fn send_targets() {
 }
 
 #[test]
+fn what_is_asked_for_twice_in_one_negotiation_is_rejected() {
+    let length = "MaxRecvDataSegmentLength=512";
+    for text in ["SendTargets=All SendTargets=All".to_owned(), format!("{length} X-a=1 {length}")] {
+        let mut pair = discovery();
+        pair.initiator.text(text.replace(' ', "\0").as_bytes(), &mut pair.out).unwrap();
+        pair.run();
+        assert_eq!(pair.rejects.pop().unwrap().0, RejectReason::PROTOCOL, "{text}");
+        assert_eq!((pair.texts.pop(), pair.error), (None, None));
+    }
+    let mut pair = discovery();
+    for _ in 0..2 {
+        assert_eq!(ask(&mut pair, length), "", "each text is a negotiation of its own");
+    }
+}
+
+#[test]
+fn no_more_targets_are_looked_at_than_are_told() {
+    let mut pair = discovery();
+    pair.target.targets.extra = 50_000;
+    ask(&mut pair, &format!("SendTargets={OTHER}"));
+    assert_eq!(pair.target.targets.shown.take(), 1);
+    let told = ask(&mut pair, "SendTargets=All").matches("TargetName=").count();
+    assert_eq!(pair.target.targets.shown.take(), told + 1, "the last did not fit");
+}
+
+#[test]
 fn long_lists_take_several_responses_and_have_an_end() {
     let mut pair = discovery();
     pair.target.targets.extra = 5000;
@@ -134,6 +160,9 @@ fn an_idle_connection_gives_memory_back() {
     connection(&mut pair).shrink();
     assert!(split(&pair.inject(&head[tail..]))[0].1.starts_with(b"TargetName="));
     assert_alive(&mut pair);
+    assert!(pair.inject(&head[..tail]).is_empty());
+    connection(&mut pair).drop_buffers();
+    assert_eq!(connection(&mut pair).footprint(), 0, "unless it is over");
 }
 
 #[test]

@@ -18,6 +18,7 @@ use lunette_iscsi::target::{
 use lunette_iscsi::{Outbox, Payload, Piece, target};
 use std::collections::{HashMap, HashSet};
 use std::io::IoSlice;
+use std::ops::ControlFlow;
 
 /// Bytes of all that is written.
 static DATA: [u8; 4096] = [0xa5; 4096];
@@ -407,5 +408,11 @@ impl Directory for Anyone {
         Ok(1)
     }
 
-    fn targets(&self, _: &SessionInfo, _: &mut dyn FnMut(TargetRecord<'_>)) {}
+    fn targets(
+        &self,
+        _: &SessionInfo,
+        _: Option<&str>,
+        _: &mut dyn FnMut(TargetRecord<'_>) -> ControlFlow<()>,
+    ) {
+    }
 }

@@ -16,7 +16,7 @@ use lunette_iscsi::{Error, Outbox, Payload, Piece, text};
 use observer::Observer;
 use std::collections::{HashMap, HashSet};
 use std::io::IoSlice;
-use std::ops::Range;
+use std::ops::{ControlFlow, Range};
 
 const TARGET: &str = "iqn.2026-11.dev.lunette:fuzz";
 /// What every read returns, as often as it takes.
@@ -440,13 +440,21 @@ impl Directory for Targets {
         Ok(self.sessions)
     }
 
-    fn targets(&self, _: &SessionInfo, show: &mut dyn FnMut(TargetRecord<'_>)) {
+    fn targets(
+        &self,
+        _: &SessionInfo,
+        wanted: Option<&str>,
+        show: &mut dyn FnMut(TargetRecord<'_>) -> ControlFlow<()>,
+    ) {
         let portals = ["10.0.0.1:3260", "[fd00::1]:3260"];
         let portals =
             portals.map(|address| Portal { address: address.parse().expect("an address"), group_tag: 1 });
-        show(TargetRecord { name: TARGET, portals: &portals });
-        for number in 0..40 {
-            show(TargetRecord { name: &format!("{TARGET}.{number}"), portals: &portals });
+        let others = (0..40).map(|number| format!("{TARGET}.{number}"));
+        for name in std::iter::once(TARGET.to_owned()).chain(others) {
+            let is_wanted = wanted.is_none_or(|wanted| wanted.eq_ignore_ascii_case(&name));
+            if is_wanted && show(TargetRecord { name: &name, portals: &portals }).is_break() {
+                return;
+            }
         }
     }
 }

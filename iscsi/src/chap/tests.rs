@@ -6,6 +6,7 @@ use crate::target::{
     TargetRecord,
 };
 use crate::{Error, Outbox, Piece};
+use std::ops::ControlFlow;
 use std::sync::Arc;
 
 const NAMES: [&str; 2] = ["iqn.2024-01.example:me", "iqn.2024-01.example:disk"];
@@ -51,7 +52,13 @@ impl Directory for Asks {
         Ok(1)
     }
 
-    fn targets(&self, _: &SessionInfo, _: &mut dyn FnMut(TargetRecord<'_>)) {}
+    fn targets(
+        &self,
+        _: &SessionInfo,
+        _: Option<&str>,
+        _: &mut dyn FnMut(TargetRecord<'_>) -> ControlFlow<()>,
+    ) {
+    }
 }
 
 fn send(out: &mut Outbox) -> Vec<u8> {

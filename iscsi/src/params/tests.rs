@@ -86,7 +86,7 @@ fn phases() {
 }
 
 #[test]
-fn a_key_may_come_once_in_a_login() {
+fn a_key_may_come_once_in_a_negotiation() {
     let mut negotiation = Negotiation::new(ours());
     let mut out = Vec::new();
     assert_eq!(negotiation.answer(Phase::Login, "ImmediateData", "Yes", &mut out), Ok(()));
@@ -94,8 +94,11 @@ fn a_key_may_come_once_in_a_login() {
     let declare = |n: &mut Negotiation| {
         n.answer(Phase::FullFeature, "MaxRecvDataSegmentLength", "512", &mut Vec::new())
     };
-    assert_eq!(declare(&mut negotiation), Ok(()));
-    assert_eq!(declare(&mut negotiation), Ok(()));
+    for _ in 0..2 {
+        negotiation.begin();
+        assert_eq!(declare(&mut negotiation), Ok(()));
+        assert_eq!(declare(&mut negotiation), Err(Repeated));
+    }
 }
 
 #[test]

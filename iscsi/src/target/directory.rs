@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 use std::net::SocketAddr;
+use std::ops::ControlFlow;
 
 use super::{SessionInfo, Settings};
 use crate::params::Parameters;
@@ -128,6 +129,12 @@ pub trait Directory {
         Err(Refusal::new(LoginStatus::NO_SUCH_SESSION, reason))
     }
 
-    /// Shows every target that the initiator of this session may see.
-    fn targets(&self, session: &SessionInfo, show: &mut dyn FnMut(TargetRecord<'_>));
+    /// Shows the targets that the initiator of this session may see, until `show` has enough: the one of the name `wanted`,
+    /// in whatever case, or all.
+    fn targets(
+        &self,
+        session: &SessionInfo,
+        wanted: Option<&str>,
+        show: &mut dyn FnMut(TargetRecord<'_>) -> ControlFlow<()>,
+    );
 }

@@ -444,7 +444,7 @@ fn open(
 }
 
 /// ABORT TASK of a task we do not know. If its command is still to come, it counts as received and aborted
-/// (RFC 7143 11.5.1).
+/// (RFC 7143 11.6.1).
 fn abort_missing(session: &mut Session, header: &TaskManagementRequest) -> TaskManagementResult {
     let cmd_sn = header.ref_cmd_sn.get();
     if session.window.classify(cmd_sn) == Arrival::Ignored || !before(cmd_sn, header.cmd_sn.get()) {

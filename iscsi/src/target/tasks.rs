@@ -7,7 +7,7 @@ use super::write::WriteTransfer;
 use crate::tags::TagHasher;
 
 /// Names a task of one session. Names of finished tasks are never mistaken for later ones in the same slot.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct TaskId {
     pub(crate) slot: u16,
     pub(crate) generation: u32,

@@ -1,10 +1,12 @@
 //! Text requests in full-feature phase: discovery and renegotiation (RFC 7143 11.10, appendix C).
 
+use std::ops::ControlFlow;
+
 use super::session::SessionType;
 use super::{Connection, Directory, Session, TargetRecord};
 use crate::limits::{MAX_TEXT_REQUEST, MAX_TEXT_RESPONSE};
 use crate::outbox::Outbox;
-use crate::params::Phase;
+use crate::params::{Phase, Repeated};
 use crate::pdu::{NO_TAG, RejectReason, TextRequest, TextResponse, flag};
 use crate::text::{self, answer};
 
@@ -18,6 +20,8 @@ pub(crate) struct TextExchange {
     incoming: Vec<u8>,
     outgoing: Vec<u8>,
     sent: usize,
+    /// SendTargets has come.
+    has_asked: bool,
 }
 
 impl TextExchange {
@@ -69,6 +73,7 @@ impl Connection {
         if transfer_tag == NO_TAG {
             self.text.reset();
             self.text.task_tag = task_tag;
+            self.negotiation.begin();
         } else if (task_tag, transfer_tag) != (self.text.task_tag, self.text.transfer_tag) {
             return Err(RejectReason::INVALID_FIELD);
         }
@@ -114,6 +119,10 @@ impl Connection {
         let mut answers = Vec::new();
         for (key, value) in text::parse(&incoming).map_err(|_| RejectReason::PROTOCOL)? {
             match key {
+                // Once is enough (RFC 7143 6.4), also for who pays for the answers.
+                "SendTargets" if std::mem::replace(&mut self.text.has_asked, true) => {
+                    return Err(RejectReason::PROTOCOL);
+                }
                 "SendTargets" => send_targets(session, directory, value, &mut answers),
                 "InitiatorAlias" => {}
                 // These are for the target to tell, or for a login.
@@ -125,8 +134,8 @@ impl Connection {
                 | "SessionType"
                 | "AuthMethod" => text::push(&mut answers, key, answer::REJECT),
                 _ => {
-                    // Outside a login a key may come again.
-                    let _ = self.negotiation.answer(Phase::FullFeature, key, value, &mut answers);
+                    let answered = self.negotiation.answer(Phase::FullFeature, key, value, &mut answers);
+                    answered.map_err(|Repeated| RejectReason::PROTOCOL)?;
                 }
             }
             if answers.len() > MAX_TEXT_RESPONSE {
@@ -151,10 +160,7 @@ fn send_targets(session: &Session, directory: &dyn Directory, which: &str, answe
         (SessionType::Normal, name) if name.eq_ignore_ascii_case(own) => Some(own),
         _ => return text::push(answers, "SendTargets", answer::REJECT),
     };
-    directory.targets(info, &mut |record: TargetRecord<'_>| {
-        if wanted.is_some_and(|name| !name.eq_ignore_ascii_case(record.name)) {
-            return;
-        }
+    directory.targets(info, wanted, &mut |record: TargetRecord<'_>| {
         let start = answers.len();
         text::push(answers, "TargetName", record.name);
         for portal in record.portals {
@@ -162,7 +168,9 @@ fn send_targets(session: &Session, directory: &dyn Directory, which: &str, answe
         }
         if answers.len() > MAX_TEXT_RESPONSE {
             answers.truncate(start);
+            return ControlFlow::Break(());
         }
+        ControlFlow::Continue(())
     });
 }
 

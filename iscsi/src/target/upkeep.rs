@@ -28,6 +28,12 @@ impl Connection {
         }
         self.text.reset();
     }
+
+    /// For a connection that is over: gives back everything. It must not receive any more.
+    pub fn drop_buffers(&mut self) {
+        self.segment = Vec::new();
+        self.text.reset();
+    }
 }
 
 impl Session {

@@ -4,8 +4,10 @@
 pub mod plain;
 pub mod scramble;
 
+use std::cell::Cell;
 use std::collections::HashMap;
 use std::io::IoSlice;
+use std::ops::ControlFlow;
 
 use lunette_iscsi::initiator::{self, CommandRequest, Initiator};
 use lunette_iscsi::params::Parameters;
@@ -41,6 +43,8 @@ pub struct Targets {
     pub admission: Option<Admission>,
     pub sessions: u16,
     pub extra: usize,
+    /// How many targets were shown.
+    pub shown: Cell<usize>,
     /// TSIH and CID of a session that connections may join.
     pub open: Option<(u16, u16, Parameters)>,
 }
@@ -74,13 +78,25 @@ impl Directory for Targets {
         }
     }
 
-    fn targets(&self, _: &SessionInfo, show: &mut dyn FnMut(TargetRecord<'_>)) {
+    fn targets(
+        &self,
+        _: &SessionInfo,
+        wanted: Option<&str>,
+        show: &mut dyn FnMut(TargetRecord<'_>) -> ControlFlow<()>,
+    ) {
+        let show = &mut |name: &str, portals: &[Portal]| {
+            self.shown.update(|shown| shown + 1);
+            show(TargetRecord { name, portals })
+        };
         let portals = ["10.0.0.1:3260", "[fd00::1]:3260"];
         let portals = portals.map(|address| Portal { address: address.parse().unwrap(), group_tag: 1 });
-        show(TargetRecord { name: TARGET, portals: &portals });
-        show(TargetRecord { name: OTHER, portals: &portals[..1] });
-        for number in 0..self.extra {
-            show(TargetRecord { name: &format!("{TARGET}.{number}"), portals: &portals });
+        let extra = (0..self.extra).map(|number| format!("{TARGET}.{number}"));
+        let names = [TARGET.to_owned(), OTHER.to_owned()].into_iter().chain(extra);
+        for name in names.filter(|name| wanted.is_none_or(|wanted| wanted.eq_ignore_ascii_case(name))) {
+            let portals = if name == OTHER { &portals[..1] } else { &portals };
+            if show(&name, portals).is_break() {
+                return;
+            }
         }
     }
 }

@@ -13,6 +13,7 @@ use lunette_iscsi::target::{
     Admission, Directory, Identity, Refusal, SecurityMethod, SessionInfo, SessionType, TargetRecord,
 };
 use std::net::SocketAddr;
+use std::ops::ControlFlow;
 use std::sync::Arc;
 
 /// The targets as one connection comes to them.
@@ -117,15 +118,25 @@ impl Directory for Door<'_> {
         Ok(parameters)
     }
 
-    fn targets(&self, session: &SessionInfo, show: &mut dyn FnMut(TargetRecord<'_>)) {
+    fn targets(
+        &self,
+        session: &SessionInfo,
+        wanted: Option<&str>,
+        show: &mut dyn FnMut(TargetRecord<'_>) -> ControlFlow<()>,
+    ) {
         let Connection { portal, reached, peer, .. } = self.connection;
-        for target in portal.entity.targets() {
+        let targets = match wanted {
+            Some(name) => portal.entity.target(name).into_iter().collect(),
+            None => portal.entity.targets(),
+        };
+        for target in targets {
             if target.rule_for(&session.initiator_name, peer.ip()).is_err() {
                 continue;
             }
             let portals = portal.entity.portals_of(&target, portal, *reached);
-            if !portals.is_empty() {
-                show(TargetRecord { name: target.name(), portals: &portals });
+            let record = TargetRecord { name: target.name(), portals: &portals };
+            if !portals.is_empty() && show(record).is_break() {
+                return;
             }
         }
     }
