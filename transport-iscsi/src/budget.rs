@@ -33,7 +33,8 @@ impl Share {
     }
 
     /// What it has.
-    pub(crate) fn held(&self) -> Held {
+    #[cfg(test)]
+    fn held(&self) -> Held {
         self.mine
     }
 
@@ -57,7 +58,7 @@ impl Share {
     /// that have a part of their data would wait for one another for ever.
     pub(crate) fn take_unsolicited(&mut self, bytes: usize) -> bool {
         let unsolicited = self.budget.unsolicited.get() + bytes;
-        let little = self.mine.unsolicited + bytes <= LEAST_SHARE;
+        let little = bytes == 0 || self.mine.unsolicited + bytes <= LEAST_SHARE;
         let fits = self.fits(bytes) && (little || unsolicited <= UNSOLICITED_BUFFERS);
         if fits {
             self.mine.unsolicited += bytes;
@@ -76,7 +77,9 @@ impl Share {
 
     fn fits(&self, bytes: usize) -> bool {
         let mine = self.mine.solicited + self.mine.unsolicited + bytes;
-        mine <= LEAST_SHARE || mine <= SHARED_BUFFERS.saturating_sub(self.budget.all.get() + bytes)
+        bytes == 0
+            || mine <= LEAST_SHARE
+            || mine <= SHARED_BUFFERS.saturating_sub(self.budget.all.get() + bytes)
     }
 }
 
@@ -123,6 +126,10 @@ mod tests {
         let mut late = Share::of(&budget);
         assert!(late.take(LEAST_SHARE / 2) && late.take_unsolicited(LEAST_SHARE / 2));
         assert!(!late.take(1) && !late.take_unsolicited(1));
+        assert!(
+            greedy.iter_mut().all(|share| share.take(0) && share.take_unsolicited(0)),
+            "nothing is always there"
+        );
     }
 
     #[test]

@@ -5,6 +5,7 @@ use lunette_engine as engine;
 use lunette_iscsi::target::{Command, TaskId};
 use lunette_scsi::{Cdb, Lun, TaskAttribute};
 use lunette_store::pool::BufList;
+use std::collections::VecDeque;
 
 /// A command of one connection; an id never names a second one.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -118,11 +119,20 @@ pub(crate) struct Slot {
     used: bool,
 }
 
+impl Slot {
+    /// Bytes of data-out for which it lacks a buffer.
+    pub(crate) fn more_out(&self) -> usize {
+        (self.wanted_out as usize).saturating_sub(self.data_out.sg().len() as usize)
+    }
+}
+
 /// The slots of a connection. A slot's room is kept, so a busy connection allocates nothing.
 #[derive(Default)]
 pub(crate) struct Slots {
     slots: Vec<Slot>,
     free: Vec<u32>,
+    /// The hungry ones, in the order in which they became so.
+    hungry: VecDeque<SlotId>,
 }
 
 impl Slots {
@@ -160,9 +170,27 @@ impl Slots {
         self.slots.get_mut(id.index as usize).filter(|slot| slot.used && slot.generation == id.generation)
     }
 
+    /// A command has come to `stage`. It is in the queue for buffers just as long as it is hungry.
+    pub(crate) fn enter(&mut self, id: SlotId, stage: Stage) -> Option<&mut Slot> {
+        let before = std::mem::replace(&mut self.get_mut(id)?.stage, stage);
+        match (before, stage) {
+            (Stage::Hungry, Stage::Hungry) => {}
+            (Stage::Hungry, _) if self.hungry.front() == Some(&id) => drop(self.hungry.pop_front()),
+            (Stage::Hungry, _) => self.hungry.retain(|waiting| *waiting != id),
+            (_, Stage::Hungry) => self.hungry.push_back(id),
+            _ => {}
+        }
+        self.get_mut(id)
+    }
+
+    /// The command that has been hungry for the longest time.
+    pub(crate) fn hungriest(&self) -> Option<SlotId> {
+        self.hungry.front().copied()
+    }
+
     /// Frees a slot and its buffers. Returns what these counted.
     pub(crate) fn remove(&mut self, id: SlotId) -> Held {
-        let Some(slot) = self.get_mut(id) else { return Held::default() };
+        let Some(slot) = self.enter(id, Stage::Sending) else { return Held::default() };
         slot.generation = slot.generation.wrapping_add(1);
         slot.used = false;
         slot.task = None;
@@ -184,5 +212,47 @@ impl Slots {
     pub(crate) fn iter(&self) -> impl Iterator<Item = (SlotId, &Slot)> {
         let used = self.slots.iter().enumerate().filter(|(_, slot)| slot.used);
         used.map(|(index, slot)| (SlotId { index: index as u32, generation: slot.generation }, slot))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use lunette_iscsi::pdu;
+
+    fn request() -> Request {
+        Request::of(&Command {
+            task: TaskId::default(),
+            tag: 0,
+            lun: [0; 8],
+            attribute: pdu::TaskAttribute::SIMPLE,
+            priority: 0,
+            cdb: &[0; 16],
+            cdb_extension: &[],
+            read_length: 0,
+            write_length: 0,
+            unsolicited_length: 0,
+            held: false,
+            whole: false,
+        })
+    }
+
+    #[test]
+    fn only_hungry_commands_are_in_the_queue() {
+        let mut slots = Slots::default();
+        let ids: Vec<_> = (0..4).map(|_| slots.insert(request())).collect();
+        for id in &ids {
+            assert!(slots.enter(*id, Stage::Hungry).is_some_and(|slot| slot.stage == Stage::Hungry));
+            slots.enter(*id, Stage::Hungry);
+        }
+        slots.enter(ids[1], Stage::Refused);
+        slots.remove(ids[0]);
+        assert!(slots.hungry.iter().eq(&ids[2..]));
+        assert_eq!(slots.hungriest(), Some(ids[2]));
+        slots.enter(ids[2], Stage::Gathering);
+        slots.enter(ids[0], Stage::Hungry);
+        assert!(slots.hungry.iter().eq(&ids[3..]), "no slot that is free");
+        slots.remove(ids[3]);
+        assert_eq!(slots.hungriest(), None);
     }
 }

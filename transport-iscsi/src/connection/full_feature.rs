@@ -11,7 +11,6 @@ use lunette_iscsi::target::{self, Accepted, Directory, Event, Residual, Response
 use lunette_iscsi::{Error, Outbox, Payload};
 use lunette_scsi::{AdditionalSense, Sense, SenseBytes, SenseFormat, SenseKey, Status};
 use lunette_store::{Cx, Sg, SinkId, pool};
-use std::collections::VecDeque;
 use std::io::IoSlice;
 use std::rc::Rc;
 use std::time::Duration;
@@ -43,9 +42,9 @@ pub(crate) struct FullFeature {
     pub(super) slots: Slots,
     /// Whose slot is whose, by [`TaskId::index`].
     by_task: Vec<SlotId>,
-    /// Commands that wait for buffers, in their order.
-    hungry: VecDeque<SlotId>,
-    pub(super) share: Share,
+    share: Share,
+    /// Buffers for data-in or for data-out that was asked for have come back since commands were looked at that wait.
+    pub(super) relieved: bool,
     pub(super) counters: SessionCounters,
     /// When the last command came.
     pub(super) last_command: Option<Duration>,
@@ -62,8 +61,8 @@ impl FullFeature {
             nexus,
             slots: Slots::default(),
             by_task,
-            hungry: VecDeque::new(),
             share: Share::of(budget),
+            relieved: false,
             counters: SessionCounters::default(),
             last_command: None,
             managements: super::manage::Managements::default(),
@@ -164,7 +163,7 @@ impl FullFeature {
         if let Some(place) = self.by_task.get_mut(task.index()) {
             *place = id;
         }
-        if whole && self.hungry.is_empty() && self.supply_at_once(id, env.local) {
+        if whole && self.slots.hungriest().is_none() && self.supply_at_once(id, env.local) {
             self.arrive(id, env);
         } else if !held {
             self.deliver(id, env);
@@ -183,8 +182,7 @@ impl FullFeature {
 
     /// The engine gets a command as soon as its own PDU is whole.
     fn arrive(&mut self, id: SlotId, env: &mut Env<'_>) {
-        let Some(slot) = self.slots.get_mut(id) else { return };
-        slot.stage = Stage::Arriving;
+        let Some(slot) = self.slots.enter(id, Stage::Arriving) else { return };
         let (task, write) = (slot.request.task, slot.request.write_length);
         if write == 0 || self.machine.request_data(&mut self.session, task, write, env.out) {
             self.start(id, env);
@@ -221,34 +219,40 @@ impl FullFeature {
 
     /// Gets buffers for a command that was admitted, now or later.
     fn prepare(&mut self, id: SlotId, env: &mut Env<'_>) {
-        let Some(slot) = self.slots.get_mut(id) else { return };
-        slot.stage = Stage::Hungry;
+        let Some(slot) = self.slots.get(id) else { return };
         let coming = slot.request.unsolicited_length.min(slot.wanted_out);
         if !self.fill_data_out(id, coming, env.local) {
             self.abandon(id, env.cx);
             return self.busy(id, env);
         }
-        if !self.hungry.is_empty() || !self.supply(id, env) {
-            self.hungry.push_back(id);
+        // One that needs nothing more has no reason to wait.
+        let may_pass = self.slots.hungriest().is_none() || self.wants(id) == 0;
+        if !may_pass || !self.supply(id, env) {
+            self.slots.enter(id, Stage::Hungry);
         }
     }
 
     /// Gives buffers to the commands that wait for some.
     pub(crate) fn feed_hungry(&mut self, env: &mut Env<'_>) {
-        while let Some(&id) = self.hungry.front() {
-            if self.slots.get(id).is_some_and(|slot| slot.stage == Stage::Hungry) && !self.supply(id, env) {
+        while let Some(id) = self.slots.hungriest() {
+            if !self.supply(id, env) {
                 return;
             }
-            self.hungry.pop_front();
         }
+    }
+
+    /// Bytes of buffers that a command still needs.
+    fn wants(&self, id: SlotId) -> usize {
+        self.slots
+            .get(id)
+            .map_or(0, |slot| pool::footprint(slot.more_out()) + pool::footprint(slot.wanted_in as usize))
     }
 
     /// Gives a command all its buffers and lets it go on; false if there is no room for them yet.
     fn supply(&mut self, id: SlotId, env: &mut Env<'_>) -> bool {
+        let wants = self.wants(id);
         let Some(slot) = self.slots.get_mut(id) else { return true };
-        let more_out = (slot.wanted_out as usize).saturating_sub(slot.data_out.sg().len() as usize);
-        let wanted_in = slot.wanted_in as usize;
-        let wants = pool::footprint(more_out) + pool::footprint(wanted_in);
+        let (more_out, wanted_in) = (slot.more_out(), slot.wanted_in as usize);
         if !self.share.leaves_room(wants) {
             return false;
         }
@@ -300,11 +304,12 @@ impl FullFeature {
     }
 
     fn gather(&mut self, id: SlotId, env: &mut Env<'_>) {
-        let Some(slot) = self.slots.get_mut(id) else { return };
-        slot.stage = Stage::Gathering;
+        let Some(slot) = self.slots.enter(id, Stage::Gathering) else { return };
         slot.marked = false;
-        let (task, wanted) = (slot.request.task, slot.wanted_out);
-        if wanted == 0 || self.machine.request_data(&mut self.session, task, wanted, env.out) {
+        let Request { task, write_length, .. } = slot.request;
+        let wanted = slot.wanted_out;
+        // What comes without R2T is waited for also if nothing is wanted: no answer comes before it (RFC 7143 11.4.2).
+        if write_length == 0 || self.machine.request_data(&mut self.session, task, wanted, env.out) {
             self.start(id, env);
         }
     }
@@ -363,10 +368,6 @@ impl FullFeature {
     /// Ends a command without a response.
     pub(super) fn drop_command(&mut self, id: SlotId) {
         if let Some(slot) = self.slots.get(id) {
-            if slot.stage == Stage::Hungry {
-                // Its place behind a command that waits for long would outlive it.
-                self.hungry.retain(|waiting| *waiting != id);
-            }
             self.session.discard(slot.request.task);
             self.free(id);
         }
@@ -380,7 +381,9 @@ impl FullFeature {
     }
 
     fn free(&mut self, id: SlotId) {
-        self.share.give_back(self.slots.remove(id));
+        let held = self.slots.remove(id);
+        self.relieved |= held.solicited > 0;
+        self.share.give_back(held);
     }
 
     pub(super) fn busy(&mut self, id: SlotId, env: &mut Env<'_>) {
@@ -393,11 +396,11 @@ impl FullFeature {
 
     /// Ends a command before its start. The answer waits for the data that comes without R2T (RFC 7143 11.4.2).
     fn refuse(&mut self, id: SlotId, outcome: Outcome, env: &mut Env<'_>) {
-        let Some(slot) = self.slots.get_mut(id) else { return };
-        if self.machine.request_data(&mut self.session, slot.request.task, 0, env.out) {
+        let Some(task) = self.slots.get(id).map(|slot| slot.request.task) else { return };
+        if self.machine.request_data(&mut self.session, task, 0, env.out) {
             return self.respond(id, &outcome, env);
         }
-        slot.stage = Stage::Refused;
+        let Some(slot) = self.slots.enter(id, Stage::Refused) else { return };
         slot.task = None;
         slot.outcome = Some(outcome);
         slot.data_out.clear();
@@ -405,8 +408,7 @@ impl FullFeature {
     }
 
     fn respond(&mut self, id: SlotId, outcome: &Outcome, env: &mut Env<'_>) {
-        let Some(slot) = self.slots.get_mut(id) else { return };
-        slot.stage = Stage::Sending;
+        let Some(slot) = self.slots.enter(id, Stage::Sending) else { return };
         slot.task = None;
         slot.data_out.clear();
         self.counters.bytes_read += outcome.moved_in;

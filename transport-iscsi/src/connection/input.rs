@@ -42,6 +42,7 @@ impl Connection {
             }
             let Some(arrived) = self.receive_once(state, buffer)? else { return Ok(()) };
             state.hear(cx.now());
+            state.received += (arrived.direct + arrived.rest) as u64;
             let before = state.out.len();
             if arrived.direct > 0 {
                 self.parse_in_place(state, arrived.direct)?;

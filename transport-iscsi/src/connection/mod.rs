@@ -25,7 +25,7 @@ use lunette_iscsi::Outbox;
 use lunette_iscsi::target::{Accepted, Login, SessionType, Settings};
 use lunette_scsi::ServiceResponse;
 use lunette_store::{Cx, Interest, IoError, IoId, IoResult, Sink, SinkId};
-use patience::Patience;
+use patience::{Patience, Ping};
 use std::cell::{Cell, RefCell};
 use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::os::fd::AsRawFd;
@@ -106,9 +106,11 @@ struct State {
     successors: Vec<Place>,
     started: Duration,
     heard: Duration,
-    pinged: Option<Duration>,
+    pinged: Option<Ping>,
     /// Bytes that were sent.
     sent: u64,
+    /// Bytes that were received.
+    received: u64,
     patience: Patience,
 }
 
@@ -335,11 +337,11 @@ impl Connection {
         for token in [Token::READABLE, Token::WRITABLE, Token::TICK, Token::LATE] {
             cx.cancel(self.id(token));
         }
-        state.stash = Vec::new();
         let logging_out = matches!(state.closing, Some(Closing::Logout(_)));
         if let State { phase: Phase::FullFeature(full), out, .. } = state {
             out.clear(|token| full.sent(token));
         }
+        state.drop_buffers();
         if !state.nexus_closed && !logging_out {
             self.close_nexus(state, cx);
         }
@@ -418,6 +420,7 @@ impl State {
             heard: now,
             pinged: None,
             sent: 0,
+            received: 0,
             patience: Patience::default(),
         }
     }
@@ -460,7 +463,10 @@ impl Sink for Connection {
                 self.receive(&mut state, cx);
             }
             (Token::WRITABLE, _) => {
-                state.blocked = false;
+                // Only one who takes in what is sent makes room for more.
+                if std::mem::take(&mut state.blocked) {
+                    state.hear(cx.now());
+                }
                 self.flush(&mut state, cx);
             }
             (Token::FLUSH, _) => {

@@ -12,6 +12,16 @@ impl State {
         self.out.footprint() + self.stash.capacity() + machine
     }
 
+    /// Gives back everything: the connection is over, but the engine may hold its commands for long.
+    pub(super) fn drop_buffers(&mut self) {
+        self.stash = Vec::new();
+        self.out.shrink();
+        if let Phase::FullFeature(full) = &mut self.phase {
+            full.machine.drop_buffers();
+            debug_assert_eq!(self.footprint(), 0);
+        }
+    }
+
     /// Gives back what an idle connection does not need.
     pub(super) fn shrink(&mut self) {
         self.out.shrink();

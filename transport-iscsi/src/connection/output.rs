@@ -25,7 +25,7 @@ impl Connection {
         }
         while !state.out.is_empty() && !state.blocked && state.socket.is_some() {
             match send(state) {
-                Ok(count) => self.sent(state, count, cx),
+                Ok(count) => sent(state, count),
                 Err(Errno::INTR) => {}
                 Err(Errno::AGAIN) => {
                     state.blocked = true;
@@ -45,18 +45,6 @@ impl Connection {
     fn tell_window(&self, state: &mut State) {
         if let State { phase: Phase::FullFeature(full), out, .. } = state {
             full.machine.tell_window(&full.session, out);
-        }
-    }
-
-    fn sent(&self, state: &mut State, count: usize, cx: &mut dyn Cx) {
-        // Only one who takes in what is sent makes room for more.
-        if state.paused {
-            state.hear(cx.now());
-        }
-        state.sent += count as u64;
-        match &mut state.phase {
-            Phase::FullFeature(full) => state.out.advance(count, |token| full.sent(token)),
-            Phase::Login(..) => state.out.advance(count, |_| ()),
         }
     }
 
@@ -103,4 +91,12 @@ fn send(state: &State) -> Result<usize, Errno> {
         return Ok(0);
     }
     rustix::net::sendmsg(socket, &runs[..count], &mut SendAncillaryBuffer::default(), SendFlags::NOSIGNAL)
+}
+
+fn sent(state: &mut State, count: usize) {
+    state.sent += count as u64;
+    match &mut state.phase {
+        Phase::FullFeature(full) => state.out.advance(count, |token| full.sent(token)),
+        Phase::Login(..) => state.out.advance(count, |_| ()),
+    }
 }

@@ -14,6 +14,10 @@ use std::net::{SocketAddr, TcpStream};
 pub(crate) const TARGET: &str = "iqn.2026-11.dev.lunette:test";
 pub(crate) const LUN: [u8; 8] = [0; 8];
 
+pub(crate) fn lun_of(number: u8) -> [u8; 8] {
+    [0, number, 0, 0, 0, 0, 0, 0]
+}
+
 /// What became of a command.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Ended {
@@ -182,7 +186,8 @@ impl Client {
         self.command_at(LUN, cdb, read_length, write)
     }
 
-    fn command_at(
+    /// Queues a command to a logical unit.
+    pub(crate) fn command_at(
         &mut self,
         lun: [u8; 8],
         cdb: &[u8],
@@ -219,8 +224,7 @@ impl Client {
 
     /// Carries a command out that reads from another LUN than 0.
     pub(crate) fn run_at(&mut self, lun: u8, cdb: &[u8], read_length: u32) -> Ended {
-        let lun = [0, lun, 0, 0, 0, 0, 0, 0];
-        let tag = self.command_at(lun, cdb, read_length, None).expect("the command window is open");
+        let tag = self.command_at(lun_of(lun), cdb, read_length, None).expect("the command window is open");
         self.finish(tag)
     }
 

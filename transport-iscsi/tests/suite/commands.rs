@@ -8,7 +8,7 @@ use lunette_store::ReactorId;
 use lunette_store::pool::Pool;
 use lunette_transport_iscsi::limits::{CONNECTION_BUFFERS, REACTOR_BUFFERS};
 use lunette_transport_iscsi::{EntityOptions, TargetOptions};
-use std::io::Write;
+use std::io::{Read, Write};
 
 fn parameters(bits: u32) -> Parameters {
     let bit = |n: u32| bits >> n & 1 != 0;
@@ -227,4 +227,35 @@ fn writes_beyond_the_buffers_wait_for_their_turn() {
     for (n, data) in data.iter().enumerate() {
         assert!(client.read(lba(n), 4096) == *data);
     }
+}
+
+/// No answer comes before the end of what the initiator sends unasked, also if the command does not want it.
+#[test]
+fn data_that_nobody_wants_is_waited_for() {
+    let rig = Rig::new();
+    let parameters = Parameters { header_digest: false, data_digest: false, ..Parameters::PREFERRED };
+    let mut client = Client::ready(rig.address(), Settings { parameters, ..settings(1) });
+    let tag = client.command(&[0; 6], 0, Some(vec![0; 4096]));
+    let mut command: [u8; 48] = *client.wire().first_chunk().unwrap();
+    // Not final, and no data segment.
+    command[1] &= 0x7f;
+    command[5..8].fill(0);
+    // NOP-Out, immediate.
+    let mut ping = [0; 48];
+    ping[..2].copy_from_slice(&[0x40, 0x80]);
+    ping[16..24].copy_from_slice(&[0x77, 0, 0, 0, 0xff, 0xff, 0xff, 0xff]);
+    ping[24..28]
+        .copy_from_slice(&(u32::from_be_bytes(*command[24..].first_chunk().unwrap()) + 1).to_be_bytes());
+    // Data-Out, final.
+    let mut data = [0; 48 + 4096];
+    data[..8].copy_from_slice(&[0x05, 0x80, 0, 0, 0, 0, 0x10, 0]);
+    data[16..20].copy_from_slice(&tag.to_be_bytes());
+    data[20..24].fill(0xff);
+    let mut answer = [0; 48];
+    client.socket.write_all(&[command, ping].concat()).unwrap();
+    client.socket.read_exact(&mut answer).unwrap();
+    assert_eq!(answer[0], 0x20, "NOP-In");
+    client.socket.write_all(&data).unwrap();
+    client.socket.read_exact(&mut answer).unwrap();
+    assert_eq!((answer[0], answer[3]), (0x21, 0), "SCSI Response, GOOD");
 }

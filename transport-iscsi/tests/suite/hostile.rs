@@ -1,5 +1,5 @@
-use crate::client::{Client, READ, WRITE, cdb, pattern, settings};
-use crate::rig::Rig;
+use crate::client::{Client, READ, TARGET, WRITE, cdb, lun_of, pattern, settings};
+use crate::rig::{Rig, disk, stuck_disk, target_of};
 use lunette_iscsi::Error as ProtocolError;
 use lunette_iscsi::initiator::Settings;
 use lunette_iscsi::params::Parameters;
@@ -292,4 +292,24 @@ fn a_command_that_finds_no_buffer_for_long_is_turned_back() {
     let ended = good.run(&cdb(READ, 0, 65535), 65535 * 512, None);
     assert_eq!(ended.status, 8, "BUSY");
     assert_eq!(good.read(0, 8), [0; 4096]);
+}
+
+/// Commands of one logical unit, which never end, have all buffers of their session.
+#[test]
+fn a_stuck_unit_does_not_starve_the_others_of_its_session() {
+    let options = EntityOptions {
+        idle_time: Duration::from_millis(20),
+        silence_time: Duration::from_secs(2),
+        ..EntityOptions::default()
+    };
+    let units = [disk(1, None), stuck_disk(2)];
+    let rig = Rig::serving(options, target_of(TARGET, &[1], &units), 1);
+    let mut client = rig.client(1);
+    client.run_at(1, &[0; 6], 0);
+    for n in 0..40 {
+        client.command_at(lun_of(1), &cdb(READ, n * 2048, 2048), 1 << 20, None).unwrap();
+    }
+    let good = client.command(&cdb(READ, 0, 8), 4096, None);
+    assert_eq!(client.run(&[0; 6], 0, None).status, 0, "it needs no buffer");
+    assert_eq!(client.finish(good).status, 8, "BUSY");
 }

@@ -6,7 +6,7 @@ use lunette_engine::{Identity, LogicalUnit, TargetPort};
 use lunette_reactor::Reactors;
 use lunette_scsi::{Naa, Protocol};
 use lunette_store::layer::fault::Fault;
-use lunette_store::{Backing, ram::Ram};
+use lunette_store::{Backing, held::Held, ram::Ram};
 use lunette_transport_iscsi::{EntityOptions, NetworkEntity, Portal, PortalOptions, Target, TargetOptions};
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -29,6 +29,15 @@ pub(crate) fn disk(number: u64, plan: Option<&str>) -> Arc<LogicalUnit> {
     if let Some(plan) = plan {
         store = Arc::new(Fault::new(store, plan.parse().unwrap()));
     }
+    unit(number, store)
+}
+
+/// A disk whose operations are held on their reactor until somebody [takes](lunette_store::held::take) them.
+pub(crate) fn stuck_disk(number: u64) -> Arc<LogicalUnit> {
+    unit(number, Arc::new(Held::new(SIZE, 1000)))
+}
+
+fn unit(number: u64, store: Arc<dyn Backing>) -> Arc<LogicalUnit> {
     let disk = Disk::new(&lunette_device_disk::Options::default(), store.caps()).unwrap();
     let identity = Identity::new(number.to_string(), Naa::locally_assigned(number));
     LogicalUnit::new("ram", identity, Box::new(disk), Some(store))
@@ -36,8 +45,13 @@ pub(crate) fn disk(number: u64, plan: Option<&str>) -> Arc<LogicalUnit> {
 
 /// A target that shows `unit` as LUN 0 in these portal groups.
 pub(crate) fn target(name: &str, groups: &[u16], unit: &Arc<LogicalUnit>) -> TargetOptions {
+    target_of(name, groups, std::slice::from_ref(unit))
+}
+
+/// A target that shows these units as LUN 0 and so on.
+pub(crate) fn target_of(name: &str, groups: &[u16], units: &[Arc<LogicalUnit>]) -> TargetOptions {
     let port = |group| {
-        let units = BTreeMap::from([(0, unit.clone())]);
+        let units: BTreeMap<_, _> = (0..).zip(units.iter().cloned()).collect();
         TargetPort::in_group(group, format!("{name},t,0x{group:04x}"), group, Protocol::ISCSI, units)
     };
     let groups = groups.iter().map(|group| (*group, port(*group))).collect();
