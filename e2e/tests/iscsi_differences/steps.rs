@@ -416,9 +416,14 @@ fn solicited(place: &Place, at: (u32, u32), length: usize, last: bool) -> Result
     wire.until_ended(tag)
 }
 
-/// Steps after which tgt has written past its buffers: it may end at any time.
-const VIOLENT: [&str; 3] =
-    ["immediate data beyond what is expected", "data with a wrong offset", "more data than was asked for"];
+/// Steps that are not taken with who is fragile: it writes past its buffers and may end at any time or, at the last, hears
+/// nothing more now and then.
+const VIOLENT: [&str; 4] = [
+    "immediate data beyond what is expected",
+    "data with a wrong offset",
+    "more data than was asked for",
+    "ping that wants no answer",
+];
 
 /// Takes all steps: their names, and what the target answers.
 pub(crate) fn take(place: &Place) -> Vec<(String, String)> {

@@ -13,8 +13,8 @@ use lunette_iscsi::pdu::{
 };
 use lunette_iscsi::text;
 
-/// Who says nothing for this long is taken to say nothing. No answer of ours depends on it.
-const PATIENCE: Duration = Duration::from_secs(5);
+/// Who says nothing for this long is taken to say nothing.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// From operational negotiation to full-feature phase.
 const STRAIGHT_THROUGH: u8 = flag::TRANSIT | 1 << 2 | 3;
