@@ -88,7 +88,7 @@ fn initiators_that_are_asked_to_log_out_have_time_for_it() {
 
 #[test]
 fn an_initiator_that_does_not_log_out_is_told_that_it_is_cut() {
-    let mut rig = Rig::with(
+    let rig = Rig::with(
         EntityOptions { stop_time: Duration::from_millis(20), ..EntityOptions::default() },
         None,
         1,
@@ -96,7 +96,8 @@ fn an_initiator_that_does_not_log_out_is_told_that_it_is_cut() {
     let mut client = rig.client(1);
     let mut discovery = Client::connect(rig.address(), crate::sessions::discovery());
     discovery.until(|client| client.logged_in);
-    assert!(rig.stop());
+    rig.portal().begin_stop(&rig.reactors);
+    assert!(rig.portal().wait(Duration::MAX));
     client.until_closed();
     let told: Vec<_> = client.messages.iter().map(|message| (message.event, message.parameters)).collect();
     let agreed = Parameters::PREFERRED;
