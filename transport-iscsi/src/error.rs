@@ -55,6 +55,8 @@ pub(crate) enum End {
     SlowPdu,
     #[error("the initiator takes what is sent to it too slowly, or not at all")]
     SlowReader,
+    #[error("the session that it was to replace does not end")]
+    Blocked,
     #[error("the same initiator port has logged in anew")]
     Replaced,
     #[error("it was to be ended")]

@@ -5,7 +5,7 @@ use crate::local::Place;
 use crate::patterns::fold;
 use lunette_iscsi::params::Parameters;
 use lunette_iscsi::target::SessionInfo;
-use std::collections::HashMap;
+use std::collections::hash_map::{self, HashMap};
 use std::fmt;
 
 /// The initiator's end of a session.
@@ -70,8 +70,27 @@ pub(crate) struct SessionTable {
     most_of_initiator: usize,
     last_tsih: u16,
     open: HashMap<u16, Record>,
-    /// The latest session of each nexus.
-    by_nexus: HashMap<NexusKey, u16>,
+    by_nexus: HashMap<NexusKey, Holders>,
+}
+
+/// Who has a nexus.
+#[derive(Default)]
+struct Holders {
+    /// The latest session.
+    latest: Option<u16>,
+    /// The connection that has to be over before the latest session may begin. Its end may wait for a store, so there are
+    /// never two: who has not begun yet leaves it to whoever comes after him.
+    ending: Option<Place>,
+}
+
+/// Whether a session may begin that has taken the place of another.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Turn {
+    Now,
+    /// When the connection at this place is over.
+    After(Place),
+    /// Never: it has been replaced in turn.
+    Gone,
 }
 
 struct Record {
@@ -98,13 +117,21 @@ pub(crate) enum NoSession {
     Occupied,
 }
 
+impl Holders {
+    /// The connection at `place` is over. False: nobody has the nexus any more.
+    fn end_at(&mut self, place: Place) -> bool {
+        self.ending.take_if(|ending| *ending == place);
+        self.latest.is_some() || self.ending.is_some()
+    }
+}
+
 impl SessionTable {
     pub(crate) fn new(most_of_initiator: usize) -> Self {
         Self { most_of_initiator, last_tsih: 0, open: HashMap::new(), by_nexus: HashMap::new() }
     }
 
     /// Opens a session at `place`, of this nexus or for discovery. Returns its handle and where the session is that it
-    /// replaces.
+    /// replaces: when that is over, its [`turn`](Self::turn) may have come.
     pub(crate) fn open(
         &mut self,
         nexus: Option<NexusKey>,
@@ -113,6 +140,7 @@ impl SessionTable {
     ) -> Result<(u16, Option<Place>), NoSession> {
         let mut before = None;
         if let Some(nexus) = &nexus {
+            before = self.by_nexus.get(nexus).and_then(|holders| holders.ending);
             if let Some(holder) = self.latest(nexus) {
                 if !entry.may_take_over(&holder.entry) {
                     return Err(NoSession::Taken);
@@ -125,7 +153,9 @@ impl SessionTable {
         }
         let tsih = self.new_tsih().ok_or(NoSession::Full)?;
         if let Some(nexus) = &nexus {
-            self.by_nexus.insert(nexus.clone(), tsih);
+            let holders = self.by_nexus.entry(nexus.clone()).or_default();
+            holders.latest = Some(tsih);
+            holders.ending = holders.ending.or(before);
         }
         self.open.insert(tsih, Record { place, nexus, entry, leading: None });
         Ok((tsih, before))
@@ -133,7 +163,7 @@ impl SessionTable {
 
     /// The session of a nexus.
     fn latest(&self, nexus: &NexusKey) -> Option<&Record> {
-        self.open.get(self.by_nexus.get(nexus)?)
+        self.open.get(&self.by_nexus.get(nexus)?.latest?)
     }
 
     /// How many sessions the initiator of `nexus` has that count with one of this entry, but for that of `nexus`.
@@ -141,7 +171,7 @@ impl SessionTable {
         let name = &nexus.initiator.name;
         let others =
             self.by_nexus.iter().filter(|(other, _)| other.initiator.name == *name && *other != nexus);
-        let records = others.filter_map(|(_, tsih)| self.open.get(tsih));
+        let records = others.filter_map(|(_, holders)| self.open.get(&holders.latest?));
         records.filter(|record| record.entry.counts_with(entry)).count()
     }
 
@@ -162,14 +192,16 @@ impl SessionTable {
         place: Place,
     ) -> Result<(Parameters, Place), NoSession> {
         // One that has been replaced is over, even if its connection is still to learn that.
-        let is_latest = self.by_nexus.get(nexus) == Some(&tsih);
-        let session = self.open.get_mut(&tsih).filter(|_| is_latest).ok_or(NoSession::Unknown)?;
+        let holders = self.by_nexus.get_mut(nexus).filter(|holders| holders.latest == Some(tsih));
+        let (holders, session) = holders.zip(self.open.get_mut(&tsih)).ok_or(NoSession::Unknown)?;
         if !entry.may_take_over(&session.entry) {
             return Err(NoSession::Taken);
         }
         match session.leading {
             Some((leading, parameters)) if leading == cid => {
-                Ok((parameters, std::mem::replace(&mut session.place, place)))
+                let before = std::mem::replace(&mut session.place, place);
+                holders.ending.get_or_insert(before);
+                Ok((parameters, before))
             }
             _ => Err(NoSession::Occupied),
         }
@@ -180,21 +212,37 @@ impl SessionTable {
         self.open.get(&tsih).map(|session| session.place)
     }
 
+    /// Whether the session may begin that has taken the place of another at `place`.
+    pub(crate) fn turn(&self, tsih: u16, place: Place) -> Turn {
+        let Some(session) = self.open.get(&tsih).filter(|session| session.place == place) else {
+            return Turn::Gone;
+        };
+        match session.nexus.as_ref().and_then(|nexus| self.by_nexus.get(nexus)) {
+            Some(Holders { latest, .. }) if *latest != Some(tsih) => Turn::Gone,
+            Some(Holders { ending: Some(before), .. }) => Turn::After(*before),
+            _ => Turn::Now,
+        }
+    }
+
     /// A session has ended at `place`; it is over, unless it goes on elsewhere.
     pub(crate) fn close(&mut self, tsih: u16, place: Place) {
         if self.place_of(tsih) != Some(place) {
-            return;
+            // It went on elsewhere; a few do.
+            return self.by_nexus.retain(|_, holders| holders.end_at(place));
         }
         let Some(Record { nexus: Some(nexus), .. }) = self.open.remove(&tsih) else { return };
-        if self.by_nexus.get(&nexus) == Some(&tsih) {
-            self.by_nexus.remove(&nexus);
+        if let hash_map::Entry::Occupied(mut holders) = self.by_nexus.entry(nexus) {
+            holders.get_mut().latest.take_if(|latest| *latest == tsih);
+            if !holders.get_mut().end_at(place) {
+                holders.remove();
+            }
         }
     }
 
     /// Where the sessions with a target are, through whichever portal group.
     pub(crate) fn places_of(&self, target: &str) -> Vec<Place> {
         let sessions = self.by_nexus.iter().filter(|(nexus, _)| nexus.target == target);
-        sessions.filter_map(|(_, tsih)| Some(self.open.get(tsih)?.place)).collect()
+        sessions.filter_map(|(_, holders)| Some(self.open.get(&holders.latest?)?.place)).collect()
     }
 
     /// Where the sessions with the target of session `tsih` are that were let in by the same access rule, also this one: those
@@ -204,7 +252,7 @@ impl SessionTable {
             return Vec::new();
         };
         let sessions = self.by_nexus.iter().filter(|(nexus, _)| nexus.target == own.target);
-        let records = sessions.filter_map(|(_, tsih)| self.open.get(tsih));
+        let records = sessions.filter_map(|(_, holders)| self.open.get(&holders.latest?));
         records.filter(|record| record.entry.rule == *rule).map(|record| record.place).collect()
     }
 

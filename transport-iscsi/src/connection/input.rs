@@ -37,7 +37,10 @@ impl Connection {
 
     fn receive_some(&self, state: &mut State, buffer: &mut [u8], cx: &mut dyn Cx) -> Result<(), End> {
         for _ in 0..RECEIVES_PER_TURN {
-            if state.paused || state.waiting || state.closing.is_some() {
+            if state.waiting {
+                return still_there(state);
+            }
+            if state.paused || state.closing.is_some() {
                 return Ok(());
             }
             let Some(arrived) = self.receive_once(state, buffer)? else { return Ok(()) };
@@ -199,5 +202,18 @@ impl Connection {
         if !state.paused {
             self.receive(state, cx);
         }
+    }
+}
+
+/// Whether the initiator of a connection that receives nothing for now has not closed it.
+fn still_there(state: &State) -> Result<(), End> {
+    match state.socket.as_ref().map(|socket| socket.peek(&mut [0])) {
+        Some(Ok(0)) => Err(End::Closed),
+        Some(Err(error))
+            if !matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) =>
+        {
+            Err(error.into())
+        }
+        _ => Ok(()),
     }
 }

@@ -16,6 +16,7 @@ use crate::limits::OUTBOX;
 use crate::linger::linger;
 use crate::local::{self, Local, Place};
 use crate::portal::Shared;
+use crate::sessions::Turn;
 use crate::{NetworkEntity, Target};
 use closing::Closing;
 use door::{Door, Opened, Visitor};
@@ -100,10 +101,10 @@ struct State {
     /// It counts as load of its reactor.
     weighs: bool,
     events: Option<Arc<Events>>,
-    /// The session that this one replaces has not ended.
+    /// The session that this one replaces has not ended, so nothing is received or sent.
     waiting: bool,
-    /// Those who wait for this session's end.
-    successors: Vec<Place>,
+    /// Who waits for this session's end. One who came before him has been replaced.
+    successor: Option<Place>,
     started: Duration,
     heard: Duration,
     pinged: Option<Ping>,
@@ -248,34 +249,51 @@ impl Connection {
             });
             if let Some(before) = replaces {
                 state.waiting = true;
-                let me = self.place;
-                local::post_or(
-                    before,
-                    cx,
-                    move |connection, cx| connection.give_way(me, cx),
-                    move |cx| local::post(me, cx, Self::go_on),
-                );
+                self.wait_for(before, cx);
             }
         }
         state.phase = Phase::FullFeature(Box::new(FullFeature::new(accepted, nexus, &self.local.budget)));
+        let options = &self.portal.entity.options;
+        self.tick_after(if state.waiting { options.login_time } else { options.idle_time }, cx);
+    }
+
+    fn tick_after(&self, time: Duration, cx: &mut dyn Cx) {
         cx.cancel(self.id(Token::TICK));
-        cx.timer(self.portal.entity.options.idle_time, self.id(Token::TICK));
+        cx.timer(time, self.id(Token::TICK));
+    }
+
+    /// Has the connection at `before` end, if it is still there, and waits for that.
+    fn wait_for(&self, before: Place, cx: &mut dyn Cx) {
+        let me = self.place;
+        local::post_or(
+            before,
+            cx,
+            move |connection, cx| connection.give_way(me, cx),
+            move |cx| local::post(me, cx, Self::go_on),
+        );
     }
 
     /// Another session replaces this one.
     fn give_way(&self, successor: Place, cx: &mut dyn Cx) {
         let mut state = self.state.borrow_mut();
-        state.successors.push(successor);
+        state.successor = Some(successor);
         self.end(&mut state, &End::Replaced, cx);
     }
 
-    /// The session that this one replaces has ended.
+    /// A connection has ended for which this one waits, or one that did.
     fn go_on(&self, cx: &mut dyn Cx) {
         let mut state = self.state.borrow_mut();
-        state.waiting = false;
-        if state.socket.is_none() {
-            return self.finish_if_over(&mut state, cx);
+        let Some(tsih) = state.tsih.filter(|_| state.waiting && state.socket.is_some()) else { return };
+        let turn = self.portal.entity.table().turn(tsih, self.place);
+        match turn {
+            Turn::Now => {}
+            Turn::After(before) => return self.wait_for(before, cx),
+            // Its own end is under way.
+            Turn::Gone => return,
         }
+        state.waiting = false;
+        state.hear(cx.now());
+        self.tick_after(self.portal.entity.options.idle_time, cx);
         self.resume(&mut state, cx);
         self.settle(&mut state, cx);
     }
@@ -368,7 +386,7 @@ impl Connection {
     }
 
     fn finish_if_over(&self, state: &mut State, cx: &mut dyn Cx) {
-        if state.socket.is_some() || !state.nexus_closed || state.waiting {
+        if state.socket.is_some() || !state.nexus_closed {
             return;
         }
         if let Phase::FullFeature(full) = &mut state.phase {
@@ -377,7 +395,7 @@ impl Connection {
         if let Some(tsih) = state.tsih.take() {
             self.portal.entity.table().close(tsih, self.place);
         }
-        for successor in state.successors.drain(..) {
+        if let Some(successor) = state.successor.take() {
             local::post(successor, cx, Self::go_on);
         }
         self.local.remove(self);
@@ -415,7 +433,7 @@ impl State {
             weighs: true,
             events: None,
             waiting: false,
-            successors: Vec::new(),
+            successor: None,
             started: now,
             heard: now,
             pinged: None,

@@ -170,7 +170,8 @@ impl Connection {
         }
         let next = match state.phase {
             Phase::FullFeature(_) if !state.waiting => self.try_patience(state, cx),
-            _ => self.wait_for_login(state, cx),
+            Phase::FullFeature(_) => self.login_time_left(state, cx).ok_or(End::Blocked),
+            Phase::Login(..) => self.wait_for_login(state, cx),
         };
         match next {
             Ok(next) => cx.timer(next, self.id(Token::TICK)),
@@ -180,15 +181,19 @@ impl Connection {
 
     /// How long until it is to be looked at again.
     fn wait_for_login(&self, state: &State, cx: &dyn Cx) -> Result<Duration, End> {
-        let taken = cx.now().saturating_sub(state.started);
-        let left = self.portal.entity.options.login_time.saturating_sub(taken);
-        if left.is_zero() {
+        let left = self.login_time_left(state, cx);
+        if left.is_none() {
             if self.portal.entity.may_log(cx) {
                 tracing::info!(address = %self.peer, "iSCSI login took too long");
             }
-            return Err(End::SlowLogin);
         }
-        Ok(left)
+        left.ok_or(End::SlowLogin)
+    }
+
+    fn login_time_left(&self, state: &State, cx: &dyn Cx) -> Option<Duration> {
+        let taken = cx.now().saturating_sub(state.started);
+        let left = self.portal.entity.options.login_time.saturating_sub(taken);
+        (!left.is_zero()).then_some(left)
     }
 
     fn try_patience(&self, state: &mut State, cx: &mut dyn Cx) -> Result<Duration, End> {

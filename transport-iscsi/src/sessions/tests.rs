@@ -155,3 +155,54 @@ fn initiator_ports_have_a_name() {
     };
     assert_eq!(InitiatorPort::of(&info).to_string(), "iqn.x,i,0x00000000000a");
 }
+
+#[test]
+fn who_waits_leaves_his_predecessor_to_his_successor() {
+    let mut table = SessionTable::new(4);
+    let open = |table: &mut SessionTable, at| table.open(nexus("a", 1, 1), free(), place(at)).unwrap();
+    let (first, None) = open(&mut table, 1) else { panic!("there is nobody") };
+    assert_eq!(table.turn(first, place(1)), Turn::Now);
+    let (second, before) = open(&mut table, 2);
+    assert_eq!((before, table.turn(second, place(2))), (Some(place(1)), Turn::After(place(1))));
+    let (third, before) = open(&mut table, 3);
+    assert_eq!((before, table.turn(third, place(3))), (Some(place(2)), Turn::After(place(1))));
+    assert_eq!(table.turn(second, place(2)), Turn::Gone);
+    table.close(second, place(2));
+    assert_eq!(table.turn(third, place(3)), Turn::After(place(1)));
+    table.close(third, place(3));
+    let (fourth, before) = open(&mut table, 4);
+    assert_eq!((before, table.turn(fourth, place(4))), (Some(place(1)), Turn::After(place(1))));
+    table.close(first, place(1));
+    assert_eq!(table.turn(fourth, place(4)), Turn::Now);
+    let (fifth, before) = open(&mut table, 5);
+    assert_eq!(
+        (before, table.turn(fifth, place(5))),
+        (Some(place(4)), Turn::After(place(4))),
+        "it has begun"
+    );
+    table.close(fifth, place(5));
+    table.close(fourth, place(4));
+    assert!(table.by_nexus.is_empty() && table.open.is_empty());
+}
+
+#[test]
+fn so_does_who_waits_for_a_connection_of_the_same_session() {
+    let mut table = SessionTable::new(4);
+    table.open(nexus("a", 1, 1), free(), place(1)).unwrap();
+    table.agreed(1, 0, Parameters::DEFAULT);
+    for at in [2, 3] {
+        let joined = table.join((1, 0), &nexus("a", 1, 1).unwrap(), &free(), place(at));
+        assert_eq!(joined, Ok((Parameters::DEFAULT, place(at - 1))));
+        assert_eq!(table.turn(1, place(at)), Turn::After(place(1)));
+        assert_eq!(table.turn(1, place(at - 1)), Turn::Gone);
+    }
+    table.close(1, place(2));
+    table.close(1, place(3));
+    assert_eq!(table.place_of(1), None);
+    let (tsih, before) = table.open(nexus("a", 1, 1), free(), place(4)).unwrap();
+    assert_eq!((before, table.turn(tsih, place(4))), (Some(place(1)), Turn::After(place(1))));
+    table.close(1, place(1));
+    assert_eq!(table.turn(tsih, place(4)), Turn::Now);
+    table.close(tsih, place(4));
+    assert!(table.by_nexus.is_empty() && table.open.is_empty());
+}

@@ -1,10 +1,10 @@
-use crate::client::{Client, READ, WRITE, cdb, pattern, settings};
-use crate::rig::Rig;
+use crate::client::{Client, READ, TARGET, WRITE, cdb, pattern, settings};
+use crate::rig::{Rig, stuck_disk, target};
 use lunette_iscsi::Error as ProtocolError;
 use lunette_iscsi::initiator::Settings;
 use lunette_iscsi::pdu::LoginStatus;
 use lunette_iscsi::target::SessionType;
-use lunette_store::ReactorId;
+use lunette_store::{ReactorId, held};
 use lunette_transport_iscsi::{EntityOptions, Portal, PortalOptions};
 use std::io::Read;
 use std::net::{TcpListener, TcpStream};
@@ -103,11 +103,8 @@ fn a_connection_takes_the_place_of_one_of_its_session() {
         old.until_closed();
         assert_eq!((new.initiator.tsih(), rig.target.session_count()), (session, 1));
         assert_eq!(new.initiator.parameters(), &agreed);
-        let mut first = new.run(&cdb(READ, 0, 1), 512, None);
-        if first.status == 2 {
-            assert_eq!(first.sense_code().0, 6, "the nexus was lost");
-            first = new.run(&cdb(READ, 0, 1), 512, None);
-        }
+        assert_eq!(new.run(&cdb(READ, 0, 1), 512, None).sense_code(), (6, 0x29, 0), "the nexus was lost");
+        let first = new.run(&cdb(READ, 0, 1), 512, None);
         assert_eq!(first.data, [0; 512]);
         old = new;
     }
@@ -264,4 +261,83 @@ fn a_session_that_withholds_data_ends_although_it_answers_pings() {
         client.send();
     }
     panic!("the session is still there");
+}
+
+/// A target whose store is stuck, and a session that has begun a command there.
+fn stuck(options: EntityOptions) -> (Rig, Client) {
+    let rig = Rig::serving(options, target(TARGET, &[1], &stuck_disk(1)), 2);
+    let mut client = rig.client(1);
+    client.command(&cdb(READ, 0, 8), 4096, None);
+    client.send();
+    while (0..2).all(|n| rig.reactors.call(ReactorId(n), |cx| held::count(cx)).unwrap() == 0) {
+        std::thread::yield_now();
+    }
+    (rig, client)
+}
+
+/// Sends both requests of a login.
+fn knock(client: &mut Client) {
+    client.send();
+    assert!(client.receive().unwrap() && !client.out.is_empty());
+    client.send();
+}
+
+/// Ends what the store holds.
+fn release(rig: &Rig) {
+    for n in 0..2 {
+        let complete = |cx: &mut dyn lunette_store::Cx| {
+            while let Some(operation) = held::take(0, cx) {
+                cx.complete(operation.id, Ok(operation.range.1));
+            }
+        };
+        rig.reactors.call(ReactorId(n), complete).unwrap();
+    }
+}
+
+#[test]
+fn who_waits_for_a_stuck_session_leaves_when_he_is_replaced_or_gone() {
+    for joins in [false, true] {
+        let (rig, mut old) = stuck(EntityOptions::default());
+        let session = (old.initiator.tsih(), *old.initiator.parameters());
+        let connect = |joins: bool| {
+            let joins = joins.then_some(session);
+            let mut client = Client::connect(rig.address(), Settings { joins, ..settings(1) });
+            knock(&mut client);
+            client
+        };
+        for _ in 0..5 {
+            let new = connect(joins);
+            old.until_closed();
+            old = new;
+        }
+        rig.wait_for_connections(2);
+        assert_eq!(rig.entity.loads().iter().sum::<usize>(), 2);
+        drop(old);
+        rig.wait_for_connections(1);
+        let mut new = connect(false);
+        new.socket.set_read_timeout(Some(Duration::from_millis(100))).unwrap();
+        assert!(!new.receive().unwrap() && !new.logged_in, "what was begun is not over");
+        new.socket.set_read_timeout(None).unwrap();
+        release(&rig);
+        new.until(|client| client.logged_in);
+        rig.wait_for_connections(1);
+        assert_eq!(new.run(&[0; 6], 0, None).sense_code(), (6, 0x29, 0));
+        drop(new);
+        rig.wait_for_connections(0);
+        assert_eq!(rig.target.session_count(), 0);
+    }
+}
+
+#[test]
+fn nobody_waits_for_a_stuck_session_for_longer_than_a_login_may_take() {
+    let login_time = Duration::from_secs(1);
+    let (rig, mut old) = stuck(EntityOptions { login_time, ..EntityOptions::default() });
+    let mut new = Client::connect(rig.address(), settings(1));
+    knock(&mut new);
+    old.until_closed();
+    new.until_closed();
+    assert!(!new.logged_in);
+    rig.wait_for_connections(1);
+    release(&rig);
+    rig.wait_for_connections(0);
 }
