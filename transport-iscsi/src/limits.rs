@@ -28,15 +28,20 @@ pub const REMEMBERED_ADDRESSES: usize = 4096;
 pub(crate) const LINGERING: usize = 256;
 /// How much that is of each, in bytes.
 pub(crate) const LINGERING_BYTES: usize = 4 << 20;
-/// Bytes received by one call.
-pub(crate) const RECEIVE: usize = 64 << 10;
+/// Bytes received by one call, beside data that has its place.
+pub(crate) const RECEIVE: usize = 256 << 10;
+/// The same while an initiator sends [`LARGE_DATA`], so that the next header comes with the data before it, and little of its
+/// own data has to be copied to its place.
+pub(crate) const RECEIVE_LITTLE: usize = 4 << 10;
+/// Data of one PDU, still to come, that counts as large.
+pub(crate) const LARGE_DATA: usize = 32 << 10;
 /// Calls before other connections have their turn.
 pub(crate) const RECEIVES_PER_TURN: usize = 16;
 /// Data worth receiving straight into a command's buffer, in bytes.
 pub(crate) const DIRECT_RECEIVE: u64 = 4096;
 /// Most data-in for which a command gets a buffer before it is known how much it gives, in bytes.
 pub(crate) const AT_ONCE: u32 = 1 << 20;
-/// Bytes to be sent at which a batch is not held back any longer.
+/// Bytes received for a batch of answers, and to be sent with it, at which it is not held back any longer.
 pub(crate) const BATCH: usize = 256 << 10;
 /// Bytes to be sent above which nothing more is received, until half of them are gone.
 pub(crate) const OUTBOX: usize = 4 << 20;

@@ -43,6 +43,8 @@ pub(crate) struct FullFeature {
     /// Whose slot is whose, by [`TaskId::index`].
     by_task: Vec<SlotId>,
     share: Share,
+    /// Commands that the engine carries out.
+    running: usize,
     /// Buffers for data-in or for data-out that was asked for have come back since commands were looked at that wait.
     pub(super) relieved: bool,
     pub(super) counters: SessionCounters,
@@ -62,6 +64,7 @@ impl FullFeature {
             slots: Slots::default(),
             by_task,
             share: Share::of(budget),
+            running: 0,
             relieved: false,
             counters: SessionCounters::default(),
             last_command: None,
@@ -127,6 +130,11 @@ impl FullFeature {
         let received = self.machine.receive(&mut self.session, directory, bytes, out)?;
         debug_assert!(received.used == bytes.len() && matches!(received.event, Some(Event::Payload { .. })));
         Ok(())
+    }
+
+    /// Whether the engine carries out no command.
+    pub(super) fn is_at_rest(&self) -> bool {
+        self.running == 0
     }
 
     /// Gives up the commands that wait for the initiator.
@@ -342,8 +350,9 @@ impl FullFeature {
             }
             _ => return slot.stage = before,
         };
-        if let Started::Ended(outcome) = started {
-            self.respond(id, &outcome, env);
+        match started {
+            Started::Ended(outcome) => self.respond(id, &outcome, env),
+            Started::Pending => self.running += 1,
         }
     }
 
@@ -359,6 +368,9 @@ impl FullFeature {
     /// The engine has ended a command.
     pub(crate) fn ended(&mut self, cookie: u64, completion: Completion, env: &mut Env<'_>) {
         let id = SlotId::from_cookie(cookie);
+        if self.slots.get(id).is_some_and(|slot| slot.stage == Stage::Running) {
+            self.running -= 1;
+        }
         match completion {
             Completion::Ended(outcome) => self.respond(id, &outcome, env),
             Completion::Aborted(_) => self.drop_command(id),

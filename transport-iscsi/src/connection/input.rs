@@ -3,7 +3,7 @@
 use super::door::Visitor;
 use super::{Closing, Connection, Phase, State, Token};
 use crate::error::End;
-use crate::limits::{BATCH, OUTBOX, RECEIVES_PER_TURN};
+use crate::limits::{BATCH, LARGE_DATA, OUTBOX, RECEIVE_LITTLE, RECEIVES_PER_TURN};
 use crate::memory;
 use lunette_iscsi::Error;
 use lunette_iscsi::pdu::LoginStatus;
@@ -30,12 +30,15 @@ impl Connection {
         let mut buffer = self.local.receive.take();
         let result = self.receive_some(state, &mut buffer, cx);
         self.local.receive.replace(buffer);
-        if let Err(why) = result {
-            self.fail(state, why, cx);
+        match result {
+            Err(why) => self.fail(state, why, cx),
+            Ok(()) if state.is_answered() => self.flush(state, cx),
+            Ok(()) => {}
         }
     }
 
     fn receive_some(&self, state: &mut State, buffer: &mut [u8], cx: &mut dyn Cx) -> Result<(), End> {
+        let mut full = false;
         for _ in 0..RECEIVES_PER_TURN {
             if state.waiting {
                 return still_there(state);
@@ -43,7 +46,8 @@ impl Connection {
             if state.paused || state.closing.is_some() {
                 return Ok(());
             }
-            let Some(arrived) = self.receive_once(state, buffer)? else { return Ok(()) };
+            let Some(arrived) = self.receive_once(state, buffer, full)? else { return Ok(()) };
+            full = arrived.full;
             state.hear(cx.now());
             state.received += (arrived.direct + arrived.rest) as u64;
             let before = state.out.len();
@@ -53,7 +57,7 @@ impl Connection {
             self.parse(state, &buffer[..arrived.rest], cx)?;
             // A request that came alone saves the call that would say so. Should the end of the stream have come with
             // it, the answer's failure or the next tick will tell.
-            if !arrived.full && state.out.len() != before {
+            if !full && state.out.len() != before {
                 return Ok(());
             }
         }
@@ -64,10 +68,14 @@ impl Connection {
         Ok(())
     }
 
-    /// One call. `None`: nothing is there.
-    fn receive_once(&self, state: &mut State, buffer: &mut [u8]) -> Result<Option<Arrived>, End> {
+    /// One call. `None`: nothing is there. `again`: the last one got all that it had room for.
+    fn receive_once(
+        &self,
+        state: &mut State,
+        buffer: &mut [u8],
+        again: bool,
+    ) -> Result<Option<Arrived>, End> {
         let Some(socket) = &mut state.socket else { return Ok(None) };
-        let room = buffer.len();
         let direct = match &state.phase {
             Phase::FullFeature(full) => full.direct(),
             Phase::Login(..) => None,
@@ -77,6 +85,13 @@ impl Connection {
         // else happens to the command.
         let count = direct.and_then(|to| unsafe { memory::scatter(to, &mut runs[..RUNS]) });
         let wanted = direct.filter(|_| count.is_some()).map_or(0, |to| to.len() as usize);
+        if wanted >= LARGE_DATA {
+            state.large_data = true;
+        } else if again {
+            state.large_data = false;
+        }
+        let room = if state.large_data { RECEIVE_LITTLE } else { buffer.len() };
+        let buffer = &mut buffer[..room];
         let received = match count {
             Some(count) => {
                 runs[count] = IoSliceMut::new(buffer);
@@ -109,6 +124,7 @@ impl Connection {
             let bytes = unsafe { memory::bytes(run) };
             full.take_in_place(&self.door(None), bytes, out)?;
             left -= run.len();
+            state.taken += run.len();
         }
         Ok(())
     }
@@ -125,7 +141,8 @@ impl Connection {
             }
             let (used, more) = self.parse_one(state, input, cx)?;
             input = &input[used..];
-            if state.out.len() >= BATCH && !state.blocked {
+            state.taken += used;
+            if !state.out.is_empty() && state.taken + state.out.len() >= BATCH && !state.blocked {
                 self.flush(state, cx);
             }
             state.paused = state.out.len() >= OUTBOX;

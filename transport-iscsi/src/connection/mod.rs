@@ -81,6 +81,10 @@ struct State {
     out: Outbox,
     /// Input that is not parsed yet, because too much is to be sent.
     stash: Vec<u8>,
+    /// The initiator sends much data in each PDU.
+    large_data: bool,
+    /// Bytes received since something was sent.
+    taken: usize,
     /// Nothing is received until more is sent.
     paused: bool,
     /// The socket takes nothing more for now.
@@ -420,6 +424,8 @@ impl State {
             phase: Phase::Login(Box::new(login), Visitor::default()),
             out: Outbox::default(),
             stash: Vec::new(),
+            large_data: false,
+            taken: 0,
             paused: false,
             blocked: false,
             watching: false,
@@ -446,6 +452,12 @@ impl State {
     /// Whether there is something to send.
     fn has_news(&self) -> bool {
         !self.out.is_empty() || self.window_opened_unseen()
+    }
+
+    /// Whether there is something to send, and nothing under way that could soon add to it.
+    fn is_answered(&self) -> bool {
+        let Phase::FullFeature(full) = &self.phase else { return false };
+        full.is_at_rest() && !self.out.is_empty() && !self.blocked && !self.paused
     }
 
     /// Whether the initiator waits for a command window that is open.

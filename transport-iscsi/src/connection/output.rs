@@ -20,6 +20,7 @@ impl Connection {
         if state.waiting {
             return;
         }
+        state.taken = 0;
         if state.window_opened_unseen() && !state.blocked {
             self.tell_window(state);
         }
