@@ -182,10 +182,8 @@ impl Connection {
     /// How long until it is to be looked at again.
     fn wait_for_login(&self, state: &State, cx: &dyn Cx) -> Result<Duration, End> {
         let left = self.login_time_left(state, cx);
-        if left.is_none() {
-            if self.portal.entity.may_log(cx) {
-                tracing::info!(address = %self.peer, "iSCSI login took too long");
-            }
+        if left.is_none() && self.portal.entity.may_log(cx) {
+            tracing::info!(address = %self.peer, "iSCSI login took too long");
         }
         left.ok_or(End::SlowLogin)
     }
