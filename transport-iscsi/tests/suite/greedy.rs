@@ -7,13 +7,22 @@ use lunette_iscsi::params::Parameters;
 use lunette_store::ReactorId;
 use lunette_store::pool::Pool;
 use lunette_transport_iscsi::EntityOptions;
-use lunette_transport_iscsi::limits::{REACTOR_BUFFERS, SHARED_BUFFERS, UNSOLICITED_BUFFERS};
+use lunette_transport_iscsi::limits::{
+    CONNECTION_BUFFERS, LEAST_SHARE, REACTOR_BUFFERS, SHARED_BUFFERS, UNSOLICITED_BUFFERS,
+};
 use std::io::Write;
+use std::time::Duration;
 
 const MIB: usize = 1 << 20;
 
 fn in_use(rig: &Rig) -> usize {
     rig.reactors.call(ReactorId(0), |cx| Pool::of(cx, || unreachable!()).in_use()).unwrap()
+}
+
+/// A target that ends nobody's session for being slow.
+fn unhurried() -> Rig {
+    let idle_time = Duration::from_secs(24 * 60 * 60);
+    Rig::with(EntityOptions { idle_time, ..EntityOptions::default() }, None, 1)
 }
 
 /// A session without digests.
@@ -22,10 +31,14 @@ fn plain(rig: &Rig, number: u8) -> Client {
     Client::ready(rig.address(), Settings { parameters, ..settings(number) })
 }
 
-/// Writes and reads in several sizes; nothing is answered with BUSY.
-fn work(good: &mut Client) {
-    for round in 0..20u32 {
-        let length = [512, 4096, 65536][round as usize % 3];
+/// Lengths for which a session has buffers in any case.
+const SMALL: &[usize] = &[512, 4096, LEAST_SHARE];
+/// Lengths for which others have to leave some.
+const LARGE: &[usize] = &[MIB / 2, MIB];
+
+/// Writes and reads in these sizes; nothing is answered with BUSY.
+fn work(good: &mut Client, lengths: &[usize]) {
+    for (round, length) in (0..20).zip(lengths.iter().copied().cycle()) {
         let data = pattern(round, length);
         good.write(round * 128, data.clone());
         assert!(good.read(round * 128, (length / 512) as u16) == data);
@@ -40,7 +53,7 @@ fn ends_well(mut rig: Rig) {
 
 #[test]
 fn who_reads_much_and_takes_nothing() {
-    let rig = Rig::with(EntityOptions::default(), None, 1);
+    let rig = unhurried();
     let mut good = rig.client(0);
     // Each holds at least what is sent before nothing more is received.
     let greedy: Vec<_> = (1..=64)
@@ -56,10 +69,10 @@ fn who_reads_much_and_takes_nothing() {
     while in_use(&rig) < SHARED_BUFFERS * 9 / 10 {
         std::thread::yield_now();
     }
-    work(&mut good);
+    work(&mut good, SMALL);
     assert!(in_use(&rig) < REACTOR_BUFFERS);
     drop(greedy);
-    work(&mut good);
+    work(&mut good, SMALL);
     drop(good);
     ends_well(rig);
 }
@@ -76,7 +89,7 @@ fn announce(bad: &mut Client) {
 
 #[test]
 fn who_announces_data_and_sends_none() {
-    let rig = Rig::with(EntityOptions::default(), None, 1);
+    let rig = unhurried();
     let mut good = rig.client(0);
     let greedy: Vec<_> = (1..=12)
         .map(|number| {
@@ -88,10 +101,39 @@ fn who_announces_data_and_sends_none() {
     while in_use(&rig) < UNSOLICITED_BUFFERS * 9 / 10 {
         std::thread::yield_now();
     }
-    work(&mut good);
-    assert!(in_use(&rig) <= SHARED_BUFFERS + 12 * 65536);
+    work(&mut good, SMALL);
+    assert!(in_use(&rig) <= SHARED_BUFFERS + 12 * LEAST_SHARE);
     drop(greedy);
-    work(&mut good);
+    work(&mut good, SMALL);
+    drop(good);
+    ends_well(rig);
+}
+
+#[test]
+fn who_is_asked_for_data_and_sends_none() {
+    let rig = unhurried();
+    let parameters = Parameters { initial_r2t: true, immediate_data: false, ..Parameters::PREFERRED };
+    let client = |number| Client::ready(rig.address(), Settings { parameters, ..settings(number) });
+    let mut good = client(0);
+    // Together they could have all.
+    const MANY: u8 = (SHARED_BUFFERS / CONNECTION_BUFFERS) as u8 + 1;
+    let greedy: Vec<_> = (1..=MANY)
+        .map(|number| {
+            let mut bad = client(number);
+            bad.lazy = true;
+            for _ in 0..CONNECTION_BUFFERS / MIB {
+                bad.command(&cdb(WRITE, 0, 2048), 0, Some(vec![0; MIB]));
+            }
+            bad.send();
+            bad
+        })
+        .collect();
+    while in_use(&rig) < SHARED_BUFFERS * 9 / 10 {
+        std::thread::yield_now();
+    }
+    work(&mut good, LARGE);
+    assert!(in_use(&rig) < SHARED_BUFFERS);
+    drop(greedy);
     drop(good);
     ends_well(rig);
 }
