@@ -55,14 +55,13 @@ impl Share {
     }
 
     /// The same for data-out that comes unasked, of which there is never so much that nothing else finds room: commands
-    /// that have a part of their data would wait for one another for ever.
+    /// that have a part of their data would wait for one another for ever. Of that, too, it gets no more than it leaves.
     pub(crate) fn take_unsolicited(&mut self, bytes: usize) -> bool {
-        let unsolicited = self.budget.unsolicited.get() + bytes;
-        let little = bytes == 0 || self.mine.unsolicited + bytes <= LEAST_SHARE;
-        let fits = self.fits(bytes) && (little || unsolicited <= UNSOLICITED_BUFFERS);
+        let (mine, all) = (self.mine.unsolicited + bytes, self.budget.unsolicited.get() + bytes);
+        let fits = self.fits(bytes) && is_fair(bytes, mine, all, UNSOLICITED_BUFFERS);
         if fits {
-            self.mine.unsolicited += bytes;
-            self.budget.unsolicited.set(unsolicited);
+            self.mine.unsolicited = mine;
+            self.budget.unsolicited.set(all);
             self.budget.all.update(|all| all + bytes);
         }
         fits
@@ -77,10 +76,13 @@ impl Share {
 
     fn fits(&self, bytes: usize) -> bool {
         let mine = self.mine.solicited + self.mine.unsolicited + bytes;
-        bytes == 0
-            || mine <= LEAST_SHARE
-            || mine <= SHARED_BUFFERS.saturating_sub(self.budget.all.get() + bytes)
+        is_fair(bytes, mine, self.budget.all.get() + bytes, SHARED_BUFFERS)
     }
+}
+
+/// Whether one may have `bytes` more who would have `mine` then, and all together `all`, of so many that they share.
+fn is_fair(bytes: usize, mine: usize, all: usize, shared: usize) -> bool {
+    bytes == 0 || mine <= LEAST_SHARE || mine <= shared.saturating_sub(all)
 }
 
 impl Drop for Share {
@@ -133,13 +135,25 @@ mod tests {
     }
 
     #[test]
+    fn what_comes_unasked_is_shared_as_well() {
+        let budget = Rc::default();
+        let mut shares: Vec<_> = (0..4).map(|_| Share::of(&budget)).collect();
+        for (n, share) in shares.iter_mut().enumerate() {
+            while share.take_unsolicited(MIB / 4) {}
+            assert_eq!(share.held(), Held { solicited: 0, unsolicited: UNSOLICITED_BUFFERS >> (n + 1) });
+        }
+        shares.remove(0);
+        assert!(shares[2].take_unsolicited(MIB / 4), "there is more to share");
+    }
+
+    #[test]
     fn what_comes_unasked_leaves_room_for_the_rest() {
         let budget = Rc::default();
         let mut greedy: Vec<_> = (0..100).map(|_| Share::of(&budget)).collect();
         for share in &mut greedy {
             while share.take_unsolicited(MIB / 4) {}
         }
-        assert_eq!(budget.unsolicited.get(), UNSOLICITED_BUFFERS);
+        assert!(budget.unsolicited.get() <= UNSOLICITED_BUFFERS);
         let mut late = Share::of(&budget);
         assert!(late.take(8 * MIB));
         assert!(!late.take_unsolicited(MIB / 4));
