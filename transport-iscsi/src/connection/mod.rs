@@ -83,7 +83,7 @@ struct State {
     stash: Vec<u8>,
     /// The initiator sends much data in each PDU.
     large_data: bool,
-    /// Bytes received since something was sent.
+    /// Bytes parsed since it was last tried to send.
     taken: usize,
     /// Nothing is received until more is sent.
     paused: bool,
