@@ -82,7 +82,7 @@ fn initiators_that_are_asked_to_log_out_have_time_for_it() {
     client.log_out();
     assert_eq!(rig.portal().connection_count(), 1);
     idle.log_out();
-    assert!(rig.portal().wait(Duration::MAX));
+    Rig::wait_for_end(rig.portal());
     assert!(client.messages.is_empty() && idle.messages.is_empty());
 }
 
@@ -97,7 +97,7 @@ fn an_initiator_that_does_not_log_out_is_told_that_it_is_cut() {
     let mut discovery = Client::connect(rig.address(), crate::sessions::discovery());
     discovery.until(|client| client.logged_in);
     rig.portal().begin_stop(&rig.reactors);
-    assert!(rig.portal().wait(Duration::MAX));
+    Rig::wait_for_end(rig.portal());
     client.until_closed();
     let told: Vec<_> = client.messages.iter().map(|message| (message.event, message.parameters)).collect();
     let agreed = Parameters::PREFERRED;
@@ -156,7 +156,7 @@ fn sessions_of_two_portals_are_told_apart() {
     second.begin_stop(&rig.reactors);
     assert_eq!(leaves.next_message().event, AsyncEvent::REQUEST_LOGOUT);
     leaves.log_out();
-    assert!(second.wait(Duration::MAX));
+    Rig::wait_for_end(&second);
     assert_eq!(stays.read(0, 1), [0; 512]);
     assert_eq!(stays.messages, []);
 }

@@ -105,6 +105,11 @@ impl Rig {
         Client::ready(self.address(), crate::client::settings(number))
     }
 
+    /// Waits until a portal that stops has ended; for far longer than that takes, so that a hang is a failure.
+    pub(crate) fn wait_for_end(portal: &Portal) {
+        assert!(portal.wait(Duration::from_secs(60)), "{} connections are left", portal.connection_count());
+    }
+
     /// Waits until so many connections are open.
     pub(crate) fn wait_for_connections(&self, count: usize) {
         while self.portal().connection_count() != count {

@@ -200,7 +200,7 @@ fn nobody_reaches_a_portal_that_has_ended() {
     rig.portal().begin_stop(&rig.reactors);
     wait_for(second);
     drop(begin);
-    assert!(rig.portal().wait(Duration::MAX));
+    Rig::wait_for_end(rig.portal());
     assert!(TcpStream::connect(address).is_err());
     TcpListener::bind(address).unwrap();
     drop(go_on);

@@ -9,7 +9,6 @@ use lunette_iscsi::pdu::LoginStatus;
 use lunette_iscsi::target::{SessionType, Settings as TargetSettings};
 use lunette_transport_iscsi::{EntityOptions, Portal, PortalOptions, TargetOptions};
 use std::net::{SocketAddr, TcpListener};
-use std::time::Duration;
 
 const OTHER: &str = "iqn.2026-11.dev.lunette:other";
 
@@ -106,7 +105,7 @@ fn portals_that_have_ended_are_not_told() {
     let rig = two_targets();
     let second = rig.another_portal("127.0.0.1:0", 2);
     second.begin_stop(&rig.reactors);
-    assert!(second.wait(Duration::MAX));
+    Rig::wait_for_end(&second);
     let expected = format!("TargetName={TARGET}\nTargetAddress={},1\n", rig.address());
     assert_eq!(targets(rig.address(), discovery(1), "All"), expected);
 }
@@ -149,7 +148,7 @@ fn a_portal_can_be_told_by_other_addresses() {
     assert_eq!(told(translated.address()), of([one, two, &reached, &taken]));
     assert_eq!(told(reached.parse().unwrap()), of([&reached, one, two, &taken]));
     translated.begin_stop(&rig.reactors);
-    assert!(translated.wait(Duration::MAX));
+    Rig::wait_for_end(&translated);
     assert!(!told(adopted.address()).contains(one), "it has ended");
 }
 
