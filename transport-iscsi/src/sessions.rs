@@ -78,9 +78,9 @@ pub(crate) struct SessionTable {
 struct Holders {
     /// The latest session.
     latest: Option<u16>,
-    /// The connection that has to be over before the latest session may begin. Its end may wait for a store, so there are
-    /// never two: who has not begun yet leaves it to whoever comes after him.
-    ending: Option<Place>,
+    /// The connection that has to be over before the latest session may begin, and as what it was let in. Its end may wait
+    /// for a store, so there are never two: who has not begun yet leaves it to whoever comes after him.
+    ending: Option<(Place, Entry)>,
 }
 
 /// Whether a session may begin that has taken the place of another.
@@ -120,7 +120,7 @@ pub(crate) enum NoSession {
 impl Holders {
     /// The connection at `place` is over. False: nobody has the nexus any more.
     fn end_at(&mut self, place: Place) -> bool {
-        self.ending.take_if(|ending| *ending == place);
+        self.ending.take_if(|(ending, _)| *ending == place);
         self.latest.is_some() || self.ending.is_some()
     }
 }
@@ -140,30 +140,30 @@ impl SessionTable {
     ) -> Result<(u16, Option<Place>), NoSession> {
         let mut before = None;
         if let Some(nexus) = &nexus {
-            before = self.by_nexus.get(nexus).and_then(|holders| holders.ending);
-            if let Some(holder) = self.latest(nexus) {
-                if !entry.may_take_over(&holder.entry) {
-                    return Err(NoSession::Taken);
-                }
-                before = Some(holder.place);
+            before = self.holder(nexus);
+            if before.as_ref().is_some_and(|(_, holder)| !entry.may_take_over(holder)) {
+                return Err(NoSession::Taken);
             }
             if self.count_of(nexus, &entry) >= self.most_of_initiator {
                 return Err(NoSession::Greedy);
             }
         }
         let tsih = self.new_tsih().ok_or(NoSession::Full)?;
+        let replaces = before.as_ref().map(|(place, _)| *place);
         if let Some(nexus) = &nexus {
             let holders = self.by_nexus.entry(nexus.clone()).or_default();
             holders.latest = Some(tsih);
-            holders.ending = holders.ending.or(before);
+            holders.ending = holders.ending.take().or(before);
         }
         self.open.insert(tsih, Record { place, nexus, entry, leading: None });
-        Ok((tsih, before))
+        Ok((tsih, replaces))
     }
 
-    /// The session of a nexus.
-    fn latest(&self, nexus: &NexusKey) -> Option<&Record> {
-        self.open.get(&self.by_nexus.get(nexus)?.latest?)
+    /// Where a nexus is, and who has it: its latest session, or else what is still ending.
+    fn holder(&self, nexus: &NexusKey) -> Option<(Place, Entry)> {
+        let Holders { latest, ending } = self.by_nexus.get(nexus)?;
+        let latest = latest.and_then(|tsih| self.open.get(&tsih));
+        latest.map(|session| (session.place, session.entry.clone())).or_else(|| ending.clone())
     }
 
     /// How many sessions the initiator of `nexus` has that count with one of this entry, but for that of `nexus`.
@@ -200,7 +200,7 @@ impl SessionTable {
         match session.leading {
             Some((leading, parameters)) if leading == cid => {
                 let before = std::mem::replace(&mut session.place, place);
-                holders.ending.get_or_insert(before);
+                holders.ending.get_or_insert_with(|| (before, session.entry.clone()));
                 Ok((parameters, before))
             }
             _ => Err(NoSession::Occupied),
@@ -219,7 +219,7 @@ impl SessionTable {
         };
         match session.nexus.as_ref().and_then(|nexus| self.by_nexus.get(nexus)) {
             Some(Holders { latest, .. }) if *latest != Some(tsih) => Turn::Gone,
-            Some(Holders { ending: Some(before), .. }) => Turn::After(*before),
+            Some(Holders { ending: Some((before, _)), .. }) => Turn::After(*before),
             _ => Turn::Now,
         }
     }

@@ -58,6 +58,23 @@ fn a_session_is_replaced_only_by_the_same_rule_and_account() {
 }
 
 #[test]
+fn so_is_a_session_whose_end_takes_its_time() {
+    let mut table = SessionTable::new(4);
+    let mut log_in = |account, at| table.open(nexus("a", 1, 1), from(0, Some(account), 1), place(at));
+    assert_eq!(log_in("ada", 1), Ok((1, None)));
+    assert_eq!(log_in("ada", 2), Ok((2, Some(place(1)))));
+    // The first still ends.
+    table.close(2, place(2));
+    let mut log_in = |account, at| table.open(nexus("a", 1, 1), from(0, Some(account), 1), place(at));
+    assert_eq!(log_in("bob", 3), Err(NoSession::Taken));
+    assert_eq!(log_in("ada", 4), Ok((3, Some(place(1)))));
+    table.close(3, place(4));
+    table.close(1, place(1));
+    let mut log_in = |account, at| table.open(nexus("a", 1, 1), from(0, Some(account), 1), place(at));
+    assert_eq!(log_in("bob", 5), Ok((4, None)), "it is over");
+}
+
+#[test]
 fn a_connection_takes_the_place_of_its_predecessor_only() {
     let mut table = SessionTable::new(4);
     let agreed = Parameters { max_burst_length: 4096, ..Parameters::DEFAULT };
