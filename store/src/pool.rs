@@ -46,8 +46,8 @@ struct Inner {
 }
 
 impl Pool {
-    /// A pool that hands out at most `limit` bytes at a time, and keeps bytes that nobody uses: at most `keep`, or as many
-    /// as are in use, so that what a steady load gives back is there for what it takes next.
+    /// A pool that occupies at most `limit` bytes, and keeps some of them that nobody uses: at most `keep`, or as many as are
+    /// in use, so that what a steady load gives back is there for what it takes next.
     pub fn new(limit: usize, keep: usize) -> Self {
         Self(Rc::new(Inner {
             limit,
@@ -72,17 +72,20 @@ impl Pool {
         assert!(length <= LARGEST, "no pool buffer of {length} bytes");
         let class = SIZES.iter().position(|size| length <= *size)?;
         let size = SIZES[class];
-        if self.0.in_use.get() + size > self.0.limit {
-            return None;
-        }
-        let memory = match self.0.free[class].borrow_mut().pop() {
+        let in_use = self.0.in_use.get() + size;
+        let room = self.0.limit.checked_sub(in_use)?;
+        let kept = self.0.free[class].borrow_mut().pop();
+        let memory = match kept {
             Some(memory) => {
                 self.0.kept.set(self.0.kept.get() - size);
                 memory
             }
-            None => Memory::zeroed(size),
+            None => {
+                self.0.trim(room);
+                Memory::zeroed(size)
+            }
         };
-        self.0.in_use.set(self.0.in_use.get() + size);
+        self.0.in_use.set(in_use);
         Some(PoolBuf { memory: Some(memory), class, length, pool: self.0.clone() })
     }
 
@@ -248,6 +251,22 @@ mod tests {
         let again = [pool.take(1).unwrap(), pool.take(1).unwrap()];
         assert!(again.iter().all(|b| addresses.contains(&b.seg().address())));
         assert_eq!(pool.0.kept.get(), 0);
+    }
+
+    #[test]
+    fn what_is_kept_makes_room_for_other_sizes() {
+        let pool = Pool::new(1 << 20, 1 << 20);
+        let kept = || pool.0.kept.get();
+        drop((0..8).map(|_| pool.take(128 << 10).unwrap()).collect::<Vec<_>>());
+        assert_eq!(kept(), 1 << 20);
+        let one = pool.take(4096).unwrap();
+        assert_eq!((kept(), pool.in_use()), (7 << 17, 4096));
+        let two = pool.take(512 << 10).unwrap();
+        assert_eq!((kept(), pool.in_use()), (3 << 17, (512 << 10) + 4096));
+        let three = pool.take(128 << 10).unwrap();
+        assert_eq!(kept(), 2 << 17, "it was there");
+        drop((one, two, three));
+        assert!(kept() + pool.in_use() <= 1 << 20);
     }
 
     #[test]
