@@ -105,6 +105,11 @@ impl SimCx {
         }
     }
 
+    /// Whom the timers tell that are set, in the order in which they were.
+    pub fn timers(&self) -> impl Iterator<Item = IoId> {
+        self.timers.iter().map(|(_, id)| *id)
+    }
+
     /// Has operations on files answered by `answer`; one that is `Done` completes later, as on a real reactor.
     pub fn answer_files(&mut self, answer: impl FnMut(FileOp<'_>) -> Submit + 'static) {
         self.files = Some(Box::new(answer));
@@ -290,6 +295,18 @@ mod tests {
         sim.cx(0).poll_while_awake(id, false);
         sink.0.set(1);
         assert!(!sim.idle(0));
+    }
+
+    #[test]
+    fn timers_are_there_until_they_are_due() {
+        let mut sim = Sim::new(1);
+        let id = |token| IoId { sink: SinkId(3), token };
+        (1..=3).for_each(|token| sim.cx(0).timer(Duration::from_secs(token), id(token)));
+        sim.cx(0).cancel(id(2));
+        assert!(sim.cx(0).timers().eq([id(1), id(3)]));
+        sim.advance(Duration::from_secs(1));
+        sim.settle();
+        assert!(sim.cx(0).timers().eq([id(3)]));
     }
 
     #[test]

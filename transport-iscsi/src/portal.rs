@@ -116,23 +116,13 @@ impl Portal {
 
     fn open(
         socket: Socket,
-        PortalOptions { group_tag, advertised }: PortalOptions,
+        options: PortalOptions,
         entity: &Arc<NetworkEntity>,
         reactors: &Reactors,
     ) -> Result<Self, Error> {
-        let address = socket.local_addr().map_err(Error::Socket)?;
+        let shared = Arc::new(Shared::new(&socket, options, entity)?);
+        let (address, group_tag) = (shared.address, shared.group_tag);
         socket.set_nonblocking(true).map_err(|source| Error::Listen { address, source })?;
-        let shared = Arc::new(Shared {
-            entity: entity.clone(),
-            address,
-            takes_ipv4: address.is_ipv6() && !sockopt::ipv6_v6only(&*socket).unwrap_or(true),
-            group_tag,
-            advertised,
-            connections: AtomicUsize::new(0),
-            listening: AtomicBool::new(true),
-            ended: Mutex::default(),
-            changed: Condvar::new(),
-        });
         entity.loads.spread_over(reactors.count());
         let portal = shared.clone();
         let listener = reactors.call(HOME, move |cx| Listener::start(socket, portal, cx));
@@ -198,6 +188,25 @@ impl Portal {
 }
 
 impl Shared {
+    pub(crate) fn new(
+        socket: &TcpListener,
+        PortalOptions { group_tag, advertised }: PortalOptions,
+        entity: &Arc<NetworkEntity>,
+    ) -> Result<Self, Error> {
+        let address = socket.local_addr().map_err(Error::Socket)?;
+        Ok(Self {
+            entity: entity.clone(),
+            address,
+            takes_ipv4: address.is_ipv6() && !sockopt::ipv6_v6only(socket).unwrap_or(true),
+            group_tag,
+            advertised,
+            connections: AtomicUsize::new(0),
+            listening: AtomicBool::new(true),
+            ended: Mutex::default(),
+            changed: Condvar::new(),
+        })
+    }
+
     /// Whether it has not been told to stop.
     pub(crate) fn is_listening(&self) -> bool {
         self.listening.load(Ordering::Acquire)

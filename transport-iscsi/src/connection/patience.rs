@@ -2,7 +2,7 @@
 //! give a sign of life.
 
 use super::full_feature::{Env, FullFeature};
-use super::{Connection, Phase, State, Token};
+use super::{Connection, Phase, State};
 use crate::error::End;
 use crate::limits::LEAST_PROGRESS;
 use crate::slots::Stage;
@@ -174,7 +174,7 @@ impl Connection {
             Phase::Login(..) => self.wait_for_login(state, cx),
         };
         match next {
-            Ok(next) => cx.timer(next, self.id(Token::TICK)),
+            Ok(next) => self.tick_after(next, cx),
             Err(why) => self.end(state, &why, cx),
         }
     }
