@@ -9,6 +9,8 @@ use std::rc::Rc;
 pub(crate) struct Budget {
     all: Cell<usize>,
     unsolicited: Cell<usize>,
+    /// Some has come back since it was asked.
+    relieved: Cell<bool>,
 }
 
 /// What one session has. It gets no more than it leaves to others, but always a little.
@@ -25,6 +27,13 @@ pub(crate) struct Held {
     pub(crate) solicited: usize,
     /// For data-out that comes without being asked for.
     pub(crate) unsolicited: usize,
+}
+
+impl Budget {
+    /// Whether anything has come back since the last call.
+    pub(crate) fn take_relief(&self) -> bool {
+        self.relieved.take()
+    }
 }
 
 impl Share {
@@ -68,6 +77,10 @@ impl Share {
     }
 
     pub(crate) fn give_back(&mut self, held: Held) {
+        if held == Held::default() {
+            return;
+        }
+        self.budget.relieved.set(true);
         self.mine.solicited -= held.solicited;
         self.mine.unsolicited -= held.unsolicited;
         self.budget.unsolicited.update(|unsolicited| unsolicited - held.unsolicited);

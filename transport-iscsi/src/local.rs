@@ -36,7 +36,7 @@ pub(crate) struct Local {
     /// How many sockets there are whose last input is taken in.
     pub(crate) lingering: Cell<usize>,
     connections: RefCell<HashMap<u64, Rc<Connection>>>,
-    /// Connections with commands that found no buffer.
+    /// Connections with commands that found no buffer, in the order in which they began to wait.
     hungry: RefCell<Vec<SinkId>>,
 }
 
@@ -82,16 +82,16 @@ impl Local {
         }
     }
 
-    /// Has a connection told when buffers have come back.
+    /// Has a connection told, once, when buffers have come back. It waits only once at a time.
     pub(crate) fn is_hungry(&self, sink: SinkId) {
-        let mut hungry = self.hungry.borrow_mut();
-        if !hungry.contains(&sink) {
-            hungry.push(sink);
-        }
+        self.hungry.borrow_mut().push(sink);
     }
 
-    /// Buffers have come back.
+    /// Tells those that wait for buffers, if any have come back.
     pub(crate) fn feed_hungry(&self, cx: &mut dyn Cx) {
+        if !self.budget.take_relief() {
+            return;
+        }
         for sink in self.hungry.borrow_mut().drain(..) {
             cx.complete(IoId { sink, token: Token::BUFFERS }, Ok(0));
         }
@@ -130,4 +130,47 @@ pub(crate) fn message(
             None => otherwise(cx),
         }
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::budget::{Held, Share};
+    use lunette_store::sim::Sim;
+    use lunette_store::{IoResult, Sink};
+
+    /// Notes who was told.
+    struct Told(u64, Rc<RefCell<Vec<u64>>>);
+
+    impl Sink for Told {
+        fn complete(&self, _: u64, _: IoResult, _: &mut dyn Cx) {
+            self.1.borrow_mut().push(self.0);
+        }
+    }
+
+    #[test]
+    fn who_waits_for_buffers_is_told_when_some_have_come_back() {
+        let mut sim = Sim::new(1);
+        let told = Rc::<RefCell<Vec<u64>>>::default();
+        let local = Local::of(sim.cx(0));
+        for number in [1, 2, 3] {
+            let sink = sim.cx(0).register(Rc::new(Told(number, told.clone())));
+            local.is_hungry(sink);
+        }
+        let mut feed = || {
+            local.feed_hungry(sim.cx(0));
+            sim.settle();
+            told.take()
+        };
+        assert!(feed().is_empty(), "nothing has");
+        let mut share = Share::of(&local.budget);
+        assert!(share.take(4096));
+        share.give_back(Held::default());
+        assert!(feed().is_empty());
+        share.give_back(Held { solicited: 4096, unsolicited: 0 });
+        assert_eq!(feed(), [1, 2, 3]);
+        assert!(share.take_unsolicited(4096));
+        drop(share);
+        assert!(feed().is_empty(), "nobody waits any more");
+    }
 }

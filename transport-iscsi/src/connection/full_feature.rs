@@ -11,6 +11,7 @@ use lunette_iscsi::target::{self, Accepted, Directory, Event, Residual, Response
 use lunette_iscsi::{Error, Outbox, Payload};
 use lunette_scsi::{AdditionalSense, Sense, SenseBytes, SenseFormat, SenseKey, Status};
 use lunette_store::{Cx, Sg, SinkId, pool};
+use std::cell::Cell;
 use std::io::IoSlice;
 use std::rc::Rc;
 use std::time::Duration;
@@ -23,7 +24,17 @@ pub(crate) struct Env<'a> {
     pub(crate) out: &'a mut Outbox,
     pub(crate) local: &'a Local,
     pub(crate) sink: SinkId,
+    /// The connection is to be told when buffers have come back.
+    pub(crate) hungry: &'a Cell<bool>,
     pub(crate) cx: &'a mut dyn Cx,
+}
+
+impl Env<'_> {
+    fn wait_for_buffers(&self) {
+        if !self.hungry.replace(true) {
+            self.local.is_hungry(self.sink);
+        }
+    }
 }
 
 /// What is beyond the commands.
@@ -265,7 +276,7 @@ impl FullFeature {
             return false;
         }
         if !self.share.take(wants) {
-            env.local.is_hungry(env.sink);
+            env.wait_for_buffers();
             return false;
         }
         slot.held.solicited = wants;
@@ -274,7 +285,7 @@ impl FullFeature {
             slot.data_in.clear();
             slot.held.solicited = 0;
             self.share.give_back(Held { solicited: wants, unsolicited: 0 });
-            env.local.is_hungry(env.sink);
+            env.wait_for_buffers();
             return false;
         }
         self.gather(id, env);

@@ -71,6 +71,8 @@ pub(crate) struct Connection {
     /// Bytes that its buffers occupy, as far as they are counted.
     occupied: Cell<usize>,
     condemned: Cell<bool>,
+    /// It is to be told when buffers have come back.
+    hungry: Cell<bool>,
     state: RefCell<State>,
 }
 
@@ -152,6 +154,7 @@ impl Connection {
             reached: canonical(reached),
             occupied: Cell::new(0),
             condemned: Cell::new(false),
+            hungry: Cell::new(false),
             state: RefCell::new(State::new(socket, login, cx.now())),
         });
         connection.sink.set(cx.register(connection.clone()));
@@ -204,7 +207,7 @@ impl Connection {
     }
 
     fn env<'a>(&'a self, out: &'a mut Outbox, cx: &'a mut dyn Cx) -> Env<'a> {
-        Env { out, local: &self.local, sink: self.sink.get(), cx }
+        Env { out, local: &self.local, sink: self.sink.get(), hungry: &self.hungry, cx }
     }
 
     fn door<'a>(&'a self, visitor: Option<&'a mut Visitor>) -> Door<'a> {
@@ -506,7 +509,10 @@ impl Sink for Connection {
             (Token::TICK, _) => self.tick(&mut state, cx),
             (Token::LATE, _) => self.late(&mut state, cx),
             (Token::CONDEMNED, _) => self.end(&mut state, &End::Condemned, cx),
-            (Token::BUFFERS, _) => self.feed_hungry(&mut state, cx),
+            (Token::BUFFERS, _) => {
+                self.hungry.set(false);
+                self.feed_hungry(&mut state, cx);
+            }
             _ => {}
         }
         self.settle(&mut state, cx);
