@@ -47,10 +47,9 @@ impl Share {
         self.mine
     }
 
-    /// Whether it would not have too much for data-in and data-out that is asked for; one command may have any amount.
+    /// Whether it would not have too much for data-in and data-out that is asked for.
     pub(crate) fn leaves_room(&self, bytes: usize) -> bool {
-        let has = self.mine.solicited;
-        bytes == 0 || has == 0 || has + bytes <= CONNECTION_BUFFERS
+        bytes == 0 || self.mine.solicited + bytes <= CONNECTION_BUFFERS
     }
 
     /// Takes so much for data-in and for data-out that is asked for, if there is room.

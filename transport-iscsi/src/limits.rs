@@ -2,8 +2,8 @@
 
 /// Longest data-out or data-in of one command, in bytes; a command that wants more is refused.
 pub const MAX_TRANSFER: u64 = 32 << 20;
-/// Bytes of buffers that one connection holds for data-in and for data-out that it asks for by R2T. Commands beyond wait.
-/// Data that comes without R2T is bounded by the command window and FirstBurstLength.
+/// Bytes of buffers that one connection holds for data-in and for data-out that it asks for by R2T. Commands beyond wait, but
+/// for one of each logical unit, so that none is shut out by others. Data that comes without R2T is bounded by the command window and FirstBurstLength.
 pub const CONNECTION_BUFFERS: usize = 32 << 20;
 /// Bytes of buffers on one reactor. Commands beyond wait; one whose data comes unasked is answered BUSY.
 pub const REACTOR_BUFFERS: usize = 256 << 20;

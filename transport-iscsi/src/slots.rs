@@ -188,6 +188,11 @@ impl Slots {
         self.hungry.front().copied()
     }
 
+    /// The hungry commands, that one first.
+    pub(crate) fn hungry(&self) -> impl Iterator<Item = SlotId> {
+        self.hungry.iter().copied()
+    }
+
     /// Frees a slot and its buffers. Returns what these counted.
     pub(crate) fn remove(&mut self, id: SlotId) -> Held {
         let Some(slot) = self.enter(id, Stage::Sending) else { return Held::default() };

@@ -9,7 +9,7 @@ use crate::status::SessionCounters;
 use lunette_engine::{self as engine, Admission, CommandFrame, Completion, Outcome, Started};
 use lunette_iscsi::target::{self, Accepted, Directory, Event, Residual, Response, TaskId};
 use lunette_iscsi::{Error, Outbox, Payload};
-use lunette_scsi::{AdditionalSense, Sense, SenseBytes, SenseFormat, SenseKey, Status};
+use lunette_scsi::{AdditionalSense, Lun, Sense, SenseBytes, SenseFormat, SenseKey, Status};
 use lunette_store::{Cx, Sg, SinkId, pool};
 use std::cell::Cell;
 use std::io::IoSlice;
@@ -245,19 +245,37 @@ impl FullFeature {
             return self.busy(id, env);
         }
         // One that needs nothing more has no reason to wait.
-        let may_pass = self.slots.hungriest().is_none() || self.wants(id) == 0;
-        if !may_pass || !self.supply(id, env) {
+        if self.wants(id) > 0 {
             self.slots.enter(id, Stage::Hungry);
+            if self.next_hungry() != Some(id) {
+                return;
+            }
         }
+        self.supply(id, env);
     }
 
     /// Gives buffers to the commands that wait for some.
     pub(crate) fn feed_hungry(&mut self, env: &mut Env<'_>) {
-        while let Some(id) = self.slots.hungriest() {
+        while let Some(id) = self.next_hungry() {
             if !self.supply(id, env) {
                 return;
             }
         }
+    }
+
+    /// The command that gets buffers next, if the session may have them: the one that has waited for the longest time, or else
+    /// the first for a logical unit that has none. Other units may be stuck.
+    fn next_hungry(&self) -> Option<SlotId> {
+        let first = self.slots.hungriest()?;
+        if self.share.leaves_room(self.wants(first)) {
+            return Some(first);
+        }
+        self.slots.hungry().find(|id| self.slots.get(*id).is_some_and(|slot| self.has_none(slot.request.lun)))
+    }
+
+    /// Whether no command for a logical unit has buffers for data-in or for data-out that was asked for.
+    fn has_none(&self, lun: Lun) -> bool {
+        !self.slots.iter().any(|(_, slot)| slot.held.solicited > 0 && slot.request.lun == lun)
     }
 
     /// Bytes of buffers that a command still needs.
@@ -267,14 +285,11 @@ impl FullFeature {
             .map_or(0, |slot| pool::footprint(slot.more_out()) + pool::footprint(slot.wanted_in as usize))
     }
 
-    /// Gives a command all its buffers and lets it go on; false if there is no room for them yet.
+    /// Gives a command all its buffers and lets it go on; false if others have too much for that yet.
     fn supply(&mut self, id: SlotId, env: &mut Env<'_>) -> bool {
         let wants = self.wants(id);
         let Some(slot) = self.slots.get_mut(id) else { return true };
         let (more_out, wanted_in) = (slot.more_out(), slot.wanted_in as usize);
-        if !self.share.leaves_room(wants) {
-            return false;
-        }
         if !self.share.take(wants) {
             env.wait_for_buffers();
             return false;
@@ -308,11 +323,13 @@ impl FullFeature {
 
     /// Gets a buffer for data-in, now or never.
     fn fill_data_in(&mut self, id: SlotId, length: usize, local: &Local) -> bool {
-        let Some(slot) = self.slots.get_mut(id) else { return true };
+        let Some(lun) = self.slots.get(id).map(|slot| slot.request.lun) else { return true };
         let wants = pool::footprint(length);
-        if !self.share.leaves_room(wants) || !self.share.take(wants) {
+        let leaves_room = self.share.leaves_room(wants) || self.has_none(lun);
+        if !leaves_room || !self.share.take(wants) {
             return false;
         }
+        let Some(slot) = self.slots.get_mut(id) else { return true };
         let filled = local.pool.fill(&mut slot.data_in, length);
         if filled {
             slot.held.solicited = wants;

@@ -5,6 +5,7 @@ use lunette_iscsi::initiator::Settings;
 use lunette_iscsi::params::Parameters;
 use lunette_iscsi::pdu::LoginStatus;
 use lunette_transport_iscsi::EntityOptions;
+use lunette_transport_iscsi::limits::CONNECTION_BUFFERS;
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::time::Duration;
@@ -204,10 +205,22 @@ fn a_stuck_unit_does_not_starve_the_others_of_its_session() {
     let rig = Rig::serving(options, target_of(TARGET, &[1], &units), 1);
     let mut client = rig.client(1);
     client.run_at(1, &[0; 6], 0);
-    for n in 0..40 {
-        client.command_at(lun_of(1), &cdb(READ, n * 2048, 2048), 1 << 20, None).unwrap();
+    let stuck: Vec<_> = (0..CONNECTION_BUFFERS as u32 / (1 << 20) + 8)
+        .map(|n| client.command_at(lun_of(1), &cdb(READ, n * 2048, 2048), 1 << 20, None).unwrap())
+        .collect();
+    for round in 0..20 {
+        let data = pattern(round, 64 << 10);
+        client.write(round * 128, data.clone());
+        assert!(client.read(round * 128, 128) == data);
     }
-    let good = client.command(&cdb(READ, 0, 8), 4096, None);
-    assert_eq!(client.run(&[0; 6], 0, None).status, 0, "it needs no buffer");
-    assert_eq!(client.finish(good).status, 8, "BUSY");
+    let data = pattern(20, 1 << 20);
+    client.write(0, data.clone());
+    // All at once, while there are buffers for one.
+    let reads: Vec<_> = (0..8).map(|_| client.command(&cdb(READ, 0, 2048), 1 << 20, None)).collect();
+    for read in reads {
+        let ended = client.finish(read);
+        assert!(ended.status == 0 && ended.data == data);
+    }
+    assert_eq!(client.run_at(1, &[0; 6], 0).status, 0, "it needs no buffer");
+    assert_eq!(client.finish(stuck[CONNECTION_BUFFERS >> 20]).status, 8, "BUSY");
 }
