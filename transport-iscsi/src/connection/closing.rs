@@ -87,7 +87,7 @@ impl Connection {
 
     pub(super) fn begin_closing(&self, state: &mut State, closing: Closing, cx: &mut dyn Cx) {
         state.closing = Some(closing);
-        state.stash = Vec::new();
+        state.stash = None;
         self.be_late_after(self.portal.entity.options.stop_time, cx);
     }
 

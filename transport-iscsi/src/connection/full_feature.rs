@@ -1,7 +1,7 @@
 //! The full-feature phase of a connection: commands, from their arrival to their response.
 
 use crate::budget::{Budget, Held, Share};
-use crate::limits::{AT_ONCE, DIRECT_RECEIVE, MAX_TRANSFER};
+use crate::limits::{AT_ONCE, BYTES_PER_TURN, COMMANDS_PER_TURN, DIRECT_RECEIVE, MAX_TRANSFER};
 use crate::local::Local;
 use crate::memory;
 use crate::slots::{Request, SlotId, Slots, Stage};
@@ -59,6 +59,8 @@ pub(crate) struct FullFeature {
     /// Buffers for data-in or for data-out that was asked for have come back since commands were looked at that wait.
     pub(super) relieved: bool,
     pub(super) counters: SessionCounters,
+    /// What they were when the turn began.
+    before_turn: SessionCounters,
     /// When the last command came.
     pub(super) last_command: Option<Duration>,
     pub(super) managements: super::manage::Managements,
@@ -78,9 +80,22 @@ impl FullFeature {
             running: 0,
             relieved: false,
             counters: SessionCounters::default(),
+            before_turn: SessionCounters::default(),
             last_command: None,
             managements: super::manage::Managements::default(),
         }
+    }
+
+    /// Others have had their turn.
+    pub(super) fn begin_turn(&mut self) {
+        self.before_turn = self.counters;
+    }
+
+    /// Whether so much has been done that others have to have theirs: a command is more work than its PDU looks.
+    pub(super) fn turn_is_over(&self) -> bool {
+        let (before, now) = (&self.before_turn, &self.counters);
+        now.commands - before.commands >= COMMANDS_PER_TURN
+            || now.bytes_moved() - before.bytes_moved() >= BYTES_PER_TURN
     }
 
     /// Takes input up to the next event and deals with that. Returns how much that was and whether there may be more

@@ -25,8 +25,15 @@ struct Arrived {
 }
 
 impl Connection {
-    /// Receives and parses what there is, within bounds.
+    /// Parses what was left, receives and parses what there is, within bounds.
     pub(super) fn receive(&self, state: &mut State, cx: &mut dyn Cx) {
+        if state.receive_due {
+            // Others have their turn.
+            return;
+        }
+        if let Phase::FullFeature(full) = &mut state.phase {
+            full.begin_turn();
+        }
         let mut buffer = self.local.receive.take();
         let result = self.receive_some(state, &mut buffer, cx);
         self.local.receive.replace(buffer);
@@ -43,8 +50,15 @@ impl Connection {
             if state.waiting {
                 return still_there(state);
             }
-            if state.paused || state.closing.is_some() {
+            if state.paused || state.closing.is_some() || state.socket.is_none() {
                 return Ok(());
+            }
+            if state.turn_is_over() {
+                break;
+            }
+            if let Some(stash) = state.stash.take() {
+                self.parse(state, &stash, cx)?;
+                continue;
             }
             let Some(arrived) = self.receive_once(state, buffer, full)? else { return Ok(()) };
             full = arrived.full;
@@ -57,15 +71,18 @@ impl Connection {
             self.parse(state, &buffer[..arrived.rest], cx)?;
             // A request that came alone saves the call that would say so. Should the end of the stream have come with
             // it, the answer's failure or the next tick will tell.
-            if !full && state.out.len() != before {
+            if !full && state.out.len() != before && !state.turn_is_over() {
                 return Ok(());
             }
         }
-        if !state.receive_due {
-            state.receive_due = true;
+        self.receive_later(state, cx);
+        Ok(())
+    }
+
+    fn receive_later(&self, state: &mut State, cx: &mut dyn Cx) {
+        if !std::mem::replace(&mut state.receive_due, true) {
             cx.defer(self.id(Token::RECEIVE));
         }
-        Ok(())
     }
 
     /// One call. `None`: nothing is there. `again`: the last one got all that it had room for.
@@ -130,13 +147,13 @@ impl Connection {
     }
 
     /// Parses input until there is none, or the connection takes no more.
-    pub(super) fn parse(&self, state: &mut State, mut input: &[u8], cx: &mut dyn Cx) -> Result<(), End> {
+    fn parse(&self, state: &mut State, mut input: &[u8], cx: &mut dyn Cx) -> Result<(), End> {
         loop {
             if state.closing.is_some() || state.socket.is_none() {
                 return Ok(());
             }
-            if state.waiting || state.paused {
-                state.stash.extend_from_slice(input);
+            if state.waiting || state.paused || state.turn_is_over() {
+                state.stash.get_or_insert_default().extend_from_slice(input);
                 return Ok(());
             }
             let (used, more) = self.parse_one(state, input, cx)?;
@@ -208,17 +225,11 @@ impl Connection {
         }
     }
 
-    /// Goes on with what was left, and with what has come meanwhile.
+    /// Goes on with what was left, and with what has come meanwhile, when others had their turn.
     pub(super) fn resume(&self, state: &mut State, cx: &mut dyn Cx) {
         state.paused = false;
         self.take_events(state);
-        let stash = std::mem::take(&mut state.stash);
-        if let Err(why) = self.parse(state, &stash, cx) {
-            return self.fail(state, why, cx);
-        }
-        if !state.paused {
-            self.receive(state, cx);
-        }
+        self.receive_later(state, cx);
     }
 }
 

@@ -44,7 +44,7 @@ impl Token {
     const WRITABLE: u64 = 1;
     /// The end of a turn: send what has gathered.
     const FLUSH: u64 = 2;
-    /// The next turn: receive on.
+    /// The next turn: parse and receive on.
     const RECEIVE: u64 = 3;
     /// Look whether the initiator is alive.
     const TICK: u64 = 4;
@@ -81,8 +81,8 @@ struct State {
     socket: Option<TcpStream>,
     phase: Phase,
     out: Outbox,
-    /// Input that is not parsed yet, because too much is to be sent.
-    stash: Vec<u8>,
+    /// What is still to be parsed, be that empty, because too much is to be sent, the session waits, or others have their turn.
+    stash: Option<Vec<u8>>,
     /// The initiator sends much data in each PDU.
     large_data: bool,
     /// Bytes parsed since it was last tried to send.
@@ -426,7 +426,7 @@ impl State {
             socket: Some(socket),
             phase: Phase::Login(Box::new(login), Visitor::default()),
             out: Outbox::default(),
-            stash: Vec::new(),
+            stash: None,
             large_data: false,
             taken: 0,
             paused: false,
@@ -450,6 +450,10 @@ impl State {
             received: 0,
             patience: Patience::default(),
         }
+    }
+
+    fn turn_is_over(&self) -> bool {
+        matches!(&self.phase, Phase::FullFeature(full) if full.turn_is_over())
     }
 
     /// Whether there is something to send.

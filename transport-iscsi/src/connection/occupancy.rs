@@ -9,12 +9,12 @@ impl State {
             Phase::Login(login, _) => login.footprint(),
             Phase::FullFeature(full) => full.machine.footprint(),
         };
-        self.out.footprint() + self.stash.capacity() + machine
+        self.out.footprint() + self.stash.as_ref().map_or(0, Vec::capacity) + machine
     }
 
     /// Gives back everything: the connection is over, but the engine may hold its commands for long.
     pub(super) fn drop_buffers(&mut self) {
-        self.stash = Vec::new();
+        self.stash = None;
         self.out.shrink();
         if let Phase::FullFeature(full) = &mut self.phase {
             full.machine.drop_buffers();

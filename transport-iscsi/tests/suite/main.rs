@@ -12,3 +12,4 @@ mod rig;
 mod sessions;
 mod table;
 mod targets;
+mod turns;

@@ -37,7 +37,8 @@ pub(crate) fn stuck_disk(number: u64) -> Arc<LogicalUnit> {
     unit(number, Arc::new(Held::new(SIZE, 1000)))
 }
 
-fn unit(number: u64, store: Arc<dyn Backing>) -> Arc<LogicalUnit> {
+/// A disk on a store.
+pub(crate) fn unit(number: u64, store: Arc<dyn Backing>) -> Arc<LogicalUnit> {
     let disk = Disk::new(&lunette_device_disk::Options::default(), store.caps()).unwrap();
     let identity = Identity::new(number.to_string(), Naa::locally_assigned(number));
     LogicalUnit::new("ram", identity, Box::new(disk), Some(store))
