@@ -194,13 +194,25 @@ impl Client {
         read_length: u32,
         write: Option<Vec<u8>>,
     ) -> Option<u32> {
+        self.command_as(TaskAttribute::SIMPLE, lun, cdb, read_length, write)
+    }
+
+    /// Queues a command with a task attribute.
+    pub(crate) fn command_as(
+        &mut self,
+        attribute: TaskAttribute,
+        lun: [u8; 8],
+        cdb: &[u8],
+        read_length: u32,
+        write: Option<Vec<u8>>,
+    ) -> Option<u32> {
         let token = self.next_token;
         self.next_token += 1;
         let chunks = [IoSlice::new(write.as_deref().unwrap_or_default())];
         let payload = Payload::new(token, &chunks);
         let request = CommandRequest {
             lun,
-            attribute: TaskAttribute::SIMPLE,
+            attribute,
             priority: 0,
             cdb,
             read_length,

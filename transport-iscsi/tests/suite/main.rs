@@ -1,6 +1,7 @@
 //! The transport over loopback, with real reactors, a disk in memory and the initiator of the protocol crate.
 
 mod access;
+mod at_once;
 mod client;
 mod commands;
 mod events;
