@@ -6,7 +6,7 @@ use crate::kernel::{Event, Kernel, Wait};
 use crate::lanes::{Lanes, Queue};
 use crate::mailbox::{Letter, Mailboxes};
 use crate::sinks::Sinks;
-use crate::spin::Spin;
+use crate::spin::{Spin, Yields};
 use crate::timers::{IdKey, Timers, id_key, sink_keys};
 use crate::transfer;
 use crate::watches::{Watch, WatchKey, Watches};
@@ -222,10 +222,10 @@ impl Reactor {
     /// Spins for a while and then sleeps, until there is something to do.
     fn rest(&mut self) {
         let since = self.now;
+        let mut yields = Yields::new();
         let mut worked = false;
         while !worked && self.now - since < self.spin.budget() {
-            // Whoever brings the work may need this CPU.
-            std::thread::yield_now();
+            yields.wait(self.now);
             worked = self.turn();
         }
         if !worked {

@@ -6,7 +6,7 @@ use thiserror::Error;
 /// How a reactor behaves when it has nothing to do.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
 pub enum Poll {
-    /// Spin for up to 20 µs before sleeping, as long as that is seen to pay.
+    /// Spin for up to 50 µs before sleeping, as long as that is seen to pay.
     #[default]
     Adaptive,
     /// Never sleep: lowest latency for a whole CPU per reactor.
