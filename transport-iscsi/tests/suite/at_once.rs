@@ -9,7 +9,6 @@ use lunette_store::{Cx, ReactorId, held};
 use lunette_transport_iscsi::EntityOptions;
 use std::io::Write;
 
-/// RFC 7143 7.8.
 #[test]
 fn a_write_whose_data_is_damaged_writes_nothing() {
     let rig = Rig::new();
