@@ -76,14 +76,12 @@ impl Share {
     }
 
     pub(crate) fn give_back(&mut self, held: Held) {
-        if held == Held::default() {
-            return;
-        }
-        self.budget.relieved.set(true);
+        let bytes = held.solicited + held.unsolicited;
+        self.budget.relieved.update(|relieved| relieved | (bytes > 0));
         self.mine.solicited -= held.solicited;
         self.mine.unsolicited -= held.unsolicited;
         self.budget.unsolicited.update(|unsolicited| unsolicited - held.unsolicited);
-        self.budget.all.update(|all| all - held.solicited - held.unsolicited);
+        self.budget.all.update(|all| all - bytes);
     }
 
     fn fits(&self, bytes: usize) -> bool {

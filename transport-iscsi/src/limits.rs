@@ -21,10 +21,10 @@ pub const CONNECTION_MEMORY: usize = 128 << 20;
 /// Bytes that an initiator has to send, of data that commands wait for, in each
 /// [`silence_time`](crate::EntityOptions::silence_time), and bytes that it has to take; fewer if there are fewer.
 pub const LEAST_PROGRESS: u64 = 256 << 10;
-/// Commands of one connection that are begun before others have their turn.
-pub const COMMANDS_PER_TURN: u64 = 256;
-/// Bytes that commands of one connection move at once before others have their turn.
-pub const BYTES_PER_TURN: u64 = 4 << 20;
+/// Work of one connection before others have their turn: the bytes that commands move, and [`COMMAND_WORK`] for each.
+pub const TURN: u64 = 4 << 20;
+/// What a command counts beside the bytes that it moves.
+pub const COMMAND_WORK: u64 = 16 << 10;
 /// Addresses without a connection of which it is remembered how often they have logged in.
 pub const REMEMBERED_ADDRESSES: usize = 4096;
 

@@ -74,12 +74,6 @@ pub struct SessionCounters {
     pub errors: u64,
 }
 
-impl SessionCounters {
-    pub(crate) fn bytes_moved(&self) -> u64 {
-        self.bytes_read + self.bytes_written
-    }
-}
-
 impl From<&Parameters> for SessionParameters {
     fn from(agreed: &Parameters) -> Self {
         Self {

@@ -1,7 +1,7 @@
 //! The full-feature phase of a connection: commands, from their arrival to their response.
 
 use crate::budget::{Budget, Held, Share};
-use crate::limits::{AT_ONCE, BYTES_PER_TURN, COMMANDS_PER_TURN, DIRECT_RECEIVE, MAX_TRANSFER};
+use crate::limits::{AT_ONCE, COMMAND_WORK, DIRECT_RECEIVE, MAX_TRANSFER, TURN};
 use crate::local::Local;
 use crate::memory;
 use crate::slots::{Request, SlotId, Slots, Stage};
@@ -9,7 +9,7 @@ use crate::status::SessionCounters;
 use lunette_engine::{self as engine, Admission, CommandFrame, Completion, Outcome, Started};
 use lunette_iscsi::target::{self, Accepted, Directory, Event, Residual, Response, TaskId};
 use lunette_iscsi::{Error, Outbox, Payload};
-use lunette_scsi::{AdditionalSense, Lun, Sense, SenseBytes, SenseFormat, SenseKey, Status};
+use lunette_scsi::{AdditionalSense, Sense, SenseBytes, SenseFormat, SenseKey, Status};
 use lunette_store::{Cx, Sg, SinkId, pool};
 use std::cell::Cell;
 use std::io::IoSlice;
@@ -59,8 +59,8 @@ pub(crate) struct FullFeature {
     /// Buffers for data-in or for data-out that was asked for have come back since commands were looked at that wait.
     pub(super) relieved: bool,
     pub(super) counters: SessionCounters,
-    /// What they were when the turn began.
-    before_turn: SessionCounters,
+    /// Work left in this turn.
+    turn_left: u64,
     /// When the last command came.
     pub(super) last_command: Option<Duration>,
     pub(super) managements: super::manage::Managements,
@@ -80,7 +80,7 @@ impl FullFeature {
             running: 0,
             relieved: false,
             counters: SessionCounters::default(),
-            before_turn: SessionCounters::default(),
+            turn_left: TURN,
             last_command: None,
             managements: super::manage::Managements::default(),
         }
@@ -88,14 +88,12 @@ impl FullFeature {
 
     /// Others have had their turn.
     pub(super) fn begin_turn(&mut self) {
-        self.before_turn = self.counters;
+        self.turn_left = TURN;
     }
 
-    /// Whether so much has been done that others have to have theirs: a command is more work than its PDU looks.
+    /// Whether so much has been done that others have to have theirs.
     pub(super) fn turn_is_over(&self) -> bool {
-        let (before, now) = (&self.before_turn, &self.counters);
-        now.commands - before.commands >= COMMANDS_PER_TURN
-            || now.bytes_moved() - before.bytes_moved() >= BYTES_PER_TURN
+        self.turn_left == 0
     }
 
     /// Takes input up to the next event and deals with that. Returns how much that was and whether there may be more
@@ -190,6 +188,7 @@ impl FullFeature {
 
     fn command(&mut self, request: Request, env: &mut Env<'_>) {
         self.counters.commands += 1;
+        self.turn_left = self.turn_left.saturating_sub(COMMAND_WORK);
         self.last_command = Some(env.cx.now());
         let (task, held, whole) = (request.task, request.held, request.whole);
         let unsolicited = request.unsolicited_length.min(request.write_length);
@@ -285,11 +284,12 @@ impl FullFeature {
         if self.share.leaves_room(self.wants(first)) {
             return Some(first);
         }
-        self.slots.hungry().find(|id| self.slots.get(*id).is_some_and(|slot| self.has_none(slot.request.lun)))
+        self.slots.hungry().find(|id| self.is_first_of_its_unit(*id))
     }
 
-    /// Whether no command for a logical unit has buffers for data-in or for data-out that was asked for.
-    fn has_none(&self, lun: Lun) -> bool {
+    /// Whether no command for the same logical unit has buffers for data-in or for data-out that was asked for.
+    fn is_first_of_its_unit(&self, id: SlotId) -> bool {
+        let Some(lun) = self.slots.get(id).map(|slot| slot.request.lun) else { return false };
         !self.slots.iter().any(|(_, slot)| slot.held.solicited > 0 && slot.request.lun == lun)
     }
 
@@ -338,13 +338,12 @@ impl FullFeature {
 
     /// Gets a buffer for data-in, now or never.
     fn fill_data_in(&mut self, id: SlotId, length: usize, local: &Local) -> bool {
-        let Some(lun) = self.slots.get(id).map(|slot| slot.request.lun) else { return true };
         let wants = pool::footprint(length);
-        let leaves_room = self.share.leaves_room(wants) || self.has_none(lun);
+        let leaves_room = self.share.leaves_room(wants) || self.is_first_of_its_unit(id);
+        let Some(slot) = self.slots.get_mut(id) else { return true };
         if !leaves_room || !self.share.take(wants) {
             return false;
         }
-        let Some(slot) = self.slots.get_mut(id) else { return true };
         let filled = local.pool.fill(&mut slot.data_in, length);
         if filled {
             slot.held.solicited = wants;
@@ -468,6 +467,7 @@ impl FullFeature {
         slot.data_out.clear();
         self.counters.bytes_read += outcome.moved_in;
         self.counters.bytes_written += outcome.moved_out;
+        self.turn_left = self.turn_left.saturating_sub(outcome.moved_in + outcome.moved_out);
         self.counters.errors += u64::from(!matches!(outcome.status, Status::GOOD | Status::CONDITION_MET));
         let task = slot.request.task;
         let sense = sense_bytes(outcome);

@@ -71,7 +71,7 @@ impl Connection {
             self.parse(state, &buffer[..arrived.rest], cx)?;
             // A request that came alone saves the call that would say so. Should the end of the stream have come with
             // it, the answer's failure or the next tick will tell.
-            if !full && state.out.len() != before && !state.turn_is_over() {
+            if !full && state.out.len() != before && state.stash.is_none() {
                 return Ok(());
             }
         }
@@ -152,7 +152,7 @@ impl Connection {
             if state.closing.is_some() || state.socket.is_none() {
                 return Ok(());
             }
-            if state.waiting || state.paused || state.turn_is_over() {
+            if state.waiting || state.paused || !input.is_empty() && state.turn_is_over() {
                 state.stash.get_or_insert_default().extend_from_slice(input);
                 return Ok(());
             }

@@ -7,7 +7,7 @@ use lunette_iscsi::params::Parameters;
 use lunette_store::ram::Ram;
 use lunette_store::{Backing, Caps, Cx, IoId, IoResult, Op, ReactorId, Sink, SinkId, Store, Submit};
 use lunette_transport_iscsi::EntityOptions;
-use lunette_transport_iscsi::limits::{BYTES_PER_TURN, COMMANDS_PER_TURN};
+use lunette_transport_iscsi::limits::{COMMAND_WORK, TURN};
 use std::io::{Read, Write};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -87,7 +87,8 @@ fn busy() -> (Rig, Client, Arc<Streak>) {
 /// More commands than the window has room for: the initiator knows that each ends before the next is looked at.
 #[test]
 fn commands_without_end_are_taken_in_turns() {
-    const MANY: u32 = 8 * COMMANDS_PER_TURN as u32;
+    const PER_TURN: u64 = TURN / COMMAND_WORK;
+    const MANY: u32 = 8 * PER_TURN as u32;
     const VERIFY: u8 = 0x2f;
     let (_rig, mut client, streak) = busy();
     client.command(&cdb(VERIFY, 0, 8), 0, None);
@@ -107,12 +108,13 @@ fn commands_without_end_are_taken_in_turns() {
         assert_eq!(answer[16..20], n.to_be_bytes(), "in order");
     }
     let longest = streak.longest.load(Ordering::Relaxed);
-    assert!((1..=COMMANDS_PER_TURN).contains(&longest), "{longest} commands in one turn");
+    assert!((1..=PER_TURN).contains(&longest), "{longest} commands in one turn");
 }
 
 #[test]
 fn long_commands_are_taken_in_turns_as_well() {
     const LENGTH: u32 = 128 << 10;
+    const PER_TURN: u64 = TURN.div_ceil(COMMAND_WORK + LENGTH as u64);
     let (_rig, mut client, streak) = busy();
     let read = cdb(READ, 0, (LENGTH / 512) as u16);
     let tags: Vec<_> = (0..100).map(|_| client.command(&read, LENGTH, None)).collect();
@@ -120,5 +122,5 @@ fn long_commands_are_taken_in_turns_as_well() {
         assert_eq!(client.finish(tag).status, 0);
     }
     let longest = streak.longest.load(Ordering::Relaxed);
-    assert!((1..=BYTES_PER_TURN / u64::from(LENGTH)).contains(&longest), "{longest} commands in one turn");
+    assert!((1..=PER_TURN).contains(&longest), "{longest} commands in one turn");
 }
