@@ -34,6 +34,8 @@ pub(crate) const LINGERING: usize = 256;
 pub(crate) const LINGERING_BYTES: usize = 4 << 20;
 /// Bytes received by one call, beside data that has its place.
 pub(crate) const RECEIVE: usize = 256 << 10;
+/// Buffers of at most twice that size that a reactor keeps for input that has to wait.
+pub(crate) const SPARES: usize = 4;
 /// The same while an initiator sends [`LARGE_DATA`], so that the next header comes with the data before it, and little of its
 /// own data has to be copied to its place.
 pub(crate) const RECEIVE_LITTLE: usize = 4 << 10;

@@ -2,7 +2,7 @@
 
 use crate::budget::Budget;
 use crate::connection::{Connection, Token};
-use crate::limits::{CONNECTION_MEMORY, REACTOR_BUFFERS, REACTOR_BUFFERS_KEPT, RECEIVE};
+use crate::limits::{CONNECTION_MEMORY, REACTOR_BUFFERS, REACTOR_BUFFERS_KEPT, RECEIVE, SPARES};
 use lunette_store::pool::Pool;
 use lunette_store::{Cx, IoId, Message, ReactorId, SinkId, local_or_insert};
 use std::cell::{Cell, RefCell};
@@ -31,6 +31,8 @@ pub(crate) struct Local {
     pub(crate) budget: Rc<Budget>,
     /// What has just been received, before it is parsed.
     pub(crate) receive: RefCell<Vec<u8>>,
+    /// Buffers for input that has to wait.
+    spares: RefCell<Vec<Vec<u8>>>,
     /// Bytes that the buffers of connections occupy.
     pub(crate) occupied: Cell<usize>,
     /// How many sockets there are whose last input is taken in.
@@ -48,6 +50,7 @@ impl Local {
                 pool,
                 budget: Rc::default(),
                 receive: RefCell::new(vec![0; RECEIVE]),
+                spares: RefCell::default(),
                 occupied: Cell::new(0),
                 lingering: Cell::new(0),
                 connections: RefCell::default(),
@@ -79,6 +82,20 @@ impl Local {
             let greediest = connections.values().max_by_key(|connection| connection.occupied());
             let Some(greediest) = greediest.filter(|connection| connection.occupied() > 0) else { return };
             greediest.condemn(cx);
+        }
+    }
+
+    /// An empty buffer for input that has to wait.
+    pub(crate) fn take_spare(&self) -> Vec<u8> {
+        self.spares.borrow_mut().pop().unwrap_or_default()
+    }
+
+    /// Such a buffer is not needed any more.
+    pub(crate) fn put_spare(&self, mut spare: Vec<u8>) {
+        let mut spares = self.spares.borrow_mut();
+        if spares.len() < SPARES && spare.capacity() <= 2 * RECEIVE {
+            spare.clear();
+            spares.push(spare);
         }
     }
 

@@ -58,6 +58,7 @@ impl Connection {
             }
             if let Some(stash) = state.stash.take() {
                 self.parse(state, &stash, cx)?;
+                self.local.put_spare(stash);
                 continue;
             }
             let Some(arrived) = self.receive_once(state, buffer, full)? else { return Ok(()) };
@@ -153,7 +154,7 @@ impl Connection {
                 return Ok(());
             }
             if state.waiting || state.paused || !input.is_empty() && state.turn_is_over() {
-                state.stash.get_or_insert_default().extend_from_slice(input);
+                state.stash.get_or_insert_with(|| self.local.take_spare()).extend_from_slice(input);
                 return Ok(());
             }
             let (used, more) = self.parse_one(state, input, cx)?;
