@@ -27,7 +27,9 @@ const PROGRAM: &str = "iscsi-proxy";
 pub(crate) enum Gate {
     /// They are relayed.
     Open,
-    /// They are ended, new ones at once.
+    /// They are ended and new ones refused, as if the host were there and the target were not. To take them and end them at
+    /// once would be worse than that: a session of open-iscsi whose connection ends while it is being set up never comes
+    /// back (open-iscsi issue 387).
     Closed,
     /// They stay and nothing passes, as if a cable were pulled.
     Silent,
@@ -67,7 +69,7 @@ impl Proxy {
         self.order("open").map(drop)
     }
 
-    /// Ends all connections, and new ones as they come.
+    /// Ends all connections and refuses new ones.
     pub fn close(&mut self) -> Result<()> {
         self.order("close").map(drop)
     }
@@ -122,7 +124,7 @@ pub fn serve() -> Result<()> {
         let gate = Gate::ALL.iter().find(|(_, name)| *name == order);
         let answer = match gate {
             Some((gate, _)) => {
-                relay.set(*gate);
+                relay.set(*gate)?;
                 String::new()
             }
             None if order == "calm" => {

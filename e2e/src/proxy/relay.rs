@@ -12,10 +12,15 @@ use super::Gate;
 use super::pdu::{Digests, Pdu};
 use super::trouble::{Direction, Fate, Injury, Schedule, Trouble};
 
+/// Connections that may wait to be accepted.
+const BACKLOG: i32 = 128;
+
 /// A listening proxy.
 pub(super) struct Relay(Arc<Shared>);
 
 struct Shared {
+    /// It listens unless the gate is closed.
+    listener: TcpListener,
     state: Mutex<State>,
     gate_moved: Condvar,
 }
@@ -47,7 +52,24 @@ impl Shared {
             .unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes a connection, and relays it until it ends.
+    /// Takes connections as they come.
+    fn accept(self: &Arc<Self>, target: SocketAddr) {
+        loop {
+            let Ok((initiator, _)) = self.listener.accept() else {
+                // It does not listen, or a connection has gone before it was taken.
+                drop(self.gate_moved.wait_while(self.lock(), |state| state.gate == Gate::Closed));
+                continue;
+            };
+            let shared = Arc::clone(self);
+            std::thread::spawn(move || {
+                if let Err(error) = shared.relay(initiator, target) {
+                    eprintln!("proxy: {error:#}");
+                }
+            });
+        }
+    }
+
+    /// Relays a connection until it ends.
     fn relay(self: &Arc<Self>, initiator: TcpStream, target: SocketAddr) -> Result<()> {
         if self.pass().gate == Gate::Closed {
             return Ok(());
@@ -187,30 +209,28 @@ impl Relay {
             counts: BTreeMap::new(),
             sockets: Vec::new(),
         };
-        let shared = Arc::new(Shared { state: Mutex::new(state), gate_moved: Condvar::new() });
+        let shared = Arc::new(Shared { listener, state: Mutex::new(state), gate_moved: Condvar::new() });
         let accepting = Arc::clone(&shared);
-        std::thread::spawn(move || {
-            for initiator in listener.incoming().flatten() {
-                let shared = Arc::clone(&accepting);
-                std::thread::spawn(move || {
-                    if let Err(error) = shared.relay(initiator, target) {
-                        eprintln!("proxy: {error:#}");
-                    }
-                });
-            }
-        });
+        std::thread::spawn(move || accepting.accept(target));
         Ok(Relay(shared))
     }
 
-    pub(super) fn set(&self, gate: Gate) {
+    pub(super) fn set(&self, gate: Gate) -> io::Result<()> {
         let mut state = self.0.lock();
-        state.gate = gate;
-        if gate == Gate::Closed {
-            for (_, socket) in state.sockets.drain(..) {
-                let _ = socket.shutdown(Shutdown::Both);
+        let before = std::mem::replace(&mut state.gate, gate);
+        match (before == Gate::Closed, gate == Gate::Closed) {
+            (false, true) => {
+                // On Linux that is the end of listening, until it is asked for again.
+                rustix::net::shutdown(&self.0.listener, rustix::net::Shutdown::Read)?;
+                for (_, socket) in state.sockets.drain(..) {
+                    let _ = socket.shutdown(Shutdown::Both);
+                }
             }
+            (true, false) => rustix::net::listen(&self.0.listener, BACKLOG)?,
+            _ => {}
         }
         self.0.gate_moved.notify_all();
+        Ok(())
     }
 
     pub(super) fn calm(&self) {
@@ -298,22 +318,21 @@ mod tests {
     fn a_gate_stops_what_is_there_and_what_comes() {
         let (relay, address) = echo(Trouble::NONE);
         let connect = || {
-            let mut socket = TcpStream::connect(address).unwrap();
-            let said = exchange(&mut socket, &login()).unwrap_or_default();
-            (socket, said == login())
+            let mut socket = TcpStream::connect(address)?;
+            exchange(&mut socket, &login()).map(|said| (socket, said == login()))
         };
-        let (mut first, works) = connect();
+        let (mut first, works) = connect().unwrap();
         assert!(works);
-        relay.set(Gate::Silent);
+        relay.set(Gate::Silent).unwrap();
         first.write_all(&ping()).unwrap();
-        relay.set(Gate::Open);
+        relay.set(Gate::Open).unwrap();
         let mut back = vec![0; ping().len()];
         first.read_exact(&mut back).unwrap();
-        relay.set(Gate::Closed);
+        relay.set(Gate::Closed).unwrap();
         assert!(exchange(&mut first, &ping()).unwrap_or_default().is_empty());
-        assert!(!connect().1);
-        relay.set(Gate::Open);
-        let (mut third, _) = connect();
+        assert_eq!(connect().unwrap_err().kind(), io::ErrorKind::ConnectionRefused);
+        relay.set(Gate::Open).unwrap();
+        let (mut third, _) = connect().unwrap();
         assert_eq!(exchange(&mut third, &ping()).unwrap(), ping());
     }
 }
