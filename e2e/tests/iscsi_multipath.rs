@@ -62,7 +62,8 @@ fn a_disk_with_two_paths_outlives_each() -> Result<()> {
         println!("{report:?}");
         ensure!(report["pdus"] > 100, "a path was hardly used: {report:?}");
     }
-    guest.check("multipath -f mpatha; iscsiadm -m node --logout")?;
+    // udev looks at a disk that has been written to, and has it open meanwhile.
+    guest.check("until multipath -f mpatha; do sleep 0.1; done; iscsiadm -m node --logout")?;
     guest.power_off()?;
     daemon.alive()?;
     daemon.stop()?;
