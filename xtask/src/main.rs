@@ -1,6 +1,7 @@
 //! Chores of the project: `cargo xtask test`, `cargo xtask bench`, `cargo xtask fuzz`, `cargo xtask reference`.
 
 mod packages;
+mod programs;
 mod reference;
 mod steps;
 
@@ -97,7 +98,7 @@ fn test(full: bool, no_install: bool, no_e2e: bool) -> Result<()> {
         .cargo("unit and property tests", &["test", "--workspace", "--exclude", "lunette-e2e", "--quiet"])?;
     if !no_e2e {
         steps.cargo("build for the end-to-end tests", &["build", "--quiet", "--package", "lunette"])?;
-        steps.cargo("end-to-end tests", &["test", "--package", "lunette-e2e", "--no-fail-fast"])?;
+        steps.test_programs("end-to-end tests", "lunette-e2e")?;
     }
     steps.finish();
     Ok(())

@@ -1,5 +1,6 @@
 //! Running commands one after the other, saying what runs and how long it took.
 
+use crate::programs;
 use anyhow::{Context, Result, ensure};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -36,6 +37,27 @@ impl Steps {
         let status = command.status().with_context(|| format!("cannot run cargo for: {what}"))?;
         self.times.push((what.into(), start.elapsed()));
         ensure!(status.success(), "{what}: failed (cargo {})", arguments.join(" "));
+        Ok(())
+    }
+
+    /// Builds and runs the tests of a package, those of its documentation first.
+    pub(crate) fn test_programs(&mut self, what: &str, package: &str) -> Result<()> {
+        println!("==> {what}");
+        let start = Instant::now();
+        let test = |more: &[&str]| {
+            let mut command = Command::new(cargo());
+            command.args(["test", "--quiet", "--package", package]).args(more).envs(self.environment.clone());
+            command
+        };
+        let status = test(&["--doc"]).status().context("cannot run cargo")?;
+        ensure!(status.success(), "{what}: failed (cargo test --doc --package {package})");
+        let built = test(&["--all-targets", "--no-run", "--message-format=json-render-diagnostics"])
+            .stderr(Stdio::inherit())
+            .output()
+            .context("cannot run cargo")?;
+        ensure!(built.status.success(), "{what}: cannot be built");
+        programs::run(programs::named_in(&built.stdout)?, &self.environment)?;
+        self.times.push((what.into(), start.elapsed()));
         Ok(())
     }
 
