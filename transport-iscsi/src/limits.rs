@@ -3,7 +3,8 @@
 /// Longest data-out or data-in of one command, in bytes; a command that wants more is refused.
 pub const MAX_TRANSFER: u64 = 32 << 20;
 /// Bytes of buffers that one connection holds for data-in and for data-out that it asks for by R2T. Commands beyond wait, but
-/// for one of each logical unit, so that none is shut out by others. Data that comes without R2T is bounded by the command window and FirstBurstLength.
+/// for one of each logical unit, so that none is shut out by others. Data that comes without R2T is bounded by the command
+/// window and FirstBurstLength.
 pub const CONNECTION_BUFFERS: usize = 32 << 20;
 /// Bytes of buffers on one reactor. Commands beyond wait; one whose data comes unasked is answered BUSY.
 pub const REACTOR_BUFFERS: usize = 256 << 20;
@@ -34,13 +35,13 @@ pub(crate) const LINGERING: usize = 256;
 pub(crate) const LINGERING_BYTES: usize = 4 << 20;
 /// Bytes received by one call, beside data that has its place.
 pub(crate) const RECEIVE: usize = 256 << 10;
-/// Buffers of at most twice that size that a reactor keeps for input that has to wait.
-pub(crate) const SPARES: usize = 4;
 /// The same while an initiator sends [`LARGE_DATA`], so that the next header comes with the data before it, and little of its
 /// own data has to be copied to its place.
 pub(crate) const RECEIVE_LITTLE: usize = 4 << 10;
 /// Data of one PDU, still to come, that counts as large.
 pub(crate) const LARGE_DATA: usize = 32 << 10;
+/// Buffers of at most twice [`RECEIVE`] that a reactor keeps for input that has to wait.
+pub(crate) const SPARES: usize = 4;
 /// Calls before other connections have their turn.
 pub(crate) const RECEIVES_PER_TURN: usize = 16;
 /// Data worth receiving straight into a command's buffer, in bytes.

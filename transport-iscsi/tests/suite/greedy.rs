@@ -19,6 +19,13 @@ fn in_use(rig: &Rig) -> usize {
     rig.reactors.call(ReactorId(0), |cx| Pool::of(cx, || unreachable!()).in_use()).unwrap()
 }
 
+/// Waits until nearly all of so many bytes are in use.
+fn wait_until_taken(rig: &Rig, bytes: usize) {
+    while in_use(rig) < bytes * 9 / 10 {
+        std::thread::yield_now();
+    }
+}
+
 /// A target that ends nobody's session for being slow.
 fn unhurried() -> Rig {
     let idle_time = Duration::from_secs(24 * 60 * 60);
@@ -66,9 +73,7 @@ fn who_reads_much_and_takes_nothing() {
             bad
         })
         .collect();
-    while in_use(&rig) < SHARED_BUFFERS * 9 / 10 {
-        std::thread::yield_now();
-    }
+    wait_until_taken(&rig, SHARED_BUFFERS);
     work(&mut good, SMALL);
     assert!(in_use(&rig) < REACTOR_BUFFERS);
     drop(greedy);
@@ -100,9 +105,7 @@ fn who_announces_data_and_sends_none() {
             bad
         })
         .collect();
-    while in_use(&rig) < UNSOLICITED_BUFFERS * 9 / 10 {
-        std::thread::yield_now();
-    }
+    wait_until_taken(&rig, UNSOLICITED_BUFFERS);
     work(&mut good, LARGE);
     assert!(in_use(&rig) <= UNSOLICITED_BUFFERS);
     drop(greedy);
@@ -129,9 +132,7 @@ fn who_is_asked_for_data_and_sends_none() {
             bad
         })
         .collect();
-    while in_use(&rig) < SHARED_BUFFERS * 9 / 10 {
-        std::thread::yield_now();
-    }
+    wait_until_taken(&rig, SHARED_BUFFERS);
     work(&mut good, LARGE);
     assert!(in_use(&rig) < SHARED_BUFFERS);
     drop(greedy);
