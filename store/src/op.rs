@@ -264,6 +264,12 @@ pub trait Store {
 
     /// Carries `op` out, now or later. `Queued` is followed by exactly one completion with `id` on the same reactor.
     fn submit(&self, op: Op<'_>, id: IoId, cx: &mut dyn Cx) -> Submit;
+
+    /// This is the last use of the handle, which has nothing under way: it lets go now of what it has on the reactor, and not
+    /// only some time after it was dropped. A layer passes this on.
+    fn release(&self, cx: &mut dyn Cx) {
+        let _ = cx;
+    }
 }
 
 /// A store as the whole program shares it: what each reactor gets its own [`Store`] handle from.

@@ -2,7 +2,7 @@
 
 use crate::{Caps, Cx, IoId, Op, Post, ReactorId, Sink, SinkId, Store, Submit};
 use slab::Slab;
-use std::cell::{OnceCell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -58,7 +58,8 @@ pub fn attach_relay<T: Relay + 'static>(cx: &mut dyn Cx, relay: T) -> Rc<dyn Sto
     let relay = Rc::new(relay);
     let sink = cx.register(relay.clone());
     let _ = relay.pending().sink.set(sink);
-    Rc::new(Handle { relay, sink, reactor: cx.reactor(), poster: cx.poster() })
+    let released = Cell::new(false);
+    Rc::new(Handle { relay, sink, reactor: cx.reactor(), poster: cx.poster(), released })
 }
 
 struct Handle<T: Relay> {
@@ -66,6 +67,8 @@ struct Handle<T: Relay> {
     sink: SinkId,
     reactor: ReactorId,
     poster: Arc<dyn Post>,
+    /// The sink is not registered any more.
+    released: Cell<bool>,
 }
 
 impl<T: Relay> Store for Handle<T> {
@@ -76,11 +79,18 @@ impl<T: Relay> Store for Handle<T> {
     fn submit(&self, op: Op<'_>, id: IoId, cx: &mut dyn Cx) -> Submit {
         self.relay.submit(op, id, cx)
     }
+
+    fn release(&self, cx: &mut dyn Cx) {
+        if self.relay.pending().is_empty() && !self.released.replace(true) {
+            self.relay.release(cx);
+            cx.unregister(self.sink);
+        }
+    }
 }
 
 impl<T: Relay> Drop for Handle<T> {
     fn drop(&mut self) {
-        if self.relay.pending().is_empty() {
+        if self.relay.pending().is_empty() && !self.released.get() {
             let sink = self.sink;
             let message = move |cx: &mut dyn Cx| cx.unregister(sink);
             self.poster.post(self.reactor, Box::new(message));

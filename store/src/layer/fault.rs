@@ -211,6 +211,10 @@ impl Store for Attached {
         self.hold(op, id, self.plan.delay, cx);
         Submit::Queued
     }
+
+    fn release(&self, cx: &mut dyn Cx) {
+        self.inner.release(cx);
+    }
 }
 
 impl Sink for Attached {

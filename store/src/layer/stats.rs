@@ -128,6 +128,10 @@ impl Store for Attached {
         }
         submit
     }
+
+    fn release(&self, cx: &mut dyn Cx) {
+        self.inner.release(cx);
+    }
 }
 
 impl Sink for Attached {
