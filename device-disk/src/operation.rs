@@ -115,6 +115,13 @@ pub(crate) struct Worker {
     pub(crate) pace: u64,
 }
 
+/// How far an operation has come when it ends without an error.
+enum Progressed {
+    ToItsEnd,
+    /// It was to end before.
+    Partly,
+}
+
 /// An operation in the background.
 struct Job {
     worker: Worker,
@@ -194,13 +201,14 @@ impl Worker {
     }
 
     /// What was written is followed by a pause, which leaves the store to others.
-    async fn pause(&self, steps: &Steps, written: u64) -> Result<(), Sense> {
+    async fn pause(&self, steps: &Steps, written: u64) {
         if self.pace == 0 {
-            return Ok(());
+            return;
         }
         let nanos = u128::from(written) * 1_000_000_000 / u128::from(self.pace);
         let time = Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX));
-        steps.sleep(time).await.map(drop).map_err(|_| aborted())
+        // Shorter only if it is to end.
+        let _ = steps.sleep(time).await;
     }
 }
 
@@ -225,7 +233,12 @@ impl Job {
     }
 
     async fn work(self, steps: &Steps) -> Result<(), Sense> {
-        let result = self.perform(steps).await;
+        let result = match self.perform(steps).await {
+            // It is saved how far it has come, and others find it where they find it after a restart.
+            Ok(Progressed::Partly) => return Ok(()),
+            Ok(Progressed::ToItsEnd) => Ok(()),
+            Err(sense) => Err(sense),
+        };
         let failed = Operation { failed: true, ..self.operation.clone() };
         let left = result.is_err().then_some(failed.clone());
         // One that has succeeded but would be done again after a restart has not succeeded.
@@ -239,7 +252,7 @@ impl Job {
         result
     }
 
-    async fn perform(&self, steps: &Steps) -> Result<(), Sense> {
+    async fn perform(&self, steps: &Steps) -> Result<Progressed, Sense> {
         let Worker { geometry, fast_zero, .. } = self.worker;
         let medium = Medium { run: steps, geometry };
         let writes = !(fast_zero && matches!(self.operation.work, Work::Zero { .. }));
@@ -253,18 +266,21 @@ impl Job {
                 done += part.length / geometry.block();
                 self.progress.set(done, all);
                 if writes {
-                    self.worker.pause(steps, part.length).await?;
+                    self.worker.pause(steps, part.length).await;
                 }
-                if steps.now() - marked >= MARK {
+                if steps.is_ending() || steps.now() - marked >= MARK {
                     medium.flush_if(true).await?;
                     // If that cannot be saved, more is done again.
                     let _ = record(steps, &Some(Operation { done, ..self.operation.clone() })).await;
                     marked = steps.now();
                 }
+                if steps.is_ending() && done < all {
+                    return Ok(Progressed::Partly);
+                }
             }
             medium.flush_if(true).await?;
         }
-        Ok(())
+        Ok(Progressed::ToItsEnd)
     }
 
     async fn work_on(&self, medium: &Medium<&Steps>, pass: u8, part: Extent) -> Result<(), Sense> {

@@ -392,6 +392,22 @@ impl Rig {
         self.sim.settle();
     }
 
+    /// The unit is retired. Returns whether it is in nobody's hands now.
+    pub(crate) fn retire(&mut self) -> bool {
+        let done = Arc::<AtomicBool>::default();
+        let note = done.clone();
+        self.unit.retire(&*self.sim.cx(0).poster(), move || note.store(true, Ordering::Relaxed));
+        self.sim.settle();
+        done.load(Ordering::Relaxed)
+    }
+
+    /// The initiators do not see the unit any more, and then see it again.
+    pub(crate) fn go_and_come(&mut self) {
+        let poster = self.sim.cx(0).poster();
+        let unit = self.port.luns().change(&*poster, |units| units.remove(&0)).unwrap();
+        self.port.luns().change(&*poster, |units| units.insert(0, unit));
+    }
+
     /// A logical unit reset by the first initiator, which then has seen its unit attention.
     pub(crate) fn reset(&mut self) {
         self.manage(0, TaskManagementFunction::LogicalUnitReset);

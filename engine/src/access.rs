@@ -1,7 +1,7 @@
 //! Asymmetric logical unit access (SPC-4 5.15): the target ports through which a unit is seen, the groups that they
 //! belong to, and what these let through.
 
-use crate::{LogicalUnit, Nexus, Run, TargetPort};
+use crate::{LogicalUnit, LunMap, Nexus, Run, TargetPort};
 use lunette_scsi::{
     AccessState, AccessStatus, AdditionalSense, Sense, SenseKey, SetTargetPortGroup, TargetPortGroup,
 };
@@ -59,11 +59,25 @@ const OFFLINE_GROUP: u16 = 0xffff;
 /// The ways to a unit.
 #[derive(Default)]
 pub(crate) struct Paths {
-    ports: Vec<Weak<TargetPort>>,
+    ports: Vec<Way>,
     groups: BTreeMap<u16, Group>,
     /// Names of ports.
     offline: BTreeSet<String>,
     explicit: ExplicitAccess,
+}
+
+/// A target port, and those of its maps in which the unit is.
+struct Way {
+    port: Weak<TargetPort>,
+    maps: Vec<Weak<LunMap>>,
+}
+
+impl Way {
+    /// The port, if it is there and somebody can see the unit through it.
+    fn port(&self) -> Option<Arc<TargetPort>> {
+        let is_open = self.maps.iter().any(|map| map.strong_count() > 0);
+        self.port.upgrade().filter(|_| is_open)
+    }
 }
 
 /// A target port group as a unit sees it.
@@ -126,16 +140,34 @@ impl ExplicitAccess {
 }
 
 impl Paths {
-    fn add(&mut self, port: &Arc<TargetPort>) {
-        self.ports.retain(|other| other.strong_count() > 0);
-        if !self.ports.iter().any(|other| other.as_ptr() == Arc::as_ptr(port)) {
-            self.ports.push(Arc::downgrade(port));
+    /// `map` of `port` shows the unit. Returns whether none of that port did before.
+    fn add(&mut self, port: &Arc<TargetPort>, map: &Arc<LunMap>) -> bool {
+        self.ports.retain(|way| way.port().is_some());
+        let known = self.ports.iter_mut().find(|way| way.port.as_ptr() == Arc::as_ptr(port));
+        let is_new = known.is_none();
+        match known {
+            Some(way) => {
+                way.maps.retain(|other| other.strong_count() > 0);
+                way.maps.push(Arc::downgrade(map));
+            }
+            None => self.ports.push(Way { port: Arc::downgrade(port), maps: vec![Arc::downgrade(map)] }),
         }
+        is_new
+    }
+
+    /// `map` does not show it any more. Returns whether it was the last of its port.
+    fn remove(&mut self, map: &Arc<LunMap>) -> bool {
+        for way in &mut self.ports {
+            way.maps.retain(|other| other.as_ptr() != Arc::as_ptr(map));
+        }
+        let before = self.ports.len();
+        self.ports.retain(|way| way.port().is_some());
+        self.ports.len() < before
     }
 
     /// The ports that there are, by their relative identifiers.
     fn ports(&self) -> Vec<Arc<TargetPort>> {
-        let mut ports: Vec<_> = self.ports.iter().filter_map(Weak::upgrade).collect();
+        let mut ports: Vec<_> = self.ports.iter().filter_map(Way::port).collect();
         ports.sort_by_key(|port| port.relative_id);
         ports
     }
@@ -266,9 +298,20 @@ fn refusal(state: AccessState) -> Sense {
 
 /// The ways to the unit.
 impl LogicalUnit {
-    /// It is seen through `port` from now on.
-    pub(crate) fn seen_through(&self, port: &Arc<TargetPort>) {
-        self.state().paths.add(port);
+    /// It is seen through `map` of `port` from now on.
+    pub(crate) fn seen_through(&self, port: &Arc<TargetPort>, map: &Arc<LunMap>) {
+        let is_new = self.state().paths.add(port, map);
+        if is_new {
+            self.establish_attention(AdditionalSense::INQUIRY_DATA_HAS_CHANGED, None);
+        }
+    }
+
+    /// It is not seen through `map` any more.
+    pub(crate) fn seen_no_more_through(&self, map: &Arc<LunMap>) {
+        let was_last = self.state().paths.remove(map);
+        if was_last {
+            self.establish_attention(AdditionalSense::INQUIRY_DATA_HAS_CHANGED, None);
+        }
     }
 
     /// The target ports through which it is seen, by their relative identifiers.
@@ -375,7 +418,7 @@ impl LogicalUnit {
         let mut met = Vec::new();
         let mut state = self.state();
         let result = change(&mut state.paths);
-        met.extend(state.nexuses.values().filter_map(|met| Some((met.nexus.upgrade()?, met.itl.upgrade()?))));
+        met.extend(state.nexuses.iter().filter_map(|met| Some((met.nexus.upgrade()?, met.itl.upgrade()?))));
         met.iter().for_each(|(nexus, itl)| itl.set_active(state.paths.is_active(&nexus.port)));
         drop(state);
         result

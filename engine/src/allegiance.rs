@@ -13,7 +13,7 @@ use crate::tasks::{Phase, Task, TaskId};
 use crate::unit::State;
 use crate::{LogicalUnit, NexusId};
 use lunette_scsi::{Cdb, Opcode, Status, TaskAttribute, service_action};
-use lunette_store::Cx;
+use lunette_store::{Cx, Post};
 use std::sync::Arc;
 
 /// The condition, while it is established.
@@ -31,10 +31,14 @@ impl LogicalUnit {
         self.state().allegiance.is_some()
     }
 
-    /// A command of `nexus` with NACA set has failed. A condition of another nexus stays.
-    pub(crate) fn establish_allegiance(&self, nexus: NexusId) {
+    /// A command with NACA set has failed. A condition of another nexus stays.
+    pub(crate) fn establish_allegiance(&self, of: &Itl) {
         let mut state = self.state();
-        state.allegiance.get_or_insert(Allegiance { faulted: nexus, task: None });
+        // Nobody would clear it.
+        if of.shared.has_left() {
+            return;
+        }
+        state.allegiance.get_or_insert(Allegiance { faulted: of.nexus.id(), task: None });
         state.itls().for_each(|itl| itl.set_allegiance(true));
     }
 
@@ -80,8 +84,9 @@ impl LogicalUnit {
 }
 
 impl State {
-    fn itls(&self) -> impl Iterator<Item = Arc<ItlNexus>> {
-        self.nexuses.values().filter_map(|met| met.itl.upgrade())
+    /// What is between the unit and the nexuses that know it.
+    pub(crate) fn itls(&self) -> impl Iterator<Item = Arc<ItlNexus>> {
+        self.nexuses.iter().filter_map(|met| met.itl.upgrade())
     }
 }
 
@@ -99,27 +104,22 @@ pub(crate) fn is_suspended(task: &Task) -> bool {
 }
 
 impl LogicalUnit {
+    /// Clears the condition if it is one of these nexuses'; what it has suspended goes on.
+    pub(crate) fn end_allegiance(&self, of: impl Fn(NexusId) -> bool, post: &dyn Post) {
+        if self.clear_allegiance(of) {
+            let (number, parts): (_, Vec<_>) = (self.number(), self.coordination().parts().collect());
+            for part in parts {
+                post.post(part, Engine::message(move |engine, cx| engine.resume(number, cx)));
+            }
+        }
+    }
+
     fn is_faulted(&self, nexus: NexusId) -> bool {
         self.state().allegiance.as_ref().is_some_and(|allegiance| allegiance.faulted == nexus)
     }
 }
 
 impl Engine {
-    /// Clears the condition if it is one of these nexuses'; what it has suspended goes on.
-    pub(crate) fn clear_allegiance(
-        &self,
-        unit: &Arc<LogicalUnit>,
-        of: impl Fn(NexusId) -> bool,
-        cx: &mut dyn Cx,
-    ) {
-        if unit.clear_allegiance(of) {
-            let (number, parts): (_, Vec<_>) = (unit.number(), unit.coordination().parts().collect());
-            for part in parts {
-                Self::post(part, cx, move |engine, cx| engine.resume(number, cx));
-            }
-        }
-    }
-
     /// Goes on with what was suspended here.
     fn resume(&self, unit: u64, cx: &mut dyn Cx) {
         let suspended = |task: &Task| task.phase == Phase::Suspended && task.itl.unit().number() == unit;

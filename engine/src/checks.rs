@@ -61,6 +61,9 @@ fn plan_past_gate(
     row: Result<&Row, Unknown>,
     command: &CommandFrame<'_>,
 ) -> Result<Plan, Refusal> {
+    if itl.shared.gate.is_retired() {
+        return Err(Sense::illegal_request(AdditionalSense::LOGICAL_UNIT_NOT_SUPPORTED).into());
+    }
     if itl.shared.gate.has_allegiance() {
         itl.unit().admits_beside_allegiance(itl.nexus.id(), command)?;
     }

@@ -3,6 +3,7 @@
 use crate::LogicalUnit;
 use crate::hop::Hops;
 use crate::jobs::{Jobs, Waits};
+use crate::session::Sessions;
 use crate::steps::Background;
 use crate::task_set::TaskSet;
 use crate::tasks::{TaskId, Tasks};
@@ -18,6 +19,7 @@ pub(crate) struct Engine {
     sink: Cell<SinkId>,
     pub(crate) tasks: RefCell<Tasks>,
     sets: RefCell<HashMap<u64, Rc<TaskSet>>>,
+    pub(crate) sessions: RefCell<Sessions>,
     pub(crate) jobs: RefCell<Jobs>,
     pub(crate) waits: RefCell<Waits>,
     pub(crate) hops: Hops,
@@ -46,7 +48,7 @@ impl Token {
     /// Of the kind `ADVANCE`; no unit has such a number.
     const OFFER: u64 = 1 << 61;
 
-    fn encode(self) -> u64 {
+    pub(crate) fn encode(self) -> u64 {
         match self {
             Token::Task(id) => id.to_token(),
             Token::Advance(unit) => Self::ADVANCE | unit,
@@ -76,6 +78,7 @@ impl Engine {
                 sink: Cell::new(SinkId(0)),
                 tasks: RefCell::default(),
                 sets: RefCell::default(),
+                sessions: RefCell::default(),
                 jobs: RefCell::default(),
                 waits: RefCell::default(),
                 hops: Hops::default(),
@@ -86,15 +89,34 @@ impl Engine {
         })
     }
 
-    /// The part of a unit's task set on this reactor.
-    pub(crate) fn task_set(&self, unit: &Arc<LogicalUnit>, cx: &mut dyn Cx) -> Rc<TaskSet> {
-        if let Some(set) = self.sets.borrow().get(&unit.number()) {
-            return set.clone();
+    /// The part of a unit's task set on this reactor, made when it is first asked for; `None` if the unit is retired.
+    pub(crate) fn task_set(&self, unit: &Arc<LogicalUnit>, cx: &mut dyn Cx) -> Option<Rc<TaskSet>> {
+        if unit.is_retired() {
+            return None;
         }
-        let store = unit.backing().map(|backing| backing.attach(cx));
-        let set = TaskSet::new(unit.clone(), store, self.reactor);
-        self.sets.borrow_mut().insert(unit.number(), set.clone());
-        set
+        if let Some(set) = self.sets.borrow().get(&unit.number()) {
+            return Some(set.clone());
+        }
+        let set = TaskSet::join(unit, self.reactor, cx)?;
+        let mut sets = self.sets.borrow_mut();
+        if unit.device().is_placeholder() {
+            // Their ports come and go, and nobody retires them.
+            sets.retain(|_, set| !set.is_orphan());
+        }
+        sets.insert(unit.number(), set.clone());
+        Some(set)
+    }
+
+    /// Nothing more is done here for a unit that is retired.
+    pub(crate) fn let_go_of(&self, unit: u64, cx: &mut dyn Cx) {
+        let set = self.sets.borrow_mut().remove(&unit);
+        set.into_iter().for_each(|set| set.leave(cx));
+    }
+
+    /// How many parts of task sets there are.
+    #[cfg(test)]
+    pub(crate) fn set_count(&self) -> usize {
+        self.sets.borrow().len()
     }
 
     /// The part of a unit's task set on this reactor, if it has one.
@@ -117,11 +139,15 @@ impl Engine {
         cx: &mut dyn Cx,
         act: impl FnOnce(&Engine, &mut dyn Cx) + Send + 'static,
     ) {
-        let message: Message = Box::new(move |cx| {
+        cx.poster().post(to, Self::message(act));
+    }
+
+    /// Runs `act` on the engine of the reactor that it is posted to.
+    pub(crate) fn message(act: impl FnOnce(&Engine, &mut dyn Cx) + Send + 'static) -> Message {
+        Box::new(move |cx| {
             let engine = Engine::on(cx);
             act(&engine, cx);
-        });
-        cx.poster().post(to, message);
+        })
     }
 }
 

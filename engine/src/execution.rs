@@ -1,5 +1,6 @@
 //! Carrying out tasks whose transport is done, to their end.
 
+use crate::LogicalUnit;
 use crate::alarm::Alarm;
 use crate::allegiance::is_suspended;
 use crate::checks::recheck;
@@ -11,7 +12,7 @@ use crate::run::{Run, RunCell};
 use crate::running::Running;
 use crate::session::{Itl, Started};
 use crate::tasks::{Abort, Parked, Phase, Task, TaskId};
-use lunette_scsi::Status;
+use lunette_scsi::{AdditionalSense, Sense, Status};
 use lunette_store::{Cx, IoError, IoResult, Op, Sg, Submit};
 
 impl Engine {
@@ -178,13 +179,14 @@ impl Engine {
             Some(Abort::Silent(why)) => Completion::Aborted(why),
             Some(Abort::Told) => Completion::Ended(Outcome::status(Status::TASK_ABORTED)),
             Some(Abort::TurnedBack) => Completion::Ended(Outcome::status(Status::BUSY)),
+            Some(Abort::Retired) => Completion::Ended(retired(task.itl.unit())),
         };
         drop(tasks);
         let Some(itl) = self.end(id, cx) else { return };
         if let Some(responder) = itl.responder.upgrade() {
             responder.command_ended(cookie, completion, cx);
         }
-        self.check_waits(id, cx);
+        self.check_waits(Token::Task(id), cx);
     }
 
     /// Goes on with a task whose transport is done.
@@ -213,6 +215,11 @@ impl Engine {
         task.moving = data_out.len().min(plan.wanted_out);
         task.running = Some(Running::new(cell, (plan.start)(run), Rank::of(task)));
     }
+}
+
+/// What a command comes to whose unit is there no more.
+fn retired(unit: &LogicalUnit) -> Outcome {
+    Outcome::failed(unit, Sense::illegal_request(AdditionalSense::LOGICAL_UNIT_NOT_SUPPORTED))
 }
 
 /// The operation on the store: as much of it as there is room or data for, in whole blocks.

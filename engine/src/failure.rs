@@ -82,6 +82,7 @@ impl Engine {
 fn has_aftermath(itl: &Itl, cdb: &Cdb, attribute: TaskAttribute) -> bool {
     let unit = itl.unit();
     !unit.device().is_placeholder()
+        && !unit.is_retired()
         && (cdb.naca() || unit.on_error() != OnError::GoOn || is_answer_to_allegiance(itl, attribute))
 }
 
@@ -94,7 +95,7 @@ fn aftermath(itl: &Itl, cdb: &Cdb, attribute: TaskAttribute, sense: &Sense) -> R
     let (unit, naca, on_error) = (itl.unit(), cdb.naca(), itl.unit().on_error());
     let is_answer = is_answer_to_allegiance(itl, attribute);
     if naca {
-        unit.establish_allegiance(itl.nexus.id());
+        unit.establish_allegiance(itl);
     }
     let sense = *sense;
     RunPlan::new(0, async move |run: Run| {

@@ -30,6 +30,8 @@ pub(crate) enum Asker {
     Transport { function: Option<TaskManagementFunction>, cookie: u64, responder: Weak<dyn Responder> },
     /// A command of several steps.
     Command(IoId),
+    /// Who has retired a unit.
+    Owner(Box<dyn FnOnce()>),
 }
 
 /// A job anywhere in the program.
@@ -39,19 +41,29 @@ pub(crate) struct JobId {
     pub(crate) job: u32,
 }
 
-/// Tasks of this reactor that jobs wait for. There may be many of both: a guest has a thousand functions in its queue.
+/// Tasks of this reactor, and work in the background, that jobs wait for. There may be many of both: a guest has a thousand functions in its queue.
 #[derive(Default)]
 pub(crate) struct Waits {
     next: u32,
     waits: HashMap<u32, Wait>,
-    by_task: HashMap<TaskId, Vec<u32>>,
+    /// By the tokens of tasks and works.
+    by_token: HashMap<u64, Vec<u32>>,
 }
 
 struct Wait {
-    /// How many tasks.
+    /// How many tasks and works.
     left: usize,
     until: Until,
-    job: JobId,
+    over: Over,
+}
+
+/// What is due when all is over that a job waits for on a reactor.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Over {
+    /// It is told.
+    pub(crate) job: JobId,
+    /// Nothing more is known of this unit.
+    pub(crate) retired: Option<u64>,
 }
 
 /// What a job waits for.
@@ -64,56 +76,62 @@ pub(crate) enum Until {
 }
 
 impl Waits {
-    /// `job` waits for `tasks`, at least one.
-    pub(crate) fn add(&mut self, tasks: &[TaskId], until: Until, job: JobId) {
+    /// A job waits for these tasks and works, at least one.
+    pub(crate) fn add(&mut self, tokens: &[u64], until: Until, over: Over) {
         self.next = self.next.wrapping_add(1);
-        self.waits.insert(self.next, Wait { left: tasks.len(), until, job });
-        for task in tasks {
-            self.by_task.entry(*task).or_default().push(self.next);
+        self.waits.insert(self.next, Wait { left: tokens.len(), until, over });
+        for token in tokens {
+            self.by_token.entry(*token).or_default().push(self.next);
         }
     }
 
-    /// A task is over. Whose last one it was.
-    fn ended(&mut self, task: TaskId) -> Vec<JobId> {
-        let waits = self.by_task.remove(&task).unwrap_or_default();
+    /// A task or work is over. Whose last one it was.
+    fn ended(&mut self, token: u64) -> Vec<Over> {
+        let waits = self.by_token.remove(&token).unwrap_or_default();
         waits.into_iter().filter_map(|wait| self.one_less(wait)).collect()
     }
 
     /// The one operation of a task is over, but not the task.
-    fn transferred(&mut self, task: TaskId) -> Vec<JobId> {
-        let Some(waits) = self.by_task.get_mut(&task) else { return Vec::new() };
+    fn transferred(&mut self, token: u64) -> Vec<Over> {
+        let Some(waits) = self.by_token.get_mut(&token) else { return Vec::new() };
         let is_over =
             |wait: &mut u32| self.waits.get(wait).is_some_and(|wait| wait.until == Until::Transferred);
         let over: Vec<_> = waits.extract_if(.., is_over).collect();
         over.into_iter().filter_map(|wait| self.one_less(wait)).collect()
     }
 
-    fn one_less(&mut self, number: u32) -> Option<JobId> {
+    fn one_less(&mut self, number: u32) -> Option<Over> {
         let wait = self.waits.get_mut(&number)?;
         wait.left -= 1;
         if wait.left > 0 {
             return None;
         }
-        self.waits.remove(&number).map(|wait| wait.job)
+        self.waits.remove(&number).map(|wait| wait.over)
     }
 }
 
 impl Engine {
-    /// A task has ended: whoever waits for it may be told.
-    pub(crate) fn check_waits(&self, ended: TaskId, cx: &mut dyn Cx) {
+    /// A task or work has ended: whoever waits for it may be told.
+    pub(crate) fn check_waits(&self, ended: Token, cx: &mut dyn Cx) {
         let mut waits = self.waits.borrow_mut();
-        if !waits.by_task.is_empty() {
-            waits.ended(ended).into_iter().for_each(|job| Self::acknowledge(job, true, cx));
+        if waits.by_token.is_empty() {
+            return;
         }
+        let over = waits.ended(ended.encode());
+        drop(waits);
+        over.into_iter().for_each(|over| self.is_over(over, true, cx));
     }
 
     /// A task goes on, but its one operation has ended.
     pub(crate) fn check_transfers(&self, task: TaskId, cx: &mut dyn Cx) {
-        self.waits
-            .borrow_mut()
-            .transferred(task)
-            .into_iter()
-            .for_each(|job| Self::acknowledge(job, true, cx));
+        let over = self.waits.borrow_mut().transferred(Token::Task(task).encode());
+        over.into_iter().for_each(|over| self.is_over(over, true, cx));
+    }
+
+    /// All that was waited for is over, or there was nothing.
+    pub(crate) fn is_over(&self, Over { job, retired }: Over, found: bool, cx: &mut dyn Cx) {
+        retired.into_iter().for_each(|unit| self.let_go_of(unit, cx));
+        Self::acknowledge(job, found, cx);
     }
 
     /// All that a job has waited for on this reactor is over, or there was nothing.
@@ -139,6 +157,7 @@ impl Engine {
                 }
             }
             Asker::Command(id) => cx.complete(id, Ok(0)),
+            Asker::Owner(done) => done(),
         }
     }
 }

@@ -1,87 +1,135 @@
-//! Which logical units an initiator sees, and under which numbers (SAM-5 4.7).
+//! What initiators see through a target port, and how that changes while they use it (SAM-5 4.7, SPC-4 6.33).
 
-use crate::{LogicalUnit, TargetPort, placeholder};
-use lunette_scsi::Lun;
-use std::collections::BTreeMap;
+use crate::engine::Engine;
+use crate::inventory::Placeholders;
+use crate::{Inventory, LogicalUnit, Nexus, NexusId, TargetPort};
+use lunette_store::{Post, ReactorId};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
-/// The logical unit inventory of I_T nexuses (SPC-4 6.33): logical units by logical unit number. What is not in it does not
-/// exist for them: no command, copy, task management function or report of theirs reaches it.
+/// What some initiators see through a target port. It is the same for as long as they see through it; the [`Inventory`] that
+/// it shows may change.
 ///
 /// A port has one for everybody, [`TargetPort::luns`]; [`TargetPort::map`] makes others, for [`Nexus::mapped`].
-///
-/// [`Nexus::mapped`]: crate::Nexus::mapped
 pub struct LunMap {
-    units: BTreeMap<u32, Arc<LogicalUnit>>,
-    /// Numbers of logical units and their LUNs, ascending.
-    luns: Vec<(u64, u32)>,
-    /// Those of the port.
-    placeholders: Placeholders,
-}
-
-/// What answers where no logical unit is, one of each for a target port.
-#[derive(Clone)]
-struct Placeholders {
-    missing: Arc<LogicalUnit>,
-    report_luns: Arc<LogicalUnit>,
+    port: Weak<TargetPort>,
+    inventory: Mutex<Arc<Inventory>>,
+    /// How often that has changed.
+    epoch: AtomicU64,
+    /// Whose initiators see through it.
+    nexuses: Mutex<HashMap<NexusId, Weak<Nexus>>>,
+    /// Is had by who changes it, before any other lock.
+    changing: Mutex<()>,
 }
 
 impl LunMap {
     /// The first map of a port.
-    pub(crate) fn new(units: BTreeMap<u32, Arc<LogicalUnit>>) -> Arc<Self> {
-        let (missing, report_luns) = (placeholder::missing_unit(), placeholder::report_luns_unit());
-        Self::with(units, Placeholders { missing, report_luns })
+    pub(crate) fn new(port: Weak<TargetPort>, units: BTreeMap<u32, Arc<LogicalUnit>>) -> Arc<Self> {
+        Self::with(port, Inventory::new(units, Placeholders::new()))
     }
 
     /// Another map of the same port.
     pub(crate) fn beside(&self, units: BTreeMap<u32, Arc<LogicalUnit>>) -> Arc<Self> {
-        Self::with(units, self.placeholders.clone())
+        Self::with(self.port.clone(), Inventory::new(units, self.inventory().placeholders().clone()))
     }
 
-    fn with(units: BTreeMap<u32, Arc<LogicalUnit>>, placeholders: Placeholders) -> Arc<Self> {
-        let mut luns: Vec<_> = units.iter().map(|(lun, unit)| (unit.number(), *lun)).collect();
-        luns.sort_unstable();
-        Arc::new(Self { units, luns, placeholders })
+    fn with(port: Weak<TargetPort>, inventory: Arc<Inventory>) -> Arc<Self> {
+        Arc::new(Self {
+            port,
+            inventory: Mutex::new(inventory),
+            epoch: AtomicU64::new(0),
+            nexuses: Mutex::default(),
+            changing: Mutex::default(),
+        })
     }
 
-    /// The logical units by their numbers.
-    pub fn units(&self) -> &BTreeMap<u32, Arc<LogicalUnit>> {
-        &self.units
+    /// What is there now.
+    pub fn inventory(&self) -> Arc<Inventory> {
+        lock(&self.inventory).clone()
     }
 
-    /// What answers at `lun`: a logical unit, the REPORT LUNS well-known logical unit, or a stand-in for a missing one.
-    pub fn resolve(&self, lun: Lun) -> &Arc<LogicalUnit> {
-        if lun == Lun::REPORT_LUNS_WLUN {
-            return &self.placeholders.report_luns;
+    /// Changes what is there; returns what `edit` does, which must change no map.
+    ///
+    /// When this returns, no command begins at a logical unit whose number means another one now, or none. What has begun
+    /// comes to its end; what an initiator has asked for at a unit that it sees no more, a RESERVE or that the removal of the
+    /// medium is prevented, ends as when a nexus is lost, but persistent reservations stay. Each initiator is told by a unit
+    /// attention condition at the units that it still sees, REPORTED LUNS DATA HAS CHANGED, and by its
+    /// [observer](crate::AttentionObserver). A unit that no map of a port shows any more does not name that port.
+    pub fn change<R>(
+        self: &Arc<Self>,
+        post: &dyn Post,
+        edit: impl FnOnce(&mut BTreeMap<u32, Arc<LogicalUnit>>) -> R,
+    ) -> R {
+        // To the end, so that observers are told of changes in their order.
+        let _changing = lock(&self.changing);
+        let before = self.inventory();
+        let mut units = before.units().clone();
+        let result = edit(&mut units);
+        let after = Inventory::new(units, before.placeholders().clone());
+        let changes = before.changes_to(&after);
+        if changes.is_empty() {
+            return result;
         }
-        lun.index().and_then(|index| self.units.get(&index)).unwrap_or(&self.placeholders.missing)
+        let (gone, port) = (before.without(&after), self.port.upgrade());
+        for unit in after.without(&before) {
+            port.iter().for_each(|port| unit.seen_through(port, self));
+        }
+        self.replace(&after);
+        let nexuses = self.nexuses();
+        let reactors: BTreeSet<ReactorId> = nexuses.iter().flat_map(|nexus| nexus.reactors()).collect();
+        gone.iter().for_each(|unit| unit.was_seen_on(&reactors));
+        nexuses.iter().for_each(|nexus| nexus.inventory_changed(&after, &gone, &changes, post));
+        gone.iter().for_each(|unit| unit.seen_no_more_through(self));
+        for reactor in reactors {
+            post.post(reactor, Engine::message(|engine, _| engine.forget_left()));
+        }
+        result
     }
 
-    /// Each logical unit once, under however many numbers it is seen.
-    pub(crate) fn each_unit(&self) -> impl Iterator<Item = &Arc<LogicalUnit>> {
-        self.luns.chunk_by(|(one, _), (next, _)| one == next).map(|seen| &self.units[&seen[0].1])
+    fn replace(&self, after: &Arc<Inventory>) {
+        let mut inventory = lock(&self.inventory);
+        let before = std::mem::replace(&mut *inventory, after.clone());
+        self.epoch.fetch_add(1, Ordering::Release);
+        drop(inventory);
+        drop(before);
     }
 
-    /// The same and what stands in for the rest.
-    pub(crate) fn each_unit_and_placeholder(&self) -> impl Iterator<Item = &Arc<LogicalUnit>> {
-        self.each_unit().chain([&self.placeholders.missing, &self.placeholders.report_luns])
+    /// Whoever knows the same number knows what is there.
+    #[inline]
+    pub(crate) fn epoch(&self) -> u64 {
+        self.epoch.load(Ordering::Acquire)
     }
 
-    /// Where `unit` is seen, ascending.
-    pub(crate) fn luns_of(&self, unit: &LogicalUnit) -> impl Iterator<Item = u32> {
-        let first = self.luns.partition_point(|(number, _)| *number < unit.number());
-        self.luns[first..].iter().take_while(|(number, _)| *number == unit.number()).map(|(_, lun)| *lun)
+    /// The initiator of a nexus sees through it.
+    pub(crate) fn join(&self, nexus: &Arc<Nexus>) {
+        lock(&self.nexuses).insert(nexus.id(), Arc::downgrade(nexus));
+    }
+
+    /// A nexus is no more.
+    pub(crate) fn leave(&self, nexus: NexusId) {
+        lock(&self.nexuses).remove(&nexus);
+    }
+
+    /// They end, if they do, with no lock held.
+    fn nexuses(&self) -> Vec<Arc<Nexus>> {
+        let known: Vec<_> = lock(&self.nexuses).values().cloned().collect();
+        known.iter().filter_map(Weak::upgrade).collect()
     }
 
     /// Whether it is one of `port`.
     pub(crate) fn is_of(&self, port: &TargetPort) -> bool {
-        Arc::ptr_eq(&self.placeholders.missing, &port.luns().placeholders.missing)
+        std::ptr::eq(self.port.as_ptr(), port)
     }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl fmt::Debug for LunMap {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_map().entries(self.units.iter().map(|(lun, unit)| (lun, &unit.name))).finish()
+        self.inventory().fmt(f)
     }
 }

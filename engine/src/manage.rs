@@ -5,7 +5,7 @@
 
 use crate::checks::decode_again;
 use crate::engine::{Engine, Token};
-use crate::jobs::{Asker, JobId, Until};
+use crate::jobs::{Asker, JobId, Over, Until};
 use crate::outcome::Aborted;
 use crate::running::Running;
 use crate::session::{Management, Session};
@@ -60,6 +60,8 @@ enum Action {
     AwaitTransfers,
     /// Aborts them. `requester` is the nexus that the function came by.
     Abort { requester: NexusId, because: Because },
+    /// Ends them, and what goes on in the background, because the unit is retired; then lets go of it.
+    Retire,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -85,6 +87,11 @@ impl Selector {
         reached && !self.is_for_units_of(task) && self.names(task)
     }
 
+    /// The unit that is retired, if that is what `action` is about.
+    fn retired(&self, action: Action) -> Option<u64> {
+        self.units.as_ref().filter(|_| matches!(action, Action::Retire))?.0.first().copied()
+    }
+
     fn is_for_units_of(&self, task: &Task) -> bool {
         self.units.as_ref().is_none_or(|units| units.contain(task.itl.unit().number()))
     }
@@ -105,14 +112,14 @@ impl Action {
             Action::Await { .. } => task.phase == Phase::Running && !settling() && !apart(),
             Action::AwaitTransfers => task.is_io(),
             Action::Abort { because: Because::Error, .. } => !settling(),
-            Action::Query | Action::Abort { .. } => true,
+            Action::Query | Action::Abort { .. } | Action::Retire => true,
         }
     }
 
     /// Whether it is also about tasks that are at work on the unit, though they are for another.
     fn concerns_visitors(self) -> bool {
         match self {
-            Action::Await { .. } => true,
+            Action::Await { .. } | Action::Retire => true,
             Action::Abort { because, .. } => matches!(because, Because::Reset | Because::Preempted),
             Action::Query | Action::AwaitTransfers => false,
         }
@@ -125,7 +132,11 @@ impl Action {
 
     /// How a task of `nexus` ends that is aborted.
     fn end_of(self, told: bool, nexus: NexusId) -> Option<Abort> {
-        let Action::Abort { requester, because } = self else { return None };
+        let (requester, because) = match self {
+            Action::Abort { requester, because } => (requester, because),
+            Action::Retire => return Some(Abort::Retired),
+            _ => return None,
+        };
         if requester != nexus && told {
             return Some(Abort::Told);
         }
@@ -216,8 +227,8 @@ impl Effect {
 impl Engine {
     pub(crate) fn manage(&self, session: &Session, function: &Management, cookie: u64, cx: &mut dyn Cx) {
         let nexus = session.nexus();
-        let luns = nexus.luns();
-        let unit = luns.resolve(function.lun);
+        let inventory = nexus.inventory();
+        let unit = inventory.resolve(function.lun);
         let job = self.jobs.borrow_mut().insert(Asker::of(session, cookie, Some(function.function)));
         let effect = Effect::of(function.function);
         if !effect.all_units && unit.device().is_placeholder() {
@@ -226,39 +237,49 @@ impl Engine {
         let action = match effect.tasks {
             On::Abort(because) => Action::Abort { requester: nexus.id(), because },
             On::Query => Action::Query,
-            On::Nothing => return self.answer(job, asynchronous_event(nexus.itl(unit).attention()), cx),
+            On::Nothing => {
+                let pending = nexus.itl(unit).and_then(|itl| itl.attention());
+                return self.answer(job, asynchronous_event(pending), cx);
+            }
         };
-        let units: Vec<_> = if effect.all_units { luns.each_unit().collect() } else { vec![unit] };
+        let units: Vec<_> = if effect.all_units { inventory.each_unit().collect() } else { vec![unit] };
         let told = Units::of(&units, LogicalUnit::tells_aborted);
         units.iter().for_each(|unit| establish(function.function, unit, nexus));
+        let reset = (function.function == TaskManagementFunction::ITNexusReset).then(|| nexus.clone());
+        // A nexus has tasks also at units that it does not see any more.
+        let (selected, reactors) = match reset {
+            Some(_) => (None, nexus.reactors()),
+            None => (Some(Units::of(&units, |_| true)), reactors_of(&units)),
+        };
         let selector = Selector {
-            units: Some(Units::of(&units, |_| true)),
+            units: selected,
             nexuses: effect.own_tasks.then(|| [nexus.id()].into()),
             tag: effect.tagged.then_some(function.tag),
             told,
             of_allegiance: function.function == TaskManagementFunction::ClearAca,
             except: None,
-            reset: (function.function == TaskManagementFunction::ITNexusReset).then(|| nexus.clone()),
+            reset,
         };
-        self.spread(job, &units, &selector, action, cx);
+        self.spread(job, reactors, &selector, action, cx);
         // What it has suspended does not begin before it is aborted.
         let cleared = |faulted| effect.clears_allegiance_of(nexus.id(), faulted);
-        units.iter().for_each(|unit| self.clear_allegiance(unit, cleared, cx));
+        let poster = cx.poster();
+        units.iter().for_each(|unit| unit.end_allegiance(cleared, &*poster));
     }
 
     /// The end of a nexus: aborts its tasks everywhere.
     pub(crate) fn close(&self, session: &Session, cookie: u64, cx: &mut dyn Cx) {
         let nexus = session.nexus();
         nexus.lose();
-        let luns = nexus.luns();
-        luns.each_unit().for_each(|unit| unit.lose(nexus));
+        let inventory = nexus.inventory();
+        inventory.each_unit().for_each(|unit| unit.lose(nexus));
         let job = self.jobs.borrow_mut().insert(Asker::of(session, cookie, None));
         let selector = Selector { units: None, nexuses: Some([nexus.id()].into()), ..Selector::default() };
         let action = Action::Abort { requester: nexus.id(), because: Because::NexusLost };
-        let units: Vec<_> = luns.each_unit_and_placeholder().collect();
-        self.spread(job, &units, &selector, action, cx);
+        self.spread(job, nexus.reactors(), &selector, action, cx);
         let cleared = |faulted| faulted == nexus.id();
-        luns.each_unit().for_each(|unit| self.clear_allegiance(unit, cleared, cx));
+        let poster = cx.poster();
+        inventory.each_unit().for_each(|unit| unit.end_allegiance(cleared, &*poster));
     }
 
     /// Aborts the commands of some nexuses for the unit of a command, which is told when they have ended.
@@ -267,7 +288,7 @@ impl Engine {
         let abort = |requester| Action::Abort { requester, because: Because::Preempted };
         let nexuses: Arc<[NexusId]> = nexuses.into();
         self.act_for(command, Some(nexuses.clone()), abort, cx);
-        self.clear_allegiance(&unit, |nexus| nexuses.contains(&nexus), cx);
+        unit.end_allegiance(|nexus| nexuses.contains(&nexus), &*cx.poster());
     }
 
     /// Aborts the other commands for the unit of a command that has failed, all or those of its nexus.
@@ -282,7 +303,7 @@ impl Engine {
     pub(crate) fn clear_allegiance_of(&self, command: TaskId, cx: &mut dyn Cx) {
         let nexus = self.tasks.borrow_mut().get(command).map(|task| task.itl.nexus.id());
         if let Some((unit, nexus)) = self.unit_of(command).zip(nexus) {
-            self.clear_allegiance(&unit, |faulted| faulted == nexus, cx);
+            unit.end_allegiance(|faulted| faulted == nexus, &*cx.poster());
             self.tell(Token::Task(command), Ok(0), cx);
         }
     }
@@ -322,24 +343,24 @@ impl Engine {
             except: Some((self.reactor, command)),
             ..Selector::default()
         };
-        self.spread(job, &[&unit], &selector, action(requester), cx);
+        self.spread(job, reactors_of(&[&unit]), &selector, action(requester), cx);
     }
 
-    /// Tells every reactor that has a part of a unit's task set.
+    /// Ends all work on a unit that is retired, on these reactors and this one, which let go of it then.
+    pub(crate) fn end_work_on(&self, unit: u64, reactors: BTreeSet<ReactorId>, job: u32, cx: &mut dyn Cx) {
+        let selector = Selector { units: Some(Units([unit].into())), ..Selector::default() };
+        self.spread(job, reactors, &selector, Action::Retire, cx);
+    }
+
+    /// Has `action` done on this reactor and on others that may have such tasks.
     fn spread(
         &self,
         job: u32,
-        units: &[&Arc<LogicalUnit>],
+        mut reactors: BTreeSet<ReactorId>,
         selector: &Selector,
         action: Action,
         cx: &mut dyn Cx,
     ) {
-        let mut reactors = BTreeSet::new();
-        for unit in units {
-            reactors.extend(unit.coordination().parts());
-            // Its first command may be on the way there.
-            reactors.extend(unit.home());
-        }
         reactors.remove(&self.reactor);
         self.jobs.borrow_mut().expect(job, reactors.len() + 1);
         let id = JobId { reactor: self.reactor, job };
@@ -352,30 +373,41 @@ impl Engine {
 
     /// Does here what a function asks for, and acknowledges it at once or when the last aborted task has ended.
     fn act(&self, selector: &Selector, action: Action, job: JobId, cx: &mut dyn Cx) {
-        if let Selector { units: None, nexuses: Some(nexuses), .. } = selector {
+        if let Selector { units: None, nexuses: Some(nexuses), reset: None, .. } = selector {
             nexuses.iter().for_each(|nexus| self.hops.forget(*nexus));
         }
         if let Some(nexus) = &selector.reset {
             let is_here =
                 |unit: &&Arc<LogicalUnit>| unit.coordination().parts().any(|part| part == self.reactor);
-            nexus.luns().each_unit().filter(is_here).for_each(|unit| unit.lose(nexus));
+            nexus.inventory().each_unit().filter(is_here).for_each(|unit| unit.lose(nexus));
         }
         if matches!(action, Action::Await { anew: true }) {
             self.decode_waiting_again(selector);
+        }
+        let retired = selector.retired(action);
+        if retired.is_some() {
+            // So that nothing more comes.
+            self.forget_left();
         }
         let visits = |task: &Task| action.concerns_visitors() && selector.reaches(task);
         let concerns = |task: &Task| (selector.matches(task) || visits(task)) && action.concerns(task);
         let mut selected = self.tasks.borrow().select(concerns);
         selected.retain(|task| selector.except != Some((self.reactor, *task)));
         let found = !selected.is_empty();
-        if matches!(action, Action::Query) || !found {
+        if matches!(action, Action::Query) {
             return Self::acknowledge(job, found, cx);
         }
         for id in &selected {
             self.abort(*id, selector, action, cx);
         }
-        let until = action.waits_until();
-        self.waits.borrow_mut().add(&selected, until, job);
+        let works = retired.map_or(Vec::new(), |unit| self.end_works(unit, cx));
+        let tasks = selected.into_iter().map(|task| Token::Task(task).encode());
+        let waited_for: Vec<_> = tasks.chain(works).collect();
+        let over = Over { job, retired };
+        if waited_for.is_empty() {
+            return self.is_over(over, found, cx);
+        }
+        self.waits.borrow_mut().add(&waited_for, action.waits_until(), over);
     }
 
     fn decode_waiting_again(&self, selector: &Selector) {
@@ -414,6 +446,17 @@ impl Engine {
     }
 }
 
+/// Those that have parts of the units' task sets.
+fn reactors_of(units: &[&Arc<LogicalUnit>]) -> BTreeSet<ReactorId> {
+    let mut reactors = BTreeSet::new();
+    for unit in units {
+        reactors.extend(unit.coordination().parts());
+        // Its first command may be on the way there.
+        reactors.extend(unit.home());
+    }
+    reactors
+}
+
 /// The answer of QUERY ASYNCHRONOUS EVENT (SAM-5 7.10): whether a unit attention is pending, and which.
 fn asynchronous_event(pending: Option<AdditionalSense>) -> ServiceResponse {
     match pending {
@@ -437,7 +480,7 @@ fn establish(function: TaskManagementFunction, unit: &LogicalUnit, nexus: &Nexus
         }
         Function::ITNexusReset => {
             unit.lose(nexus);
-            nexus.itl(unit).establish(AdditionalSense::I_T_NEXUS_LOSS_OCCURRED);
+            nexus.itl(unit).iter().for_each(|itl| itl.establish(AdditionalSense::I_T_NEXUS_LOSS_OCCURRED));
         }
         _ => {}
     }

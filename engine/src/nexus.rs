@@ -3,12 +3,13 @@
 use crate::attention::Attentions;
 use crate::priority::INITIAL_PRIORITY;
 use crate::reservation::Registrant;
-use crate::{LogicalUnit, LunMap, Reservation};
+use crate::{Inventory, InventoryChange, LogicalUnit, LunMap, Reservation};
 use lunette_scsi::designator::Protocol;
 use lunette_scsi::{AdditionalSense, Lun, Sense, SenseKey, TransportId};
-use std::collections::{BTreeMap, HashMap};
-use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, Weak};
+use lunette_store::{Post, ReactorId};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 /// A way in: a target port and the logical units that are seen through it, by everybody or by some initiators.
 pub struct TargetPort {
@@ -45,8 +46,12 @@ impl TargetPort {
         protocol: Protocol,
         units: BTreeMap<u32, Arc<LogicalUnit>>,
     ) -> Arc<Self> {
-        let port =
-            Arc::new(Self { name: name.into(), relative_id, protocol, group, luns: LunMap::new(units) });
+        let name = name.into();
+        let make = |this: &Weak<Self>| {
+            let luns = LunMap::new(this.clone(), units);
+            Self { name, relative_id, protocol, group, luns }
+        };
+        let port = Arc::new_cyclic(make);
         port.show(&port.luns);
         port
     }
@@ -57,15 +62,16 @@ impl TargetPort {
     }
 
     /// A map for some initiators: they see `units` through this port, by logical unit number, instead of what others see.
-    /// The port is among the target ports of these units from now on, once however many maps they are in.
+    /// The port is among the target ports of these units, once however many maps they are in, for as long as one of these
+    /// maps is there and shows them.
     pub fn map(self: &Arc<Self>, units: BTreeMap<u32, Arc<LogicalUnit>>) -> Arc<LunMap> {
         let luns = self.luns.beside(units);
         self.show(&luns);
         luns
     }
 
-    fn show(self: &Arc<Self>, luns: &LunMap) {
-        luns.each_unit().for_each(|unit| unit.seen_through(self));
+    fn show(self: &Arc<Self>, luns: &Arc<LunMap>) {
+        luns.inventory().each_unit().for_each(|unit| unit.seen_through(self, luns));
     }
 }
 
@@ -75,6 +81,12 @@ pub trait AttentionObserver: Send + Sync {
     /// `condition` is pending at `unit`, which the initiator sees as `lun`. Called on any reactor, with no lock held; must
     /// not wait.
     fn attention(&self, unit: &LogicalUnit, lun: u32, condition: AdditionalSense);
+
+    /// The initiator sees other logical units than before, `inventory`: what is different, by logical unit number. REPORTED
+    /// LUNS DATA HAS CHANGED is pending at those units that it has used and still sees, if there are any, of which
+    /// [`attention`](Self::attention) does not tell. Called on any thread, in the order of the changes; must neither wait
+    /// nor change a map.
+    fn inventory_changed(&self, inventory: &Inventory, changes: &[InventoryChange]);
 }
 
 /// Identifies an I_T nexus within the program.
@@ -90,8 +102,11 @@ pub struct Nexus {
     /// The target port.
     pub port: Arc<TargetPort>,
     luns: Arc<LunMap>,
-    /// The I_T_L nexuses met so far, by the number of their logical unit. The units know them too, but do not keep them.
+    /// The I_T_L nexuses met so far, by the number of their logical unit, of what the initiator still sees. The units know
+    /// them too, but do not keep them.
     itls: Mutex<HashMap<u64, Arc<ItlNexus>>>,
+    /// Where there may be something of it: wherever a session was opened, or a command sent.
+    reactors: Mutex<BTreeSet<ReactorId>>,
     observer: Option<Arc<dyn AttentionObserver>>,
     registrant: Registrant,
     /// How often it was lost.
@@ -138,17 +153,20 @@ impl Nexus {
         let id = NexusId(NEXT.fetch_add(1, Ordering::Relaxed));
         let registrant =
             Registrant { initiator: TransportId::from_name(&initiator), port: port.name.as_str().into() };
-        Arc::new_cyclic(|this| Self {
+        let nexus = Arc::new_cyclic(|this| Self {
             id,
             initiator,
             port,
             luns,
             registrant,
             itls: Mutex::default(),
+            reactors: Mutex::default(),
             observer,
             losses: AtomicU64::new(0),
             this: this.clone(),
-        })
+        });
+        nexus.luns.join(&nexus);
+        nexus
     }
 
     /// Its identity.
@@ -161,22 +179,70 @@ impl Nexus {
         &self.registrant
     }
 
-    /// The logical units that the initiator sees.
-    pub fn luns(&self) -> Arc<LunMap> {
-        self.luns.clone()
+    /// Through what the initiator sees logical units.
+    pub fn luns(&self) -> &Arc<LunMap> {
+        &self.luns
+    }
+
+    /// The logical units that the initiator sees now.
+    pub fn inventory(&self) -> Arc<Inventory> {
+        self.luns.inventory()
     }
 
     /// What answers at `lun`. If it is a logical unit, its unit attention conditions concern this nexus from now on.
     pub fn meet(&self, lun: Lun) -> Arc<LogicalUnit> {
-        let unit = self.luns().resolve(lun).clone();
-        self.itl(&unit);
-        unit
+        loop {
+            // Met in vain if it goes just now.
+            let unit = self.inventory().resolve(lun).clone();
+            if self.itl(&unit).is_some() {
+                return unit;
+            }
+        }
+    }
+
+    /// There may be something of the nexus on this reactor from now on.
+    pub(crate) fn works_on(&self, reactor: ReactorId) {
+        self.reactors.lock().unwrap_or_else(PoisonError::into_inner).insert(reactor);
+    }
+
+    /// The reactors where there may be something of it.
+    pub(crate) fn reactors(&self) -> BTreeSet<ReactorId> {
+        self.reactors.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Tells the observer of a condition that another nexus has caused.
     pub(crate) fn tell(&self, unit: &LogicalUnit, condition: AdditionalSense) {
         if let Some(observer) = &self.observer {
-            self.luns().luns_of(unit).for_each(|lun| observer.attention(unit, lun, condition));
+            self.inventory().luns_of(unit).for_each(|lun| observer.attention(unit, lun, condition));
+        }
+    }
+
+    /// The initiator sees `after` now, and units that are `gone` no more: what it has asked for there ends.
+    pub(crate) fn inventory_changed(
+        &self,
+        after: &Inventory,
+        gone: &[Arc<LogicalUnit>],
+        changes: &[InventoryChange],
+        post: &dyn Post,
+    ) {
+        let mut itls = self.itls();
+        let mut left = Vec::new();
+        for unit in gone {
+            if let Some(itl) = itls.remove(&unit.number()) {
+                itl.leave();
+                left.push(unit);
+            }
+        }
+        let is_placeholder = |number: u64| after.placeholders().have(number);
+        let known = itls.iter().filter(|(number, _)| !is_placeholder(**number));
+        known.for_each(|(_, itl)| itl.establish(AdditionalSense::REPORTED_LUNS_DATA_HAS_CHANGED));
+        drop(itls);
+        for unit in left {
+            unit.lose(self);
+            unit.end_allegiance(|faulted| faulted == self.id, post);
+        }
+        if let Some(observer) = &self.observer {
+            observer.inventory_changed(after, changes);
         }
     }
 
@@ -194,17 +260,36 @@ impl Nexus {
         &self.this
     }
 
-    /// The state of the I_T_L nexus with `unit`, made when it is first asked for.
-    pub(crate) fn itl(&self, unit: &LogicalUnit) -> Arc<ItlNexus> {
-        let mut itls = self.itls.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-        itls.entry(unit.number()).or_insert_with(|| unit.meet(self)).clone()
+    /// The state of the I_T_L nexus with `unit`, made when it is first asked for; `None` if the initiator does not see the
+    /// unit any more.
+    pub(crate) fn itl(&self, unit: &LogicalUnit) -> Option<Arc<ItlNexus>> {
+        let mut itls = self.itls();
+        if let Some(known) = itls.get(&unit.number()) {
+            return Some(known.clone());
+        }
+        // Looked at with the lock, which whoever changes that takes later, to find what was made before.
+        self.inventory().shows(unit).then(|| {
+            let itl = unit.meet(self);
+            itls.insert(unit.number(), itl.clone());
+            itl
+        })
+    }
+
+    fn itls(&self) -> MutexGuard<'_, HashMap<u64, Arc<ItlNexus>>> {
+        self.itls.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// How many I_T_L nexuses it keeps.
+    #[cfg(test)]
+    pub(crate) fn itl_count(&self) -> usize {
+        self.itls().len()
     }
 
     /// The initiator has learnt of the logical units, or that it should ask: no other of them has to tell it again
     /// (SPC-4 7.8, LUICLR).
     pub(crate) fn forget_reported_luns(&self) {
-        for unit in self.luns().each_unit() {
-            self.itl(unit).forget_attention(AdditionalSense::REPORTED_LUNS_DATA_HAS_CHANGED);
+        for itl in self.itls().values() {
+            itl.forget_attention(AdditionalSense::REPORTED_LUNS_DATA_HAS_CHANGED);
         }
     }
 
@@ -215,6 +300,12 @@ impl Nexus {
             self.forget_reported_luns();
         }
         Some(sense)
+    }
+}
+
+impl Drop for Nexus {
+    fn drop(&mut self) {
+        self.luns.leave(self.id);
     }
 }
 
@@ -231,6 +322,7 @@ impl Gate {
     const RANGES: u32 = 1 << 5;
     const INACTIVE_PORT: u32 = 1 << 6;
     const ALLEGIANCE: u32 = 1 << 7;
+    const RETIRED: u32 = 1 << 8;
 
     /// The one load of the hot path.
     pub(crate) fn is_open(&self) -> bool {
@@ -255,6 +347,11 @@ impl Gate {
     /// Whether an auto contingent allegiance is established.
     pub(crate) fn has_allegiance(&self) -> bool {
         self.0.load(Ordering::Acquire) & Self::ALLEGIANCE != 0
+    }
+
+    /// Whether the unit takes no commands any more.
+    pub(crate) fn is_retired(&self) -> bool {
+        self.0.load(Ordering::Acquire) & Self::RETIRED != 0
     }
 
     /// Whether a reservation of another nexus excludes a command.
@@ -293,13 +390,16 @@ pub(crate) struct ItlNexus {
     attentions: Mutex<Attentions>,
     /// Of commands that name none.
     priority: AtomicU8,
+    /// The initiator does not see the unit any more. Some of its commands may still be there.
+    left: AtomicBool,
 }
 
 impl ItlNexus {
     /// A new one, whose first command learns that the unit was powered on or reset (SAM-5 5.14.5).
     pub(crate) fn new() -> Arc<Self> {
         let priority = INITIAL_PRIORITY.into();
-        let itl = Self { gate: Gate::default(), attentions: Mutex::default(), priority };
+        let left = AtomicBool::new(false);
+        let itl = Self { gate: Gate::default(), attentions: Mutex::default(), priority, left };
         itl.establish(AdditionalSense::POWER_ON_RESET_OR_BUS_DEVICE_RESET_OCCURRED);
         Arc::new(itl)
     }
@@ -322,6 +422,21 @@ impl ItlNexus {
     /// An auto contingent allegiance is established, or has been cleared.
     pub(crate) fn set_allegiance(&self, on: bool) {
         self.gate.set(Gate::ALLEGIANCE, on);
+    }
+
+    /// The unit takes no commands any more.
+    pub(crate) fn retire(&self) {
+        self.gate.set(Gate::RETIRED, true);
+    }
+
+    /// The initiator does not see the unit any more.
+    fn leave(&self) {
+        self.left.store(true, Ordering::Release);
+    }
+
+    /// Whether it does not. What ends with that must not be begun any more.
+    pub(crate) fn has_left(&self) -> bool {
+        self.left.load(Ordering::Acquire)
     }
 
     /// The verdict of the unit's reservations.

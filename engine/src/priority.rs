@@ -31,7 +31,7 @@ impl State {
     }
 
     fn tell_priorities(&self) {
-        for met in self.nexuses.values() {
+        for met in &self.nexuses {
             if let (Some(nexus), Some(itl)) = (met.nexus.upgrade(), met.itl.upgrade()) {
                 itl.set_priority(self.priorities.of(nexus.registrant()));
             }
@@ -73,8 +73,8 @@ impl LogicalUnit {
     /// Establishes the unit attention condition that its priority was changed for a nexus, if it is there.
     pub(crate) fn tell_of_priority(&self, whose: &Registrant) {
         let condition = AdditionalSense::PRIORITY_CHANGED;
-        for nexus in self.nexuses().iter().filter(|nexus| nexus.registrant() == whose) {
-            nexus.itl(self).establish(condition);
+        for (nexus, itl) in self.met().iter().filter(|(nexus, _)| nexus.registrant() == whose) {
+            itl.establish(condition);
             nexus.tell(self, condition);
         }
     }

@@ -86,8 +86,7 @@ impl LogicalUnit {
         change(&mut state);
         let ready = state.is_ready();
         // Still locked, so that no nexus misses it and the gates are those of the last change.
-        let itls = state.nexuses.values().filter_map(|met| met.itl.upgrade());
-        itls.for_each(|itl| itl.set_ready(ready));
+        state.itls().for_each(|itl| itl.set_ready(ready));
     }
 
     /// Whether the unit is ready for commands that need that; TEST UNIT READY's answer.

@@ -7,6 +7,7 @@
 use crate::alarm::Alarm;
 use crate::checks::Refusal;
 use crate::manage::Units;
+use crate::nexus::ItlNexus;
 use crate::session::Itl;
 use crate::statistics::{Counted, Counters};
 use crate::{Io, IoKind, LogicalUnit, Nexus, NexusId};
@@ -46,6 +47,8 @@ pub struct Run {
     pub nexus: Arc<Nexus>,
     /// The command.
     pub cdb: Cdb,
+    /// What is between that and the unit.
+    itl: Arc<ItlNexus>,
     /// How often the nexus had been lost when the command came.
     losses: u64,
 }
@@ -67,6 +70,8 @@ pub(crate) struct RunCell {
     aborted: Cell<bool>,
     /// The command was aborted itself.
     discarded: Cell<bool>,
+    /// Work in the background is to end.
+    ending: Cell<bool>,
     alarm: Alarm,
     counters: Arc<Counters>,
     /// When the last step has ended.
@@ -148,13 +153,18 @@ impl Deref for Run {
 impl Run {
     pub(crate) fn new(itl: &Itl, cdb: Cdb, cell: Rc<RunCell>) -> Self {
         let steps = Steps::new(itl.unit().clone(), cell);
-        Self { steps, nexus: itl.nexus.clone(), cdb, losses: itl.losses }
+        Self { steps, nexus: itl.nexus.clone(), cdb, itl: itl.shared.clone(), losses: itl.losses }
     }
 
-    /// Whether the nexus has been lost since the command came, which is aborted then but may not know it yet. What ends with
-    /// the nexus must not be begun any more: nobody would end it.
+    /// Whether the nexus has been lost since the command came, which is aborted then but may not know it yet, or does not see
+    /// the unit any more. What ends with the nexus must not be begun any more: nobody would end it.
     pub fn nexus_is_lost(&self) -> bool {
-        self.nexus.losses() != self.losses
+        self.nexus.losses() != self.losses || self.itl.has_left()
+    }
+
+    /// What is between the nexus and `unit`, if the initiator sees that; this command's own unit it has seen.
+    pub(crate) fn itl_with(&self, unit: &LogicalUnit) -> Option<Arc<ItlNexus>> {
+        if unit.number() == self.unit.number() { Some(self.itl.clone()) } else { self.nexus.itl(unit) }
     }
 
     /// Whether the command was aborted itself: what it comes to is told nobody, as against one that only has to end because of
@@ -374,7 +384,13 @@ impl Steps {
     }
 
     /// Lets `time` pass.
+    ///
+    /// # Errors
+    /// [`IoError::Aborted`] if the work was aborted or [is to end](Self::is_ending), be it before the time has passed.
     pub async fn sleep(&self, time: Duration) -> IoResult {
+        if self.is_ending() {
+            return Err(IoError::Aborted);
+        }
         self.step(Step::Sleep(time)).await
     }
 
@@ -425,6 +441,13 @@ impl Steps {
         self.cell.counters.count(what, bytes, transferred, result);
     }
 
+    /// Whether work in the background is to end soon, because its unit is [retired](LogicalUnit::retire): it saves how far it
+    /// has come, and goes on if a unit is made again of what was saved. All steps can still be taken, but for
+    /// [`sleep`](Self::sleep).
+    pub fn is_ending(&self) -> bool {
+        self.cell.ending.get()
+    }
+
     /// Whether the work has been aborted.
     pub fn is_aborted(&self) -> bool {
         self.cell.aborted.get()
@@ -469,6 +492,7 @@ impl RunCell {
             answer: Cell::new(None),
             aborted: Cell::new(false),
             discarded: Cell::new(false),
+            ending: Cell::new(false),
             alarm,
             counters,
             now: Cell::default(),
@@ -485,6 +509,11 @@ impl RunCell {
 
     pub(crate) fn abort(&self) {
         self.aborted.set(true);
+    }
+
+    /// The work is to end.
+    pub(crate) fn set_ending(&self) {
+        self.ending.set(true);
     }
 
     /// The command is aborted itself.

@@ -122,6 +122,12 @@ impl Running {
         self.idle.take_if(|idle| *idle != Idle::Detached).is_some()
     }
 
+    /// Has work in the background end soon. Returns whether it is asleep, so that nothing else would make it go on.
+    pub(crate) fn end(&mut self) -> bool {
+        self.cell.set_ending();
+        self.idle.take_if(|idle| *idle == Idle::Timer).is_some()
+    }
+
     /// Its alarm rings. Returns whether it has waited for that.
     pub(crate) fn ring(&mut self) -> bool {
         let waited = matches!(self.idle, Some(Idle::Alarm | Idle::Detached));

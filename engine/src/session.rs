@@ -5,7 +5,7 @@ use crate::nexus::ItlNexus;
 use crate::outcome::Completion;
 use crate::task_set::TaskSet;
 use crate::tasks::{Share, TaskId};
-use crate::{LogicalUnit, Nexus, Outcome};
+use crate::{LogicalUnit, LunMap, Nexus, Outcome};
 use lunette_scsi::{Cdb, Lun, ServiceResponse, TaskAttribute, TaskManagementFunction};
 use lunette_store::{Cx, ReactorId, Sg};
 use std::cell::{Cell, RefCell};
@@ -98,12 +98,64 @@ pub struct Session {
     nexus: Arc<Nexus>,
     responder: Weak<dyn Responder>,
     share: Rc<Share>,
-    /// The I_T_L nexuses met so far, by the number of their logical unit.
-    itls: RefCell<HashMap<u64, Rc<Itl>>>,
-    recent: RefCell<Recent>,
+    luns: Arc<LunMap>,
+    known: Rc<Known>,
+    /// What the engine knows that by.
+    number: u64,
     closed: Cell<bool>,
     /// How often the nexus had been lost when this was opened.
     losses: u64,
+}
+
+/// What a session knows of the logical units that its initiator sees.
+#[derive(Default)]
+struct Known {
+    /// That of the inventory of which this is.
+    epoch: Cell<u64>,
+    /// The I_T_L nexuses met so far, by the number of their logical unit.
+    itls: RefCell<HashMap<u64, Rc<Itl>>>,
+    recent: RefCell<Recent>,
+}
+
+impl Known {
+    /// Where commands for `lun` are executed, if that was found out since `luns` has changed.
+    #[inline]
+    fn place(&self, lun: Lun, luns: &LunMap) -> Option<Place> {
+        if self.epoch.get() != luns.epoch() {
+            return None;
+        }
+        self.recent.borrow().get(lun).cloned()
+    }
+
+    /// Forgets at which numbers units were seen, if that has changed.
+    fn refresh(&self, luns: &LunMap) {
+        // Before the inventory is looked at: if it changes after this, all is forgotten again.
+        let epoch = luns.epoch();
+        if self.epoch.replace(epoch) != epoch {
+            self.recent.take();
+        }
+    }
+
+    /// Lets go of units that are not seen any more, or are retired.
+    fn forget_left(&self) {
+        self.itls.borrow_mut().retain(|_, itl| itl.is_current());
+        self.recent.borrow_mut().forget_left();
+    }
+}
+
+/// What the sessions of a reactor know.
+#[derive(Default)]
+pub(crate) struct Sessions {
+    next: u64,
+    known: HashMap<u64, Weak<Known>>,
+}
+
+impl Engine {
+    /// What sessions know of units that are not seen any more, or are retired, is forgotten.
+    pub(crate) fn forget_left(&self) {
+        let known: Vec<_> = self.sessions.borrow().known.values().filter_map(Weak::upgrade).collect();
+        known.iter().for_each(|known| known.forget_left());
+    }
 }
 
 /// Where commands for a logical unit are executed.
@@ -152,6 +204,12 @@ impl Recent {
         let position = self.position(lun);
         self.0[position] = Some((lun, place));
     }
+
+    fn forget_left(&mut self) {
+        for place in &mut self.0 {
+            place.take_if(|(_, place)| matches!(place, Place::Here(itl) if !itl.is_current()));
+        }
+    }
 }
 
 /// An I_T_L nexus on one reactor.
@@ -171,6 +229,11 @@ impl Itl {
     pub(crate) fn unit(&self) -> &Arc<LogicalUnit> {
         &self.set.unit
     }
+
+    /// Whether new commands may come by it.
+    fn is_current(&self) -> bool {
+        !self.shared.has_left() && !self.unit().is_retired()
+    }
 }
 
 impl Session {
@@ -178,14 +241,22 @@ impl Session {
     pub fn open(nexus: Arc<Nexus>, responder: Weak<dyn Responder>, cx: &mut dyn Cx) -> Self {
         let engine = Engine::on(cx);
         let share = engine.tasks.borrow_mut().share(&nexus.initiator);
+        nexus.works_on(engine.reactor);
+        let known = Rc::<Known>::default();
+        let mut sessions = engine.sessions.borrow_mut();
+        let number = sessions.next;
+        sessions.next += 1;
+        sessions.known.insert(number, Rc::downgrade(&known));
+        drop(sessions);
         Self {
             engine,
             share,
             losses: nexus.losses(),
+            luns: nexus.luns().clone(),
             nexus,
             responder,
-            itls: RefCell::default(),
-            recent: RefCell::default(),
+            known,
+            number,
             closed: Cell::new(false),
         }
     }
@@ -260,9 +331,9 @@ impl Session {
     /// nexus's sessions; what they have sent to other reactors and is still on its way is aborted when it arrives.
     pub fn close(&self, cookie: u64, cx: &mut dyn Cx) {
         self.closed.set(true);
-        self.recent.take();
+        self.known.recent.take();
         self.engine.close(self, cookie, cx);
-        self.itls.borrow_mut().clear();
+        self.known.itls.borrow_mut().clear();
     }
 
     pub(crate) fn responder(&self) -> &Weak<dyn Responder> {
@@ -277,48 +348,66 @@ impl Session {
     #[inline]
     fn place(&self, lun: Lun, cx: &mut dyn Cx) -> Place {
         debug_assert!(!self.closed.get());
-        let known = self.recent.borrow().get(lun).cloned();
-        known.unwrap_or_else(|| self.find(lun, cx))
+        self.known.place(lun, &self.luns).unwrap_or_else(|| self.find(lun, cx))
     }
 
     #[cold]
     fn find(&self, lun: Lun, cx: &mut dyn Cx) -> Place {
-        let reactor = self.nexus.luns().resolve(lun).home_of(self.engine.reactor);
+        self.known.refresh(&self.luns);
+        let reactor = self.luns.inventory().resolve(lun).home_of(self.engine.reactor);
         if reactor == self.engine.reactor {
             return Place::Here(self.itl(lun, cx));
         }
-        self.recent.borrow_mut().put(lun, Place::On(reactor));
+        self.nexus.works_on(reactor);
+        self.known.recent.borrow_mut().put(lun, Place::On(reactor));
         Place::On(reactor)
     }
 
     /// The I_T_L nexus on this reactor.
     fn itl(&self, lun: Lun, cx: &mut dyn Cx) -> Rc<Itl> {
-        if let Some(Place::Here(itl)) = self.recent.borrow().get(lun) {
-            return itl.clone();
+        match self.known.place(lun, &self.luns) {
+            Some(Place::Here(itl)) => itl,
+            _ => self.look_up(lun, cx),
         }
-        let luns = self.nexus.luns();
-        let unit = luns.resolve(lun);
-        let known = self.itls.borrow().get(&unit.number()).cloned();
-        let itl = known.unwrap_or_else(|| self.meet(unit, cx));
-        // The missing ones are many, and asked for once.
-        if unit.home_of(self.engine.reactor) == self.engine.reactor && !unit.device().is_placeholder() {
-            self.recent.borrow_mut().put(lun, Place::Here(itl.clone()));
-        }
-        itl
     }
 
-    fn meet(&self, unit: &Arc<LogicalUnit>, cx: &mut dyn Cx) -> Rc<Itl> {
+    fn look_up(&self, lun: Lun, cx: &mut dyn Cx) -> Rc<Itl> {
+        self.known.refresh(&self.luns);
+        loop {
+            let inventory = self.luns.inventory();
+            let unit = inventory.resolve(lun);
+            let known = self.known.itls.borrow().get(&unit.number()).cloned();
+            // If it goes just now, something else is there, or nothing.
+            let Some(itl) = known.filter(|itl| itl.is_current()).or_else(|| self.meet(unit, cx)) else {
+                continue;
+            };
+            // The missing ones are many, and asked for once.
+            if unit.home_of(self.engine.reactor) == self.engine.reactor && !unit.device().is_placeholder() {
+                self.known.recent.borrow_mut().put(lun, Place::Here(itl.clone()));
+            }
+            return itl;
+        }
+    }
+
+    /// `None` if the unit is not seen any more, or retired.
+    fn meet(&self, unit: &Arc<LogicalUnit>, cx: &mut dyn Cx) -> Option<Rc<Itl>> {
         let itl = Rc::new(Itl {
-            shared: self.nexus.itl(unit),
+            shared: self.nexus.itl(unit)?,
             nexus: self.nexus.clone(),
-            set: self.engine.task_set(unit, cx),
+            set: self.engine.task_set(unit, cx)?,
             responder: self.responder.clone(),
             share: self.share.clone(),
             tasks: Cell::new(0),
             losses: self.losses,
         });
-        self.itls.borrow_mut().insert(unit.number(), itl.clone());
-        itl
+        self.known.itls.borrow_mut().insert(unit.number(), itl.clone());
+        Some(itl)
+    }
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        self.engine.sessions.borrow_mut().known.remove(&self.number);
     }
 }
 

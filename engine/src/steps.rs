@@ -31,7 +31,8 @@ struct Work {
 }
 
 impl LogicalUnit {
-    /// Begins work in the background, on a reactor where this unit lives. It goes on until it ends by itself.
+    /// Begins work in the background, on a reactor where this unit lives. It goes on until it ends by itself, which it has to
+    /// do when it [is to](Steps::is_ending). For a unit that is retired nothing is begun any more.
     pub fn begin<F>(self: &Arc<Self>, post: &dyn Post, work: impl FnOnce(Steps) -> F + Send + 'static)
     where
         F: Future<Output = Result<(), Sense>> + 'static,
@@ -92,7 +93,7 @@ impl Run {
 
 impl Engine {
     fn begin(&self, unit: &Arc<LogicalUnit>, start: impl FnOnce(Steps) -> RunFuture, cx: &mut dyn Cx) {
-        let set = self.task_set(unit, cx);
+        let Some(set) = self.task_set(unit, cx) else { return };
         let mut background = self.background.borrow_mut();
         background.next = background.next.wrapping_add(1);
         let number = background.next;
@@ -110,8 +111,26 @@ impl Engine {
         let mut background = self.background.borrow_mut();
         let Some(Work { running, set }) = background.works.get_mut(&number) else { return };
         if self.drive(running, set, self.id(Token::Work(number)), answer, cx).is_some() {
-            background.works.remove(&number);
+            let work = background.works.remove(&number);
+            drop(background);
+            drop(work);
+            self.check_waits(Token::Work(number), cx);
         }
+    }
+
+    /// Has the work on a unit end soon. Returns the tokens of what has not ended yet.
+    pub(crate) fn end_works(&self, unit: u64, cx: &mut dyn Cx) -> Vec<u64> {
+        let mut background = self.background.borrow_mut();
+        let works = background.works.iter_mut().filter(|(_, work)| work.set.unit.number() == unit);
+        let mut tokens = Vec::new();
+        for (number, work) in works {
+            tokens.push(Token::Work(*number).encode());
+            if work.running.end() {
+                cx.cancel(self.id(Token::Work(*number)));
+                self.tell(Token::Work(*number), Err(IoError::Aborted), cx);
+            }
+        }
+        tokens
     }
 
     /// Goes on with work in the background that waits for room.
@@ -141,7 +160,15 @@ impl Engine {
                 Progress::Wants(step) => step,
             };
             let elsewhere = running.cell.elsewhere().map(|unit| self.task_set(&unit, cx));
-            let set = elsewhere.as_ref().unwrap_or(set);
+            let set = match &elsewhere {
+                Some(None) => {
+                    // That unit is retired.
+                    answer = Some(Err(IoError::Gone));
+                    continue;
+                }
+                Some(Some(elsewhere)) => elsewhere,
+                None => set,
+            };
             let submitted = running.cell.with_op(&step, |op| match &set.store {
                 // Those who wait go first.
                 Some(_) if place.is_none() && !set.queue().is_empty() => Submit::Full,
@@ -201,7 +228,7 @@ impl Engine {
                 running.rest(Idle::Alarm);
                 running.set_apart();
                 if let Token::Task(command) = Token::decode(id.token) {
-                    self.check_waits(command, cx);
+                    self.check_waits(Token::Task(command), cx);
                 }
             }
             Step::WaitAnyway => running.rest(Idle::Detached),

@@ -12,9 +12,9 @@ use crate::LogicalUnit;
 use crate::room::Queue;
 use crate::statistics::Counters;
 use crate::tasks::TaskId;
-use lunette_store::{ReactorId, Store};
+use lunette_store::{Cx, ReactorId, Store};
 use std::cell::{Cell, RefCell, RefMut};
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -26,6 +26,10 @@ pub(crate) type Place = u64;
 #[derive(Default, Debug)]
 pub(crate) struct Coordination {
     parts: Vec<Part>,
+    /// Other reactors that have seen the unit.
+    seen_on: BTreeSet<ReactorId>,
+    /// The unit is retired: no more parts join.
+    closed: bool,
     last: Place,
     /// ORDERED tasks that have not ended, oldest first.
     ordered: VecDeque<(Place, ReactorId)>,
@@ -79,11 +83,27 @@ struct Dormant {
 }
 
 impl Coordination {
-    fn join(&mut self, reactor: ReactorId, holds: Arc<Holds>) {
+    /// A reactor has a part from now on, unless the unit is retired.
+    fn join(&mut self, reactor: ReactorId, holds: Arc<Holds>) -> Option<()> {
+        if self.closed {
+            return None;
+        }
         holds.set(Holds::ORDER, self.order_matters());
         // What arrives there is younger than every barrier.
         let stopped = self.barrier().map_or(0, |(place, _)| place);
         self.parts.push(Part { reactor, holds, stopped });
+        Some(())
+    }
+
+    /// These reactors have seen the unit.
+    pub(crate) fn seen_on(&mut self, reactors: &BTreeSet<ReactorId>) {
+        self.seen_on.extend(reactors);
+    }
+
+    /// The unit is retired. Returns the reactors that may have something of it.
+    pub(crate) fn close(&mut self) -> BTreeSet<ReactorId> {
+        self.closed = true;
+        self.seen_on.iter().copied().chain(self.parts()).collect()
     }
 
     /// The reactors that have a part.
@@ -177,21 +197,33 @@ pub(crate) enum Next {
 }
 
 impl TaskSet {
-    pub(crate) fn new(unit: Arc<LogicalUnit>, store: Option<Rc<dyn Store>>, reactor: ReactorId) -> Rc<Self> {
+    /// The part of this reactor; `None` if the unit is retired.
+    pub(crate) fn join(unit: &Arc<LogicalUnit>, reactor: ReactorId, cx: &mut dyn Cx) -> Option<Rc<Self>> {
         let holds = Arc::<Holds>::default();
-        unit.coordination().join(reactor, holds.clone());
-        let counters = unit.statistics().join();
-        Rc::new(Self {
-            unit,
-            store,
-            counters,
+        unit.coordination().join(reactor, holds.clone())?;
+        Some(Rc::new(Self {
+            unit: unit.clone(),
+            store: unit.backing().map(|backing| backing.attach(cx)),
+            counters: unit.statistics().join(),
             reactor,
             active: Cell::new(0),
             holds,
             dormant: RefCell::default(),
             running: Cell::new(None),
             queue: RefCell::default(),
-        })
+        }))
+    }
+
+    /// There is nothing left to do, and nothing more comes.
+    pub(crate) fn leave(&self, cx: &mut dyn Cx) {
+        self.unit.coordination().parts.retain(|part| part.reactor != self.reactor);
+        self.store.iter().for_each(|store| store.release(cx));
+    }
+
+    /// Whether it is of a stand-in whose port is no more.
+    pub(crate) fn is_orphan(&self) -> bool {
+        // This has one.
+        self.unit.device().is_placeholder() && Arc::strong_count(&self.unit) == 1
     }
 
     /// Whether a SIMPLE task takes a place in the order.

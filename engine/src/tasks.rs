@@ -52,6 +52,8 @@ pub(crate) enum Abort {
     Told,
     /// With BUSY: it has not begun, and its transport waits for it.
     TurnedBack,
+    /// With LOGICAL UNIT NOT SUPPORTED.
+    Retired,
 }
 
 pub(crate) struct Task {

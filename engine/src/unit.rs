@@ -23,9 +23,8 @@ use crate::turns::Turns;
 use crate::{CommandFilter, Decoded, Device, Identity, Nexus, NexusId, Request, spc};
 use lunette_scsi::AdditionalSense;
 use lunette_store::{Backing, Post, ReactorId};
-use std::collections::HashMap;
 use std::fmt;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, Weak};
 use std::time::Duration;
 
@@ -41,6 +40,7 @@ pub struct LogicalUnit {
     commands: CommandTable,
     home: OnceLock<Box<[ReactorId]>>,
     pub(crate) flags: AtomicU32,
+    retired: AtomicBool,
     turns: Turns,
     ranges: Ranges,
     waiting: Waiting,
@@ -58,7 +58,8 @@ pub struct LogicalUnit {
 /// What changes rarely and is looked at only off the hot path.
 #[derive(Default)]
 pub(crate) struct State {
-    pub(crate) nexuses: HashMap<NexusId, Met>,
+    /// Those that have left too, as long as they have commands there.
+    pub(crate) nexuses: Vec<Met>,
     pub(crate) modes: ModePages,
     /// What its device says.
     pub(crate) not_ready: Option<NotReady>,
@@ -81,6 +82,7 @@ pub(crate) struct State {
 }
 
 /// A nexus that has met the unit.
+#[derive(Clone)]
 pub(crate) struct Met {
     pub(crate) nexus: Weak<Nexus>,
     pub(crate) itl: Weak<ItlNexus>,
@@ -118,6 +120,7 @@ impl LogicalUnit {
             commands,
             home: OnceLock::new(),
             flags: AtomicU32::new(0),
+            retired: AtomicBool::new(false),
             turns: Turns::of(1),
             ranges: Ranges::default(),
             waiting: Waiting::default(),
@@ -260,7 +263,7 @@ impl LogicalUnit {
         let mut state = self.state();
         state.has_ranges = true;
         // Still locked, so that no nexus misses it.
-        state.nexuses.values().filter_map(|met| met.itl.upgrade()).for_each(|itl| itl.take_ranges());
+        state.itls().for_each(|itl| itl.take_ranges());
     }
 
     /// The reactors that it is bound to.
@@ -289,17 +292,38 @@ impl LogicalUnit {
 
     /// Establishes a unit attention condition for every nexus, or for every one but `except`.
     pub fn establish_attention(&self, condition: AdditionalSense, except: Option<&Nexus>) {
-        for nexus in self.nexuses() {
-            if except.is_none_or(|except| except.id() != nexus.id()) {
-                nexus.itl(self).establish(condition);
+        for (nexus, itl) in self.met() {
+            if !itl.has_left() && except.is_none_or(|except| except.id() != nexus.id()) {
+                itl.establish(condition);
                 nexus.tell(self, condition);
             }
         }
     }
 
-    /// The nexuses that know this unit. They are called with no lock held.
+    /// The nexuses that know this unit, also those that only have commands there. They are called with no lock held.
     pub(crate) fn nexuses(&self) -> Vec<Arc<Nexus>> {
-        self.state().nexuses.values().filter_map(|met| met.nexus.upgrade()).collect()
+        self.met().into_iter().map(|(nexus, _)| nexus).collect()
+    }
+
+    /// The same with what there is between them and this unit.
+    pub(crate) fn met(&self) -> Vec<(Arc<Nexus>, Arc<ItlNexus>)> {
+        // A nexus that ends may have to do with the state.
+        let known: Vec<_> = self.state().nexuses.iter().map(Met::clone).collect();
+        known.iter().filter_map(|met| Some((met.nexus.upgrade()?, met.itl.upgrade()?))).collect()
+    }
+
+    /// Takes no commands from now on. Returns whether it did before.
+    pub(crate) fn close(&self) -> bool {
+        let state = self.state();
+        let was_open = !self.retired.swap(true, Ordering::AcqRel);
+        // Still locked, so that no nexus misses it.
+        state.itls().for_each(|itl| itl.retire());
+        was_open
+    }
+
+    /// Whether it takes no commands any more.
+    pub(crate) fn is_retired(&self) -> bool {
+        self.retired.load(Ordering::Acquire)
     }
 
     /// The state of a new I_T_L nexus; [`Nexus::itl`] keeps it.
@@ -309,9 +333,8 @@ impl LogicalUnit {
             itl.take_attention();
         } else {
             let mut state = self.state();
-            state.nexuses.retain(|_, met| met.nexus.strong_count() > 0);
-            let met = Met { nexus: nexus.this().clone(), itl: Arc::downgrade(&itl) };
-            state.nexuses.insert(nexus.id(), met);
+            state.nexuses.retain(|met| met.itl.strong_count() > 0);
+            state.nexuses.push(Met { nexus: nexus.this().clone(), itl: Arc::downgrade(&itl) });
             itl.set_ready(state.is_ready());
             itl.set_active(state.paths.is_active(&nexus.port));
             if state.has_ranges {
@@ -320,6 +343,9 @@ impl LogicalUnit {
             itl.set_allegiance(state.allegiance.is_some());
             itl.exclude(state.judge(nexus));
             itl.set_priority(state.priorities.of(nexus.registrant()));
+            if self.is_retired() {
+                itl.retire();
+            }
         }
         itl
     }
@@ -335,11 +361,11 @@ impl LogicalUnit {
         self.device.reset(self);
         self.self_tests.abort_otherwise();
         self.copies.forget_all();
-        by.itl(self).establish(condition);
+        by.itl(self).iter().for_each(|itl| itl.establish(condition));
         self.establish_attention(condition, Some(by));
     }
 
-    /// A nexus is lost.
+    /// A nexus is lost, or does not see the unit any more.
     pub(crate) fn lose(&self, nexus: &Nexus) {
         self.state().release(|holder| holder == nexus.id());
         self.copies.forget(nexus.id());

@@ -118,7 +118,7 @@ impl Rig {
             disks::disk(&large, Some("delay:2+eio:8192+short:20480+enospc:300000"), false),
             disks::disk(&large, Some("short:5000"), true),
         ]);
-        let commands = disks::commands(port.luns().resolve(Lun::from_index(0)));
+        let commands = disks::commands(port.luns().inventory().resolve(Lun::from_index(0)));
         let log = Rc::<Log>::default();
         let mut sim = Sim::new(REACTORS as u16);
         let nexuses = std::array::from_fn(|_| Nexus::new("initiator", port.clone()));
@@ -189,7 +189,7 @@ impl Rig {
         self.cookie += 1;
         let mut task = Task {
             nexus: session.nexus().id(),
-            unit: self.port.luns().resolve(lun).clone(),
+            unit: self.port.luns().inventory().resolve(lun).clone(),
             reactor,
             session: at,
             tag: input.below(8) as u64,
@@ -284,10 +284,11 @@ impl Rig {
         let of_a_unit =
             matches!(function, F::AbortTask | F::AbortTaskSet | F::ClearTaskSet | F::LogicalUnitReset);
         let of_a_nexus = matches!(function, F::AbortTask | F::AbortTaskSet | F::ITNexusReset);
-        let addressed =
-            |unit: &&Arc<LogicalUnit>| !of_a_unit || Arc::ptr_eq(unit, self.port.luns().resolve(lun));
+        let addressed = |unit: &&Arc<LogicalUnit>| {
+            !of_a_unit || Arc::ptr_eq(unit, self.port.luns().inventory().resolve(lun))
+        };
         let scope = Scope {
-            units: Some(self.port.luns().units().values().filter(addressed).cloned().collect()),
+            units: Some(self.port.luns().inventory().units().values().filter(addressed).cloned().collect()),
             nexus: of_a_nexus.then(|| session.nexus().id()),
             tag: (function == F::AbortTask).then_some(tag),
             aborts: of_a_unit

@@ -12,7 +12,7 @@
 //! a portal that stops asks each session for it.
 
 use crate::local::{self, Place};
-use lunette_engine::{AttentionObserver, LogicalUnit};
+use lunette_engine::{AttentionObserver, Inventory, InventoryChange, LogicalUnit};
 use lunette_iscsi::Outbox;
 use lunette_iscsi::pdu::AsyncEvent;
 use lunette_iscsi::target::{AsyncMessage, Connection, Session};
@@ -76,7 +76,21 @@ impl Events {
 
 impl AttentionObserver for Events {
     fn attention(&self, _: &LogicalUnit, lun: u32, condition: AdditionalSense) {
-        if is_told(condition) && self.add(Event { lun, condition }) {
+        if is_told(condition) {
+            self.report(Event { lun, condition });
+        }
+    }
+
+    /// One message, however many units have come or gone; also where there is none left whose unit attention would tell.
+    fn inventory_changed(&self, inventory: &Inventory, _: &[InventoryChange]) {
+        let lun = inventory.units().keys().next().copied().unwrap_or_default();
+        self.report(Event { lun, condition: AdditionalSense::REPORTED_LUNS_DATA_HAS_CHANGED });
+    }
+}
+
+impl Events {
+    fn report(&self, event: Event) {
+        if self.add(event) {
             let send = local::message(self.place, |connection, cx| connection.send_events(cx), |_| ());
             self.poster.post(self.place.reactor, send);
         }

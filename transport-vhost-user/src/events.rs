@@ -5,7 +5,7 @@
 //! the event is dropped, and the next one says that some were missed. The unit attention stays.
 
 use crate::local::{ExportId, Local};
-use lunette_engine::{AttentionObserver, LogicalUnit};
+use lunette_engine::{AttentionObserver, Inventory, InventoryChange, LogicalUnit};
 use lunette_scsi::{AdditionalSense, Lun, NotificationClasses, PeripheralDeviceType};
 use lunette_store::{Cx, Post, ReactorId};
 use lunette_vhost_user::Features;
@@ -41,6 +41,7 @@ impl Event {
 
     const RESET_HARD: u32 = 0;
     const RESET_RESCAN: u32 = 1;
+    const RESET_REMOVED: u32 = 2;
 
     /// Tells nothing but that others were missed, if they were.
     const NOTHING: Self = Self { event: Self::NO_EVENT, unit: (0, 0), reason: 0 };
@@ -64,12 +65,34 @@ impl Event {
         }
     }
 
+    /// What a driver does about one logical unit: it adds or removes it. Where LUN 0 comes, it looks at the whole target.
+    fn of_inventory(change: InventoryChange, target: u8) -> Self {
+        let reason = match change {
+            InventoryChange::Came { .. } => Self::RESET_RESCAN,
+            InventoryChange::Went { .. } => Self::RESET_REMOVED,
+        };
+        Self { event: Self::TRANSPORT_RESET, unit: (target, change.lun()), reason }
+    }
+
+    fn is_of_inventory(&self) -> bool {
+        self.event == Self::TRANSPORT_RESET && self.reason != Self::RESET_HARD
+    }
+
     /// What a driver must have acknowledged to be told.
     fn needs(&self) -> Features {
-        match (self.event, self.reason) {
-            (Self::PARAM_CHANGE, _) => CHANGE,
-            (Self::TRANSPORT_RESET, Self::RESET_RESCAN) => HOTPLUG,
+        match self.event {
+            Self::PARAM_CHANGE => CHANGE,
+            _ if self.is_of_inventory() => HOTPLUG,
             _ => Features::empty(),
+        }
+    }
+
+    /// Whether it says nothing new after `pending`. That a unit comes is news after it went.
+    fn is_known(&self, pending: &VecDeque<Self>) -> bool {
+        let is_about_it = |other: &&Self| other.is_of_inventory() && other.unit == self.unit;
+        match self.is_of_inventory() {
+            true => pending.iter().rev().find(is_about_it) == Some(self),
+            false => pending.contains(self),
         }
     }
 
@@ -186,7 +209,7 @@ impl Events {
 
     fn report(&self, event: Event) {
         let mut state = self.state();
-        if !state.features.contains(event.needs()) || state.pending.contains(&event) {
+        if !state.features.contains(event.needs()) || event.is_known(&state.pending) {
             return;
         }
         match state.pending.len() {
@@ -229,6 +252,16 @@ impl AttentionObserver for Observer {
         {
             let reason = NotificationClasses::OPERATIONAL_CHANGE.0.into();
             events.report(Event { event: Event::ASYNC_NOTIFY, unit: (*target, lun), reason });
+        }
+    }
+
+    fn inventory_changed(&self, _: &Inventory, changes: &[InventoryChange]) {
+        let Self { target, events } = self;
+        for change in changes {
+            if let InventoryChange::Went { lun } = *change {
+                events.subscribe(*target, lun, NotificationClasses::NONE);
+            }
+            events.report(Event::of_inventory(*change, *target));
         }
     }
 }

@@ -23,8 +23,8 @@ impl Targets {
     /// The longest transfer that all logical units take, as far as there is a limit.
     pub(crate) fn max_transfer(&self) -> Option<u64> {
         let limit = |nexus: &Arc<Nexus>| {
-            let luns = nexus.luns();
-            luns.units().values().filter_map(|unit| unit.device().max_transfer()).min()
+            let inventory = nexus.inventory();
+            inventory.units().values().filter_map(|unit| unit.device().max_transfer()).min()
         };
         self.0.values().filter_map(limit).min()
     }

@@ -112,6 +112,12 @@ fn prevention_ends_with_its_nexus_or_a_reset() {
     assert_eq!(rig.ask(&EJECT, &[], 0).refused(), PREVENTED, "by the third one");
     rig.close(third);
     rig.ask(&EJECT, &[], 0).good();
+    let mut rig = removable();
+    let other = rig.log_in();
+    rig.ask_from(other, &PREVENT, &[], 0).good();
+    rig.go_and_come();
+    rig.ask(&TEST_UNIT_READY, &[], 0);
+    rig.ask(&EJECT, &[], 0).good();
 }
 
 #[test]

@@ -327,6 +327,27 @@ fn it_goes_on_after_a_restart() {
     }
 }
 
+#[test]
+fn a_unit_that_is_retired_leaves_the_rest_to_the_next_of_its_state() {
+    let (store, keeper) = (memory(), Arc::<RamKeeper>::default());
+    let pattern = list(1, &[7]);
+    let mut rig = slow(&store, &keeper);
+    rig.begin(&overwrite(0, &pattern), &pattern);
+    rig.pass(SECOND * 2 + SECOND / 2);
+    assert!(rig.retire(), "no time passes");
+    assert_eq!(rig.answer(0).refused(), (5, 0x25, 0));
+    let mut rig = slow(&store, &keeper);
+    assert_eq!(test(&mut rig, 0), Some(SANITIZING));
+    rig.resume();
+    rig.pass(SECOND * (SECONDS as u32 - 4));
+    while test(&mut rig, 0).is_some_and(|code| code.0 == 6) {}
+    assert_eq!(test(&mut rig, 0), Some(SANITIZING));
+    rig.pass(SECOND * 2);
+    while test(&mut rig, 0).is_some_and(|code| code.0 == 6) {}
+    assert_eq!(test(&mut rig, 0), None, "three of eight were done before");
+    assert_holds(&mut rig, &[7; 512]);
+}
+
 /// What was written before it was saved how far it has come does not stay in a cache.
 #[test]
 fn what_need_not_be_done_again_is_safe() {

@@ -1,6 +1,6 @@
 //! Copy sources and copy destinations.
 
-use crate::{Access, LogicalUnit, Needs, Nexus, Reservation, Run};
+use crate::{Access, LogicalUnit, Needs, Reservation, Run};
 use lunette_scsi::mode::BlockDescriptor;
 use lunette_scsi::third_party_copy::{Cscd, Segment, SegmentEnd};
 use lunette_scsi::{AdditionalSense, Sense, SenseKey, SenseKeySpecific};
@@ -54,13 +54,13 @@ impl End {
     /// Finds the unit that a segment names, among those that the nexus of the command sees.
     pub(super) fn find(run: &Run, role: Role, cscds: &[Cscd], named: &SegmentEnd) -> Result<Self, Sense> {
         let cscd = cscds.get(usize::from(named.cscd));
-        let luns = run.nexus.luns();
+        let inventory = run.nexus.inventory();
         let unit = match cscd {
             Some(cscd) => {
                 let is_named = |unit: &&Arc<LogicalUnit>| {
                     !cscd.null && unit.identity.designators().contains(&cscd.designator)
                 };
-                let unit = luns.each_unit().find(is_named);
+                let unit = inventory.each_unit().find(is_named);
                 let not_reachable = AdditionalSense::COPY_TARGET_DEVICE_NOT_REACHABLE;
                 unit.ok_or(aborted_in_list(not_reachable, cscd.offset))?
             }
@@ -108,15 +108,15 @@ impl End {
             .ok_or(aborted_at(outside, Segment::LBA_AT[self.role as usize]))
     }
 
-    /// Whether the nexus could do this part of the copy itself, now.
-    pub(super) fn check(&self, nexus: &Nexus) -> Result<(), Sense> {
-        let not_reachable = |_| self.refuses(AdditionalSense::COPY_TARGET_DEVICE_NOT_REACHABLE);
-        self.unit.accessible(&nexus.port, Access::Active).map_err(not_reachable)?;
+    /// Whether the nexus of the command could do this part of the copy itself, now.
+    pub(super) fn check(&self, run: &Run) -> Result<(), Sense> {
+        let not_reachable = || self.refuses(AdditionalSense::COPY_TARGET_DEVICE_NOT_REACHABLE);
+        self.unit.accessible(&run.nexus.port, Access::Active).map_err(|_| not_reachable())?;
         let (reservation, protected) = match self.role {
             Role::Source => (Reservation::Read, false),
             Role::Destination => (Reservation::Write, self.unit.write_protected()),
         };
-        let excluded = nexus.itl(&self.unit).gate.excludes(reservation);
+        let excluded = run.itl_with(&self.unit).ok_or_else(not_reachable)?.gate.excludes(reservation);
         if excluded || protected || self.unit.admits(Needs::Ready).is_err() {
             return Err(self.failed());
         }

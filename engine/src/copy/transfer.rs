@@ -41,8 +41,8 @@ async fn process(run: &Run, copy: &Copy<'_>, cscds: &[Cscd], segment: &Segment) 
     let length = length(segment.amount, &source, &destination)?;
     let from = source.range(&segment.source, length)?;
     let to = destination.range(&segment.destination, length)?;
-    source.check(&run.nexus)?;
-    destination.check(&run.nexus)?;
+    source.check(run)?;
+    destination.check(run)?;
     Transfer { run, copy, source, destination }.carry_out(from, to).await
 }
 
@@ -78,8 +78,10 @@ struct Transfer<'a> {
 impl Transfer<'_> {
     /// Copies in chunks, so that other commands go on and aborts are heeded.
     async fn carry_out(&self, from: Range<u64>, to: Range<u64>) -> Result<(), Sense> {
-        for end in [&self.source, &self.destination] {
-            self.run.on(&end.unit).reach().await.map_err(|_| end.failed())?;
+        // Both are named before either is waited for, so that who retires one finds this.
+        let ends = [&self.source, &self.destination].map(|end| (end, self.run.on(&end.unit)));
+        for (end, steps) in &ends {
+            steps.reach().await.map_err(|_| end.failed())?;
         }
         let length = from.end - from.start;
         let step = self.step();
@@ -165,7 +167,7 @@ impl Transfer<'_> {
         if self.is_within_unit() {
             let both = from.start.min(to.start)..from.end.max(to.end);
             let range = self.take(destination, &self.run.on(&destination.unit), both).await?;
-            source.check(&self.run.nexus)?;
+            source.check(self.run)?;
             return Ok((range, None));
         }
         let mut ends = [(source, from), (destination, to)];
@@ -173,7 +175,7 @@ impl Transfer<'_> {
         let [(first, its), (second, others)] = ends;
         let range = self.take(first, &self.run.on(&first.unit), its).await?;
         let other = self.take(second, &self.run.on(&second.unit), others).await?;
-        first.check(&self.run.nexus)?;
+        first.check(self.run)?;
         Ok((range, Some(other)))
     }
 
@@ -199,9 +201,9 @@ impl Transfer<'_> {
     /// Takes a range, if the nexus may still do its part there. It is asked twice: what has a claim for hours, FORMAT UNIT
     /// for one, is not waited for, and while something else was, much may have happened.
     async fn take(&self, end: &End, steps: &Steps, bytes: Range<u64>) -> Result<RangeUse, Sense> {
-        end.check(&self.run.nexus)?;
+        end.check(self.run)?;
         let range = steps.share(bytes).await.map_err(|_| end.failed())?;
-        end.check(&self.run.nexus)?;
+        end.check(self.run)?;
         Ok(range)
     }
 }

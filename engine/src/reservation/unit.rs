@@ -20,7 +20,7 @@ impl LogicalUnit {
         state.reservations = change.after;
         state.judge_all();
         let mut told = Vec::new();
-        for met in state.nexuses.values() {
+        for met in &state.nexuses {
             let (Some(nexus), Some(itl)) = (met.nexus.upgrade(), met.itl.upgrade()) else { continue };
             let concerns = change.attentions.iter().filter(|(whom, _)| whom == nexus.registrant());
             for (_, condition) in concerns {
@@ -89,7 +89,7 @@ impl State {
     }
 
     fn judge_all(&self) {
-        for met in self.nexuses.values() {
+        for met in &self.nexuses {
             if let (Some(nexus), Some(itl)) = (met.nexus.upgrade(), met.itl.upgrade()) {
                 itl.exclude(self.judge(&nexus));
             }

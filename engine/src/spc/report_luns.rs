@@ -18,7 +18,7 @@ pub(crate) static REPORT_LUNS: PrimaryCommand = PrimaryCommand {
 };
 
 fn decode(_: &LogicalUnit, request: &Request<'_>) -> Decoded {
-    let seen = request.nexus.luns();
+    let seen = request.nexus.inventory();
     let units = || seen.units().keys().map(|index| Lun::from_index(*index));
     let luns: Vec<Lun> = match SelectReport(request.cdb.u8(2)) {
         SelectReport::ADDRESSABLE => units().collect(),

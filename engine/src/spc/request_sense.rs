@@ -15,7 +15,8 @@ pub(crate) static REQUEST_SENSE: PrimaryCommand = PrimaryCommand {
 /// Sense data always comes with a status here, so what is left to ask for is a unit attention, why the unit is not accessible
 /// through this port or not ready, or its power condition.
 fn decode(unit: &LogicalUnit, request: &Request<'_>) -> Decoded {
-    let pending = request.nexus.take_attention(&request.nexus.itl(request.unit));
+    let itl = request.nexus.itl(request.unit);
+    let pending = itl.and_then(|itl| request.nexus.take_attention(&itl));
     let inaccessible = || unit.accessible(&request.nexus.port, Access::Active).err();
     let sense = pending.or_else(inaccessible).unwrap_or_else(|| unit.pollable_sense());
     let format = if request.cdb.bit(1, 0) { SenseFormat::Descriptor } else { SenseFormat::Fixed };

@@ -45,7 +45,7 @@ impl Rig {
     fn learn(&mut self, from: &Initiator) {
         self.send(from, 0, "simple", &crate::spc::REQUEST_SENSE.spec);
         self.sim.settle();
-        assert_eq!(from.session.nexus().itl(&self.unit).attention(), None);
+        assert_eq!(from.session.nexus().itl(&self.unit).unwrap().attention(), None);
     }
 
     /// Changes bytes of the Control mode page.
@@ -284,10 +284,14 @@ fn an_error_that_finds_no_place_is_not_told() {
     room::admit_all(&mut rig, &a);
     room::admit_all(&mut rig, &c);
     let condition = AdditionalSense::MODE_PARAMETERS_CHANGED;
-    a.session.nexus().itl(&rig.unit).establish(condition);
+    a.session.nexus().itl(&rig.unit).unwrap().establish(condition);
     assert_eq!(rig.status(&a, NACA), Some(Status::TASK_SET_FULL));
     assert!(!rig.unit.has_allegiance());
-    assert_eq!(a.session.nexus().itl(&rig.unit).attention(), Some(condition), "it is still to be told");
+    assert_eq!(
+        a.session.nexus().itl(&rig.unit).unwrap().attention(),
+        Some(condition),
+        "it is still to be told"
+    );
 }
 
 /// A transport has to come to rest while others hold back what it has sent.
@@ -481,7 +485,10 @@ fn an_error_aborts_what_the_control_page_says() {
             let aborted = if told { Ok(Status::TASK_ABORTED) } else { Err(Aborted::ByAnotherNexus) };
             assert_eq!(status(ended(&b, 3)), if other { aborted } else { Ok(Status::GOOD) });
             let cleared = AdditionalSense::COMMANDS_CLEARED_BY_ANOTHER_INITIATOR;
-            assert_eq!(b.session.nexus().itl(&rig.unit).attention(), (other && !told).then_some(cleared));
+            assert_eq!(
+                b.session.nexus().itl(&rig.unit).unwrap().attention(),
+                (other && !told).then_some(cleared)
+            );
         }
     }
 }

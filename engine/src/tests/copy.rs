@@ -319,7 +319,7 @@ fn preempt_and_abort_is_answered_when_nothing_of_a_copy_is_under_way() {
 #[test]
 fn a_change_of_access_is_heeded_at_every_chunk() {
     let mut pair = Pair::new();
-    let units = pair.first.session.nexus().luns().units().clone();
+    let units = pair.first.session.nexus().inventory().units().clone();
     for (lun, state) in [(1, AccessState::STANDBY), (0, AccessState::UNAVAILABLE)] {
         pair.copy(0, 0, 1, "simple", [0, 1], 3 * CHUNK);
         pair.rig.complete_one(Ok(1));
@@ -395,7 +395,7 @@ fn a_claim_that_keeps_a_unit_busy_is_not_waited_for() {
     pair.copy(0, 0, 1, "simple", [0, 1], CHUNK);
     pair.send(1, 1, 2, "simple", CLAIM.spec.usage, &[]);
     assert_eq!(pair.rig.at_store(), 2, "the copy's read, and that of who has the claim");
-    let unit = pair.first.session.nexus().luns().units().values().nth(1).unwrap().clone();
+    let unit = pair.first.session.nexus().inventory().units().values().nth(1).unwrap().clone();
     unit.set_not_ready(Some(NotReady::because(AdditionalSense::LOGICAL_UNIT_NOT_READY_FORMAT_IN_PROGRESS)));
     pair.rig.complete_one(Ok(1));
     assert_eq!(pair.refusal(0), (1, SenseKey::COPY_ABORTED, FAILED));

@@ -20,6 +20,8 @@ impl AttentionObserver for Told {
     fn attention(&self, _: &LogicalUnit, lun: u32, condition: AdditionalSense) {
         self.0.lock().unwrap().push((lun, condition));
     }
+
+    fn inventory_changed(&self, _: &Inventory, _: &[InventoryChange]) {}
 }
 
 /// The left initiator sees unit a as LUN 0; the right one b as LUN 0, and a as LUNs 3 and 7. Others see c.
@@ -72,7 +74,7 @@ impl Masked {
     }
 }
 
-fn send(
+pub(super) fn send(
     rig: &mut Rig,
     from: &Initiator,
     lun: u32,
@@ -100,11 +102,11 @@ fn send(
     Some((outcome, data))
 }
 
-fn sense(outcome: &Outcome) -> Option<AdditionalSense> {
+pub(super) fn sense(outcome: &Outcome) -> Option<AdditionalSense> {
     outcome.sense.as_ref().map(|sense| sense.additional)
 }
 
-fn luns(data: &[u8]) -> Vec<u8> {
+pub(super) fn luns(data: &[u8]) -> Vec<u8> {
     data[8..].chunks(8).map(|lun| lun[1]).collect()
 }
 
@@ -141,7 +143,7 @@ fn a_port_is_one_way_to_a_unit_through_however_many_maps() {
 }
 
 /// EXTENDED COPY(LID1) from unit `source` to unit `destination` of four, the last of which there is not.
-fn copy_list([source, destination]: [u16; 2]) -> Vec<u8> {
+pub(super) fn copy_list([source, destination]: [u16; 2]) -> Vec<u8> {
     let mut list = vec![0; 16];
     list[1] = 0x18;
     list[3] = 4 * 32;

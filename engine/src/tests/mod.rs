@@ -4,11 +4,13 @@ mod access;
 mod allegiance;
 mod copy;
 mod hop;
+mod inventory;
 mod masking;
 mod ordering;
 mod priority;
 mod ranges;
 mod reservations;
+mod retirement;
 mod room;
 mod simulation;
 mod steps;
@@ -17,8 +19,8 @@ mod units;
 
 use crate::{
     Admission, AttentionObserver, Command, CommandFrame, CommandSpec, Completion, Decoded, Device, Direction,
-    Identity, Io, IoKind, LogicalUnit, Management, Nexus, Outcome, Plan, Request, Reservation, Responder,
-    Session, Started, TargetPort, Timeouts,
+    Identity, Inventory, InventoryChange, Io, IoKind, LogicalUnit, Management, Nexus, Outcome, Plan, Request,
+    Reservation, Responder, Session, Started, TargetPort, Timeouts,
 };
 use lunette_scsi::mode::BlockDescriptor;
 use lunette_scsi::{Cdb, Lun, Naa, Opcode, Protocol, ServiceResponse, TaskAttribute, TaskManagementFunction};

@@ -100,6 +100,8 @@ impl AttentionObserver for Told {
     fn attention(&self, _: &LogicalUnit, lun: u32, condition: AdditionalSense) {
         self.0.lock().unwrap().push((lun, condition));
     }
+
+    fn inventory_changed(&self, _: &Inventory, _: &[InventoryChange]) {}
 }
 
 #[test]

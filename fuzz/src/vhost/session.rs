@@ -58,7 +58,7 @@ impl Rig {
         let units = super::disks();
         let own = disks::disk(&Options::default(), None, false);
         let port = disks::port(units.clone());
-        let commands = disks::commands(port.luns().resolve(Lun::from_index(0)));
+        let commands = disks::commands(port.luns().inventory().resolve(Lun::from_index(0)));
         let mut daemon = Daemon::new(2);
         let address = daemon.export([(0, port), (3, disks::port(units.clone()))].into(), QUEUES, 0);
         let victims = disks::port([own.clone(), units[0].clone()]);

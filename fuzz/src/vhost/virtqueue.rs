@@ -52,7 +52,7 @@ impl Rig {
     fn new(input: &mut Input<'_>) -> Self {
         let units = super::disks();
         let port = disks::port(units.clone());
-        let commands = disks::commands(port.luns().resolve(Lun::from_index(0)));
+        let commands = disks::commands(port.luns().inventory().resolve(Lun::from_index(0)));
         let mut daemon = Daemon::new(2);
         let targets = [(0, port.clone()), (3, disks::port(units.clone()))];
         let address = daemon.export(targets.into(), QUEUES as u16, 0);

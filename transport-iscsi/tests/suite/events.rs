@@ -14,7 +14,7 @@ const CAPACITY: AdditionalSense = AdditionalSense::CAPACITY_DATA_HAS_CHANGED;
 
 impl Rig {
     fn establish(&self, condition: AdditionalSense) {
-        self.target.port(1).unwrap().luns().units()[&0].establish_attention(condition, None);
+        self.target.port(1).unwrap().luns().inventory().units()[&0].establish_attention(condition, None);
     }
 }
 
@@ -45,6 +45,35 @@ fn idle_initiators_hear_of_new_units_and_of_a_new_size() {
             assert_eq!(client.attention(), (6, condition.asc, condition.ascq), "which is still pending");
             assert_eq!(client.read(0, 1), [0; 512]);
         }
+    }
+}
+
+#[test]
+fn initiators_hear_once_of_units_that_come_and_go() {
+    let rig = Rig::new();
+    let poster = rig.reactors.poster();
+    let mut clients = [rig.client(1), rig.client(2)];
+    let luns = rig.target.port(1).unwrap().luns().clone();
+    let told = |client: &mut Client, lun: u8| {
+        let message = client.next_message();
+        assert_eq!((message.event, message.lun), (AsyncEvent::SCSI, [0, lun, 0, 0, 0, 0, 0, 0]));
+        assert_eq!(message.data[14..16], [INVENTORY.asc, INVENTORY.ascq]);
+    };
+    let (second, third) = (disk(2, None), disk(3, None));
+    luns.change(&*poster, |units| units.extend([(1, second), (2, third)]));
+    for client in &mut clients {
+        told(client, 0);
+        assert_eq!(client.attention(), (6, INVENTORY.asc, INVENTORY.ascq));
+        assert_eq!(client.luns(), [0, 1, 2]);
+        assert_eq!(client.read(0, 1), [0; 512]);
+        assert_eq!(client.messages, [], "no more than one");
+    }
+    luns.change(&*poster, |units| drop(units.remove(&0)));
+    clients.iter_mut().for_each(|client| told(client, 1));
+    luns.change(&*poster, |units| units.clear());
+    for client in &mut clients {
+        told(client, 0);
+        assert_eq!(client.attention(), (5, 0x25, 0));
     }
 }
 

@@ -96,7 +96,7 @@ impl Driver {
 impl Rig {
     /// Something happens to the unit, and its event has come to the queue.
     fn happens(&self, condition: AdditionalSense) {
-        self.targets[&0].luns().units()[&0].establish_attention(condition, None);
+        self.targets[&0].luns().inventory().units()[&0].establish_attention(condition, None);
         held(&self.reactors, 0);
     }
 }
@@ -132,6 +132,80 @@ fn what_one_virtual_machine_does_the_others_are_told() {
             assert_eq!(driver.event(), (head, 1, [1, 0, 0, 0], 1), "rescan");
         }
         other.stop();
+    }
+}
+
+const fn came(unit: [u8; 4]) -> (u32, [u8; 4], u32) {
+    (1, unit, 1)
+}
+
+const fn went(unit: [u8; 4]) -> (u32, [u8; 4], u32) {
+    (1, unit, 2)
+}
+
+#[test]
+fn a_driver_is_told_of_each_unit_that_comes_or_goes() {
+    let empty = TargetPort::new("empty", 2, Protocol::NONE, BTreeMap::new());
+    let store = || Arc::new(Ram::new(1 << 20).unwrap());
+    let port = TargetPort::new("test", 1, Protocol::NONE, [(0, disk(1, store()))].into());
+    let rig = Rig::of(Io::Auto, [(0, port.clone()), (7, empty.clone())].into());
+    let poster = rig.reactors.poster();
+    let mut driver = Driver::new(&rig.socket, HOTPLUG);
+    (0..8).for_each(|head| driver.give(head));
+    // A target without units is there, and says that it has none.
+    driver.front.unit = [1, 7, 0x40, 0];
+    assert_eq!(driver.ready(), Some([0x25, 0]));
+    empty.luns().change(&*poster, |units| drop(units.insert(0, disk(2, store()))));
+    assert_eq!(driver.event(), at(came([1, 7, 0, 0]), 0), "the whole target is looked at");
+    assert_eq!([driver.ready(), driver.ready()], [Some([0x29, 0]), None]);
+    port.luns().change(&*poster, |units| units.extend([(5, disk(3, store())), (300, disk(4, store()))]));
+    assert_eq!(driver.event(), at(came([1, 0, 0, 5]), 1));
+    assert_eq!(driver.event(), at(came([1, 0, 0x41, 0x2c]), 2));
+    driver.front.unit = UNIT;
+    assert_eq!([driver.ready(), driver.ready()], [Some([0x3f, 0x0e]), None]);
+    port.luns().change(&*poster, |units| {
+        units.remove(&300);
+        units.insert(5, disk(5, store()));
+    });
+    for (head, event) in (3..).zip([went([1, 0, 0, 5]), came([1, 0, 0, 5]), went([1, 0, 0x41, 0x2c])]) {
+        assert_eq!(driver.event(), at(event, head));
+    }
+    empty.luns().change(&*poster, |units| units.clear());
+    assert_eq!(driver.event(), at(went([1, 7, 0, 0]), 6));
+    driver.front.unit = [1, 7, 0x40, 0];
+    assert_eq!((driver.ready(), driver.none()), (Some([0x25, 0]), true));
+    assert_eq!(driver.notifications(1, [1, 0, 0, 5], u32::MAX), 2);
+    port.luns().change(&*poster, |units| drop(units.remove(&5)));
+    assert_eq!(driver.event(), at(went([1, 0, 0, 5]), 7));
+}
+
+#[test]
+fn a_unit_that_comes_again_is_told_as_often_as_it_goes() {
+    let rig = Rig::ram(Io::Auto);
+    let poster = rig.reactors.poster();
+    let mut driver = Driver::new(&rig.socket, HOTPLUG);
+    let luns = rig.targets[&0].luns().clone();
+    let unit = luns.inventory().units()[&0].clone();
+    let (enter, entered) = std::sync::mpsc::channel();
+    let (leave, left) = std::sync::mpsc::channel::<()>();
+    // None is delivered before all have come.
+    poster.post(
+        ReactorId(0),
+        Box::new(move |_| {
+            enter.send(()).unwrap();
+            let _ = left.recv();
+        }),
+    );
+    entered.recv().unwrap();
+    (0..8).for_each(|head| driver.give(head));
+    for _ in 0..2 {
+        luns.change(&*poster, |units| drop(units.insert(3, unit.clone())));
+        luns.change(&*poster, |units| drop(units.remove(&3)));
+    }
+    leave.send(()).unwrap();
+    let unit = [1, 0, 0, 3];
+    for (head, event) in (0..).zip([came(unit), went(unit), came(unit), went(unit)]) {
+        assert_eq!(driver.event(), at(event, head));
     }
 }
 

@@ -90,7 +90,8 @@ fn a_reconnection_is_no_loss_of_the_nexus() {
         assert_eq!(ready(&mut front, &mut ring, *unit), POWER_ON);
     }
     drop(front);
-    rig.targets[&3].luns().units()[&7].establish_attention(AdditionalSense::CAPACITY_DATA_HAS_CHANGED, None);
+    rig.targets[&3].luns().inventory().units()[&7]
+        .establish_attention(AdditionalSense::CAPACITY_DATA_HAS_CHANGED, None);
     let mut front = FrontEnd::ready(&rig.socket, MEMORY);
     // Another queue, on another reactor.
     let mut ring = front.start(3, 0, 64);

@@ -6,15 +6,18 @@ use super::transport::{Transport, frame, told};
 use super::world::{self, Kind, Medium, Settings, Shared, World, lock};
 use super::{EXCLUSIVE_ACCESS, QUEUES, REACTORS, WRITE_EXCLUSIVE, model};
 use crate::{
-    Admission, CommandFrame, Completion, Identity, LogicalUnit, Management, Nexus, PageControl, Responder,
-    Session, Started, TargetPort, TaskId,
+    Admission, CommandFrame, Completion, Identity, LogicalUnit, Management, Nexus, Outcome, PageControl,
+    Responder, Session, Started, TargetPort, TaskId,
 };
 use lunette_scsi::mode::{ModePageCode, ModePageEntry};
-use lunette_scsi::{Cdb, Lun, Naa, Protocol, TaskAttribute, TaskManagementFunction, service_action};
+use lunette_scsi::{
+    AdditionalSense, Cdb, Lun, Naa, Protocol, TaskAttribute, TaskManagementFunction, service_action,
+};
 use lunette_store::sim::Sim;
 use lunette_store::{Cx, Memory, Sg};
 use std::collections::BTreeMap;
 use std::rc::Rc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -32,6 +35,7 @@ struct Mix {
     functions: usize,
     gathers: usize,
     store: usize,
+    sights: usize,
 }
 
 /// What is sent.
@@ -51,6 +55,8 @@ pub(super) struct Schedule {
     pub(super) world: Shared,
     random: Random,
     nexuses: Vec<Arc<Nexus>>,
+    /// Whether each of them sees the unit.
+    sees: [bool; QUEUES.len()],
     /// `None` while the end of the nexus has not been answered.
     sessions: Vec<Option<Vec<Session>>>,
     responder: Rc<Transport>,
@@ -96,11 +102,13 @@ impl Schedule {
             functions: mix(&[0, 3, 10]),
             gathers: mix(&[0, 20]),
             store: mix(&[10, 30]),
+            sights: mix(&[0, 0, 3]),
         };
         let mut this = Self {
             unit,
             sim: Sim::new(REACTORS as u16),
             nexuses,
+            sees: [true; QUEUES.len()],
             responder: Rc::new(Transport { world: world.clone(), tells }),
             world,
             random,
@@ -148,6 +156,11 @@ impl Schedule {
         // What is on the medium in the end is what somebody reads.
         lock(&self.world).faults = false;
         self.clear_allegiance();
+        for nexus in 0..QUEUES.len() {
+            if !self.sees[nexus] {
+                self.mask(nexus);
+            }
+        }
         for block in 0..BLOCKS {
             for _ in 0..3 {
                 let read = Kind::Read { first: block, count: 1, in_steps: false };
@@ -164,12 +177,85 @@ impl Schedule {
             command.data = numbers.collect();
         }
         model::check(&world);
+        drop(world);
+        self.retire();
+    }
+
+    /// The unit ends in the middle of commands and functions, with or without being taken out of the maps before.
+    fn retire(&mut self) {
+        let done = Arc::new(AtomicUsize::new(0));
+        for _ in 0..self.random.below(20) {
+            self.act();
+        }
+        let (note, before) = (done.clone(), self.random.chance(50));
+        let take_out = |this: &mut Self| {
+            for nexus in &this.nexuses {
+                nexus.luns().change(&*this.sim.cx(0).poster(), |units| units.clear());
+            }
+        };
+        if before {
+            take_out(self);
+        }
+        let poster = self.sim.cx(0).poster();
+        self.unit.retire(&*poster, move || {
+            note.fetch_add(1, Ordering::Relaxed);
+        });
+        self.sees = [false; QUEUES.len()];
+        for _ in 0..self.random.below(50) {
+            self.act();
+        }
+        self.drain();
+        // Work in the background may still have had the store.
+        while !lock(&self.world).is_idle() {
+            self.complete();
+            self.sim.settle();
+        }
+        if !before {
+            take_out(self);
+        }
+        assert_eq!((done.load(Ordering::Relaxed), Arc::strong_count(&self.unit)), (1, 1));
+    }
+
+    /// An initiator sees the unit no more, or again.
+    fn mask(&mut self, nexus: usize) {
+        let poster = self.sim.cx(0).poster();
+        let sees = !self.sees[nexus];
+        self.sees[nexus] = sees;
+        if self.tells {
+            eprintln!("nexus {nexus} sees the unit: {sees}");
+        }
+        let number = nexus as u32;
+        self.nexuses[nexus].luns().change(&*poster, |units| match sees {
+            true => drop(units.insert(number, self.unit.clone())),
+            false => drop(units.remove(&number)),
+        });
+        let mut world = lock(&self.world);
+        let time = world.tick();
+        world.sights.push((nexus, time));
+    }
+
+    /// What an initiator sends does not reach the unit that it does not see.
+    fn miss(&mut self, nexus: usize) {
+        let Some(sessions) = &self.sessions[nexus] else { return };
+        let queue = self.random.below(QUEUES[nexus].len());
+        let cdb = Cdb::new(&[0; 6]).unwrap();
+        let frame = CommandFrame::new(Lun::from_index(nexus as u32), &cdb);
+        let cx = self.sim.cx(QUEUES[nexus][queue]);
+        match sessions[queue].execute(&frame, Sg::empty(), Sg::empty(), cx) {
+            Started::Ended(Outcome { sense: Some(sense), .. }) => {
+                assert_eq!(sense.additional, AdditionalSense::LOGICAL_UNIT_NOT_SUPPORTED);
+            }
+            other => panic!("{other:?}"),
+        }
     }
 
     fn act(&mut self) {
         let roll = self.random.below(100);
         let (functions, store) = (self.mix.functions, self.mix.store);
-        if roll < 2 {
+        if self.random.chance(self.mix.sights) && !self.unit.is_retired() {
+            let nexus = self.random.below(QUEUES.len());
+            self.mask(nexus);
+        } else if roll < 2 {
             self.sim.advance(Duration::from_millis(1));
         } else if roll < 2 + functions {
             self.manage();
@@ -255,6 +341,9 @@ impl Schedule {
         if self.sessions[nexus].is_none() {
             return;
         }
+        if !self.sees[nexus] {
+            return self.miss(nexus);
+        }
         let first = self.random.below(BLOCKS);
         let count = 1 + self.random.below(BLOCKS - first);
         let number = (self.memories.len() as u64 + 1) << 8;
@@ -315,8 +404,10 @@ impl Schedule {
         }
         let mut world = lock(&self.world);
         let arrived = world.tick();
+        let sight = world.sights.iter().filter(|(of, _)| *of == nexus).count();
         let command = world::Command {
             nexus,
+            sight,
             reactor,
             attribute,
             naca,
@@ -411,6 +502,10 @@ impl Schedule {
 
     fn ask(&mut self, nexus: usize, function: Option<TaskManagementFunction>) {
         let Some(sessions) = &self.sessions[nexus] else { return };
+        // Others would name a unit that is not there.
+        if !self.sees[nexus] && !matches!(function, Some(TaskManagementFunction::ITNexusReset) | None) {
+            return;
+        }
         let mut world = lock(&self.world);
         let own = |number: &usize| world.commands[*number].nexus == nexus;
         let recent: Vec<_> = (0..world.commands.len()).rev().filter(own).take(8).collect();

@@ -62,6 +62,8 @@ pub(super) struct Settings {
 /// A command, from its arrival to its end.
 pub(super) struct Command {
     pub(super) nexus: usize,
+    /// How often its nexus had ceased or begun to see the unit.
+    pub(super) sight: usize,
     pub(super) reactor: usize,
     pub(super) attribute: TaskAttribute,
     pub(super) naca: bool,
@@ -96,6 +98,8 @@ pub(super) struct World {
     pub(super) blocks: [u64; BLOCKS],
     pub(super) commands: Vec<Command>,
     pub(super) functions: Vec<Function>,
+    /// When a nexus has ceased to see the unit, or sees it again.
+    pub(super) sights: Vec<(usize, Time)>,
     /// Which command's memory begins at an address.
     pub(super) memories: BTreeMap<usize, (usize, usize)>,
     pending: Vec<Pending>,
@@ -129,6 +133,7 @@ impl World {
             blocks: std::array::from_fn(|block| block as u64 + 1),
             commands: Vec::new(),
             functions: Vec::new(),
+            sights: Vec::new(),
             memories: BTreeMap::new(),
             pending: Vec::new(),
         }

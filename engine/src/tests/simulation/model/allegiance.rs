@@ -23,7 +23,7 @@ pub(super) fn check(world: &World) {
     check_one_at_a_time(world, &possible);
 }
 
-/// Functions clear it before they are answered.
+/// Functions clear it before they are answered, and so does who ceases to see the unit.
 fn sure_clearings(world: &World) -> Vec<Clearing> {
     let clearing = |faulted, function: &crate::tests::simulation::world::Function| {
         let until = function.answered.as_ref().map_or(Time::MAX, |(answered, _)| *answered);
@@ -34,7 +34,12 @@ fn sure_clearings(world: &World) -> Vec<Clearing> {
         Some(Name::ClearAca | Name::ITNexusReset) | None => Some(clearing(Some(function.nexus), function)),
         _ => None,
     });
-    functions.collect()
+    let sights = world.sights.iter().map(|(nexus, time)| Clearing {
+        since: *time,
+        until: *time,
+        faulted: Some(*nexus),
+    });
+    functions.chain(sights).collect()
 }
 
 /// So may pre-emptions, and errors of commands that are to look into it.

@@ -32,6 +32,10 @@ impl Tally {
         for command in &world.commands {
             let status = command.status();
             let aborted = command.was_aborted();
+            let goes = |(nexus, time): &(usize, Time)| {
+                *nexus == command.nexus && command.arrived < *time && *time < command.end()
+            };
+            let outlasts = world.sights.iter().any(goes);
             for (what, seen) in [
                 ("GOOD", command.is_good()),
                 ("CHECK CONDITION with NACA", command.naca && command.has_failed()),
@@ -46,6 +50,7 @@ impl Tally {
                     "an aborted command in the background",
                     aborted && matches!(command.kind, Kind::WriteAtomic { .. }),
                 ),
+                ("a command that outlasts the sight of its unit", outlasts && command.is_good()),
                 ("RESERVE(6)", command.kind == Kind::Lock && command.is_good()),
                 ("an error that aborts", command.has_failed() && world.settings.on_error != 0),
             ] {

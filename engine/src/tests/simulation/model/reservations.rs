@@ -96,7 +96,8 @@ fn unlocks(world: &World, nexus: usize, surely: bool) -> impl Iterator<Item = (T
     });
     let answered = |function: &Function| function.answered.as_ref().map_or(Time::MAX, |(time, _)| *time);
     let ends = ends.map(move |function| (function.sent, answered(function)));
-    releases.map(|command| (command.arrived, command.end())).chain(ends)
+    let sights = world.sights.iter().filter(move |(of, _)| *of == nexus).map(|(_, time)| (*time, *time));
+    releases.map(|command| (command.arrived, command.end())).chain(ends).chain(sights)
 }
 
 /// RESERVE(6) keeps others from everything but RELEASE.

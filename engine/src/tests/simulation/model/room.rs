@@ -23,7 +23,9 @@ fn check_turned_away(world: &World, command: &Command) {
     let waits = |other: &&Command| there(other) && other.begun.is_none_or(|begun| begun > then);
     let waiting = world.commands.iter().filter(waits).count();
     assert!(waiting >= world.settings.limit, "{:?} is turned away though only {waiting} wait", command.kind);
-    let own = |other: &&Command| (other.nexus, other.reactor) == (command.nexus, command.reactor);
+    // Who sees the unit again is new to it.
+    let whose = |command: &Command| (command.nexus, command.reactor, command.sight);
+    let own = |other: &&Command| whose(other) == whose(command);
     let has_others = world.commands.iter().filter(there).any(|other| own(&other));
     assert_eq!(full, has_others, "TASK SET FULL is for those who have commands there");
 }
