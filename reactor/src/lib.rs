@@ -8,7 +8,7 @@
 //! It knows nothing of SCSI, of stores or of transports: it takes work by [`Post`](lunette_store::Post) and tells
 //! [`Sink`](lunette_store::Sink)s what has become of it.
 //!
-//! Entry types: [`Options`], [`Reactors`].
+//! Entry types: [`Options`], [`Reactors`]; [`Workers`] for what blocks and belongs to no reactor.
 //!
 //! ```
 //! use lunette_reactor::{Options, Reactors};
@@ -44,6 +44,8 @@ mod timers;
 mod transfer;
 mod uring;
 mod watches;
+mod workers;
 
 pub use options::{Backend, Error, Io, Options, Poll};
 pub use reactors::Reactors;
+pub use workers::Workers;

@@ -110,14 +110,20 @@ impl Reactors {
         self.ask(on, work).recv().ok()
     }
 
-    /// The same, for no longer than `most`: `None` also if the reactor has not come to it by then. It may yet.
-    pub fn call_within<T: Send + 'static>(
+    /// Runs what `work` gives on all reactors at a time and waits for the results, for `most` at most: `None` for those that
+    /// have not come to it by then. They may yet.
+    pub fn call_all_within<T: Send + 'static, W>(
         &self,
-        on: ReactorId,
         most: Duration,
-        work: impl FnOnce(&mut dyn Cx) -> T + Send + 'static,
-    ) -> Option<T> {
-        self.ask(on, work).recv_timeout(most).ok()
+        work: impl Fn() -> W,
+    ) -> Vec<Option<T>>
+    where
+        W: FnOnce(&mut dyn Cx) -> T + Send + 'static,
+    {
+        let until = Instant::now() + most;
+        let answers: Vec<_> = (0..self.count()).map(|reactor| self.ask(ReactorId(reactor), work())).collect();
+        let left = || until.saturating_duration_since(Instant::now());
+        answers.into_iter().map(|answer| answer.recv_timeout(left()).ok()).collect()
     }
 
     fn ask<T: Send + 'static>(

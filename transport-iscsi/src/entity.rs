@@ -18,7 +18,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock, Weak};
 use std::time::Duration;
 
-/// How long a reactor has to say what it has.
+/// How long the reactors have to say what they have.
 const ANSWER_TIME: Duration = Duration::from_secs(5);
 
 /// How a network entity behaves.
@@ -125,19 +125,24 @@ impl NetworkEntity {
     /// All sessions, by their handles, also those for discovery. Asks each reactor, so it is not to be called on one. Those of
     /// a reactor that does not answer are left out, which is said in the log.
     pub fn sessions(self: &Arc<Self>, reactors: &Reactors) -> Vec<SessionStatus> {
-        let of_reactor = |reactor| {
+        let list = || {
             let entity = self.clone();
-            let list = move |cx: &mut dyn Cx| {
+            move |cx: &mut dyn Cx| {
                 let connections = Local::of(cx).connections();
                 let ours = connections.iter().filter(|connection| Arc::ptr_eq(connection.entity(), &entity));
                 ours.filter_map(|connection| connection.status(cx)).collect::<Vec<_>>()
-            };
-            reactors.call_within(ReactorId(reactor), ANSWER_TIME, list).unwrap_or_else(|| {
-                tracing::warn!(reactor, "the reactor does not answer: its iSCSI sessions are not listed");
-                Vec::new()
-            })
+            }
         };
-        let mut sessions: Vec<_> = (0..reactors.count()).flat_map(of_reactor).collect();
+        let answers = reactors.call_all_within(ANSWER_TIME, list);
+        let mut sessions = Vec::new();
+        for (reactor, answer) in answers.into_iter().enumerate() {
+            match answer {
+                Some(theirs) => sessions.extend(theirs),
+                None => {
+                    tracing::warn!(reactor, "the reactor does not answer: its iSCSI sessions are not listed");
+                }
+            }
+        }
         sessions.sort_by_key(|session| session.tsih);
         sessions
     }

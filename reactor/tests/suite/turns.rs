@@ -24,6 +24,7 @@ on_both!(
     blocking_threads_are_bounded,
     a_stalled_lane_holds_up_no_call_elsewhere,
     locals_belong_to_one_reactor,
+    all_are_asked_and_none_is_waited_for_longer_than_said,
     pollers_are_asked_while_awake_and_before_sleep,
     stop_runs_what_was_posted_before_and_drops_the_rest,
     stop_waits_for_blocking_work,
@@ -261,6 +262,23 @@ fn locals_belong_to_one_reactor(io: Io) {
     assert_eq!(on_first(&reactors, count), 2);
     assert_eq!(reactors.call(ReactorId(1), count), Some(1));
     assert!(on_first(&reactors, |cx| local::<String>(cx).is_none()));
+}
+
+fn all_are_asked_and_none_is_waited_for_longer_than_said(io: Io) {
+    let reactors = start(io, 3);
+    let ask = |most| reactors.call_all_within(most, || |cx: &mut dyn Cx| cx.reactor().0);
+    assert_eq!(ask(Duration::from_secs(3600)), [Some(0), Some(1), Some(2)]);
+    let (release, wait) = channel::<()>();
+    let (tell, told) = channel();
+    let stall = move |_: &mut dyn Cx| {
+        tell.send(()).unwrap();
+        let _ = wait.recv();
+    };
+    reactors.poster().post(ReactorId(1), Box::new(stall));
+    told.recv().unwrap();
+    assert_eq!(ask(MS)[1], None);
+    drop(release);
+    assert_eq!(ask(Duration::from_secs(3600)), [Some(0), Some(1), Some(2)]);
 }
 
 /// Reports what it is asked, and has work the first `work` times.
