@@ -1,9 +1,11 @@
 //! The other end of the socket.
 
 use crate::Failure;
-use crate::rpc;
+use crate::rpc::{self, Said};
+use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
+use std::collections::VecDeque;
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
@@ -26,19 +28,109 @@ pub enum Error {
     Refused(#[from] Failure),
 }
 
+/// Something that has happened, as the daemon tells it.
+#[derive(Clone, PartialEq, Debug, Deserialize)]
+pub struct Told {
+    /// Which subscription it belongs to.
+    pub subscription: u64,
+    /// Its number; what was missed has numbers too.
+    pub sequence: u64,
+    /// When it happened (RFC 3339); empty where events were missed.
+    pub time: String,
+    /// Its kind, `object.what`.
+    pub kind: String,
+    /// The name of what it has happened to.
+    pub object: String,
+    /// More, by kind.
+    pub details: Value,
+}
+
+/// A connection to a daemon. It blocks.
+pub struct Connection {
+    stream: BufReader<UnixStream>,
+    last: u64,
+    events: VecDeque<Told>,
+}
+
+impl Connection {
+    /// Connects to the socket at `path`.
+    ///
+    /// # Errors
+    /// When nobody listens there, or one may not connect.
+    pub fn open(path: &Path) -> Result<Self, Error> {
+        let stream = BufReader::new(UnixStream::connect(path)?);
+        Ok(Self { stream, last: 0, events: VecDeque::new() })
+    }
+
+    /// Has the daemon carry out a method. Events that come before the answer are kept.
+    ///
+    /// # Errors
+    /// When it cannot, or does not want to.
+    pub fn call<T: DeserializeOwned>(&mut self, method: &str, params: &Value) -> Result<T, Error> {
+        let id = self.send(method, params)?;
+        loop {
+            match self.hear()? {
+                Said::Answer(whose, result) if whose == Some(id) || whose.is_none() => {
+                    return serde_json::from_value(result?).map_err(|error| Error::Answer(error.to_string()));
+                }
+                Said::Answer(..) => {}
+                Said::Notification(method, params) => self.keep(&method, params)?,
+            }
+        }
+    }
+
+    /// Sends a request, whose answer only ends the [events](Self::event).
+    fn send(&mut self, method: &str, params: &Value) -> Result<u64, Error> {
+        self.last += 1;
+        let line = rpc::request(self.last, method, params) + "\n";
+        match self.stream.get_mut().write_all(line.as_bytes()) {
+            // Who refuses a connection says why and closes it.
+            Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(error.into()),
+            _ => Ok(self.last),
+        }
+    }
+
+    /// The next event; waits for it.
+    ///
+    /// # Errors
+    /// When the daemon hangs up.
+    pub fn event(&mut self) -> Result<Told, Error> {
+        loop {
+            if let Some(event) = self.events.pop_front() {
+                return Ok(event);
+            }
+            match self.hear()? {
+                Said::Notification(method, params) => self.keep(&method, params)?,
+                // Nothing was asked.
+                Said::Answer(_, Err(failure)) => return Err(failure.into()),
+                Said::Answer(..) => {}
+            }
+        }
+    }
+
+    fn keep(&mut self, method: &str, params: Value) -> Result<(), Error> {
+        // Newer daemons may tell more.
+        if method == "event" {
+            let told = serde_json::from_value(params).map_err(|error| Error::Answer(error.to_string()))?;
+            self.events.push_back(told);
+        }
+        Ok(())
+    }
+
+    fn hear(&mut self) -> Result<Said, Error> {
+        let mut line = Vec::new();
+        self.stream.by_ref().take(ANSWER).read_until(b'\n', &mut line)?;
+        if line.is_empty() {
+            return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "it has hung up").into());
+        }
+        rpc::said(&line).map_err(|why| Error::Answer(why.to_owned()))
+    }
+}
+
 /// Has the daemon at `socket` carry out a method.
 ///
 /// # Errors
 /// When it cannot, or does not want to.
 pub fn call<T: DeserializeOwned>(socket: &Path, method: &str, params: &Value) -> Result<T, Error> {
-    const ID: u64 = 1;
-    let mut stream = UnixStream::connect(socket)?;
-    stream.write_all((rpc::request(ID, method, params) + "\n").as_bytes())?;
-    let mut line = String::new();
-    BufReader::new(stream).take(ANSWER).read_line(&mut line)?;
-    if line.is_empty() {
-        return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "it has hung up").into());
-    }
-    let result = rpc::result(ID, &line).map_err(|why| Error::Answer(why.to_owned()))?;
-    serde_json::from_value(result?).map_err(|error| Error::Answer(error.to_string()))
+    Connection::open(socket)?.call(method, params)
 }

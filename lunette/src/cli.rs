@@ -1,5 +1,6 @@
 //! The command line.
 
+use crate::control::ControlAccess;
 use crate::notation::UnitSpec;
 use crate::socket::{PortalSpec, SocketSpec};
 use crate::state::StateDir;
@@ -191,9 +192,12 @@ pub(crate) struct Serve {
 
     /// Socket by which the daemon is controlled [default: control.sock in the state directory]
     ///
-    /// Whoever may write to its file can end sessions; that is the daemon's user alone.
+    /// The daemon's user and root may control it, and those whom the next options name.
     #[arg(long, value_name = "SOCKET")]
     pub(crate) control: Option<PathBuf>,
+
+    #[command(flatten)]
+    pub(crate) control_access: ControlAccess,
 
     /// Name of the iSCSI target
     #[arg(long, value_name = "IQN", default_value = "iqn.2026-11.dev.lunette:default")]

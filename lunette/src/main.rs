@@ -2,6 +2,7 @@
 
 mod access;
 mod cli;
+mod client;
 mod control;
 mod exports;
 mod inherited;
@@ -32,7 +33,7 @@ fn main() -> ExitCode {
             start_log();
             serve::serve(&options)
         }
-        Ok(Call::Session(call)) => control::session::run(&call),
+        Ok(Call::Session(call)) => client::session::run(&call),
         Ok(Call::PrintCapabilities) => {
             println!("{CAPABILITIES}");
             return ExitCode::SUCCESS;
@@ -43,8 +44,18 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             let _ = writeln!(std::io::stderr(), "lunette: {}", reasons(&error));
-            ExitCode::FAILURE
+            exit_code(&error)
         }
+    }
+}
+
+/// 1 if something was refused or has failed, and 3 if there is no daemon to ask; clap ends the program with 2 where the
+/// command line is wrong.
+fn exit_code(error: &anyhow::Error) -> ExitCode {
+    use lunette_control::Error;
+    match error.downcast_ref() {
+        Some(Error::Socket(_) | Error::Answer(_)) => ExitCode::from(3),
+        Some(Error::Refused(_)) | None => ExitCode::FAILURE,
     }
 }
 

@@ -2,7 +2,7 @@
 
 use crate::access::Grouped;
 use crate::cli::{CONTROL_SOCKET, Serve};
-use crate::control::{self, ControlSocket};
+use crate::control::{self, ControlSocket, Daemon};
 use crate::exports::{Exports, Places};
 use crate::inherited::Inherited;
 use crate::iscsi::Plan;
@@ -14,16 +14,21 @@ use crate::stop;
 use crate::units;
 use crate::{summary, units::default_spec};
 use anyhow::Result;
+use lunette_control::Feed;
 use lunette_reactor::{Options as ReactorOptions, Reactors};
 use lunette_transport_vhost_user::Endpoint;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use sd_notify::NotifyState;
+use serde_json::json;
 use std::io::Write;
-use std::mem::ManuallyDrop;
 use std::net::SocketAddr;
+use std::time::{Duration, SystemTime};
 
 /// The iSCSI address when none is given.
 const DEFAULT_ISCSI: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 3260);
+
+/// How long what was asked for by the control socket has to end.
+const CONTROL_TIME: Duration = Duration::from_secs(5);
 
 /// Descriptors that are needed for other things than connections, at least.
 const OTHER_DESCRIPTORS: u64 = 64;
@@ -52,28 +57,41 @@ pub(crate) fn serve(options: &Serve) -> Result<()> {
         ..ReactorOptions::default()
     })?;
     // They end with the process: to stop them waits for everything that is under way, and so for what never ends.
-    let reactors = ManuallyDrop::new(reactors);
+    let reactors: &'static Reactors = Box::leak(Box::new(reactors));
     let version = env!("CARGO_PKG_VERSION");
-    say(&format!("lunette {version}: {} on {}\n", threads(&reactors), reactors.backend()));
+    say(&format!("lunette {version}: {} on {}\n", threads(reactors), reactors.backend()));
     say(&summary::units(&units));
     // Until now there is nothing to end gently: a signal ends the program, also one that waits for a lock.
     let signals = StopSignals::catch()?;
+    let access = &options.control_access;
     let control = open_control(options, &state)?;
+    let feed = Feed::new(SystemTime::now)?;
+    let events = feed.events();
     units.values().for_each(|unit| unit.unit.resume(&*reactors.poster()));
     let places = places(options, plan, inherited, &state);
-    let exports = Exports::start(places, &units, &state, &reactors, signals.waker())?;
+    let exports = Exports::start(places, &units, &state, reactors, signals.waker())?;
     // Those that were interrupted are not ready yet, and live where their exports want them by now.
     units.values().for_each(|unit| unit.unit.resume(&*reactors.poster()));
     say(&exports.summary());
     say("ready\n");
     tell_manager(NotifyState::Ready);
-    let mut call = |method: &str, params| control::call(method, params, &exports, &reactors);
-    match signals.wait(control, &mut call) {
+    let plane = control::plane(Daemon { exports, reactors }, &feed);
+    let (mut server, control_file) = control::server(control, access, plane.clone(), feed)?;
+    let why = signals.wait(&mut server);
+    match why {
         Some(signal) => tracing::info!("{signal}: stopping; another one ends the program at once"),
         None => tracing::info!("the last virtual machine has gone: stopping"),
     }
     tell_manager(NotifyState::Stopping);
-    stop::stop(&exports, &units, &reactors, exports_time, stop::FLUSH)
+    let why = why.unwrap_or("the last virtual machine has gone");
+    events.emit(control::events::STOPPING, "", json!({ "why": why }));
+    if !plane.stop(CONTROL_TIME) {
+        tracing::warn!("what was asked for by the control socket has not ended within {CONTROL_TIME:?}");
+    }
+    // The last answers and events.
+    server.turn();
+    drop((server, control_file));
+    stop::stop(&plane.daemon().exports, &units, reactors, exports_time, stop::FLUSH)
 }
 
 /// Raises the soft limit of open descriptors, which is meant for programs that use `select`, to the hard one.
@@ -111,13 +129,14 @@ fn threads(reactors: &Reactors) -> String {
 
 /// The control socket. Daemons may share a state directory, so where it is not asked for, there may be none.
 fn open_control(options: &Serve, state: &StateDir) -> Result<Option<ControlSocket>> {
+    let access = &options.control_access;
     match &options.control {
-        Some(path) => Ok(Some(ControlSocket::open(path)?)),
-        None => match ControlSocket::open(&state.path().join(CONTROL_SOCKET)) {
+        Some(path) => Ok(Some(ControlSocket::open(path, access)?)),
+        None => match ControlSocket::open(&state.path().join(CONTROL_SOCKET), access) {
             Ok(socket) => Ok(Some(socket)),
             Err(error) => {
                 tracing::warn!(
-                    "no control socket, so sessions can be neither listed nor ended: {error}; see --control"
+                    "no control socket, so the daemon cannot be controlled: {error}; see --control"
                 );
                 Ok(None)
             }

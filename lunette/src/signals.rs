@@ -1,15 +1,13 @@
 //! Waiting for the signal to stop, and serving the control socket meanwhile.
 
-use crate::control::ControlSocket;
+use crate::control::Server;
 use anyhow::{Context, Result};
-use lunette_control::{Call, Server};
-use rustix::event::{PollFd, PollFlags, poll};
-use rustix::io::Errno;
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::flag;
 use signal_hook::low_level::pipe;
 use std::io::{ErrorKind, Read};
 use std::net::Shutdown;
+use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -54,13 +52,9 @@ impl StopSignals {
         move || drop(wake.shutdown(Shutdown::Both))
     }
 
-    /// Serves `control` until one of the signals comes, or until the [waker](Self::waker) is called (`None`). The next
-    /// signal ends the process: stopping may take longer than anybody wants to wait.
-    pub(crate) fn wait(
-        mut self,
-        mut control: Option<ControlSocket>,
-        call: &mut Call<'_>,
-    ) -> Option<&'static str> {
+    /// Serves the control socket until one of the signals comes, or until the [waker](Self::waker) is called (`None`). The
+    /// next signal ends the process: stopping may take longer than anybody wants to wait.
+    pub(crate) fn wait(mut self, control: &mut Server) -> Option<&'static str> {
         let signal = loop {
             if let Some(signal) = self.caught() {
                 break Some(signal);
@@ -68,10 +62,8 @@ impl StopSignals {
             if self.is_woken() {
                 break None;
             }
-            if let Some(control) = &mut control {
-                control.server.turn(call);
-            }
-            self.sleep(control.as_ref().map(|control| &control.server));
+            control.turn();
+            self.sleep(control);
         };
         if signal.is_some() {
             std::thread::sleep(REPEAT);
@@ -91,18 +83,13 @@ impl StopSignals {
     }
 
     /// Sleeps until there is something to do.
-    fn sleep(&self, control: Option<&Server>) {
+    fn sleep(&self, control: &mut Server) {
         let own = self.signals.iter().map(|(_, pipe)| pipe).chain([&self.wake.0]);
-        let own = own.map(|pipe| PollFd::new(pipe, PollFlags::IN));
-        let mut sources: Vec<_> = own.chain(control.into_iter().flat_map(Server::sources)).collect();
-        let pause = control.and_then(Server::pause).and_then(|pause| pause.try_into().ok());
-        match poll(&mut sources, pause.as_ref()) {
-            Ok(_) | Err(Errno::INTR) => {}
-            // There is no memory, most likely.
-            Err(error) => {
-                tracing::warn!(%error, "cannot wait for signals");
-                std::thread::sleep(REPEAT);
-            }
+        let own: Vec<_> = own.map(AsFd::as_fd).collect();
+        // There is no memory, most likely.
+        if let Err(error) = control.wait(&own) {
+            tracing::warn!(%error, "cannot wait for signals");
+            std::thread::sleep(REPEAT);
         }
     }
 }

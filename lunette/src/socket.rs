@@ -113,10 +113,14 @@ fn set_owner(access: &mut Access, text: &str) -> Result<(), String> {
         access.user = Some(number("user", user, find)?);
     }
     if let Some(group) = group {
-        let find = |name: &str| Ok(Group::from_name(name)?.map(|group| group.gid.as_raw()));
-        access.group = Some(number("group", group, find)?);
+        access.group = Some(group_number(group)?);
     }
     Ok(())
+}
+
+/// The number of the group that `text` names.
+pub(crate) fn group_number(text: &str) -> Result<u32, String> {
+    number("group", text, |name| Ok(Group::from_name(name)?.map(|group| group.gid.as_raw())))
 }
 
 /// The number that `text` is, or that belongs to it as a name.

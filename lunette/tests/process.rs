@@ -3,7 +3,8 @@
 use rustix::process::{Pid, Signal, kill_process};
 use std::io::{BufRead, BufReader, Read};
 use std::net::TcpStream;
-use std::os::unix::process::ExitStatusExt;
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::process::{Child, ChildStderr, ChildStdout, Command, ExitStatus, Stdio};
 use tempfile::TempDir;
 
@@ -20,10 +21,15 @@ impl Daemon {
 
     /// Adds the arguments to a command that becomes the daemon.
     fn start_by(command: &mut Command, units: &[&str]) -> Self {
+        Self::start_with(command, units, &[])
+    }
+
+    fn start_with(command: &mut Command, units: &[&str], options: &[&str]) -> Self {
         let state = tempfile::tempdir().unwrap();
         let child = command
             .args(["serve", "--reactors", "1", "--iscsi", "127.0.0.1:0"])
             .args(units.iter().flat_map(|unit| ["--lu", unit]))
+            .args(options)
             .arg("--state-dir")
             .arg(state.path())
             .env_remove("LUNETTE_LOG")
@@ -127,4 +133,68 @@ fn a_low_limit_of_descriptors_is_raised() {
     shell.args(["-c", "ulimit -S -n 20; exec \"$0\" \"$@\"", env!("CARGO_BIN_EXE_lunette")]);
     let mut daemon = Daemon::start_by(&mut shell, &["disk:ram:1M"; 40]);
     line_with(&mut daemon.stdout(), "ready");
+}
+
+/// A daemon with a control socket that others can reach, and the directory of that.
+fn controlled(options: &[&str]) -> (Daemon, TempDir) {
+    let directory = tempfile::tempdir().unwrap();
+    std::fs::set_permissions(directory.path(), PermissionsExt::from_mode(0o755)).unwrap();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_lunette"));
+    let socket = directory.path().join("control.sock");
+    let mut daemon = Daemon::start_with(
+        &mut command,
+        &["disk:ram:1M"],
+        &[&["--control", socket.to_str().unwrap()], options].concat(),
+    );
+    line_with(&mut daemon.stdout(), "ready");
+    (daemon, directory)
+}
+
+/// What a command ends with, and all that it says.
+fn said(command: &mut Command) -> (Option<i32>, String) {
+    let output = command.output().unwrap();
+    let text = [output.stdout, output.stderr].concat();
+    (output.status.code(), String::from_utf8(text).unwrap())
+}
+
+fn lunette(words: &[&str], directory: &TempDir) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_lunette"));
+    command.args(words).arg("--control").arg(directory.path().join("control.sock"));
+    command
+}
+
+#[test]
+fn commands_end_with_what_has_become_of_them() {
+    let (daemon, directory) = controlled(&[]);
+    let run = |words: &[&str]| said(&mut lunette(words, &directory));
+    assert_eq!(run(&["session", "list", "--json"]), (Some(0), "[]\n".into()));
+    let (code, text) = run(&["session", "end", "5"]);
+    assert_eq!((code, text.contains("there is no session 5")), (Some(1), true), "{text}");
+    assert_eq!(run(&["session", "end", "x"]).0, Some(2));
+    drop(daemon);
+    let (code, text) = run(&["session", "list"]);
+    assert_eq!((code, text.contains("cannot reach the daemon")), (Some(3), true), "{text}");
+}
+
+#[test]
+fn who_may_do_what_depends_on_the_group() {
+    if !rustix::process::geteuid().is_root() {
+        return;
+    }
+    let options = ["--control-read-group", "12346", "--control-admin-group", "12347"];
+    let (mut daemon, directory) = controlled(&options);
+    let run = |gid, words: &[&str]| {
+        let (code, text) = said(lunette(words, &directory).uid(12345).gid(gid));
+        (code, text.split_once("lunette: ").map(|(_, why)| why.to_owned()).unwrap_or(text))
+    };
+    let list = ["session", "list", "--json"];
+    assert_eq!(run(12346, &list), (Some(0), "[]\n".into()));
+    assert_eq!(run(12347, &list), (Some(0), "[]\n".into()));
+    let (code, text) = run(12346, &["session", "end", "5"]);
+    assert_eq!((code, text.contains("may only call methods that read")), (Some(1), true), "{text}");
+    assert!(run(12347, &["session", "end", "5"]).1.contains("there is no session 5"));
+    let (code, text) = run(12348, &list);
+    assert_eq!((code, text.contains("user 12345 has no access")), (Some(1), true), "{text}");
+    let refusal = line_with(&mut daemon.stderr(), "control connection refused");
+    assert!(refusal.contains("uid=12345"), "{refusal}");
 }

@@ -1,12 +1,13 @@
 //! What there is to see of a session.
 
 use lunette_iscsi::params::Parameters;
+use schemars::JsonSchema;
 use serde::{Serialize, Serializer};
 use std::net::SocketAddr;
 use std::time::Duration;
 
 /// A session: between whom it is, what was agreed on and what it has done.
-#[derive(Clone, PartialEq, Debug, Serialize)]
+#[derive(Clone, PartialEq, Debug, Serialize, JsonSchema)]
 pub struct SessionStatus {
     /// Target session identifying handle, which no other session of the network entity has.
     pub tsih: u16,
@@ -20,6 +21,7 @@ pub struct SessionStatus {
     pub alias: String,
     /// The initiator's part of the session identifier.
     #[serde(serialize_with = "hexadecimal")]
+    #[schemars(with = "String")]
     pub isid: [u8; 6],
     /// The CHAP name that the initiator has proved to be its own; `None` if it did not have to.
     pub account: Option<String>,
@@ -33,9 +35,11 @@ pub struct SessionStatus {
     pub parameters: SessionParameters,
     /// For how long there has been a connection. In JSON: seconds.
     #[serde(serialize_with = "seconds")]
+    #[schemars(with = "f64")]
     pub age: Duration,
     /// How long ago the last command came, or the connection. In JSON: seconds.
     #[serde(serialize_with = "seconds")]
+    #[schemars(with = "f64")]
     pub idle: Duration,
     /// What it has done.
     #[serde(flatten)]
@@ -45,7 +49,7 @@ pub struct SessionStatus {
 }
 
 /// What was agreed on in a login, in the terms of RFC 7143 13.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, JsonSchema)]
 #[expect(missing_docs, reason = "they are the keys of the standard")]
 pub struct SessionParameters {
     pub header_digest: bool,
@@ -62,7 +66,7 @@ pub struct SessionParameters {
 }
 
 /// What a session has done. Its connection counts, on its reactor.
-#[derive(Clone, Copy, Default, PartialEq, Eq, Debug, Serialize)]
+#[derive(Clone, Copy, Default, PartialEq, Eq, Debug, Serialize, JsonSchema)]
 pub struct SessionCounters {
     /// Commands that have come.
     pub commands: u64,

@@ -21,8 +21,8 @@ use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::PathBuf;
 use std::rc::{Rc, Weak};
-use std::sync::Arc;
 use std::sync::mpsc::{self, RecvTimeoutError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use thiserror::Error;
 
@@ -163,7 +163,7 @@ impl VhostUserExport {
         let end = End { ended, _done: done };
         let listener = Blueprint { place: Arc::new(place), request_queues, entrance, end };
         poster.post(home, Box::new(move |cx| Listener::open(id, listener, cx)));
-        Ok(Handle { id, name, home, poster, is_done })
+        Ok(Handle { id, name, home, poster, is_done: Mutex::new(is_done) })
     }
 }
 
@@ -183,7 +183,7 @@ pub struct Handle {
     home: ReactorId,
     poster: Arc<dyn Post>,
     /// Closed when everything has ended.
-    is_done: mpsc::Receiver<()>,
+    is_done: Mutex<mpsc::Receiver<()>>,
 }
 
 impl Handle {
@@ -209,13 +209,14 @@ impl Handle {
     /// store that never completes keeps it, and so does a front end whose descriptors never answer. Not to be called on a
     /// reactor.
     pub fn wait(&self, most: Duration) -> bool {
-        self.is_done.recv_timeout(most) != Err(RecvTimeoutError::Timeout)
+        let is_done = self.is_done.lock().unwrap_or_else(PoisonError::into_inner);
+        is_done.recv_timeout(most) != Err(RecvTimeoutError::Timeout)
     }
 
     /// [Begins to stop](Self::begin_stop) and waits until all has ended. Not to be called on a reactor.
     pub fn stop(self) {
         self.begin_stop();
-        let _ = self.is_done.recv();
+        let _ = self.is_done.into_inner().unwrap_or_else(PoisonError::into_inner).recv();
     }
 }
 

@@ -1,199 +1,35 @@
-//! The iSCSI sessions: the methods `session.list` and `session.end`, and the commands that call them.
+//! The methods `session.list` and `session.end`.
 
-use super::table::{Table, is_shown};
-use crate::cli::{SessionCall, SessionCommand};
-use crate::exports::Exports;
-use anyhow::{Context, Result};
-use lunette_control::{Failure, call};
-use lunette_reactor::Reactors;
-use lunette_transport_iscsi::EndHow;
+use super::Call;
+use lunette_control::{Failure, NoParams};
+use lunette_transport_iscsi::{EndHow, SessionStatus};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use serde_json::{Value, json};
-use std::io::Write;
 use std::time::Duration;
 
-/// The method that tells all sessions, a [`SessionStatus`](lunette_transport_iscsi::SessionStatus) each.
-pub(crate) const LIST: &str = "session.list";
-/// The method that ends one.
-pub(crate) const END: &str = "session.end";
-
-/// The parameters of [`END`].
-#[derive(Serialize, Deserialize)]
+/// The parameters of `session.end`.
+#[derive(Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-struct End {
-    tsih: u16,
+pub(crate) struct End {
+    /// Number of the session, its target session identifying handle.
+    pub(crate) tsih: u16,
     /// Seconds that the initiator has to log out; without, its connection is closed at once.
-    within: Option<u16>,
+    pub(crate) within: Option<u16>,
 }
 
-/// Carries out [`LIST`].
-pub(crate) fn list(exports: &Exports, reactors: &Reactors) -> Result<Value, Failure> {
-    let sessions = exports.iscsi().map(|iscsi| iscsi.entity.sessions(reactors)).unwrap_or_default();
-    Ok(json!(sessions))
+pub(super) fn list(call: &Call<'_>, _: NoParams) -> Result<Vec<SessionStatus>, Failure> {
+    let iscsi = call.daemon.exports.iscsi();
+    Ok(iscsi.map(|iscsi| iscsi.entity.sessions(call.daemon.reactors)).unwrap_or_default())
 }
 
-/// Carries out [`END`].
-pub(crate) fn end(params: Value, exports: &Exports, reactors: &Reactors) -> Result<Value, Failure> {
-    let End { tsih, within } =
-        serde_json::from_value(params).map_err(|error| Failure::new(Failure::PARAMETERS, error))?;
+pub(super) fn end(call: &Call<'_>, End { tsih, within }: End) -> Result<(), Failure> {
     let how = match within {
         Some(seconds) => EndHow::LogoutRequest(Duration::from_secs(seconds.into())),
         None => EndHow::Drop,
     };
-    match exports.iscsi().is_some_and(|iscsi| iscsi.entity.end_session(tsih, how, reactors)) {
-        true => Ok(Value::Null),
-        false => Err(Failure::new(Failure::NOT_FOUND, format!("there is no session {tsih}"))),
-    }
-}
-
-/// Carries out `lunette session`.
-pub(crate) fn run(what: &SessionCall) -> Result<()> {
-    let socket = what.control.path();
-    let told = || socket.display().to_string();
-    match what.command {
-        SessionCommand::List { json } => {
-            let sessions: Value = call(&socket, LIST, &Value::Null).with_context(told)?;
-            let text = if json { pretty(&sessions) } else { table(serde_json::from_value(sessions)?) };
-            Ok(std::io::stdout().write_all(text.as_bytes())?)
-        }
-        SessionCommand::End { session, now, within } => {
-            let end = End { tsih: session, within: (!now).then_some(within) };
-            call(&socket, END, &json!(end)).with_context(told)
-        }
-    }
-}
-
-/// JSON for people and programs: what others have chosen does not move the cursor of a terminal.
-fn pretty(value: &Value) -> String {
-    let text = format!("{value:#}\n");
-    let mut clean = String::with_capacity(text.len());
-    for c in text.chars() {
-        // All others stand in strings.
-        if c == '\n' || is_shown(c) {
-            clean.push(c);
-        } else {
-            c.encode_utf16(&mut [0; 2]).iter().for_each(|unit| clean += &format!("\\u{unit:04x}"));
-        }
-    }
-    clean
-}
-
-/// What a line of the table shows of a session.
-#[derive(Deserialize)]
-struct Shown {
-    tsih: u16,
-    initiator: String,
-    address: String,
-    account: Option<String>,
-    target: Option<String>,
-    group_tag: u16,
-    parameters: Parameters,
-    age: f64,
-    commands: u64,
-    open_tasks: u64,
-    bytes_read: u64,
-    bytes_written: u64,
-}
-
-#[derive(Deserialize)]
-struct Parameters {
-    header_digest: bool,
-    data_digest: bool,
-}
-
-fn table(sessions: Vec<Shown>) -> String {
-    let mut table = Table::new([
-        "SESSION",
-        "INITIATOR",
-        "ACCOUNT",
-        "ADDRESS",
-        "TARGET",
-        "GROUP",
-        "DIGESTS",
-        "AGE",
-        "COMMANDS",
-        "OPEN",
-        "READ",
-        "WRITTEN",
-    ]);
-    for session in sessions {
-        let digests = match session.parameters {
-            Parameters { header_digest: true, data_digest: true } => "both",
-            Parameters { header_digest: true, .. } => "header",
-            Parameters { data_digest: true, .. } => "data",
-            _ => "none",
-        };
-        table.row([
-            session.tsih.to_string(),
-            session.initiator,
-            session.account.unwrap_or_else(|| "-".into()),
-            session.address,
-            session.target.unwrap_or_else(|| "(discovery)".into()),
-            session.group_tag.to_string(),
-            digests.into(),
-            age(session.age),
-            session.commands.to_string(),
-            session.open_tasks.to_string(),
-            bytes(session.bytes_read),
-            bytes(session.bytes_written),
-        ]);
-    }
-    table.to_string()
-}
-
-/// For people: `7s`, `12m`, `3h05m`, `2d07h`.
-fn age(seconds: f64) -> String {
-    match seconds as u64 {
-        seconds @ ..60 => format!("{seconds}s"),
-        seconds @ ..3600 => format!("{}m", seconds / 60),
-        seconds @ ..86400 => format!("{}h{:02}m", seconds / 3600, seconds % 3600 / 60),
-        seconds => format!("{}d{:02}h", seconds / 86400, seconds % 86400 / 3600),
-    }
-}
-
-/// For people: three digits or so.
-fn bytes(bytes: u64) -> String {
-    let units = ["B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB"];
-    let unit = (bytes.max(1).ilog2() / 10) as usize;
-    match bytes as f64 / (1_u64 << (10 * unit)) as f64 {
-        _ if unit == 0 => format!("{bytes} B"),
-        number if number < 10.0 => format!("{number:.2} {}", units[unit]),
-        number if number < 100.0 => format!("{number:.1} {}", units[unit]),
-        number => format!("{number:.0} {}", units[unit]),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn ages_and_amounts_are_short() {
-        let ages = [0.9, 59.0, 61.0, 3599.0, 11_100.0, 200_000.0].map(age);
-        assert_eq!(ages, ["0s", "59s", "1m", "59m", "3h05m", "2d07h"]);
-        let amounts = [0, 1023, 1024, 15 << 10, 1 << 30, 300 << 40, u64::MAX].map(bytes);
-        assert_eq!(amounts, ["0 B", "1023 B", "1.00 KiB", "15.0 KiB", "1.00 GiB", "300 TiB", "16.0 EiB"]);
-    }
-
-    #[test]
-    fn json_says_the_same_without_what_moves_a_cursor() {
-        let value = json!([{ "alias": "a\u{9b}2J\u{202e}b\u{1b}\u{e0041}ä" }]);
-        let text = pretty(&value);
-        assert!(text.chars().all(|c| c == '\n' || is_shown(c)) && text.contains('ä'), "{text}");
-        assert_eq!(serde_json::from_str::<Value>(&text).unwrap(), value);
-    }
-
-    #[test]
-    fn sessions_are_shown_a_line_each() {
-        let sessions = json!([{
-            "tsih": 3, "initiator": "iqn.a", "address": "192.0.2.1:5", "account": null, "target": "iqn.b", "group_tag": 1,
-            "parameters": { "header_digest": true, "data_digest": false, "more": 1 }, "age": 61.5, "commands": 7,
-            "open_tasks": 0, "bytes_read": 4096, "bytes_written": 0, "errors": 0
-        }]);
-        let text = table(serde_json::from_value(sessions).unwrap());
-        let lines: Vec<Vec<&str>> = text.lines().map(|line| line.split_whitespace().collect()).collect();
-        assert_eq!(lines[0][0], "SESSION");
-        let expected = "3 iqn.a - 192.0.2.1:5 iqn.b 1 header 1m 7 0 4.00 KiB 0 B";
-        assert_eq!(lines[1], expected.split(' ').collect::<Vec<_>>());
+    let iscsi = call.daemon.exports.iscsi();
+    match iscsi.is_some_and(|iscsi| iscsi.entity.end_session(tsih, how, call.daemon.reactors)) {
+        true => Ok(()),
+        false => Err(Failure::not_found(format!("there is no session {tsih}"))),
     }
 }

@@ -1,0 +1,104 @@
+//! Who may ask for what.
+
+use crate::{Credentials, Failure};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+/// What somebody may do.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Role {
+    /// Look at everything.
+    Reader,
+    /// Look at everything and change it.
+    Administrator,
+}
+
+/// Who may do what: the daemon's own user and root everything, others by their groups.
+#[derive(Clone, Debug)]
+pub struct AccessRules {
+    /// The daemon's user number.
+    pub user: u32,
+    /// Groups whose members are administrators.
+    pub administrators: Vec<u32>,
+    /// Groups whose members are readers.
+    pub readers: Vec<u32>,
+}
+
+impl Default for AccessRules {
+    /// The user that this process belongs to, and root.
+    fn default() -> Self {
+        let user = rustix::process::geteuid().as_raw();
+        Self { user, administrators: Vec::new(), readers: Vec::new() }
+    }
+}
+
+impl AccessRules {
+    /// What `peer` may do.
+    ///
+    /// # Errors
+    /// When that is nothing.
+    pub fn role_of(&self, peer: &Credentials) -> Result<Role, Failure> {
+        if peer.uid == 0 || peer.uid == self.user || peer.is_in(&self.administrators) {
+            return Ok(Role::Administrator);
+        }
+        if peer.is_in(&self.readers) {
+            return Ok(Role::Reader);
+        }
+        let uid = peer.uid;
+        Err(Failure::new(
+            Failure::DENIED,
+            format!(
+                "user {uid} has no access: neither the daemon's user nor in one of the groups that have it"
+            ),
+        ))
+    }
+
+    /// The mode that the file of the socket needs, and its group if that is to be another than the daemon's. Where two groups
+    /// have to come through, everybody may connect, and is refused after that.
+    pub fn socket_mode(&self) -> (u32, Option<u32>) {
+        let mut groups: Vec<u32> = self.administrators.iter().chain(&self.readers).copied().collect();
+        groups.sort_unstable();
+        groups.dedup();
+        match groups[..] {
+            [] => (0o600, None),
+            [group] => (0o660, Some(group)),
+            _ => (0o666, None),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn peer(uid: u32, groups: &[u32]) -> Credentials {
+        Credentials { pid: 1, uid, groups: groups.to_vec() }
+    }
+
+    #[test]
+    fn users_and_groups_have_roles() {
+        let rules = AccessRules { user: 7, administrators: vec![10, 11], readers: vec![20] };
+        let role = |uid, groups: &[u32]| rules.role_of(&peer(uid, groups)).map_err(|error| error.code);
+        assert_eq!(role(0, &[]), Ok(Role::Administrator));
+        assert_eq!(role(7, &[99]), Ok(Role::Administrator));
+        assert_eq!(role(8, &[99, 11]), Ok(Role::Administrator));
+        assert_eq!(role(8, &[20]), Ok(Role::Reader));
+        assert_eq!(role(8, &[20, 10]), Ok(Role::Administrator), "the greater of the two");
+        assert_eq!(role(8, &[7, 0]), Err(Failure::DENIED), "users are not groups");
+        assert_eq!(role(8, &[]), Err(Failure::DENIED));
+    }
+
+    #[test]
+    fn the_file_is_no_more_open_than_it_must_be() {
+        let mode = |administrators: &[u32], readers: &[u32]| {
+            let (administrators, readers) = (administrators.to_vec(), readers.to_vec());
+            AccessRules { user: 7, administrators, readers }.socket_mode()
+        };
+        assert_eq!(mode(&[], &[]), (0o600, None));
+        assert_eq!(mode(&[5], &[]), (0o660, Some(5)));
+        assert_eq!(mode(&[], &[6]), (0o660, Some(6)));
+        assert_eq!(mode(&[5, 5], &[5]), (0o660, Some(5)));
+        assert_eq!(mode(&[5], &[6]), (0o666, None));
+    }
+}

@@ -1,0 +1,358 @@
+//! How a request is carried out: by whom, when, and how often.
+
+mod changes;
+mod jobs;
+mod repeats;
+
+pub(crate) use jobs::Jobs;
+pub use jobs::{JobState, JobStatus, Work};
+
+use crate::events::{self, EventKind, Events, Inbox};
+use crate::table::{Call, Common, Effect, Method, Prepared, Run, Table};
+use crate::ticket::Ticket;
+use crate::time::Clock;
+use crate::waker::Waker;
+use crate::{Caller, Failure, Role};
+use changes::Changes;
+use repeats::Repeats;
+use serde_json::{Map, Value, json};
+use std::io;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::time::Duration;
+
+/// What somebody else is to do.
+pub type Task = Box<dyn FnOnce() + Send>;
+
+/// Who does what may block: so that those who may less, and what takes long, hold up nobody.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum Crew {
+    /// What readers ask for.
+    Readers,
+    /// What administrators ask for.
+    Administrators,
+    /// Jobs.
+    Jobs,
+}
+
+/// Threads, which this crate has none of.
+pub trait Workers: Send + Sync {
+    /// Has `task` done, later and on another thread.
+    fn run(&self, crew: Crew, task: Task);
+}
+
+/// A change was carried out.
+const CHANGED: EventKind = EventKind {
+    name: "daemon.changed",
+    summary: "A method has changed something; the object is the method. Details: `generation`, `user`.",
+};
+
+/// The kinds of events that every daemon has.
+const KINDS: [EventKind; 5] = [CHANGED, events::MISSED, jobs::BEGUN, jobs::PROGRESS, jobs::ENDED_KIND];
+
+/// Where events come from and arrive, made before there is a daemon.
+pub struct Feed {
+    events: Events,
+    pub(crate) inbox: Inbox,
+    pub(crate) waker: Arc<Waker>,
+    clock: Clock,
+}
+
+impl Feed {
+    /// One without events.
+    ///
+    /// # Errors
+    /// When there are no descriptors.
+    pub fn new(clock: Clock) -> io::Result<Self> {
+        let waker = Arc::new(Waker::new()?);
+        let (events, inbox) = Events::new(waker.clone(), clock);
+        Ok(Self { events, inbox, waker, clock })
+    }
+
+    /// By which events are told.
+    pub fn events(&self) -> Events {
+        self.events.clone()
+    }
+}
+
+/// What is said of a daemon.
+#[derive(Clone, Copy, Debug)]
+pub struct About {
+    /// Its version.
+    pub version: &'static str,
+    /// The kinds of its events.
+    pub kinds: &'static [EventKind],
+}
+
+impl About {
+    /// All kinds of events.
+    pub fn all_kinds(&self) -> Vec<EventKind> {
+        let mut kinds = [self.kinds, &KINDS[..]].concat();
+        kinds.sort_by_key(|kind| kind.name);
+        kinds
+    }
+}
+
+/// A daemon, its methods, and what is needed to carry them out.
+pub struct Plane<D> {
+    daemon: D,
+    table: Table<D>,
+    pub(crate) about: About,
+    pub(crate) instance: String,
+    pub(crate) jobs: Arc<Jobs>,
+    changes: Changes<(Crew, Task)>,
+    repeats: Arc<Repeats>,
+    events: Events,
+    workers: Box<dyn Workers>,
+    is_stopping: AtomicBool,
+    /// How many tasks of administrators have not ended.
+    under_way: Mutex<usize>,
+    has_ended: Condvar,
+}
+
+impl<D: Send + Sync + 'static> Plane<D> {
+    /// Has the methods of `table` carried out on `daemon`. Returns what the server needs besides.
+    pub fn new(
+        daemon: D,
+        table: Table<D>,
+        about: About,
+        workers: impl Workers + 'static,
+        feed: &Feed,
+    ) -> Arc<Self> {
+        let now = (feed.clock)();
+        let changes = Changes::new(now);
+        Arc::new(Self {
+            daemon,
+            table,
+            about,
+            instance: format!("{:x}-{:x}", changes.generation(), std::process::id()),
+            jobs: Arc::new(Jobs::new(feed.events(), feed.clock)),
+            changes,
+            repeats: Arc::default(),
+            events: feed.events(),
+            workers: Box::new(workers),
+            is_stopping: AtomicBool::new(false),
+            under_way: Mutex::new(0),
+            has_ended: Condvar::new(),
+        })
+    }
+
+    /// What its methods work on.
+    pub fn daemon(&self) -> &D {
+        &self.daemon
+    }
+
+    /// Its methods.
+    pub fn table(&self) -> &Table<D> {
+        &self.table
+    }
+
+    /// How often something has changed, and more: it only rises.
+    pub fn generation(&self) -> u64 {
+        self.changes.generation()
+    }
+
+    /// Has the daemon itself carry out one of its methods, as if an administrator had asked for it. `ticket` is answered on
+    /// some other thread, or before this returns.
+    pub fn call_own(self: &Arc<Self>, method: &str, params: Map<String, Value>, ticket: Ticket) {
+        let caller = Caller::own();
+        match self.find(method, &caller) {
+            Ok(method) => self.carry_out(method, caller, params, ticket),
+            Err(failure) => ticket.answer(Err(failure)),
+        }
+    }
+
+    /// Refuses what changes something from now on, cancels all jobs, and waits, for `most` at most, for what administrators
+    /// have under way. Returns whether that has ended. Not to be called by a worker.
+    pub fn stop(&self, most: Duration) -> bool {
+        self.is_stopping.store(true, Ordering::SeqCst);
+        self.jobs.cancel_of(None);
+        let under_way = self.under_way.lock().unwrap_or_else(PoisonError::into_inner);
+        let waited = self.has_ended.wait_timeout_while(under_way, most, |under_way| *under_way > 0);
+        *waited.unwrap_or_else(PoisonError::into_inner).0 == 0
+    }
+
+    /// The method of this name, if `caller` may call it.
+    pub(crate) fn find(&self, name: &str, caller: &Caller) -> Result<&Method<D>, Failure> {
+        let method = self.table.find(name)?;
+        if method.effect != Effect::Reads && caller.role < Role::Administrator {
+            let (uid, effect) =
+                (caller.credentials.uid, if method.effect == Effect::Acts { "acts" } else { "changes" });
+            let what = format!("user {uid} may only call methods that read, and {name} {effect}");
+            return Err(Failure::new(Failure::DENIED, what));
+        }
+        Ok(method)
+    }
+
+    /// Carries out a method that `caller` may call, and has `ticket` answered when that is done.
+    pub(crate) fn carry_out(
+        self: &Arc<Self>,
+        method: &Method<D>,
+        caller: Caller,
+        mut params: Map<String, Value>,
+        ticket: Ticket,
+    ) {
+        let common = match Common::take(method.effect, method.is_long, &mut params) {
+            Ok(common) => common,
+            Err(failure) => return ticket.answer(Err(failure)),
+        };
+        let ticket = match common.request_id.clone() {
+            None => Some(ticket),
+            Some(id) => self.repeats.admit((caller.credentials.uid, id), (method.name, &params), ticket),
+        };
+        let Some(ticket) = ticket else { return };
+        match &method.run {
+            Run::BuiltIn(built_in) => built_in.answer(self, &caller, params, ticket),
+            Run::Aside(prepare) => match prepare(params) {
+                Ok(prepared) => self.dispatch(method, caller, common, prepared, ticket),
+                Err(failure) => ticket.answer(Err(failure)),
+            },
+        }
+    }
+
+    /// Hands a method to those who do it.
+    fn dispatch(
+        self: &Arc<Self>,
+        method: &Method<D>,
+        caller: Caller,
+        common: Common,
+        prepared: Prepared<D>,
+        ticket: Ticket,
+    ) {
+        let crew = match caller.role {
+            _ if method.is_long => Crew::Jobs,
+            Role::Reader => Crew::Readers,
+            Role::Administrator => Crew::Administrators,
+        };
+        let (name, effect, if_generation) = (method.name, method.effect, common.if_generation);
+        let room = if effect == Effect::Changes { self.changes.has_room() } else { Ok(()) };
+        if let Err(failure) = room {
+            return ticket.answer(Err(failure));
+        }
+        let report = match method.is_long {
+            false => Report::To(ticket),
+            true => match self.jobs.add(name, &caller, common.cancel_on_close) {
+                Ok(job) => {
+                    match common.wait {
+                        true => self.jobs.answer_result(job, ticket),
+                        false => ticket.answer(Ok(json!({ "job": job }))),
+                    }
+                    Report::Job(job)
+                }
+                Err(failure) => return ticket.answer(Err(failure)),
+            },
+        };
+        let deed = Deed { name, effect, caller, if_generation, prepared };
+        let under_way = (effect != Effect::Reads).then(|| UnderWay::new(self));
+        let plane = self.clone();
+        let task: Task = Box::new(move || {
+            let _under_way = under_way;
+            let _turn = (effect == Effect::Changes).then(|| Turn(&plane));
+            report.with(&plane.jobs, |work| plane.perform(deed, work));
+        });
+        let ready =
+            if effect == Effect::Changes { self.changes.enter((crew, task)) } else { Some((crew, task)) };
+        if let Some((crew, task)) = ready {
+            self.workers.run(crew, task);
+        }
+    }
+
+    fn perform(&self, deed: Deed<D>, work: &Work) -> Result<Value, Failure> {
+        let Deed { name, effect, caller, if_generation, prepared } = deed;
+        let (user, pid) = (caller.credentials.uid, caller.credentials.pid);
+        if effect != Effect::Reads && self.is_stopping.load(Ordering::SeqCst) {
+            return Err(Failure::new(Failure::STOPPING, "the daemon is about to end"));
+        }
+        if effect == Effect::Changes {
+            self.changes.check(if_generation)?;
+        }
+        let result = prepared(&Call { daemon: &self.daemon, caller: &caller, work });
+        match &result {
+            _ if effect == Effect::Reads => {}
+            Ok(_) => tracing::info!(method = name, user, pid, "carried out"),
+            Err(failure) => tracing::info!(method = name, user, pid, "not carried out: {failure}"),
+        }
+        let result = result?;
+        if effect != Effect::Changes {
+            return Ok(result);
+        }
+        let generation = self.changes.moved();
+        self.events.emit(CHANGED, name, json!({ "generation": generation, "user": user }));
+        Ok(with_generation(result, generation))
+    }
+
+    fn next_change(&self) {
+        if let Some((crew, task)) = self.changes.ended() {
+            self.workers.run(crew, task);
+        }
+    }
+}
+
+/// What a method that changes something answers: its result, an object or nothing, and the generation.
+fn with_generation(result: Value, generation: u64) -> Value {
+    let mut object = match result {
+        Value::Object(object) => object,
+        Value::Null => Map::new(),
+        other => Map::from_iter([("result".to_owned(), other)]),
+    };
+    object.insert("generation".to_owned(), generation.into());
+    Value::Object(object)
+}
+
+/// What is to be done for somebody.
+struct Deed<D> {
+    name: &'static str,
+    effect: Effect,
+    caller: Caller,
+    if_generation: Option<u64>,
+    prepared: Prepared<D>,
+}
+
+/// Who is told what comes of it.
+enum Report {
+    To(Ticket),
+    Job(u64),
+}
+
+impl Report {
+    /// Tells what comes of `deed`, also if it panics, unless the job was cancelled before.
+    fn with(self, jobs: &Arc<Jobs>, deed: impl FnOnce(&Work) -> Result<Value, Failure>) {
+        match self {
+            Self::To(ticket) => ticket.answer(deed(&Work::quiet())),
+            Self::Job(number) => {
+                let Some(work) = jobs.begin(number) else { return };
+                let jobs = jobs.clone();
+                Ticket::new(move |outcome| jobs.end(number, outcome)).answer(deed(&work));
+            }
+        }
+    }
+}
+
+/// The turn of a change. When it is over, the next begins.
+struct Turn<'a, D: Send + Sync + 'static>(&'a Plane<D>);
+
+impl<D: Send + Sync + 'static> Drop for Turn<'_, D> {
+    fn drop(&mut self) {
+        self.0.next_change();
+    }
+}
+
+/// Something that [`Plane::stop`] waits for.
+struct UnderWay<D>(Arc<Plane<D>>);
+
+impl<D> UnderWay<D> {
+    fn new(plane: &Arc<Plane<D>>) -> Self {
+        *plane.under_way.lock().unwrap_or_else(PoisonError::into_inner) += 1;
+        Self(plane.clone())
+    }
+}
+
+impl<D> Drop for UnderWay<D> {
+    fn drop(&mut self) {
+        *self.0.under_way.lock().unwrap_or_else(PoisonError::into_inner) -= 1;
+        self.0.has_ended.notify_all();
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests;
