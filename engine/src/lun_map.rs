@@ -118,8 +118,8 @@ impl LunMap {
         known.iter().filter_map(Weak::upgrade).collect()
     }
 
-    /// Whether it is one of `port`.
-    pub(crate) fn is_of(&self, port: &TargetPort) -> bool {
+    /// Whether it is a map of `port`.
+    pub fn is_of(&self, port: &TargetPort) -> bool {
         std::ptr::eq(self.port.as_ptr(), port)
     }
 }

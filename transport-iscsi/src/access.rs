@@ -59,8 +59,11 @@ pub(crate) enum Denied {
     Name,
     /// Rules have the name, but not from this address.
     Address,
-    /// A rule that wants a proof of the name does not have this address, and later ones want no proof or do not have it either.
+    /// A rule that wants a proof of the name does not have this address, and later ones want no proof or do not have it either;
+    /// or there was no proof.
     Proof,
+    /// What is to be seen is not what a session sees.
+    View,
 }
 
 impl Denied {
@@ -72,6 +75,7 @@ impl Denied {
             Self::Proof => {
                 "the access rule that asks for a proof of the initiator's name does not have its address"
             }
+            Self::View => "it is to see other logical units, or none through this portal group",
         }
     }
 }

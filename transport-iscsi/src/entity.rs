@@ -3,6 +3,7 @@
 use crate::access::DiscoveryAccess;
 use crate::gatekeeper::{Gatekeeper, LoginLimits};
 use crate::local::{self, Local, Place};
+use crate::offer::Offer;
 use crate::patterns::{Network, among, fold};
 use crate::portal::Shared;
 use crate::sessions::SessionTable;
@@ -99,6 +100,40 @@ impl NetworkEntity {
         Ok(target)
     }
 
+    /// Makes the target of this name what `options` say. Sessions that would be let in again and see the same logical units, or
+    /// see what their access rule shows, go on undisturbed, with what they have agreed on; the connections of others are closed. The rule
+    /// of a session stays the same as long as one is for the same names and addresses: if it shows other units, these come and go.
+    /// Asks each reactor, so it is not to be called on one.
+    ///
+    /// # Errors
+    /// When there is no such target.
+    pub fn update(&self, options: TargetOptions, reactors: &Reactors) -> Result<(), Error> {
+        let target = self.target(&options.name).ok_or_else(|| Error::NoTarget(options.name.clone()))?;
+        let end_others = || {
+            let answers = reactors.call_all_within(ANSWER_TIME, || reconsider(&target));
+            for (reactor, _) in answers.iter().enumerate().filter(|(_, answer)| answer.is_none()) {
+                tracing::warn!(
+                    reactor,
+                    "the reactor does not answer: its iSCSI sessions are looked at when it does"
+                );
+            }
+        };
+        target.change(options, &*reactors.poster(), end_others);
+        Ok(())
+    }
+
+    /// Removes the target of this name, in whatever case, which another may have from now on. The initiators of its sessions are
+    /// asked to log out; after [`EntityOptions::stop_time`] their connections are closed. Returns whether there is one.
+    pub fn remove(&self, name: &str, reactors: &Reactors) -> bool {
+        let removed = self.targets.write().unwrap_or_else(PoisonError::into_inner).remove(&fold(name));
+        let Some(target) = removed else { return false };
+        target.remove();
+        for reactor in 0..reactors.count() {
+            reactors.poster().post(ReactorId(reactor), Box::new(reconsider(&target)));
+        }
+        true
+    }
+
     /// Its targets, by name.
     pub fn targets(&self) -> Vec<Arc<Target>> {
         self.targets.read().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
@@ -184,7 +219,7 @@ impl NetworkEntity {
     }
 
     /// Where `target` can be reached, for one who has reached `reached` through the portal `through`: this first.
-    pub(crate) fn portals_of(&self, target: &Target, through: &Shared, reached: SocketAddr) -> Vec<Portal> {
+    pub(crate) fn portals_of(&self, target: &Offer, through: &Shared, reached: SocketAddr) -> Vec<Portal> {
         let mut found = Vec::new();
         let portals = self.portals.lock().unwrap_or_else(PoisonError::into_inner);
         let portals: Vec<_> = portals.iter().filter_map(Weak::upgrade).collect();
@@ -192,7 +227,7 @@ impl NetworkEntity {
             portals.iter().partition(|portal| std::ptr::eq(&raw const ***portal, through));
         for portal in first.into_iter().chain(others) {
             let group_tag = portal.group_tag;
-            if !portal.is_listening() || !target.has_group(group_tag) {
+            if !portal.is_listening() || target.port(group_tag).is_none() {
                 continue;
             }
             for address in portal.told(reached) {
@@ -210,6 +245,15 @@ impl NetworkEntity {
     /// Whether a line may be written to the log that whoever connects causes, as often as he likes.
     pub(crate) fn may_log(&self, cx: &dyn Cx) -> bool {
         self.log.allows("iSCSI", cx.now())
+    }
+}
+
+/// Has the sessions of a reactor look whether `target` lets them in.
+fn reconsider(target: &Arc<Target>) -> impl FnOnce(&mut dyn Cx) + Send + 'static {
+    let target = target.clone();
+    move |cx| {
+        let connections = Local::of(cx).connections();
+        connections.iter().for_each(|connection| connection.reconsider(&target, cx));
     }
 }
 

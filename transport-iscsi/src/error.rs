@@ -10,6 +10,9 @@ pub enum Error {
     /// Another target has the name.
     #[error("there are two targets of the name {0}")]
     NameTaken(String),
+    /// No target has the name.
+    #[error("there is no target of the name {0}")]
+    NoTarget(String),
     /// The address cannot be listened on.
     #[error("cannot listen on {address}: {source}")]
     Listen {
@@ -61,6 +64,10 @@ pub(crate) enum End {
     Replaced,
     #[error("it was to be ended")]
     Unwanted,
+    #[error("its target has been removed")]
+    Removed,
+    #[error("its target does not let it in any more: {0}")]
+    Denied(&'static str),
     #[error("target cold reset")]
     ColdReset,
     #[error("the portal is stopped")]
@@ -70,7 +77,16 @@ pub(crate) enum End {
 impl End {
     /// Whether something was said at last that the initiator should hear.
     pub(crate) fn has_last_word(&self) -> bool {
-        matches!(self, Self::LoggedOut | Self::Protocol(_) | Self::ColdReset | Self::Unwanted | Self::Stopped)
+        matches!(
+            self,
+            Self::LoggedOut
+                | Self::Protocol(_)
+                | Self::ColdReset
+                | Self::Unwanted
+                | Self::Removed
+                | Self::Denied(_)
+                | Self::Stopped
+        )
     }
 }
 

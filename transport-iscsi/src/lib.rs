@@ -41,6 +41,7 @@ pub mod limits;
 mod linger;
 mod local;
 mod memory;
+mod offer;
 mod patterns;
 mod portal;
 mod sessions;

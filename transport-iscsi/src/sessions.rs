@@ -7,6 +7,7 @@ use lunette_iscsi::params::Parameters;
 use lunette_iscsi::target::SessionInfo;
 use std::collections::hash_map::{self, HashMap};
 use std::fmt;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 /// The initiator's end of a session.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
@@ -39,11 +40,22 @@ pub(crate) struct NexusKey {
     pub(crate) initiator: InitiatorPort,
 }
 
+/// What an access rule is known by, in whatever place of its list it stands.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct RuleId(u64);
+
+impl RuleId {
+    pub(crate) fn next() -> Self {
+        static NEXT: AtomicU64 = AtomicU64::new(1);
+        Self(NEXT.fetch_add(1, Ordering::Relaxed))
+    }
+}
+
 /// As what an initiator was let in.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) struct Entry {
-    /// The number of the target's access rule; `None`: the target has none.
-    pub(crate) rule: Option<usize>,
+    /// The target's access rule; `None`: the target has none.
+    pub(crate) rule: Option<RuleId>,
     /// The name under which it has proved who it is.
     pub(crate) account: Option<String>,
     /// Where it came from.
@@ -204,6 +216,13 @@ impl SessionTable {
                 Ok((parameters, before))
             }
             _ => Err(NoSession::Occupied),
+        }
+    }
+
+    /// A session counts as let in by this access rule from now on.
+    pub(crate) fn readmit(&mut self, tsih: u16, rule: Option<RuleId>) {
+        if let Some(session) = self.open.get_mut(&tsih) {
+            session.entry.rule = rule;
         }
     }
 

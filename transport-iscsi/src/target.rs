@@ -1,17 +1,18 @@
 //! A target: an iSCSI node with its name, and its port in each portal group.
 
-use crate::access::{AccessControl, AccessRule, Denied};
+use crate::access::AccessControl;
+use crate::offer::Offer;
 use crate::patterns::fold;
-use crate::sessions::InitiatorPort;
 use crate::{Error, NetworkEntity};
-use lunette_engine::{AttentionObserver, LunMap, Nexus, TargetPort};
+use lunette_engine::TargetPort;
 use lunette_iscsi::target::{Settings, is_name};
-use lunette_store::Cx;
 use lunette_store::log::LineBudget;
+use lunette_store::{Cx, Post};
 use std::collections::BTreeMap;
 use std::fmt;
-use std::net::{IpAddr, SocketAddr};
-use std::sync::{Arc, Weak};
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 /// What a target is.
 #[derive(Clone, Default)]
@@ -42,9 +43,11 @@ pub struct Redirect {
 
 /// A target of a [`NetworkEntity`], which makes it.
 pub struct Target {
-    options: TargetOptions,
-    /// What each access rule shows, if that is not what the port shows, by portal group tag.
-    maps: Vec<BTreeMap<u16, Arc<LunMap>>>,
+    name: String,
+    offer: Mutex<Arc<Offer>>,
+    /// Whoever changes it has this.
+    changing: Mutex<()>,
+    removed: AtomicBool,
     entity: Weak<NetworkEntity>,
     log: LineBudget,
 }
@@ -52,13 +55,14 @@ pub struct Target {
 impl Target {
     pub(crate) fn new(mut options: TargetOptions, entity: Weak<NetworkEntity>) -> Result<Self, Error> {
         options.name = Self::canonical_name(&options.name)?;
-        let ports = &options.groups;
-        let maps_of = |rule: &AccessRule| match &rule.luns {
-            Some(luns) => ports.iter().map(|(group, port)| (*group, port.map(luns.clone()))).collect(),
-            None => BTreeMap::new(),
-        };
-        let maps = options.access.rules.iter().map(maps_of).collect();
-        Ok(Self { options, maps, entity, log: LineBudget::default() })
+        Ok(Self {
+            name: options.name.clone(),
+            offer: Mutex::new(Arc::new(Offer::new(options, None))),
+            changing: Mutex::default(),
+            removed: AtomicBool::new(false),
+            entity,
+            log: LineBudget::default(),
+        })
     }
 
     /// The name of a target as it is compared and told (RFC 7143 4.2.7). Initiators may have names with other characters.
@@ -73,22 +77,22 @@ impl Target {
 
     /// Its iSCSI name.
     pub fn name(&self) -> &str {
-        &self.options.name
+        &self.name
     }
 
     /// Its alias; empty: none.
-    pub fn alias(&self) -> &str {
-        &self.options.alias
+    pub fn alias(&self) -> String {
+        self.offer().options.alias.clone()
     }
 
     /// What is agreed to in a login.
-    pub fn settings(&self) -> &Settings {
-        &self.options.settings
+    pub fn settings(&self) -> Settings {
+        self.offer().options.settings
     }
 
     /// Its port in a portal group.
-    pub fn port(&self, group_tag: u16) -> Option<&Arc<TargetPort>> {
-        self.options.groups.get(&group_tag)
+    pub fn port(&self, group_tag: u16) -> Option<Arc<TargetPort>> {
+        self.offer().port(group_tag).cloned()
     }
 
     /// How many sessions are open, through whichever portal group; discovery sessions do not count.
@@ -96,37 +100,30 @@ impl Target {
         self.entity.upgrade().map_or(0, |entity| entity.table().places_of(self.name()).len())
     }
 
-    pub(crate) fn has_group(&self, group_tag: u16) -> bool {
-        self.options.groups.contains_key(&group_tag)
+    /// What it is now.
+    pub(crate) fn offer(&self) -> Arc<Offer> {
+        lock(&self.offer).clone()
     }
 
-    pub(crate) fn redirect(&self) -> Option<Redirect> {
-        self.options.redirect
+    /// Becomes another one. `end_others` has the sessions end that the other does not let in.
+    pub(crate) fn change(&self, mut options: TargetOptions, post: &dyn Post, end_others: impl FnOnce()) {
+        let _changing = lock(&self.changing);
+        options.name.clone_from(&self.name);
+        let after = Arc::new(Offer::new(options, Some(&self.offer())));
+        let before = std::mem::replace(&mut *lock(&self.offer), after.clone());
+        drop(before);
+        // Before maps show what was not meant for them.
+        end_others();
+        after.show(post);
     }
 
-    /// The number of the access rule that counts for an initiator, if there are any.
-    pub(crate) fn rule_for(&self, initiator: &str, address: IpAddr) -> Result<Option<usize>, Denied> {
-        self.options.access.rule_for(initiator, address)
+    /// Nobody may use it any more.
+    pub(crate) fn remove(&self) {
+        self.removed.store(true, Ordering::Release);
     }
 
-    /// An access rule.
-    pub(crate) fn rule(&self, number: usize) -> Option<&AccessRule> {
-        self.options.access.rules.get(number)
-    }
-
-    /// The nexus of `initiator` in a portal group; it sees what access rule `rule` shows, and `observer` is told of what
-    /// others cause.
-    pub(crate) fn nexus(
-        &self,
-        group_tag: u16,
-        rule: Option<usize>,
-        initiator: &InitiatorPort,
-        observer: Arc<dyn AttentionObserver>,
-    ) -> Option<Arc<Nexus>> {
-        let port = self.port(group_tag)?.clone();
-        let own = rule.and_then(|rule| self.maps.get(rule)?.get(&group_tag));
-        let luns = own.unwrap_or_else(|| port.luns()).clone();
-        Some(Nexus::mapped(initiator.to_string(), port, luns, Some(observer)))
+    pub(crate) fn is_removed(&self) -> bool {
+        self.removed.load(Ordering::Acquire)
     }
 
     /// Whether a line may be written to the log that initiators cause, as often as they like.
@@ -135,9 +132,13 @@ impl Target {
     }
 }
 
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 impl fmt::Debug for Target {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Target({})", self.options.name)
+        write!(f, "Target({})", self.name)
     }
 }
 

@@ -1,12 +1,13 @@
 //! Ending in good order: what is still asked for, answered or sent before a connection is closed.
 
 use super::{Connection, Phase, State, Token};
-use crate::EndHow;
 use crate::error::End;
 use crate::events;
+use crate::{EndHow, Target};
 use lunette_iscsi::Outbox;
 use lunette_iscsi::pdu::{AsyncEvent, LogoutResult};
 use lunette_store::Cx;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// The longest time that fits into a request to log out.
@@ -48,6 +49,33 @@ impl Connection {
             EndHow::Drop => self.drop_connection(&mut state, &End::Unwanted, cx),
         }
         self.settle(&mut state, cx);
+    }
+
+    /// `target` has changed, or has been removed: the session ends if it is one of that and not let in any more.
+    pub(crate) fn reconsider(&self, target: &Arc<Target>, cx: &mut dyn Cx) {
+        let mut state = self.state.borrow_mut();
+        let is_of_it = state.target.as_ref().is_some_and(|own| Arc::ptr_eq(own, target));
+        if is_of_it && state.socket.is_some() && state.closing.is_none() {
+            self.look_whether_admitted(&mut state, cx);
+            self.settle(&mut state, cx);
+        }
+    }
+
+    /// Has a session end that its target does not let in any more.
+    pub(super) fn look_whether_admitted(&self, state: &mut State, cx: &mut dyn Cx) {
+        let State { phase: Phase::FullFeature(full), target: Some(target), tsih: Some(tsih), .. } = state
+        else {
+            return;
+        };
+        let Some(nexus) = full.nexus.as_ref().map(|session| session.nexus()) else { return };
+        if target.is_removed() {
+            return self.ask_to_leave(state, self.portal.entity.options.stop_time, End::Removed, cx);
+        }
+        let (info, group) = (full.session.info(), self.portal.group_tag);
+        match target.offer().readmit(info, self.peer.ip(), group, nexus) {
+            Ok(rule) => self.portal.entity.table().readmit(*tsih, rule),
+            Err(why) => self.drop_connection(state, &End::Denied(why.reason()), cx),
+        }
     }
 
     fn ask_to_leave(&self, state: &mut State, time: Duration, why: End, cx: &mut dyn Cx) {

@@ -4,6 +4,7 @@ use super::Connection;
 use crate::access::{Denied, DiscoveryAccess};
 use crate::gatekeeper::Origin;
 use crate::local::Place;
+use crate::offer::Offer;
 use crate::patterns::among;
 use crate::sessions::{Entry, InitiatorPort, NexusKey, NoSession};
 use crate::{ChapPolicy, Redirect, Target};
@@ -28,6 +29,8 @@ pub(super) struct Door<'a> {
 pub(super) struct Visitor {
     /// `None` in a discovery session, or as long as it is not known.
     pub(super) target: Option<Arc<Target>>,
+    /// What that was when it was asked for.
+    pub(super) offer: Option<Arc<Offer>>,
     /// The number of the access rule that counts for it.
     pub(super) rule: Option<usize>,
     /// What was opened at last.
@@ -43,7 +46,8 @@ impl Visitor {
 
     /// As what it is let in.
     fn entry(&self, info: &SessionInfo, peer: SocketAddr) -> Entry {
-        Entry { rule: self.rule, account: info.authenticated.clone(), origin: Origin::of(peer.ip()) }
+        let rule = self.offer.as_ref().and_then(|offer| offer.id_of(self.rule));
+        Entry { rule, account: info.authenticated.clone(), origin: Origin::of(peer.ip()) }
     }
 }
 
@@ -75,20 +79,22 @@ impl Directory for Door<'_> {
         }
         let target = portal.entity.target(&info.target_name);
         let unknown = || Refusal::new(LoginStatus::NOT_FOUND, "there is no such target");
-        let target = target.filter(|target| target.has_group(portal.group_tag)).ok_or_else(unknown)?;
+        let target = target.ok_or_else(unknown)?;
+        let offer = target.offer();
+        offer.port(portal.group_tag).ok_or_else(unknown)?;
         let denied = |denied: Denied| Refusal::new(LoginStatus::NOT_AUTHORIZED, denied.reason());
-        let number = target.rule_for(&info.initiator_name, peer.ip()).map_err(denied)?;
+        let number = offer.rule_for(&info.initiator_name, peer.ip()).map_err(denied)?;
         let visitor = self.visitor()?;
-        let target = visitor.target.insert(target);
-        visitor.rule = number;
-        if let Some(Redirect { address, permanent }) = target.redirect() {
+        (visitor.target, visitor.rule) = (Some(target), number);
+        let offer = visitor.offer.insert(offer);
+        if let Some(Redirect { address, permanent }) = offer.options.redirect {
             return Err(Refusal::moved(address, permanent));
         }
         Ok(Admission {
             group_tag: portal.group_tag,
-            alias: target.alias().to_owned(),
-            methods: methods(number.and_then(|number| target.rule(number)?.chap.as_ref()))?,
-            settings: Some(*target.settings()),
+            alias: offer.options.alias.clone(),
+            methods: methods(number.and_then(|number| offer.rule(number)?.chap.as_ref()))?,
+            settings: Some(offer.options.settings),
         })
     }
 
@@ -130,10 +136,11 @@ impl Directory for Door<'_> {
             None => portal.entity.targets(),
         };
         for target in targets {
-            if target.rule_for(&session.initiator_name, peer.ip()).is_err() {
+            let offer = target.offer();
+            if offer.rule_for(&session.initiator_name, peer.ip()).is_err() {
                 continue;
             }
-            let portals = portal.entity.portals_of(&target, portal, *reached);
+            let portals = portal.entity.portals_of(&offer, portal, *reached);
             let record = TargetRecord { name: target.name(), portals: &portals };
             if !portals.is_empty() && show(record).is_break() {
                 return;

@@ -219,7 +219,7 @@ impl Connection {
         &self,
         state: &mut State,
         accepted: Accepted,
-        Visitor { target, rule, opened }: Visitor,
+        Visitor { target, offer, rule, opened }: Visitor,
         cx: &mut dyn Cx,
     ) {
         self.portal.entity.gatekeeper().login_ended(self.place);
@@ -244,11 +244,11 @@ impl Connection {
         state.target = target;
         if let Some(Opened { tsih, initiator, replaces }) = opened {
             state.tsih = Some(tsih);
-            let ends = state.target.as_ref().zip(initiator);
+            let ends = offer.as_ref().zip(initiator);
             let group = self.portal.group_tag;
             let events = Events::new(self.place, cx.poster());
             let observer = events.clone();
-            let shared = ends.and_then(|(target, initiator)| target.nexus(group, rule, &initiator, observer));
+            let shared = ends.and_then(|(offer, initiator)| offer.nexus(group, rule, &initiator, observer));
             state.events = Some(events);
             nexus = shared.map(|nexus| {
                 let responder: Weak<dyn Responder> = self.me.clone();
@@ -262,6 +262,13 @@ impl Connection {
         state.phase = Phase::FullFeature(Box::new(FullFeature::new(accepted, nexus, &self.local.budget)));
         let options = &self.portal.entity.options;
         self.tick_after(if state.waiting { options.login_time } else { options.idle_time }, cx);
+        let is_current = |target: &Arc<Target>| {
+            !target.is_removed() && offer.as_ref().is_some_and(|offer| Arc::ptr_eq(offer, &target.offer()))
+        };
+        if !state.target.as_ref().is_none_or(is_current) {
+            // Who has changed the target has not found this session.
+            self.look_whether_admitted(state, cx);
+        }
     }
 
     fn tick_after(&self, time: Duration, cx: &mut dyn Cx) {

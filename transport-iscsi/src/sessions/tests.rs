@@ -9,7 +9,7 @@ fn nexus(target: &str, group: u16, isid: u8) -> Option<NexusKey> {
 /// An entry by the target's access rule `rule`, with a proof if there is an account, from an address that ends with `last`.
 fn from(rule: usize, account: Option<&str>, last: u8) -> Entry {
     let origin = Origin::of([192, 0, 2, last].into());
-    Entry { rule: Some(rule), account: account.map(str::to_owned), origin }
+    Entry { rule: Some(RuleId(rule as u64)), account: account.map(str::to_owned), origin }
 }
 
 /// An entry where there are no rules.

@@ -42,7 +42,7 @@ pub(crate) fn policy(accounts: &[(&str, &str)], algorithms: &[Algorithm]) -> Cha
 }
 
 /// `settings` with a proof.
-fn proving(account: (&str, &str), offer: &[Algorithm], settings: Settings) -> Settings {
+pub(crate) fn proving(account: (&str, &str), offer: &[Algorithm], settings: Settings) -> Settings {
     let chap = InitiatorChap::new(offer.to_vec(), credentials(account), None);
     Settings { chap: Some(chap), ..settings }
 }

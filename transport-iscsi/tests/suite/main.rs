@@ -8,6 +8,7 @@ mod events;
 mod gate;
 mod greedy;
 mod hostile;
+mod live;
 mod management;
 mod rig;
 mod sessions;
