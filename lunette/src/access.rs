@@ -1,8 +1,8 @@
 //! The notation for target port groups and how well they make a logical unit accessible: `group=2`, and
 //! `access=1:optimized+2:standby`.
 
-use lunette_engine::TargetPort;
 use lunette_scsi::AccessState;
+use std::fmt;
 
 /// How a logical unit begins to be accessible through a target port group.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -13,19 +13,21 @@ pub(crate) struct GroupAccess {
     pub(crate) preferred: bool,
 }
 
-/// Something with the target port group that its port belongs to.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub(crate) struct Grouped<T> {
-    pub(crate) place: T,
-    pub(crate) group: u16,
-}
-
-impl<T> Grouped<T> {
-    /// In the group of all for which none is named.
-    pub(crate) fn by_default(place: T) -> Self {
-        Self { place, group: TargetPort::DEFAULT_GROUP }
+impl fmt::Display for GroupAccess {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let named = STATES.iter().find(|(_, state)| *state == self.state);
+        write!(f, "{}:{}", self.group, named.map_or("", |(name, _)| name))?;
+        if self.preferred { f.write_str(":preferred") } else { Ok(()) }
     }
 }
+
+/// The states that a group can have, by their names.
+const STATES: [(&str, AccessState); 4] = [
+    ("optimized", AccessState::ACTIVE_OPTIMIZED),
+    ("non-optimized", AccessState::ACTIVE_NON_OPTIMIZED),
+    ("standby", AccessState::STANDBY),
+    ("unavailable", AccessState::UNAVAILABLE),
+];
 
 /// The number of a target port group. The last one stands for ports that are offline.
 pub(crate) fn group(text: &str) -> Result<u16, String> {
@@ -50,15 +52,11 @@ fn one_group(text: &str) -> Result<GroupAccess, String> {
     const USAGE: &str = "access to a target port group is written GROUP:STATE or GROUP:STATE:preferred";
     let mut words = text.split(':');
     let number = group(words.next().unwrap_or_default())?;
-    let state = match words.next().ok_or(USAGE)? {
-        "optimized" => AccessState::ACTIVE_OPTIMIZED,
-        "non-optimized" => AccessState::ACTIVE_NON_OPTIMIZED,
-        "standby" => AccessState::STANDBY,
-        "unavailable" => AccessState::UNAVAILABLE,
-        other => {
-            return Err(format!("`{other}` is none of optimized, non-optimized, standby and unavailable"));
-        }
-    };
+    let name = words.next().ok_or(USAGE)?;
+    let (_, state) = *STATES
+        .iter()
+        .find(|(known, _)| *known == name)
+        .ok_or_else(|| format!("`{name}` is none of optimized, non-optimized, standby and unavailable"))?;
     match (words.next(), words.next()) {
         (None, _) => Ok(GroupAccess { group: number, state, preferred: false }),
         (Some("preferred"), None) => Ok(GroupAccess { group: number, state, preferred: true }),
@@ -81,6 +79,7 @@ mod tests {
         let expected = expected.map(|(group, state, preferred)| GroupAccess { group, state, preferred });
         let text = "1:optimized:preferred+2:non-optimized+3:standby+65534:unavailable:preferred";
         assert_eq!(access(text), Ok(expected.to_vec()));
+        assert_eq!(expected.map(|access| access.to_string()).join("+"), text);
     }
 
     #[test]

@@ -1,11 +1,10 @@
 //! The command line.
 
-use crate::control::ControlAccess;
-use crate::notation::UnitSpec;
-use crate::socket::{PortalSpec, SocketSpec};
+use crate::config::command::ConfigCommand;
+use crate::config::{IoMode, PollMode, Portal, Unit, VhostUser};
+use crate::control::ControlOptions;
 use crate::state::StateDir;
-use clap::{Args, Parser, ValueEnum};
-use lunette_reactor::{Io, Poll};
+use clap::{Args, Parser};
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
@@ -35,6 +34,7 @@ pub(crate) enum Call {
     PrintCapabilities,
     Serve(Box<Serve>),
     Session(SessionCall),
+    Config(ConfigCommand),
 }
 
 impl Call {
@@ -54,6 +54,7 @@ impl Call {
         Ok(match Cli::try_parse_from(words)?.command {
             Subcommand::Serve(serve) => Self::Serve(serve),
             Subcommand::Session(call) => Self::Session(call),
+            Subcommand::Config(command) => Self::Config(command),
         })
     }
 }
@@ -62,10 +63,13 @@ impl Call {
 pub(crate) enum Subcommand {
     /// Serve logical units until SIGTERM or SIGINT
     ///
-    /// Without any option: a thin 1 GiB disk in the state directory, on iSCSI 127.0.0.1:3260 and on a vhost-user socket.
+    /// Without any option: what /etc/lunette/lunette.toml says, or if there is no such file, a thin 1 GiB disk in the state
+    /// directory, on iSCSI 127.0.0.1:3260 and on a vhost-user socket.
     Serve(Box<Serve>),
     /// See and end the iSCSI sessions of a daemon
     Session(SessionCall),
+    #[command(flatten)]
+    Config(ConfigCommand),
 }
 
 /// `session`.
@@ -126,6 +130,12 @@ impl ControlSocket {
 
 #[derive(Args, Debug)]
 pub(crate) struct Serve {
+    /// Serve what this file, and those in `conf.d` beside it, say (docs/configuration.md)
+    ///
+    /// Written in TOML. Options of the daemon itself, from --state-dir on, count more than the file.
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["units", "iscsi", "vhost_user", "socket_paths", "target", "iscsi_config"])]
+    pub(crate) config: Option<PathBuf>,
+
     /// A logical unit, as in disk:/var/vm/a.img,w or disk:ram:4G (may be repeated)
     ///
     /// Written `TYPE:STORE[,r|w][,key=value…]`. TYPE is `disk`. STORE is the path of a file or block device, or
@@ -141,13 +151,13 @@ pub(crate) struct Serve {
     /// groups, as in 1:optimized:preferred+2:standby; also non-optimized, unavailable). A comma in a path is written
     /// `\,`.
     #[arg(long = "lu", value_name = "UNIT")]
-    pub(crate) units: Vec<UnitSpec>,
+    pub(crate) units: Vec<Unit>,
 
     /// Serve iSCSI on this address; port 0 chooses one (may be repeated)
     ///
     /// Written `ADDRESS:PORT[,group=N]`, with the target port group of the portal (1 to 65534, otherwise 1).
     #[arg(long, value_name = "ADDRESS:PORT")]
-    pub(crate) iscsi: Vec<PortalSpec>,
+    pub(crate) iscsi: Vec<Portal>,
 
     /// Serve virtual machines on this vhost-user socket, as in /run/vm1.sock,owner=:kvm (may be repeated)
     ///
@@ -156,7 +166,7 @@ pub(crate) struct Serve {
     /// `owner=` names one (mode=0660). The target port group is 1 to 65534, otherwise 1. A comma in a path is written
     /// `\,`.
     #[arg(long, value_name = "SOCKET")]
-    pub(crate) vhost_user: Vec<SocketSpec>,
+    pub(crate) vhost_user: Vec<VhostUser>,
 
     /// The same, with nothing but a path; for virtual machine managers
     #[arg(long = "socket-path", value_name = "PATH", conflicts_with = "fds")]
@@ -197,66 +207,27 @@ pub(crate) struct Serve {
     pub(crate) control: Option<PathBuf>,
 
     #[command(flatten)]
-    pub(crate) control_access: ControlAccess,
+    pub(crate) control_access: ControlOptions,
 
-    /// Name of the iSCSI target
-    #[arg(long, value_name = "IQN", default_value = "iqn.2026-11.dev.lunette:default")]
-    pub(crate) target: String,
+    /// Name of the iSCSI target [default: iqn.2026-11.dev.lunette:default]
+    #[arg(long, value_name = "IQN")]
+    pub(crate) target: Option<String>,
 
     /// Where identities are kept [default: $LUNETTE_STATE_DIR, /var/lib/lunette or ~/.local/state/lunette]
     #[arg(long, value_name = "DIRECTORY")]
     pub(crate) state_dir: Option<PathBuf>,
 
-    /// Number of reactor threads; 0 means one for each CPU
-    #[arg(long, value_name = "N", default_value_t = 0)]
-    pub(crate) reactors: u16,
+    /// Number of reactor threads; 0, or nothing, means one for each CPU
+    #[arg(long, value_name = "N")]
+    pub(crate) reactors: Option<u16>,
 
-    /// What a reactor does when it has nothing to do
-    #[arg(long, value_enum, default_value_t = PollMode::Adaptive)]
-    pub(crate) poll: PollMode,
+    /// What a reactor does when it has nothing to do [default: adaptive]
+    #[arg(long, value_enum)]
+    pub(crate) poll: Option<PollMode>,
 
-    /// How a reactor talks to the kernel
-    #[arg(long, value_enum, default_value_t = IoMode::Auto)]
-    pub(crate) io: IoMode,
-}
-
-/// `--poll`.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
-pub(crate) enum PollMode {
-    /// Spin for a moment before sleeping, where that pays
-    Adaptive,
-    /// Never sleep: a whole CPU for each reactor
-    Always,
-    /// Sleep at once
-    Never,
-}
-
-/// `--io`.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
-pub(crate) enum IoMode {
-    /// By io_uring, or by epoll where that is refused
-    Auto,
-    /// By epoll and a pool of threads
-    Epoll,
-}
-
-impl From<PollMode> for Poll {
-    fn from(mode: PollMode) -> Self {
-        match mode {
-            PollMode::Adaptive => Self::Adaptive,
-            PollMode::Always => Self::Always,
-            PollMode::Never => Self::Never,
-        }
-    }
-}
-
-impl From<IoMode> for Io {
-    fn from(mode: IoMode) -> Self {
-        match mode {
-            IoMode::Auto => Self::Auto,
-            IoMode::Epoll => Self::Epoll,
-        }
-    }
+    /// How a reactor talks to the kernel [default: auto]
+    #[arg(long, value_enum)]
+    pub(crate) io: Option<IoMode>,
 }
 
 #[cfg(test)]

@@ -1,12 +1,14 @@
 //! The ways in: a target port for the iSCSI portals of each target port group, and one for each vhost-user socket and target.
 
-use crate::access::Grouped;
+use crate::config::values::Place;
+use crate::config::{self, Model};
+use crate::inherited::Inherited;
 use crate::iscsi::{Iscsi, Plan};
 use crate::state::{Key, PortRole, StateDir};
 use crate::stop::{self, Deadline};
 use crate::summary;
 use crate::units::{Unit, Units};
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow};
 use lunette_engine::{LogicalUnit, TargetPort};
 use lunette_reactor::Reactors;
 use lunette_scsi::Protocol;
@@ -16,7 +18,6 @@ use lunette_transport_vhost_user::{
 };
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
-use std::net::TcpListener;
 use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -24,21 +25,12 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 /// The units of each target, by logical unit number.
 type Targets = BTreeMap<u8, BTreeMap<u32, Arc<LogicalUnit>>>;
 
-/// Where the units are served.
-pub(crate) struct Places {
-    pub(crate) iscsi: Plan,
-    /// Sockets that listen for iSCSI already.
-    pub(crate) iscsi_sockets: Vec<TcpListener>,
-    pub(crate) vhost_user: Vec<Grouped<Endpoint>>,
-    /// Whether guest memory is pinned.
-    pub(crate) pin_memory: bool,
-}
-
-impl Places {
-    /// How many they are.
-    pub(crate) fn count(&self) -> usize {
-        self.iscsi.portals.len() + self.iscsi_sockets.len() + self.vhost_user.len()
-    }
+/// A way in for virtual machines.
+struct Entry {
+    endpoint: Endpoint,
+    /// The target port group.
+    group: u16,
+    targets: Targets,
 }
 
 /// What is being served where.
@@ -48,34 +40,49 @@ pub(crate) struct Exports {
 }
 
 impl Exports {
-    /// Starts to serve `units` at all `places`; at none if one of them is not possible. Calls `all_ended` when none is
-    /// left: connections that were handed over end with the front end.
+    /// Starts to serve `units` as the model says, with this plan for iSCSI, and at the sockets that are there already; nowhere if
+    /// one of that is not possible. Calls `all_ended` when none is left: connections that were handed over end with the front
+    /// end.
     pub(crate) fn start(
-        mut places: Places,
+        model: &Model,
+        plan: Plan,
+        inherited: Inherited,
         units: &Units,
         state: &StateDir,
         reactors: &Reactors,
         all_ended: impl Fn() + Send + Sync + 'static,
     ) -> Result<Self> {
-        let mut targets = Targets::new();
         let all: Vec<ReactorId> = (0..reactors.count()).map(ReactorId).collect();
-        for (address, unit) in units {
-            bind(unit, &all);
-            targets.entry(address.target).or_default().insert(address.lun, unit.unit.clone());
-        }
+        units.values().for_each(|unit| bind(unit, &all));
         let mut exports = Self { iscsi: None, vhost_user: Vec::new() };
-        let left = AtomicUsize::new(places.count());
+        let places =
+            plan.portals.len() + inherited.iscsi.len() + model.exports.len() + inherited.vhost_user.len();
+        let left = AtomicUsize::new(places);
         let one_ended: Arc<dyn Fn() + Send + Sync> = Arc::new(move || {
             if left.fetch_sub(1, Ordering::AcqRel) == 1 {
                 all_ended();
             }
         });
-        let started = exports
-            .start_iscsi(&mut places, units, reactors)
-            .and_then(|ids| {
-                exports.start_vhost_user(places, &targets, ids, state, (reactors, &all), &one_ended)
-            })
-            .and_then(|()| check_groups(units));
+        let Inherited { vhost_user, iscsi } = inherited;
+        // The first relative target port identifier is iSCSI's in any case.
+        let mut ids = 1..=u16::MAX;
+        let started = match plan.portals.is_empty() && iscsi.is_empty() {
+            true => {
+                ids.next();
+                Ok(())
+            }
+            false => exports.start_iscsi(&plan, iscsi, units, reactors, &mut ids),
+        };
+        let started = started.and_then(|()| entries(model, vhost_user, units)).and_then(|entries| {
+            exports.start_vhost_user(
+                entries,
+                model.daemon.pin_memory,
+                ids,
+                state,
+                (reactors, &all),
+                &one_ended,
+            )
+        });
         match started {
             Ok(()) => Ok(exports),
             Err(error) => {
@@ -85,52 +92,37 @@ impl Exports {
         }
     }
 
-    /// Returns the relative target port identifiers that are left; the first is iSCSI's in any case.
     fn start_iscsi(
         &mut self,
-        places: &mut Places,
+        plan: &Plan,
+        sockets: Vec<std::net::TcpListener>,
         units: &Units,
         reactors: &Reactors,
-    ) -> Result<RangeInclusive<u16>> {
-        let mut ids = 1..=u16::MAX;
-        let sockets = std::mem::take(&mut places.iscsi_sockets);
-        if places.iscsi.portals.is_empty() && sockets.is_empty() {
-            ids.next();
-            return Ok(ids);
-        }
-        let hidden = units.keys().find(|address| !places.iscsi.shows(address));
-        if let Some(address) = hidden.filter(|_| places.vhost_user.is_empty()) {
-            bail!(
-                "{address} would be seen by nobody: an iSCSI target shows the units of target 0, unless the file of \
-                 --iscsi-config says more. Serve it with --vhost-user, name it in the file, or leave the target out"
-            );
-        }
-        let iscsi = Iscsi::new(&places.iscsi, !sockets.is_empty(), units, &mut ids)?;
-        self.iscsi.insert(iscsi).listen(&places.iscsi, sockets, reactors)?;
-        Ok(ids)
+        ids: &mut RangeInclusive<u16>,
+    ) -> Result<()> {
+        let iscsi = Iscsi::new(plan, !sockets.is_empty(), units, ids)?;
+        self.iscsi.insert(iscsi).listen(plan, sockets, reactors)
     }
 
     fn start_vhost_user(
         &mut self,
-        places: Places,
-        targets: &Targets,
+        entries: Vec<Entry>,
+        pin_memory: bool,
         mut relative_ids: RangeInclusive<u16>,
         state: &StateDir,
         (reactors, all): (&Reactors, &[ReactorId]),
         one_ended: &Arc<dyn Fn() + Send + Sync>,
     ) -> Result<()> {
-        let keys: Vec<Key> =
-            places.vhost_user.iter().map(|export| Key::endpoint(&export.place.name())).collect();
+        let keys: Vec<Key> = entries.iter().map(|entry| Key::endpoint(&entry.endpoint.name())).collect();
         let records = state.identities(&keys)?;
-        for (Grouped { place, group }, record) in places.vhost_user.into_iter().zip(records) {
-            let ports = targets.iter().map(|(target, units)| {
+        for (Entry { endpoint, group, targets }, record) in entries.into_iter().zip(records) {
+            let ports = targets.into_iter().map(|(target, units)| {
                 let id = relative_ids.next().context("there are too many vhost-user sockets and targets")?;
-                let name = record.port_name(PortRole::Target(*target)).to_string();
-                Ok((*target, TargetPort::in_group(group, name, id, Protocol::SAS, units.clone())))
+                let name = record.port_name(PortRole::Target(target)).to_string();
+                Ok((target, TargetPort::in_group(group, name, id, Protocol::SAS, units)))
             });
             let initiator = record.port_name(PortRole::Initiator).to_string();
-            let pin_memory = places.pin_memory;
-            let options = VhostUserOptions { initiator, pin_memory, ..VhostUserOptions::with(place) };
+            let options = VhostUserOptions { initiator, pin_memory, ..VhostUserOptions::with(endpoint) };
             let ended = one_ended.clone();
             let export =
                 VhostUserExport::new(options, ports.collect::<Result<_>>()?).when_ended(move || ended());
@@ -165,17 +157,36 @@ impl Exports {
     }
 }
 
-/// Whether all target port groups are there for which access was configured.
-fn check_groups(units: &Units) -> Result<()> {
-    for (address, Unit { unit, groups, .. }) in units {
-        let there = unit.port_groups();
-        if let Some(group) = groups.iter().find(|group| there.iter().all(|port| port.id != **group)) {
-            bail!(
-                "access= of {address} names target port group {group}, but no socket or portal has group={group}"
-            );
-        }
+/// The exports of the model, and the sockets that are there already, which show all units.
+fn entries(model: &Model, inherited: Vec<Endpoint>, units: &Units) -> Result<Vec<Entry>> {
+    let entry = |export: &config::VhostUser| {
+        let access =
+            config::access(export).map_err(|why| anyhow!("vhost-user export {}: {why}", export.name))?;
+        let endpoint = Endpoint::Path { path: export.socket.as_path().to_owned(), access };
+        let targets =
+            export.units.as_ref().map_or_else(|| everything(units), |places| resolve(places, units));
+        Ok(Entry { endpoint, group: export.port_group.0, targets })
+    };
+    let adopted =
+        |endpoint| Ok(Entry { endpoint, group: TargetPort::DEFAULT_GROUP, targets: everything(units) });
+    model.exports.values().map(entry).chain(inherited.into_iter().map(adopted)).collect()
+}
+
+/// All units that have a place of their own.
+fn everything(units: &Units) -> Targets {
+    targets(units.values().filter_map(|unit| Some((unit.place?, unit))))
+}
+
+fn resolve(places: &config::Places, units: &Units) -> Targets {
+    targets(places.iter().filter_map(|(place, name)| Some((*place, units.get(name)?))))
+}
+
+fn targets<'a>(units: impl Iterator<Item = (Place, &'a Unit)>) -> Targets {
+    let mut targets = Targets::new();
+    for (Place { target, lun }, unit) in units {
+        targets.entry(target).or_default().insert(lun, unit.unit.clone());
     }
-    Ok(())
+    targets
 }
 
 /// Lets a unit live on the reactors of its request queues.

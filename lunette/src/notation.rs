@@ -1,73 +1,10 @@
 //! The notation for logical units: `TYPE:STORE[,r|w][,key=value…]`, as in `disk:/dev/sdb1,w`.
 
-use crate::access::{self, GroupAccess};
-use crate::size;
-use crate::state::MAX_SERIAL;
-use lunette_engine::CommandFilter;
-use lunette_scsi::Naa;
-use lunette_scsi::inquiry::SpcVersion;
-use lunette_store::layer::fault;
+use crate::config::{BlockLength, KnownBy, Unit, UnitLun, Version, did_you_mean};
 use lunette_transport_vhost_user::MAX_REQUEST_QUEUES;
 use std::collections::HashSet;
-use std::path::PathBuf;
 use std::str::FromStr;
 use thiserror::Error;
-
-/// A logical unit as a user describes it.
-#[derive(Clone, PartialEq, Debug)]
-pub(crate) struct UnitSpec {
-    /// Where the bytes are.
-    pub(crate) store: StoreSpec,
-    /// Writes are refused.
-    pub(crate) read_only: bool,
-    /// The target by which virtual machines reach it.
-    pub(crate) target: u8,
-    /// The logical unit number; otherwise the next free one of its target.
-    pub(crate) lun: Option<u32>,
-    /// The request queues on whose reactors the unit lives; on all if there are none.
-    pub(crate) queues: Vec<u16>,
-    /// A file of this size is made if there is none.
-    pub(crate) size: Option<u64>,
-    /// Logical block length in bytes.
-    pub(crate) block: u32,
-    /// Go past the page cache.
-    pub(crate) direct: bool,
-    /// Read and write inline, or never; otherwise where it cannot block.
-    pub(crate) inline: Option<bool>,
-    /// Unit serial number.
-    pub(crate) serial: Option<String>,
-    /// World-wide name.
-    pub(crate) wwn: Option<Naa>,
-    /// The standard that it claims to follow.
-    pub(crate) version: SpcVersion,
-    /// A name for people, logs and the state directory.
-    pub(crate) name: Option<String>,
-    /// Whether the medium rotates; otherwise what the store says.
-    pub(crate) rotational: Option<bool>,
-    /// Whether the medium can be removed.
-    pub(crate) removable: bool,
-    /// The most bytes that formatting and sanitizing write in a second, zero for no limit; otherwise what the disk thinks fit.
-    pub(crate) pace: Option<u64>,
-    /// Bytes to whose multiples WRITE ATOMIC keeps; otherwise it takes any blocks.
-    pub(crate) atomic: Option<u32>,
-    /// The most commands that wait for room in the store; otherwise what the engine thinks fit.
-    pub(crate) waiting: Option<u16>,
-    /// The commands that it carries out.
-    pub(crate) filter: CommandFilter,
-    /// How it begins to be accessible through target port groups; it is active/optimized through all others.
-    pub(crate) access: Vec<GroupAccess>,
-    /// Injected faults, for tests.
-    pub(crate) fault: Option<fault::Plan>,
-}
-
-/// Where the bytes of a logical unit are.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub(crate) enum StoreSpec {
-    /// A file or block device.
-    Path(PathBuf),
-    /// Memory of this many bytes.
-    Ram(u64),
-}
 
 /// Why a text is not what it should describe.
 #[derive(Debug, PartialEq, Eq, Error)]
@@ -81,11 +18,36 @@ pub(crate) struct NotationError {
 pub(crate) const MAX_LUNS: u32 = 16384;
 
 /// The keys, for error messages.
-const KEYS: &str = "target, lun, queues, size, block, direct, inline, serial, wwn, version, name, rotational, removable, pace, atomic, waiting, filter, access";
+const KEYS: [&str; 19] = [
+    "target",
+    "lun",
+    "queues",
+    "size",
+    "block",
+    "direct",
+    "inline",
+    "serial",
+    "wwn",
+    "version",
+    "name",
+    "known-by",
+    "rotational",
+    "removable",
+    "pace",
+    "atomic",
+    "waiting",
+    "filter",
+    "access",
+];
 
 impl NotationError {
     pub(crate) fn new(text: &str, why: String) -> Self {
         Self { text: text.to_owned(), why }
+    }
+
+    /// What is wrong, without the text.
+    pub(crate) fn why(&self) -> &str {
+        &self.why
     }
 }
 
@@ -100,7 +62,8 @@ impl Options {
     }
 }
 
-impl FromStr for UnitSpec {
+/// A unit has no name if none is given.
+impl FromStr for Unit {
     type Err = NotationError;
 
     fn from_str(text: &str) -> Result<Self, NotationError> {
@@ -108,19 +71,19 @@ impl FromStr for UnitSpec {
     }
 }
 
-fn parse(text: &str) -> Result<UnitSpec, String> {
+fn parse(text: &str) -> Result<Unit, String> {
     let (kind, rest) =
         text.split_once(':').ok_or("a logical unit is written TYPE:STORE, as in disk:/var/vm/a.img,w")?;
     if kind != "disk" {
         return Err(format!("there is no device type `{kind}`; the device type is `disk`"));
     }
     let mut parts = split_at_commas(rest).into_iter();
-    let mut unit = UnitSpec::new(store(&parts.next().unwrap_or_default())?);
+    let mut unit = Unit::new(parts.next().unwrap_or_default().parse()?);
     let mut options = Options::default();
     for part in parts {
         let key = match part.split_once('=') {
             Some((key, value)) => {
-                unit.set(key, value)?;
+                set(&mut unit, key, value)?;
                 key
             }
             None if part == "r" || part == "w" => {
@@ -131,126 +94,73 @@ fn parse(text: &str) -> Result<UnitSpec, String> {
         };
         options.once(key)?;
     }
-    unit.check()?;
+    unit.check().map_err(|(_, why)| why)?;
     Ok(unit)
 }
 
-impl UnitSpec {
-    /// A writable unit of 512-byte blocks with nothing else said.
-    pub(crate) fn new(store: StoreSpec) -> Self {
-        Self {
-            store,
-            read_only: false,
-            target: 0,
-            lun: None,
-            queues: Vec::new(),
-            size: None,
-            block: 512,
-            direct: false,
-            inline: None,
-            serial: None,
-            wwn: None,
-            version: SpcVersion::SPC_4,
-            name: None,
-            rotational: None,
-            removable: false,
-            pace: None,
-            atomic: None,
-            waiting: None,
-            filter: CommandFilter::default(),
-            access: Vec::new(),
-            fault: None,
+/// Sets what `key=value` says. Values mean what they mean in a file; only the switches of files are `true` and `false`.
+fn set(unit: &mut Unit, key: &str, value: &str) -> Result<(), String> {
+    let told = |why: String| if why.contains(key) { why } else { format!("{key}={value}: {why}") };
+    match key {
+        "target" => {
+            unit.target =
+                value.parse().map_err(|_| format!("target={value}: a target number is 0 to 255"))?;
+        }
+        "lun" => {
+            let lun = value.parse().ok().filter(|lun| *lun < MAX_LUNS).map(UnitLun);
+            unit.lun = Some(lun.ok_or_else(|| format!("lun={value}: a logical unit number is 0 to 16383"))?);
+        }
+        "queues" => unit.queues = Some(value.parse()?),
+        "size" => unit.size = Some(value.parse()?),
+        "block" => {
+            unit.block = match value {
+                "512" => BlockLength(512),
+                "4096" | "4K" | "4k" => BlockLength(4096),
+                _ => return Err(format!("block={value}: blocks have 512 or 4096 bytes")),
+            };
+        }
+        "direct" => unit.direct = switch(key, value)?,
+        "inline" => unit.inline = Some(switch(key, value)?),
+        "serial" => unit.serial = Some(value.parse()?),
+        "wwn" => unit.wwn = Some(value.parse()?),
+        "version" => {
+            unit.version = match value {
+                "spc-3" => Version::Spc3,
+                "spc-4" => Version::Spc4,
+                _ => return Err(format!("version={value}: write spc-3 or spc-4")),
+            };
+        }
+        "name" => unit.name = value.parse()?,
+        "known-by" => {
+            unit.known_by = match value {
+                "name" => KnownBy::Name,
+                "file" => KnownBy::File,
+                _ => return Err(format!("known-by={value}: write name or file")),
+            };
+        }
+        "rotational" => unit.rotational = Some(switch(key, value)?),
+        "removable" => unit.removable = switch(key, value)?,
+        "pace" => unit.pace = Some(value.parse().map_err(told)?),
+        "atomic" => unit.atomic = Some(value.parse().map_err(told)?),
+        "waiting" => {
+            let number =
+                value.parse().map_err(|_| format!("waiting={value}: not a number up to {}", u16::MAX));
+            unit.waiting = Some(number?);
+        }
+        "filter" => unit.filter = Some(value.parse()?),
+        "access" => unit.access = Some(value.parse()?),
+        "fault" => unit.fault = Some(value.parse()?),
+        _ => {
+            let help = did_you_mean(key, KEYS.iter().copied());
+            let help = help.unwrap_or_else(|| format!("the keys are {}", KEYS.join(", ")));
+            return Err(format!("there is no key `{key}`; {help}"));
         }
     }
-
-    fn set(&mut self, key: &str, value: &str) -> Result<(), String> {
-        match key {
-            "target" => {
-                self.target =
-                    value.parse().map_err(|_| format!("target={value}: a target number is 0 to 255"))?;
-            }
-            "lun" => {
-                let lun = value.parse().ok().filter(|lun| *lun < MAX_LUNS);
-                self.lun =
-                    Some(lun.ok_or_else(|| format!("lun={value}: a logical unit number is 0 to 16383"))?);
-            }
-            "queues" => self.queues = queues(value)?,
-            "size" => self.size = Some(size::parse(value)?),
-            "block" => {
-                self.block = match value {
-                    "512" => 512,
-                    "4096" | "4K" | "4k" => 4096,
-                    _ => return Err(format!("block={value}: blocks have 512 or 4096 bytes")),
-                };
-            }
-            "direct" => self.direct = switch(key, value)?,
-            "inline" => self.inline = Some(switch(key, value)?),
-            "serial" => self.serial = Some(printable(key, value, MAX_SERIAL)?),
-            "wwn" => self.wwn = Some(value.parse().map_err(|error| format!("wwn={value}: {error}"))?),
-            "version" => {
-                self.version = match value {
-                    "spc-3" => SpcVersion::SPC_3,
-                    "spc-4" => SpcVersion::SPC_4,
-                    _ => return Err(format!("version={value}: write spc-3 or spc-4")),
-                };
-            }
-            "name" => self.name = Some(printable(key, value, 64)?),
-            "rotational" => self.rotational = Some(switch(key, value)?),
-            "removable" => self.removable = switch(key, value)?,
-            "pace" => self.pace = Some(if value == "off" { 0 } else { size::parse(value)? }),
-            "atomic" => {
-                let unit = size::parse(value)?;
-                self.atomic = Some(unit.try_into().map_err(|_| format!("atomic={value}: at most 1M"))?);
-            }
-            "waiting" => {
-                let number =
-                    value.parse().map_err(|_| format!("waiting={value}: not a number up to {}", u16::MAX));
-                self.waiting = Some(number?);
-            }
-            "filter" => {
-                self.filter = value.parse().map_err(|error| format!("filter={value}: {error}"))?;
-            }
-            "access" => self.access = access::access(value)?,
-            "fault" => self.fault = Some(value.parse().map_err(|error| format!("fault={value}: {error}"))?),
-            _ => return Err(format!("there is no key `{key}`; the keys are {KEYS}")),
-        }
-        Ok(())
-    }
-
-    fn check(&self) -> Result<(), String> {
-        let StoreSpec::Ram(bytes) = self.store else { return Ok(()) };
-        if self.size.is_some() {
-            return Err("size= is for files; memory has its size in ram:SIZE".into());
-        }
-        if self.direct || self.inline.is_some() {
-            return Err("direct= and inline= are for files".into());
-        }
-        if !bytes.is_multiple_of(u64::from(self.block)) {
-            return Err(format!("{bytes} bytes are not a multiple of the block size {}", self.block));
-        }
-        Ok(())
-    }
-}
-
-fn store(text: &str) -> Result<StoreSpec, String> {
-    if text.is_empty() {
-        return Err("the store is missing: a path, or ram:SIZE".into());
-    }
-    match text.split_once(':') {
-        Some(("ram", bytes)) => Ok(StoreSpec::Ram(size::parse(bytes)?)),
-        Some((scheme, _))
-            if !scheme.is_empty() && scheme.bytes().all(|b| b.is_ascii_lowercase() || b == b'-') =>
-        {
-            Err(format!(
-                "there is no store `{scheme}:`; a store is a path or ram:SIZE (write ./{text} for a file of that name)"
-            ))
-        }
-        _ => Ok(StoreSpec::Path(PathBuf::from(text))),
-    }
+    Ok(())
 }
 
 /// Request queues, as in `0`, `0-3` or `1+4-5`.
-fn queues(text: &str) -> Result<Vec<u16>, String> {
+pub(crate) fn queues(text: &str) -> Result<Vec<u16>, String> {
     let wrong = || {
         let last = MAX_REQUEST_QUEUES - 1;
         format!(
@@ -278,12 +188,12 @@ fn switch(key: &str, value: &str) -> Result<bool, String> {
     }
 }
 
-fn printable(key: &str, value: &str, longest: usize) -> Result<String, String> {
+pub(crate) fn printable(what: &str, value: &str, longest: usize) -> Result<String, String> {
     let fits = (1..=longest).contains(&value.len()) && value.bytes().all(|byte| (0x20..0x7f).contains(&byte));
     if fits {
         Ok(value.to_owned())
     } else {
-        Err(format!("{key}=: 1 to {longest} printable ASCII characters"))
+        Err(format!("{what} has 1 to {longest} printable ASCII characters"))
     }
 }
 
@@ -305,42 +215,48 @@ pub(crate) fn split_at_commas(text: &str) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::values::{Bytes, Text};
+    use lunette_scsi::Naa;
 
-    fn path(text: &str) -> UnitSpec {
-        UnitSpec::new(StoreSpec::Path(text.into()))
+    fn unit(store: &str) -> Unit {
+        Unit::new(store.parse().unwrap())
     }
 
     #[test]
     fn the_notation_of_2006_is_understood() {
-        assert_eq!("disk:/dev/sdb1,w".parse(), Ok(path("/dev/sdb1")));
-        assert_eq!("disk:/dev/sdb1,r".parse(), Ok(UnitSpec { read_only: true, ..path("/dev/sdb1") }));
-        assert_eq!("disk:ram:4G".parse(), Ok(UnitSpec::new(StoreSpec::Ram(4 << 30))));
+        assert_eq!("disk:/dev/sdb1,w".parse(), Ok(unit("/dev/sdb1")));
+        assert_eq!("disk:/dev/sdb1,r".parse(), Ok(Unit { read_only: true, ..unit("/dev/sdb1") }));
+        assert_eq!("disk:ram:4G".parse(), Ok(unit("ram:4G")));
     }
 
     #[test]
     fn keys_are_understood() {
         let text = r"disk:/a\,b,w,size=1G,block=4096,direct=on,inline=off,serial=abc,wwn=naa.3000000000000001,version=spc-3,name=root,rotational=on,removable=on,pace=16M,atomic=16K,target=3,lun=7,queues=1+4-6";
-        let unit: UnitSpec = text.parse().unwrap();
-        assert_eq!(unit.store, StoreSpec::Path("/a,b".into()));
+        let unit: Unit = text.parse().unwrap();
+        let text_of =
+            |value: Option<&dyn std::fmt::Display>| value.map(ToString::to_string).unwrap_or_default();
+        assert_eq!(unit.store, "/a,b".parse().unwrap());
         assert_eq!(
-            (unit.size, unit.block, unit.direct, unit.inline),
-            (Some(1 << 30), 4096, true, Some(false))
+            (unit.size, unit.block.0, unit.direct, unit.inline),
+            (Some(Bytes(1 << 30)), 4096, true, Some(false))
         );
-        assert_eq!(unit.atomic, Some(16384));
-        assert_eq!((unit.serial.as_deref(), unit.wwn), (Some("abc"), Some(Naa::locally_assigned(1))));
-        assert_eq!((unit.name.as_deref(), unit.target, unit.lun), (Some("root"), 3, Some(7)));
-        assert_eq!(unit.version, SpcVersion::SPC_3);
-        assert_eq!((unit.rotational, unit.removable, unit.pace), (Some(true), true, Some(16 << 20)));
-        assert_eq!("disk:/a,waiting=0".parse::<UnitSpec>().unwrap().waiting, Some(0));
-        assert_eq!("disk:/a,pace=off".parse::<UnitSpec>().unwrap().pace, Some(0));
-        assert_eq!(unit.queues, [1, 4, 5, 6]);
+        assert_eq!(unit.atomic, Some(Bytes(16384)));
+        assert_eq!(unit.serial.as_ref().map(|serial| serial.as_str()), Some("abc"));
+        assert_eq!(unit.wwn, Some(Text(Naa::locally_assigned(1))));
+        assert_eq!((unit.name.as_str(), unit.target, unit.lun), ("root", 3, Some(UnitLun(7))));
+        assert_eq!(unit.version, Version::Spc3);
+        assert_eq!((unit.rotational, unit.removable, unit.pace), (Some(true), true, Some(Bytes(16 << 20))));
+        assert_eq!("disk:/a,waiting=0".parse::<Unit>().unwrap().waiting, Some(0));
+        assert_eq!("disk:/a,pace=off".parse::<Unit>().unwrap().pace, Some(Bytes(0)));
+        assert_eq!(text_of(unit.queues.as_ref().map(|queues| queues as _)), "1+4-6");
     }
 
     #[test]
     fn filters_are_understood() {
-        let unit: UnitSpec = "disk:/a,filter=deny:unmap+write-same+9e/12,w".parse().unwrap();
-        assert!(!unit.filter.passes(lunette_scsi::Opcode::UNMAP, None));
-        assert_eq!(unit.filter, "deny:UNMAP+WRITE SAME+9E/12".parse().unwrap());
+        let unit: Unit = "disk:/a,filter=deny:unmap+write-same+9e/12,w".parse().unwrap();
+        let filter = unit.filter.unwrap();
+        assert!(!filter.value.passes(lunette_scsi::Opcode::UNMAP, None));
+        assert_eq!(filter, "deny:UNMAP+WRITE SAME+9E/12".parse().unwrap());
     }
 
     #[test]
@@ -358,7 +274,9 @@ mod tests {
             ("disk:/a,block=520", "512 or 4096"),
             ("disk:/a,direct=yes", "on or off"),
             ("disk:/a,pace=fast", "not a size"),
-            ("disk:/a,atomic=4G", "at most 1M"),
+            ("disk:/a,atomic=4G", "atomic=4G: it is 1 to 4294967295 bytes"),
+            ("disk:/a,colours=1", "the keys are target, "),
+            ("disk:/a,sreial=1", "did you mean `serial`?"),
             ("disk:/a,waiting=65536", "not a number"),
             ("disk:/a,lun=16384", "0 to 16383"),
             ("disk:/a,target=256", "0 to 255"),
@@ -373,7 +291,7 @@ mod tests {
             ("disk:ram:1M,size=1M", "size= is for files"),
             ("disk:ram:1M,direct=on", "are for files"),
         ] {
-            let error = text.parse::<UnitSpec>().unwrap_err().to_string();
+            let error = text.parse::<Unit>().unwrap_err().to_string();
             assert!(error.contains(part), "{text}: {error}");
         }
     }

@@ -1,31 +1,24 @@
 //! `lunette serve`: opens the units, starts the reactors and the exports, and stops them again in order.
 
-use crate::access::Grouped;
 use crate::cli::{CONTROL_SOCKET, Serve};
-use crate::control::{self, ControlSocket, Daemon};
-use crate::exports::{Exports, Places};
+use crate::config;
+use crate::control::{self, ControlAccess, ControlSocket, Daemon};
+use crate::exports::Exports;
 use crate::inherited::Inherited;
 use crate::iscsi::Plan;
-use crate::notation::UnitSpec;
 use crate::signals::StopSignals;
-use crate::socket::SocketSpec;
 use crate::state::StateDir;
 use crate::stop;
+use crate::summary;
 use crate::units;
-use crate::{summary, units::default_spec};
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use lunette_control::Feed;
 use lunette_reactor::{Options as ReactorOptions, Reactors};
-use lunette_transport_vhost_user::Endpoint;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use sd_notify::NotifyState;
 use serde_json::json;
 use std::io::Write;
-use std::net::SocketAddr;
 use std::time::{Duration, SystemTime};
-
-/// The iSCSI address when none is given.
-const DEFAULT_ISCSI: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 3260);
 
 /// How long what was asked for by the control socket has to end.
 const CONTROL_TIME: Duration = Duration::from_secs(5);
@@ -38,9 +31,11 @@ pub(crate) fn serve(options: &Serve) -> Result<()> {
     // SAFETY: the program has done nothing but parse its command line.
     let inherited = unsafe { Inherited::take(&options.fds) }?;
     let descriptors = allow_descriptors();
-    let state = StateDir::open(options.state_dir.as_deref().unwrap_or(&StateDir::default_path()))?;
-    let specs = if options.units.is_empty() { &[default_spec(&state)][..] } else { &options.units };
-    let plan = iscsi_plan(options, specs, !inherited.iscsi.is_empty())?;
+    let model = config::configure(options, &inherited)?;
+    refuse_unknown(&model.daemon)?;
+    let plan = Plan::new(&model)?;
+    let state_dir = model.daemon.state_dir.as_ref().map(|path| path.as_path().to_owned());
+    let state = StateDir::open(&state_dir.unwrap_or_else(StateDir::default_path))?;
     if let Some(most) =
         descriptors.filter(|most| *most < plan.options.logins.connections as u64 + OTHER_DESCRIPTORS)
     {
@@ -49,11 +44,11 @@ pub(crate) fn serve(options: &Serve) -> Result<()> {
         );
     }
     let exports_time = stop::exports_time(plan.options.stop_time);
-    let units = units::open(specs, &state)?;
+    let units = units::open(model.units.values(), &state)?;
     let reactors = Reactors::start(&ReactorOptions {
-        reactors: options.reactors,
-        poll: options.poll.into(),
-        io: options.io.into(),
+        reactors: model.daemon.reactors.unwrap_or_default(),
+        poll: model.daemon.poll.unwrap_or_default().into(),
+        io: model.daemon.io.unwrap_or_default().into(),
         ..ReactorOptions::default()
     })?;
     // They end with the process: to stop them waits for everything that is under way, and so for what never ends.
@@ -63,20 +58,19 @@ pub(crate) fn serve(options: &Serve) -> Result<()> {
     say(&summary::units(&units));
     // Until now there is nothing to end gently: a signal ends the program, also one that waits for a lock.
     let signals = StopSignals::catch()?;
-    let access = &options.control_access;
-    let control = open_control(options, &state)?;
+    let access = ControlAccess::of(&model.daemon)?;
+    let control = open_control(&model.daemon, &access, &state)?;
     let feed = Feed::new(SystemTime::now)?;
     let events = feed.events();
     units.values().for_each(|unit| unit.unit.resume(&*reactors.poster()));
-    let places = places(options, plan, inherited, &state);
-    let exports = Exports::start(places, &units, &state, reactors, signals.waker())?;
+    let exports = Exports::start(&model, plan, inherited, &units, &state, reactors, signals.waker())?;
     // Those that were interrupted are not ready yet, and live where their exports want them by now.
     units.values().for_each(|unit| unit.unit.resume(&*reactors.poster()));
     say(&exports.summary());
     say("ready\n");
     tell_manager(NotifyState::Ready);
     let plane = control::plane(Daemon { exports, reactors }, &feed);
-    let (mut server, control_file) = control::server(control, access, plane.clone(), feed)?;
+    let (mut server, control_file) = control::server(control, &access, plane.clone(), feed)?;
     let why = signals.wait(&mut server);
     match why {
         Some(signal) => tracing::info!("{signal}: stopping; another one ends the program at once"),
@@ -128,10 +122,13 @@ fn threads(reactors: &Reactors) -> String {
 }
 
 /// The control socket. Daemons may share a state directory, so where it is not asked for, there may be none.
-fn open_control(options: &Serve, state: &StateDir) -> Result<Option<ControlSocket>> {
-    let access = &options.control_access;
-    match &options.control {
-        Some(path) => Ok(Some(ControlSocket::open(path, access)?)),
+fn open_control(
+    daemon: &config::Daemon,
+    access: &ControlAccess,
+    state: &StateDir,
+) -> Result<Option<ControlSocket>> {
+    match &daemon.control {
+        Some(path) => Ok(Some(ControlSocket::open(path.as_path(), access)?)),
         None => match ControlSocket::open(&state.path().join(CONTROL_SOCKET), access) {
             Ok(socket) => Ok(Some(socket)),
             Err(error) => {
@@ -144,35 +141,11 @@ fn open_control(options: &Serve, state: &StateDir) -> Result<Option<ControlSocke
     }
 }
 
-/// What is said of iSCSI.
-fn iscsi_plan(options: &Serve, specs: &[UnitSpec], has_sockets: bool) -> Result<Plan> {
-    match &options.iscsi_config {
-        Some(path) => Plan::read(path, &units::names(specs)?, has_sockets),
-        None => {
-            let portals = options.iscsi.iter().map(|portal| (*portal).into()).collect();
-            Ok(Plan::open_to_all(&options.target, portals))
-        }
+/// Settings that are not in force yet are refused: who relies on them would be mistaken.
+fn refuse_unknown(daemon: &config::Daemon) -> Result<()> {
+    let config::Daemon { metrics, allowed_paths, .. } = daemon;
+    for (key, is_said) in [("metrics", metrics.is_some()), ("allowed-paths", !allowed_paths.is_empty())] {
+        ensure!(!is_said, "`{key}` of [daemon] is not in force in this version: leave it out");
     }
-}
-
-fn places(options: &Serve, plan: Plan, inherited: Inherited, state: &StateDir) -> Places {
-    let sockets = options.vhost_user.iter().cloned();
-    let plain = options.socket_paths.iter().cloned().map(SocketSpec::new);
-    let mut places = Places {
-        iscsi: plan,
-        iscsi_sockets: inherited.iscsi,
-        vhost_user: sockets
-            .chain(plain)
-            .map(Grouped::from)
-            .chain(inherited.vhost_user.into_iter().map(Grouped::by_default))
-            .collect(),
-        pin_memory: options.pin_memory,
-    };
-    if places.count() == 0 {
-        if !options.is_back_end {
-            places.iscsi.portals.push(Grouped::by_default(DEFAULT_ISCSI).into());
-        }
-        places.vhost_user.push(Grouped::by_default(Endpoint::at(state.path().join("vhost-user.sock"))));
-    }
-    places
+    Ok(())
 }

@@ -34,6 +34,15 @@ pub(crate) fn show(bytes: u64) -> String {
     }
 }
 
+/// The other way, so that it can be parsed.
+pub(crate) fn exact(bytes: u64) -> String {
+    let units = [(50, "P"), (40, "T"), (30, "G"), (20, "M"), (10, "K")];
+    match units.iter().find(|(shift, _)| bytes > 0 && bytes.is_multiple_of(1 << shift)) {
+        Some((shift, unit)) => format!("{}{unit}", bytes >> shift),
+        None => bytes.to_string(),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -44,6 +53,7 @@ mod tests {
             [("512", 512), ("64k", 65536), ("1G", 1 << 30), ("3TiB", 3 << 40), ("8MiB", 8 << 20)]
         {
             assert_eq!(parse(text), Ok(bytes));
+            assert_eq!(parse(&exact(bytes)), Ok(bytes));
         }
         for text in ["", "G", "1X", "0", "-1", "1.5G", "99999P", "18446744073709551616"] {
             assert!(parse(text).is_err(), "{text}");

@@ -3,8 +3,9 @@
 //! A front end can keep its export from ending, and a store its unit from being flushed. Neither keeps other units from being
 //! flushed, or the program from ending.
 
+use crate::config::values::Name;
 use crate::exports::Exports;
-use crate::units::{Address, Units};
+use crate::units::Units;
 use anyhow::{Result, anyhow};
 use lunette_engine::LogicalUnit;
 use lunette_reactor::Reactors;
@@ -72,30 +73,30 @@ pub(crate) fn stop(
 /// Flushes every writable unit; the first that cannot be flushed is reported. Those that do not answer hold up no other.
 fn flush(units: &Units, reactors: &Reactors, deadline: Deadline) -> Result<()> {
     let (tell, told) = mpsc::channel();
-    let mut next = units.iter().filter_map(|(at, unit)| Some((*at, writable(&unit.unit)?)));
+    let mut next = units.iter().filter_map(|(name, unit)| Some((name.clone(), writable(&unit.unit)?)));
     let (mut under_way, mut failed) = (BTreeSet::new(), BTreeMap::new());
     let mut most = AT_A_TIME;
     loop {
-        for (at, backing) in next.by_ref().take(most - under_way.len()) {
-            under_way.insert(at);
-            begin_flush(at, backing, tell.clone(), reactors);
+        for (name, backing) in next.by_ref().take(most - under_way.len()) {
+            under_way.insert(name.clone());
+            begin_flush(name, backing, tell.clone(), reactors);
         }
         if under_way.is_empty() {
             break;
         }
         match told.recv_timeout(deadline.left().min(SILENCE)) {
-            Ok((at, result)) => {
-                under_way.remove(&at);
-                failed.extend(result.err().map(|error| (at, error.into())));
+            Ok((name, result)) => {
+                under_way.remove(&name);
+                failed.extend(result.err().map(|error| (name, error.into())));
             }
             Err(_) if deadline.left().is_zero() => break,
             Err(_) => most = under_way.len() + AT_A_TIME,
         }
     }
-    let missing = under_way.into_iter().chain(next.map(|(at, _)| at));
-    failed.extend(missing.map(|at| (at, anyhow!("it has taken too long"))));
-    let failed = failed.into_iter().map(|(at, error)| {
-        let error = error.context(format!("cannot flush {at} ({})", units[&at].unit.name));
+    let missing = under_way.into_iter().chain(next.map(|(name, _)| name));
+    failed.extend(missing.map(|name| (name, anyhow!("it has taken too long"))));
+    let failed = failed.into_iter().map(|(name, error)| {
+        let error = error.context(format!("cannot flush {name}"));
         tracing::error!("{error:#}");
         error
     });
@@ -107,13 +108,13 @@ fn writable(unit: &LogicalUnit) -> Option<Arc<dyn Backing>> {
 }
 
 /// What came of the flush of a unit.
-type Flushed = (Address, IoResult);
+type Flushed = (Name, IoResult);
 
-/// Has the store of the unit `at` flushed, and `tell` told.
-fn begin_flush(at: Address, backing: Arc<dyn Backing>, tell: Sender<Flushed>, reactors: &Reactors) {
+/// Has the store of the unit `name` flushed, and `tell` told.
+fn begin_flush(name: Name, backing: Arc<dyn Backing>, tell: Sender<Flushed>, reactors: &Reactors) {
     let begin = move |cx: &mut dyn Cx| {
         let store = backing.attach(cx);
-        let flush = Rc::new(Flush { at, tell, _store: store.clone(), sink: Cell::new(None) });
+        let flush = Rc::new(Flush { name, tell, _store: store.clone(), sink: Cell::new(None) });
         let sink = cx.register(flush.clone());
         flush.sink.set(Some(sink));
         let id = IoId { sink, token: 0 };
@@ -127,7 +128,7 @@ fn begin_flush(at: Address, backing: Arc<dyn Backing>, tell: Sender<Flushed>, re
 
 /// Waits for one flush.
 struct Flush {
-    at: Address,
+    name: Name,
     tell: Sender<Flushed>,
     /// Kept until its operation has completed.
     _store: Rc<dyn Store>,
@@ -136,7 +137,7 @@ struct Flush {
 
 impl Sink for Flush {
     fn complete(&self, _: u64, result: IoResult, cx: &mut dyn Cx) {
-        let _ = self.tell.send((self.at, result));
+        let _ = self.tell.send((self.name.clone(), result));
         if let Some(sink) = self.sink.take() {
             cx.unregister(sink);
         }

@@ -1,5 +1,6 @@
 //! What `serve` tells people: what is exported, and the lines to connect to it.
 
+use crate::config::values::Place;
 use crate::size;
 use crate::units::{Unit, Units};
 use std::fmt::{self, Write};
@@ -8,18 +9,28 @@ use std::net::SocketAddr;
 /// One line for each unit.
 pub(crate) fn units(units: &Units) -> String {
     let mut text = String::new();
-    for (address, Unit { unit, description, .. }) in units {
+    for (name, Unit { unit, description, place, .. }) in units {
         let caps = unit.backing().map(|backing| backing.caps());
         let size = caps.map_or_else(String::new, |caps| size::show(caps.size));
         let access = if caps.is_some_and(|caps| caps.read_only) { "read-only" } else { "read-write" };
         let identity = &unit.identity;
         let _ = writeln!(
             text,
-            "{address}: disk, {size}, {access}, {description}, serial {}, {}",
-            identity.serial, identity.naa
+            "{}: disk, {size}, {access}, {description}, serial {}, {}",
+            place.map_or_else(|| name.to_string(), at),
+            identity.serial,
+            identity.naa
         );
     }
     text
+}
+
+/// The target is left out where it goes without saying.
+fn at(Place { target, lun }: Place) -> String {
+    match target {
+        0 => format!("LUN {lun}"),
+        target => format!("target {target} LUN {lun}"),
+    }
 }
 
 /// How to connect by iSCSI.

@@ -1,47 +1,64 @@
-//! Who may control the daemon, as the command line says.
+//! Who may control the daemon.
 
-use crate::socket::group_number;
+use crate::config::values::Principal;
+use crate::config::{self, group_number};
+use anyhow::{Result, anyhow};
 use clap::Args;
 use lunette_control::AccessRules;
-use std::str::FromStr;
 
-/// Who may do what by the control socket, besides the daemon's user and root, and how many.
+/// Who may do what by the control socket, besides the daemon's user and root, and how many, as the command line says it.
 #[derive(Args, Clone, Debug)]
-pub(crate) struct ControlAccess {
+pub(crate) struct ControlOptions {
     /// A group whose members may control the daemon, by name or number (may be repeated)
-    #[arg(long = "control-admin-group", value_name = "GROUP")]
-    administrators: Vec<GroupName>,
+    #[arg(long = "control-admin-group", value_name = "GROUP", value_parser = existing_group)]
+    pub(crate) administrators: Vec<Principal>,
 
     /// A group whose members may look at everything, but change nothing (may be repeated)
-    #[arg(long = "control-read-group", value_name = "GROUP")]
-    readers: Vec<GroupName>,
+    #[arg(long = "control-read-group", value_name = "GROUP", value_parser = existing_group)]
+    pub(crate) readers: Vec<Principal>,
 
-    /// Most connections to the control socket at a time; those who may only read get half of it
-    #[arg(long = "control-clients", value_name = "N", default_value_t = 256, value_parser = clap::value_parser!(u16).range(1..=4096))]
+    /// Most connections to the control socket at a time, otherwise 256; those who may only read get half of it
+    #[arg(long = "control-clients", value_name = "N", value_parser = clap::value_parser!(u16).range(1..=4096))]
+    pub(crate) clients: Option<u16>,
+}
+
+fn existing_group(text: &str) -> Result<Principal, String> {
+    let group = text.parse()?;
+    group_number(&group)?;
+    Ok(group)
+}
+
+/// How many connections there may be if nothing is said.
+const CLIENTS: u16 = 256;
+
+/// Who may do what by the control socket, and how many.
+#[derive(Clone, Debug)]
+pub(crate) struct ControlAccess {
+    administrators: Vec<u32>,
+    readers: Vec<u32>,
     pub(super) clients: u16,
 }
 
 impl ControlAccess {
+    /// What a configuration says.
+    pub(crate) fn of(daemon: &config::Daemon) -> Result<Self> {
+        let numbers = |groups: &[Principal]| {
+            groups.iter().map(group_number).collect::<Result<_, _>>().map_err(|why| anyhow!(why))
+        };
+        Ok(Self {
+            administrators: numbers(&daemon.control_admin_groups)?,
+            readers: numbers(&daemon.control_read_groups)?,
+            clients: daemon.control_clients.map_or(CLIENTS, |clients| clients.get()),
+        })
+    }
+
     /// What that means for a process of this user.
     pub(super) fn rules(&self) -> AccessRules {
-        let numbers = |groups: &[GroupName]| groups.iter().map(|group| group.0).collect();
         AccessRules {
-            administrators: numbers(&self.administrators),
-            readers: numbers(&self.readers),
+            administrators: self.administrators.clone(),
+            readers: self.readers.clone(),
             ..AccessRules::default()
         }
-    }
-}
-
-/// The number of a group, written as its name or number.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-struct GroupName(u32);
-
-impl FromStr for GroupName {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        group_number(text).map(Self)
     }
 }
 
@@ -53,12 +70,19 @@ mod tests {
     #[derive(Parser)]
     struct Words {
         #[command(flatten)]
-        access: ControlAccess,
+        access: ControlOptions,
     }
 
     fn rules(words: &[&str]) -> Result<(AccessRules, u16), String> {
         let all = ["lunette"].iter().chain(words);
-        let access = Words::try_parse_from(all).map_err(|error| error.to_string())?.access;
+        let options = Words::try_parse_from(all).map_err(|error| error.to_string())?.access;
+        let daemon = config::Daemon {
+            control_admin_groups: options.administrators,
+            control_read_groups: options.readers,
+            control_clients: options.clients.and_then(std::num::NonZeroU16::new),
+            ..config::Daemon::default()
+        };
+        let access = ControlAccess::of(&daemon).map_err(|error| error.to_string())?;
         Ok((access.rules(), access.clients))
     }
 

@@ -4,7 +4,7 @@ mod access;
 pub(crate) mod events;
 mod session;
 
-pub(crate) use access::ControlAccess;
+pub(crate) use access::{ControlAccess, ControlOptions};
 pub(crate) use session::End;
 
 use crate::exports::Exports;

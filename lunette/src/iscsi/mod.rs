@@ -1,23 +1,22 @@
-//! The iSCSI way in: from the command line or a configuration file to targets and portals.
+//! The iSCSI way in: from a configuration to targets and portals.
 
 mod plan;
-mod secret;
-mod source;
-mod tables;
 
 pub(crate) use plan::Plan;
 
+use crate::config::Luns;
+use crate::config::values::Lun;
 use crate::stop::Deadline;
 use crate::summary;
-use crate::units::{Address, Units};
-use anyhow::{Context, Result, bail};
+use crate::units::Units;
+use anyhow::{Context, Result};
 use lunette_engine::{LogicalUnit, TargetPort};
 use lunette_reactor::Reactors;
 use lunette_scsi::Protocol;
 use lunette_transport_iscsi::{
     AccessControl, AccessRule, NetworkEntity, Portal, PortalOptions, TargetOptions,
 };
-use plan::{Luns, Rule, Target};
+use plan::{Rule, Target};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
 use std::net::TcpListener;
@@ -81,9 +80,6 @@ impl Iscsi {
         ids: &mut RangeInclusive<u16>,
     ) -> Result<()> {
         let name = &target.name;
-        if let Some(group) = target.groups.iter().find(|group| !all_groups.contains(group)) {
-            bail!("the target {name} has the portal group {group}, to which no portal belongs");
-        }
         let luns = target.luns.as_ref().map_or_else(|| everything(units), |luns| resolve(luns, units));
         let numbers: Vec<u32> = luns.keys().copied().collect();
         let groups = if target.groups.is_empty() { all_groups } else { &target.groups };
@@ -128,15 +124,17 @@ impl Iscsi {
     }
 }
 
-/// The units of target 0, where they are.
+/// The units whose place is in target 0.
 fn everything(units: &Units) -> BTreeMap<u32, Arc<LogicalUnit>> {
-    let of_all = units.iter().filter(|(address, _)| address.target == 0);
-    of_all.map(|(address, unit)| (address.lun, unit.unit.clone())).collect()
+    let places = units.values().filter_map(|unit| Some((unit.place?, unit)));
+    places
+        .filter(|(place, _)| place.target == 0)
+        .map(|(place, unit)| (place.lun, unit.unit.clone()))
+        .collect()
 }
 
 fn resolve(luns: &Luns, units: &Units) -> BTreeMap<u32, Arc<LogicalUnit>> {
-    let find = |(lun, address): (&u32, &Address)| Some((*lun, units.get(address)?.unit.clone()));
-    luns.iter().filter_map(find).collect()
+    luns.iter().filter_map(|(Lun(lun), name)| Some((*lun, units.get(name)?.unit.clone()))).collect()
 }
 
 fn rules(rules: &[Rule], units: &Units) -> AccessControl {

@@ -1,8 +1,9 @@
 //! What does not answer, and what is flushed all the same.
 
 use super::*;
-use crate::access::Grouped;
-use crate::exports::Places;
+use crate::config::values::Place;
+use crate::config::{Document, Model, Target};
+use crate::inherited::Inherited;
 use crate::iscsi::Plan;
 use crate::state::StateDir;
 use crate::units::Unit;
@@ -12,7 +13,6 @@ use lunette_reactor::Options as ReactorOptions;
 use lunette_scsi::Naa;
 use lunette_store::ram::Ram;
 use lunette_store::{Caps, local_or_insert};
-use lunette_transport_vhost_user::Endpoint;
 use rustix::net::sockopt::set_socket_linger;
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
 use std::cell::RefCell;
@@ -91,9 +91,10 @@ fn units(some: u32, answer: Answer, others: u32) -> (Units, Arc<AtomicUsize>) {
         let disk = Disk::new(&DiskOptions::default(), Backing::caps(&store)).unwrap();
         let identity = Identity::new(lun.to_string(), Naa::locally_assigned(lun.into()));
         let unit = LogicalUnit::new(format!("lun{lun}"), identity, Box::new(disk), Some(Arc::new(store)));
+        let place = Some(Place { target: 0, lun });
         (
-            Address { target: 0, lun },
-            Unit { unit, description: String::new(), queues: Vec::new(), groups: Vec::new() },
+            Name::of(&format!("lun{lun:04}")),
+            Unit { unit, description: String::new(), queues: Vec::new(), place },
         )
     };
     ((0..some + others).map(unit).collect(), flushed)
@@ -105,16 +106,24 @@ fn reactors() -> Reactors {
 
 /// Serves `units` at a socket in `folder` and to iSCSI.
 fn exports(units: &Units, folder: &Path, reactors: &Reactors) -> Exports {
-    let places = Places {
-        iscsi: Plan::open_to_all(
-            "iqn.2026-11.dev.lunette:test",
-            vec![Grouped::by_default("127.0.0.1:0".parse().unwrap())],
-        ),
-        iscsi_sockets: Vec::new(),
-        vhost_user: ["a", "b"].map(|name| Grouped::by_default(Endpoint::at(folder.join(name)))).into(),
-        pin_memory: false,
-    };
-    Exports::start(places, units, &StateDir::open(folder).unwrap(), reactors, || ()).unwrap()
+    let socket = |name: &str| crate::socket::at_path(folder.join(name).to_str().unwrap()).unwrap();
+    let model = Model::from(Document {
+        portals: vec!["127.0.0.1:0".parse().unwrap()],
+        targets: vec![Target::new("iqn.2026-11.dev.lunette:test".parse().unwrap())],
+        vhost_user: ["a", "b"].map(socket).into(),
+        ..Document::default()
+    });
+    let plan = Plan::new(&model).unwrap();
+    Exports::start(
+        &model,
+        plan,
+        Inherited::default(),
+        units,
+        &StateDir::open(folder).unwrap(),
+        reactors,
+        || (),
+    )
+    .unwrap()
 }
 
 /// A connection that waits for long to send the rest when it is closed, and its other end.
@@ -190,7 +199,7 @@ fn units_that_cannot_be_flushed_hold_up_no_other() {
     let (units, flushed) = units(3, Answer::Never, 10);
     let reactors = reactors();
     let error = flush(&units, &reactors, Deadline::after(Duration::ZERO)).unwrap_err();
-    assert!(format!("{error:#}").starts_with("cannot flush LUN 0 (lun0): "), "{error:#}");
+    assert!(format!("{error:#}").starts_with("cannot flush lun0000: "), "{error:#}");
     reactors.call(ReactorId(0), |_| ());
     assert_eq!(flushed.load(Ordering::SeqCst), 10);
 }

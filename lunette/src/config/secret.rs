@@ -1,9 +1,15 @@
 //! Where secrets come from: a file that nobody else can read, or a credential of the service manager. Never from the
 //! configuration itself, the command line or the environment, which others get to see.
 
+use super::values::{FilePath, Label};
 use anyhow::{Context, Result, anyhow, ensure};
 use lunette_iscsi::chap::Secret;
-use serde::{Deserialize, Deserializer};
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+use serde::de::{Error, MapAccess, Visitor};
+use serde::ser::SerializeMap;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use std::borrow::Cow;
+use std::fmt;
 use std::fs::File;
 use std::io::Read;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
@@ -14,28 +20,72 @@ use zeroize::Zeroizing;
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) enum SecretSource {
     /// A file that only the daemon's user can read.
-    File(PathBuf),
+    File(FilePath),
     /// The name of a credential that the service manager passes (systemd.exec(5), LoadCredential=).
-    Credential(String),
+    Credential(Label),
 }
+
+/// The two ways, for mistakes. They do not tell what is written there: somebody may have written the secret itself.
+const WAYS: &str = "a secret, which is written { file = \"PATH\" } or { credential = \"NAME\" }";
 
 impl<'de> Deserialize<'de> for SecretSource {
     fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
-        // Its error does not tell what is written there: somebody may have written the secret itself.
-        #[derive(Deserialize)]
-        #[serde(
-            untagged,
-            deny_unknown_fields,
-            expecting = "a secret is written { file = \"PATH\" } or { credential = \"NAME\" }"
-        )]
-        enum Written {
-            File { file: PathBuf },
-            Credential { credential: String },
+        struct TableVisitor;
+        impl<'de> Visitor<'de> for TableVisitor {
+            type Value = SecretSource;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(WAYS)
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<SecretSource, A::Error> {
+                let wrong = || A::Error::custom(format!("here should be {WAYS}"));
+                let source = match map.next_key::<String>()?.as_deref() {
+                    Some("file") => SecretSource::File(map.next_value()?),
+                    Some("credential") => SecretSource::Credential(map.next_value()?),
+                    _ => return Err(wrong()),
+                };
+                match map.next_key::<String>()? {
+                    None => Ok(source),
+                    Some(_) => Err(wrong()),
+                }
+            }
         }
-        Ok(match Written::deserialize(from)? {
-            Written::File { file } => Self::File(file),
-            Written::Credential { credential } => Self::Credential(credential),
-        })
+        from.deserialize_map(TableVisitor)
+    }
+}
+
+impl Serialize for SecretSource {
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        let mut map = to.serialize_map(Some(1))?;
+        match self {
+            Self::File(path) => map.serialize_entry("file", path)?,
+            Self::Credential(name) => map.serialize_entry("credential", name)?,
+        }
+        map.end()
+    }
+}
+
+impl JsonSchema for SecretSource {
+    fn schema_name() -> Cow<'static, str> {
+        "Secret".into()
+    }
+
+    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
+        let (file, credential) = (generator.subschema_for::<FilePath>(), generator.subschema_for::<Label>());
+        let only = |key: &str, value: Schema, description: &str| {
+            json_schema!({
+                "type": "object",
+                "description": description,
+                "properties": { key: value },
+                "required": [key],
+                "additionalProperties": false
+            })
+        };
+        json_schema!({ "oneOf": [
+            only("file", file, "A file that only the daemon's user can read. A relative path begins where the file is."),
+            only("credential", credential, "A credential that the service manager passes (LoadCredential=).")
+        ]})
     }
 }
 
@@ -45,11 +95,13 @@ const CREDENTIALS: &str = "CREDENTIALS_DIRECTORY";
 const LONGEST: u64 = 4096;
 
 impl SecretSource {
-    /// Reads the secret. `resolve` tells where a relative path begins; a `short` one may be so short that it can be guessed.
-    pub(crate) fn load(&self, resolve: impl Fn(&Path) -> PathBuf, short: bool) -> Result<Secret> {
+    /// Reads the secret. A `short` one may be so short that it can be guessed.
+    pub(crate) fn load(&self, short: bool) -> Result<Secret> {
         let path = match self {
-            Self::File(path) => resolve(path),
-            Self::Credential(name) => credential(name, std::env::var_os(CREDENTIALS).map(PathBuf::from))?,
+            Self::File(path) => path.as_path().to_owned(),
+            Self::Credential(name) => {
+                credential(name.as_str(), std::env::var_os(CREDENTIALS).map(PathBuf::from))?
+            }
         };
         let told = || format!("cannot use the secret in {}", path.display());
         let mut bytes = read(&path, matches!(self, Self::File(_))).with_context(told)?;
@@ -105,11 +157,15 @@ mod tests {
     use std::fs::{self, Permissions};
     use std::os::unix::fs::PermissionsExt;
 
+    fn file(path: impl AsRef<Path>) -> SecretSource {
+        SecretSource::File(path.as_ref().to_str().unwrap().parse().unwrap())
+    }
+
     fn load(content: &[u8], mode: u32, short: bool) -> Result<Secret> {
         let directory = tempfile::tempdir().unwrap();
         fs::write(directory.path().join("a"), content).unwrap();
         fs::set_permissions(directory.path().join("a"), Permissions::from_mode(mode)).unwrap();
-        SecretSource::File("a".into()).load(|path| directory.path().join(path), short)
+        file(directory.path().join("a")).load(short)
     }
 
     fn refusal(content: &[u8], mode: u32) -> String {
@@ -138,10 +194,10 @@ mod tests {
             let error = refusal(content, mode);
             assert!(error.contains(part) && error.contains("cannot use the secret in /"), "{error}");
         }
-        let missing = SecretSource::File("/no/such/secret".into()).load(Path::to_owned, false);
+        let missing = file("/no/such/secret").load(false);
         assert!(format!("{:#}", missing.unwrap_err()).contains("/no/such/secret: No such file"));
         let directory = tempfile::tempdir().unwrap();
-        let not_a_file = SecretSource::File(directory.path().into()).load(Path::to_owned, false);
+        let not_a_file = file(directory.path()).load(false);
         assert!(format!("{:#}", not_a_file.unwrap_err()).contains("it is not a file"));
     }
 

@@ -1,0 +1,74 @@
+//! `lunette check` and `lunette schema`.
+
+use super::check::Setting;
+use super::load::{DEFAULT_FILE, Files, load};
+use super::{Document, Model, print, schema};
+use anyhow::Result;
+use clap::Subcommand;
+use std::fmt::Write as _;
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+
+/// What is to be done with a configuration.
+#[derive(Subcommand, Debug)]
+pub(crate) enum ConfigCommand {
+    /// Check a configuration, without opening or changing anything
+    ///
+    /// Tells everything that is wrong, with its place, and otherwise what it says.
+    Check {
+        /// The configuration; the files in `conf.d` beside it belong to it
+        #[arg(value_name = "FILE", default_value = DEFAULT_FILE)]
+        file: PathBuf,
+        /// Print all of it as one file, in the order that it always has
+        #[arg(long)]
+        print: bool,
+    },
+    /// Print the JSON schema of configurations
+    Schema,
+}
+
+/// Carries it out.
+pub(crate) fn run(command: &ConfigCommand) -> Result<()> {
+    let text = match command {
+        ConfigCommand::Check { file, print: false } => summary(file, &read(file)?),
+        ConfigCommand::Check { file, print: true } => print::to_toml(&read(file)?)?,
+        ConfigCommand::Schema => format!("{:#}\n", schema::schema()),
+    };
+    say(&text)
+}
+
+fn say(text: &str) -> Result<()> {
+    match std::io::stdout().write_all(text.as_bytes()) {
+        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
+        result => Ok(result?),
+    }
+}
+
+/// A configuration that can be used. Warnings go to standard error.
+fn read(path: &Path) -> Result<Model> {
+    let setting =
+        Setting { iscsi_sockets: None, vhost_user_sockets: None, looks_at_system: true, is_whole: true };
+    let (model, report) = load(path, Files::WithDirectory, Document::default(), setting)?;
+    for warning in report.warnings() {
+        let _ = writeln!(std::io::stderr(), "{warning}");
+    }
+    Ok(model)
+}
+
+/// What a configuration says, in a few lines.
+fn summary(path: &Path, model: &Model) -> String {
+    let count = |count: usize, one: &str, many: &str| match count {
+        1 => format!("1 {one}"),
+        _ => format!("{count} {many}"),
+    };
+    let Model { units, portals, targets, exports, .. } = model;
+    let mut text = format!("{}: ", path.display());
+    let parts = [
+        count(units.len(), "unit", "units"),
+        count(portals.len(), "portal", "portals"),
+        count(targets.len(), "target", "targets"),
+        count(exports.len(), "vhost-user export", "vhost-user exports"),
+    ];
+    let _ = writeln!(text, "{}", parts.join(", "));
+    text
+}

@@ -1,0 +1,37 @@
+//! The configuration: from the command line or from files to one [`Model`] of everything, and back to a file.
+//!
+//! A [`Document`] is what is written: in TOML, in JSON, on the command line. When its parts hold together it is a model.
+
+pub(crate) mod check;
+pub(crate) mod command;
+mod daemon;
+mod decode;
+mod document;
+mod iscsi;
+mod load;
+mod mask;
+mod options;
+mod print;
+mod report;
+mod schema;
+mod secret;
+mod suggest;
+mod system;
+#[cfg(test)]
+mod tests;
+mod unit;
+pub(crate) mod values;
+
+pub(crate) use check::Setting;
+pub(crate) use daemon::{Daemon, IoMode, Places, PollMode, VhostUser};
+pub(crate) use document::{Document, Iscsi, Model};
+pub(crate) use iscsi::{
+    Access, Account, Chap, Digest, Limits, Luns, Parameters, PortGroup, Portal, Target, Times,
+};
+pub(crate) use load::from_text;
+pub(crate) use options::configure;
+pub(crate) use print::to_toml;
+pub(crate) use report::Report;
+pub(crate) use suggest::did_you_mean;
+pub(crate) use system::{access, group as group_number};
+pub(crate) use unit::{BlockLength, KnownBy, Unit, UnitLun, Version};

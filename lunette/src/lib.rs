@@ -1,0 +1,109 @@
+//! The lunette program: command line, wiring, and nothing that could live in a crate of its own.
+//!
+//! It is a library only so that the fuzzers of the workspace reach its parsers; there is no interface for others.
+//!
+//! Entry points: [`main`], [`fuzzing`].
+
+mod access;
+mod cli;
+mod client;
+mod config;
+mod control;
+mod exports;
+pub mod fuzzing;
+mod inherited;
+mod iscsi;
+mod notation;
+mod serve;
+mod signals;
+mod size;
+mod socket;
+mod state;
+mod stop;
+mod summary;
+mod unit_state;
+mod units;
+
+use cli::Call;
+use std::ffi::OsString;
+use std::io::Write;
+use std::process::ExitCode;
+
+/// What `--print-capabilities` prints, by QEMU's `vhost-user.json`.
+const CAPABILITIES: &str = r#"{"type":"scsi"}"#;
+
+/// The program: does what its command line says.
+pub fn main() -> ExitCode {
+    let words: Vec<OsString> = std::env::args_os().collect();
+    let done = match Call::parse(&words) {
+        Ok(Call::Serve(options)) => {
+            start_log();
+            serve::serve(&options)
+        }
+        Ok(Call::Session(call)) => client::session::run(&call),
+        Ok(Call::Config(call)) => config::command::run(&call),
+        Ok(Call::PrintCapabilities) => {
+            println!("{CAPABILITIES}");
+            return ExitCode::SUCCESS;
+        }
+        Err(error) => error.exit(),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            // What is wrong with a configuration is told line by line.
+            let _ = match error.downcast_ref::<config::Report>() {
+                Some(report) => writeln!(std::io::stderr(), "{report}"),
+                None => writeln!(std::io::stderr(), "lunette: {}", reasons(&error)),
+            };
+            exit_code(&error)
+        }
+    }
+}
+
+/// 1 if something was refused or has failed, and 3 if there is no daemon to ask; clap ends the program with 2 where the
+/// command line is wrong.
+fn exit_code(error: &anyhow::Error) -> ExitCode {
+    use lunette_control::Error;
+    match error.downcast_ref() {
+        Some(Error::Socket(_) | Error::Answer(_)) => ExitCode::from(3),
+        Some(Error::Refused(_)) | None => ExitCode::FAILURE,
+    }
+}
+
+/// An error with its causes, without those that the text before them tells already.
+fn reasons(error: &anyhow::Error) -> String {
+    error.chain().map(ToString::to_string).fold(String::new(), |text, cause| match text.as_str() {
+        "" => cause,
+        said if said.contains(&cause) => text,
+        said => format!("{said}: {cause}"),
+    })
+}
+
+/// Logs to standard error, from `info` on, or as `LUNETTE_LOG` says.
+fn start_log() {
+    let filter = tracing_subscriber::EnvFilter::builder()
+        .with_default_directive(tracing::Level::INFO.into())
+        .with_env_var("LUNETTE_LOG")
+        .from_env_lossy();
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        // It would panic, and so end the daemon, when nobody reads the log any more.
+        .log_internal_errors(false)
+        .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()))
+        .init();
+}
+
+#[cfg(test)]
+mod tests {
+    use super::reasons;
+    use anyhow::anyhow;
+
+    #[test]
+    fn causes_are_told_once() {
+        let error = anyhow!("no such file").context("cannot open a: no such file").context("LUN 3");
+        assert_eq!(reasons(&error), "LUN 3: cannot open a: no such file");
+        assert_eq!(reasons(&anyhow!("b").context("a")), "a: b");
+    }
+}
