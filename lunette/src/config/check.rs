@@ -72,8 +72,8 @@ pub(crate) fn check(document: &Document, setting: Setting) -> Vec<Issue> {
     checker.portals();
     checker.targets();
     checker.exports();
-    checker.daemon();
     if setting.is_whole {
+        checker.daemon();
         checker.portal_groups();
         checker.port_groups();
         checker.whole();
@@ -286,8 +286,10 @@ impl<'a> Checker<'a> {
         for (index, export) in exports.iter().enumerate() {
             self.luns(export.units.as_ref(), &Where::new("vhost-user", index));
         }
-        let control = self.document.daemon.control.as_ref().map(FilePath::as_path);
-        let metrics = self.document.daemon.metrics.as_ref().map(|metrics| Path::new(metrics.as_str()));
+        // Those of the daemon itself change with its next start.
+        let daemon = Some(&self.document.daemon).filter(|_| self.setting.is_whole);
+        let control = daemon.and_then(|daemon| Some(daemon.control.as_ref()?.as_path()));
+        let metrics = daemon.and_then(|daemon| Some(Path::new(daemon.metrics.as_ref()?.as_str())));
         let place = |index: usize| match index.checked_sub(2) {
             None => Where::new("daemon", 0).at(["control", "metrics"][index]),
             Some(index) => Where::new("vhost-user", index).at("socket"),

@@ -1,6 +1,7 @@
-//! `lunette check` and `lunette schema`.
+//! `lunette check`, `lunette diff` and `lunette schema`.
 
 use super::check::Setting;
+use super::diff::diff;
 use super::load::{DEFAULT_FILE, Files, load};
 use super::{Document, Model, print, schema};
 use anyhow::Result;
@@ -23,6 +24,20 @@ pub(crate) enum ConfigCommand {
         #[arg(long)]
         print: bool,
     },
+    /// Show what would change from one configuration to another
+    ///
+    /// In the order in which it would be done, and whether that needs a restart.
+    Diff {
+        /// The configuration that there is
+        #[arg(value_name = "FROM")]
+        from: PathBuf,
+        /// The one that is wanted
+        #[arg(value_name = "TO")]
+        to: PathBuf,
+        /// As JSON, with everything that is known
+        #[arg(long)]
+        json: bool,
+    },
     /// Print the JSON schema of configurations
     Schema,
 }
@@ -32,6 +47,10 @@ pub(crate) fn run(command: &ConfigCommand) -> Result<()> {
     let text = match command {
         ConfigCommand::Check { file, print: false } => summary(file, &read(file)?),
         ConfigCommand::Check { file, print: true } => print::to_toml(&read(file)?)?,
+        ConfigCommand::Diff { from, to, json } => {
+            let plan = diff(&read(from)?, &read(to)?);
+            if *json { format!("{:#}\n", serde_json::to_value(&plan)?) } else { plan.to_string() }
+        }
         ConfigCommand::Schema => format!("{:#}\n", schema::schema()),
     };
     say(&text)

@@ -61,8 +61,9 @@ pub(crate) struct Model {
 }
 
 /// What concerns all of iSCSI.
-#[derive(Clone, Default, PartialEq, Debug)]
+#[derive(Clone, Default, PartialEq, Debug, Serialize)]
 pub(crate) struct Iscsi {
+    #[serde(skip_serializing_if = "Vec::is_empty")]
     pub(crate) addresses: Vec<Text<Network>>,
     pub(crate) discovery: Discovery,
     pub(crate) limits: Limits,

@@ -6,6 +6,7 @@ pub(crate) mod check;
 pub(crate) mod command;
 mod daemon;
 mod decode;
+pub(crate) mod diff;
 mod document;
 mod iscsi;
 mod load;

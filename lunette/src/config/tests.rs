@@ -4,7 +4,9 @@ use super::load::{Files, from_text, load};
 use super::print::to_toml;
 use std::path::{Path, PathBuf};
 
+mod changing;
 mod corpus;
+mod random;
 mod reading;
 mod reference;
 mod schema;
