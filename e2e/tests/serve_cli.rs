@@ -79,7 +79,8 @@ fn bad_notation_is_refused_with_its_place() -> Result<()> {
     }
     let twice = lunette.clone().lu("disk:ram:1M,lun=3").lu("disk:ram:1M,lun=3");
     refuses(&twice, ["3"])?;
-    let twice = lunette.clone().lu("disk:ram:1M,target=5,lun=3").lu("disk:ram:1M,target=5,lun=3");
+    let lunette = lunette.vhost_user("vm.sock");
+    let twice = lunette.lu("disk:ram:1M,target=5,lun=3").lu("disk:ram:1M,target=5,lun=3");
     refuses(&twice, ["target=5,lun=3"])
 }
 

@@ -155,10 +155,12 @@ impl<'a> Checker<'a> {
         };
         for (index, first) in twice(units.iter().map(path).enumerate()) {
             let (unit, other) = (&units[index], &units[first]);
-            if !(unit.read_only && other.read_only) {
+            if let Some(path) = path(unit).filter(|_| !(unit.read_only && other.read_only)) {
                 let what = format!(
-                    "the units `{}` and `{}` have the same bytes, and not both only read",
-                    other.name, unit.name
+                    "the units `{}` and `{}` have the same bytes, those of {}, and not both only read",
+                    other.name,
+                    unit.name,
+                    path.display()
                 );
                 self.clash(
                     Where::new("unit", index).at("store"),
