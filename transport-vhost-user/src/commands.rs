@@ -2,8 +2,9 @@
 
 use crate::queue::{Queue, State};
 use crate::ring::{Head, RingError};
-use crate::wire::{Address, Command, Expected, Response, ResponseField};
-use lunette_engine::{CommandFrame, Completion, Session, Started};
+use crate::targets::Sessions;
+use crate::wire::{Command, Expected, Response, ResponseField};
+use lunette_engine::{CommandFrame, Completion, Started};
 use lunette_store::{Cx, Sg};
 
 impl Queue {
@@ -31,7 +32,8 @@ impl Queue {
             return Ok(());
         }
         let cookie = state.slots.next().into();
-        match self.execute(&Command::read(&readable, sizes), cookie, &field, data_out, data_in, cx) {
+        let command = Command::read(&readable, sizes);
+        match execute(&mut state.sessions, &command, cookie, &field, data_out, data_in, cx) {
             Some(written) => state.answer(head, written),
             None => {
                 state.hold(head, expected, sizes.response());
@@ -40,48 +42,40 @@ impl Queue {
         Ok(())
     }
 
-    /// Carries a command out. How many bytes were written, if it has ended and been answered.
-    #[inline]
-    fn execute(
-        &self,
-        command: &Command,
-        cookie: u64,
-        field: &ResponseField<'_>,
-        data_out: Sg<'_>,
-        data_in: Sg<'_>,
-        cx: &mut dyn Cx,
-    ) -> Option<u32> {
-        let Some((address, session)) = self.reach(command.address, cx) else {
-            return Some(field.fail(Response::BAD_TARGET));
-        };
-        let frame = CommandFrame {
-            lun: address.lun,
-            tag: command.tag,
-            attribute: command.attribute,
-            priority: command.priority,
-            reference_number: command.reference_number,
-            cdb: &command.cdb,
-            data_out: data_out.len(),
-            cookie,
-        };
-        match session.execute(&frame, data_out, data_in, cx) {
-            Started::Ended(outcome) => Some(field.end(&outcome)),
-            Started::Pending => None,
-        }
-    }
-
-    /// The session for a request to `address`, if there is such a target.
-    #[inline]
-    pub(crate) fn reach(&self, address: Option<Address>, cx: &mut dyn Cx) -> Option<(Address, &Session)> {
-        let address = address?;
-        Some((address, self.sessions.reach(address, cx)?))
-    }
-
     pub(crate) fn command_answered(&self, cookie: u64, completion: Completion, cx: &mut dyn Cx) {
         let respond = |field: &ResponseField<'_>| match &completion {
             Completion::Ended(outcome) => field.end(outcome),
             Completion::Aborted(why) => field.fail((*why).into()),
         };
         self.ended(cookie, respond, cx);
+    }
+}
+
+/// Carries a command out. How many bytes were written, if it has ended and been answered.
+#[inline]
+fn execute(
+    sessions: &mut Sessions,
+    command: &Command,
+    cookie: u64,
+    field: &ResponseField<'_>,
+    data_out: Sg<'_>,
+    data_in: Sg<'_>,
+    cx: &mut dyn Cx,
+) -> Option<u32> {
+    let reached = command.address.and_then(|address| Some((address, sessions.reach(address, cx)?)));
+    let Some((address, session)) = reached else { return Some(field.fail(Response::BAD_TARGET)) };
+    let frame = CommandFrame {
+        lun: address.lun,
+        tag: command.tag,
+        attribute: command.attribute,
+        priority: command.priority,
+        reference_number: command.reference_number,
+        cdb: &command.cdb,
+        data_out: data_out.len(),
+        cookie,
+    };
+    match session.execute(&frame, data_out, data_in, cx) {
+        Started::Ended(outcome) => Some(field.end(&outcome)),
+        Started::Pending => None,
     }
 }

@@ -7,6 +7,7 @@
 use crate::local::{ConnectionId, post};
 use crate::queue::{Queue, State};
 use crate::ring::{Head, RingError};
+use crate::targets::Sessions;
 use crate::wire::{Address, ControlRequest, Expected, Response};
 use lunette_engine::Management;
 use lunette_scsi::{NotificationClasses, ServiceResponse};
@@ -69,22 +70,24 @@ impl Queue {
         let request = ControlRequest::read(&readable, &writable)?;
         let response = match request {
             ControlRequest::Notifications { subscribe, address, classes } => {
-                let bytes = self.notifications(subscribe, address, classes, cx);
+                let bytes = self.notifications(&mut state.sessions, subscribe, address, classes, cx);
                 let written = writable.copy_in(0, &bytes);
                 state.answer(head, written as u32);
                 return Ok(());
             }
-            ControlRequest::Manage { function, address, tag } => match (self.reach(address, cx), function) {
-                (None, _) => Response::BAD_TARGET,
-                (_, None) => Response::FUNCTION_REJECTED,
-                (Some((address, _)), Some(function)) => {
-                    let management = Management { function, lun: address.lun, tag };
-                    let number = state.slots.next();
-                    state.hold(head, Expected::default(), 1);
-                    self.go_through(Stage::CatchUp(address, management), state, number, cx);
-                    return Ok(());
+            ControlRequest::Manage { function, address, tag } => {
+                match (address.filter(|address| state.sessions.reach(*address, cx).is_some()), function) {
+                    (None, _) => Response::BAD_TARGET,
+                    (_, None) => Response::FUNCTION_REJECTED,
+                    (Some(address), Some(function)) => {
+                        let management = Management { function, lun: address.lun, tag };
+                        let number = state.slots.next();
+                        state.hold(head, Expected::default(), 1);
+                        self.go_through(Stage::CatchUp(address, management), state, number, cx);
+                        return Ok(());
+                    }
                 }
-            },
+            }
         };
         let written = writable.copy_in(0, &[response.0]);
         state.answer(head, written as u32);
@@ -94,12 +97,14 @@ impl Queue {
     /// Which of `classes` a logical unit can tell of; it does from now on if the driver subscribes.
     fn notifications(
         &self,
+        sessions: &mut Sessions,
         subscribe: bool,
         address: Option<Address>,
         classes: NotificationClasses,
         cx: &mut dyn Cx,
     ) -> [u8; ControlRequest::NOTIFICATIONS_RESPONSE] {
-        let Some((Address { target, lun }, session)) = self.reach(address, cx) else {
+        let reached = address.and_then(|address| Some((address, sessions.reach(address, cx)?)));
+        let Some((Address { target, lun }, session)) = reached else {
             return ControlRequest::notifications(NotificationClasses::NONE, Response::BAD_TARGET);
         };
         let actual = classes & session.nexus().meet(lun).device().notifications();
@@ -154,15 +159,18 @@ impl Queue {
         drop(state);
         match waiting.stage {
             Stage::CatchUp(address, management) => {
-                if let Some(session) = self.sessions.reach(address, cx) {
-                    session.manage(&management, u64::from(number), cx);
+                if let Some(session) = self.state().sessions.reach(address, cx) {
+                    return session.manage(&management, u64::from(number), cx);
                 }
+                // It has been removed meanwhile.
+                self.answer_control(number, Response::BAD_TARGET, cx);
             }
-            Stage::Show(response) => {
-                let response = [Response::from(response).0];
-                self.ended(u64::from(number), |field| field.bytes.copy_in(0, &response) as u32, cx);
-            }
+            Stage::Show(response) => self.answer_control(number, Response::from(response), cx),
         }
+    }
+
+    fn answer_control(&self, number: u16, response: Response, cx: &mut dyn Cx) {
+        self.ended(u64::from(number), |field| field.bytes.copy_in(0, &[response.0]) as u32, cx);
     }
 
     /// The engine has carried a function out.

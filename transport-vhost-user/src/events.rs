@@ -207,6 +207,19 @@ impl Events {
         state.pending.clear();
     }
 
+    /// There is another target.
+    pub(crate) fn target_came(&self, target: u8) {
+        self.report(Event::of_inventory(InventoryChange::Came { lun: 0 }, target));
+    }
+
+    /// A target that had these units is there no more.
+    pub(crate) fn target_went(&self, target: u8, luns: Vec<u32>) {
+        self.state().subscriptions.retain(|(of, _), _| *of != target);
+        for lun in luns {
+            self.report(Event::of_inventory(InventoryChange::Went { lun }, target));
+        }
+    }
+
     fn report(&self, event: Event) {
         let mut state = self.state();
         if !state.features.contains(event.needs()) || event.is_known(&state.pending) {

@@ -9,7 +9,7 @@ use crate::local::{ExportId, Local};
 use crate::notify::Kind;
 use crate::place::Place;
 use crate::raise::Raiser;
-use crate::targets::Targets;
+use crate::targets::{Removal, Targets};
 use lunette_engine::TargetPort;
 use lunette_store::log::LineBudget;
 use lunette_store::{Cx, Interest, IoId, IoResult, Post, ReactorId, Sink, SinkId};
@@ -159,11 +159,11 @@ impl VhostUserExport {
             aside: Aside::new(home, poster.clone()),
             log: LineBudget::default(),
         };
-        let request_queues = options.request_queues;
+        let (place, request_queues) = (Arc::new(place), options.request_queues);
         let end = End { ended, _done: done };
-        let listener = Blueprint { place: Arc::new(place), request_queues, entrance, end };
+        let listener = Blueprint { place: place.clone(), request_queues, entrance, end };
         poster.post(home, Box::new(move |cx| Listener::open(id, listener, cx)));
-        Ok(Handle { id, name, home, poster, is_done: Mutex::new(is_done) })
+        Ok(Handle { id, name, place, poster, is_done: Mutex::new(is_done) })
     }
 }
 
@@ -180,7 +180,7 @@ fn check_kernel(reactors: &[ReactorId]) -> Result<(), Error> {
 pub struct Handle {
     id: ExportId,
     name: String,
-    home: ReactorId,
+    place: Arc<Place>,
     poster: Arc<dyn Post>,
     /// Closed when everything has ended.
     is_done: Mutex<mpsc::Receiver<()>>,
@@ -190,6 +190,27 @@ impl Handle {
     /// The [name of its endpoint](Endpoint::name).
     pub fn name(&self) -> &str {
         &self.name
+    }
+
+    /// Adds a target, which the driver is told to look at. Its units may come later, and may take shorter transfers than the
+    /// device has told its driver; they say so themselves. Returns whether there was none of this number.
+    pub fn add_target(&self, number: u8, port: Arc<TargetPort>) -> bool {
+        self.place.targets.add(number, port)
+    }
+
+    /// Removes a target, whose number is free at once. The driver is told that the units have gone; what they still have to
+    /// do for it is aborted. Then, on one of the reactors, `done` is called, which must not wait: the export has nothing of the
+    /// target's port any more. Returns whether there is one; `done` is called only then.
+    pub fn remove_target(&self, number: u8, done: impl FnOnce() + Send + 'static) -> bool {
+        let Some(nexus) = self.place.targets.remove(number) else { return false };
+        let place = self.place.clone();
+        let mut left = vec![place.home];
+        left.extend(place.reactors.iter().copied());
+        left.sort_unstable();
+        left.dedup();
+        let removal = Removal { place, target: number, nexus, left, done: Box::new(done) };
+        self.poster.post(self.place.home, Box::new(move |cx| removal.go_on(cx)));
+        true
     }
 
     /// Removes the socket and ends the connection, if there is one, as soon as all that is in flight has finished.
@@ -202,7 +223,7 @@ impl Handle {
                 listener.stop(cx);
             }
         };
-        self.poster.post(self.home, Box::new(stop));
+        self.poster.post(self.place.home, Box::new(stop));
     }
 
     /// Waits, for `most` at most, until an export that has [begun to stop](Self::begin_stop) has ended. Returns whether it has: a

@@ -62,10 +62,11 @@ impl Queues {
     pub fn new(nexus: &Arc<Nexus>, memory: &[SharedRegion], cx: &mut dyn Cx) -> Option<Self> {
         let reactor = cx.reactor();
         let reactors = [reactor].into();
+        let events = Arc::new(Events::new(ExportId::next(), reactor, cx.poster()));
         let place = Place {
             name: "fuzz".into(),
-            targets: Arc::new(Targets::one(nexus.clone())),
-            events: Arc::new(Events::new(ExportId::next(), reactor, cx.poster())),
+            targets: Arc::new(Targets::one(nexus.clone(), &events)),
+            events,
             home: reactor,
             reactors,
             pin_memory: false,

@@ -20,7 +20,7 @@ use crate::queue::Queue;
 use crate::socket;
 use crate::targets::Sessions;
 use crate::wire::ConfigSpace;
-use lunette_engine::{Completion, Management, Responder};
+use lunette_engine::{Completion, Management, Nexus, Responder, Session};
 use lunette_scsi::{Lun, ServiceResponse, TaskManagementFunction};
 use lunette_store::{Cx, Interest, IoId, IoResult, Sink, SinkId};
 use state::{Phase, State, Then};
@@ -35,7 +35,7 @@ pub(crate) type Ended = Box<dyn Fn(&mut dyn Cx)>;
 pub(crate) struct Connection {
     id: ConnectionId,
     place: Arc<Place>,
-    sessions: Sessions,
+    sessions: RefCell<Sessions>,
     sink: Cell<SinkId>,
     socket: Foreign,
     ended: Ended,
@@ -85,7 +85,7 @@ impl Connection {
         let config = ConfigSpace::new(request_queues, place.targets.max_transfer());
         let connection = Rc::new_cyclic(|weak: &Weak<Self>| Self {
             id,
-            sessions: Sessions::new(&place.targets, weak.clone()),
+            sessions: RefCell::new(Sessions::new(&place.targets, weak.clone())),
             socket: Foreign::new(socket, &place.aside),
             place,
             sink: Cell::new(SinkId(0)),
@@ -142,6 +142,13 @@ impl Connection {
         self.state().epochs
     }
 
+    /// No more is asked of a target that is being removed.
+    pub(crate) fn forget(&self, place: &Arc<Place>, target: u8, nexus: &Nexus) {
+        if Arc::ptr_eq(&self.place, place) {
+            self.sessions.borrow_mut().forget(target, nexus);
+        }
+    }
+
     /// The event queue, if the driver has ever started it. The home reactor's only.
     pub(crate) fn event_queue(&self, cx: &mut dyn Cx) -> Option<Rc<Queue>> {
         Local::on(cx).queue(self.id, offer::EVENT_QUEUE)
@@ -195,10 +202,8 @@ impl Connection {
 
     fn close_nexuses(&self, state: &mut State, cx: &mut dyn Cx) {
         state.phase = Phase::Closing;
-        for session in self.sessions.all(cx) {
-            state.waiting += 1;
-            session.close(Cookie::Close as u64, cx);
-        }
+        state.waiting +=
+            self.sessions.borrow_mut().for_all(cx, |session, cx| session.close(Cookie::Close as u64, cx));
     }
 
     /// Nothing is in flight any more, and no memory mapped: lets go of everything.
@@ -222,10 +227,10 @@ impl Connection {
         let function = TaskManagementFunction::ITNexusReset;
         let management = Management { function, lun: Lun::default(), tag: 0 };
         self.place.events.reset();
-        for session in self.sessions.all(cx) {
-            state.waiting += 1;
+        let reset = |session: &Session, cx: &mut dyn Cx| {
             session.manage(&management, Cookie::Reset as u64, cx);
-        }
+        };
+        state.waiting += self.sessions.borrow_mut().for_all(cx, reset);
     }
 
     /// Tells a queue what it should be, if it is or was started.

@@ -83,7 +83,6 @@ pub(crate) struct Queue {
     pub(crate) connection: ConnectionId,
     pub(crate) index: u16,
     pub(crate) place: Arc<Place>,
-    pub(crate) sessions: Sessions,
     sink: Cell<SinkId>,
     role: Role,
     state: RefCell<State>,
@@ -114,10 +113,12 @@ impl Queue {
             connection,
             index,
             place: place.clone(),
-            sessions: Sessions::new(&place.targets, weak.clone()),
             sink: Cell::new(SinkId(0)),
             role: Role::of(index),
-            state: RefCell::new(State::new(Setup { started: false, ..setup.clone() })),
+            state: RefCell::new(State::new(
+                Setup { started: false, ..setup.clone() },
+                Sessions::new(&place.targets, weak.clone()),
+            )),
         });
         queue.sink.set(cx.register(queue.clone()));
         local.queues.borrow_mut().insert((connection, index), queue.clone());
@@ -169,7 +170,7 @@ impl Queue {
         }
         if !state.has_settled() {
             // Others may hold back what is under way for as long as they like.
-            self.sessions.turn_back(cx);
+            state.sessions.turn_back(cx);
         }
         self.wake(&mut state, cx);
         self.settle(&mut state, cx);
@@ -240,7 +241,7 @@ impl Queue {
         state.suspended = false;
         self.leave_behind(state, cx);
         if !state.has_settled() {
-            self.sessions.turn_back(cx);
+            state.sessions.turn_back(cx);
         }
         self.watch(state, cx);
         if let Some(error) = &state.setup.fds.error {

@@ -6,6 +6,7 @@ use super::{Setup, TICKS};
 use crate::control::Round;
 use crate::memory::MemoryMap;
 use crate::ring::{Chain, Head, Ring, RingError};
+use crate::targets::Sessions;
 use crate::wire::Expected;
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
@@ -14,6 +15,8 @@ use std::time::Duration;
 
 pub(crate) struct State {
     pub(crate) setup: Setup,
+    /// With the targets.
+    pub(crate) sessions: Sessions,
     /// While started and not broken, and until the last request has ended.
     pub(crate) ring: Option<Ring>,
     /// The front end has taken the ring's own memory away; the ring goes on when it is there again.
@@ -57,9 +60,10 @@ pub(super) struct Past {
 }
 
 impl State {
-    pub(super) fn new(setup: Setup) -> Self {
+    pub(super) fn new(setup: Setup, sessions: Sessions) -> Self {
         Self {
             setup,
+            sessions,
             ring: None,
             suspended: false,
             base: 0,

@@ -34,10 +34,11 @@ fn place(cx: &mut dyn Cx) -> Arc<Place> {
     let port = TargetPort::new("test", 1, Protocol::NONE, [].into());
     let nexus = Nexus::new("test".to_owned(), port);
     let home = ReactorId(0);
+    let events = Arc::new(Events::new(ExportId::next(), home, cx.poster()));
     Arc::new(Place {
         name: "test".into(),
-        targets: Arc::new(Targets::one(nexus)),
-        events: Arc::new(Events::new(ExportId::next(), home, cx.poster())),
+        targets: Arc::new(Targets::one(nexus, &events)),
+        events,
         home,
         reactors: [home].into(),
         pin_memory: false,

@@ -180,6 +180,21 @@ fn a_driver_is_told_of_each_unit_that_comes_or_goes() {
 }
 
 #[test]
+fn a_driver_is_told_of_targets_that_come_and_go() {
+    let rig = Rig::ram(Io::Auto);
+    let export = rig.export.as_ref().unwrap();
+    let mut driver = Driver::new(&rig.socket, HOTPLUG);
+    (0..3).for_each(|head| driver.give(head));
+    let unit = rig.targets[&0].luns().inventory().units()[&0].clone();
+    let units = [(0, unit.clone()), (4, unit)];
+    assert!(export.add_target(9, TargetPort::new("nine", 2, Protocol::NONE, units.into())));
+    assert_eq!(driver.event(), at(came([1, 9, 0, 0]), 0), "all of it is looked at");
+    assert!(export.remove_target(9, || ()));
+    assert_eq!(driver.event(), at(went([1, 9, 0, 0]), 1));
+    assert_eq!(driver.event(), at(went([1, 9, 0, 4]), 2));
+}
+
+#[test]
 fn a_unit_that_comes_again_is_told_as_often_as_it_goes() {
     let rig = Rig::ram(Io::Auto);
     let poster = rig.reactors.poster();

@@ -144,3 +144,76 @@ fn virtual_machines_at_one_unit_are_kept_apart() {
     }
     other.stop();
 }
+
+/// The targets of a running export, and what removing them has come to.
+fn remove(rig: &Rig, target: u8) -> std::sync::mpsc::Receiver<()> {
+    let (done, told) = std::sync::mpsc::channel();
+    let export = rig.export.as_ref().unwrap();
+    assert!(export.remove_target(target, move || done.send(()).unwrap()));
+    assert!(!export.remove_target(target, || panic!("it is removed")));
+    told
+}
+
+#[test]
+fn targets_come_and_go_beside_others() {
+    let rig = Rig::of(Io::Auto, three_targets());
+    let mut front = FrontEnd::ready(&rig.socket, MEMORY);
+    let (mut ring, mut control) = (front.start(2, 0, 64), front.start(0, 0x1_0000, 64));
+    let mut elsewhere = front.start(3, 0x2_0000, 64);
+    assert_eq!(ALL.map(|unit| ready(&mut front, &mut ring, unit)), [POWER_ON; 4]);
+    let export = rig.export.as_ref().unwrap();
+    let port = TargetPort::new("port 9", 10, Protocol::NONE, [(0, disk(9, ram()))].into());
+    let unit = [1, 9, 0x40, 0];
+    assert!(!export.add_target(3, port.clone()));
+    for _ in 0..3 {
+        assert_eq!(addressed(&mut front, &mut elsewhere, unit, &TEST_UNIT_READY, 0).response, 3);
+        assert!(export.add_target(9, port.clone()));
+        assert_eq!(ready(&mut front, &mut ring, unit), POWER_ON);
+        assert_eq!(ready(&mut front, &mut elsewhere, unit), GOOD);
+        remove(&rig, 9).recv().unwrap();
+        for ring in [&mut ring, &mut elsewhere] {
+            assert_eq!(addressed(&mut front, ring, unit, &TEST_UNIT_READY, 0).response, 3);
+        }
+        assert_eq!(front.control(&mut control, &tmf(5, unit, 0), 1), [3]);
+        assert_eq!(Arc::strong_count(&port), 1, "the export has nothing of it");
+    }
+    assert_eq!(ALL.map(|unit| ready(&mut front, &mut elsewhere, unit)), [GOOD; 4]);
+    for target in [0, 3, 255] {
+        remove(&rig, target).recv().unwrap();
+    }
+    assert_eq!(addressed(&mut front, &mut ring, [0xc1, 1, 0, 0], &TEST_UNIT_READY, 0).response, 3);
+    assert!(export.add_target(0, port));
+    assert_eq!(ready(&mut front, &mut ring, UNIT), POWER_ON, "the first and only one");
+}
+
+#[test]
+fn what_a_removed_target_still_has_to_do_is_aborted() {
+    let rig = Rig::held();
+    let export = rig.export.as_ref().unwrap();
+    let other = TargetPort::new("other", 2, Protocol::NONE, [(0, disk(2, ram()))].into());
+    assert!(export.add_target(1, other.clone()));
+    let mut front = FrontEnd::ready(&rig.socket, MEMORY);
+    let mut ring = front.start(3, 0, 64);
+    assert_eq!(ready(&mut front, &mut ring, UNIT), POWER_ON);
+    assert_eq!(ready(&mut front, &mut ring, [1, 1, 0x40, 0]), POWER_ON);
+    front.unit = UNIT;
+    front.offer_command(&ring, 5, DATA, &read_10(0, 1), &[], 512);
+    while held(&rig.reactors, 1) < 1 {
+        std::thread::yield_now();
+    }
+    let told = remove(&rig, 0);
+    // The number is another's at once.
+    assert!(export.add_target(0, other));
+    assert_eq!(ready(&mut front, &mut ring, [1, 1, 0x40, 0]), GOOD);
+    // By then it has been to all reactors.
+    for _ in 0..4 {
+        held(&rig.reactors, 0);
+        held(&rig.reactors, 1);
+    }
+    assert!(told.try_recv().is_err(), "the store has the guest's memory");
+    release(&rig.reactors, 1, 0x5a);
+    told.recv().unwrap();
+    let (head, written) = front.used(&mut ring);
+    assert_eq!((head, front.result(DATA, written, 512).response), (5, 4), "RESET");
+    assert_eq!(ready(&mut front, &mut ring, UNIT), POWER_ON);
+}
