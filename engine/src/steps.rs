@@ -40,7 +40,10 @@ impl LogicalUnit {
         let unit = self.clone();
         let start = move |steps| -> RunFuture { Box::pin(work(steps)) };
         let message: Message = Box::new(move |cx| Engine::on(cx).begin(&unit, start, cx));
-        post.post(self.home().first().copied().unwrap_or(ReactorId(0)), message);
+        let reactor = self.home().first().copied().unwrap_or(ReactorId(0));
+        // Who retires the unit waits for the message.
+        self.was_seen_on(&[reactor].into());
+        post.post(reactor, message);
     }
 }
 

@@ -130,6 +130,12 @@ fn work_in_the_background_is_asked_to_end_and_none_begins() {
     rig.complete_one(Ok(1));
     assert_eq!(*saved.lock().unwrap(), [(Err(IoError::Aborted), true), (Ok(1), true)]);
     assert_eq!((count(&ends), Arc::strong_count(&unit)), (1, 2));
+    let other = LogicalUnit::new("b", unit.identity.clone(), Box::new(Toy), None);
+    other.begin(&*poster, async move |_| panic!("it begins"));
+    let ends = rig.retire(&other);
+    assert_eq!(count(&ends), 0, "it is on its way");
+    rig.sim.settle();
+    assert_eq!((count(&ends), Arc::strong_count(&other)), (1, 1));
     let begun = Arc::new(());
     let held = begun.clone();
     unit.begin(&*poster, async move |_| {
