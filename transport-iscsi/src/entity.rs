@@ -184,7 +184,11 @@ impl NetworkEntity {
 
     /// Has a session end, also one for discovery. Returns whether there is one of this handle; it may last for a while yet.
     pub fn end_session(self: &Arc<Self>, tsih: u16, how: EndHow, reactors: &Reactors) -> bool {
-        let Some(place) = self.table().place_of(tsih) else { return false };
+        let place = match how {
+            EndHow::Drop => self.table().begin_end(tsih),
+            EndHow::LogoutRequest(_) => self.table().place_of(tsih),
+        };
+        let Some(place) = place else { return false };
         reactors.poster().post(place.reactor, self.clone().end_at(place, tsih, how));
         true
     }

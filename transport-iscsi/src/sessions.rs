@@ -112,6 +112,8 @@ struct Record {
     entry: Entry,
     /// The session's connection, and what was agreed on for the session.
     leading: Option<(u16, Parameters)>,
+    /// No other connection can go on with it.
+    is_ending: bool,
 }
 
 /// Why there is no session.
@@ -167,7 +169,7 @@ impl SessionTable {
             holders.latest = Some(tsih);
             holders.ending = holders.ending.take().or(before);
         }
-        self.open.insert(tsih, Record { place, nexus, entry, leading: None });
+        self.open.insert(tsih, Record { place, nexus, entry, leading: None, is_ending: false });
         Ok((tsih, replaces))
     }
 
@@ -194,6 +196,13 @@ impl SessionTable {
         }
     }
 
+    /// From now on, no connection can go on with this session. Returns where it is, if there is one.
+    pub(crate) fn begin_end(&mut self, tsih: u16) -> Option<Place> {
+        let session = self.open.get_mut(&tsih)?;
+        session.is_ending = true;
+        Some(session.place)
+    }
+
     /// A connection at `place` takes the place of the one that a session has (RFC 7143 6.3.4). Returns what was agreed on for
     /// the session, and where that one is.
     pub(crate) fn join(
@@ -205,7 +214,8 @@ impl SessionTable {
     ) -> Result<(Parameters, Place), NoSession> {
         // One that has been replaced is over, even if its connection is still to learn that.
         let holders = self.by_nexus.get_mut(nexus).filter(|holders| holders.latest == Some(tsih));
-        let (holders, session) = holders.zip(self.open.get_mut(&tsih)).ok_or(NoSession::Unknown)?;
+        let session = self.open.get_mut(&tsih).filter(|session| !session.is_ending);
+        let (holders, session) = holders.zip(session).ok_or(NoSession::Unknown)?;
         if !entry.may_take_over(&session.entry) {
             return Err(NoSession::Taken);
         }

@@ -108,6 +108,18 @@ fn a_session_that_has_been_replaced_cannot_be_joined() {
 }
 
 #[test]
+fn nobody_goes_on_with_a_session_that_has_to_end() {
+    let mut table = SessionTable::new(4);
+    assert_eq!(table.begin_end(1), None);
+    assert_eq!(table.open(nexus("a", 1, 1), free(), place(1)).unwrap().0, 1);
+    table.agreed(1, 0, Parameters::DEFAULT);
+    assert_eq!(table.begin_end(1), Some(place(1)));
+    let joined = table.join((1, 0), &nexus("a", 1, 1).unwrap(), &free(), place(2));
+    assert_eq!(joined, Err(NoSession::Unknown));
+    assert_eq!(table.open(nexus("a", 1, 1), free(), place(3)), Ok((2, Some(place(1)))), "it may come anew");
+}
+
+#[test]
 fn the_sessions_of_one_rule_are_found() {
     let mut table = SessionTable::new(4);
     let rules = [("a", 1, 0), ("a", 2, 0), ("a", 3, 1), ("b", 4, 0)];

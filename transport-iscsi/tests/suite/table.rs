@@ -89,7 +89,7 @@ fn a_session_can_be_dropped() {
     assert_eq!(rig.client(1).read(0, 1), [0; 512], "its initiator may come again");
 }
 
-/// One that another connection takes over just then ends there.
+/// Another connection that wants to go on with the session comes before its end or after, never in between.
 #[test]
 fn a_session_does_not_escape_its_end() {
     let rig = Rig::new();
@@ -102,11 +102,9 @@ fn a_session_does_not_escape_its_end() {
     let first_stage = Stage::OPERATIONAL;
     let mut heir = Client::connect(rig.address(), Settings { joins, first_stage, ..settings(2) });
     heir.send();
-    // By then the login is done, on the reactor that goes on.
-    (0..10).for_each(|_| assert_eq!(bystander.read(0, 1), [0; 512]));
+    assert_eq!(bystander.read(0, 1), [0; 512]);
     drop(go_on);
-    // It learns that it is logged in when its predecessor has gone, and that is too late.
-    while !heir.logged_in && heir.receive().unwrap() {}
+    while heir.receive().unwrap_or(false) {}
     assert!(!heir.logged_in, "it goes on");
     rig.wait_for_connections(1);
 }
