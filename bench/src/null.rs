@@ -22,7 +22,7 @@ struct Null(Caps);
 impl Null {
     fn new() -> Self {
         Self(Caps {
-            size: SIZE,
+            size: SIZE.into(),
             read_only: false,
             logical_block: 512,
             physical_block: 4096,

@@ -2,7 +2,7 @@
 //! outlives the program: a disk starts with its medium in and running.
 
 use crate::operation::{Kind, Operation};
-use lunette_engine::{LogicalUnit, Nexus, NexusId, NotReady, Progress, Run};
+use lunette_engine::{ChangeError, LogicalUnit, Nexus, NexusId, NotReady, Progress, Run};
 use lunette_scsi::{AdditionalSense, Sense};
 use std::collections::{BTreeMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -27,6 +27,8 @@ struct State {
     /// What was left half written and has to be put right before the medium can be used: where it is, and why that takes
     /// its time.
     recovering: BTreeMap<u64, AdditionalSense>,
+    /// It becomes larger or smaller, so no operation on all of it begins.
+    resizing: bool,
 }
 
 /// How an operation keeps commands out.
@@ -58,6 +60,9 @@ impl State {
     /// one only, and if it was restricted, to a restricted one (SBC-4 4.11.3).
     fn check_operation(&self, wanted: Kind) -> Result<(), Sense> {
         let refused = |why: Option<NotReady>| why.map_or(Ok(()), |why| Err(why.sense()));
+        if self.resizing {
+            return Err(Sense::not_ready(AdditionalSense::LOGICAL_UNIT_NOT_READY_OPERATION_IN_PROGRESS));
+        }
         let Some((failed, _)) = self.operation.as_ref().filter(|(operation, _)| operation.failed) else {
             return refused(self.not_ready());
         };
@@ -68,6 +73,18 @@ impl State {
             }
             _ => refused(self.at_rest()),
         }
+    }
+
+    /// What goes on with the medium by itself, for people.
+    fn occupation(&self) -> Option<&'static str> {
+        if !self.recovering.is_empty() {
+            return Some("undoing a write that was interrupted");
+        }
+        let (operation, _) = self.operation.as_ref().filter(|(operation, _)| !operation.failed)?;
+        Some(match operation.kind {
+            Kind::Format => "formatting the medium",
+            Kind::Sanitize { .. } => "sanitizing the medium",
+        })
     }
 
     fn check_present(&self) -> Result<(), Sense> {
@@ -204,6 +221,30 @@ impl Condition {
     /// What was left half written at `offset` is put right.
     pub(crate) fn recovered(&self, unit: &LogicalUnit, offset: u64) {
         self.change(unit, |state| state.recovering.remove(&offset));
+    }
+
+    /// No operation on the whole medium begins until [`end_resize`](Self::end_resize), if none goes on or has failed: what one
+    /// has done, and has left to do, is known by the blocks there are.
+    pub(crate) fn begin_resize(&self) -> Result<(), ChangeError> {
+        let mut state = self.state();
+        if let Some(what) = state.occupation() {
+            return Err(ChangeError::Busy(what));
+        }
+        if state.operation.is_some() {
+            return Err(ChangeError::Unusable);
+        }
+        state.resizing = true;
+        Ok(())
+    }
+
+    /// It has the size that it is to have.
+    pub(crate) fn end_resize(&self) {
+        self.state().resizing = false;
+    }
+
+    /// What goes on with the medium by itself, for people.
+    pub(crate) fn occupation(&self) -> Option<&'static str> {
+        self.state().occupation()
     }
 
     /// The operation that goes on or has failed.

@@ -2,13 +2,13 @@
 
 use crate::commands::{self, ATOMIC_WRITES_AT_A_TIME, DiskCommand};
 use crate::condition::Condition;
-use crate::extent::Geometry;
+use crate::extent::{Capacity, Geometry};
 use crate::operation::Worker;
 use crate::room::{self, KnownRoom};
 use crate::{Options, OptionsError, pages, undo};
 use lunette_engine::{
-    CommandSpec, Decoded, Device, Io, LogicalUnit, ModePageSpec, NexusId, Request, StateError, Turns,
-    sense_of,
+    ChangeError, CommandSpec, Decoded, Device, Io, LogicalUnit, ModePageSpec, NexusId, Request, StateError,
+    Turns, sense_of,
 };
 use lunette_scsi::inquiry::version_descriptor;
 use lunette_scsi::log::{LogPageCode, LogParameter};
@@ -20,7 +20,9 @@ use std::sync::Arc;
 /// A disk over a store.
 #[derive(Debug)]
 pub struct Disk {
-    pub(crate) geometry: Geometry,
+    capacity: Capacity,
+    /// Logical block length in bytes.
+    pub(crate) block_length: u32,
     pub(crate) physical_block: u32,
     /// Longest transfer in blocks.
     pub(crate) max_transfer: u32,
@@ -54,7 +56,8 @@ impl Disk {
         let block = u64::from(options.block_length);
         let discard = caps.discard.filter(|_| options.thin);
         Ok(Self {
-            geometry: Geometry { blocks: caps.size / block, block_length: options.block_length },
+            capacity: Capacity::new(caps.size.get() / block, options.block_length),
+            block_length: options.block_length,
             physical_block: caps.physical_block.max(options.block_length),
             max_transfer: (caps.max_transfer.min(MAX_TRANSFER) / block).max(1) as u32,
             discard,
@@ -71,20 +74,25 @@ impl Disk {
         })
     }
 
+    /// How large the medium is now.
+    pub(crate) fn geometry(&self) -> Geometry {
+        self.capacity.geometry()
+    }
+
     /// Capacity in logical blocks.
     pub fn blocks(&self) -> u64 {
-        self.geometry.blocks
+        self.geometry().blocks
     }
 
     /// Logical block length in bytes.
     pub fn block_length(&self) -> u32 {
-        self.geometry.block_length
+        self.block_length
     }
 
     /// What carries out operations on the whole medium.
     pub(crate) fn worker(&self) -> Worker {
-        let &Self { geometry, fast_zero, pace, ref condition, .. } = self;
-        Worker { condition: condition.clone(), geometry, fast_zero, pace }
+        let &Self { fast_zero, pace, ref condition, .. } = self;
+        Worker { condition: condition.clone(), capacity: self.capacity.clone(), fast_zero, pace }
     }
 
     pub(crate) fn is_removable(&self) -> bool {
@@ -117,8 +125,33 @@ impl Device for Disk {
         (self.commands[row].decode)(self, request)
     }
 
+    fn begin_resize(&self, size: u64) -> Result<(), ChangeError> {
+        let block_length = self.block_length;
+        match size {
+            0 => return Err(ChangeError::Empty),
+            _ if i64::try_from(size).is_err() => return Err(ChangeError::TooLarge { size }),
+            _ if !size.is_multiple_of(block_length.into()) => {
+                return Err(ChangeError::NotWholeBlocks { size, block_length });
+            }
+            _ => {}
+        }
+        self.condition.begin_resize()
+    }
+
+    fn set_size(&self, size: u64) {
+        self.capacity.set_blocks(size / u64::from(self.block_length));
+    }
+
+    fn end_resize(&self) {
+        self.condition.end_resize();
+    }
+
+    fn occupation(&self) -> Option<&'static str> {
+        self.condition.occupation()
+    }
+
     fn max_transfer(&self) -> Option<u64> {
-        Some(u64::from(self.max_transfer) * self.geometry.block())
+        Some(u64::from(self.max_transfer) * u64::from(self.block_length))
     }
 
     fn removable(&self) -> bool {
@@ -130,12 +163,12 @@ impl Device for Disk {
     }
 
     fn restore(&self, unit: &LogicalUnit) -> Result<(), StateError> {
-        undo::restore(unit, &self.condition, self.geometry)?;
+        undo::restore(unit, &self.condition, self.geometry())?;
         self.worker().restore(unit)
     }
 
     fn resume(&self, unit: &Arc<LogicalUnit>, post: &dyn Post) {
-        undo::resume(unit, &self.condition, self.geometry, post);
+        undo::resume(unit, &self.condition, self.geometry(), post);
         self.worker().resume(unit, post);
         room::watch(self, unit, post);
     }
@@ -173,7 +206,7 @@ impl Device for Disk {
     }
 
     fn block_descriptor(&self, long: bool) -> Option<BlockDescriptor> {
-        let Geometry { blocks, block_length } = self.geometry;
+        let Geometry { blocks, block_length } = self.geometry();
         Some(match long {
             true => BlockDescriptor::Long { blocks, block_length },
             false => BlockDescriptor::short(blocks, block_length),
@@ -188,7 +221,7 @@ impl Device for Disk {
     /// was about one block, or the store says how far it came.
     fn io_failed(&self, io: &Io, error: IoError) -> Sense {
         let sense = sense_of(io.kind, error);
-        let block = self.geometry.block();
+        let block = u64::from(self.block_length);
         match error {
             IoError::Short { moved } => sense.with_information((io.offset + moved) / block),
             IoError::Os(_) if io.length == block => sense.with_information(io.offset / block),

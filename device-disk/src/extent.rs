@@ -4,14 +4,40 @@ use crate::Disk;
 use lunette_engine::{Io, IoKind, LogicalUnit};
 use lunette_scsi::{AdditionalSense, Cdb, Sense, Transfer};
 use std::ops::Range;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
-/// How large a medium is.
+/// How large a medium is, or was when a command was decoded: while one is in the unit, nothing of that is taken away.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Geometry {
     /// Capacity in logical blocks, at least one.
     pub(crate) blocks: u64,
     /// Logical block length in bytes.
     pub(crate) block_length: u32,
+}
+
+/// How large the medium of a disk is now. A clone is the same capacity.
+#[derive(Clone, Debug)]
+pub(crate) struct Capacity {
+    blocks: Arc<AtomicU64>,
+    block_length: u32,
+}
+
+impl Capacity {
+    /// So many logical blocks, at least one, of so many bytes.
+    pub(crate) fn new(blocks: u64, block_length: u32) -> Self {
+        Self { blocks: Arc::new(AtomicU64::new(blocks)), block_length }
+    }
+
+    #[inline]
+    pub(crate) fn geometry(&self) -> Geometry {
+        // Who sees a new block finds it in the store.
+        Geometry { blocks: self.blocks.load(Ordering::Acquire), block_length: self.block_length }
+    }
+
+    pub(crate) fn set_blocks(&self, blocks: u64) {
+        self.blocks.store(blocks, Ordering::Release);
+    }
 }
 
 /// A range of the medium in bytes, which lies inside.
@@ -72,8 +98,11 @@ impl Extent {
 impl Disk {
     /// The fields and bytes of a command that names a range.
     pub(crate) fn range(&self, cdb: &Cdb) -> Result<(Transfer, Extent), Sense> {
-        let transfer = Transfer::parse(cdb).unwrap_or_default();
-        Ok((transfer, self.geometry.extent(transfer.lba, transfer.blocks.into())?))
+        let Some(transfer) = Transfer::parse(cdb) else {
+            return Err(Sense::illegal_request(AdditionalSense::INVALID_COMMAND_OPERATION_CODE));
+        };
+        let extent = self.geometry().extent(transfer.lba, transfer.blocks.into())?;
+        Ok((transfer, extent))
     }
 
     /// The same for a command that transfers all its blocks.
@@ -87,7 +116,7 @@ impl Disk {
 
     /// One operation on the store.
     pub(crate) fn io(&self, kind: IoKind, extent: Extent) -> Io {
-        Io { kind, offset: extent.offset, length: extent.length, granularity: self.geometry.block_length }
+        Io { kind, offset: extent.offset, length: extent.length, granularity: self.block_length }
     }
 }
 
@@ -96,8 +125,9 @@ pub(crate) fn check_writable(unit: &LogicalUnit) -> Result<(), Sense> {
     if !unit.write_protected() {
         return Ok(());
     }
-    let hardware = unit.backing().is_some_and(|backing| backing.caps().read_only);
-    Err(Sense::data_protect(match hardware {
+    // Not by an initiator, which could lift it.
+    let from_outside = unit.is_read_only() || unit.backing().is_some_and(|backing| backing.caps().read_only);
+    Err(Sense::data_protect(match from_outside {
         true => AdditionalSense::WRITE_PROTECTED,
         false => AdditionalSense::LOGICAL_UNIT_SOFTWARE_WRITE_PROTECTED,
     }))

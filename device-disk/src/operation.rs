@@ -2,7 +2,7 @@
 //! command that asked for it, of its nexus and of the program.
 
 use crate::condition::Condition;
-use crate::extent::{Extent, Geometry};
+use crate::extent::{Capacity, Extent, Geometry};
 use crate::medium::Medium;
 use lunette_engine::{HexBytes, LogicalUnit, Nexus, Progress, RangeUse, Run, StateError, Steps};
 use lunette_scsi::{AdditionalSense, Sense};
@@ -109,7 +109,7 @@ impl Operation {
 #[derive(Clone, Debug)]
 pub(crate) struct Worker {
     pub(crate) condition: Arc<Condition>,
-    pub(crate) geometry: Geometry,
+    pub(crate) capacity: Capacity,
     pub(crate) fast_zero: bool,
     /// Bytes that are written in a second at most; zero: no limit.
     pub(crate) pace: u64,
@@ -125,6 +125,8 @@ enum Progressed {
 /// An operation in the background.
 struct Job {
     worker: Worker,
+    /// Which stays as it is as long as the operation goes on.
+    geometry: Geometry,
     operation: Operation,
     progress: Arc<Progress>,
     /// The nexus that asked for it and need not be told.
@@ -149,7 +151,9 @@ impl Worker {
         unit.end_self_test();
         let (begun, ended) = (Arc::<AtomicBool>::default(), Arc::<OnceLock<bool>>::default());
         let by = Arc::downgrade(&run.nexus);
-        let job = Job { worker: self, operation, progress, by, ended: ended.clone(), _medium: None };
+        let geometry = self.capacity.geometry();
+        let job =
+            Job { worker: self, geometry, operation, progress, by, ended: ended.clone(), _medium: None };
         let result = job.set_off(&run, begun.clone()).await;
         if !begun.load(Ordering::Acquire) {
             condition.set_operation(&unit, before);
@@ -183,7 +187,7 @@ impl Worker {
     /// Puts the saved operation into effect, but for the work.
     pub(crate) fn restore(&self, unit: &LogicalUnit) -> Result<(), StateError> {
         let Some(operation) = unit.saved().get::<Option<Operation>>(SECTION)? else { return Ok(()) };
-        if !operation.fits(self.geometry) {
+        if !operation.fits(self.capacity.geometry()) {
             return Err(StateError("an interrupted operation was for another block length".into()));
         }
         self.condition.set_operation(unit, Some((operation, Arc::default())));
@@ -195,7 +199,8 @@ impl Worker {
         let Some((operation, progress)) = self.condition.operation() else { return };
         if !operation.failed {
             let (by, ended) = (Weak::new(), Arc::default());
-            let job = Job { worker: self, operation, progress, by, ended, _medium: None };
+            let geometry = self.capacity.geometry();
+            let job = Job { worker: self, geometry, operation, progress, by, ended, _medium: None };
             unit.begin(post, async move |steps| job.work(&steps).await);
         }
     }
@@ -217,7 +222,7 @@ impl Job {
     async fn set_off(self, run: &Run, begun: Arc<AtomicBool>) -> Result<(), Sense> {
         run.settle().await.map_err(|_| aborted())?;
         // What is left are the copies of other units' copy managers.
-        let job = Self { _medium: Some(run.claim(self.worker.geometry.whole().bytes()).await?), ..self };
+        let job = Self { _medium: Some(run.claim(self.geometry.whole().bytes()).await?), ..self };
         let turn = run.turn().await?;
         let (unit, poster, alarm) = (run.unit.clone(), run.poster(), run.alarm());
         let saved = job.operation.clone();
@@ -253,7 +258,7 @@ impl Job {
     }
 
     async fn perform(&self, steps: &Steps) -> Result<Progressed, Sense> {
-        let Worker { geometry, fast_zero, .. } = self.worker;
+        let (geometry, fast_zero) = (self.geometry, self.worker.fast_zero);
         let medium = Medium { run: steps, geometry };
         let writes = !(fast_zero && matches!(self.operation.work, Work::Zero { .. }));
         let (all, mut done, mut marked) = (self.operation.all(geometry), self.operation.done, steps.now());

@@ -78,7 +78,7 @@ pub enum OptionsError {
 impl Options {
     /// Checks that a store with `caps` can be shown this way.
     pub(crate) fn check(&self, caps: &Caps) -> Result<(), OptionsError> {
-        let (block_length, size) = (self.block_length, caps.size);
+        let (block_length, size) = (self.block_length, caps.size.get());
         if !matches!(block_length, 512 | 4096) {
             return Err(OptionsError::BlockLength(block_length));
         }

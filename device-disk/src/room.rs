@@ -31,7 +31,7 @@ impl KnownRoom {
 /// Looks at the room for as long as the unit is served, and tells all initiators each time that the threshold is reached.
 pub(crate) fn watch(disk: &Disk, unit: &Arc<LogicalUnit>, post: &dyn Post) {
     let Some(backing) = unit.backing().filter(|_| threshold(unit).is_some()).cloned() else { return };
-    let (known, block) = (disk.room.clone(), disk.geometry.block());
+    let (known, block) = (disk.room.clone(), disk.geometry().block());
     unit.begin(post, async move |steps| {
         let mut was_reached = false;
         loop {

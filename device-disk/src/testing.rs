@@ -14,7 +14,7 @@ use lunette_scsi::{
 use lunette_store::ram::Ram;
 use lunette_store::sim::Sim;
 use lunette_store::{
-    Backing, Caps, Cx, IoError, IoId, Lane, Memory, Op, Room, SeekTarget, Sg, Store, Submit,
+    Backing, Caps, Cx, IoError, IoId, Lane, Memory, Op, Post, Room, SeekTarget, Sg, Store, Submit,
 };
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -134,6 +134,18 @@ impl Backing for Watched {
 
     fn room(&self) -> Result<Room, IoError> {
         self.inner.room()
+    }
+
+    fn is_resizable(&self) -> bool {
+        self.inner.is_resizable()
+    }
+
+    fn resize(&self, size: u64) -> Result<(), IoError> {
+        self.inner.resize(size)
+    }
+
+    fn measure(&self) -> Result<u64, IoError> {
+        self.inner.measure()
     }
 
     fn attach(&self, cx: &mut dyn Cx) -> Rc<dyn Store> {
@@ -351,9 +363,20 @@ impl Rig {
         self.answer(0)
     }
 
+    /// How the command that was begun has ended.
+    pub(crate) fn ended_already(&mut self) -> Answer {
+        assert!(self.initiators[0].ended.0.borrow().is_some(), "it has not ended");
+        self.answer(0)
+    }
+
     /// How a command that was sent ends.
     pub(crate) fn answer(&mut self, from: usize) -> Answer {
         Answer { outcome: self.outcome(from), data: Vec::new(), at_once: false }
+    }
+
+    /// For what an operator asks of the unit.
+    pub(crate) fn poster(&mut self) -> Arc<dyn Post> {
+        self.sim.cx(0).poster()
     }
 
     /// Begins work in the background of the unit.

@@ -5,6 +5,7 @@ use crate::engine::{Engine, Token};
 use crate::execution::operation;
 use crate::outcome::Outcome;
 use crate::plan::{Io, Plan};
+use crate::quiet::is_answered_at_once;
 use crate::session::{Admission, CommandFrame, Itl, Started};
 use crate::tasks::{Phase, Task};
 use lunette_scsi::TaskAttribute;
@@ -162,7 +163,9 @@ impl Engine {
     }
 
     fn enter(&self, itl: &Rc<Itl>, command: &CommandFrame<'_>, plan: Plan, cx: &mut dyn Cx) -> Admission {
-        let task = Task::new(itl.clone(), command, plan);
+        let passes = itl.set.is_quiesced() && is_answered_at_once(command);
+        let attribute = if passes { TaskAttribute::Simple } else { command.attribute };
+        let task = Task { attribute, ..Task::new(itl.clone(), command, plan) };
         let (wanted_out, wanted_in) = (task.wanted_out, task.wanted_in);
         let mut tasks = self.tasks.borrow_mut();
         let Some(id) = tasks.insert(task) else {
@@ -172,7 +175,10 @@ impl Engine {
             return Admission::Ended(Outcome::no_room(itl.tasks.get() > 0));
         };
         drop(tasks);
-        self.take_place(id, itl, command.attribute, cx);
+        match passes {
+            true => self.begin_at_once(id, itl),
+            false => self.take_place(id, itl, command.attribute, cx),
+        }
         Admission::Admitted { task: id, wanted_out, wanted_in }
     }
 }

@@ -1,6 +1,8 @@
 //! What a peripheral device type is to the engine.
 
-use crate::{CommandSpec, Decoded, Io, IoKind, LogicalUnit, ModePageSpec, NexusId, Request, StateError};
+use crate::{
+    ChangeError, CommandSpec, Decoded, Io, IoKind, LogicalUnit, ModePageSpec, NexusId, Request, StateError,
+};
 use lunette_scsi::log::{LogPageCode, LogParameter};
 use lunette_scsi::mode::BlockDescriptor;
 use lunette_scsi::{AdditionalSense, NotificationClasses, Sense, SenseKey};
@@ -117,6 +119,29 @@ pub trait Device: Send + Sync {
     /// The answer to commands that are in no row.
     fn unknown_command(&self) -> Sense {
         Sense::illegal_request(AdditionalSense::INVALID_COMMAND_OPERATION_CODE)
+    }
+
+    /// The unit is to have `size` bytes. Nothing that needs to know how large the medium is begins on all of it until
+    /// [`end_resize`](Device::end_resize).
+    ///
+    /// # Errors
+    /// When it cannot have that size, or such a thing goes on; nothing ends then.
+    fn begin_resize(&self, size: u64) -> Result<(), ChangeError> {
+        let _ = size;
+        Err(ChangeError::NoSize)
+    }
+
+    /// The unit has `size` bytes from now on, whole logical blocks. Called between the two.
+    fn set_size(&self, size: u64) {
+        let _ = size;
+    }
+
+    /// The unit has the size that it is to have.
+    fn end_resize(&self) {}
+
+    /// What goes on with the medium by itself, for nobody's command or beyond it, in words that follow "busy".
+    fn occupation(&self) -> Option<&'static str> {
+        None
     }
 
     /// Longest transfer of one command in bytes; `None` if there is no limit.

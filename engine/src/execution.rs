@@ -7,6 +7,7 @@ use crate::checks::recheck;
 use crate::engine::{Engine, Token};
 use crate::outcome::{Completion, Outcome};
 use crate::plan::{Io, IoKind, Plan, RunPlan};
+use crate::quiet::is_held;
 use crate::room::{Rank, must_wait};
 use crate::run::{Run, RunCell};
 use crate::running::Running;
@@ -49,6 +50,9 @@ impl Engine {
     fn run(&self, id: TaskId, data_out: Sg<'_>, data_in: Sg<'_>, cx: &mut dyn Cx) -> Option<Outcome> {
         let mut tasks = self.tasks.borrow_mut();
         let task = tasks.get(id)?;
+        if is_held(task) {
+            return Self::wait_for_room(&mut tasks, id, data_out, data_in);
+        }
         // One that has failed is over, whatever comes in its way.
         if !task.itl.shared.gate.is_open() && task.failure.is_none() {
             if is_suspended(task) {

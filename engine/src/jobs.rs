@@ -28,8 +28,8 @@ struct Job {
 pub(crate) enum Asker {
     /// A transport; the function is `None` for the end of a nexus.
     Transport { function: Option<TaskManagementFunction>, cookie: u64, responder: Weak<dyn Responder> },
-    /// A command of several steps.
-    Command(IoId),
+    /// Work of several steps.
+    Steps(IoId),
     /// Who has retired a unit.
     Owner(Box<dyn FnOnce()>),
 }
@@ -156,7 +156,7 @@ impl Engine {
                     responder.management_ended(cookie, response, cx);
                 }
             }
-            Asker::Command(id) => cx.complete(id, Ok(0)),
+            Asker::Steps(id) => cx.complete(id, Ok(0)),
             Asker::Owner(done) => done(),
         }
     }

@@ -45,6 +45,7 @@ mod allegiance;
 mod arrival;
 mod attention;
 mod buffers;
+mod change;
 mod checks;
 mod clock;
 mod command;
@@ -68,6 +69,7 @@ mod outcome;
 mod placeholder;
 mod plan;
 mod priority;
+mod quiet;
 mod ranges;
 mod readiness;
 mod reservation;
@@ -89,6 +91,7 @@ mod unit;
 
 pub use access::{Access, AccessError};
 pub use alarm::Alarm;
+pub use change::ChangeError;
 pub use command::{
     Attention, Command, CommandSpec, Decoded, Direction, Needs, Request, Reservation, Timeouts,
 };

@@ -12,7 +12,7 @@ use crate::session::{Management, Session};
 use crate::tasks::{Abort, Phase, Task, TaskId};
 use crate::{LogicalUnit, Nexus, NexusId};
 use lunette_scsi::{AdditionalSense, SenseKey, ServiceResponse, TaskAttribute, TaskManagementFunction};
-use lunette_store::{Cx, IoError, ReactorId};
+use lunette_store::{Cx, IoError, IoId, ReactorId};
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
@@ -56,6 +56,8 @@ enum Action {
     Query,
     /// Waits until those that are being processed have ended; `anew`: and decodes again those that are not yet.
     Await { anew: bool },
+    /// The same for who is no command of the unit, and need not fear that one of them waits for it.
+    AwaitBegun { anew: bool },
     /// The same for reads and writes that have not taken their ranges.
     AwaitTransfers,
     /// Aborts them. `requester` is the nexus that the function came by.
@@ -110,6 +112,7 @@ impl Action {
         let apart = || task.running.as_ref().is_some_and(Running::is_apart);
         match self {
             Action::Await { .. } => task.phase == Phase::Running && !settling() && !apart(),
+            Action::AwaitBegun { .. } => task.phase == Phase::Running,
             Action::AwaitTransfers => task.is_io(),
             Action::Abort { because: Because::Error, .. } => !settling(),
             Action::Query | Action::Abort { .. } | Action::Retire => true,
@@ -119,7 +122,7 @@ impl Action {
     /// Whether it is also about tasks that are at work on the unit, though they are for another.
     fn concerns_visitors(self) -> bool {
         match self {
-            Action::Await { .. } | Action::Retire => true,
+            Action::Await { .. } | Action::AwaitBegun { .. } | Action::Retire => true,
             Action::Abort { because, .. } => matches!(because, Because::Reset | Because::Preempted),
             Action::Query | Action::AwaitTransfers => false,
         }
@@ -322,6 +325,14 @@ impl Engine {
         self.act_for(command, None, |_| Action::AwaitTransfers, cx);
     }
 
+    /// Waits until everything has ended that has begun for a unit, or works on it for another; `id` is told. `anew`: what has
+    /// not begun is decoded again.
+    pub(crate) fn wait_for_begun(&self, unit: &Arc<LogicalUnit>, id: IoId, anew: bool, cx: &mut dyn Cx) {
+        let job = self.jobs.borrow_mut().insert(Asker::Steps(id));
+        let selector = Selector { units: Some(Units::of(&[unit], |_| true)), ..Selector::default() };
+        self.spread(job, reactors_of(&[unit]), &selector, Action::AwaitBegun { anew }, cx);
+    }
+
     /// Does something with the other tasks of a command's unit, and tells it when those have ended.
     fn act_for(
         &self,
@@ -334,7 +345,7 @@ impl Engine {
         let Some(task) = tasks.get(command) else { return };
         let (unit, requester) = (task.itl.unit().clone(), task.itl.nexus.id());
         drop(tasks);
-        let job = self.jobs.borrow_mut().insert(Asker::Command(self.id(Token::Task(command))));
+        let job = self.jobs.borrow_mut().insert(Asker::Steps(self.id(Token::Task(command))));
         let units = Some(Units::of(&[&unit], |_| true));
         let selector = Selector {
             told: Units::of(&[&unit], LogicalUnit::tells_aborted),
@@ -381,7 +392,7 @@ impl Engine {
                 |unit: &&Arc<LogicalUnit>| unit.coordination().parts().any(|part| part == self.reactor);
             nexus.inventory().each_unit().filter(is_here).for_each(|unit| unit.lose(nexus));
         }
-        if matches!(action, Action::Await { anew: true }) {
+        if matches!(action, Action::Await { anew: true } | Action::AwaitBegun { anew: true }) {
             self.decode_waiting_again(selector);
         }
         let retired = selector.retired(action);

@@ -247,7 +247,7 @@ impl LogicalUnit {
         self.flags.load(Ordering::Relaxed) & Flag::WRITE_CACHE != 0
     }
 
-    /// Whether writes are refused: SWP of the Control mode page, or a store that is read-only.
+    /// Whether writes are refused: SWP of the Control mode page, the operator's wish, or a store that is read-only.
     pub fn write_protected(&self) -> bool {
         self.flags.load(Ordering::Relaxed) & Flag::WRITE_PROTECT != 0
     }
@@ -316,7 +316,7 @@ impl LogicalUnit {
         if bit(0x08, 2, 0x04) {
             flags |= Flag::WRITE_CACHE;
         }
-        if bit(0x0a, 4, 0x08) || self.backing().is_some_and(|b| b.caps().read_only) {
+        if bit(0x0a, 4, 0x08) || state.read_only || self.backing().is_some_and(|b| b.caps().read_only) {
             flags |= Flag::WRITE_PROTECT;
         }
         if bit(0x0a, 2, 0x04) {

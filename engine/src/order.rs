@@ -26,6 +26,13 @@ impl Engine {
         self.tasks.borrow_mut().enable(id);
     }
 
+    /// The same for one that waits for nobody, whatever its attribute was.
+    #[cold]
+    pub(crate) fn begin_at_once(&self, id: TaskId, itl: &Itl) {
+        itl.set.began();
+        self.tasks.borrow_mut().enable(id);
+    }
+
     /// Takes a task out of its task set.
     pub(crate) fn end(&self, id: TaskId, cx: &mut dyn Cx) -> Option<Rc<Itl>> {
         let mut tasks = self.tasks.borrow_mut();

@@ -63,6 +63,14 @@ impl Steps {
         self.take(bytes, Use::Shared).await
     }
 
+    /// Takes a range for this work alone, of which it is known that no command has it that takes no ranges.
+    ///
+    /// # Errors
+    /// When who has the range [refuses](RangeUse::refuse_others) it.
+    pub(crate) async fn claim_settled(&self, bytes: Range<u64>) -> Result<RangeUse, Sense> {
+        self.take(bytes, Use::Claimed).await
+    }
+
     async fn take(&self, bytes: Range<u64>, kind: Use) -> Result<RangeUse, Sense> {
         let range = self.unit.ranges().enter(bytes, kind, self.alarm());
         while !range.is_free()? {

@@ -49,6 +49,8 @@ pub(crate) type Standing = (u8, u64, u64);
 pub(crate) struct Queue {
     /// Tokens of the engine.
     waiting: BTreeMap<Standing, u64>,
+    /// Those that are not offered to the store before the unit [goes on](crate::LogicalUnit::resume_commands).
+    held: BTreeMap<Standing, u64>,
     /// The round of the last one of each nexus, and that of the one that went last. Work in the background has no nexus.
     rounds: HashMap<Option<NexusId>, u64>,
     round: u64,
@@ -61,7 +63,12 @@ pub(crate) struct Queue {
 
 impl Queue {
     pub(crate) fn is_empty(&self) -> bool {
-        self.waiting.is_empty()
+        self.waiting.is_empty() && self.held.is_empty()
+    }
+
+    /// Whether some have their turn before those that come now, though these may be at work.
+    pub(crate) fn has_turns(&self) -> bool {
+        !self.waiting.is_empty()
     }
 
     pub(crate) fn standing(&mut self, Rank { nexus, priority }: Rank) -> Standing {
@@ -73,6 +80,15 @@ impl Queue {
 
     pub(crate) fn insert(&mut self, standing: Standing, token: u64) {
         self.waiting.insert(standing, token);
+    }
+
+    fn hold(&mut self, standing: Standing, token: u64) {
+        self.held.insert(standing, token);
+    }
+
+    /// Nothing is held any more.
+    pub(crate) fn release(&mut self) {
+        self.waiting.append(&mut self.held);
     }
 
     fn pop(&mut self) -> Option<(Standing, u64)> {
@@ -87,7 +103,8 @@ impl Queue {
 
     pub(crate) fn remove(&mut self, standing: Standing) {
         self.waiting.remove(&standing);
-        if self.waiting.is_empty() {
+        self.held.remove(&standing);
+        if self.is_empty() {
             self.rounds.clear();
             self.round = 0;
         }
@@ -103,7 +120,7 @@ impl LogicalUnit {
 }
 
 impl Engine {
-    /// Has a task wait until the store has room. Its outcome if too many wait already.
+    /// Has a task wait until the store has room, or its unit goes on. Its outcome if too many wait already.
     #[cold]
     pub(crate) fn wait_for_room(
         tasks: &mut Tasks,
@@ -121,7 +138,11 @@ impl Engine {
         }
         task.phase = Phase::Waiting;
         task.parked = Some(Box::new(Parked::new(data_out, data_in)));
-        set.queue().insert(task.standing?, id.to_token());
+        let (standing, token) = (task.standing?, id.to_token());
+        match set.is_quiesced() {
+            true => set.queue().hold(standing, token),
+            false => set.queue().insert(standing, token),
+        }
         set.hold_for_room();
         None
     }

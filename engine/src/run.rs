@@ -125,6 +125,10 @@ pub(crate) enum Step {
         anew: bool,
     },
     AwaitTransfers,
+    /// Waits for the end of everything on the unit, for work in the background.
+    AwaitBegun {
+        anew: bool,
+    },
     Reach,
     Sleep(Duration),
     Wait,
@@ -336,6 +340,13 @@ impl Steps {
     /// Writes a range of data-out to the store, straight from the initiator's memory.
     pub async fn write_data_out(&self, offset: u64, range: Range<u64>, durable: bool) -> IoResult {
         self.step(Step::Write { offset, from: Bytes::DataOut(range), durable }).await
+    }
+
+    /// For work in the background: waits until everything has ended that has begun for this unit by now, or works on it for
+    /// another, on all reactors. `anew`: what has not begun is decoded again, so whatever ends from now on has gone by what was
+    /// in force before. What goes on in the background itself is not waited for.
+    pub(crate) async fn await_begun(&self, anew: bool) -> IoResult {
+        self.step(Step::AwaitBegun { anew }).await
     }
 
     /// Makes what was written before durable.
@@ -598,6 +609,7 @@ impl RunCell {
             | Step::ClearAllegiance
             | Step::Settle { .. }
             | Step::AwaitTransfers
+            | Step::AwaitBegun { .. }
             | Step::Reach
             | Step::Sleep(_)
             | Step::Wait

@@ -211,26 +211,29 @@ enum Ended {
 async fn read(steps: &Steps, extended: bool, running: Option<&Running>, paced: bool) -> Result<(), Ended> {
     let Some(caps) = steps.unit.backing().map(|backing| backing.caps().clone()) else { return Ok(()) };
     let block = u64::from(caps.logical_block.max(1));
-    let step = (STEP.min(caps.max_transfer).min(caps.size) / block * block).max(block);
+    let step = (STEP.min(caps.max_transfer).min(caps.size.get()) / block * block).max(block);
     let (length, stride) = match extended {
         true => (step, step),
-        false => (block, (caps.size / SAMPLES / block * block).max(block)),
+        false => (block, (caps.size.get() / SAMPLES / block * block).max(block)),
     };
     let memory = Rc::new(Memory::zeroed(length as usize));
     let mut offset = 0;
-    while offset < caps.size {
+    // It may become larger or smaller meanwhile.
+    while offset < caps.size.get() {
+        let length = length.min(caps.size.get() - offset);
         if running.is_some_and(|running| running.abort.load(Ordering::Relaxed) != 0) {
             return Err(Ended::Aborted);
         }
         let began = steps.now();
-        match steps.read(offset, &memory, length.min(caps.size - offset)).await {
+        match steps.read(offset, &memory, length).await {
             Ok(_) => {}
+            Err(_) if offset + length > caps.size.get() => continue,
             Err(IoError::Aborted) => return Err(Ended::Aborted),
             Err(error) => return Err(Ended::Failed { offset, error }),
         }
         offset += stride;
         if let Some(running) = running {
-            running.progress.set(offset, caps.size);
+            running.progress.set(offset, caps.size.get());
         }
         if paced {
             let rest = (steps.now() - began).max(Duration::from_millis(1));

@@ -174,7 +174,7 @@ impl Engine {
             };
             let submitted = running.cell.with_op(&step, |op| match &set.store {
                 // Those who wait go first.
-                Some(_) if place.is_none() && !set.queue().is_empty() => Submit::Full,
+                Some(_) if place.is_none() && set.queue().has_turns() => Submit::Full,
                 Some(store) => store.submit(op, id, cx),
                 None => Submit::Done(Err(IoError::Gone)),
             });
@@ -186,7 +186,7 @@ impl Engine {
                     return None;
                 }
                 None => {
-                    self.take_other(step, running, id, cx);
+                    self.take_other(step, running, set, id, cx);
                     return None;
                 }
             }
@@ -215,7 +215,7 @@ impl Engine {
     }
 
     /// A step that is none of the store.
-    fn take_other(&self, step: Step, running: &mut Running, id: IoId, cx: &mut dyn Cx) {
+    fn take_other(&self, step: Step, running: &mut Running, set: &TaskSet, id: IoId, cx: &mut dyn Cx) {
         match step {
             Step::Call(work) => cx.blocking(work, id),
             Step::CallOn(store, work) => match store.lane() {
@@ -261,6 +261,11 @@ impl Engine {
                 running.rest(Idle::Others);
                 let command = command_of(id);
                 Self::post(self.reactor, cx, move |engine, cx| engine.wait_for_transfers(command, cx));
+            }
+            Step::AwaitBegun { anew } => {
+                running.rest(Idle::Others);
+                let unit = set.unit.clone();
+                Self::post(self.reactor, cx, move |engine, cx| engine.wait_for_begun(&unit, id, anew, cx));
             }
             // The part of the task set is there now.
             Step::Reach => cx.complete(id, Ok(0)),

@@ -37,6 +37,10 @@ pub(crate) struct Coordination {
     heads: usize,
     /// How many tasks are dormant.
     dormant: usize,
+    /// Which time it is that no task begins, if none does.
+    quiesced: Option<u64>,
+    /// How many times there were.
+    quiesces: u64,
 }
 
 #[derive(Debug)]
@@ -56,6 +60,8 @@ impl Holds {
     const ORDER: u32 = 1;
     /// Older ones of this part wait for room in the store.
     const ROOM: u32 = 2;
+    /// None of the set is to begin.
+    const QUIESCED: u32 = 4;
 
     fn any(&self) -> bool {
         self.0.load(Ordering::Acquire) != 0
@@ -89,6 +95,7 @@ impl Coordination {
             return None;
         }
         holds.set(Holds::ORDER, self.order_matters());
+        holds.set(Holds::QUIESCED, self.is_quiesced());
         // What arrives there is younger than every barrier.
         let stopped = self.barrier().map_or(0, |(place, _)| place);
         self.parts.push(Part { reactor, holds, stopped });
@@ -104,6 +111,32 @@ impl Coordination {
     pub(crate) fn close(&mut self) -> BTreeSet<ReactorId> {
         self.closed = true;
         self.seen_on.iter().copied().chain(self.parts()).collect()
+    }
+
+    /// No task begins from now on. Which time that is.
+    pub(crate) fn quiesce(&mut self) -> u64 {
+        let number = *self.quiesced.get_or_insert_with(|| {
+            self.quiesces += 1;
+            self.quiesces
+        });
+        self.parts.iter().for_each(|part| part.holds.set(Holds::QUIESCED, true));
+        number
+    }
+
+    pub(crate) fn is_quiesced(&self) -> bool {
+        self.quiesced.is_some()
+    }
+
+    /// Whether no task has begun since [`quiesce`](Self::quiesce) gave this number.
+    pub(crate) fn is_quiesced_by(&self, number: u64) -> bool {
+        self.quiesced == Some(number)
+    }
+
+    /// Tasks begin again. Returns the reactors that may have something to do.
+    pub(crate) fn resume(&mut self) -> Vec<ReactorId> {
+        self.quiesced = None;
+        self.parts.iter().for_each(|part| part.holds.set(Holds::QUIESCED, false));
+        self.parts().collect()
     }
 
     /// The reactors that have a part.
@@ -229,6 +262,11 @@ impl TaskSet {
     /// Whether a SIMPLE task takes a place in the order.
     pub(crate) fn is_ordered(&self) -> bool {
         self.holds.has(Holds::ORDER)
+    }
+
+    /// Whether no task is to begin.
+    pub(crate) fn is_quiesced(&self) -> bool {
+        self.holds.has(Holds::QUIESCED)
     }
 
     /// Those that wait for room in the store.

@@ -42,6 +42,8 @@ pub struct LogicalUnit {
     pub(crate) flags: AtomicU32,
     retired: AtomicBool,
     turns: Turns,
+    /// For what the operator changes.
+    changes: Turns,
     ranges: Ranges,
     waiting: Waiting,
     keeper: OnceLock<Arc<dyn StateKeeper>>,
@@ -67,6 +69,8 @@ pub(crate) struct State {
     pub(crate) testing: Option<NotReady>,
     /// What is kept of the unit cannot be used. Nothing but a restart makes it ready.
     pub(crate) damaged: bool,
+    /// The operator forbids to write.
+    pub(crate) read_only: bool,
     /// A lower power condition, which lasts until the medium is needed.
     pub(crate) resting: Option<AdditionalSense>,
     /// Reads and writes take their ranges.
@@ -122,6 +126,7 @@ impl LogicalUnit {
             flags: AtomicU32::new(0),
             retired: AtomicBool::new(false),
             turns: Turns::of(1),
+            changes: Turns::of(1),
             ranges: Ranges::default(),
             waiting: Waiting::default(),
             keeper: OnceLock::new(),
@@ -248,6 +253,10 @@ impl LogicalUnit {
 
     pub(crate) fn turns(&self) -> &Turns {
         &self.turns
+    }
+
+    pub(crate) fn changes(&self) -> &Turns {
+        &self.changes
     }
 
     pub(crate) fn waiting(&self) -> &Waiting {

@@ -11,7 +11,7 @@ pub(crate) fn units(units: &Units) -> String {
     let mut text = String::new();
     for (name, Unit { unit, description, place, .. }) in units {
         let caps = unit.backing().map(|backing| backing.caps());
-        let size = caps.map_or_else(String::new, |caps| size::show(caps.size));
+        let size = caps.map_or_else(String::new, |caps| size::show(caps.size.get()));
         let access = if caps.is_some_and(|caps| caps.read_only) { "read-only" } else { "read-write" };
         let identity = &unit.identity;
         let _ = writeln!(

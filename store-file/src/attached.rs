@@ -140,7 +140,7 @@ impl Attached {
 
     fn seek(&self, offset: u64, target: SeekTarget, id: IoId, cx: &mut dyn Cx) -> Submit {
         let shared = self.shared.clone();
-        let work = move || seek(shared.borrow(), offset, target, shared.probed.caps.size);
+        let work = move || seek(shared.borrow(), offset, target, shared.probed.caps.size.get());
         cx.blocking_in(&self.shared.syncer, Box::new(work), id);
         Submit::Queued
     }

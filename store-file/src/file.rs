@@ -3,13 +3,13 @@
 use crate::attached::Attached;
 use crate::open::Opened;
 use crate::probe::{Discarding, Inline, Probed};
-use crate::{OpenError, Options, open, probe};
+use crate::{OpenError, Options, open, probe, size};
 use lunette_store::{Backing, Caps, Cx, FileOp, IoError, Lane, Room, Store, attach_relay};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock};
 
 /// An open and locked file or block device.
 ///
@@ -36,6 +36,8 @@ pub(crate) struct Shared {
     zero_range: AtomicBool,
     cached_reads: AtomicBool,
     failed: OnceLock<IoError>,
+    /// Has the size changed by one at a time.
+    pub(crate) resizing: Mutex<()>,
 }
 
 impl File {
@@ -97,6 +99,19 @@ impl Backing for File {
         Ok(Room { free: system.f_bavail.saturating_mul(system.f_frsize), used })
     }
 
+    /// A file that is open for writing; a device has the size that its makers give it.
+    fn is_resizable(&self) -> bool {
+        !self.shared.probed.block_device && !self.shared.probed.caps.read_only
+    }
+
+    fn resize(&self, size: u64) -> Result<(), IoError> {
+        self.shared.resize(size)
+    }
+
+    fn measure(&self) -> Result<u64, IoError> {
+        Ok(size::of(self.shared.borrow(), self.shared.probed.block_device)?)
+    }
+
     fn attach(&self, cx: &mut dyn Cx) -> Rc<dyn Store> {
         attach_relay(cx, Attached::new(self.shared.clone()))
     }
@@ -112,6 +127,7 @@ impl Shared {
             zero_range: AtomicBool::new(probed.can_zero_range),
             cached_reads: AtomicBool::new(probed.inline == Inline::Cached),
             failed: OnceLock::new(),
+            resizing: Mutex::default(),
             workers: Lane::wide(),
             writer: Lane::new(),
             syncer: Lane::new(),

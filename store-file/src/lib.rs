@@ -19,7 +19,7 @@
 //!
 //! let options = Options { create_size: Some(1 << 20), inline: Some(true), ..Options::default() };
 //! let file = File::open(&path, &options)?;
-//! assert_eq!(file.caps().size, 1 << 20);
+//! assert_eq!(file.caps().size.get(), 1 << 20);
 //!
 //! let mut sim = Sim::new(1);
 //! let store = file.attach(sim.cx(0));
@@ -40,6 +40,7 @@ mod lock;
 mod open;
 mod options;
 mod probe;
+mod size;
 mod sys;
 #[cfg(test)]
 mod tests;

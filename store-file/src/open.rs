@@ -1,10 +1,10 @@
 //! Opening and creating.
 
 use crate::lock::{self, Patience, failed};
-use crate::{OpenError, Options};
-use rustix::fs::{FileType, Mode, OFlags, SeekFrom, Stat};
+use crate::{OpenError, Options, size};
+use rustix::fs::{FileType, Mode, OFlags, Stat};
 use rustix::io::Errno;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
 /// An open, locked file of the right size.
@@ -174,10 +174,6 @@ fn give_size(path: &Path, fd: &OwnedFd, size: u64) -> Result<(), OpenError> {
 fn measure(path: &Path, fd: OwnedFd) -> Result<Opened, OpenError> {
     let stat = rustix::fs::fstat(&fd).map_err(|error| failed("look at", path, error))?;
     let block_device = FileType::from_raw_mode(stat.st_mode) == FileType::BlockDevice;
-    let size = if block_device {
-        rustix::fs::seek(&fd, SeekFrom::End(0)).map_err(|error| failed("measure", path, error))?
-    } else {
-        u64::try_from(stat.st_size).unwrap_or(0)
-    };
+    let size = size::of(fd.as_fd(), block_device).map_err(|error| failed("measure", path, error))?;
     Ok(Opened { fd, flushing: None, stat, block_device, size, created: false })
 }

@@ -58,6 +58,7 @@ pub(crate) struct Alignment {
 #[derive(Debug)]
 pub(crate) struct Probed {
     pub(crate) caps: Caps,
+    pub(crate) block_device: bool,
     /// The bytes are kept in memory, not on a device.
     pub(crate) memory: bool,
     pub(crate) inline: Inline,
@@ -90,6 +91,7 @@ pub(crate) fn probe(path: &Path, opened: &Opened, options: &Options) -> Result<P
     };
     let mut probed = Probed {
         caps: base_caps(opened, options, memory),
+        block_device: opened.block_device,
         memory,
         inline: match options.inline {
             Some(true) => Inline::Always,
@@ -127,7 +129,7 @@ fn base_caps(opened: &Opened, options: &Options, memory: bool) -> Caps {
     let usable = physical_block.is_power_of_two() && physical_block <= 64 << 10;
     let physical_block = if usable { physical_block } else { 4096 };
     Caps {
-        size: opened.size,
+        size: opened.size.into(),
         read_only: options.read_only,
         logical_block,
         physical_block: physical_block.max(logical_block),

@@ -24,7 +24,7 @@
 //! assert_eq!(held::count(cx), 0);
 //! ```
 
-use crate::{Backing, Caps, Cx, IoId, Op, SgList, Store, Submit, local, local_or_insert};
+use crate::{Backing, Caps, Cx, IoError, IoId, Op, SgList, Store, Submit, local, local_or_insert};
 use std::cell::RefCell;
 use std::rc::Rc;
 
@@ -55,9 +55,9 @@ struct Operations(RefCell<Vec<Operation>>);
 impl Held {
     /// A store of `size` bytes with a volatile cache, and room for `room` operations on each reactor; those of other such
     /// stores count as well.
-    pub const fn new(size: u64, room: usize) -> Self {
+    pub fn new(size: u64, room: usize) -> Self {
         let caps = Caps {
-            size,
+            size: size.into(),
             read_only: false,
             logical_block: 1,
             physical_block: 512,
@@ -74,6 +74,15 @@ impl Held {
 impl Backing for Held {
     fn caps(&self) -> &Caps {
         &self.caps
+    }
+
+    fn is_resizable(&self) -> bool {
+        true
+    }
+
+    fn resize(&self, size: u64) -> Result<(), IoError> {
+        self.caps.size.set(size);
+        Ok(())
     }
 
     fn attach(&self, _: &mut dyn Cx) -> Rc<dyn Store> {

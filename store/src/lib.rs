@@ -43,6 +43,7 @@ mod relay;
 mod seek;
 mod sg;
 pub mod sim;
+mod size;
 
 pub use cx::{
     Cx, FileOp, Interest, IoId, Lane, Message, Post, ReactorId, Sink, SinkId, local, local_or_insert,
@@ -51,3 +52,4 @@ pub use op::{Backing, Caps, Discard, IoError, IoResult, Op, Room, SeekTarget, St
 pub use relay::{Pending, Relay, attach_relay};
 pub use seek::seek;
 pub use sg::{Memory, Seg, Sg, SgList};
+pub use size::Size;

@@ -1,6 +1,6 @@
 //! What is asked of a store, what it answers, and what it can do.
 
-use crate::{Cx, IoId, Lane, Sg};
+use crate::{Cx, IoId, Lane, Sg, Size};
 use std::os::fd::RawFd;
 use thiserror::Error;
 
@@ -214,8 +214,8 @@ pub struct Discard {
 /// What a store can do. Asked, never guessed.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Caps {
-    /// Size in bytes.
-    pub size: u64,
+    /// Size in bytes. The only one that can [change](Backing::resize).
+    pub size: Size,
     /// Writes fail with [`IoError::ReadOnly`].
     pub read_only: bool,
     /// Offsets and lengths are multiples of this many bytes.
@@ -242,7 +242,7 @@ impl Caps {
         }
         let (offset, length) = op.range();
         match offset.checked_add(length) {
-            Some(end) if end <= self.size => Ok(()),
+            Some(end) if end <= self.size.get() => Ok(()),
             _ => Err(IoError::OutOfRange),
         }
     }
@@ -298,6 +298,32 @@ pub trait Backing: Send + Sync {
     /// [`IoError::Unsupported`] where that is not known.
     fn room(&self) -> Result<Room, IoError> {
         Err(IoError::Unsupported)
+    }
+
+    /// Whether [`resize`](Self::resize) can make it larger and smaller. Otherwise it only takes note of what others have done.
+    fn is_resizable(&self) -> bool {
+        false
+    }
+
+    /// Gives it another size, a multiple of its logical block, which survives a power loss when this returns; what is added
+    /// reads as zero. Whoever makes it smaller has seen to it that nothing is under way beyond. May block, so it is to be
+    /// called in the store's [`lane`](Self::lane).
+    ///
+    /// # Errors
+    /// [`IoError::Unsupported`] if it is not [resizable](Self::is_resizable) and has not as many bytes by itself. What
+    /// [`Caps::size`] says then is the size that it has.
+    fn resize(&self, size: u64) -> Result<(), IoError> {
+        let _ = size;
+        Err(IoError::Unsupported)
+    }
+
+    /// How many bytes there really are: others may have changed that. Nothing goes by it before it was
+    /// [`resize`](Self::resize)d to as many. May block, so it is to be called in the store's [`lane`](Self::lane).
+    ///
+    /// # Errors
+    /// When it cannot be found out.
+    fn measure(&self) -> Result<u64, IoError> {
+        Ok(self.caps().size.get())
     }
 
     /// A handle for the reactor of `cx`.

@@ -1,15 +1,16 @@
 //! A store in memory of its own: a sparse memory file.
 
 use crate::{Backing, Caps, Cx, Discard, IoError, IoId, IoResult, Lane, Op, Sg, Store, Submit, seek};
+use region::Region;
 use rustix::fs::{FallocateFlags, MemfdFlags};
-use rustix::mm::{MapFlags, ProtFlags};
-use std::ffi::c_void;
 use std::io;
+use std::ops::Range;
 use std::os::fd::{AsFd, OwnedFd};
 use std::rc::Rc;
-use std::sync::Arc;
-use touched::{CHUNK, Touched};
+use std::sync::{Arc, Mutex, PoisonError};
+use touched::CHUNK;
 
+mod region;
 mod touched;
 
 /// Bytes in memory, taken as they are first written and given back when they are discarded; reading takes none. They end
@@ -23,18 +24,12 @@ pub struct Ram {
 #[derive(Debug)]
 struct Map {
     file: OwnedFd,
-    address: *mut c_void,
-    length: usize,
-    touched: Touched,
+    first: Region,
+    /// Has the size changed by one at a time.
+    resizing: Mutex<()>,
     /// For what takes long.
     lane: Lane,
 }
-
-// SAFETY: the address is only used to copy bytes in and out, as with memory that a guest shares with us: concurrent
-// operations on overlapping ranges may mix their bytes, which is what SCSI says of such commands.
-unsafe impl Send for Map {}
-// SAFETY: as above.
-unsafe impl Sync for Map {}
 
 impl Ram {
     /// A store of `size` bytes, all zero.
@@ -42,22 +37,11 @@ impl Ram {
     /// # Errors
     /// What the operating system says when it cannot make or map a memory file of this size.
     pub fn new(size: u64) -> io::Result<Self> {
-        let length = usize::try_from(size).map_err(|_| io::ErrorKind::OutOfMemory)?;
         let file = rustix::fs::memfd_create("lunette-ram", MemfdFlags::CLOEXEC)?;
         rustix::fs::ftruncate(&file, size)?;
-        // SAFETY: a new mapping at an address of the kernel's choice touches no other memory.
-        let address = unsafe {
-            rustix::mm::mmap(
-                std::ptr::null_mut(),
-                length,
-                ProtFlags::READ | ProtFlags::WRITE,
-                MapFlags::SHARED | MapFlags::NORESERVE,
-                &file,
-                0,
-            )?
-        };
+        let first = Region::map(file.as_fd(), 0, size)?;
         let caps = Caps {
-            size,
+            size: size.into(),
             read_only: false,
             logical_block: 1,
             physical_block: 4096,
@@ -67,10 +51,7 @@ impl Ram {
             fast_zero: true,
             rotational: false,
         };
-        Ok(Self {
-            map: Arc::new(Map { file, address, length, touched: Touched::new(size), lane: Lane::new() }),
-            caps,
-        })
+        Ok(Self { map: Arc::new(Map { file, first, resizing: Mutex::default(), lane: Lane::new() }), caps })
     }
 
     /// The same memory, for readers only.
@@ -89,7 +70,7 @@ impl Ram {
                 self.map.punch(offset, length)
             }
             Op::Copy { .. } => Err(IoError::Unsupported),
-            Op::Seek { offset, target } => seek(self.map.file.as_fd(), offset, target, self.caps.size),
+            Op::Seek { offset, target } => seek(self.map.file.as_fd(), offset, target, self.caps.size.get()),
         }
     }
 }
@@ -101,6 +82,31 @@ impl Backing for Ram {
 
     fn is_lasting(&self) -> bool {
         false
+    }
+
+    fn lane(&self) -> Option<&Lane> {
+        Some(&self.map.lane)
+    }
+
+    fn is_resizable(&self) -> bool {
+        !self.caps.read_only
+    }
+
+    /// The memory file never becomes shorter: a mapping beyond its end would be fatal to whoever is late.
+    fn resize(&self, size: u64) -> Result<(), IoError> {
+        let _one = self.map.resizing.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = self.caps.size.get();
+        if self.caps.read_only {
+            return if size == now { Ok(()) } else { Err(IoError::ReadOnly) };
+        }
+        if size < now {
+            self.caps.size.set(size);
+            self.map.punch(size, now - size).inspect_err(|_| self.caps.size.set(now))?;
+        } else {
+            self.map.grow(size)?;
+            self.caps.size.set(size);
+        }
+        Ok(())
     }
 
     fn attach(&self, _cx: &mut dyn Cx) -> Rc<dyn Store> {
@@ -129,12 +135,14 @@ impl Map {
     /// are not.
     fn read(&self, offset: u64, to: Sg<'_>) -> u64 {
         let mut at = offset as usize;
+        let mut region = &self.first;
         for seg in to.iter() {
             let mut done = 0;
             while done < seg.len() {
+                region = region.of(at);
                 let part = seg.part(done, CHUNK - at % CHUNK);
-                if self.touched.contains(at) {
-                    let ours = self.at(at, part.len()).cast_const();
+                if region.holds(at) {
+                    let ours = region.at(at, part.len()).cast_const();
                     // SAFETY: both runs are mapped (`at`, `Seg::new`). `copy`, for a guest's memory could be this very
                     // file.
                     unsafe { std::ptr::copy(ours, part.address(), part.len()) };
@@ -151,36 +159,58 @@ impl Map {
 
     fn write(&self, offset: u64, from: Sg<'_>) -> u64 {
         let mut at = offset as usize;
+        let mut region = &self.first;
         for seg in from.iter() {
-            let ours = self.at(at, seg.len());
-            // SAFETY: as in `read`, the other way round.
-            unsafe { std::ptr::copy(seg.address().cast_const(), ours, seg.len()) };
-            at += seg.len();
+            let mut done = 0;
+            while done < seg.len() {
+                region = region.of(at);
+                let part = seg.part(done, region.end() - at);
+                let ours = region.at(at, part.len());
+                // SAFETY: as in `read`, the other way round.
+                unsafe { std::ptr::copy(part.address().cast_const(), ours, part.len()) };
+                at += part.len();
+                done += part.len();
+            }
         }
-        self.touched.insert(offset as usize, at);
+        self.each_region(offset as usize..at, Region::touch);
         from.len()
-    }
-
-    /// The address of byte `offset`, of which `length` follow; the caller has checked the range.
-    fn at(&self, offset: usize, length: usize) -> *mut u8 {
-        assert!(offset + length <= self.length);
-        self.address.cast::<u8>().wrapping_add(offset)
     }
 
     fn punch(&self, offset: u64, length: u64) -> IoResult {
         if length > 0 {
-            self.touched.remove(offset as usize, (offset + length) as usize);
+            self.each_region(offset as usize..(offset + length) as usize, Region::forget);
             let mode = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
             rustix::fs::fallocate(&self.file, mode, offset, length).map_err(IoError::from)?;
         }
         Ok(0)
     }
-}
 
-impl Drop for Map {
-    fn drop(&mut self) {
-        // SAFETY: mapped in `Ram::new` with this length; the last user of the mapping is gone.
-        let _ = unsafe { rustix::mm::munmap(self.address, self.length) };
+    /// Has room for `size` bytes.
+    fn grow(&self, size: u64) -> Result<(), IoError> {
+        let length = u64::try_from(rustix::fs::fstat(&self.file)?.st_size).unwrap_or(0);
+        if size > length {
+            rustix::fs::ftruncate(&self.file, size)?;
+        }
+        let last = self.first.last();
+        let start = last.end() as u64;
+        if size > start {
+            // As much again as there is, so that there are never many.
+            let region = Region::map(self.file.as_fd(), start, start.max(size - start))?;
+            let _ = last.next.set(Box::new(region));
+        }
+        Ok(())
+    }
+
+    /// Calls `act` with each region of which a part is in `bytes`, and with that part.
+    fn each_region(&self, bytes: Range<usize>, act: impl Fn(&Region, Range<usize>)) {
+        let mut region = &self.first;
+        let mut at = bytes.start;
+        while at < bytes.end {
+            region = region.of(at);
+            let end = region.end().min(bytes.end);
+            act(region, at..end);
+            at = end;
+        }
     }
 }
 
@@ -266,13 +296,15 @@ mod tests {
     proptest! {
         #[test]
         fn agrees_with_a_plain_vector(
-            steps in proptest::collection::vec((0u8..3, 0usize..300_000, 0usize..140_000, 1u8..), 1..12),
+            steps in proptest::collection::vec((0u8..4, 0usize..600_000, 0usize..140_000, 1u8..), 1..16),
         ) {
             const SIZE: usize = 300_000;
             let ram = Ram::new(SIZE as u64).unwrap();
             let mut model = vec![0u8; SIZE];
             for (kind, from, length, fill) in steps {
-                let end = SIZE.min(from + length);
+                let size = from + length + 1;
+                let end = model.len().min(from + length);
+                let from = from.min(end);
                 let (offset, length) = (from as u64, (end - from) as u64);
                 match kind {
                     0 => {
@@ -286,6 +318,13 @@ mod tests {
                         submit(&ram, Op::Discard { offset, length });
                         model[from..end].fill(0);
                     }
+                    2 => {
+                        prop_assert_eq!(ram.resize(size as u64), Ok(()));
+                        model.resize(size, 0);
+                        prop_assert_eq!(Backing::caps(&ram).size.get(), size as u64);
+                        let outside = Op::Zero { offset: size as u64, length: 1, unmap: false };
+                        prop_assert_eq!(submit(&ram, outside), Submit::Done(Err(IoError::OutOfRange)));
+                    }
                     _ => {
                         let back = Memory::from_bytes(&vec![fill; end - from]);
                         let segs = [back.seg().part(0, 333), back.seg().part(333, usize::MAX)];
@@ -295,6 +334,52 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn what_is_cut_off_is_given_back_and_comes_back_as_zero() {
+        let ram = Ram::new(1 << 20).unwrap();
+        let ones = Memory::from_bytes(&[1; 1 << 20]);
+        let segs = [ones.seg()];
+        submit(&ram, Op::Write { offset: 0, from: Sg::new(&segs), durable: false });
+        assert_eq!(ram.resize(4096 + 100), Ok(()));
+        let left = blocks(&ram);
+        assert!(left < 2048 / 2);
+        assert_eq!(ram.resize(1 << 20), Ok(()));
+        submit(&ram, Op::Read { offset: 0, to: Sg::new(&segs) });
+        assert_eq!(ones.to_vec(), [vec![1; 4196], vec![0; (1 << 20) - 4196]].concat());
+        assert!(blocks(&ram) <= left.max(128), "reading has taken nothing but what is looked at as one");
+    }
+
+    #[test]
+    fn all_handles_grow_and_none_that_only_reads_makes_them() {
+        let ram = Ram::new(4096).unwrap();
+        let (handle, reader) = (ram.attach(Sim::new(1).cx(0)), ram.clone().read_only());
+        assert_eq!(ram.resize(1 << 40), Ok(()));
+        assert_eq!((handle.caps().size.get(), Store::caps(&reader).size.get()), (1 << 40, 1 << 40));
+        let memory = Memory::from_bytes(&[7; 512]);
+        let segs = [memory.seg()];
+        let last = (1 << 40) - 512;
+        submit(&ram, Op::Write { offset: last, from: Sg::new(&segs), durable: false });
+        let back = Memory::zeroed(512);
+        submit(&reader, Op::Read { offset: last, to: Sg::new(&[back.seg()]) });
+        assert_eq!(back.to_vec(), [7; 512]);
+        assert_eq!((reader.resize(4096), reader.resize(1 << 40)), (Err(IoError::ReadOnly), Ok(())));
+        for size in [1 << 62, u64::MAX] {
+            assert!(ram.resize(size).is_err());
+        }
+        assert_eq!(Backing::caps(&ram).size.get(), 1 << 40);
+    }
+
+    #[test]
+    fn many_small_steps_make_few_mappings() {
+        let ram = Ram::new(512).unwrap();
+        for size in 1..2000u64 {
+            assert_eq!(ram.resize(size * 4096), Ok(()));
+        }
+        let regions =
+            std::iter::successors(Some(&ram.map.first), |region| region.next.get().map(|next| &**next));
+        assert_eq!(regions.count(), 8);
     }
 
     #[test]

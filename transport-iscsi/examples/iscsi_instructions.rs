@@ -56,7 +56,7 @@ impl Backing for Null {
 
 fn port(name: &str) -> Result<Arc<TargetPort>, Box<dyn Error>> {
     let store = lunette_store::ram::Ram::new(1 << 20)?;
-    let null = Null(Caps { size: 1 << 30, ..Backing::caps(&store).clone() });
+    let null = Null(Caps { size: (1 << 30).into(), ..Backing::caps(&store).clone() });
     let disk = Disk::new(&Options::default(), &null.0)?;
     let identity = Identity::new("null", Naa::locally_assigned(1));
     let unit = LogicalUnit::new("null", identity, Box::new(disk), Some(Arc::new(null)));

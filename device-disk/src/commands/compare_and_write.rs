@@ -36,7 +36,7 @@ fn decode(disk: &Disk, request: &Request<'_>) -> Decoded {
     if transfer.blocks == 0 {
         return Ok(Plan::good());
     }
-    let (geometry, durable) = (disk.geometry, disk.durable(transfer.fua, request.unit));
+    let (geometry, durable) = (disk.geometry(), disk.durable(transfer.fua, request.unit));
     Ok(Plan::run(wanted, async move |run| {
         has_all_data_out(&run, wanted)?;
         let _range = run.claim(extent.bytes()).await?;

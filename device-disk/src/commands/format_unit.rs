@@ -34,7 +34,7 @@ fn decode(disk: &Disk, request: &Request<'_>) -> Decoded {
     if complete && !data {
         return Err(Sense::invalid_field_in_cdb(1, Some(3)));
     }
-    let (geometry, thin) = (disk.geometry, disk.discard.is_some());
+    let (geometry, thin) = (disk.geometry(), disk.discard.is_some());
     let longest = header(long) as u64 + DESCRIPTOR as u64 + geometry.block();
     let length = if data { request.data_out.min(longest) } else { 0 };
     let worker = disk.worker();

@@ -58,7 +58,7 @@ struct Question {
 /// On a disk that is fully provisioned all blocks are mapped (SBC-4 4.7); the store of another one is asked.
 fn decode(disk: &Disk, request: &Request<'_>, question: &Question) -> Decoded {
     let &Question { lba, scan, report_at, allocation } = question;
-    let (geometry, thin) = (disk.geometry, disk.discard.is_some());
+    let (geometry, thin) = (disk.geometry(), disk.discard.is_some());
     if lba >= geometry.blocks {
         return Err(Sense::illegal_request(AdditionalSense::LBA_OUT_OF_RANGE));
     }

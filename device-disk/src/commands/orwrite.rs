@@ -25,7 +25,7 @@ fn decode(disk: &Disk, request: &Request<'_>) -> Decoded {
     check_writable(request.unit)?;
     let (transfer, extent) = disk.transfer(request.cdb)?;
     let durable = disk.durable(forces_unit_access(request.cdb, &transfer), request.unit);
-    let geometry = disk.geometry;
+    let geometry = disk.geometry();
     Ok(Plan::run(extent.length, async move |run| {
         let extent = extent.cut(run.data_out_len(), geometry);
         let _range = run.claim(extent.bytes()).await?;

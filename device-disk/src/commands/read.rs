@@ -29,7 +29,7 @@ fn decode(disk: &Disk, request: &Request<'_>) -> Decoded {
     if !(disk.volatile_cache && forces_unit_access(request.cdb, &transfer)) {
         return Ok(Plan::Io(io));
     }
-    let geometry = disk.geometry;
+    let geometry = disk.geometry();
     Ok(Plan::run_in(io.length, async move |run| {
         let medium = Medium { run, geometry };
         medium.flush_if(true).await?;

@@ -25,7 +25,7 @@ pub(crate) static READ_CAPACITY_16: DiskCommand = DiskCommand {
 };
 
 fn capacity(disk: &Disk) -> Capacity {
-    let geometry = disk.geometry;
+    let geometry = disk.geometry();
     Capacity {
         last_lba: geometry.blocks - 1,
         block_length: geometry.block_length,

@@ -32,7 +32,7 @@ fn decode(disk: &Disk, request: &Request<'_>) -> Decoded {
     check_writable(request.unit)?;
     let (long_lbas, long_list) = (request.cdb.bit(1, 1), request.cdb.bit(1, 0));
     let length = request.data_out.min((HEADER + MOST) as u64);
-    let (geometry, durable) = (disk.geometry, disk.volatile_cache);
+    let (geometry, durable) = (disk.geometry(), disk.volatile_cache);
     Ok(Plan::run(length, async move |run| {
         let lbas = lbas(&run.data_out(0, length), long_lbas, long_list)?;
         let extents = lbas.iter().map(|lba| geometry.extent(*lba, 1)).collect::<Result<Vec<_>, _>>()?;

@@ -38,7 +38,7 @@ pub(crate) static SANITIZE_BLOCK_ERASE: DiskCommand =
     });
 pub(crate) static SANITIZE_CRYPTOGRAPHIC_ERASE: DiskCommand =
     sanitize!(SANITIZE_CRYPTOGRAPHIC_ERASE, 0xa3, 0, None, |disk, request| {
-        let block = repeated(&[0], disk.geometry);
+        let block = repeated(&[0], disk.geometry());
         let zeroes = Work::Overwrite { block, passes: 1, invert: false };
         erase(disk, request, if disk.discard.is_some() { Work::Zero { unmap: true } } else { zeroes })
     });
@@ -47,7 +47,7 @@ pub(crate) static SANITIZE_EXIT_FAILURE_MODE: DiskCommand =
 
 fn overwrite(disk: &Disk, request: &Request<'_>) -> Decoded {
     check_writable(request.unit)?;
-    let (length, geometry) = (u64::from(request.cdb.u16(7)), disk.geometry);
+    let (length, geometry) = (u64::from(request.cdb.u16(7)), disk.geometry());
     if length <= HEADER || length > HEADER + geometry.block() {
         return Err(Sense::invalid_field_in_cdb(7, None));
     }

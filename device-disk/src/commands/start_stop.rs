@@ -38,7 +38,7 @@ fn reservation(cdb: &Cdb) -> Reservation {
 fn decode(disk: &Disk, request: &Request<'_>) -> Decoded {
     let wish = wish(disk, request.cdb)?;
     let no_flush = request.cdb.bit(4, 2);
-    let (condition, geometry) = (disk.condition.clone(), disk.geometry);
+    let (condition, geometry) = (disk.condition.clone(), disk.geometry());
     let (flush, removable) = (disk.volatile_cache && !no_flush, disk.is_removable());
     Ok(Plan::run(0, async move |run| {
         let medium = Medium { run, geometry };

@@ -26,7 +26,7 @@ fn decode(disk: &Disk, request: &Request<'_>) -> Decoded {
     if length == 0 {
         return Ok(Plan::good());
     }
-    let (geometry, durable) = (disk.geometry, disk.durable(false, request.unit));
+    let (geometry, durable) = (disk.geometry(), disk.durable(false, request.unit));
     Ok(Plan::run(length, async move |run| {
         let extents = extents(&run.data_out(0, length), geometry)?;
         let medium = Medium { run, geometry };

@@ -33,7 +33,7 @@ fn decode(disk: &Disk, request: &Request<'_>) -> Decoded {
         EACH_BLOCK => disk.transfer(request.cdb)?,
         _ => disk.range(request.cdb)?,
     };
-    let (geometry, cached) = (disk.geometry, disk.volatile_cache);
+    let (geometry, cached) = (disk.geometry(), disk.volatile_cache);
     let block = geometry.block();
     match transfer.bytchk {
         READABLE | EACH_BLOCK | SAME_BLOCK if transfer.blocks == 0 => Ok(Plan::good()),

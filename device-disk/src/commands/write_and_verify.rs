@@ -31,7 +31,7 @@ fn decode(disk: &Disk, request: &Request<'_>) -> Decoded {
     if transfer.bytchk > 0b01 {
         return Err(Sense::invalid_field_in_cdb(1, Some(2)));
     }
-    let (geometry, durable) = (disk.geometry, disk.volatile_cache);
+    let (geometry, durable) = (disk.geometry(), disk.volatile_cache);
     Ok(Plan::run(extent.length, async move |run| {
         let _range = run.share(extent.bytes()).await?;
         let medium = Medium { run, geometry };

@@ -30,7 +30,7 @@ pub(crate) fn longest(disk: &Disk, unit: &LogicalUnit) -> u32 {
     if unit.backing().is_some_and(|store| store.is_lasting()) && !unit.keeps_state() {
         return 0;
     }
-    let most = (MOST / disk.geometry.block_length).min(disk.max_transfer).min(u16::MAX.into());
+    let most = (MOST / disk.block_length).min(disk.max_transfer).min(u16::MAX.into());
     most - most % disk.atomic_granularity
 }
 
@@ -54,7 +54,8 @@ fn decode(disk: &Disk, request: &Request<'_>) -> Decoded {
     }
     let Extent { offset, length } = extent;
     check_data_out(request, length)?;
-    let (geometry, durable, atomic_writes) = (disk.geometry, disk.volatile_cache, disk.atomic_writes.clone());
+    let (geometry, durable, atomic_writes) =
+        (disk.geometry(), disk.volatile_cache, disk.atomic_writes.clone());
     let condition = disk.condition.clone();
     Ok(Plan::run(length, async move |run| {
         has_all_data_out(&run, length)?;

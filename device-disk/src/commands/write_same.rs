@@ -33,7 +33,7 @@ pub(crate) static WRITE_SAME_16_UNMAP: DiskCommand = write_same(
 fn decode(disk: &Disk, request: &Request<'_>) -> Decoded {
     check_writable(request.unit)?;
     let Transfer { lba, blocks, unmap, ndob, .. } = Transfer::parse(request.cdb).unwrap_or_default();
-    let geometry = disk.geometry;
+    let geometry = disk.geometry();
     // No blocks stand for all that follow (WSNZ of the Block Limits page is zero).
     let blocks = if blocks == 0 { geometry.blocks.saturating_sub(lba).max(1) } else { blocks.into() };
     let extent = geometry.extent(lba, blocks)?;

@@ -27,7 +27,7 @@ fn decode(disk: &Disk, request: &Request<'_>) -> Decoded {
         check_writable(request.unit)?;
     }
     let (_, extent) = disk.transfer(cdb)?;
-    let (geometry, durable) = (disk.geometry, disk.durable(fua, request.unit));
+    let (geometry, durable) = (disk.geometry(), disk.durable(fua, request.unit));
     // What is written with FUA reaches the medium; what is only read with FUA has to have reached it.
     let flush = disk.volatile_cache && fua;
     Ok(Plan::run_both(extent.length, extent.length, async move |run| {

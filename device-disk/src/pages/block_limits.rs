@@ -9,7 +9,7 @@ use lunette_scsi::vpd::BlockLimits;
 pub(crate) const MAX_UNMAP_DESCRIPTORS: u32 = 256;
 
 pub(crate) fn page(disk: &Disk, unit: &LogicalUnit) -> Vec<u8> {
-    let block = disk.geometry.block_length;
+    let block = disk.block_length;
     let maximum_atomic_transfer = longest_write_atomic(disk, unit);
     // Zero where there is no bound (SBC-4 6.6.4).
     let atomic_granularity = match disk.atomic_granularity {

@@ -12,7 +12,7 @@ const ANYONES: u8 = 0b10;
 /// What was seen last of the room that is left and taken, in threshold sets.
 pub(crate) fn page(disk: &Disk) -> Vec<LogParameter> {
     let parameter = |(code, bytes, scope): (u16, u64, u8)| {
-        let sets = in_sets(bytes, disk.geometry.block());
+        let sets = in_sets(bytes, disk.geometry().block());
         LogParameter::binary(code, [&sets.to_be_bytes()[..], &[scope, 0, 0, 0]].concat())
     };
     let room = disk.room.get();

@@ -173,7 +173,7 @@ proptest! {
     ) {
         let mut sim = Sim::new(2);
         let caps = Caps {
-            size: (BLOCKS * 512) as u64,
+            size: ((BLOCKS * 512) as u64).into(),
             read_only: false,
             logical_block: 512,
             physical_block: 512,

@@ -4,6 +4,7 @@ use crate::Options;
 use crate::testing::*;
 use lunette_engine::Residual;
 use lunette_scsi::{Capacity, Opcode};
+use lunette_store::Size;
 use lunette_store::layer::fault::Fault;
 use lunette_store::ram::Ram;
 use std::sync::Arc;
@@ -198,7 +199,7 @@ fn a_store_that_does_not_suit_is_named() {
     use crate::{Disk, OptionsError};
     let caps = |size, logical_block| {
         let mut caps = lunette_store::Backing::caps(&Ram::new(4096).unwrap()).clone();
-        (caps.size, caps.logical_block) = (size, logical_block);
+        (caps.size, caps.logical_block) = (Size::from(size), logical_block);
         caps
     };
     let error =

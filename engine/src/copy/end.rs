@@ -50,6 +50,14 @@ fn aborted_in_list(additional: AdditionalSense, byte: u16) -> Sense {
     })
 }
 
+/// The logical blocks of a unit, and how long they are.
+fn size_of(unit: &LogicalUnit) -> Option<(u64, u64)> {
+    match unit.device().block_descriptor(true)? {
+        BlockDescriptor::Long { blocks, block_length: block @ 1.. } => Some((blocks, block.into())),
+        _ => None,
+    }
+}
+
 impl End {
     /// Finds the unit that a segment names, among those that the nexus of the command sees.
     pub(super) fn find(run: &Run, role: Role, cscds: &[Cscd], named: &SegmentEnd) -> Result<Self, Sense> {
@@ -76,19 +84,15 @@ impl End {
                 aborted_in_list(additional, cscd.offset + Cscd::DEVICE_TYPE_AT)
             })
         };
-        let Some(BlockDescriptor::Long { blocks, block_length: block @ 1.. }) =
-            unit.device().block_descriptor(true)
-        else {
-            return Err(wrong_type());
-        };
+        let Some((blocks, block)) = size_of(unit) else { return Err(wrong_type()) };
         if cscd.is_some_and(|cscd| cscd.device_type.0 != unit.device().peripheral() & 0x1f) {
             return Err(wrong_type());
         }
-        if let Some(cscd) = cscd.filter(|cscd| ![0, block].contains(&cscd.block_length)) {
+        if let Some(cscd) = cscd.filter(|cscd| ![0, block].contains(&cscd.block_length.into())) {
             let additional = AdditionalSense::INVALID_FIELD_IN_PARAMETER_LIST;
             return Err(aborted_in_list(additional, cscd.offset + Cscd::BLOCK_LENGTH_AT));
         }
-        let (block, described_at) = (u64::from(block), cscd.map(|cscd| cscd.offset));
+        let described_at = cscd.map(|cscd| cscd.offset);
         Ok(Self { role, unit: unit.clone(), block, size: blocks.saturating_mul(block), described_at })
     }
 
@@ -121,6 +125,14 @@ impl End {
             return Err(self.failed());
         }
         Ok(())
+    }
+
+    /// Whether the unit still has these bytes, and takes part in what begins for another.
+    pub(super) fn check_begin(&self, run: &Run, bytes: &Range<u64>) -> Result<(), Sense> {
+        let is_other = self.unit.number() != run.unit.number();
+        let has_them =
+            size_of(&self.unit).is_some_and(|(blocks, block)| bytes.end <= blocks.saturating_mul(block));
+        if has_them && !(is_other && self.unit.is_quiesced()) { Ok(()) } else { Err(self.failed()) }
     }
 
     /// The unit has refused or failed its part.

@@ -83,6 +83,9 @@ impl Transfer<'_> {
         for (end, steps) in &ends {
             steps.reach().await.map_err(|_| end.failed())?;
         }
+        // Who has changed one of the units did not know of this before.
+        self.source.check_begin(self.run, &from)?;
+        self.destination.check_begin(self.run, &to)?;
         let length = from.end - from.start;
         let step = self.step();
         let memory = Rc::new(Memory::zeroed(step.min(length) as usize));

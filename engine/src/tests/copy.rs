@@ -416,3 +416,32 @@ fn units_that_the_nexus_does_not_see_are_out_of_reach() {
     let unreachable = AdditionalSense::UNREACHABLE_COPY_TARGET;
     assert_eq!(pair.refusal(0), (2, SenseKey::COPY_ABORTED, unreachable));
 }
+
+#[test]
+fn a_unit_is_quiet_when_copies_of_others_have_left_it_and_takes_no_new_ones() {
+    let mut pair = Pair::new();
+    let seen = pair.first.session.nexus().luns().inventory();
+    let [first, second] = [0, 1].map(|lun| seen.resolve(Lun::from_index(lun)).clone());
+    let quiet = Arc::new(Mutex::new(None));
+    pair.copy(0, 0, 1, "simple", [0, 1], 2 * CHUNK);
+    let (tell, poster) = (quiet.clone(), pair.rig.sim.cx(0).poster());
+    second.quiesce(&*poster, move |result| *tell.lock().unwrap() = Some(result));
+    for _ in 0..4 {
+        assert_eq!((pair.rig.at_store(), *quiet.lock().unwrap()), (1, None));
+        pair.rig.complete_one(Ok(CHUNK.into()));
+    }
+    assert_eq!(pair.first.good(), [1]);
+    assert_eq!(pair.rig.held(), [0, 1], "the flush");
+    pair.rig.complete_one(Ok(0));
+    assert_eq!(*quiet.lock().unwrap(), Some(Ok(())));
+
+    pair.copy(0, 0, 2, "simple", [0, 1], CHUNK);
+    assert_eq!(pair.refusal(0), (2, SenseKey::COPY_ABORTED, FAILED));
+    pair.copy(0, 0, 3, "simple", [0, 0], CHUNK);
+    pair.rig.complete_all();
+    assert_eq!(pair.first.good(), [3], "the other unit is not quiet");
+    second.resume_commands(&*poster);
+    pair.copy(0, 0, 4, "simple", [0, 1], CHUNK);
+    pair.rig.complete_all();
+    assert_eq!((pair.first.good(), first.is_quiesced()), (vec![4], false));
+}

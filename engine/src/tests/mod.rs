@@ -8,6 +8,7 @@ mod inventory;
 mod masking;
 mod ordering;
 mod priority;
+mod quiet;
 mod ranges;
 mod reservations;
 mod retirement;

@@ -5,7 +5,7 @@ use std::process::Command;
 
 struct Loop {
     path: PathBuf,
-    _image: TempDir,
+    image: TempDir,
 }
 
 impl Loop {
@@ -21,7 +21,7 @@ impl Loop {
         match output {
             Ok(output) if output.status.success() => {
                 let path = String::from_utf8(output.stdout).unwrap();
-                Some(Self { path: path.trim().into(), _image: directory })
+                Some(Self { path: path.trim().into(), image: directory })
             }
             Ok(output) => {
                 let why = String::from_utf8_lossy(&output.stderr);
@@ -54,7 +54,7 @@ fn a_device_is_read_written_zeroed_and_discarded() {
     let options = Options { inline: Some(false), ..plain() };
     let mut rig = Rig::create(&device.path, &options);
     let caps = rig.store.caps().clone();
-    assert_eq!((caps.size, caps.logical_block), (8 << 20, 512));
+    assert_eq!((caps.size.get(), caps.logical_block), (8 << 20, 512));
     let bytes = pattern(1 << 20);
     assert_eq!(rig.write(0, &bytes), Ok(1 << 20));
     assert_eq!(rig.run(zero(512, 512, false)), Ok(0));
@@ -135,4 +135,23 @@ fn a_mounted_device_is_refused() {
         assert_eq!(message.unwrap_err(), expected);
     }
     assert!(File::open(&device.path, &plain()).is_ok());
+}
+
+#[test]
+fn a_device_has_the_size_that_others_give_it() {
+    let Some(device) = Loop::new(1 << 20, 512) else {
+        return;
+    };
+    let file = File::open(&device.path, &plain()).unwrap();
+    assert!(!file.is_resizable());
+    assert_eq!(file.resize(2 << 20), Err(IoError::Unsupported));
+    let image = disk_image(&device.image);
+    cut(&image, 2 << 20);
+    let told = Command::new("losetup").arg("--set-capacity").arg(&device.path).status().unwrap();
+    assert!(told.success());
+    assert_eq!((file.measure(), file.caps().size.get()), (Ok(2 << 20), 1 << 20));
+    assert_eq!(file.resize(2 << 20), Ok(()));
+    let mut rig = Rig::new(&file);
+    assert_eq!(rig.write((2 << 20) - 512, &[1; 512]), Ok(512));
+    assert_eq!(rig.read((2 << 20) - 512, 512), [1; 512]);
 }

@@ -5,6 +5,7 @@ mod direct;
 mod faults;
 mod files;
 mod opening;
+mod sizes;
 
 use crate::{File, Options, sys};
 use lunette_store::sim::Sim;

@@ -131,6 +131,18 @@ impl Backing for Fault {
         self.inner.room()
     }
 
+    fn is_resizable(&self) -> bool {
+        self.inner.is_resizable()
+    }
+
+    fn resize(&self, size: u64) -> Result<(), IoError> {
+        self.inner.resize(size)
+    }
+
+    fn measure(&self) -> Result<u64, IoError> {
+        self.inner.measure()
+    }
+
     fn attach(&self, cx: &mut dyn Cx) -> Rc<dyn Store> {
         let attached =
             Attached { inner: self.inner.attach(cx), plan: self.plan.clone(), pending: Pending::default() };

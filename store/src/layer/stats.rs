@@ -103,6 +103,18 @@ impl Backing for Stats {
         self.inner.room()
     }
 
+    fn is_resizable(&self) -> bool {
+        self.inner.is_resizable()
+    }
+
+    fn resize(&self, size: u64) -> Result<(), IoError> {
+        self.inner.resize(size)
+    }
+
+    fn measure(&self) -> Result<u64, IoError> {
+        self.inner.measure()
+    }
+
     fn attach(&self, cx: &mut dyn Cx) -> Rc<dyn Store> {
         let counters = self.reactors().entry(cx.reactor()).or_default().clone();
         let attached = Attached { inner: self.inner.attach(cx), counters, pending: Pending::default() };

@@ -1,11 +1,13 @@
 //! A small disk: four blocks of eight bytes, each a number.
 
 use crate::{
-    Command, CommandSpec, Decoded, Device, Direction, Io, IoKind, Plan, Request, Reservation, Run, sense_of,
+    ChangeError, Command, CommandSpec, Decoded, Device, Direction, Io, IoKind, Plan, Request, Reservation,
+    Run, sense_of,
 };
 use lunette_scsi::{AdditionalSense, Opcode, Sense, SenseKey};
 use lunette_store::Memory;
 use std::rc::Rc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 pub(super) const BLOCKS: usize = 4;
@@ -14,7 +16,13 @@ pub(super) const BLOCK: usize = 8;
 /// How long work in the background sleeps before it writes.
 const PAUSE: Duration = Duration::from_millis(1);
 
-pub(super) struct Disk;
+pub(super) struct Disk(AtomicUsize);
+
+impl Disk {
+    pub(super) fn new() -> Self {
+        Self(AtomicUsize::new(BLOCKS))
+    }
+}
 
 const USAGE: [u8; 10] = [0, 0, 0xff, 0xff, 0xff, 0xff, 0, 0xff, 0xff, 0];
 
@@ -37,22 +45,27 @@ macro_rules! row {
 
 /// In one operation, or in steps.
 static COMMANDS: [Command<Disk>; 5] = [
-    row!(READ_10, In, Read, |_, request| io(request, IoKind::Read).map(Plan::Io)),
-    row!(WRITE_10, Out, Write, |_, request| io(request, IoKind::Write { durable: false }).map(Plan::Io)),
-    row!(READ_12, In, Read, |_, request| io(request, IoKind::Read).map(Io::in_steps)),
-    row!(COMPARE_AND_WRITE, Out, Write, |_, request| {
-        let io = io(request, IoKind::Read)?;
+    row!(READ_10, In, Read, |disk, request| io(disk, request, IoKind::Read).map(Plan::Io)),
+    row!(WRITE_10, Out, Write, |disk, request| io(disk, request, IoKind::Write { durable: false })
+        .map(Plan::Io)),
+    row!(READ_12, In, Read, |disk, request| io(disk, request, IoKind::Read).map(Io::in_steps)),
+    row!(COMPARE_AND_WRITE, Out, Write, |disk, request| {
+        io(disk, request, IoKind::Write { durable: false })?;
+        let io = io(disk, request, IoKind::Read)?;
         Ok(Plan::run(2 * BLOCK as u64, move |run| compare_and_write(run, io)))
     }),
-    row!(WRITE_ATOMIC_16, Out, Write, |_, request| {
-        let io = io(request, IoKind::Write { durable: false })?;
+    row!(WRITE_ATOMIC_16, Out, Write, |disk, request| {
+        let io = io(disk, request, IoKind::Write { durable: false })?;
         Ok(Plan::run(io.length, move |run| write_atomic(run, io)))
     }),
 ];
 
-fn io(request: &Request<'_>, kind: IoKind) -> Result<Io, Sense> {
+fn io(disk: &Disk, request: &Request<'_>, kind: IoKind) -> Result<Io, Sense> {
+    if kind != IoKind::Read && request.unit.write_protected() {
+        return Err(Sense::data_protect(AdditionalSense::WRITE_PROTECTED));
+    }
     let (first, count) = (u64::from(request.cdb.u32(2)), u64::from(request.cdb.u16(7)));
-    if first + count > BLOCKS as u64 {
+    if first + count > disk.0.load(Ordering::Acquire) as u64 {
         return Err(Sense::illegal_request(AdditionalSense::LBA_OUT_OF_RANGE));
     }
     let block = BLOCK as u64;
@@ -92,6 +105,14 @@ impl Device for Disk {
 
     fn commands(&self) -> Box<dyn Iterator<Item = &'static CommandSpec>> {
         Box::new(COMMANDS.iter().map(|command| &command.spec))
+    }
+
+    fn begin_resize(&self, _: u64) -> Result<(), ChangeError> {
+        Ok(())
+    }
+
+    fn set_size(&self, size: u64) {
+        self.0.store(size as usize / BLOCK, Ordering::Release);
     }
 
     fn decode(&self, row: usize, request: &Request<'_>) -> Decoded {

@@ -3,7 +3,7 @@
 use super::disk::{BLOCK, BLOCKS, Disk};
 use super::random::Random;
 use super::transport::{Transport, frame, told};
-use super::world::{self, Kind, Medium, Settings, Shared, World, lock};
+use super::world::{self, Kind, Medium, Settings, Shared, Wish, World, lock};
 use super::{EXCLUSIVE_ACCESS, QUEUES, REACTORS, WRITE_EXCLUSIVE, model};
 use crate::{
     Admission, CommandFrame, Completion, Identity, LogicalUnit, Management, Nexus, Outcome, PageControl,
@@ -36,6 +36,7 @@ struct Mix {
     gathers: usize,
     store: usize,
     sights: usize,
+    changes: usize,
 }
 
 /// What is sent.
@@ -78,7 +79,7 @@ impl Schedule {
         let world = Shared::new(Mutex::new(World::new(settings, Random(random.next()))));
         let identity = Identity::new("1", Naa::locally_assigned(1));
         let medium = Arc::new(Medium::new(world.clone()));
-        let unit = LogicalUnit::new("disk", identity, Box::new(Disk), Some(medium));
+        let unit = LogicalUnit::new("disk", identity, Box::new(Disk::new()), Some(medium));
         let port =
             TargetPort::new("iqn.2026-11.dev.lunette:sim,t,0x0001", 1, Protocol::ISCSI, BTreeMap::new());
         unit.limit_waiting(settings.limit);
@@ -103,6 +104,7 @@ impl Schedule {
             gathers: mix(&[0, 20]),
             store: mix(&[10, 30]),
             sights: mix(&[0, 0, 3]),
+            changes: mix(&[0, 0, 3, 8]),
         };
         let mut this = Self {
             unit,
@@ -153,6 +155,8 @@ impl Schedule {
             self.act();
         }
         self.drain();
+        self.undo_changes();
+        self.drain();
         // What is on the medium in the end is what somebody reads.
         lock(&self.world).faults = false;
         self.clear_allegiance();
@@ -162,7 +166,7 @@ impl Schedule {
             }
         }
         for block in 0..BLOCKS {
-            for _ in 0..3 {
+            for _ in 0..5 {
                 let read = Kind::Read { first: block, count: 1, in_steps: false };
                 let attribute = TaskAttribute::Simple;
                 self.send(2, Order { kind: read, attribute, naca: false, priority: 0, gathers: false });
@@ -252,7 +256,9 @@ impl Schedule {
     fn act(&mut self) {
         let roll = self.random.below(100);
         let (functions, store) = (self.mix.functions, self.mix.store);
-        if self.random.chance(self.mix.sights) && !self.unit.is_retired() {
+        if self.random.chance(self.mix.changes) {
+            self.change();
+        } else if self.random.chance(self.mix.sights) && !self.unit.is_retired() {
             let nexus = self.random.below(QUEUES.len());
             self.mask(nexus);
         } else if roll < 2 {
@@ -271,6 +277,61 @@ impl Schedule {
             self.send_any();
         }
         self.reopen();
+    }
+
+    /// The operator wants something.
+    fn change(&mut self) {
+        if self.unit.is_quiesced() && self.random.chance(60) {
+            return self.go_on();
+        }
+        let wish = match self.random.below(3) {
+            0 => Wish::Quiesce,
+            1 => Wish::ReadOnly(!self.unit.is_read_only()),
+            _ => Wish::Resize(1 + self.random.below(BLOCKS)),
+        };
+        self.wish(wish);
+    }
+
+    fn wish(&mut self, wish: Wish) {
+        let change = lock(&self.world).ask(wish);
+        let (world, tells, poster) = (self.world.clone(), self.tells, self.sim.cx(0).poster());
+        if tells {
+            eprintln!("the operator wants change {change}: {wish:?}");
+        }
+        let changed = move |succeeded: bool| {
+            if tells {
+                eprintln!("  change {change} is done: {succeeded}");
+            }
+            lock(&world).changed(change, succeeded);
+        };
+        match wish {
+            Wish::Quiesce => self.unit.quiesce(&*poster, move |result| changed(result.is_ok())),
+            Wish::ReadOnly(on) => {
+                self.unit.set_read_only(on, &*poster, move |result| changed(result.is_ok()))
+            }
+            Wish::Resize(blocks) => {
+                let size = (blocks * BLOCK) as u64;
+                self.unit.resize(size, &*poster, move |result| changed(result == Ok(size)));
+            }
+        }
+    }
+
+    fn go_on(&mut self) {
+        if self.tells {
+            eprintln!("the operator lets commands go on");
+        }
+        lock(&self.world).is_quiet = false;
+        let poster = self.sim.cx(0).poster();
+        self.unit.resume_commands(&*poster);
+    }
+
+    /// Everything is as it was before the operator came.
+    fn undo_changes(&mut self) {
+        if !lock(&self.world).changes.is_empty() {
+            self.go_on();
+            self.wish(Wish::ReadOnly(false));
+            self.wish(Wish::Resize(BLOCKS));
+        }
     }
 
     /// The store goes on with an operation.
@@ -309,10 +370,12 @@ impl Schedule {
                 let world = lock(&self.world);
                 if world.commands.iter().all(|command| command.ended.is_some())
                     && world.functions.iter().all(|function| function.answered.is_some())
+                    && world.changes.iter().all(|change| change.done.is_some())
                 {
                     return;
                 }
                 drop(world);
+                self.go_on();
                 self.clear_allegiance();
                 self.sim.advance(Duration::from_millis(1));
             }

@@ -90,6 +90,23 @@ pub(super) struct Function {
     pub(super) answered: Option<(Time, ServiceResponse)>,
 }
 
+/// What the operator wants.
+#[derive(Clone, Copy, PartialEq, Debug)]
+pub(super) enum Wish {
+    Quiesce,
+    ReadOnly(bool),
+    /// So many blocks.
+    Resize(usize),
+}
+
+/// What the operator has asked for.
+pub(super) struct Change {
+    pub(super) wish: Wish,
+    pub(super) asked: Time,
+    /// And whether it has succeeded.
+    pub(super) done: Option<(Time, bool)>,
+}
+
 pub(super) struct World {
     pub(super) now: Time,
     pub(super) settings: Settings,
@@ -100,6 +117,13 @@ pub(super) struct World {
     pub(super) functions: Vec<Function>,
     /// When a nexus has ceased to see the unit, or sees it again.
     pub(super) sights: Vec<(usize, Time)>,
+    pub(super) changes: Vec<Change>,
+    /// The operator was told that nothing happens at the store, and has not let anything go on.
+    pub(super) is_quiet: bool,
+    /// He was told that nothing is written, and has not allowed it again.
+    pub(super) is_protected: bool,
+    /// Blocks that the store has.
+    pub(super) size: usize,
     /// Which command's memory begins at an address.
     pub(super) memories: BTreeMap<usize, (usize, usize)>,
     pending: Vec<Pending>,
@@ -134,6 +158,10 @@ impl World {
             commands: Vec::new(),
             functions: Vec::new(),
             sights: Vec::new(),
+            changes: Vec::new(),
+            is_quiet: false,
+            is_protected: false,
+            size: BLOCKS,
             memories: BTreeMap::new(),
             pending: Vec::new(),
         }
@@ -178,6 +206,9 @@ impl World {
 
     /// Moves one block.
     fn advance(&mut self, transfer: &mut Transfer) {
+        assert!(!self.is_quiet, "something happens though the unit is quiet");
+        assert!(!(transfer.is_write && self.is_protected), "something is written that must not be");
+        assert!(transfer.first + transfer.count <= self.size, "something happens beyond the end");
         self.touch(&transfer.data);
         let (block, at) = (transfer.first + transfer.done, (transfer.done * BLOCK) as u64);
         if transfer.is_write {
@@ -200,6 +231,7 @@ impl World {
         data.assign(sg);
         let (first, count) = (offset as usize / BLOCK, sg.len() as usize / BLOCK);
         let mut transfer = Transfer { is_write, first, data, count, done: 0 };
+        assert!(!self.is_quiet, "something begins though the unit is quiet");
         if self.faults && (self.pending.len() >= 6 || self.random.chance(4)) {
             self.refuse(&transfer.data);
             return Submit::Full;
@@ -233,6 +265,36 @@ impl World {
         Some((pending.reactor, pending.id, Ok((pending.transfer.count * BLOCK) as u64)))
     }
 
+    /// The operator wants something. Which change that is.
+    pub(super) fn ask(&mut self, wish: Wish) -> usize {
+        let asked = self.tick();
+        if wish == Wish::ReadOnly(false) {
+            self.is_protected = false;
+        }
+        self.changes.push(Change { wish, asked, done: None });
+        self.changes.len() - 1
+    }
+
+    /// It is done, or not.
+    pub(super) fn changed(&mut self, change: usize, succeeded: bool) {
+        let now = self.tick();
+        let wish = self.changes[change].wish;
+        assert!(self.changes[change].done.is_none(), "a change is done twice");
+        self.changes[change].done = Some((now, succeeded));
+        // He may have asked for the contrary since.
+        let is_last = |of: fn(Wish) -> bool| self.changes[change + 1..].iter().all(|later| !of(later.wish));
+        match wish {
+            Wish::Quiesce if succeeded => {
+                assert!(self.pending.is_empty(), "a unit that is quiet has the store at work");
+                self.is_quiet = true;
+            }
+            Wish::ReadOnly(true) if succeeded && is_last(|wish| matches!(wish, Wish::ReadOnly(_))) => {
+                self.is_protected = true;
+            }
+            _ => {}
+        }
+    }
+
     pub(super) fn is_idle(&self) -> bool {
         self.pending.is_empty()
     }
@@ -248,7 +310,7 @@ impl Medium {
     pub(super) fn new(world: Shared) -> Self {
         let size = (BLOCKS * BLOCK) as u64;
         let caps = Caps {
-            size,
+            size: size.into(),
             read_only: false,
             logical_block: BLOCK as u32,
             physical_block: BLOCK as u32,
@@ -267,6 +329,19 @@ struct Handle(Caps, Shared);
 impl Backing for Medium {
     fn caps(&self) -> &Caps {
         &self.caps
+    }
+
+    fn is_resizable(&self) -> bool {
+        true
+    }
+
+    fn resize(&self, size: u64) -> Result<(), IoError> {
+        let mut world = lock(&self.world);
+        world.size = size as usize / BLOCK;
+        let beyond = |pending: &Pending| pending.transfer.first + pending.transfer.count > world.size;
+        assert!(!world.pending.iter().any(beyond), "something is under way where the store ends");
+        self.caps.size.set(size);
+        Ok(())
     }
 
     fn attach(&self, _: &mut dyn Cx) -> Rc<dyn Store> {

@@ -2,13 +2,14 @@
 
 mod allegiance;
 mod blocks;
+mod changes;
 mod errors;
 mod functions;
 mod order;
 mod reservations;
 mod room;
 
-use super::world::{Command, Kind, Time, World};
+use super::world::{Command, Kind, Time, Wish, World};
 use crate::Completion;
 use lunette_scsi::{AdditionalSense, Status, TaskAttribute, service_action};
 use std::collections::BTreeMap;
@@ -21,6 +22,7 @@ pub(super) fn check(world: &World) {
     allegiance::check(world);
     reservations::check(world);
     room::check(world);
+    changes::check(world);
 }
 
 /// What schedules have shown: a check of what never happens proves nothing.
@@ -53,9 +55,28 @@ impl Tally {
                 ("a command that outlasts the sight of its unit", outlasts && command.is_good()),
                 ("RESERVE(6)", command.kind == Kind::Lock && command.is_good()),
                 ("an error that aborts", command.has_failed() && world.settings.on_error != 0),
+                (
+                    "a block that is not there any more",
+                    command.attention() == Some(AdditionalSense::LBA_OUT_OF_RANGE),
+                ),
+                (
+                    "a write that the operator forbids",
+                    command.attention() == Some(AdditionalSense::WRITE_PROTECTED),
+                ),
             ] {
                 *self.0.entry(what).or_default() += usize::from(seen);
             }
+        }
+        for change in &world.changes {
+            let seen = change.done.as_ref().is_some_and(|(_, succeeded)| *succeeded);
+            let what = match change.wish {
+                Wish::Quiesce if seen => "a quiet unit",
+                Wish::Quiesce => "a unit that was let go on",
+                Wish::Resize(_) if seen => "another size",
+                Wish::ReadOnly(_) if seen => "a unit that is protected or not",
+                _ => "a change of a unit that has gone",
+            };
+            *self.0.entry(what).or_default() += 1;
         }
     }
 

@@ -32,7 +32,7 @@ fn check_turned_away(world: &World, command: &Command) {
 
 /// Of those who were refused, the higher ones go first.
 fn check_priorities(world: &World) {
-    let is_suspended = world.commands.iter().any(|command| command.naca);
+    let is_suspended = world.commands.iter().any(|command| command.naca) || !world.changes.is_empty();
     let takes_ranges =
         |command: &Command| matches!(command.kind, Kind::CompareAndWrite { .. } | Kind::WriteAtomic { .. });
     if is_suspended || world.commands.iter().any(takes_ranges) {
