@@ -2,6 +2,7 @@
 
 mod access;
 mod at_once;
+mod changes;
 mod client;
 mod commands;
 mod events;
