@@ -2,11 +2,14 @@
 
 use crate::Failure;
 use crate::rpc::{self, Said};
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::io::Errno;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 use std::collections::VecDeque;
 use std::io::{self, BufRead, BufReader, Read, Write};
+use std::os::fd::BorrowedFd;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use thiserror::Error;
@@ -104,6 +107,28 @@ impl Connection {
                 // Nothing was asked.
                 Said::Answer(_, Err(failure)) => return Err(failure.into()),
                 Said::Answer(..) => {}
+            }
+        }
+    }
+
+    /// The same, or `None` if something can be read from `other` before one comes.
+    ///
+    /// # Errors
+    /// When the daemon hangs up.
+    pub fn event_or(&mut self, other: BorrowedFd<'_>) -> Result<Option<Told>, Error> {
+        loop {
+            if !self.events.is_empty() || !self.stream.buffer().is_empty() {
+                return self.event().map(Some);
+            }
+            let mut sources = [
+                PollFd::new(self.stream.get_ref(), PollFlags::IN),
+                PollFd::from_borrowed_fd(other, PollFlags::IN),
+            ];
+            match poll(&mut sources, None) {
+                Err(Errno::INTR) => {}
+                Err(error) => return Err(io::Error::from(error).into()),
+                Ok(_) if !sources[1].revents().is_empty() => return Ok(None),
+                Ok(_) => return self.event().map(Some),
             }
         }
     }

@@ -19,6 +19,9 @@ pub struct NotReady {
     pub progress: Option<Arc<Progress>>,
 }
 
+/// Who wants to know when a unit is not ready.
+pub(crate) type Observer = Box<dyn Fn(Option<&NotReady>) + Send + Sync>;
+
 /// How far an operation in the background has come.
 #[derive(Default, Debug)]
 pub struct Progress(AtomicU16);
@@ -81,10 +84,30 @@ impl LogicalUnit {
         self.change_readiness(|state| state.resting = condition);
     }
 
+    /// Why the unit is not ready, if it is not.
+    pub fn not_ready(&self) -> Option<NotReady> {
+        self.state().not_ready()
+    }
+
+    /// Has `act` called whenever the reason changes for which the unit is not ready, also when there is none any more: on
+    /// whatever thread, while the unit is locked, so it must neither wait nor ask the unit. To be said once; said again, it has no
+    /// effect.
+    pub fn observe_readiness(&self, act: impl Fn(Option<&NotReady>) + Send + Sync + 'static) {
+        let _ = self.readiness_observer.set(Box::new(act));
+    }
+
     pub(crate) fn change_readiness(&self, change: impl FnOnce(&mut State)) {
         let mut state = self.state();
+        let before = state.not_ready();
         change(&mut state);
         let ready = state.is_ready();
+        let after = state.not_ready();
+        let reason = |why: &NotReady| (why.key, why.additional);
+        if before.as_ref().map(reason) != after.as_ref().map(reason)
+            && let Some(tell) = self.readiness_observer.get()
+        {
+            tell(after.as_ref());
+        }
         // Still locked, so that no nexus misses it and the gates are those of the last change.
         state.itls().for_each(|itl| itl.set_ready(ready));
     }

@@ -11,7 +11,7 @@ use crate::mode::{ModePages, SavedModes};
 use crate::nexus::ItlNexus;
 use crate::priority::Priorities;
 use crate::ranges::Ranges;
-use crate::readiness::NotReady;
+use crate::readiness::{NotReady, Observer};
 use crate::reservation::Reservations;
 use crate::room::Waiting;
 use crate::saved::{Saved, StateError, StateKeeper};
@@ -47,6 +47,7 @@ pub struct LogicalUnit {
     ranges: Ranges,
     waiting: Waiting,
     keeper: OnceLock<Arc<dyn StateKeeper>>,
+    pub(crate) readiness_observer: OnceLock<Observer>,
     statistics: Statistics,
     log_bases: LogBases,
     self_tests: SelfTests,
@@ -130,6 +131,7 @@ impl LogicalUnit {
             ranges: Ranges::default(),
             waiting: Waiting::default(),
             keeper: OnceLock::new(),
+            readiness_observer: OnceLock::new(),
             statistics: Statistics::default(),
             log_bases: LogBases::default(),
             self_tests: SelfTests::default(),

@@ -33,7 +33,9 @@ struct BackEnd {
 pub(crate) enum Call {
     PrintCapabilities,
     Serve(Box<Serve>),
-    Session(SessionCall),
+    /// What speaks to a daemon.
+    Client(ClientCall),
+    Generate(Generate),
     Config(ConfigCommand),
 }
 
@@ -53,7 +55,8 @@ impl Call {
         }
         Ok(match Cli::try_parse_from(words)?.command {
             Subcommand::Serve(serve) => Self::Serve(serve),
-            Subcommand::Session(call) => Self::Session(call),
+            Subcommand::Client(call) => Self::Client(call),
+            Subcommand::Generate(what) => Self::Generate(what),
             Subcommand::Config(command) => Self::Config(command),
         })
     }
@@ -66,10 +69,110 @@ pub(crate) enum Subcommand {
     /// Without any option: what /etc/lunette/lunette.toml says, or if there is no such file, a thin 1 GiB disk in the state
     /// directory, on iSCSI 127.0.0.1:3260 and on a vhost-user socket.
     Serve(Box<Serve>),
-    /// See and end the iSCSI sessions of a daemon
-    Session(SessionCall),
+    #[command(flatten)]
+    Client(ClientCall),
     #[command(flatten)]
     Config(ConfigCommand),
+    #[command(flatten)]
+    Generate(Generate),
+}
+
+/// What speaks to a daemon that runs.
+#[derive(clap::Subcommand, Debug)]
+pub(crate) enum ClientCall {
+    /// Show which daemon runs, and what you may do
+    Status(StatusCall),
+    /// See and end the iSCSI sessions of a daemon
+    Session(SessionCall),
+    /// See, wait for and cancel what takes long
+    Job(JobCall),
+    /// Follow what happens in a daemon
+    ///
+    /// Goes on when the daemon is started again. What was missed is said.
+    Events(EventsCall),
+}
+
+/// What is made from the command line itself.
+#[derive(clap::Subcommand, Debug)]
+pub(crate) enum Generate {
+    /// Print completions for a shell, to be put where that looks for them
+    Completions {
+        /// The shell
+        shell: clap_complete::Shell,
+    },
+    /// Write a manual page for each command
+    Man {
+        /// An existing directory
+        #[arg(value_name = "DIRECTORY")]
+        directory: PathBuf,
+    },
+}
+
+/// `status`.
+#[derive(Args, Debug)]
+pub(crate) struct StatusCall {
+    #[command(flatten)]
+    pub(crate) control: ControlSocket,
+    /// As JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// `events`.
+#[derive(Args, Debug)]
+pub(crate) struct EventsCall {
+    #[command(flatten)]
+    pub(crate) control: ControlSocket,
+    /// A JSON object on each line
+    #[arg(long)]
+    pub(crate) json: bool,
+    /// Only events of this kind, as in session.begun, or of all kinds of a type, as in session (may be repeated)
+    #[arg(long = "kind", value_name = "KIND")]
+    pub(crate) kinds: Vec<String>,
+    /// Only events of this object (may be repeated)
+    #[arg(long = "object", value_name = "NAME")]
+    pub(crate) objects: Vec<String>,
+    /// First what has happened after the event of this number, as far as the daemon still knows it; 0: all of that
+    #[arg(long, value_name = "NUMBER")]
+    pub(crate) since: Option<u64>,
+}
+
+/// `job`.
+#[derive(Args, Debug)]
+pub(crate) struct JobCall {
+    #[command(flatten)]
+    pub(crate) control: ControlSocket,
+    #[command(subcommand)]
+    pub(crate) command: JobCommand,
+}
+
+/// What is to be done with jobs.
+#[derive(clap::Subcommand, Debug)]
+pub(crate) enum JobCommand {
+    /// Show what goes on, and what has ended of late
+    List {
+        /// As JSON, with everything that is known
+        #[arg(long)]
+        json: bool,
+    },
+    /// Show one job with what came of it, as JSON
+    Show {
+        /// Number of the job
+        job: u64,
+    },
+    /// Show how far a job is until it has ended
+    Wait {
+        /// Number of the job
+        job: u64,
+        /// Have Ctrl-C cancel the job
+        #[arg(long)]
+        cancel: bool,
+    },
+    /// Ask a job to end
+    Cancel {
+        /// Number of the job
+        job: u64,
+    },
 }
 
 /// `session`.

@@ -2,6 +2,7 @@
 
 use crate::config::values::Place;
 use crate::config::{self, Model};
+use crate::control::events;
 use crate::inherited::Inherited;
 use crate::iscsi::{Iscsi, Plan};
 use crate::state::{Key, PortRole, StateDir};
@@ -9,6 +10,7 @@ use crate::stop::{self, Deadline};
 use crate::summary;
 use crate::units::{Unit, Units};
 use anyhow::{Context, Result, anyhow};
+use lunette_control::Events;
 use lunette_engine::{LogicalUnit, TargetPort};
 use lunette_reactor::Reactors;
 use lunette_scsi::Protocol;
@@ -37,6 +39,7 @@ struct Entry {
 pub(crate) struct Exports {
     iscsi: Option<Iscsi>,
     vhost_user: Vec<Handle>,
+    events: Events,
 }
 
 impl Exports {
@@ -49,12 +52,12 @@ impl Exports {
         inherited: Inherited,
         units: &Units,
         state: &StateDir,
-        reactors: &Reactors,
+        (reactors, events): (&Reactors, Events),
         all_ended: impl Fn() + Send + Sync + 'static,
     ) -> Result<Self> {
         let all: Vec<ReactorId> = (0..reactors.count()).map(ReactorId).collect();
         units.values().for_each(|unit| bind(unit, &all));
-        let mut exports = Self { iscsi: None, vhost_user: Vec::new() };
+        let mut exports = Self { iscsi: None, vhost_user: Vec::new(), events };
         let places =
             plan.portals.len() + inherited.iscsi.len() + model.exports.len() + inherited.vhost_user.len();
         let left = AtomicUsize::new(places);
@@ -101,6 +104,7 @@ impl Exports {
         ids: &mut RangeInclusive<u16>,
     ) -> Result<()> {
         let iscsi = Iscsi::new(plan, !sockets.is_empty(), units, ids)?;
+        events::watch_sessions(&iscsi.entity, self.events.clone());
         self.iscsi.insert(iscsi).listen(plan, sockets, reactors)
     }
 
@@ -122,10 +126,13 @@ impl Exports {
                 Ok((target, TargetPort::in_group(group, name, id, Protocol::SAS, units)))
             });
             let initiator = record.port_name(PortRole::Initiator).to_string();
+            let name = endpoint.name();
             let options = VhostUserOptions { initiator, pin_memory, ..VhostUserOptions::with(endpoint) };
             let ended = one_ended.clone();
             let export =
                 VhostUserExport::new(options, ports.collect::<Result<_>>()?).when_ended(move || ended());
+            let (events, name) = (self.events.clone(), name);
+            let export = export.observed(move |event| events::export(&events, &name, event));
             self.vhost_user.push(export.start(reactors.poster(), all)?);
         }
         Ok(())

@@ -11,6 +11,7 @@ mod config;
 mod control;
 mod exports;
 pub mod fuzzing;
+mod generate;
 mod inherited;
 mod iscsi;
 mod notation;
@@ -40,7 +41,8 @@ pub fn main() -> ExitCode {
             start_log();
             serve::serve(&options)
         }
-        Ok(Call::Session(call)) => client::session::run(&call),
+        Ok(Call::Client(call)) => client::run(&call),
+        Ok(Call::Generate(what)) => generate::run(&what),
         Ok(Call::Config(call)) => config::command::run(&call),
         Ok(Call::PrintCapabilities) => {
             println!("{CAPABILITIES}");

@@ -62,8 +62,10 @@ pub(crate) fn serve(options: &Serve) -> Result<()> {
     let control = open_control(&model.daemon, &access, &state)?;
     let feed = Feed::new(SystemTime::now)?;
     let events = feed.events();
+    control::events::watch_units(&units, &events);
     units.values().for_each(|unit| unit.unit.resume(&*reactors.poster()));
-    let exports = Exports::start(&model, plan, inherited, &units, &state, reactors, signals.waker())?;
+    let exports =
+        Exports::start(&model, plan, inherited, &units, &state, (reactors, events.clone()), signals.waker())?;
     // Those that were interrupted are not ready yet, and live where their exports want them by now.
     units.values().for_each(|unit| unit.unit.resume(&*reactors.poster()));
     say(&exports.summary());

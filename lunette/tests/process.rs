@@ -4,6 +4,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use std::io::{BufRead, BufReader, Read};
 use std::net::TcpStream;
 use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixStream;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::process::{Child, ChildStderr, ChildStdout, Command, ExitStatus, Stdio};
 use tempfile::TempDir;
@@ -39,6 +40,11 @@ impl Daemon {
             .spawn()
             .unwrap();
         Self { child, _state: state }
+    }
+
+    /// Another program, which ends with the value.
+    fn of(command: &mut Command) -> Self {
+        Self { child: command.spawn().unwrap(), _state: tempfile::tempdir().unwrap() }
     }
 
     fn stdout(&mut self) -> BufReader<ChildStdout> {
@@ -197,4 +203,51 @@ fn who_may_do_what_depends_on_the_group() {
     assert_eq!((code, text.contains("user 12345 has no access")), (Some(1), true), "{text}");
     let refusal = line_with(&mut daemon.stderr(), "control connection refused");
     assert!(refusal.contains("uid=12345"), "{refusal}");
+}
+
+#[test]
+fn events_are_followed_over_a_restart() {
+    let directory = tempfile::tempdir().unwrap();
+    let at = |name: &str| directory.path().join(name).to_str().unwrap().to_owned();
+    let start = || {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_lunette"));
+        let options = ["--control", &at("control.sock"), "--vhost-user", &at("vm.sock")];
+        let mut daemon = Daemon::start_with(&mut command, &["disk:ram:1M"], &options);
+        line_with(&mut daemon.stdout(), "ready");
+        daemon
+    };
+    let daemon = start();
+    let mut command =
+        lunette(&["events", "--since", "0", "--kind", "export", "--kind", "daemon"], &directory);
+    let mut events = Daemon::of(command.stdout(Stdio::piped()).stderr(Stdio::piped()));
+    let mut told = events.stdout();
+    let connect_once = |told: &mut BufReader<ChildStdout>| {
+        drop(UnixStream::connect(at("vm.sock")).unwrap());
+        line_with(told, "export.connected");
+        let line = line_with(told, "export.disconnected");
+        assert!(line.contains(&at("vm.sock")), "{line}");
+    };
+    connect_once(&mut told);
+    daemon.signal(Signal::TERM);
+    assert!(line_with(&mut told, "daemon.stopping").contains("why=SIGTERM"));
+    assert_eq!(daemon.wait().code(), Some(0));
+    let _daemon = start();
+    connect_once(&mut told);
+    line_with(&mut events.stderr(), "the daemon was started again");
+}
+
+#[test]
+fn commands_speak_of_what_they_are_asked() {
+    let (_daemon, directory) = controlled(&[]);
+    let run = |words: &[&str]| said(&mut lunette(words, &directory));
+    let (code, text) = run(&["status"]);
+    assert_eq!((code, text.contains("you are administrator")), (Some(0), true), "{text}");
+    let (code, text) = run(&["job", "list"]);
+    assert_eq!((code, text.starts_with("JOB")), (Some(0), true), "{text}");
+    for words in [["job", "show", "7"], ["job", "wait", "7"], ["job", "cancel", "7"]] {
+        let (code, text) = run(&words);
+        assert_eq!((code, text.contains("there is no job 7")), (Some(1), true), "{text}");
+    }
+    let (code, text) = run(&["events", "--kind", "sesion"]);
+    assert_eq!((code, text.contains("did you mean `session`")), (Some(1), true), "{text}");
 }

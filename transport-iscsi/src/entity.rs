@@ -7,7 +7,7 @@ use crate::offer::Offer;
 use crate::patterns::{Network, among, fold};
 use crate::portal::Shared;
 use crate::sessions::SessionTable;
-use crate::{EndHow, Error, SessionStatus, Target, TargetOptions};
+use crate::{EndHow, Error, SessionEvent, SessionStatus, Target, TargetOptions};
 use lunette_iscsi::target::Portal;
 use lunette_reactor::Reactors;
 use lunette_store::log::LineBudget;
@@ -70,7 +70,11 @@ pub struct NetworkEntity {
     gatekeeper: Mutex<Gatekeeper>,
     sessions: Mutex<SessionTable>,
     log: LineBudget,
+    observer: OnceLock<Observer>,
 }
+
+/// Who wants to know what happens to sessions.
+type Observer = Box<dyn Fn(SessionEvent<'_>) + Send + Sync>;
 
 impl NetworkEntity {
     /// One without targets and portals.
@@ -83,7 +87,20 @@ impl NetworkEntity {
             portals: Mutex::default(),
             loads: Loads::default(),
             log: LineBudget::default(),
+            observer: OnceLock::new(),
         })
+    }
+
+    /// Has `act` called when a session begins or ends, and when a login is refused, on the reactor where that happens: it must not
+    /// wait. Of refusals, no more are told than are logged. To be said once; said again, it has no effect.
+    pub fn observe(&self, act: impl Fn(SessionEvent<'_>) + Send + Sync + 'static) {
+        let _ = self.observer.set(Box::new(act));
+    }
+
+    pub(crate) fn tell(&self, event: SessionEvent<'_>) {
+        if let Some(tell) = self.observer.get() {
+            tell(event);
+        }
     }
 
     /// Adds a target, which can be reached from now on.

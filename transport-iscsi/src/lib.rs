@@ -55,5 +55,5 @@ pub use error::Error;
 pub use gatekeeper::LoginLimits;
 pub use patterns::{NamePattern, Network, NotANetwork, NotAPattern};
 pub use portal::{Portal, PortalOptions};
-pub use status::{EndHow, SessionCounters, SessionParameters, SessionStatus};
+pub use status::{EndHow, SessionChange, SessionCounters, SessionEvent, SessionParameters, SessionStatus};
 pub use target::{Redirect, Target, TargetOptions};

@@ -3,8 +3,37 @@
 use lunette_iscsi::params::Parameters;
 use schemars::JsonSchema;
 use serde::{Serialize, Serializer};
+use std::fmt::Display;
 use std::net::SocketAddr;
 use std::time::Duration;
+
+/// Something that has happened to a session, or to one that was refused.
+#[derive(Clone, Copy)]
+pub struct SessionEvent<'a> {
+    /// What it is.
+    pub what: SessionChange<'a>,
+    /// The initiator's name, as it says.
+    pub initiator: &'a str,
+    /// The initiator's address.
+    pub address: SocketAddr,
+    /// The target's name; `None`: it is for discovery, or no target was named.
+    pub target: Option<&'a str>,
+    /// Target session identifying handle; 0: there was none yet.
+    pub tsih: u16,
+    /// The CHAP name that the initiator has proved to be its own.
+    pub account: Option<&'a str>,
+}
+
+/// What has happened to a session.
+#[derive(Clone, Copy)]
+pub enum SessionChange<'a> {
+    /// The initiator has logged in.
+    Begun,
+    /// It has ended; why.
+    Ended(&'a dyn Display),
+    /// The initiator was not let in; why.
+    Refused(&'a dyn Display),
+}
 
 /// A session: between whom it is, what was agreed on and what it has done.
 #[derive(Clone, PartialEq, Debug, Serialize, JsonSchema)]

@@ -7,7 +7,7 @@ use crate::endpoint::{Endpoint, Entrance};
 use crate::events::Events;
 use crate::local::{ExportId, Local};
 use crate::notify::Kind;
-use crate::place::Place;
+use crate::place::{ExportEvent, Observer, Place};
 use crate::raise::Raiser;
 use crate::targets::{Removal, Targets};
 use lunette_engine::TargetPort;
@@ -118,12 +118,13 @@ pub struct VhostUserExport {
     options: Options,
     targets: BTreeMap<u8, Arc<TargetPort>>,
     ended: Option<Box<dyn FnOnce() + Send>>,
+    observer: Observer,
 }
 
 impl VhostUserExport {
     /// An export of `targets`, by target number.
     pub fn new(options: Options, targets: BTreeMap<u8, Arc<TargetPort>>) -> Self {
-        Self { options, targets, ended: None }
+        Self { options, targets, ended: None, observer: Observer::default() }
     }
 
     /// Has `act` called, on whatever thread, when the export has ended: because it was stopped, or because the front end
@@ -132,10 +133,15 @@ impl VhostUserExport {
         Self { ended: Some(Box::new(act)), ..self }
     }
 
+    /// Has `act` called when a front end connects or disconnects, on the reactor where that is noticed: it must not wait.
+    pub fn observed(self, act: impl Fn(ExportEvent<'_>) + Send + Sync + 'static) -> Self {
+        Self { observer: Observer(Some(Box::new(act))), ..self }
+    }
+
     /// Listens from now on. The connection, its control and its event queue live on the first of `reactors`; the request
     /// queues are spread over all of them, round robin.
     pub fn start(self, poster: Arc<dyn Post>, reactors: &[ReactorId]) -> Result<Handle, Error> {
-        let Self { options, targets, ended } = self;
+        let Self { options, targets, ended, observer } = self;
         if !(1..=MAX_REQUEST_QUEUES).contains(&options.request_queues) {
             return Err(Error::RequestQueues(options.request_queues));
         }
@@ -158,6 +164,7 @@ impl VhostUserExport {
             pin_memory: options.pin_memory,
             aside: Aside::new(home, poster.clone()),
             log: LineBudget::default(),
+            observer,
         };
         let (place, request_queues) = (Arc::new(place), options.request_queues);
         let end = End { ended, _done: done };

@@ -5,7 +5,7 @@ use crate::aside::Aside;
 use crate::events::Events;
 use crate::local::{ConnectionId, ExportId, Local};
 use crate::memory::{FENCED, MemoryMap};
-use crate::place::Place;
+use crate::place::{Observer, Place};
 use crate::queue::{Fds, Queue, Setup};
 use crate::ring::Layout;
 use crate::targets::Targets;
@@ -72,6 +72,7 @@ impl Queues {
             pin_memory: false,
             aside: Aside::new(reactor, cx.poster()),
             log: LineBudget::default(),
+            observer: Observer::default(),
         };
         let (place, connection, local) = (Arc::new(place), ConnectionId::next(), Local::on(cx));
         let layout = Layout {

@@ -58,4 +58,4 @@ mod tests;
 pub use bind::{Access, SocketFile};
 pub use endpoint::Endpoint;
 pub use export::{Error, Handle, MAX_REQUEST_QUEUES, Options, VhostUserExport};
-pub use place::reactor_of;
+pub use place::{ExportEvent, reactor_of};

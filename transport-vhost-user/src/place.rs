@@ -28,6 +28,30 @@ pub(crate) struct Place {
     /// Where the front end can hold up this export alone.
     pub(crate) aside: Aside,
     pub(crate) log: LineBudget,
+    pub(crate) observer: Observer,
+}
+
+/// Something that has happened to an export.
+#[derive(Clone, Copy)]
+pub enum ExportEvent<'a> {
+    /// A front end has connected.
+    Connected,
+    /// It has disconnected (`None`), or the connection was ended; why.
+    Disconnected(Option<&'a str>),
+}
+
+/// Who wants to know, if anybody does.
+#[derive(Default)]
+pub(crate) struct Observer(pub(crate) Option<Tell>);
+
+pub(crate) type Tell = Box<dyn Fn(ExportEvent<'_>) + Send + Sync>;
+
+impl Observer {
+    pub(crate) fn tell(&self, event: ExportEvent<'_>) {
+        if let Some(tell) = &self.0 {
+            tell(event);
+        }
+    }
 }
 
 impl Place {

@@ -337,3 +337,16 @@ fn what_is_saved_is_encoded_where_it_may_take_long() {
     assert_eq!(saving.as_mut().poll(&mut context), Poll::Ready(Ok(())));
     assert_eq!((WATCHED.0.load(Ordering::Relaxed), rig.unit.saved().get("answer")), (1, Ok(42)));
 }
+
+#[test]
+fn who_observes_readiness_is_told_each_reason_once() {
+    let rig = Rig::new(1);
+    let (tell, told) = std::sync::mpsc::channel();
+    rig.unit.observe_readiness(move |why| tell.send(why.map(|why| why.additional)).unwrap());
+    let absent = || Some(NotReady::because(AdditionalSense::MEDIUM_NOT_PRESENT));
+    for why in [absent(), absent(), Some(NotReady::failed(AdditionalSense::MEDIUM_NOT_PRESENT)), None, None] {
+        rig.unit.set_not_ready(why);
+    }
+    let absent = Some(AdditionalSense::MEDIUM_NOT_PRESENT);
+    assert_eq!(told.try_iter().collect::<Vec<_>>(), [absent, absent, None]);
+}

@@ -1,14 +1,50 @@
 //! The command line's part of control: commands that speak to a daemon which runs.
 
-pub(crate) mod session;
+mod events;
+mod job;
+mod progress;
+mod session;
 mod table;
 
-use crate::cli::ControlSocket;
+use crate::cli::{ClientCall, ControlSocket, StatusCall};
 use anyhow::{Context, Result};
-use lunette_control::Connection;
-use serde_json::Value;
-use std::io::Write;
+use lunette_control::{Connection, Role, Status};
+use serde_json::{Value, json};
+use std::io::{self, ErrorKind, Write};
 use table::is_shown;
+
+/// Carries out a command that speaks to a daemon.
+pub(crate) fn run(call: &ClientCall) -> Result<()> {
+    let done = match call {
+        ClientCall::Status(call) => status(call),
+        ClientCall::Session(call) => session::run(call),
+        ClientCall::Job(call) => job::run(call),
+        ClientCall::Events(call) => events::run(call),
+    };
+    match done {
+        // Who reads what is printed has seen enough.
+        Err(error) if is_broken_pipe(&error) => Ok(()),
+        done => done,
+    }
+}
+
+fn is_broken_pipe(error: &anyhow::Error) -> bool {
+    error.downcast_ref().is_some_and(|error: &io::Error| error.kind() == ErrorKind::BrokenPipe)
+}
+
+/// Carries out `lunette status`.
+fn status(call: &StatusCall) -> Result<()> {
+    let status: Value = connect(&call.control)?.call("control.status", &json!({}))?;
+    if call.json {
+        return print_json(&status);
+    }
+    let Status { version, pid, generation, role, .. } = serde_json::from_value(status)?;
+    let role = match role {
+        Role::Administrator => "administrator",
+        Role::Reader => "reader",
+    };
+    print_text(&format!("lunette {version}, process {pid}, generation {generation}; you are {role}\n"))
+}
 
 /// Connects to the daemon that is meant.
 fn connect(control: &ControlSocket) -> Result<Connection> {
@@ -24,9 +60,13 @@ fn print_json(value: &Value) -> Result<()> {
     print_text(&pretty(value))
 }
 
-/// JSON for people and programs: what others have chosen does not move the cursor of a terminal.
+/// JSON for people and programs.
 fn pretty(value: &Value) -> String {
-    let text = format!("{value:#}\n");
+    clean(&format!("{value:#}\n"))
+}
+
+/// The same JSON, in which what others have chosen does not move the cursor of a terminal.
+fn clean(text: &str) -> String {
     let mut clean = String::with_capacity(text.len());
     for c in text.chars() {
         // All others stand in strings.
@@ -42,7 +82,6 @@ fn pretty(value: &Value) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde_json::json;
 
     #[test]
     fn json_says_the_same_without_what_moves_a_cursor() {

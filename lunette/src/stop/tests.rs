@@ -114,13 +114,14 @@ fn exports(units: &Units, folder: &Path, reactors: &Reactors) -> Exports {
         ..Document::default()
     });
     let plan = Plan::new(&model).unwrap();
+    let events = lunette_control::Feed::new(std::time::SystemTime::now).unwrap().events();
     Exports::start(
         &model,
         plan,
         Inherited::default(),
         units,
         &StateDir::open(folder).unwrap(),
-        reactors,
+        (reactors, events),
         || (),
     )
     .unwrap()

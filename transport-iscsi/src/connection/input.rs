@@ -2,6 +2,7 @@
 
 use super::door::Visitor;
 use super::{Closing, Connection, Phase, State, Token};
+use crate::SessionChange;
 use crate::error::End;
 use crate::limits::{BATCH, LARGE_DATA, OUTBOX, RECEIVE_LITTLE, RECEIVES_PER_TURN};
 use crate::memory;
@@ -212,6 +213,7 @@ impl Connection {
                 rule = visitor.rule.map(|rule| rule + 1),
                 "iSCSI {error}: {reason}"
             );
+            self.tell(SessionChange::Refused(&format_args!("{error}: {reason}")), info);
         }
     }
 

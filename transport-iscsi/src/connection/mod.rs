@@ -17,13 +17,13 @@ use crate::linger::linger;
 use crate::local::{self, Local, Place};
 use crate::portal::Shared;
 use crate::sessions::Turn;
-use crate::{NetworkEntity, Target};
+use crate::{NetworkEntity, SessionChange, SessionEvent, Target};
 use closing::Closing;
 use door::{Door, Opened, Visitor};
 use full_feature::{Env, FullFeature, Wish};
 use lunette_engine::{Completion, Responder, Session};
 use lunette_iscsi::Outbox;
-use lunette_iscsi::target::{Accepted, Login, SessionType, Settings};
+use lunette_iscsi::target::{Accepted, Login, SessionInfo, SessionType, Settings};
 use lunette_scsi::ServiceResponse;
 use lunette_store::{Cx, Interest, IoError, IoId, IoResult, Sink, SinkId};
 use patience::{Patience, Ping};
@@ -237,6 +237,7 @@ impl Connection {
                 "iSCSI login"
             );
         }
+        self.tell(SessionChange::Begun, info);
         let mut nexus = None;
         if info.session_type == SessionType::Discovery {
             self.weigh_no_more(state);
@@ -388,6 +389,9 @@ impl Connection {
 
     fn say_why(&self, state: &State, why: &End, cx: &dyn Cx) {
         let address = self.peer;
+        if let Phase::FullFeature(full) = &state.phase {
+            self.tell(SessionChange::Ended(why), full.session.info());
+        }
         match &state.phase {
             Phase::FullFeature(_) if !self.may_log(state.target.as_ref(), cx) => {}
             Phase::FullFeature(full) => {
@@ -397,6 +401,18 @@ impl Connection {
             }
             Phase::Login(..) => tracing::debug!(%address, "iSCSI connection ended without a login: {why}"),
         }
+    }
+
+    /// Tells who wants to know of it what has happened to the session.
+    fn tell(&self, what: SessionChange<'_>, info: &SessionInfo) {
+        self.portal.entity.tell(SessionEvent {
+            what,
+            initiator: &info.initiator_name,
+            address: self.peer,
+            target: Some(info.target_name.as_str()).filter(|name| !name.is_empty()),
+            tsih: info.tsih,
+            account: info.authenticated.as_deref(),
+        });
     }
 
     fn finish_if_over(&self, state: &mut State, cx: &mut dyn Cx) {

@@ -5,7 +5,7 @@ use lunette_iscsi::initiator::Settings;
 use lunette_iscsi::pdu::LoginStatus;
 use lunette_iscsi::target::SessionType;
 use lunette_store::{ReactorId, held};
-use lunette_transport_iscsi::{EntityOptions, Portal, PortalOptions};
+use lunette_transport_iscsi::{EntityOptions, Portal, PortalOptions, SessionChange};
 use std::io::Read;
 use std::net::{TcpListener, TcpStream};
 use std::sync::mpsc::{Receiver, channel};
@@ -40,6 +40,34 @@ fn an_unknown_target_is_refused() {
     assert_eq!(error, ProtocolError::LoginRefused(LoginStatus::NOT_FOUND));
     client.until_closed();
     rig.wait_for_connections(0);
+}
+
+#[test]
+fn who_observes_sessions_is_told_of_each() {
+    let rig = Rig::new();
+    let (tell, told) = channel();
+    rig.entity.observe(move |event| {
+        let what = match event.what {
+            SessionChange::Begun => "begun".to_owned(),
+            SessionChange::Ended(why) => format!("ended: {why}"),
+            SessionChange::Refused(why) => format!("refused: {why}"),
+        };
+        let target = event.target.map(str::to_owned);
+        tell.send((what, event.initiator.to_owned(), target, event.tsih)).unwrap();
+    });
+    let mut client = rig.client(1);
+    client.log_out();
+    let (what, initiator, target, tsih) = told.recv().unwrap();
+    assert_eq!((what.as_str(), initiator), ("begun", settings(1).initiator_name));
+    assert!(target.as_deref() == Some(TARGET) && tsih != 0, "{target:?} {tsih}");
+    assert_eq!(told.recv().unwrap(), ("ended: logged out".into(), settings(1).initiator_name, target, tsih));
+    let wrong = Settings { target_name: "iqn.2026-11.dev.lunette:other".to_owned(), ..settings(1) };
+    let mut client = Client::connect(rig.address(), wrong);
+    client.send();
+    client.receive().unwrap_err();
+    let (what, _, target, tsih) = told.recv().unwrap();
+    assert!(what.starts_with("refused: "), "{what}");
+    assert_eq!((target.as_deref(), tsih), (Some("iqn.2026-11.dev.lunette:other"), 0));
 }
 
 #[test]

@@ -15,7 +15,7 @@ pub(crate) use offer::FIXED_QUEUES;
 
 use crate::aside::Foreign;
 use crate::local::{ConnectionId, Local, post};
-use crate::place::Place;
+use crate::place::{ExportEvent, Place};
 use crate::queue::Queue;
 use crate::socket;
 use crate::targets::Sessions;
@@ -97,6 +97,7 @@ impl Connection {
         if connection.place.may_log(cx) {
             tracing::info!(export = %connection.place.name, "a front end has connected");
         }
+        connection.place.observer.tell(ExportEvent::Connected);
         cx.watch(connection.socket.as_fd().as_raw_fd(), Interest::Readable, connection.id(Token::Readable));
         connection
     }
@@ -158,6 +159,7 @@ impl Connection {
     pub(crate) fn stop(&self, cx: &mut dyn Cx) {
         let mut state = self.state();
         if state.phase == Phase::Open {
+            self.place.observer.tell(ExportEvent::Disconnected(Some("the export is stopped")));
             state.phase = Phase::Draining;
             self.stop_queues(&mut state, cx);
             self.proceed(state, cx);
@@ -167,6 +169,7 @@ impl Connection {
     /// The front end has gone, or cannot be understood: what is in flight is aborted.
     fn lose(&self, mut state: RefMut<'_, State>, reason: EndReason, cx: &mut dyn Cx) {
         let export = &self.place.name;
+        self.place.observer.tell(ExportEvent::Disconnected(reason.as_deref()));
         match reason {
             _ if !self.place.may_log(cx) => {}
             None => tracing::info!(%export, "the front end has disconnected"),

@@ -44,6 +44,7 @@ fn place(cx: &mut dyn Cx) -> Arc<Place> {
         pin_memory: false,
         aside: Aside::new(home, cx.poster()),
         log: Default::default(),
+        observer: Default::default(),
     })
 }
 
