@@ -7,13 +7,14 @@
 //! Entry points: [`TARGETS`] lists them.
 //!
 //! ```
-//! let (_, decode) = lunette_fuzz::TARGETS[2];
+//! let (_, decode) = lunette_fuzz::TARGETS[3];
 //! decode(b"any bytes");
 //! ```
 #![forbid(unsafe_code)]
 
 mod chap;
 mod commands;
+mod control;
 mod decode;
 mod disks;
 mod input;
@@ -28,6 +29,7 @@ mod vhost_user_messages;
 
 pub use chap::chap;
 pub use commands::commands;
+pub use control::control;
 pub use decode::decode;
 pub use iscsi_initiator::iscsi_initiator;
 pub use iscsi_target::iscsi_target;
@@ -44,6 +46,7 @@ pub type Target = fn(&[u8]);
 pub const TARGETS: &[(&str, Target)] = &[
     ("chap", chap),
     ("commands", commands),
+    ("control", control),
     ("decode", decode),
     ("iscsi_initiator", iscsi_initiator),
     ("iscsi_target", iscsi_target),

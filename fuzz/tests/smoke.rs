@@ -81,6 +81,11 @@ fn commands() {
 }
 
 #[test]
+fn control() {
+    run_some("control", 100);
+}
+
+#[test]
 fn decode() {
     run("decode");
 }

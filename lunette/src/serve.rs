@@ -21,7 +21,7 @@ use std::io::Write;
 use std::time::{Duration, SystemTime};
 
 /// How long what was asked for by the control socket has to end.
-const CONTROL_TIME: Duration = Duration::from_secs(5);
+const CONTROL_TIME: Duration = Duration::from_secs(2);
 
 /// Descriptors that are needed for other things than connections, at least.
 const OTHER_DESCRIPTORS: u64 = 64;
