@@ -14,6 +14,7 @@
 
 mod chap;
 mod commands;
+mod config;
 mod control;
 mod decode;
 mod disks;
@@ -29,6 +30,7 @@ mod vhost_user_messages;
 
 pub use chap::chap;
 pub use commands::commands;
+pub use config::config;
 pub use control::control;
 pub use decode::decode;
 pub use iscsi_initiator::iscsi_initiator;
@@ -46,6 +48,7 @@ pub type Target = fn(&[u8]);
 pub const TARGETS: &[(&str, Target)] = &[
     ("chap", chap),
     ("commands", commands),
+    ("config", config),
     ("control", control),
     ("decode", decode),
     ("iscsi_initiator", iscsi_initiator),

@@ -81,6 +81,11 @@ fn commands() {
 }
 
 #[test]
+fn config() {
+    run("config");
+}
+
+#[test]
 fn control() {
     run_some("control", 100);
 }

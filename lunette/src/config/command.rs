@@ -1,9 +1,9 @@
-//! `lunette check`, `lunette diff` and `lunette schema`.
+//! `lunette check`, `lunette diff`, `lunette import` and `lunette schema`.
 
 use super::check::Setting;
 use super::diff::diff;
 use super::load::{DEFAULT_FILE, Files, load};
-use super::{Document, Model, print, schema};
+use super::{Document, Model, import, print, schema};
 use anyhow::Result;
 use clap::Subcommand;
 use std::fmt::Write as _;
@@ -38,6 +38,18 @@ pub(crate) enum ConfigCommand {
         #[arg(long)]
         json: bool,
     },
+    /// Print the equivalent of a configuration of tgt (targets.conf) or LIO (saveconfig.json)
+    ///
+    /// Names, logical unit numbers, serial numbers, world-wide names, access lists and CHAP are kept. What does not carry
+    /// over is told on standard error, with its line or place and the reason. No secret is printed.
+    Import {
+        /// The file
+        #[arg(value_name = "FILE")]
+        file: PathBuf,
+        /// Write the secrets into files in this directory, which only the user can read
+        #[arg(long, value_name = "DIRECTORY")]
+        secrets: Option<PathBuf>,
+    },
     /// Print the JSON schema of configurations
     Schema,
 }
@@ -50,6 +62,11 @@ pub(crate) fn run(command: &ConfigCommand) -> Result<()> {
         ConfigCommand::Diff { from, to, json } => {
             let plan = diff(&read(from)?, &read(to)?);
             if *json { format!("{:#}\n", serde_json::to_value(&plan)?) } else { plan.to_string() }
+        }
+        ConfigCommand::Import { file, secrets } => {
+            let (text, told) = import::import(file, secrets.as_deref())?;
+            let _ = write!(std::io::stderr(), "{told}");
+            text
         }
         ConfigCommand::Schema => format!("{:#}\n", schema::schema()),
     };

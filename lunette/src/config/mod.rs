@@ -8,6 +8,7 @@ mod daemon;
 mod decode;
 pub(crate) mod diff;
 mod document;
+mod import;
 mod iscsi;
 mod load;
 mod mask;
@@ -26,6 +27,7 @@ pub(crate) mod values;
 pub(crate) use check::Setting;
 pub(crate) use daemon::{Daemon, IoMode, Places, PollMode, VhostUser};
 pub(crate) use document::{Document, Iscsi, Model};
+pub(crate) use import::import_text;
 pub(crate) use iscsi::{
     Access, Account, Chap, Digest, Limits, Luns, Parameters, PortGroup, Portal, Target, Times,
 };
