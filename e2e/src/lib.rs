@@ -8,6 +8,7 @@
 //! * [`daemon::Lunette`] starts, stops, kills and restarts the daemon.
 //! * [`uml::Uml`] boots User-Mode Linux, [`qemu::Qemu`] boots a Debian kernel without KVM. Both run
 //!   on the file system of the host, below an overlay, and give a [`guest::Guest`] to run scripts in.
+//! * [`manager::Manager`] stands in for systemd.
 //! * [`netns::Netns`] is a network of the test's own; [`proxy::Proxy`] stands in it between an initiator and its target and
 //!   makes trouble.
 //! * [`open_iscsi`] is a guest that is an initiator of that network.
@@ -31,6 +32,7 @@ pub mod daemon;
 pub mod differences;
 pub mod guest;
 pub mod iscsi_test_cu;
+pub mod manager;
 pub mod netns;
 pub mod open_iscsi;
 pub mod proxy;

@@ -160,7 +160,7 @@ fn systemd_can_pass_sockets_and_is_told_how_things_are() -> Result<()> {
     let listen = ["--listen", &path.display().to_string(), "--listen", &address, "--fdname=vm1:portal"];
     let first = first_connection(path.clone());
     let daemon = activated(&lunette, &listen)?.start()?;
-    assert_eq!(told(&manager)?, "READY=1");
+    assert!(told(&manager)?.starts_with("READY=1\n"));
     drop(first.join().expect("the thread does not panic")?);
     serves(&UnixStream::connect(&path)?)?;
     let url = daemon.iscsi_url(0)?;
@@ -171,7 +171,7 @@ fn systemd_can_pass_sockets_and_is_told_how_things_are() -> Result<()> {
         assert!(daemon.log().contains(name), "{}", daemon.log());
     }
     daemon.stop()?;
-    assert_eq!(told(&manager)?, "STOPPING=1");
+    assert!(told(&manager)?.starts_with("STOPPING=1\n"));
     assert!(path.exists(), "it is not the daemon's to remove");
     Ok(())
 }
@@ -200,7 +200,7 @@ fn the_units_are_what_systemd_understands() -> Result<()> {
     let program = daemon::binary()?.display().to_string();
     let mut analyze = tools::command("systemd-analyze")?;
     analyze.args(["verify", "--man=no"]);
-    for name in ["lunette.service", "lunette.socket"] {
+    for name in ["lunette.service", "lunette.socket", "lunette-control.socket"] {
         let text = fs::read_to_string(packaging.join(name))?.replace("/usr/bin/lunette", &program);
         fs::write(folder.path().join(name), text)?;
         analyze.arg(folder.path().join(name));

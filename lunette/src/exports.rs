@@ -58,15 +58,15 @@ impl Exports {
         let all: Vec<ReactorId> = (0..reactors.count()).map(ReactorId).collect();
         units.values().for_each(|unit| bind(unit, &all));
         let mut exports = Self { iscsi: None, vhost_user: Vec::new(), events };
-        let places =
-            plan.portals.len() + inherited.iscsi.len() + model.exports.len() + inherited.vhost_user.len();
+        let Inherited { vhost_user, iscsi, .. } = inherited;
+        let entries = entries(model, vhost_user, units)?;
+        let places = plan.portals.len() + iscsi.len() + entries.len();
         let left = AtomicUsize::new(places);
         let one_ended: Arc<dyn Fn() + Send + Sync> = Arc::new(move || {
             if left.fetch_sub(1, Ordering::AcqRel) == 1 {
                 all_ended();
             }
         });
-        let Inherited { vhost_user, iscsi } = inherited;
         // The first relative target port identifier is iSCSI's in any case.
         let mut ids = 1..=u16::MAX;
         let started = match plan.portals.is_empty() && iscsi.is_empty() {
@@ -74,9 +74,9 @@ impl Exports {
                 ids.next();
                 Ok(())
             }
-            false => exports.start_iscsi(&plan, iscsi, units, reactors, &mut ids),
+            false => exports.start_iscsi(plan, iscsi, units, reactors, &mut ids),
         };
-        let started = started.and_then(|()| entries(model, vhost_user, units)).and_then(|entries| {
+        let started = started.and_then(|()| {
             exports.start_vhost_user(
                 entries,
                 model.daemon.pin_memory,
@@ -97,13 +97,13 @@ impl Exports {
 
     fn start_iscsi(
         &mut self,
-        plan: &Plan,
+        plan: Plan,
         sockets: Vec<std::net::TcpListener>,
         units: &Units,
         reactors: &Reactors,
         ids: &mut RangeInclusive<u16>,
     ) -> Result<()> {
-        let iscsi = Iscsi::new(plan, !sockets.is_empty(), units, ids)?;
+        let iscsi = Iscsi::new(&plan, !sockets.is_empty(), units, ids)?;
         events::watch_sessions(&iscsi.entity, self.events.clone());
         self.iscsi.insert(iscsi).listen(plan, sockets, reactors)
     }
@@ -143,6 +143,11 @@ impl Exports {
         self.iscsi.as_ref()
     }
 
+    /// In how many places units are served.
+    pub(crate) fn count(&self) -> usize {
+        self.vhost_user.len() + self.iscsi.as_ref().map_or(0, Iscsi::portal_count)
+    }
+
     /// How to connect to all of them.
     pub(crate) fn summary(&self) -> String {
         let mut text = String::new();
@@ -164,19 +169,24 @@ impl Exports {
     }
 }
 
-/// The exports of the model, and the sockets that are there already, which show all units.
-fn entries(model: &Model, inherited: Vec<Endpoint>, units: &Units) -> Result<Vec<Entry>> {
-    let entry = |export: &config::VhostUser| {
+/// The exports of the model, and the sockets that are there already: one at the path of an export is that export's, and the others
+/// show all units.
+fn entries(model: &Model, mut inherited: Vec<Endpoint>, units: &Units) -> Result<Vec<Entry>> {
+    let mut entries = Vec::new();
+    for export in model.exports.values() {
         let access =
             config::access(export).map_err(|why| anyhow!("vhost-user export {}: {why}", export.name))?;
-        let endpoint = Endpoint::Path { path: export.socket.as_path().to_owned(), access };
+        let own = Endpoint::Path { path: export.socket.as_path().to_owned(), access };
+        let given = inherited.iter().position(|endpoint| endpoint.name() == own.name());
+        let endpoint = given.map_or(own, |given| inherited.remove(given));
         let targets =
             export.units.as_ref().map_or_else(|| everything(units), |places| resolve(places, units));
-        Ok(Entry { endpoint, group: export.port_group.0, targets })
-    };
-    let adopted =
-        |endpoint| Ok(Entry { endpoint, group: TargetPort::DEFAULT_GROUP, targets: everything(units) });
-    model.exports.values().map(entry).chain(inherited.into_iter().map(adopted)).collect()
+        entries.push(Entry { endpoint, group: export.port_group.0, targets });
+    }
+    let group = TargetPort::DEFAULT_GROUP;
+    let shows_all = |endpoint| Entry { endpoint, group, targets: everything(units) };
+    entries.extend(inherited.into_iter().map(shows_all));
+    Ok(entries)
 }
 
 /// All units that have a place of their own.

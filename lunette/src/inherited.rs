@@ -6,15 +6,21 @@ use rustix::io::{FdFlags, fcntl_setfd};
 use rustix::net::sockopt::{socket_acceptconn, socket_domain, socket_type};
 use rustix::net::{AddressFamily, SocketType};
 use std::collections::HashSet;
-use std::net::TcpListener;
+use std::net::{SocketAddr, TcpListener};
 use std::os::fd::{FromRawFd, OwnedFd, RawFd};
+use std::os::unix::net::UnixListener;
 
 /// What came in by descriptors.
 #[derive(Default, Debug)]
 pub(crate) struct Inherited {
     pub(crate) vhost_user: Vec<Endpoint>,
     pub(crate) iscsi: Vec<TcpListener>,
+    /// The control socket.
+    pub(crate) control: Option<UnixListener>,
 }
+
+/// What the service manager calls the control socket (`FileDescriptorName=`).
+const CONTROL: &str = "control";
 
 impl Inherited {
     /// Takes the descriptors `numbers`, and those that a service manager says it has passed. Nothing that is started later
@@ -41,14 +47,20 @@ impl Inherited {
             // SAFETY: as above.
             let socket = unsafe { own(number) }?;
             let of = || format!("socket `{name}` of the service manager (descriptor {number})");
-            inherited.sort(socket).with_context(of)?;
+            inherited.sort(socket, &name).with_context(of)?;
             tracing::info!("serving {}", of());
         }
         Ok(inherited)
     }
 
+    /// The TCP socket that listens at `address`.
+    pub(crate) fn at_address(&mut self, address: SocketAddr) -> Option<TcpListener> {
+        let at = self.iscsi.iter().position(|socket| socket.local_addr().is_ok_and(|own| own == address))?;
+        Some(self.iscsi.remove(at))
+    }
+
     /// Puts a socket of the service manager where it belongs.
-    fn sort(&mut self, socket: OwnedFd) -> Result<()> {
+    fn sort(&mut self, socket: OwnedFd, name: &str) -> Result<()> {
         match (socket_domain(&socket), socket_type(&socket)) {
             (Ok(AddressFamily::INET | AddressFamily::INET6), Ok(SocketType::STREAM)) => {
                 ensure!(socket_acceptconn(&socket)?, "it does not listen: say Accept=no in its unit");
@@ -56,6 +68,9 @@ impl Inherited {
             }
             (Ok(AddressFamily::UNIX), Ok(SocketType::STREAM)) => match Endpoint::adopt(socket)? {
                 Endpoint::Connected(_) => bail!("it does not listen: say Accept=no in its unit"),
+                Endpoint::Listening(listener) if name == CONTROL => {
+                    ensure!(self.control.replace(listener).is_none(), "there is a control socket already");
+                }
                 listening => self.vhost_user.push(listening),
             },
             _ => bail!("it is neither a Unix (vhost-user) nor a TCP (iSCSI) stream socket"),
@@ -81,19 +96,29 @@ unsafe fn own(number: RawFd) -> Result<OwnedFd> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::os::unix::net::{UnixDatagram, UnixListener, UnixStream};
+    use std::os::unix::net::{UnixDatagram, UnixStream};
 
     fn refusal(socket: impl Into<OwnedFd>) -> String {
-        Inherited::default().sort(socket.into()).unwrap_err().to_string()
+        Inherited::default().sort(socket.into(), "any").unwrap_err().to_string()
     }
 
     #[test]
     fn sockets_of_a_service_manager_go_where_they_belong() {
         let mut inherited = Inherited::default();
         let folder = tempfile::tempdir().unwrap();
-        inherited.sort(UnixListener::bind(folder.path().join("vm.sock")).unwrap().into()).unwrap();
-        inherited.sort(TcpListener::bind("127.0.0.1:0").unwrap().into()).unwrap();
+        let unix = |name| OwnedFd::from(UnixListener::bind(folder.path().join(name)).unwrap());
+        let portal = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = portal.local_addr().unwrap();
+        inherited.sort(unix("vm.sock"), "vm.sock").unwrap();
+        inherited.sort(portal.into(), "portal").unwrap();
+        assert!(inherited.control.is_none());
+        inherited.sort(unix("control.sock"), "control").unwrap();
+        assert!(inherited.control.is_some());
+        let second = inherited.sort(unix("second.sock"), "control").unwrap_err();
+        assert!(second.to_string().contains("control socket already"), "{second}");
         assert_eq!((inherited.vhost_user.len(), inherited.iscsi.len()), (1, 1));
+        assert!(inherited.at_address(SocketAddr::new(address.ip(), 1)).is_none());
+        assert!(inherited.at_address(address).is_some() && inherited.iscsi.is_empty());
     }
 
     #[test]

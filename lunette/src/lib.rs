@@ -14,6 +14,7 @@ pub mod fuzzing;
 mod generate;
 mod inherited;
 mod iscsi;
+mod manager;
 mod notation;
 mod serve;
 mod signals;
@@ -24,6 +25,7 @@ mod stop;
 mod summary;
 mod unit_state;
 mod units;
+mod watchdog;
 
 use cli::Call;
 use std::ffi::OsString;

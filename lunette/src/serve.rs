@@ -6,18 +6,20 @@ use crate::control::{self, ControlAccess, ControlSocket, Daemon};
 use crate::exports::Exports;
 use crate::inherited::Inherited;
 use crate::iscsi::Plan;
+use crate::manager;
 use crate::signals::StopSignals;
 use crate::state::StateDir;
 use crate::stop;
 use crate::summary;
 use crate::units;
+use crate::watchdog::Watchdog;
 use anyhow::{Result, ensure};
 use lunette_control::Feed;
 use lunette_reactor::{Options as ReactorOptions, Reactors};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-use sd_notify::NotifyState;
 use serde_json::json;
 use std::io::Write;
+use std::os::unix::net::UnixListener;
 use std::time::{Duration, SystemTime};
 
 /// How long what was asked for by the control socket has to end.
@@ -29,11 +31,11 @@ const OTHER_DESCRIPTORS: u64 = 64;
 /// Runs the daemon until it is told to stop, or until the last virtual machine of those that were handed over has gone.
 pub(crate) fn serve(options: &Serve) -> Result<()> {
     // SAFETY: the program has done nothing but parse its command line.
-    let inherited = unsafe { Inherited::take(&options.fds) }?;
+    let mut inherited = unsafe { Inherited::take(&options.fds) }?;
     let descriptors = allow_descriptors();
     let model = config::configure(options, &inherited)?;
     refuse_unknown(&model.daemon)?;
-    let plan = Plan::new(&model)?;
+    let plan = Plan::new(&model)?.on(&mut inherited);
     let state_dir = model.daemon.state_dir.as_ref().map(|path| path.as_path().to_owned());
     let state = StateDir::open(&state_dir.unwrap_or_else(StateDir::default_path))?;
     if let Some(most) =
@@ -59,7 +61,7 @@ pub(crate) fn serve(options: &Serve) -> Result<()> {
     // Until now there is nothing to end gently: a signal ends the program, also one that waits for a lock.
     let signals = StopSignals::catch()?;
     let access = ControlAccess::of(&model.daemon)?;
-    let control = open_control(&model.daemon, &access, &state)?;
+    let control = open_control(inherited.control.take(), &model.daemon, &access, &state)?;
     let feed = Feed::new(SystemTime::now)?;
     let events = feed.events();
     control::events::watch_units(&units, &events);
@@ -70,15 +72,16 @@ pub(crate) fn serve(options: &Serve) -> Result<()> {
     units.values().for_each(|unit| unit.unit.resume(&*reactors.poster()));
     say(&exports.summary());
     say("ready\n");
-    tell_manager(NotifyState::Ready);
+    manager::ready(&summary::status(&units, &exports));
+    let mut watchdog = Watchdog::start(reactors.poster(), reactors.count())?;
     let plane = control::plane(Daemon { exports, reactors }, &feed);
     let (mut server, control_file) = control::server(control, &access, plane.clone(), feed)?;
-    let why = signals.wait(&mut server);
+    let why = signals.wait(&mut server, watchdog.as_mut());
     match why {
         Some(signal) => tracing::info!("{signal}: stopping; another one ends the program at once"),
         None => tracing::info!("the last virtual machine has gone: stopping"),
     }
-    tell_manager(NotifyState::Stopping);
+    manager::stopping();
     let why = why.unwrap_or("the last virtual machine has gone");
     events.emit(control::events::STOPPING, "", json!({ "why": why }));
     if !plane.stop(CONTROL_TIME) {
@@ -109,13 +112,6 @@ fn say(text: &str) {
     let _ = stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush());
 }
 
-/// Tells the service manager, if there is one (sd_notify(3)).
-fn tell_manager(state: NotifyState<'_>) {
-    if let Err(error) = sd_notify::notify(&[state]) {
-        tracing::warn!(%error, "cannot notify the service manager");
-    }
-}
-
 fn threads(reactors: &Reactors) -> String {
     match reactors.count() {
         1 => "1 reactor".into(),
@@ -123,12 +119,16 @@ fn threads(reactors: &Reactors) -> String {
     }
 }
 
-/// The control socket. Daemons may share a state directory, so where it is not asked for, there may be none.
+/// The control socket: the one that was `given`, or one of our own. Daemons may share a state directory, so where it is not asked for, there may be none.
 fn open_control(
+    given: Option<UnixListener>,
     daemon: &config::Daemon,
     access: &ControlAccess,
     state: &StateDir,
 ) -> Result<Option<ControlSocket>> {
+    if let Some(listener) = given {
+        return Ok(Some(ControlSocket::adopt(listener)));
+    }
     match &daemon.control {
         Some(path) => Ok(Some(ControlSocket::open(path.as_path(), access)?)),
         None => match ControlSocket::open(&state.path().join(CONTROL_SOCKET), access) {

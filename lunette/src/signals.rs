@@ -1,6 +1,7 @@
 //! Waiting for the signal to stop, and serving the control socket meanwhile.
 
 use crate::control::Server;
+use crate::watchdog::Watchdog;
 use anyhow::{Context, Result};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::flag;
@@ -52,9 +53,13 @@ impl StopSignals {
         move || drop(wake.shutdown(Shutdown::Both))
     }
 
-    /// Serves the control socket until one of the signals comes, or until the [waker](Self::waker) is called (`None`). The
+    /// Serves the control socket, and the watchdog if there is one, until one of the signals comes, or until the [waker](Self::waker) is called (`None`). The
     /// next signal ends the process: stopping may take longer than anybody wants to wait.
-    pub(crate) fn wait(mut self, control: &mut Server) -> Option<&'static str> {
+    pub(crate) fn wait(
+        mut self,
+        control: &mut Server,
+        mut watchdog: Option<&mut Watchdog>,
+    ) -> Option<&'static str> {
         let signal = loop {
             if let Some(signal) = self.caught() {
                 break Some(signal);
@@ -63,7 +68,10 @@ impl StopSignals {
                 break None;
             }
             control.turn();
-            self.sleep(control);
+            if let Some(watchdog) = &mut watchdog {
+                watchdog.turn();
+            }
+            self.sleep(control, watchdog.as_deref());
         };
         if signal.is_some() {
             std::thread::sleep(REPEAT);
@@ -83,9 +91,9 @@ impl StopSignals {
     }
 
     /// Sleeps until there is something to do.
-    fn sleep(&self, control: &mut Server) {
+    fn sleep(&self, control: &mut Server, watchdog: Option<&Watchdog>) {
         let own = self.signals.iter().map(|(_, pipe)| pipe).chain([&self.wake.0]);
-        let own: Vec<_> = own.map(AsFd::as_fd).collect();
+        let own: Vec<_> = own.map(AsFd::as_fd).chain(watchdog.map(AsFd::as_fd)).collect();
         // There is no memory, most likely.
         if let Err(error) = control.wait(&own) {
             tracing::warn!(%error, "cannot wait for signals");

@@ -66,7 +66,8 @@ pub(crate) fn plane(daemon: Daemon, feed: &Feed) -> Arc<Plane> {
 /// The file of the control socket, which is removed in the end, and who may connect to it.
 pub(crate) struct ControlSocket {
     listener: UnixListener,
-    file: SocketFile,
+    /// Nothing, if it is somebody else's.
+    file: Option<SocketFile>,
 }
 
 impl ControlSocket {
@@ -74,7 +75,12 @@ impl ControlSocket {
     pub(crate) fn open(path: &Path, access: &ControlAccess) -> Result<Self> {
         let (mode, group) = access.rules().socket_mode();
         let (listener, file) = SocketFile::bind(path, &Access { mode, user: None, group })?;
-        Ok(Self { listener, file })
+        Ok(Self { listener, file: Some(file) })
+    }
+
+    /// Takes over a socket that listens already. Who can connect is up to whoever made it.
+    pub(crate) fn adopt(listener: UnixListener) -> Self {
+        Self { listener, file: None }
     }
 }
 
@@ -93,7 +99,7 @@ pub(crate) fn server(
     });
     let door = Door { rules: access.rules(), clients: access.clients.into(), refused };
     let (listener, file) = socket.map(|socket| (socket.listener, socket.file)).unzip();
-    Ok((Server::new(listener, door, plane, feed)?, file))
+    Ok((Server::new(listener, door, plane, feed)?, file.flatten()))
 }
 
 #[cfg(test)]

@@ -58,13 +58,15 @@ impl Iscsi {
     /// to be [stopped](Self::begin_stop).
     pub(crate) fn listen(
         &mut self,
-        plan: &Plan,
+        plan: Plan,
         sockets: Vec<TcpListener>,
         reactors: &Reactors,
     ) -> Result<()> {
-        for portal in &plan.portals {
-            let options = portal.options.clone();
-            self.portals.push(Portal::start(portal.listen, options, &self.entity, reactors)?);
+        for plan::Portal { listen, options, socket } in plan.portals {
+            self.portals.push(match socket {
+                Some(socket) => Portal::adopt(socket, options, &self.entity, reactors)?,
+                None => Portal::start(listen, options, &self.entity, reactors)?,
+            });
         }
         for socket in sockets {
             self.portals.push(Portal::adopt(socket, PortalOptions::default(), &self.entity, reactors)?);
@@ -100,6 +102,11 @@ impl Iscsi {
             redirect: target.redirect,
         })?;
         Ok(())
+    }
+
+    /// How many portals there are.
+    pub(crate) fn portal_count(&self) -> usize {
+        self.portals.len()
     }
 
     /// How to connect.

@@ -2,6 +2,7 @@
 
 use crate::config::values::{Bytes, Length, Text};
 use crate::config::{self, Chap, Digest, Luns, Model};
+use crate::inherited::Inherited;
 use anyhow::{Context, Result};
 use lunette_iscsi::chap::{Algorithm, Credentials, Secret};
 use lunette_iscsi::params::Parameters;
@@ -10,7 +11,7 @@ use lunette_transport_iscsi::{
     ChapPolicy, DiscoveryAccess, EntityOptions, LoginLimits, NamePattern, Network, PortalOptions, Redirect,
 };
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpListener};
 use std::num::{NonZeroU16, NonZeroU32};
 use std::sync::Arc;
 use std::time::Duration;
@@ -26,6 +27,8 @@ pub(crate) struct Plan {
 pub(crate) struct Portal {
     pub(crate) listen: SocketAddr,
     pub(crate) options: PortalOptions,
+    /// What listens there already.
+    pub(crate) socket: Option<TcpListener>,
 }
 
 /// A target.
@@ -69,6 +72,14 @@ impl Plan {
         let targets = model.targets.values().map(target).collect::<Result<_>>()?;
         Ok(Self { options, portals, targets })
     }
+
+    /// Has the portals use the sockets that listen at their addresses already.
+    pub(crate) fn on(mut self, inherited: &mut Inherited) -> Self {
+        for portal in &mut self.portals {
+            portal.socket = inherited.at_address(portal.listen);
+        }
+        self
+    }
 }
 
 /// Values as the transport takes them.
@@ -79,7 +90,7 @@ fn inner<T: Clone>(values: &[Text<T>]) -> Vec<T> {
 impl From<&config::Portal> for Portal {
     fn from(config::Portal { listen, group, advertise }: &config::Portal) -> Self {
         let options = PortalOptions { group_tag: group.0, advertised: inner(advertise) };
-        Self { listen: listen.0, options }
+        Self { listen: listen.0, options, socket: None }
     }
 }
 
