@@ -22,6 +22,7 @@ pub(crate) const FOR_TESTS: &[&str] = &[
     "mtools",
     "multipath-tools",
     "open-iscsi",
+    "python3-rtslib-fb",
     "qemu-block-extra",
     "qemu-system-x86",
     "qemu-utils",

@@ -1,7 +1,7 @@
 //! LIO: what targetcli keeps in `saveconfig.json`.
 
-use super::{Import, naa_of_lio, set_parameter};
-use crate::config::iscsi::{Access, Luns, PortGroup, Portal, Target};
+use super::{Import, is_usual, naa_of_lio, set_parameter, whole_name};
+use crate::config::iscsi::{Access, Chap, Luns, PortGroup, Portal, Target};
 use crate::config::unit::{BlockLength, Unit};
 use crate::config::values::{Bytes, Lun, Name, StoreSpec, Text};
 use anyhow::{Context, Result};
@@ -17,10 +17,9 @@ pub(super) fn import(text: &str, import: &mut Import) -> Result<()> {
     let mut objects = Objects::new();
     for (index, object) in list(&all, "storage_objects").iter().enumerate() {
         let place = format!("storage_objects[{index}]");
-        if let Some(unit) = unit(object, &place, import) {
-            let path = format!("/backstores/{}/{}", word(object, "plugin"), word(object, "name"));
-            objects.insert(path, unit.name.clone());
-            import.document.units.push(unit);
+        let name = unit(object, &place, import);
+        if let Some(name) = name.and_then(|unit| import.add_unit(unit, word(object, "name"), &place)) {
+            objects.insert(format!("/backstores/{}/{}", word(object, "plugin"), word(object, "name")), name);
         }
     }
     for (index, fabric) in list(&all, "fabric_modules").iter().enumerate() {
@@ -108,9 +107,41 @@ fn unit(object: &Value, place: &str, import: &mut Import) -> Option<Unit> {
         Ok(serial) => unit.serial = Some(serial),
         Err(why) => import.lose(place, format!("the unit gets a new serial number: {why}")),
     }
-    unit.name = import.name(name);
     Some(unit)
 }
+
+/// What a unit may have besides.
+const OF_UNITS: [&str; 10] =
+    ["name", "plugin", "dev", "size", "wwn", "write_back", "readonly", "attributes", "alua_tpgs", "aio"];
+
+/// Attributes of units without which nothing is missing: limits and hints that are others here, and what is there in any case.
+const HARMLESS: [&str; 25] = [
+    "alua_support",
+    "block_size",
+    "emulate_dpo",
+    "emulate_fua_read",
+    "emulate_fua_write",
+    "emulate_model_alias",
+    "emulate_rsoc",
+    "emulate_tas",
+    "emulate_tpu",
+    "emulate_tpws",
+    "hw_block_size",
+    "hw_max_sectors",
+    "hw_pi_prot_type",
+    "hw_queue_depth",
+    "is_nonrot",
+    "max_unmap_block_desc_count",
+    "max_unmap_lba_count",
+    "max_write_same_len",
+    "optimal_sectors",
+    "pi_prot_verify",
+    "queue_depth",
+    "submit_type",
+    "unmap_granularity",
+    "unmap_granularity_alignment",
+    "unmap_zeroes_data",
+];
 
 /// What cannot be said of a unit here.
 fn told_attributes(object: &Value, place: &str, import: &mut Import) {
@@ -120,26 +151,53 @@ fn told_attributes(object: &Value, place: &str, import: &mut Import) {
             "write_back: the write cache cannot be turned off here; initiators can, by mode page 08h",
         );
     }
-    let attributes = &object["attributes"];
-    for (key, usual) in [
-        ("pi_prot_type", 0),
-        ("emulate_pr", 1),
-        ("emulate_caw", 1),
-        ("emulate_3pc", 1),
-        ("emulate_write_cache", 1),
-    ] {
-        // Block devices say 0 of the cache, and mean their own.
-        let is_own = key == "emulate_write_cache" && word(object, "plugin") == "block";
-        if let Some(other) = number(&attributes[key]).filter(|value| *value != usual && !is_own) {
-            import.lose(place, format!("`{key}` cannot be {other} here"));
+    for key in object.as_object().into_iter().flat_map(|object| object.keys()) {
+        if !OF_UNITS.contains(&key.as_str()) && !object[key].is_null() && object[key].as_bool() != Some(false)
+        {
+            import.lose(place, format!("`{key}` has nothing that is like it"));
         }
     }
+    // Block devices mean their own cache, and what is not written back has been told.
+    let has_own_cache = word(object, "plugin") == "block" || object["write_back"].as_bool() == Some(false);
+    told_others(&object["attributes"], &HARMLESS, place, import, |key| match key {
+        "emulate_write_cache" if has_own_cache => Some(0),
+        "pi_prot_type"
+        | "pi_prot_format"
+        | "emulate_rest_reord"
+        | "emulate_ua_intlck_ctrl"
+        | "force_pr_aptpl" => Some(0),
+        "emulate_pr"
+        | "emulate_caw"
+        | "emulate_3pc"
+        | "emulate_write_cache"
+        | "enforce_pr_isids"
+        | "pgr_support" => Some(1),
+        _ => None,
+    });
     if list(object, "alua_tpgs").iter().any(|group| word(group, "name") != "default_tg_pt_gp") {
         import.lose(place, "target port groups of its own: see `access` and docs/target-port-groups.md");
     }
     let vendor = word(object, "vendor_id");
     if !vendor.is_empty() && vendor != "LIO-ORG" {
         import.lose(place, "`vendor_id`: INQUIRY names lunette");
+    }
+}
+
+/// Tells the attributes that are neither harmless nor as they are here.
+fn told_others(
+    attributes: &Value,
+    harmless: &[&str],
+    place: &str,
+    import: &mut Import,
+    usual: impl Fn(&str) -> Option<i64>,
+) {
+    for (key, value) in attributes.as_object().into_iter().flatten() {
+        match usual(key) {
+            _ if harmless.contains(&key.as_str()) => {}
+            Some(usual) if number(value) == Some(usual) => {}
+            Some(_) => import.lose(place, format!("`{key}` cannot be {value} here")),
+            None => import.lose(place, format!("`{key}` has nothing that is like it")),
+        }
     }
 }
 
@@ -180,9 +238,17 @@ fn target(wanted: &Value, place: &str, objects: &Objects, import: &mut Import) {
             {
                 target.alias = value.to_owned();
             }
-            key => drop(set_parameter(&mut target.parameters, key, value)),
+            // Whether there is a proof is an attribute.
+            "TargetAlias" | "AuthMethod" => {}
+            key if is_usual(key, value) || set_parameter(&mut target.parameters, key, value) => {}
+            key => import.lose(&place, format!("`{key}` has nothing that is like it, or not with `{value}`")),
         }
     }
+    told_others(&group["attributes"], &OF_GROUPS, &place, import, |key| match key {
+        "default_erl" | "fabric_prot_type" | "t10_pi" => Some(0),
+        "demo_mode_discovery" | "tpg_enabled_sendtargets" => Some(1),
+        _ => None,
+    });
     let tag = number(&group["tag"])
         .and_then(|tag| u16::try_from(tag).ok())
         .filter(|tag| (1..u16::MAX).contains(tag));
@@ -191,6 +257,20 @@ fn target(wanted: &Value, place: &str, objects: &Objects, import: &mut Import) {
     portals(group, &place, tag, import);
     import.document.targets.push(target);
 }
+
+/// Attributes of portal groups that are in `access`, or without which nothing is missing.
+const OF_GROUPS: [&str; 9] = [
+    "authentication",
+    "generate_node_acls",
+    "demo_mode_write_protect",
+    // It is what mapped units get that say nothing of it themselves.
+    "prod_mode_write_protect",
+    "cache_dynamic_acls",
+    "default_cmdsn_depth",
+    "login_keys_workaround",
+    "login_timeout",
+    "netif_timeout",
+];
 
 /// Whether everyone may log in, without a proof, and write.
 fn is_open(group: &Value) -> bool {
@@ -226,43 +306,60 @@ fn rules(group: &Value, place: &str, luns: &Luns, import: &mut Import) -> Vec<Ac
     let attributes = &group["attributes"];
     let proves = is_true(&attributes["authentication"]);
     let mut rules = Vec::new();
+    let mut shut_out = Vec::new();
     for (index, acl) in list(group, "node_acls").iter().enumerate() {
         let place = format!("{place}.node_acls[{index}]");
-        let initiator = word(acl, "node_wwn");
-        let Ok(pattern) = initiator.parse() else {
-            import.lose(place, format!("`{initiator}` is not the name of an initiator"));
-            continue;
+        let pattern = match whole_name(word(acl, "node_wwn")) {
+            Ok(pattern) => pattern,
+            Err(why) => {
+                import.lose(place, why);
+                continue;
+            }
         };
-        let chap = match proves {
-            true => chap(acl, &place, import).or_else(|| chap(group, &place, import)),
-            false => None,
+        let proves = match number(&acl["attributes"]["authentication"]) {
+            Some(own @ 0..) => own != 0,
+            _ => proves,
         };
+        // The secrets of the group are for those without rules of their own.
+        let chap = if proves { chap(acl, &place, import) } else { None };
         if proves && chap.is_none() {
-            import.lose(
-                place,
-                format!("{initiator} is left out: it has to prove who it is, and has no secret"),
-            );
+            import
+                .lose(place, format!("{pattern} is left out: it has to prove who it is, and has no secret"));
+            shut_out.push(pattern);
             continue;
         }
         let units = Some(mapped(acl, &place, luns, import));
         rules.push(Access { initiators: vec![pattern], units, chap, ..Access::default() });
     }
     if is_true(&attributes["generate_node_acls"]) {
-        match (writes(attributes), proves.then(|| chap(group, place, import))) {
-            (false, _) => import.lose(
-                place,
+        let others = match (writes(attributes), proves.then(|| chap(group, place, import))) {
+            (false, _) => Err(
                 "others may only read (demo_mode_write_protect); nobody can be kept from writing alone, so they are not let in",
             ),
-            (true, Some(None)) => import.lose(place, "others would have to prove who they are, and have no secret"),
-            (true, Some(chap)) => rules.push(Access { chap, ..Access::default() }),
-            (true, None) if rules.is_empty() => {}
-            (true, None) => rules.push(Access::default()),
+            (true, Some(None)) => Err("others would have to prove who they are, and have no secret"),
+            (true, Some(chap)) => Ok(Access { chap, ..Access::default() }),
+            (true, None) => Ok(Access::default()),
+        };
+        match others {
+            Err(why) => import.lose(place, why),
+            Ok(others) if rules.is_empty() && shut_out.is_empty() && others.chap.is_none() => {}
+            Ok(others) => {
+                // They must not come in among the others.
+                if !shut_out.is_empty() {
+                    rules.push(Access {
+                        initiators: shut_out,
+                        units: Some(Luns::new()),
+                        ..Access::default()
+                    });
+                }
+                rules.push(others);
+            }
         }
     }
     rules
 }
 
-fn chap(of: &Value, place: &str, import: &mut Import) -> Option<crate::config::iscsi::Chap> {
+fn chap(of: &Value, place: &str, import: &mut Import) -> Option<Chap> {
     let account_of_initiator = account(of, "chap_userid", "chap_password")?;
     let own = account(of, "chap_mutual_userid", "chap_mutual_password");
     import.chap(&[account_of_initiator], own.as_ref(), place)

@@ -6,15 +6,18 @@
 mod lio;
 mod tgt;
 mod tgt_file;
+mod tgt_units;
 
 use super::check::{Setting, check};
 use super::document::Document;
 use super::iscsi::{Account, Chap, Digest, Parameters};
 use super::print::document_to_toml;
 use super::secret::SecretSource;
-use super::values::{Bytes, FilePath, Label, Name, Text};
+use super::unit::Unit;
+use super::values::{Bytes, FilePath, Label, Name, StoreSpec, Text};
 use anyhow::{Context, Result, bail};
 use lunette_scsi::Naa;
+use lunette_transport_iscsi::NamePattern;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::fs::File;
@@ -32,12 +35,15 @@ pub(super) struct Import {
     pub(super) document: Document,
     /// What does not carry over: where it stands, and why.
     pub(super) lost: Vec<(String, String)>,
-    /// The secrets by the names of their files.
-    secrets: BTreeMap<String, Zeroizing<String>>,
+    /// The secrets by the names of their files, as far as they are known.
+    secrets: BTreeMap<String, Option<Zeroizing<String>>>,
     names: BTreeSet<String>,
     /// Where the files of secrets are going to be.
     directory: PathBuf,
 }
+
+/// What `tgt-admin --dump` prints instead of secrets. Everybody knows it.
+const NO_SECRET: &str = "PLEASE_CORRECT_THE_PASSWORD";
 
 /// Where secrets are put when no directory is named: beside the configuration.
 const DIRECTORY: &str = "chap";
@@ -52,14 +58,18 @@ pub(super) fn import(path: &Path, secrets: Option<&Path>) -> Result<(String, Str
     };
     let import = understand(path, &text, directory)?;
     let mut comments = String::new();
-    match secrets {
-        Some(directory) => import.write_secrets(directory)?,
-        None => import.secrets.keys().for_each(|name| {
-            let _ = writeln!(
-                comments,
-                "# {DIRECTORY}/{name}: put the secret there, readable for the daemon alone (mode 600)"
-            );
-        }),
+    if let Some(directory) = secrets {
+        import.write_secrets(directory)?;
+    }
+    for name in
+        import.secrets.iter().filter(|(_, secret)| secrets.is_none() || secret.is_none()).map(|of| of.0)
+    {
+        let path = import.directory.join(name);
+        let _ = writeln!(
+            comments,
+            "# {}: put the secret there, readable for the daemon alone (mode 600)",
+            path.display()
+        );
     }
     let told = import.told(path);
     Ok((format!("{comments}{}", document_to_toml(&import.document)?), told))
@@ -110,6 +120,35 @@ impl Import {
         Name::of(&unique(&mut self.names, &clean))
     }
 
+    /// Adds a unit, for which there is this wish for a name. What is in the same store already is shown instead: two may not
+    /// write there. Returns what it is called, if it can be shown.
+    fn add_unit(&mut self, mut unit: Unit, wish: &str, place: &str) -> Option<Name> {
+        let same = |other: &&Unit| {
+            matches!(unit.store, StoreSpec::Path(_))
+                && other.store == unit.store
+                && !(other.read_only && unit.read_only)
+        };
+        if let Some(other) = self.document.units.iter().find(same) {
+            let name = other.name.clone();
+            if (other.read_only, other.block) != (unit.read_only, unit.block) {
+                self.lose(
+                    place,
+                    format!("it is left out: the unit {name} has the same store and is used otherwise"),
+                );
+                return None;
+            }
+            self.lose(
+                place,
+                format!("it is the unit {name} here too, with its identity, as the store is the same"),
+            );
+            return Some(name);
+        }
+        unit.name = self.name(wish);
+        let name = unit.name.clone();
+        self.document.units.push(unit);
+        Some(name)
+    }
+
     /// Who may log in: all `accounts`, and what the target proves itself with, as names and secrets.
     fn chap(
         &mut self,
@@ -146,12 +185,16 @@ impl Import {
             .collect();
         let mut file = clean.clone();
         let mut number = 1;
+        let secret = (secret != NO_SECRET).then(|| Zeroizing::new(secret.clone()));
+        if secret.is_none() {
+            self.lose(place, format!("the secret of {name} does not stand there"));
+        }
         // The same name may have other secrets elsewhere.
-        while self.secrets.get(&file).is_some_and(|other| **other != *secret) {
+        while self.secrets.get(&file).is_some_and(|other| *other != secret) {
             number += 1;
             file = format!("{clean}-{number}");
         }
-        self.secrets.insert(file.clone(), Zeroizing::new(secret.clone()));
+        self.secrets.insert(file.clone(), secret);
         let path: FilePath = self.directory.join(file).to_str()?.parse().ok()?;
         Some(Account { name: label, secret: SecretSource::File(path) })
     }
@@ -160,6 +203,7 @@ impl Import {
         let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(directory);
         made.with_context(|| format!("cannot make {}", directory.display()))?;
         for (name, secret) in &self.secrets {
+            let Some(secret) = secret else { continue };
             let path = directory.join(name);
             let file = File::options().write(true).create_new(true).mode(0o600).open(&path);
             match file {
@@ -216,6 +260,30 @@ fn naa_of_lio(serial: &str) -> Option<Text<Naa>> {
 fn naa_of_tgt(scsi_id: &str) -> Option<Text<Naa>> {
     let digits: String = scsi_id.chars().map(|c| if c.is_ascii_hexdigit() { c } else { '0' }).collect();
     (digits.len() < 32).then(|| format!("naa.6{digits:0>31}").to_ascii_lowercase().parse().ok())?
+}
+
+/// The name of one initiator: neither of the others has patterns.
+fn whole_name(name: &str) -> Result<Text<NamePattern>, String> {
+    match name.parse() {
+        Ok(pattern) if !name.contains(['*', '?']) => Ok(pattern),
+        _ => Err(format!("`{name}` is not the name of an initiator")),
+    }
+}
+
+/// Whether a parameter says what is so here in any case, or leaves to the initiator what it is about.
+fn is_usual(key: &str, value: &str) -> bool {
+    match key {
+        "MaxConnections" => value == "1",
+        "DataPDUInOrder" | "DataSequenceInOrder" => value == "Yes",
+        "IFMarker" | "OFMarker" => value == "No",
+        "ErrorRecoveryLevel" => value == "0",
+        "DefaultTime2Wait"
+        | "DefaultTime2Retain"
+        | "IFMarkInt"
+        | "OFMarkInt"
+        | "MaxXmitDataSegmentLength" => true,
+        _ => false,
+    }
 }
 
 /// Sets what both others call like the standard does. Returns whether the key is one of these, and fits.

@@ -80,8 +80,10 @@ fn secrets_are_written_for_the_daemon_alone() {
         names.push(entry.file_name().into_string().unwrap());
     }
     names.sort();
-    assert_eq!(names, ["backup", "backup-2", "looker", "userA"]);
-    assert_eq!(std::fs::read_to_string(secrets.join("backup-2")).unwrap(), "secretpass12");
+    // To tgt an account has one secret, the first. One that is not known is not written.
+    assert_eq!(names, ["backup", "looker", "userA"]);
+    assert_eq!(std::fs::read_to_string(secrets.join("backup")).unwrap(), "secretpass99");
+    assert!(printed.starts_with(&format!("# {}: put the secret there", secrets.join("left").display())));
     // Once more changes nothing; another secret is not overwritten.
     import(&path, Some(&secrets)).unwrap();
     std::fs::write(secrets.join("backup"), "somebody else's").unwrap();
@@ -112,6 +114,49 @@ fn nobody_is_let_in_who_was_not() {
     ] {
         let (printed, told) = imported(text);
         assert!(!printed.contains("[[target]]") && told.contains(part), "{printed}{told}");
+    }
+}
+
+/// The access rules of a LIO target with these initiators and attributes.
+fn rules_of_lio(acls: &str, attributes: &str) -> (String, String) {
+    let (printed, told) = imported(&format!(
+        r#"{{"storage_objects":[{{"plugin":"fileio","name":"d","dev":"/d","size":4096,"wwn":"a"}}],
+        "targets":[{{"fabric":"iscsi","wwn":"iqn.2026-11.org.example:a","tpgs":[{{"tag":1,
+        "luns":[{{"index":0,"storage_object":"/backstores/fileio/d"}}],"node_acls":[{acls}],
+        "chap_userid":"group","chap_password":"secretpass00","attributes":{{{attributes}}}}}]}}]}}"#
+    ));
+    let rules = printed.find("[[target.access]]").map_or("", |at| &printed[at..]);
+    (rules.replace("[[target.access]]\n", "").replace("\n\n", "\n"), told)
+}
+
+#[test]
+fn initiators_of_lio_prove_what_they_had_to_prove() {
+    let acl = |name: &str, more: &str| format!(r#"{{"node_wwn":"iqn.2026-11.org.example:{name}"{more}}}"#);
+    let secret = r#","chap_userid":"me","chap_password":"secretpass11""#;
+    let own = |proof: i8| format!(r#","attributes":{{"authentication":{proof}}}"#);
+    let (seen, proof) =
+        ("units = { }", r#"chap = { accounts = [{ name = "me", secret = { file = "chap/me" } }] }"#);
+    let rule = |name: &str| format!("initiators = [\"iqn.2026-11.org.example:{name}\"]\n{seen}\n");
+    let demo = r#""generate_node_acls":1,"demo_mode_write_protect":0"#;
+    for (acls, attributes, expected) in [
+        // The initiator's own attribute counts, also against the group's.
+        (
+            acl("on", &format!("{secret}{}", own(1))),
+            r#""authentication":0"#,
+            format!("{}{proof}\n", rule("on")),
+        ),
+        (acl("off", &own(0)), r#""authentication":1"#, rule("off")),
+        (acl("as", &own(-1)), r#""authentication":0"#, rule("as")),
+        // The group's secrets are not those of initiators that are named.
+        (acl("none", &own(-1)), r#""authentication":1"#, String::new()),
+        // Who has no secret does not come in among all others.
+        (acl("none", &own(1)), demo, rule("none")),
+        // No pattern.
+        (acl("*", ""), r#""authentication":0"#, String::new()),
+    ] {
+        let (rules, told) = rules_of_lio(&acls, attributes);
+        assert_eq!(rules, expected, "{acls} {attributes}: {told}");
+        assert_eq!(told.contains("left out"), expected.is_empty() || acls.contains("none"), "{told}");
     }
 }
 
