@@ -15,7 +15,7 @@ fn broken_configurations_are_told_as_expected() {
     let mut paths: Vec<_> = fs::read_dir(folder()).unwrap().map(|entry| entry.unwrap().path()).collect();
     paths.retain(|path| path.extension().is_some_and(|extension| extension == "toml"));
     paths.sort();
-    assert!(paths.len() >= 40);
+    assert!(paths.len() >= 60);
     for path in paths {
         let name = path.file_name().unwrap();
         let text = fs::read_to_string(&path).unwrap();
