@@ -2,7 +2,7 @@
 
 use super::progress::wait_for;
 use super::table::Table;
-use super::{connect, print_json, print_text};
+use super::{connect, print_json, print_table};
 use crate::cli::{JobCall, JobCommand};
 use anyhow::Result;
 use lunette_control::JobStatus;
@@ -16,7 +16,7 @@ pub(super) fn run(what: &JobCall) -> Result<()> {
             let jobs: Value = daemon.call("job.list", &json!({}))?;
             match json {
                 true => print_json(&jobs),
-                false => print_text(&table(serde_json::from_value(jobs)?)),
+                false => print_table(&table(serde_json::from_value(jobs)?)),
             }
         }
         JobCommand::Show { job } => print_json(&daemon.call("job.show", &json!({ "job": job }))?),
@@ -28,7 +28,7 @@ pub(super) fn run(what: &JobCall) -> Result<()> {
     }
 }
 
-fn table(jobs: Vec<JobStatus>) -> String {
+fn table(jobs: Vec<JobStatus>) -> Table<7> {
     let mut table = Table::new(["JOB", "METHOD", "USER", "STATE", "DONE", "BEGUN", "WHAT"]);
     for job in jobs {
         let state = serde_json::to_value(job.state).unwrap_or_default();
@@ -43,7 +43,7 @@ fn table(jobs: Vec<JobStatus>) -> String {
             what,
         ]);
     }
-    table.to_string()
+    table
 }
 
 #[cfg(test)]
@@ -56,7 +56,7 @@ mod tests {
             "job": 3, "method": "a.b", "user": 0, "state": "failed", "progress": 0.456, "text": "copying",
             "begun": "2026-11-23T01:02:03.000Z", "ended": null, "failure": { "code": 1, "message": "no room" }
         }]);
-        let text = table(serde_json::from_value(jobs).unwrap());
+        let text = table(serde_json::from_value(jobs).unwrap()).lines(None);
         let expected = "3    a.b     0     failed  46 %  2026-11-23T01:02:03.000Z  no room";
         assert_eq!(text.lines().nth(1), Some(expected), "{text}");
     }

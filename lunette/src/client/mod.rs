@@ -11,7 +11,8 @@ use anyhow::{Context, Result};
 use lunette_control::{Connection, Role, Status};
 use serde_json::{Value, json};
 use std::io::{self, ErrorKind, Write};
-use table::is_shown;
+use std::os::fd::AsFd;
+use table::{Table, is_shown};
 
 /// Carries out a command that speaks to a daemon.
 pub(crate) fn run(call: &ClientCall) -> Result<()> {
@@ -54,6 +55,17 @@ fn connect(control: &ControlSocket) -> Result<Connection> {
 
 fn print_text(text: &str) -> Result<()> {
     Ok(std::io::stdout().write_all(text.as_bytes())?)
+}
+
+/// As wide as the terminal is, if it is one.
+fn print_table<const N: usize>(table: &Table<N>) -> Result<()> {
+    print_text(&table.lines(columns(std::io::stdout())))
+}
+
+/// The columns of a terminal; nothing if it is none.
+fn columns(terminal: impl AsFd) -> Option<usize> {
+    let size = rustix::termios::tcgetwinsize(terminal).ok()?;
+    Some(size.ws_col.into()).filter(|columns| *columns > 0)
 }
 
 fn print_json(value: &Value) -> Result<()> {

@@ -11,7 +11,9 @@ use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use super::columns;
 use super::table::is_shown;
+use unicode_width::UnicodeWidthChar;
 
 /// Waits until a job has ended and returns what came of it. `cancels`: Ctrl-C cancels the job; once more, and it ends the
 /// program.
@@ -75,8 +77,10 @@ impl Interrupt {
     }
 }
 
-/// How many cells the bar has.
+/// How many cells the bar has at most.
 const CELLS: usize = 30;
+/// What stands around the bar, up to the text.
+const AROUND: usize = 10;
 
 /// A bar on standard error, if that is a terminal. It is taken away in the end.
 struct Bar {
@@ -92,7 +96,9 @@ impl Default for Bar {
 impl Bar {
     fn show(&mut self, status: &JobStatus) {
         if self.is_shown {
-            let _ = write!(io::stderr(), "\r\x1b[K{}", line(status));
+            // It may have been made wider or narrower. What is in the last column moves the cursor in some terminals.
+            let columns = columns(io::stderr()).unwrap_or(80).saturating_sub(1);
+            let _ = write!(io::stderr(), "\r\x1b[K{}", line(status, columns));
         }
     }
 }
@@ -105,16 +111,29 @@ impl Drop for Bar {
     }
 }
 
-fn line(status: &JobStatus) -> String {
-    let full = (status.progress.clamp(0.0, 1.0) * CELLS as f64) as usize;
-    let text: String = status.text.chars().filter(|c| is_shown(*c)).take(40).collect();
-    let (full, empty) = ("#".repeat(full), "-".repeat(CELLS - full));
-    format!("[{full}{empty}] {:3.0} %  {text}", status.progress * 100.0)
+/// The bar, how far it is, and what goes on, in at most so many columns.
+fn line(status: &JobStatus, columns: usize) -> String {
+    let cells = columns.saturating_sub(AROUND).min(CELLS);
+    let full = (status.progress.clamp(0.0, 1.0) * cells as f64) as usize;
+    let room = columns.saturating_sub(cells + AROUND);
+    let mut width = 0;
+    let text: String = status
+        .text
+        .chars()
+        .filter(|c| is_shown(*c))
+        .take_while(|c| {
+            width += c.width().unwrap_or(0);
+            width <= room
+        })
+        .collect();
+    let (full, empty) = ("#".repeat(full), "-".repeat(cells - full));
+    format!("[{full}{empty}] {:3.0} %  {text}", status.progress.clamp(0.0, 1.0) * 100.0)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use unicode_width::UnicodeWidthStr;
 
     fn status(state: &str, progress: f64) -> JobStatus {
         serde_json::from_value(json!({
@@ -126,10 +145,13 @@ mod tests {
 
     #[test]
     fn a_bar_is_as_full_as_the_job_is_done() {
-        let of = |progress| line(&status("running", progress));
+        let of = |progress| line(&status("running", progress), 79);
         assert_eq!(of(0.5), format!("[{}{}]  50 %  copying[2J", "#".repeat(15), "-".repeat(15)));
         assert!(of(0.0).starts_with("[-") && of(1.0).contains("#] 100 %"));
         assert!(of(7.0).len() < 80);
+        for columns in [10, 20, 45, 50] {
+            assert!(line(&status("running", 0.5), columns).width() <= columns.max(AROUND), "{columns}");
+        }
     }
 
     #[test]

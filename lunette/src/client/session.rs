@@ -1,7 +1,7 @@
 //! `lunette session`.
 
 use super::table::Table;
-use super::{connect, print_json, print_text};
+use super::{connect, print_json, print_table};
 use crate::cli::{SessionCall, SessionCommand};
 use crate::control::End;
 use anyhow::Result;
@@ -16,7 +16,7 @@ pub(crate) fn run(what: &SessionCall) -> Result<()> {
             let sessions: Value = daemon.call("session.list", &json!({}))?;
             match json {
                 true => print_json(&sessions),
-                false => print_text(&table(serde_json::from_value(sessions)?)),
+                false => print_table(&table(serde_json::from_value(sessions)?)),
             }
         }
         SessionCommand::End { session, now, within } => {
@@ -49,7 +49,7 @@ struct Parameters {
     data_digest: bool,
 }
 
-fn table(sessions: Vec<Shown>) -> String {
+fn table(sessions: Vec<Shown>) -> Table<12> {
     let mut table = Table::new([
         "SESSION",
         "INITIATOR",
@@ -86,7 +86,7 @@ fn table(sessions: Vec<Shown>) -> String {
             bytes(session.bytes_written),
         ]);
     }
-    table.to_string()
+    table
 }
 
 /// For people: `7s`, `12m`, `3h05m`, `2d07h`.
@@ -130,7 +130,7 @@ mod tests {
             "parameters": { "header_digest": true, "data_digest": false, "more": 1 }, "age": 61.5, "commands": 7,
             "open_tasks": 0, "bytes_read": 4096, "bytes_written": 0, "errors": 0
         }]);
-        let text = table(serde_json::from_value(sessions).unwrap());
+        let text = table(serde_json::from_value(sessions).unwrap()).lines(None);
         let lines: Vec<Vec<&str>> = text.lines().map(|line| line.split_whitespace().collect()).collect();
         assert_eq!(lines[0][0], "SESSION");
         let expected = "3 iqn.a - 192.0.2.1:5 iqn.b 1 header 1m 7 0 4.00 KiB 0 B";

@@ -1,11 +1,17 @@
 //! Tables for people.
 
-use std::fmt;
+use std::fmt::Write;
+use unicode_width::{UnicodeWidthChar, UnicodeWidthStr};
 
 /// Columns that are as wide as what is in them.
 pub(crate) struct Table<const N: usize> {
     rows: Vec<[String; N]>,
 }
+
+/// No column becomes narrower than this, or than its heading, however narrow the terminal is.
+const NARROWEST: usize = 8;
+/// What stands between two columns.
+const GAP: usize = 2;
 
 impl<const N: usize> Table<N> {
     /// One with these headings.
@@ -17,6 +23,64 @@ impl<const N: usize> Table<N> {
         // What others have chosen must not move the cursor of who looks at it.
         self.rows.push(cells.map(|cell| cell.replace(|c| !is_shown(c), "\u{fffd}")));
     }
+
+    /// The lines. Where there are only so many columns of a terminal, the widest cells lose their middle.
+    pub(crate) fn lines(&self, terminal: Option<usize>) -> String {
+        let widths = self.widths(terminal);
+        let mut text = String::new();
+        for row in &self.rows {
+            let mut line = String::new();
+            for (cell, width) in row.iter().zip(widths) {
+                let cell = shortened(cell, width);
+                let blanks = width.saturating_sub(cell.width()) + GAP;
+                let _ = write!(line, "{cell}{:blanks$}", "");
+            }
+            text += line.trim_end();
+            text.push('\n');
+        }
+        text
+    }
+
+    fn widths(&self, terminal: Option<usize>) -> [usize; N] {
+        let wanted =
+            |column: usize| self.rows.iter().map(|row| row[column].width()).max().unwrap_or_default();
+        let mut widths: [usize; N] = std::array::from_fn(wanted);
+        let least: [usize; N] = std::array::from_fn(|column| {
+            let heading = self.rows.first().map_or(0, |row| row[column].width());
+            heading.max(NARROWEST).min(widths[column])
+        });
+        let Some(room) = terminal.map(|columns| columns.saturating_sub(GAP * N.saturating_sub(1))) else {
+            return widths;
+        };
+        // All become shorter that are longer than some length, which is as long as it can be.
+        let longest = widths.into_iter().max().unwrap_or_default();
+        let at_most = |most: usize| -> [usize; N] {
+            std::array::from_fn(|column| widths[column].min(most.max(least[column])))
+        };
+        let most = (0..=longest).rev().find(|most| at_most(*most).into_iter().sum::<usize>() <= room);
+        widths = at_most(most.unwrap_or(0));
+        widths
+    }
+}
+
+/// A text that is at most so wide: both ends of it, if there is no room for all.
+fn shortened(text: &str, width: usize) -> String {
+    if text.width() <= width {
+        return text.to_owned();
+    }
+    let tail_room = width.saturating_sub(1) / 2;
+    let taken = |chars: &mut dyn Iterator<Item = char>, room: usize| {
+        let mut sum = 0;
+        chars
+            .take_while(|c| {
+                sum += c.width().unwrap_or(0);
+                sum <= room
+            })
+            .collect::<Vec<char>>()
+    };
+    let tail = taken(&mut text.chars().rev(), tail_room);
+    let head = taken(&mut text.chars(), width.saturating_sub(1 + tail_room));
+    head.into_iter().chain(['\u{2026}']).chain(tail.into_iter().rev()).collect()
 }
 
 /// Whether a character is shown as itself: those that steer a terminal or the direction of writing are not.
@@ -29,19 +93,6 @@ pub(crate) fn is_shown(c: char) -> bool {
     !c.is_control() && !steers
 }
 
-impl<const N: usize> fmt::Display for Table<N> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let width =
-            |column: usize| self.rows.iter().map(|row| row[column].chars().count()).max().unwrap_or_default();
-        let widths: [usize; N] = std::array::from_fn(width);
-        for row in &self.rows {
-            let cells = row.iter().zip(widths).map(|(cell, width)| format!("{cell:width$}"));
-            writeln!(f, "{}", cells.collect::<Vec<_>>().join("  ").trim_end())?;
-        }
-        Ok(())
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -50,6 +101,22 @@ mod tests {
     fn columns_are_as_wide_as_they_must_be() {
         let mut table = Table::new(["A", "LONG"]);
         table.row(["äöü".into(), "x\u{1b}[2J\u{202e}".into()]);
-        assert_eq!(table.to_string(), "A    LONG\näöü  x\u{fffd}[2J\u{fffd}\n");
+        table.row(["\u{6f22}\u{5b57}".into(), "y".into()]);
+        assert_eq!(table.lines(None), "A     LONG\näöü   x\u{fffd}[2J\u{fffd}\n\u{6f22}\u{5b57}  y\n");
+    }
+
+    #[test]
+    fn narrow_terminals_show_both_ends() {
+        let mut table = Table::new(["N", "TARGET", "PATH"]);
+        table.row(["1".into(), "iqn.2026-11.org.example:disks".into(), "/srv/images/a.img".into()]);
+        for columns in [80, 53, 50, 40, 30] {
+            let text = table.lines(Some(columns));
+            assert!(text.lines().all(|line| line.width() <= columns), "{columns}:\n{text}");
+            assert_eq!(text.contains('\u{2026}'), columns < 51, "{text}");
+        }
+        let at_40 = table.lines(Some(40));
+        assert!(at_40.ends_with("\n1  iqn.2026-\u{2026}le:disks  /srv/images/a.img\n"), "{at_40}");
+        // There is an end to it.
+        assert!(table.lines(Some(5)).contains("1  iqn.\u{2026}sks  /srv\u{2026}img"));
     }
 }
