@@ -38,7 +38,7 @@
 //! let socket = std::env::temp_dir().join(format!("lunette-control-doc-{}.sock", std::process::id()));
 //! let listener = UnixListener::bind(&socket)?;
 //! let table = Table::new([Method::new(Effect::Reads, "number.add", "Adds a number.", add)]);
-//! let feed = Feed::new(SystemTime::now)?;
+//! let feed = Feed::new(SystemTime::now, 0)?;
 //! let about = About { version: "1", kinds: &[] };
 //! let plane = Plane::new(40, table, about, Threads, &feed);
 //! let mut server = Server::new(Some(listener), Door::default(), plane, feed)?;

@@ -196,7 +196,7 @@ impl World {
     fn new(folder: &std::path::Path) -> Self {
         let path = folder.join("control.sock");
         let listener = UnixListener::bind(&path).expect("a socket");
-        let feed = Feed::new(|| UNIX_EPOCH).expect("descriptors");
+        let feed = Feed::new(|| UNIX_EPOCH, 0).expect("descriptors");
         let (events, later) = (feed.events(), Later::default());
         let about = About { version: "1", kinds: &[HAPPENED] };
         let plane = Plane::new(AtomicU64::new(5), table(), about, later.clone(), &feed);

@@ -23,7 +23,6 @@ mod socket;
 mod state;
 mod stop;
 mod summary;
-mod unit_state;
 mod units;
 mod watchdog;
 

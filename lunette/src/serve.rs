@@ -62,7 +62,7 @@ pub(crate) fn serve(options: &Serve) -> Result<()> {
     let signals = StopSignals::catch()?;
     let access = ControlAccess::of(&model.daemon)?;
     let control = open_control(inherited.control.take(), &model.daemon, &access, &state)?;
-    let feed = Feed::new(SystemTime::now)?;
+    let feed = Feed::new(SystemTime::now, state.generation()?)?;
     let events = feed.events();
     control::events::watch_units(&units, &events);
     units.values().for_each(|unit| unit.unit.resume(&*reactors.poster()));

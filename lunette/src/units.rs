@@ -4,8 +4,7 @@ use crate::access::GroupAccess;
 use crate::config::values::{Bytes, Name, Place, StoreSpec, Text};
 use crate::config::{self, KnownBy, UnitLun};
 use crate::size;
-use crate::state::{Key, Record, StateDir};
-use crate::unit_state::UnitState;
+use crate::state::{Key, Record, StateDir, UnitState};
 use anyhow::{Context, Result, bail};
 use lunette_device_disk::{Disk, Options as DiskOptions};
 use lunette_engine::{Identity, LogicalUnit};
@@ -43,9 +42,17 @@ pub(crate) fn open<'a>(specs: impl IntoIterator<Item = &'a config::Unit>, state:
     if let Some(naa) = specs.iter().zip(&records).map(naa).find(|naa| !names.insert(*naa)) {
         bail!("two logical units have the world-wide name {naa}: initiators would take them for one");
     }
-    let units = specs.into_iter().zip(opened).zip(records);
+    let lock = |(spec, record): (&&config::Unit, &Record)| {
+        let keeper = record.lasts().then(|| state.unit(record.naa)).transpose();
+        keeper.with_context(|| spec.name.to_string())
+    };
+    // All of them, before any state is read.
+    let keepers = specs.iter().zip(&records).map(lock).collect::<Result<Vec<_>>>()?;
+    let units = specs.into_iter().zip(opened).zip(records).zip(keepers);
     units
-        .map(|((spec, opened), record)| Ok((spec.name.clone(), build(spec, opened, &record, state)?)))
+        .map(|(((spec, opened), record), keeper)| {
+            Ok((spec.name.clone(), build(spec, opened, &record, keeper)?))
+        })
         .collect()
 }
 
@@ -99,7 +106,7 @@ fn key(spec: &config::Unit) -> Result<Key> {
     Ok(Key { name, ..place })
 }
 
-fn build(spec: &config::Unit, opened: Opened, record: &Record, state: &StateDir) -> Result<Unit> {
+fn build(spec: &config::Unit, opened: Opened, record: &Record, keeper: Option<UnitState>) -> Result<Unit> {
     let name = &spec.name;
     let serial = spec.serial.as_ref().map_or(record.serial.as_str(), |serial| serial.as_str());
     let naa = spec.wwn.map_or(record.naa, |Text(naa)| naa);
@@ -126,8 +133,8 @@ fn build(spec: &config::Unit, opened: Opened, record: &Record, state: &StateDir)
     for &GroupAccess { group, state, preferred } in spec.access.iter().flat_map(|access| &access.0) {
         unit.configure_access(group, state, preferred).with_context(|| name.to_string())?;
     }
-    if record.lasts() {
-        keep(&unit, name, record, state)?;
+    if let Some(keeper) = keeper {
+        keep(&unit, name, keeper);
     }
     unit.set_clock(clock.as_millis() as u64);
     let queues = spec.queues.as_ref().map(|queues| queues.0.clone()).unwrap_or_default();
@@ -136,8 +143,7 @@ fn build(spec: &config::Unit, opened: Opened, record: &Record, state: &StateDir)
 }
 
 /// Lets a unit keep its state. One whose state cannot be used is served, but not ready.
-fn keep(unit: &LogicalUnit, name: &Name, record: &Record, state: &StateDir) -> Result<()> {
-    let keeper = UnitState::open(state, record.naa).with_context(|| name.to_string())?;
+fn keep(unit: &LogicalUnit, name: &Name, keeper: UnitState) {
     let path = keeper.path();
     if let Err(error) = unit.keep_state(Arc::new(keeper)) {
         tracing::error!(
@@ -146,7 +152,6 @@ fn keep(unit: &LogicalUnit, name: &Name, record: &Record, state: &StateDir) -> R
             path = path.display()
         );
     }
-    Ok(())
 }
 
 #[cfg(test)]
@@ -164,7 +169,7 @@ mod tests {
         };
         assert!(ready(&state));
         let naa = state.identities(&[key(&spec).unwrap()]).unwrap()[0].naa;
-        let path = UnitState::open(&state, naa).unwrap().path();
+        let path = state.unit(naa).unwrap().path();
         std::fs::write(&path, "lunette unit state, version 1, 2 bytes, CRC-32C 00000000\n{}").unwrap();
         assert!(!ready(&state));
         std::fs::remove_file(&path).unwrap();

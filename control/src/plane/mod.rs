@@ -56,17 +56,19 @@ pub struct Feed {
     pub(crate) inbox: Inbox,
     pub(crate) waker: Arc<Waker>,
     clock: Clock,
+    generation: u64,
 }
 
 impl Feed {
-    /// One without events.
+    /// One without events, of a daemon whose generation begins with this number. It is to be larger than that of any run
+    /// before.
     ///
     /// # Errors
     /// When there are no descriptors.
-    pub fn new(clock: Clock) -> io::Result<Self> {
+    pub fn new(clock: Clock, generation: u64) -> io::Result<Self> {
         let waker = Arc::new(Waker::new()?);
         let (events, inbox) = Events::new(waker.clone(), clock);
-        Ok(Self { events, inbox, waker, clock })
+        Ok(Self { events, inbox, waker, clock, generation })
     }
 
     /// By which events are told.
@@ -119,8 +121,7 @@ impl<D: Send + Sync + 'static> Plane<D> {
         workers: impl Workers + 'static,
         feed: &Feed,
     ) -> Arc<Self> {
-        let now = (feed.clock)();
-        let changes = Changes::new(now);
+        let changes = Changes::new(feed.generation);
         Arc::new(Self {
             daemon,
             table,

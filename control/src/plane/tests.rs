@@ -72,7 +72,7 @@ pub(crate) fn table() -> Table<AtomicU32> {
 }
 
 pub(crate) fn feed() -> Feed {
-    Feed::new(|| UNIX_EPOCH + Duration::from_secs(1000)).unwrap()
+    Feed::new(|| UNIX_EPOCH + Duration::from_secs(1000), 1_000_000).unwrap()
 }
 
 pub(crate) fn plane(feed: &Feed) -> (Arc<Plane<AtomicU32>>, Later) {

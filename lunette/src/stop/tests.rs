@@ -114,7 +114,7 @@ fn exports(units: &Units, folder: &Path, reactors: &Reactors) -> Exports {
         ..Document::default()
     });
     let plan = Plan::new(&model).unwrap();
-    let events = lunette_control::Feed::new(std::time::SystemTime::now).unwrap().events();
+    let events = lunette_control::Feed::new(std::time::SystemTime::now, 0).unwrap().events();
     Exports::start(
         &model,
         plan,

@@ -1,0 +1,90 @@
+//! The state file of a logical unit: what it saves for itself, its reservations for one.
+//!
+//! It lies under `units/` in the state directory, named by the unit's kept world-wide name. While a unit is served it is
+//! locked: daemons may share a state directory, but not a unit.
+
+use super::StateDir;
+use super::file::{Kind, Unusable};
+use super::locks::UnitLock;
+use lunette_engine::{StateError, StateKeeper};
+use lunette_scsi::Naa;
+use std::path::PathBuf;
+
+/// Longest file: more than a thousand registrations.
+const KIND: Kind = Kind { name: "unit state", version: 1, most: 16 << 20 };
+
+/// A unit's state file, which nobody else has.
+#[derive(Debug)]
+pub(crate) struct UnitState {
+    state: StateDir,
+    naa: Naa,
+    /// How many had been locked then.
+    number: u64,
+    _lock: UnitLock,
+}
+
+impl UnitState {
+    pub(super) fn new(state: StateDir, naa: Naa, lock: UnitLock, number: u64) -> Self {
+        Self { state, naa, number, _lock: lock }
+    }
+
+    /// Where it is.
+    pub(crate) fn path(&self) -> PathBuf {
+        self.state.units().path().join(file_of(self.naa))
+    }
+
+    fn unusable(&self, why: &Unusable) -> StateError {
+        StateError(format!("{} {why}", self.path().display()))
+    }
+}
+
+/// The name of the file of the unit whose kept world-wide name is `naa`.
+pub(super) fn file_of(naa: Naa) -> String {
+    format!("{naa}.state")
+}
+
+impl StateKeeper for UnitState {
+    fn load(&self) -> Result<Option<Vec<u8>>, StateError> {
+        let content = self.state.units().load(&KIND, &file_of(self.naa));
+        let Some(content) = content.map_err(|why| self.unusable(&why))? else { return Ok(None) };
+        self.state.settle_unit(self.number).map_err(|error| self.unusable(&Unusable::from(error)))?;
+        Ok(Some(content.bytes))
+    }
+
+    fn save(&self, state: &[u8]) -> Result<(), StateError> {
+        self.state.units().save(&KIND, &file_of(self.naa), state).map_err(|error| {
+            let error = format!("cannot save {}: {error}", self.path().display());
+            tracing::error!("{error}");
+            StateError(error)
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_unit_has_its_own_state_and_is_served_once() {
+        let temporary = tempfile::tempdir().unwrap();
+        let state = StateDir::open(temporary.path()).unwrap();
+        let [five, six] = [5, 6].map(Naa::locally_assigned);
+        let unit = state.unit(five).unwrap();
+        assert_eq!(unit.load(), Ok(None));
+        unit.save(b"{}").unwrap();
+        assert_eq!(unit.load(), Ok(Some(b"{}".to_vec())));
+        assert_eq!(state.unit(six).unwrap().load(), Ok(None));
+        let another = StateDir::open(temporary.path()).unwrap();
+        for state in [&state, &another] {
+            let error = state.unit(five).unwrap_err();
+            assert!(error.to_string().contains("another lunette serves the same logical unit"), "{error}");
+        }
+        drop(unit);
+        let unit = another.unit(five).unwrap();
+        std::fs::write(unit.path(), "lunette unit state, version 2, whatever").unwrap();
+        let error = unit.load().unwrap_err().0;
+        assert!(error.ends_with("naa.3000000000000005.state was saved by a newer lunette"), "{error}");
+        std::fs::write(unit.path(), "").unwrap();
+        assert!(unit.load().unwrap_err().0.ends_with("naa.3000000000000005.state is damaged"));
+    }
+}
