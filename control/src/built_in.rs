@@ -213,7 +213,7 @@ impl BuiltIn {
                 job("job.cancel", params).and_then(|job| plane.jobs.cancel(job)).map(|()| Value::Null)
             }
             Self::JobWait => match job("job.wait", params) {
-                Ok(job) => return plane.jobs.answer_status(job, ticket),
+                Ok(job) => return plane.jobs.answer_status(job, caller.connection, ticket),
                 Err(failure) => Err(failure),
             },
             Self::Subscribe | Self::Unsubscribe => Err(Failure::failed("events are for connections")),

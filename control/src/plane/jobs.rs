@@ -91,8 +91,8 @@ struct Job {
     attached: Option<u64>,
     /// Who waits for its result.
     results: Vec<Ticket>,
-    /// Who waits for its status.
-    statuses: Vec<Ticket>,
+    /// Who waits for its status, and the connection of each.
+    statuses: Vec<(Option<u64>, Ticket)>,
 }
 
 /// All jobs.
@@ -178,11 +178,11 @@ impl Jobs {
         ticket.answer(result);
     }
 
-    /// Has `ticket` answered with the job's status when it has ended.
-    pub(crate) fn answer_status(&self, number: u64, ticket: Ticket) {
+    /// Has `ticket` answered with the job's status when it has ended, or when `connection` has.
+    pub(crate) fn answer_status(&self, number: u64, connection: Option<u64>, ticket: Ticket) {
         let mut list = self.list();
         let status = match list.find(number) {
-            Ok(job) if !job.status.state.has_ended() => return job.statuses.push(ticket),
+            Ok(job) if !job.status.state.has_ended() => return job.statuses.push((connection, ticket)),
             Ok(job) => Ok(json!(job.status)),
             Err(failure) => Err(failure),
         };
@@ -235,7 +235,7 @@ impl Jobs {
         self.events.emit(ENDED_KIND, status.job.to_string(), details);
         let results = job.results.drain(..).map(|ticket| (ticket, outcome.clone()));
         let told = json!(job.status);
-        let statuses = job.statuses.drain(..).map(|ticket| (ticket, Ok(told.clone())));
+        let statuses = job.statuses.drain(..).map(|(_, ticket)| (ticket, Ok(told.clone())));
         results.chain(statuses).collect()
     }
 
@@ -262,10 +262,23 @@ impl Jobs {
     pub(crate) fn cancel_of(&self, connection: Option<u64>) {
         let mut list = self.list();
         let theirs = |job: &&mut Job| connection.is_none() || job.attached == connection;
-        let answers: Vec<_> =
+        let mut answers: Vec<_> =
             list.jobs.values_mut().filter(theirs).flat_map(|job| self.cancel_one(job)).collect();
+        // Whoever comes and goes must not leave something with a job that takes long.
+        if connection.is_some() {
+            for job in list.jobs.values_mut() {
+                let gone = job.statuses.extract_if(.., |(of, _)| *of == connection);
+                answers.extend(gone.map(|(_, ticket)| (ticket, Err(Failure::cancelled()))));
+            }
+        }
         drop(list);
         answer(answers);
+    }
+
+    /// How many wait for the status of a job.
+    #[cfg(test)]
+    pub(crate) fn waiting_for(&self, number: u64) -> usize {
+        self.list().find(number).map_or(0, |job| job.statuses.len())
     }
 
     pub(crate) fn status(&self, number: u64) -> Result<JobStatus, Failure> {
@@ -357,7 +370,7 @@ mod tests {
         let (result, results) = ticket();
         let (status, statuses) = ticket();
         jobs.answer_result(number, result);
-        jobs.answer_status(number, status);
+        jobs.answer_status(number, None, status);
         work.progress(0.5, "half");
         work.progress(0.501, "half");
         work.progress(f64::NAN, "what");

@@ -17,7 +17,7 @@ use changes::Changes;
 use repeats::Repeats;
 use serde_json::{Map, Value, json};
 use std::io;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -40,6 +40,9 @@ pub trait Workers: Send + Sync {
     /// Has `task` done, later and on another thread.
     fn run(&self, crew: Crew, task: Task);
 }
+
+/// Most requests of readers that have not been carried out: some may be of those who have gone.
+pub(crate) const READS: usize = 1024;
 
 /// A change was carried out.
 const CHANGED: EventKind = EventKind {
@@ -110,6 +113,8 @@ pub struct Plane<D> {
     /// How many tasks of administrators have not ended.
     under_way: Mutex<usize>,
     has_ended: Condvar,
+    /// How many requests of readers have not been carried out.
+    reads: AtomicUsize,
 }
 
 impl<D: Send + Sync + 'static> Plane<D> {
@@ -135,6 +140,7 @@ impl<D: Send + Sync + 'static> Plane<D> {
             is_stopping: AtomicBool::new(false),
             under_way: Mutex::new(0),
             has_ended: Condvar::new(),
+            reads: AtomicUsize::new(0),
         })
     }
 
@@ -227,9 +233,11 @@ impl<D: Send + Sync + 'static> Plane<D> {
         };
         let (name, effect, if_generation) = (method.name, method.effect, common.if_generation);
         let room = if effect == Effect::Changes { self.changes.has_room() } else { Ok(()) };
-        if let Err(failure) = room {
-            return ticket.answer(Err(failure));
-        }
+        let room = room.and_then(|()| (crew == Crew::Readers).then(|| Read::new(self)).transpose());
+        let read = match room {
+            Ok(read) => read,
+            Err(failure) => return ticket.answer(Err(failure)),
+        };
         let report = match method.is_long {
             false => Report::To(ticket),
             true => match self.jobs.add(name, &caller, common.cancel_on_close) {
@@ -248,6 +256,7 @@ impl<D: Send + Sync + 'static> Plane<D> {
         let plane = self.clone();
         let task: Task = Box::new(move || {
             let _under_way = under_way;
+            let _read = read;
             let _turn = (effect == Effect::Changes).then(|| Turn(&plane));
             report.with(&plane.jobs, |work| plane.perform(deed, work));
         });
@@ -352,6 +361,25 @@ impl<D> Drop for UnderWay<D> {
     fn drop(&mut self) {
         *self.0.under_way.lock().unwrap_or_else(PoisonError::into_inner) -= 1;
         self.0.has_ended.notify_all();
+    }
+}
+
+/// A request of a reader that has not been carried out.
+struct Read<D>(Arc<Plane<D>>);
+
+impl<D> Read<D> {
+    fn new(plane: &Arc<Plane<D>>) -> Result<Self, Failure> {
+        let room = |count| (count < READS).then_some(count + 1);
+        match plane.reads.fetch_update(Ordering::Relaxed, Ordering::Relaxed, room) {
+            Ok(_) => Ok(Self(plane.clone())),
+            Err(count) => Err(Failure::busy(format!("{count} requests of readers are waiting already"))),
+        }
+    }
+}
+
+impl<D> Drop for Read<D> {
+    fn drop(&mut self) {
+        self.0.reads.fetch_sub(1, Ordering::Relaxed);
     }
 }
 

@@ -78,6 +78,12 @@ impl Client {
         self.output.len() - self.sent
     }
 
+    /// How many bytes are kept of what is to be sent.
+    #[cfg(test)]
+    pub(super) fn kept(&self) -> usize {
+        self.output.len()
+    }
+
     /// Whether more requests are taken.
     fn takes(&self) -> bool {
         let most = if self.caller.role == Role::Reader { READERS_UNANSWERED } else { UNANSWERED };
@@ -228,13 +234,22 @@ impl Client {
         while self.waiting() > 0 {
             match self.stream.write(&self.output[self.sent..]) {
                 Ok(length) => self.sent += length,
-                Err(error) => return transient(&error),
+                Err(error) => {
+                    self.forget_sent();
+                    return transient(&error);
+                }
             }
         }
-        self.sent = 0;
-        self.output.clear();
+        self.forget_sent();
         self.output.shrink_to(EVENTS);
         Ok(())
+    }
+
+    /// Gives back the room of what was sent, once that is the greater part: there may always be something left.
+    fn forget_sent(&mut self) {
+        if self.sent >= self.waiting() {
+            self.output.drain(..std::mem::take(&mut self.sent));
+        }
     }
 }
 

@@ -1,6 +1,7 @@
 use super::client::{ANSWERS, EVENTS, SHARE, UNANSWERED};
 use super::*;
 use crate::client::Connection;
+use crate::plane::READS;
 use crate::plane::tests::{Later, feed, plane};
 use crate::{EventKind, Events};
 use serde_json::json;
@@ -57,6 +58,18 @@ impl World {
         let stream = UnixStream::connect(&self.path).unwrap();
         stream.set_nonblocking(true).unwrap();
         stream
+    }
+
+    /// A connection of somebody who may only read, whoever runs the tests.
+    fn connect_reader(&mut self) -> UnixStream {
+        let (here, there) = UnixStream::pair().unwrap();
+        here.set_nonblocking(true).unwrap();
+        there.set_nonblocking(true).unwrap();
+        let server = &mut self.server;
+        server.last += 1;
+        let caller = Caller { role: Role::Reader, connection: Some(server.last), ..Caller::own() };
+        server.clients.insert(server.last, Client::new(here, caller));
+        there
     }
 
     /// Gives a turn, without sleeping before.
@@ -182,6 +195,56 @@ fn who_does_not_listen_is_bounded() {
     let answers = world.heard(&mut deaf);
     let answered = answers.lines().count();
     assert!(answered >= UNANSWERED && answers.ends_with('\n'), "it goes on when it listens: {answered}");
+}
+
+#[test]
+fn who_never_takes_all_costs_no_more_than_what_waits() {
+    let mut world = World::new();
+    let mut slow = world.connect();
+    let mut taken = 0;
+    for number in 0..250 {
+        let _ = slow.write(request(number, "number.much", &Value::Null).as_bytes());
+        world.turn();
+        world.later.work();
+        taken += slow.read(&mut [0; 256 << 10]).unwrap_or(0);
+        let most = 2 * (ANSWERS + (UNANSWERED << 20));
+        let kept = world.server.clients.values().next().unwrap().kept();
+        assert!(kept <= most, "{kept} after {taken}");
+    }
+    assert!(taken > 40 << 20, "{taken}");
+}
+
+#[test]
+fn readers_who_ask_and_go_leave_nothing_behind() {
+    let mut world = World::new();
+    let mut client = world.connect();
+    say(&mut client, &request(1, "number.count", &json!({ "to": 3 })));
+    world.turn();
+    for _ in 0..100 {
+        let mut reader = world.connect_reader();
+        let wait = request(1, "job.wait", &json!({ "job": 1 }));
+        let get = request(2, "number.get", &Value::Null);
+        say(
+            &mut reader,
+            &format!("{wait}[{}{}]\n", format!("{},", get.trim_end()).repeat(30), get.trim_end()),
+        );
+        world.turn();
+        drop(reader);
+        world.turn();
+    }
+    assert_eq!(world.server.clients(), 1);
+    assert_eq!(world.server.plane.jobs.waiting_for(1), 0, "who has gone does not wait for a job");
+    let reads = world.later.crews().iter().filter(|crew| **crew == crate::Crew::Readers).count();
+    assert!(reads <= READS, "{reads}");
+    let mut reader = world.connect_reader();
+    say(&mut reader, &request(1, "number.get", &Value::Null));
+    world.turn();
+    let mut answer = String::new();
+    let _ = reader.read_to_string(&mut answer);
+    assert!(answer.contains(&Failure::BUSY.to_string()), "{answer}");
+    world.settle();
+    say(&mut reader, &request(2, "number.get", &Value::Null));
+    assert!(world.values(&mut reader).iter().any(|answer| answer["result"].is_number()));
 }
 
 #[test]
