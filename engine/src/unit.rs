@@ -41,6 +41,8 @@ pub struct LogicalUnit {
     home: OnceLock<Box<[ReactorId]>>,
     pub(crate) flags: AtomicU32,
     retired: AtomicBool,
+    /// It goes on with what was interrupted: twice would be two that write the same.
+    resumed: AtomicBool,
     turns: Turns,
     /// For what the operator changes.
     changes: Turns,
@@ -126,6 +128,7 @@ impl LogicalUnit {
             home: OnceLock::new(),
             flags: AtomicU32::new(0),
             retired: AtomicBool::new(false),
+            resumed: AtomicBool::new(false),
             turns: Turns::of(1),
             changes: Turns::of(1),
             ranges: Ranges::default(),
@@ -188,9 +191,9 @@ impl LogicalUnit {
     }
 
     /// Goes on with the operations that were going on when the state was saved, if that can be used. To be said once, when
-    /// the reactors run.
+    /// the reactors run and the unit is where it is to [live](Self::live_on); said again, it has no effect.
     pub fn resume(self: &Arc<Self>, post: &dyn Post) {
-        if self.intact().is_ok() {
+        if self.intact().is_ok() && !self.resumed.swap(true, Ordering::AcqRel) {
             self.device.resume(self, post);
         }
     }

@@ -65,7 +65,6 @@ pub(crate) fn serve(options: &Serve) -> Result<()> {
     let feed = Feed::new(SystemTime::now, state.generation()?)?;
     let events = feed.events();
     control::events::watch_units(&units, &events);
-    units.values().for_each(|unit| unit.unit.resume(&*reactors.poster()));
     let exports =
         Exports::start(&model, plan, inherited, &units, &state, (reactors, events.clone()), signals.waker())?;
     // Those that were interrupted are not ready yet, and live where their exports want them by now.

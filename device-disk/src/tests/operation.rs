@@ -327,6 +327,24 @@ fn it_goes_on_after_a_restart() {
     }
 }
 
+/// Else a second one would go on writing when the first has made the unit ready.
+#[test]
+fn it_goes_on_once_however_often_that_is_said() {
+    let (store, keeper) = (memory(), Arc::<RamKeeper>::default());
+    let mut rig = slow(&store, &keeper);
+    let pattern = list(1, &[7]);
+    rig.ask(&overwrite(IMMEDIATE, &pattern), &pattern, 0).good();
+    rig.pass(SECOND / 2);
+    drop(rig);
+    let mut rig = slow(&store, &keeper);
+    rig.resume();
+    rig.resume();
+    rig.pass(SECOND * (SECONDS as u32 + 1));
+    let writes =
+        rig.seen().into_iter().map(|seen| if let Seen::Write(_, length, _) = seen { length } else { 0 });
+    assert_eq!(writes.sum::<u64>(), SECONDS << 20);
+}
+
 #[test]
 fn a_unit_that_is_retired_leaves_the_rest_to_the_next_of_its_state() {
     let (store, keeper) = (memory(), Arc::<RamKeeper>::default());
