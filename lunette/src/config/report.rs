@@ -81,7 +81,7 @@ pub(crate) fn line_ends(text: &str) -> Vec<usize> {
 }
 
 /// No character of a configuration does anything to a terminal.
-fn visible(c: char) -> char {
+pub(super) fn visible(c: char) -> char {
     match c {
         '\t' => ' ',
         c if c.is_control()

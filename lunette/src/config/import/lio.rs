@@ -1,6 +1,6 @@
 //! LIO: what targetcli keeps in `saveconfig.json`.
 
-use super::{Import, is_usual, naa_of_lio, set_parameter, whole_name};
+use super::{Import, is_usual, naa_of_lio, nothing_like, set_parameter, whole_name};
 use crate::config::iscsi::{Access, Chap, Luns, PortGroup, Portal, Target};
 use crate::config::unit::{BlockLength, Unit};
 use crate::config::values::{Bytes, Lun, Name, StoreSpec, Text};
@@ -241,7 +241,7 @@ fn target(wanted: &Value, place: &str, objects: &Objects, import: &mut Import) {
             // Whether there is a proof is an attribute.
             "TargetAlias" | "AuthMethod" => {}
             key if is_usual(key, value) || set_parameter(&mut target.parameters, key, value) => {}
-            key => import.lose(&place, format!("`{key}` has nothing that is like it, or not with `{value}`")),
+            key => import.lose(&place, nothing_like(key, value)),
         }
     }
     told_others(&group["attributes"], &OF_GROUPS, &place, import, |key| match key {

@@ -12,6 +12,7 @@ use super::check::{Setting, check};
 use super::document::Document;
 use super::iscsi::{Account, Chap, Digest, Parameters};
 use super::print::document_to_toml;
+use super::report::visible;
 use super::secret::SecretSource;
 use super::unit::Unit;
 use super::values::{Bytes, FilePath, Label, Name, StoreSpec, Text};
@@ -233,7 +234,8 @@ impl Import {
         for issue in check(&self.document, setting) {
             let _ = writeln!(text, "in what is printed: {}", issue.what);
         }
-        text
+        // What stands in the file does nothing to a terminal.
+        text.chars().map(|c| if c == '\n' { c } else { visible(c) }).collect()
     }
 }
 
@@ -284,6 +286,14 @@ fn is_usual(key: &str, value: &str) -> bool {
         | "MaxXmitDataSegmentLength" => true,
         _ => false,
     }
+}
+
+/// What is told of a key that has no equivalent. Only short numbers and switches are told with it: what stands at a key that is
+/// misspelt may be a secret.
+fn nothing_like(key: &str, value: &str) -> String {
+    let is_number = value.len() <= 10 && value.bytes().all(|byte| byte.is_ascii_digit());
+    let told = if is_number || matches!(value, "Yes" | "No") { value } else { "what stands there" };
+    format!("`{key}` has nothing that is like it, or not with {told}")
 }
 
 /// Sets what both others call like the standard does. Returns whether the key is one of these, and fits.

@@ -93,6 +93,21 @@ fn secrets_are_written_for_the_daemon_alone() {
 }
 
 #[test]
+fn neither_secrets_at_misspelt_keys_nor_what_steers_terminals_is_told() {
+    let target = "<target iqn.2026-11.org.example:a>\n";
+    let (_, told) = imported(&format!(
+        "{target}IncomingUser joe secretpass12\npassword secretpass12\nodd\u{1b}[2J 1\nMaxConnections 8\n</target>"
+    ));
+    assert!(told.contains("`IncomingUser` has nothing") && told.contains("not with 8"), "{told}");
+    assert!(!told.contains("secretpass") && !told.contains('\u{1b}'), "{told}");
+    let (_, told) = imported(
+        r#"{"targets":[{"fabric":"iscsi","wwn":"iqn.2026-11.org.example:a","tpgs":[{"tag":1,
+        "attributes":{"generate_node_acls":1,"demo_mode_write_protect":0},"parameters":{"chap_passwd":"secretpass12"}}]}]}"#,
+    );
+    assert!(told.contains("`chap_passwd`") && !told.contains("secretpass"), "{told}");
+}
+
+#[test]
 fn nobody_is_let_in_who_was_not() {
     for (text, part) in [
         (

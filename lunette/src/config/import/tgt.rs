@@ -2,7 +2,7 @@
 
 use super::tgt_file::{self, Directive};
 use super::tgt_units::{OF_UNITS, units};
-use super::{Import, is_usual, set_parameter};
+use super::{Import, is_usual, nothing_like, set_parameter};
 use crate::config::iscsi::{Access, Chap, Portal, Target};
 use crate::config::values::Text;
 use anyhow::Result;
@@ -161,7 +161,7 @@ fn target(name: &str, tid: u32, block: &[&Directive], accounts: &mut Accounts, i
             "lun" | "controller_tid" | "allow-in-use" | "driver" | "state" => {}
             other if OF_UNITS.contains(&other) || is_usual(other, value) => {}
             _ if set_parameter(&mut target.parameters, key, value) => {}
-            _ => import.lose(place, format!("`{key}` has nothing that is like it, or not with `{value}`")),
+            _ => import.lose(place, nothing_like(key, value)),
         }
     }
     let incoming = accounts.users(block, "incominguser", import);
