@@ -36,6 +36,7 @@ pub const CODES: &[(i64, &str, &str)] = &[
     (Failure::BUSY, "BUSY", "there is too much to do already; try again later"),
     (Failure::CANCELLED, "CANCELLED", "the job was cancelled"),
     (Failure::STOPPING, "STOPPING", "the daemon is about to end"),
+    (Failure::CONFLICT, "CONFLICT", "there is something else of this name, or at this place"),
     (Failure::FAILED, "FAILED", "it was tried and is not possible; the message says why"),
 ];
 
@@ -53,6 +54,7 @@ impl Failure {
     pub const CANCELLED: i64 = -32005;
     pub const STOPPING: i64 = -32006;
     pub const FAILED: i64 = -32007;
+    pub const CONFLICT: i64 = -32008;
 }
 
 impl Failure {

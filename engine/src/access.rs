@@ -296,6 +296,12 @@ fn refusal(state: AccessState) -> Sense {
     })
 }
 
+/// Whether units may begin in a state.
+fn can_begin(state: AccessState) -> Result<(), AccessError> {
+    let begins = SUPPORTED & !AccessState::OFFLINE.support_bit() & !AccessState::TRANSITIONING.support_bit();
+    if state.support_bit() & begins == 0 { Err(AccessError::Unsupported(state)) } else { Ok(()) }
+}
+
 /// The ways to the unit.
 impl LogicalUnit {
     /// It is seen through `map` of `port` from now on.
@@ -349,13 +355,42 @@ impl LogicalUnit {
         state: AccessState,
         preferred: bool,
     ) -> Result<(), AccessError> {
-        let begins =
-            SUPPORTED & !AccessState::OFFLINE.support_bit() & !AccessState::TRANSITIONING.support_bit();
-        if state.support_bit() & begins == 0 {
-            return Err(AccessError::Unsupported(state));
-        }
+        can_begin(state)?;
         let group_state = Group { state, configured: state, preferred, ..Group::default() };
         self.change_paths(|paths| paths.groups.insert(group, group_state));
+        Ok(())
+    }
+
+    /// Configures the access through target port groups anew while the unit is used; all others are active/optimized. What
+    /// SET TARGET PORT GROUPS has changed for a group that was or is configured otherwise counts no more. Every nexus is told.
+    ///
+    /// # Errors
+    /// When units do not begin in one of these states; nothing has changed then.
+    pub fn reconfigure_access(&self, groups: &[(u16, AccessState, bool)]) -> Result<(), AccessError> {
+        groups.iter().try_for_each(|&(_, state, _)| can_begin(state))?;
+        let changed = self.change_paths(|paths| {
+            let known: BTreeSet<u16> =
+                paths.groups.keys().copied().chain(groups.iter().map(|(group, ..)| *group)).collect();
+            let mut changed = false;
+            for id in known {
+                let wanted = groups.iter().find(|(group, ..)| *group == id);
+                let &(_, state, preferred) = wanted.unwrap_or(&(id, AccessState::ACTIVE_OPTIMIZED, false));
+                let before = paths.group(id);
+                if (before.configured, before.preferred) == (state, preferred) {
+                    continue;
+                }
+                let ports = paths.ports_of(id);
+                paths.explicit.forget(id, &ports);
+                paths.offline.retain(|name| ports.iter().all(|port| port.name != *name));
+                let status = AccessStatus::IMPLICIT;
+                paths.groups.insert(id, Group { state, configured: state, preferred, status });
+                changed = true;
+            }
+            changed
+        });
+        if changed {
+            self.establish_attention(AdditionalSense::ASYMMETRIC_ACCESS_STATE_CHANGED, None);
+        }
         Ok(())
     }
 

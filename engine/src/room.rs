@@ -112,6 +112,9 @@ impl Queue {
 }
 
 impl LogicalUnit {
+    /// How many commands may wait for room in the store if nothing else is said.
+    pub const WAITING: usize = LIMIT;
+
     /// At most so many commands wait for room in the store; the next are answered TASK SET FULL, or BUSY to an initiator that
     /// has no command there (SAM-5 5.3.1).
     pub fn limit_waiting(&self, limit: usize) {

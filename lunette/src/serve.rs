@@ -3,10 +3,10 @@
 use crate::cli::{CONTROL_SOCKET, Serve};
 use crate::config;
 use crate::control::{self, ControlAccess, ControlSocket, Daemon};
-use crate::exports::Exports;
 use crate::inherited::Inherited;
 use crate::iscsi::Plan;
 use crate::manager;
+use crate::running::{Basis, Running};
 use crate::signals::StopSignals;
 use crate::state::StateDir;
 use crate::stop;
@@ -35,7 +35,7 @@ pub(crate) fn serve(options: &Serve) -> Result<()> {
     let descriptors = allow_descriptors();
     let model = config::configure(options, &inherited)?;
     refuse_unknown(&model.daemon)?;
-    let plan = Plan::new(&model)?.on(&mut inherited);
+    let plan = Plan::new(&model)?;
     let state_dir = model.daemon.state_dir.as_ref().map(|path| path.as_path().to_owned());
     let state = StateDir::open(&state_dir.unwrap_or_else(StateDir::default_path))?;
     if let Some(most) =
@@ -65,15 +65,16 @@ pub(crate) fn serve(options: &Serve) -> Result<()> {
     let feed = Feed::new(SystemTime::now, state.generation()?)?;
     let events = feed.events();
     control::events::watch_units(&units, &events);
-    let exports =
-        Exports::start(&model, plan, inherited, &units, &state, (reactors, events.clone()), signals.waker())?;
+    let all_ended = Box::new(signals.waker());
+    let basis = Basis { reactors, state, events: events.clone(), all_ended };
+    let running = Running::start(model, plan, units, inherited, basis)?;
     // Those that were interrupted are not ready yet, and live where their exports want them by now.
-    units.values().for_each(|unit| unit.unit.resume(&*reactors.poster()));
-    say(&exports.summary());
+    running.units().values().for_each(|unit| unit.unit.resume(&*reactors.poster()));
+    say(&running.summary());
     say("ready\n");
-    manager::ready(&summary::status(&units, &exports));
+    manager::ready(&running.status());
     let mut watchdog = Watchdog::start(reactors.poster(), reactors.count())?;
-    let plane = control::plane(Daemon { exports, reactors }, &feed);
+    let plane = control::plane(Daemon { running }, &feed);
     let (mut server, control_file) = control::server(control, &access, plane.clone(), feed)?;
     let why = signals.wait(&mut server, watchdog.as_mut());
     match why {
@@ -89,7 +90,7 @@ pub(crate) fn serve(options: &Serve) -> Result<()> {
     // The last answers and events.
     server.turn();
     drop((server, control_file));
-    stop::stop(&plane.daemon().exports, &units, reactors, exports_time, stop::FLUSH)
+    stop::stop(&plane.daemon().running, exports_time, stop::FLUSH)
 }
 
 /// Raises the soft limit of open descriptors, which is meant for programs that use `select`, to the hard one.

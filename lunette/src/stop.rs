@@ -4,7 +4,7 @@
 //! flushed, or the program from ending.
 
 use crate::config::values::Name;
-use crate::exports::Exports;
+use crate::running::Running;
 use crate::units::Units;
 use anyhow::{Result, anyhow};
 use lunette_engine::LogicalUnit;
@@ -50,20 +50,14 @@ impl Deadline {
     }
 }
 
-/// Stops all `exports` and flushes every writable unit. Says what has not ended or cannot be flushed; the first of it is the
+/// Stops all ways in and flushes every writable unit. Says what has not ended or cannot be flushed; the first of it is the
 /// error.
-pub(crate) fn stop(
-    exports: &Exports,
-    units: &Units,
-    reactors: &Reactors,
-    exports_time: Duration,
-    flush_time: Duration,
-) -> Result<()> {
-    let stuck = exports.stop(reactors, Deadline::after(exports_time));
+pub(crate) fn stop(running: &Running, exports_time: Duration, flush_time: Duration) -> Result<()> {
+    let stuck = running.stop(Deadline::after(exports_time));
     for name in &stuck {
         tracing::warn!("{name} has not ended within {exports_time:?}: ending without it");
     }
-    let flushed = flush(units, reactors, Deadline::after(flush_time));
+    let flushed = flush(&running.units(), running.reactors, Deadline::after(flush_time));
     match stuck.is_empty() {
         true => flushed,
         false => flushed.and(Err(anyhow!("not ended: {}", stuck.join(", ")))),

@@ -1,7 +1,6 @@
 //! What `serve` tells people: what is exported, and the lines to connect to it.
 
 use crate::config::values::Place;
-use crate::exports::Exports;
 use crate::size;
 use crate::units::{Unit, Units};
 use std::fmt::{self, Write};
@@ -27,9 +26,9 @@ pub(crate) fn units(units: &Units) -> String {
 }
 
 /// What is served, in a few words.
-pub(crate) fn status(units: &Units, exports: &Exports) -> String {
+pub(crate) fn status(units: usize, places: usize) -> String {
     let counted = |count: usize, what: &str| format!("{count} {what}{}", if count == 1 { "" } else { "s" });
-    format!("serving {} at {}", counted(units.len(), "logical unit"), counted(exports.count(), "place"))
+    format!("serving {} at {}", counted(units, "logical unit"), counted(places, "place"))
 }
 
 /// The target is left out where it goes without saying.

@@ -8,12 +8,13 @@ use crate::state::{Key, Record, StateDir, UnitState};
 use anyhow::{Context, Result, bail};
 use lunette_device_disk::{Disk, Options as DiskOptions};
 use lunette_engine::{Identity, LogicalUnit};
+use lunette_scsi::Naa;
 use lunette_store::Backing;
 use lunette_store::layer::fault::Fault;
 use lunette_store::ram::Ram;
-use lunette_store_file::{File, Options as FileOptions};
+use lunette_store_file::{File, OpenError, Options as FileOptions};
 use std::collections::{BTreeMap, HashSet};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -21,6 +22,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 pub(crate) type Units = BTreeMap<Name, Unit>;
 
 /// A logical unit that is served.
+#[derive(Clone)]
 pub(crate) struct Unit {
     pub(crate) unit: Arc<LogicalUnit>,
     /// What it is and where its bytes are, for people.
@@ -31,21 +33,27 @@ pub(crate) struct Unit {
     pub(crate) place: Option<Place>,
 }
 
+/// What is to be done about a file of another size than `size` says.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum OtherSize {
+    /// It may not be the file that is meant: refuse it.
+    Refuse,
+    /// It was resized later: use it as it is, and say so.
+    Take,
+}
+
 /// Opens all units.
 pub(crate) fn open<'a>(specs: impl IntoIterator<Item = &'a config::Unit>, state: &StateDir) -> Result<Units> {
     let specs: Vec<_> = specs.into_iter().collect();
-    let opened = specs.iter().map(|spec| open_store(spec)).collect::<Result<Vec<_>>>()?;
+    let opened = specs.iter().map(|spec| Opened::open(spec, OtherSize::Take)).collect::<Result<Vec<_>>>()?;
     let keys = specs.iter().map(|spec| key(spec)).collect::<Result<Vec<_>>>()?;
     let records = state.identities(&keys)?;
     let mut names = HashSet::new();
-    let naa = |(spec, record): (&&config::Unit, &Record)| spec.wwn.map_or(record.naa, |Text(naa)| naa);
+    let naa = |(spec, record): (&&config::Unit, &Record)| naa(spec, record);
     if let Some(naa) = specs.iter().zip(&records).map(naa).find(|naa| !names.insert(*naa)) {
-        bail!("two logical units have the world-wide name {naa}: initiators would take them for one");
+        bail!("{}", taken(naa));
     }
-    let lock = |(spec, record): (&&config::Unit, &Record)| {
-        let keeper = record.lasts().then(|| state.unit(record.naa)).transpose();
-        keeper.with_context(|| spec.name.to_string())
-    };
+    let lock = |(spec, record): (&&config::Unit, &Record)| keeper(spec, record, state);
     // All of them, before any state is read.
     let keepers = specs.iter().zip(&records).map(lock).collect::<Result<Vec<_>>>()?;
     let units = specs.into_iter().zip(opened).zip(records).zip(keepers);
@@ -56,32 +64,66 @@ pub(crate) fn open<'a>(specs: impl IntoIterator<Item = &'a config::Unit>, state:
         .collect()
 }
 
-struct Opened {
-    backing: Arc<dyn Backing>,
+/// What a unit saves its state by, if it saves any. Nobody else can serve the unit then.
+pub(crate) fn keeper(spec: &config::Unit, record: &Record, state: &StateDir) -> Result<Option<UnitState>> {
+    let keeper = record.lasts().then(|| state.unit(record.naa)).transpose();
+    keeper.with_context(|| spec.name.to_string())
+}
+
+/// The world-wide name of a unit.
+pub(crate) fn naa(spec: &config::Unit, record: &Record) -> Naa {
+    spec.wwn.map_or(record.naa, |Text(naa)| naa)
+}
+
+/// Two units cannot have this world-wide name.
+pub(crate) fn taken(naa: Naa) -> String {
+    format!("two logical units have the world-wide name {naa}: initiators would take them for one")
+}
+
+/// A store that is open for a unit. If it becomes none, a file that was made for it is removed.
+pub(crate) struct Opened {
+    backing: Option<Arc<dyn Backing>>,
     description: String,
+    /// There was no such file before.
+    created: Option<PathBuf>,
 }
 
-fn open_store(spec: &config::Unit) -> Result<Opened> {
-    let (backing, description): (Arc<dyn Backing>, _) = match &spec.store {
-        StoreSpec::Path(path) => {
-            let file = open_file(path.as_path(), spec)?;
-            let description = format!("{path} ({})", file.mode());
-            (Arc::new(file), description)
-        }
-        StoreSpec::Ram(bytes) => {
-            let ram =
-                Ram::new(*bytes).with_context(|| format!("cannot get {} of memory", size::show(*bytes)))?;
-            (Arc::new(if spec.read_only { ram.read_only() } else { ram }), "memory".to_owned())
-        }
-    };
-    let backing = match &spec.fault {
-        Some(plan) => Arc::new(Fault::new(backing, plan.value.clone())),
-        None => backing,
-    };
-    Ok(Opened { backing, description })
+impl Opened {
+    /// Opens the store of a unit.
+    pub(crate) fn open(spec: &config::Unit, other: OtherSize) -> Result<Self> {
+        let (backing, description, created): (Arc<dyn Backing>, _, _) = match &spec.store {
+            StoreSpec::Path(path) => {
+                let is_new = !path.as_path().exists();
+                let file = open_file(path.as_path(), spec, other)?;
+                let description = format!("{path} ({})", file.mode());
+                (Arc::new(file), description, is_new.then(|| path.as_path().to_owned()))
+            }
+            StoreSpec::Ram(bytes) => {
+                let ram = Ram::new(*bytes)
+                    .with_context(|| format!("cannot get {} of memory", size::show(*bytes)))?;
+                (Arc::new(if spec.read_only { ram.read_only() } else { ram }), "memory".to_owned(), None)
+            }
+        };
+        let backing = match &spec.fault {
+            Some(plan) => Arc::new(Fault::new(backing, plan.value.clone())),
+            None => backing,
+        };
+        Ok(Self { backing: Some(backing), description, created })
+    }
 }
 
-fn open_file(path: &Path, spec: &config::Unit) -> Result<File> {
+impl Drop for Opened {
+    /// Its lock is still held: nobody else has begun to use the file.
+    fn drop(&mut self) {
+        if let Some(path) = self.created.take()
+            && let Err(error) = std::fs::remove_file(&path)
+        {
+            tracing::warn!(path = %path.display(), %error, "cannot remove the file that was made for nothing");
+        }
+    }
+}
+
+fn open_file(path: &Path, spec: &config::Unit, other: OtherSize) -> Result<File> {
     let options = FileOptions {
         read_only: spec.read_only,
         direct: spec.direct,
@@ -91,11 +133,22 @@ fn open_file(path: &Path, spec: &config::Unit) -> Result<File> {
         rotational: spec.rotational,
         ..FileOptions::default()
     };
-    Ok(File::open(path, &options)?)
+    match File::open(path, &options) {
+        Err(OpenError::OtherSize { actual, wanted, .. }) if other == OtherSize::Take => {
+            let (actual, wanted) = (size::exact(actual), size::exact(wanted));
+            tracing::warn!(
+                "{} has a size of {actual}, not the {wanted} of `size`: it is used as it is. Say what is right in the \
+                 configuration, or resize it",
+                path.display()
+            );
+            Ok(File::open(path, &FileOptions { create_size: None, ..options })?)
+        }
+        opened => Ok(opened?),
+    }
 }
 
 /// Memory that is not known by its name is a new disk at every start, so nothing is kept of it.
-fn key(spec: &config::Unit) -> Result<Key> {
+pub(crate) fn key(spec: &config::Unit) -> Result<Key> {
     let place = match &spec.store {
         StoreSpec::Path(path) => {
             Key::file(path.as_path()).with_context(|| format!("cannot examine {path}"))?
@@ -106,11 +159,17 @@ fn key(spec: &config::Unit) -> Result<Key> {
     Ok(Key { name, ..place })
 }
 
-fn build(spec: &config::Unit, opened: Opened, record: &Record, keeper: Option<UnitState>) -> Result<Unit> {
+/// Makes the unit, which saves its state by `keeper`, if it saves any.
+pub(crate) fn build(
+    spec: &config::Unit,
+    mut opened: Opened,
+    record: &Record,
+    keeper: Option<UnitState>,
+) -> Result<Unit> {
     let name = &spec.name;
+    let backing = opened.backing.clone().context("a store becomes one unit")?;
     let serial = spec.serial.as_ref().map_or(record.serial.as_str(), |serial| serial.as_str());
-    let naa = spec.wwn.map_or(record.naa, |Text(naa)| naa);
-    let identity = Identity { version: spec.version.into(), ..Identity::new(serial, naa) };
+    let identity = Identity { version: spec.version.into(), ..Identity::new(serial, naa(spec, record)) };
     let defaults = DiskOptions::default();
     let options = DiskOptions {
         block_length: spec.block.0,
@@ -121,12 +180,11 @@ fn build(spec: &config::Unit, opened: Opened, record: &Record, keeper: Option<Un
         atomic_granularity: spec.atomic.map(|Bytes(bytes)| u32::try_from(bytes).unwrap_or(u32::MAX)),
         ..defaults
     };
-    let disk = Disk::new(&options, opened.backing.caps()).with_context(|| name.to_string())?;
+    let disk = Disk::new(&options, backing.caps()).with_context(|| name.to_string())?;
     // At the start of the program, as far as anybody can tell.
     let clock = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     let filter = spec.filter.as_ref().map(|filter| filter.value.clone()).unwrap_or_default();
-    let unit =
-        LogicalUnit::filtered(name.to_string(), identity, Box::new(disk), Some(opened.backing), &filter);
+    let unit = LogicalUnit::filtered(name.to_string(), identity, Box::new(disk), Some(backing), &filter);
     if let Some(limit) = spec.waiting {
         unit.limit_waiting(limit.into());
     }
@@ -138,8 +196,13 @@ fn build(spec: &config::Unit, opened: Opened, record: &Record, keeper: Option<Un
     }
     unit.set_clock(clock.as_millis() as u64);
     let queues = spec.queues.as_ref().map(|queues| queues.0.clone()).unwrap_or_default();
-    let place = spec.lun.map(|UnitLun(lun)| Place { target: spec.target, lun });
-    Ok(Unit { unit, description: opened.description, queues, place })
+    opened.created = None;
+    Ok(Unit { unit, description: std::mem::take(&mut opened.description), queues, place: place(spec) })
+}
+
+/// Where exports show it that say nothing of their own.
+pub(crate) fn place(spec: &config::Unit) -> Option<Place> {
+    spec.lun.map(|UnitLun(lun)| Place { target: spec.target, lun })
 }
 
 /// Lets a unit keep its state. One whose state cannot be used is served, but not ready.

@@ -63,7 +63,7 @@ impl Default for EntityOptions {
 ///
 /// All its portals run on the same [`Reactors`](lunette_reactor::Reactors).
 pub struct NetworkEntity {
-    pub(crate) options: EntityOptions,
+    options: RwLock<Arc<EntityOptions>>,
     targets: RwLock<BTreeMap<String, Arc<Target>>>,
     portals: Mutex<Vec<Weak<Shared>>>,
     pub(crate) loads: Loads,
@@ -82,13 +82,26 @@ impl NetworkEntity {
         Arc::new(Self {
             gatekeeper: Mutex::new(Gatekeeper::new(options.logins.clone())),
             sessions: Mutex::new(SessionTable::new(options.logins.sessions_of_initiator)),
-            options,
+            options: RwLock::new(Arc::new(options)),
             targets: RwLock::default(),
             portals: Mutex::default(),
             loads: Loads::default(),
             log: LineBudget::default(),
             observer: OnceLock::new(),
         })
+    }
+
+    /// Behaves otherwise from now on. Who is connected stays, even if he would not be let in any more; times count from when he
+    /// is looked at next.
+    pub fn configure(&self, options: EntityOptions) {
+        self.gatekeeper().set_limits(options.logins.clone());
+        self.table().set_most_of_initiator(options.logins.sessions_of_initiator);
+        *self.options.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(options);
+    }
+
+    /// How it behaves now.
+    pub(crate) fn options(&self) -> Arc<EntityOptions> {
+        self.options.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Has `act` called when a session begins or ends, and when a login is refused, on the reactor where that happens: it must not
@@ -171,7 +184,7 @@ impl NetworkEntity {
 
     /// Whether connections from `address` are taken.
     pub(crate) fn takes(&self, address: IpAddr) -> bool {
-        among(&self.options.addresses, address)
+        among(&self.options().addresses, address)
     }
 
     /// All sessions, by their handles, also those for discovery. Asks each reactor, so it is not to be called on one. Those of

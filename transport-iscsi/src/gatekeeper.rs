@@ -100,6 +100,11 @@ impl Gatekeeper {
         Self { limits, connections: 0, origins: HashMap::new(), logins: Vec::new() }
     }
 
+    /// What has been let in before stays.
+    pub(crate) fn set_limits(&mut self, limits: LoginLimits) {
+        self.limits = limits;
+    }
+
     /// Lets in a connection from `address`, which is to be at `place` and begins a login. Returns the place of a connection
     /// whose login is to be ended for that.
     pub(crate) fn enter(

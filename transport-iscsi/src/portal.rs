@@ -54,7 +54,7 @@ pub(crate) struct Shared {
     /// Target portal group tag.
     pub(crate) group_tag: u16,
     /// What is told instead of the address; empty: that.
-    advertised: Vec<SocketAddr>,
+    advertised: Mutex<Vec<SocketAddr>>,
     connections: AtomicUsize,
     /// Not told to stop.
     listening: AtomicBool,
@@ -142,6 +142,11 @@ impl Portal {
         self.shared.group_tag
     }
 
+    /// Has SendTargets tell these addresses from now on instead of the one that is listened on; none: that.
+    pub fn advertise(&self, addresses: Vec<SocketAddr>) {
+        *self.shared.advertised.lock().unwrap_or_else(PoisonError::into_inner) = addresses;
+    }
+
     /// How many connections are open.
     pub fn connection_count(&self) -> usize {
         self.shared.connections.load(Ordering::Acquire)
@@ -178,7 +183,7 @@ impl Portal {
     /// ended. Not to be called on a reactor.
     pub fn stop(self, reactors: &Reactors) -> bool {
         self.begin_stop(reactors);
-        let ended = self.wait(self.shared.entity.options.stop_time + GRACE);
+        let ended = self.wait(self.shared.entity.options().stop_time + GRACE);
         if !ended {
             let connections = self.connection_count();
             tracing::warn!(address = %self.address(), connections, "iSCSI connections did not end in time");
@@ -199,7 +204,7 @@ impl Shared {
             address,
             takes_ipv4: address.is_ipv6() && !sockopt::ipv6_v6only(socket).unwrap_or(true),
             group_tag,
-            advertised,
+            advertised: Mutex::new(advertised),
             connections: AtomicUsize::new(0),
             listening: AtomicBool::new(true),
             ended: Mutex::default(),
@@ -214,10 +219,11 @@ impl Shared {
 
     /// The addresses to tell one who has come to `reached`, here or at another portal.
     pub(crate) fn told(&self, reached: SocketAddr) -> Vec<SocketAddr> {
-        if self.advertised.is_empty() {
+        let advertised = self.advertised.lock().unwrap_or_else(PoisonError::into_inner);
+        if advertised.is_empty() {
             told(self.address, self.takes_ipv4, reached).into_iter().collect()
         } else {
-            self.advertised.clone()
+            advertised.clone()
         }
     }
 

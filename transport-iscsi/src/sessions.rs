@@ -144,6 +144,11 @@ impl SessionTable {
         Self { most_of_initiator, last_tsih: 0, open: HashMap::new(), by_nexus: HashMap::new() }
     }
 
+    /// Those that are open stay.
+    pub(crate) fn set_most_of_initiator(&mut self, most: usize) {
+        self.most_of_initiator = most;
+    }
+
     /// Opens a session at `place`, of this nexus or for discovery. Returns its handle and where the session is that it
     /// replaces: when that is over, its [`turn`](Self::turn) may have come.
     pub(crate) fn open(

@@ -108,7 +108,7 @@ fn bind_at(path: &Path, access: &Access) -> io::Result<OwnedFd> {
 }
 
 /// Sets the owner and then the mode of the socket at `path`, but not of what somebody may have put in its place.
-fn give(path: &Path, access: &Access) -> Result<(), Error> {
+pub(crate) fn give(path: &Path, access: &Access) -> Result<(), Error> {
     let wrap = |error: rustix::io::Errno| Error::Bind { path: path.to_owned(), source: error.into() };
     let file = open(path, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty()).map_err(wrap)?;
     let kind = rustix::fs::FileType::from_raw_mode(fstat(&file).map_err(wrap)?.st_mode);

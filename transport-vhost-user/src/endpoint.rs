@@ -65,6 +65,14 @@ impl Endpoint {
         }
     }
 
+    /// The path of the socket that is made for it.
+    pub(crate) fn path(&self) -> Option<PathBuf> {
+        match self {
+            Self::Path { path, .. } => Some(absolute(path)),
+            Self::Listening(_) | Self::Connected(_) => None,
+        }
+    }
+
     pub(crate) fn open(self) -> Result<Entrance, Error> {
         match self {
             Self::Path { path, access } => {

@@ -1,7 +1,7 @@
 //! A target port at a Unix socket.
 
 use crate::aside::Aside;
-use crate::bind::SocketFile;
+use crate::bind::{Access, SocketFile, give};
 use crate::connection::Connection;
 use crate::endpoint::{Endpoint, Entrance};
 use crate::events::Events;
@@ -151,6 +151,7 @@ impl VhostUserExport {
         }
         check_kernel(reactors)?;
         let name = options.endpoint.name();
+        let path = options.endpoint.path();
         let entrance = options.endpoint.open()?;
         let (done, is_done) = mpsc::channel();
         let id = ExportId::next();
@@ -170,7 +171,7 @@ impl VhostUserExport {
         let end = End { ended, _done: done };
         let listener = Blueprint { place: place.clone(), request_queues, entrance, end };
         poster.post(home, Box::new(move |cx| Listener::open(id, listener, cx)));
-        Ok(Handle { id, name, place, poster, is_done: Mutex::new(is_done) })
+        Ok(Handle { id, name, path, place, poster, is_done: Mutex::new(is_done) })
     }
 }
 
@@ -187,6 +188,8 @@ fn check_kernel(reactors: &[ReactorId]) -> Result<(), Error> {
 pub struct Handle {
     id: ExportId,
     name: String,
+    /// That of a socket of ours.
+    path: Option<PathBuf>,
     place: Arc<Place>,
     poster: Arc<dyn Post>,
     /// Closed when everything has ended.
@@ -197,6 +200,15 @@ impl Handle {
     /// The [name of its endpoint](Endpoint::name).
     pub fn name(&self) -> &str {
         &self.name
+    }
+
+    /// Changes who may connect to the socket that was made for it; who is connected stays. A socket that was taken over belongs
+    /// to others, and is left alone.
+    ///
+    /// # Errors
+    /// When the system refuses, or something else is at the path by now.
+    pub fn set_access(&self, access: &Access) -> Result<(), Error> {
+        self.path.as_ref().map_or(Ok(()), |path| give(path, access))
     }
 
     /// Adds a target, which the driver is told to look at. Its units may come later, and may take shorter transfers than the

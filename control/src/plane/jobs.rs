@@ -322,8 +322,8 @@ struct Handle {
 }
 
 impl Work {
-    /// That of a method which is no job.
-    pub(crate) const fn quiet() -> Self {
+    /// That of what is no job.
+    pub const fn quiet() -> Self {
         Self(None)
     }
 

@@ -361,15 +361,16 @@ impl<'a> Checker<'a> {
         let sockets = self.setting.iscsi_sockets;
         let nobody = "without a [[portal]] nobody reaches the targets";
         match (portals.is_empty(), targets.is_empty(), sockets) {
-            (true, false, Some(false)) => self.error(at("target"), nobody),
+            // They may come by and by.
+            (true, false, Some(false)) => self.warn(at("target"), nobody),
             (true, false, None) => {
                 self.warn(at("target"), format!("{nobody}, unless sockets are passed to the daemon"));
             }
             (false, true, _) => {
-                self.error(at("portal"), "without a [[target]] there is nothing to log in to")
+                self.warn(at("portal"), "without a [[target]] there is nothing to log in to");
             }
             (true, true, Some(true)) => {
-                self.error(Where::new("", 0), "without a [[target]] there is nothing to log in to");
+                self.warn(Where::new("", 0), "without a [[target]] there is nothing to log in to");
             }
             _ => {}
         }

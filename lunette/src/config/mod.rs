@@ -26,7 +26,7 @@ pub(crate) mod values;
 
 pub(crate) use check::Setting;
 pub(crate) use daemon::{Daemon, IoMode, Places, PollMode, VhostUser};
-pub(crate) use document::{Document, Iscsi, Model};
+pub(crate) use document::{Document, Iscsi, Model, PortalKey};
 pub(crate) use import::import_text;
 pub(crate) use iscsi::{
     Access, Account, Chap, Digest, Limits, Luns, Parameters, PortGroup, Portal, Target, Times,
@@ -34,7 +34,7 @@ pub(crate) use iscsi::{
 pub(crate) use load::from_text;
 pub(crate) use options::configure;
 pub(crate) use print::to_toml;
-pub(crate) use report::Report;
+pub(crate) use report::{Report, Severity};
 pub(crate) use suggest::did_you_mean;
 pub(crate) use system::{access, group as group_number};
 pub(crate) use unit::{BlockLength, KnownBy, Unit, UnitLun, Version};

@@ -1,6 +1,8 @@
 //! What the daemon tells of what happens in it.
 
-use crate::units::Units;
+use crate::config::diff::{Action, Object, Shelf, Step};
+use crate::config::values::Name;
+use crate::units::{Unit, Units};
 use lunette_control::{EventKind, Events};
 use lunette_engine::NotReady;
 use lunette_transport_iscsi::{NetworkEntity, SessionChange, SessionEvent};
@@ -32,9 +34,55 @@ const UNIT_NOT_READY: EventKind = EventKind {
     summary: "A logical unit is not ready, for this or for another reason than before. Details: `why`.",
 };
 const UNIT_READY: EventKind = EventKind { name: "unit.ready", summary: "A logical unit is ready again." };
+const UNIT_CREATED: EventKind =
+    EventKind { name: "unit.created", summary: "A logical unit is served from now on." };
+const UNIT_CHANGED: EventKind = EventKind {
+    name: "unit.changed",
+    summary: "A logical unit was changed. Details: `changes`, each with `key`, `old` and `new`; `how`: `live` or `recreate`.",
+};
+const UNIT_DELETED: EventKind =
+    EventKind { name: "unit.deleted", summary: "A logical unit is served no more." };
+const TARGET_CREATED: EventKind =
+    EventKind { name: "target.created", summary: "An iSCSI target is served from now on." };
+const TARGET_CHANGED: EventKind = EventKind {
+    name: "target.changed",
+    summary: "An iSCSI target was changed. Details: as for units, or `at` and `unit`, what is there now (null: nothing).",
+};
+const TARGET_DELETED: EventKind =
+    EventKind { name: "target.deleted", summary: "An iSCSI target is served no more." };
+const PORTAL_CREATED: EventKind = EventKind { name: "portal.created", summary: "An iSCSI portal listens." };
+const PORTAL_CHANGED: EventKind =
+    EventKind { name: "portal.changed", summary: "An iSCSI portal was changed. Details: as for units." };
+const PORTAL_DELETED: EventKind =
+    EventKind { name: "portal.deleted", summary: "An iSCSI portal listens no more." };
+const EXPORT_CREATED: EventKind =
+    EventKind { name: "export.created", summary: "A vhost-user export is served from now on." };
+const EXPORT_CHANGED: EventKind = EventKind {
+    name: "export.changed",
+    summary: "A vhost-user export was changed. Details: as for targets; if its name has changed, that is one of the changes.",
+};
+const EXPORT_DELETED: EventKind =
+    EventKind { name: "export.deleted", summary: "A vhost-user export is served no more." };
+const CONFIG_CHANGED: EventKind = EventKind {
+    name: "config.changed",
+    summary: "What concerns the daemon (object `daemon`) or all of iSCSI (`iscsi`) was changed. Details: as for units.",
+};
 
 /// All kinds but those of every daemon.
 pub(crate) const KINDS: &[EventKind] = &[
+    CONFIG_CHANGED,
+    UNIT_CREATED,
+    UNIT_CHANGED,
+    UNIT_DELETED,
+    TARGET_CREATED,
+    TARGET_CHANGED,
+    TARGET_DELETED,
+    PORTAL_CREATED,
+    PORTAL_CHANGED,
+    PORTAL_DELETED,
+    EXPORT_CREATED,
+    EXPORT_CHANGED,
+    EXPORT_DELETED,
     STOPPING,
     SESSION_BEGUN,
     SESSION_ENDED,
@@ -77,13 +125,16 @@ pub(crate) fn export(events: &Events, name: &str, event: ExportEvent<'_>) {
 
 /// Tells when units are not ready, also of those that are not by now.
 pub(crate) fn watch_units(units: &Units, events: &Events) {
-    for (name, unit) in units {
-        let (events, name) = (events.clone(), name.to_string());
-        let tell = move |why: Option<&NotReady>| readiness(&events, &name, why);
-        unit.unit.observe_readiness(tell.clone());
-        if let Some(why) = unit.unit.not_ready() {
-            tell(Some(&why));
-        }
+    units.iter().for_each(|(name, unit)| watch_unit(name, unit, events));
+}
+
+/// Tells when a unit is not ready, also if it is not by now.
+pub(crate) fn watch_unit(name: &Name, unit: &Unit, events: &Events) {
+    let (events, name) = (events.clone(), name.to_string());
+    let tell = move |why: Option<&NotReady>| readiness(&events, &name, why);
+    unit.unit.observe_readiness(tell.clone());
+    if let Some(why) = unit.unit.not_ready() {
+        tell(Some(&why));
     }
 }
 
@@ -91,5 +142,46 @@ fn readiness(events: &Events, name: &str, why: Option<&NotReady>) {
     match why {
         Some(why) => events.emit(UNIT_NOT_READY, name, json!({ "why": why.additional.to_string() })),
         None => events.emit(UNIT_READY, name, json!({})),
+    }
+}
+
+/// Tells what a step has done.
+pub(crate) fn step(events: &Events, step: &Step) {
+    let changes = || json!({ "changes": step.changes, "how": step.how });
+    let at =
+        |at: &str, unit: &Name| json!({ "at": at, "unit": (step.action != Action::Delete).then_some(unit) });
+    let (kinds, object, details) = match &step.object {
+        Object::Daemon => ([CONFIG_CHANGED; 3], "daemon".to_owned(), changes()),
+        Object::Iscsi => ([CONFIG_CHANGED; 3], "iscsi".to_owned(), changes()),
+        Object::Unit { name } => ([UNIT_CREATED, UNIT_CHANGED, UNIT_DELETED], name.to_string(), changes()),
+        Object::Portal { listen } => {
+            ([PORTAL_CREATED, PORTAL_CHANGED, PORTAL_DELETED], listen.clone(), changes())
+        }
+        Object::Target { name } => {
+            ([TARGET_CREATED, TARGET_CHANGED, TARGET_DELETED], name.to_string(), changes())
+        }
+        Object::Rules { target } => ([TARGET_CHANGED; 3], target.to_string(), changes()),
+        Object::Export { name } => {
+            ([EXPORT_CREATED, EXPORT_CHANGED, EXPORT_DELETED], name.to_string(), changes())
+        }
+        Object::Mapping { shown_by, at: place, unit } => match shown_by {
+            Shelf::Target { name } => ([TARGET_CHANGED; 3], name.to_string(), at(place, unit)),
+            Shelf::Rule { target, index } => {
+                let mut details = at(place, unit);
+                details["rule"] = json!(index);
+                ([TARGET_CHANGED; 3], target.to_string(), details)
+            }
+            Shelf::Export { name } => ([EXPORT_CHANGED; 3], name.to_string(), at(place, unit)),
+        },
+    };
+    let [created, changed, deleted] = kinds;
+    match step.action {
+        Action::Create if !matches!(step.object, Object::Mapping { .. }) => {
+            events.emit(created, object, json!({}));
+        }
+        Action::Delete if !matches!(step.object, Object::Mapping { .. }) => {
+            events.emit(deleted, object, json!({}));
+        }
+        _ => events.emit(changed, object, details),
     }
 }

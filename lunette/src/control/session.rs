@@ -1,6 +1,7 @@
 //! The methods `session.list` and `session.end`.
 
 use super::Call;
+use crate::running::Running;
 use lunette_control::{Failure, NoParams};
 use lunette_transport_iscsi::{EndHow, SessionStatus};
 use schemars::JsonSchema;
@@ -18,8 +19,8 @@ pub(crate) struct End {
 }
 
 pub(super) fn list(call: &Call<'_>, _: NoParams) -> Result<Vec<SessionStatus>, Failure> {
-    let iscsi = call.daemon.exports.iscsi();
-    Ok(iscsi.map(|iscsi| iscsi.entity.sessions(call.daemon.reactors)).unwrap_or_default())
+    let Running { entity, reactors, .. } = &call.daemon.running;
+    Ok(entity.sessions(reactors))
 }
 
 pub(super) fn end(call: &Call<'_>, End { tsih, within }: End) -> Result<(), Failure> {
@@ -27,8 +28,8 @@ pub(super) fn end(call: &Call<'_>, End { tsih, within }: End) -> Result<(), Fail
         Some(seconds) => EndHow::LogoutRequest(Duration::from_secs(seconds.into())),
         None => EndHow::Drop,
     };
-    let iscsi = call.daemon.exports.iscsi();
-    match iscsi.is_some_and(|iscsi| iscsi.entity.end_session(tsih, how, call.daemon.reactors)) {
+    let Running { entity, reactors, .. } = &call.daemon.running;
+    match entity.end_session(tsih, how, reactors) {
         true => Ok(()),
         false => Err(Failure::not_found(format!("there is no session {tsih}"))),
     }

@@ -2,7 +2,6 @@
 
 use crate::config::values::{Bytes, Length, Text};
 use crate::config::{self, Chap, Digest, Luns, Model};
-use crate::inherited::Inherited;
 use anyhow::{Context, Result};
 use lunette_iscsi::chap::{Algorithm, Credentials, Secret};
 use lunette_iscsi::params::Parameters;
@@ -10,16 +9,15 @@ use lunette_iscsi::target::Settings;
 use lunette_transport_iscsi::{
     ChapPolicy, DiscoveryAccess, EntityOptions, LoginLimits, NamePattern, Network, PortalOptions, Redirect,
 };
-use std::collections::{BTreeMap, BTreeSet};
-use std::net::{SocketAddr, TcpListener};
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::num::{NonZeroU16, NonZeroU32};
 use std::sync::Arc;
 use std::time::Duration;
 
-/// Portals and targets.
+/// The targets, and what concerns all of them.
 pub(crate) struct Plan {
     pub(crate) options: EntityOptions,
-    pub(crate) portals: Vec<Portal>,
     pub(crate) targets: Vec<Target>,
 }
 
@@ -27,16 +25,13 @@ pub(crate) struct Plan {
 pub(crate) struct Portal {
     pub(crate) listen: SocketAddr,
     pub(crate) options: PortalOptions,
-    /// What listens there already.
-    pub(crate) socket: Option<TcpListener>,
 }
 
 /// A target.
+#[derive(Clone)]
 pub(crate) struct Target {
     pub(crate) name: String,
     pub(crate) alias: String,
-    /// None: those of all portals.
-    pub(crate) groups: BTreeSet<u16>,
     /// None: the units that have a place in target 0.
     pub(crate) luns: Option<Luns>,
     pub(crate) redirect: Option<Redirect>,
@@ -45,6 +40,7 @@ pub(crate) struct Target {
 }
 
 /// Who is let in how, and sees what.
+#[derive(Clone)]
 pub(crate) struct Rule {
     pub(crate) initiators: Vec<NamePattern>,
     pub(crate) addresses: Vec<Network>,
@@ -55,31 +51,26 @@ pub(crate) struct Rule {
 impl Plan {
     /// What the model says. Reads the secrets.
     pub(crate) fn new(model: &Model) -> Result<Self> {
-        let config::Iscsi { addresses, discovery, limits: wanted, times: wanted_times } = &model.iscsi;
-        let discovery = DiscoveryAccess {
-            addresses: inner(&discovery.addresses),
-            chap: discovery.chap.as_ref().map(chap).transpose().context("[discovery]")?,
-        };
-        let options = EntityOptions {
-            addresses: inner(addresses),
-            discovery,
-            logins: limits(wanted),
-            ..times(wanted_times)
-        };
-        let portals = model.portals.values().map(Portal::from).collect();
-        let target =
-            |wanted: &config::Target| target(wanted).with_context(|| format!("target {}", wanted.name));
+        let options = options(&model.iscsi)?;
         let targets = model.targets.values().map(target).collect::<Result<_>>()?;
-        Ok(Self { options, portals, targets })
+        Ok(Self { options, targets })
     }
+}
 
-    /// Has the portals use the sockets that listen at their addresses already.
-    pub(crate) fn on(mut self, inherited: &mut Inherited) -> Self {
-        for portal in &mut self.portals {
-            portal.socket = inherited.at_address(portal.listen);
-        }
-        self
-    }
+/// What concerns all of iSCSI. Reads the secrets.
+pub(crate) fn options(wanted: &config::Iscsi) -> Result<EntityOptions> {
+    let config::Iscsi { addresses, discovery, limits: wanted_limits, times: wanted_times } = wanted;
+    let discovery = DiscoveryAccess {
+        addresses: inner(&discovery.addresses),
+        chap: discovery.chap.as_ref().map(chap).transpose().context("[discovery]")?,
+    };
+    let logins = limits(wanted_limits);
+    Ok(EntityOptions { addresses: inner(addresses), discovery, logins, ..times(wanted_times) })
+}
+
+/// How long initiators have to log out when they are to go.
+pub(crate) fn stop_time(wanted: &config::Iscsi) -> Duration {
+    times(&wanted.times).stop_time
 }
 
 /// Values as the transport takes them.
@@ -90,11 +81,16 @@ fn inner<T: Clone>(values: &[Text<T>]) -> Vec<T> {
 impl From<&config::Portal> for Portal {
     fn from(config::Portal { listen, group, advertise }: &config::Portal) -> Self {
         let options = PortalOptions { group_tag: group.0, advertised: inner(advertise) };
-        Self { listen: listen.0, options, socket: None }
+        Self { listen: listen.0, options }
     }
 }
 
-fn target(wanted: &config::Target) -> Result<Target> {
+/// What a target is. Reads the secrets.
+pub(crate) fn target(wanted: &config::Target) -> Result<Target> {
+    with_secrets(wanted).with_context(|| format!("target {}", wanted.name))
+}
+
+fn with_secrets(wanted: &config::Target) -> Result<Target> {
     let rule = |rule: &config::Access| {
         Ok(Rule {
             initiators: inner(&rule.initiators),
@@ -106,7 +102,6 @@ fn target(wanted: &config::Target) -> Result<Target> {
     Ok(Target {
         name: wanted.name.to_string(),
         alias: wanted.alias.clone(),
-        groups: wanted.groups.iter().map(|group| group.0).collect(),
         luns: wanted.units.clone(),
         redirect: wanted
             .redirect

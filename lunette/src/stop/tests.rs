@@ -5,6 +5,7 @@ use crate::config::values::Place;
 use crate::config::{Document, Model, Target};
 use crate::inherited::Inherited;
 use crate::iscsi::Plan;
+use crate::running::Basis;
 use crate::state::StateDir;
 use crate::units::Unit;
 use lunette_device_disk::{Disk, Options as DiskOptions};
@@ -100,12 +101,13 @@ fn units(some: u32, answer: Answer, others: u32) -> (Units, Arc<AtomicUsize>) {
     ((0..some + others).map(unit).collect(), flushed)
 }
 
-fn reactors() -> Reactors {
-    Reactors::start(&ReactorOptions { reactors: 1, pin: false, ..ReactorOptions::default() }).unwrap()
+fn reactors() -> &'static Reactors {
+    let options = ReactorOptions { reactors: 1, pin: false, ..ReactorOptions::default() };
+    Box::leak(Box::new(Reactors::start(&options).unwrap()))
 }
 
 /// Serves `units` at a socket in `folder` and to iSCSI.
-fn exports(units: &Units, folder: &Path, reactors: &Reactors) -> Exports {
+fn running(units: Units, folder: &Path, reactors: &'static Reactors) -> Running {
     let socket = |name: &str| crate::socket::at_path(folder.join(name).to_str().unwrap()).unwrap();
     let model = Model::from(Document {
         portals: vec!["127.0.0.1:0".parse().unwrap()],
@@ -115,16 +117,9 @@ fn exports(units: &Units, folder: &Path, reactors: &Reactors) -> Exports {
     });
     let plan = Plan::new(&model).unwrap();
     let events = lunette_control::Feed::new(std::time::SystemTime::now, 0).unwrap().events();
-    Exports::start(
-        &model,
-        plan,
-        Inherited::default(),
-        units,
-        &StateDir::open(folder).unwrap(),
-        (reactors, events),
-        || (),
-    )
-    .unwrap()
+    let state = StateDir::open(folder).unwrap();
+    let basis = Basis { reactors, state, events, all_ended: Box::new(|| ()) };
+    Running::start(model, plan, units, Inherited::default(), basis).unwrap()
 }
 
 /// A connection that waits for long to send the rest when it is closed, and its other end.
@@ -167,14 +162,14 @@ fn a_stuck_export_is_named_and_keeps_no_unit_from_being_flushed() {
     let folder = tempfile::tempdir().unwrap();
     let (units, flushed) = units(0, Answer::Never, 3);
     let reactors = reactors();
-    let exports = exports(&units, folder.path(), &reactors);
-    let (_front, other_end) = stuck_front_end(&folder.path().join("b"), &reactors);
-    let error = stop(&exports, &units, &reactors, Duration::ZERO, LONG).unwrap_err();
+    let running = running(units, folder.path(), reactors);
+    let (_front, other_end) = stuck_front_end(&folder.path().join("b"), reactors);
+    let error = stop(&running, Duration::ZERO, LONG).unwrap_err();
     assert!(error.to_string().contains(folder.path().join("b").to_str().unwrap()), "{error}");
     assert_eq!(flushed.load(Ordering::SeqCst), 3);
     // Once it answers, all end well.
     drop(other_end);
-    stop(&exports, &units, &reactors, LONG, LONG).unwrap();
+    stop(&running, LONG, LONG).unwrap();
 }
 
 #[test]
@@ -182,8 +177,8 @@ fn everything_is_told_to_stop_before_anything_is_waited_for() {
     let folder = tempfile::tempdir().unwrap();
     let (units, _) = units(0, Answer::Never, 1);
     let reactors = reactors();
-    let exports = exports(&units, folder.path(), &reactors);
-    let (_front, other_end) = stuck_front_end(&folder.path().join("a"), &reactors);
+    let running = running(units, folder.path(), reactors);
+    let (_front, other_end) = stuck_front_end(&folder.path().join("a"), reactors);
     let later = folder.path().join("b");
     let release = std::thread::spawn(move || {
         while later.exists() {
@@ -191,7 +186,7 @@ fn everything_is_told_to_stop_before_anything_is_waited_for() {
         }
         drop(other_end);
     });
-    stop(&exports, &units, &reactors, LONG, LONG).unwrap();
+    stop(&running, LONG, LONG).unwrap();
     release.join().unwrap();
 }
 
@@ -199,7 +194,7 @@ fn everything_is_told_to_stop_before_anything_is_waited_for() {
 fn units_that_cannot_be_flushed_hold_up_no_other() {
     let (units, flushed) = units(3, Answer::Never, 10);
     let reactors = reactors();
-    let error = flush(&units, &reactors, Deadline::after(Duration::ZERO)).unwrap_err();
+    let error = flush(&units, reactors, Deadline::after(Duration::ZERO)).unwrap_err();
     assert!(format!("{error:#}").starts_with("cannot flush lun0000: "), "{error:#}");
     reactors.call(ReactorId(0), |_| ());
     assert_eq!(flushed.load(Ordering::SeqCst), 10);
@@ -210,7 +205,7 @@ fn more_units_are_flushed_than_at_a_time() {
     let reactors = reactors();
     for (slow, others) in [(0, 200), (2 * AT_A_TIME as u32, 1)] {
         let (all, flushed) = units(slow, Answer::Late, others);
-        flush(&all, &reactors, Deadline::after(LONG)).unwrap();
+        flush(&all, reactors, Deadline::after(LONG)).unwrap();
         assert_eq!(flushed.load(Ordering::SeqCst), others as usize);
     }
 }

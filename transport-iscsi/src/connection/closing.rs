@@ -33,7 +33,7 @@ impl Connection {
     pub(crate) fn stop(&self, cx: &mut dyn Cx) {
         let mut state = self.state.borrow_mut();
         if state.socket.is_some() && state.closing.is_none() {
-            self.ask_to_leave(&mut state, self.portal.entity.options.stop_time, End::Stopped, cx);
+            self.ask_to_leave(&mut state, self.portal.entity.options().stop_time, End::Stopped, cx);
             self.settle(&mut state, cx);
         }
     }
@@ -69,7 +69,7 @@ impl Connection {
         };
         let Some(nexus) = full.nexus.as_ref().map(|session| session.nexus()) else { return };
         if target.is_removed() {
-            return self.ask_to_leave(state, self.portal.entity.options.stop_time, End::Removed, cx);
+            return self.ask_to_leave(state, self.portal.entity.options().stop_time, End::Removed, cx);
         }
         let (info, group) = (full.session.info(), self.portal.group_tag);
         match target.offer().readmit(info, self.peer.ip(), group, nexus) {
@@ -116,7 +116,7 @@ impl Connection {
     pub(super) fn begin_closing(&self, state: &mut State, closing: Closing, cx: &mut dyn Cx) {
         state.closing = Some(closing);
         state.stash = None;
-        self.be_late_after(self.portal.entity.options.stop_time, cx);
+        self.be_late_after(self.portal.entity.options().stop_time, cx);
     }
 
     fn be_late_after(&self, time: Duration, cx: &mut dyn Cx) {

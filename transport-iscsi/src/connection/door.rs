@@ -70,7 +70,8 @@ impl Directory for Door<'_> {
     fn admit(&mut self, identity: Identity<'_>) -> Result<Admission, Refusal> {
         let (info, Connection { portal, peer, .. }) = (identity.info, self.connection);
         if info.session_type == SessionType::Discovery {
-            let DiscoveryAccess { addresses, chap } = &portal.entity.options.discovery;
+            let options = portal.entity.options();
+            let DiscoveryAccess { addresses, chap } = &options.discovery;
             if !among(addresses, peer.ip()) {
                 let reason = "discovery is not for the initiator's address";
                 return Err(Refusal::new(LoginStatus::NOT_AUTHORIZED, reason));

@@ -142,7 +142,7 @@ impl Connection {
         };
         let fd = socket.as_raw_fd();
         let local = Local::of(cx);
-        let login_time = portal.entity.options.login_time;
+        let login_time = portal.entity.options().login_time;
         let login = Login::new(Settings::default());
         let connection = Rc::new_cyclic(|me| Self {
             place,
@@ -261,7 +261,7 @@ impl Connection {
             }
         }
         state.phase = Phase::FullFeature(Box::new(FullFeature::new(accepted, nexus, &self.local.budget)));
-        let options = &self.portal.entity.options;
+        let options = self.portal.entity.options();
         self.tick_after(if state.waiting { options.login_time } else { options.idle_time }, cx);
         let is_current = |target: &Arc<Target>| {
             !target.is_removed() && offer.as_ref().is_some_and(|offer| Arc::ptr_eq(offer, &target.offer()))
@@ -308,7 +308,7 @@ impl Connection {
         }
         state.waiting = false;
         state.hear(cx.now());
-        self.tick_after(self.portal.entity.options.idle_time, cx);
+        self.tick_after(self.portal.entity.options().idle_time, cx);
         self.resume(&mut state, cx);
         self.settle(&mut state, cx);
     }
@@ -383,7 +383,7 @@ impl Connection {
         // Now, so that an initiator that sees the end of its connection finds that of its session.
         let _ = socket.shutdown(Shutdown::Write);
         if why.has_last_word() {
-            linger(socket, self.portal.entity.options.stop_time, &self.local, cx);
+            linger(socket, self.portal.entity.options().stop_time, &self.local, cx);
         }
     }
 

@@ -190,12 +190,12 @@ impl Connection {
 
     fn login_time_left(&self, state: &State, cx: &dyn Cx) -> Option<Duration> {
         let taken = cx.now().saturating_sub(state.started);
-        let left = self.portal.entity.options.login_time.saturating_sub(taken);
+        let left = self.portal.entity.options().login_time.saturating_sub(taken);
         (!left.is_zero()).then_some(left)
     }
 
     fn try_patience(&self, state: &mut State, cx: &mut dyn Cx) -> Result<Duration, End> {
-        let options = &self.portal.entity.options;
+        let options = self.portal.entity.options();
         let seen = Seen { now: cx.now(), limit: options.silence_time };
         let State { phase: Phase::FullFeature(full), out, patience, .. } = state else {
             return Ok(options.idle_time);
@@ -225,7 +225,7 @@ impl Connection {
     }
 
     fn ask_for_life(&self, state: &mut State, cx: &dyn Cx) -> Result<Duration, End> {
-        let options = &self.portal.entity.options;
+        let options = self.portal.entity.options();
         let now = cx.now();
         let silent = now.saturating_sub(state.heard);
         match state.pinged.as_mut().map(|ping| ping.age(state.sent, now)) {

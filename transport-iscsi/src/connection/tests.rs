@@ -39,7 +39,7 @@ fn a_tick_that_finishes_a_login_is_followed_by_one() {
     let place = Place::new(entity.loads.add().unwrap());
     Connection::start(socket, peer, place, Arc::new(portal), sim.cx(0));
     // Nobody has told of what has come.
-    sim.advance(entity.options.login_time);
+    sim.advance(entity.options().login_time);
     sim.settle();
     let connection = Local::of(sim.cx(0)).connections().pop().unwrap();
     assert!(matches!(connection.state.borrow().phase, Phase::FullFeature(_)));

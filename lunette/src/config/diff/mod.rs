@@ -117,6 +117,8 @@ pub(crate) enum Effect {
     NoTarget(TargetName),
     Rules(TargetName, Vec<Access>),
     Export(Box<VhostUser>),
+    /// The export of this name is called otherwise.
+    Renamed(Label, Label),
     NoExport(Label),
     /// The target shows this at the number; nothing: nothing.
     AtTarget(TargetName, Lun, Option<Name>),
@@ -154,6 +156,11 @@ impl Effect {
                 }
             }
             Self::Export(export) => drop(model.exports.insert(export.name.clone(), *export)),
+            Self::Renamed(from, to) => {
+                if let Some(export) = model.exports.remove(&from) {
+                    model.exports.insert(to.clone(), VhostUser { name: to, ..export });
+                }
+            }
             Self::NoExport(name) => drop(model.exports.remove(&name)),
             Self::AtTarget(name, lun, unit) => {
                 let map = model.targets.get_mut(&name).and_then(|target| target.units.as_mut());
@@ -171,6 +178,59 @@ impl Effect {
     }
 }
 
+impl Effect {
+    /// What leads back to `model`, to which this is about to be applied.
+    pub(crate) fn inverse(&self, model: &Model) -> Self {
+        let target = |name: &TargetName| model.targets.get(name);
+        match self {
+            Self::Daemon(_) => Self::Daemon(Box::new(model.daemon.clone())),
+            Self::Iscsi(_) => Self::Iscsi(Box::new(model.iscsi.clone())),
+            Self::Unit(unit) => Self::unit_of(&unit.name, model),
+            Self::NoUnit(name) => Self::unit_of(name, model),
+            Self::Portal(key, _) | Self::NoPortal(key) => match model.portals.get(key) {
+                Some(portal) => Self::Portal(*key, Box::new(portal.clone())),
+                None => Self::NoPortal(*key),
+            },
+            Self::Target(wanted) => Self::target_of(&wanted.name, model),
+            Self::NoTarget(name) => Self::target_of(name, model),
+            Self::Rules(name, _) => {
+                Self::Rules(name.clone(), target(name).map_or(Vec::new(), |target| target.access.clone()))
+            }
+            Self::Export(export) => Self::export_of(&export.name, model),
+            Self::NoExport(name) => Self::export_of(name, model),
+            Self::Renamed(from, to) => Self::Renamed(to.clone(), from.clone()),
+            Self::AtTarget(name, lun, _) => {
+                let map = target(name).and_then(|target| target.units.as_ref());
+                Self::AtTarget(name.clone(), *lun, map.and_then(|map| map.get(lun)).cloned())
+            }
+            Self::AtRule(name, index, lun, _) => {
+                let rule = target(name).and_then(|target| target.access.get(*index));
+                let map = rule.and_then(|rule| rule.units.as_ref());
+                Self::AtRule(name.clone(), *index, *lun, map.and_then(|map| map.get(lun)).cloned())
+            }
+            Self::AtExport(name, place, _) => {
+                let map = model.exports.get(name).and_then(|export| export.units.as_ref());
+                Self::AtExport(name.clone(), *place, map.and_then(|map| map.get(place)).cloned())
+            }
+        }
+    }
+
+    fn unit_of(name: &Name, model: &Model) -> Self {
+        let unit = model.units.get(name);
+        unit.map_or_else(|| Self::NoUnit(name.clone()), |unit| Self::Unit(Box::new(unit.clone())))
+    }
+
+    fn target_of(name: &TargetName, model: &Model) -> Self {
+        let target = model.targets.get(name);
+        target.map_or_else(|| Self::NoTarget(name.clone()), |target| Self::Target(Box::new(target.clone())))
+    }
+
+    fn export_of(name: &Label, model: &Model) -> Self {
+        let export = model.exports.get(name);
+        export.map_or_else(|| Self::NoExport(name.clone()), |export| Self::Export(Box::new(export.clone())))
+    }
+}
+
 fn put<K: Ord>(map: Option<&mut std::collections::BTreeMap<K, Name>>, key: K, unit: Option<Name>) {
     let Some(map) = map else { return };
     match unit {
@@ -183,10 +243,14 @@ fn put<K: Ord>(map: Option<&mut std::collections::BTreeMap<K, Name>>, key: K, un
 const LIVE_OF_UNITS: [&str; 6] = ["read-only", "size", "access", "waiting", "target", "lun"];
 
 /// How a key of an object changes.
-fn how(object: &Object, key: &str) -> How {
+fn how(object: &Object, key: &str, old: Option<&Value>, new: Option<&Value>) -> How {
     let key = key.split('.').next().unwrap_or_default();
+    let is_memory =
+        |store: Option<&Value>| store.and_then(Value::as_str).is_some_and(|store| store.starts_with("ram:"));
     match object {
         Object::Daemon => How::Restart,
+        // It becomes larger or smaller.
+        Object::Unit { .. } if key == "store" && is_memory(old) && is_memory(new) => How::Live,
         Object::Unit { .. } if !LIVE_OF_UNITS.contains(&key) => How::Recreate,
         Object::Portal { .. } if key == "group" => How::Recreate,
         Object::Export { .. } if matches!(key, "socket" | "port-group") => How::Recreate,
@@ -198,7 +262,7 @@ fn how(object: &Object, key: &str) -> How {
 fn changes(object: &Object, old: &Value, new: &Value) -> Vec<Change> {
     let mut found = Vec::new();
     compare(String::new(), Some(old), Some(new), &mut |key, old, new| {
-        let how = how(object, &key);
+        let how = how(object, &key, old, new);
         found.push(Change { key, old: old.cloned(), new: new.cloned(), how });
     });
     found

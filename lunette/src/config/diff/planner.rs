@@ -15,6 +15,7 @@ use std::net::SocketAddr;
 pub(super) fn plan(running: &Model, wanted: &Model) -> Plan {
     let mut planner = Planner { now: running.clone(), wanted, plan: Plan::default() };
     planner.settings();
+    planner.rename();
     planner.give_way();
     planner.units();
     planner.portals();
@@ -201,6 +202,22 @@ impl Planner<'_> {
                 let effect = Effect::Rules(name.clone(), target.access.clone());
                 self.change(Object::Rules { target: name.clone() }, &old.access, &target.access, effect);
             }
+        }
+    }
+
+    /// Exports that are only called otherwise: who is connected stays.
+    fn rename(&mut self) {
+        let wanted = self.wanted;
+        let is_new = |export: &&VhostUser| !self.now.exports.contains_key(&export.name);
+        let new: Vec<_> = wanted.exports.values().filter(is_new).collect();
+        for export in new {
+            let is_former =
+                |old: &&VhostUser| old.socket == export.socket && !wanted.exports.contains_key(&old.name);
+            let Some(old) = self.now.exports.values().find(is_former).cloned() else { continue };
+            let (from, to) = (old.name.clone(), export.name.clone());
+            let renamed = VhostUser { name: to.clone(), ..old.clone() };
+            let object = Object::Export { name: to.clone() };
+            self.change(object, &old, &renamed, Effect::Renamed(from, to));
         }
     }
 

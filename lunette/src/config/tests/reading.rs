@@ -161,8 +161,9 @@ fn what_is_hardly_meant_is_a_warning() {
         ]
     );
     let setting = Setting { iscsi_sockets: Some(false), ..UNKNOWN };
-    let report = from_text(Path::new("x"), text.into(), setting).unwrap_err();
-    assert!(report.to_string().contains("error: without a [[portal]]"), "{report}");
+    // Portals may come while it runs.
+    let (_, report) = from_text(Path::new("x"), text.into(), setting).unwrap();
+    assert!(report.to_string().contains("warning: without a [[portal]]"), "{report}");
     let setting = Setting { iscsi_sockets: Some(true), ..UNKNOWN };
     assert_eq!(from_text(Path::new("x"), text.into(), setting).unwrap().1.warnings().count(), 1);
 }

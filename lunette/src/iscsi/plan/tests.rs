@@ -16,11 +16,15 @@ fn secrets() -> TempDir {
     directory
 }
 
-fn plan_in(directory: &Path, text: &str) -> Plan {
+fn model_in(directory: &Path, text: &str) -> Model {
     let setting =
         Setting { iscsi_sockets: None, vhost_user_sockets: None, looks_at_system: true, is_whole: true };
     let read = from_text(&directory.join("lunette.toml"), text.to_owned(), setting);
-    Plan::new(&read.unwrap_or_else(|report| panic!("{report}")).0).unwrap()
+    read.unwrap_or_else(|report| panic!("{report}")).0
+}
+
+fn plan_in(directory: &Path, text: &str) -> Plan {
+    Plan::new(&model_in(directory, text)).unwrap()
 }
 
 fn plan(text: &str) -> Plan {
@@ -31,9 +35,9 @@ fn plan(text: &str) -> Plan {
 fn a_target_is_open_and_shows_everything_if_nothing_else_is_said() {
     let plan = plan("");
     let target = &plan.targets[0];
-    assert!(target.access.is_empty() && target.groups.is_empty() && target.luns.is_none());
+    assert!(target.access.is_empty() && target.luns.is_none());
     assert_eq!(target.settings.parameters, Settings::default().parameters);
-    assert!(plan.portals.is_empty() && plan.options.discovery.chap.is_none());
+    assert!(plan.options.discovery.chap.is_none());
     let nothing = Plan::new(&Model::from(Document::default())).unwrap().options;
     assert_eq!(nothing.login_time, EntityOptions::default().login_time);
     assert_eq!(nothing.logins.connections, LoginLimits::default().connections);
@@ -58,22 +62,21 @@ fn parameters_are_those_of_the_standard() {
 
 #[test]
 fn portals_tell_what_they_advertise() {
-    let plan = plan(
-        "redirect = { address = \"[::1]:3\", permanent = true }\ngroups = [2]\n\
-         [[portal]]\nlisten = \"0.0.0.0:3260\"\nadvertise = [\"198.51.100.1:3260\"]\n\
-         [[portal]]\nlisten = \"[::1]:3261\"\ngroup = 2\n",
-    );
-    let portals: Vec<_> =
-        plan.portals.into_iter().map(|portal| (portal.listen.to_string(), portal.options)).collect();
+    let text = "[[target]]\nname = \"iqn.2026-11.dev.lunette:a\"\n\
+                redirect = { address = \"[::1]:3\", permanent = true }\ngroups = [2]\n\
+                [[portal]]\nlisten = \"0.0.0.0:3260\"\nadvertise = [\"198.51.100.1:3260\"]\n\
+                [[portal]]\nlisten = \"[::1]:3261\"\ngroup = 2\n";
+    let model = model_in(Path::new("/"), text);
+    let portals = model.portals.values().map(Portal::from);
+    let portals: Vec<_> = portals.map(|portal| (portal.listen.to_string(), portal.options)).collect();
     let told = vec!["198.51.100.1:3260".parse().unwrap()];
     let expected = [
         ("0.0.0.0:3260".to_owned(), PortalOptions { group_tag: 1, advertised: told }),
         ("[::1]:3261".to_owned(), PortalOptions { group_tag: 2, advertised: Vec::new() }),
     ];
     assert_eq!(portals, expected);
-    let target = &plan.targets[0];
+    let target = &Plan::new(&model).unwrap().targets[0];
     assert!(target.redirect.as_ref().is_some_and(|redirect| redirect.permanent));
-    assert_eq!(target.groups, BTreeSet::from([2]));
 }
 
 #[test]

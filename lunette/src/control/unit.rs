@@ -1,0 +1,250 @@
+//! The methods `unit.…`.
+
+use super::patch::Patch;
+use super::{Call, no_unit};
+use crate::config::values::{Name, Size, StoreSpec};
+use crate::config::{self, Model};
+use crate::running::{Now, Permit, Shown, failure};
+use crate::units;
+use lunette_control::{Failure, NoParams};
+use lunette_engine::LogicalUnit;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// How long commands that are under way have to end before a unit is resized or quiet.
+const LONGEST: Duration = Duration::from_secs(600);
+
+/// The name of a unit.
+#[derive(Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct UnitName {
+    /// What the unit is called.
+    pub(crate) name: Name,
+}
+
+/// How a unit is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum UnitState {
+    /// It carries out commands.
+    Ready,
+    /// It does not: `why` says why.
+    NotReady,
+    /// It holds commands back.
+    Quiet,
+}
+
+/// A unit, as it is told.
+#[derive(Debug, Serialize, JsonSchema)]
+pub(crate) struct UnitStatus {
+    /// What it is called.
+    name: Name,
+    /// How it is.
+    state: UnitState,
+    /// Why it is not ready.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    why: Option<String>,
+    /// Its size in bytes.
+    size: u64,
+    /// Logical block length in bytes.
+    block: u32,
+    /// Whether writes are refused.
+    read_only: bool,
+    /// Unit serial number.
+    serial: String,
+    /// World-wide name.
+    wwn: String,
+    /// Where its bytes are, and how they are read and written.
+    store: String,
+    /// Where it is seen.
+    shown: Vec<Shown>,
+    /// Its keys, as in a configuration.
+    config: config::Unit,
+}
+
+/// A unit that there is now.
+#[derive(Debug, Serialize, JsonSchema)]
+pub(crate) struct Created {
+    /// Whether it was not there before.
+    created: bool,
+    #[serde(flatten)]
+    unit: UnitStatus,
+}
+
+/// The parameters of `unit.delete`.
+#[derive(Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Delete {
+    /// What the unit is called.
+    pub(crate) name: Name,
+    /// Take it away wherever it is shown; otherwise one that is shown somewhere stays.
+    #[serde(default)]
+    pub(crate) detach: bool,
+}
+
+/// The parameters of `unit.resize`.
+#[derive(Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Resize {
+    /// What the unit is called.
+    pub(crate) name: Name,
+    /// The size that it is to have: bytes, or a text such as `20G`.
+    pub(crate) size: Size,
+}
+
+/// The size of a unit.
+#[derive(Debug, Serialize, Deserialize, JsonSchema)]
+pub(crate) struct Resized {
+    /// In bytes.
+    pub(crate) size: u64,
+}
+
+pub(super) fn list(call: &Call<'_>, _: NoParams) -> Result<Vec<UnitStatus>, Failure> {
+    let now = call.daemon.running.now();
+    let mut shown = now.shown(|_| true);
+    let status = |(name, unit)| status(&now, name, unit, shown.remove(name).unwrap_or_default());
+    Ok(now.units.iter().filter_map(status).collect())
+}
+
+pub(super) fn show(call: &Call<'_>, UnitName { name }: UnitName) -> Result<UnitStatus, Failure> {
+    let now = call.daemon.running.now();
+    let shown = now.shown(|other| *other == name).remove(&name).unwrap_or_default();
+    let unit = now.unit(name.as_str()).ok_or_else(|| no_unit(&name))?;
+    status(&now, &name, unit, shown).ok_or_else(|| no_unit(&name))
+}
+
+fn status(now: &Now, name: &Name, served: &units::Unit, shown: Vec<Shown>) -> Option<UnitStatus> {
+    let unit = &served.unit;
+    let spec = now.model.units.get(name)?;
+    let caps = unit.backing().map(|backing| backing.caps());
+    let why = unit.not_ready().map(|why| why.additional.to_string());
+    let state = match &why {
+        Some(_) => UnitState::NotReady,
+        None if unit.is_quiesced() => UnitState::Quiet,
+        None => UnitState::Ready,
+    };
+    Some(UnitStatus {
+        name: name.clone(),
+        state,
+        why,
+        size: caps.map_or(0, |caps| caps.size.get()),
+        block: spec.block.0,
+        read_only: unit.is_read_only() || caps.is_some_and(|caps| caps.read_only),
+        serial: unit.identity.serial.clone(),
+        wwn: unit.identity.naa.to_string(),
+        store: served.description.clone(),
+        shown,
+        config: spec.clone(),
+    })
+}
+
+pub(super) fn create(call: &Call<'_>, unit: config::Unit) -> Result<Created, Failure> {
+    let name = unit.name.clone();
+    let edit = |model: &mut Model| {
+        is_absolute(&unit)?;
+        unit.check().map_err(|(key, why)| Failure::parameters(format!("{key}: {why}")))?;
+        match model.units.get(&unit.name) {
+            Some(known) if *known == unit => Ok(false),
+            Some(_) => Err(Failure::new(
+                Failure::CONFLICT,
+                format!("there is another unit of the name `{}`", unit.name),
+            )),
+            None => {
+                model.units.insert(unit.name.clone(), unit);
+                Ok(true)
+            }
+        }
+    };
+    let (created, _) = call.daemon.running.change(Permit::default(), call.work, edit)?;
+    Ok(Created { created, unit: show(call, UnitName { name })? })
+}
+
+/// The directory of whoever asks is not that of the daemon.
+fn is_absolute(unit: &config::Unit) -> Result<(), Failure> {
+    match &unit.store {
+        StoreSpec::Path(path) if !path.as_path().is_absolute() => {
+            Err(Failure::parameters(format!("store: write `{path}` from / on")))
+        }
+        _ => Ok(()),
+    }
+}
+
+pub(super) fn delete(call: &Call<'_>, Delete { name, detach }: Delete) -> Result<(), Failure> {
+    let running = &call.daemon.running;
+    let edit = |model: &mut Model| {
+        if !model.units.contains_key(&name) {
+            return Err(no_unit(&name));
+        }
+        let shown = running.now().shown(|other| *other == name).remove(&name).unwrap_or_default();
+        if let Some(first) = shown.first().filter(|_| !detach) {
+            let others = if shown.len() > 1 {
+                format!(" and {} other places", shown.len() - 1)
+            } else {
+                String::new()
+            };
+            let Shown { name: by, at, .. } = first;
+            return Err(Failure::failed(format!(
+                "the unit `{name}` is shown at {at} of {by}{others}: detach it first, or say `detach`"
+            )));
+        }
+        forget(model, &name);
+        Ok(())
+    };
+    running.change(Permit::default(), call.work, edit).map(drop)
+}
+
+/// Takes a unit out of a configuration, wherever it is named.
+fn forget(model: &mut Model, name: &Name) {
+    model.units.remove(name);
+    for target in model.targets.values_mut() {
+        let rules = target.access.iter_mut().filter_map(|rule| rule.units.as_mut());
+        target.units.iter_mut().chain(rules).for_each(|luns| luns.retain(|_, unit| unit != name));
+    }
+    for places in model.exports.values_mut().filter_map(|export| export.units.as_mut()) {
+        places.retain(|_, unit| unit != name);
+    }
+}
+
+pub(super) fn change(call: &Call<'_>, patch: Patch<config::Unit>) -> Result<UnitStatus, Failure> {
+    let name: Name = patch.name()?;
+    let permit = Permit { recreate: patch.may_recreate()?, shrink: true, ..Permit::default() };
+    let edit = |model: &mut Model| {
+        let unit = model.units.get_mut(&name).ok_or_else(|| no_unit(&name))?;
+        *unit = patch.apply(unit)?;
+        is_absolute(unit)?;
+        unit.check().map_err(|(key, why)| Failure::parameters(format!("{key}: {why}")))
+    };
+    call.daemon.running.change(permit, call.work, edit)?;
+    show(call, UnitName { name })
+}
+
+pub(super) fn resize(call: &Call<'_>, Resize { name, size }: Resize) -> Result<Resized, Failure> {
+    let unit = find(call, &name)?;
+    let size = call.daemon.running.ask(&unit, LONGEST, |unit, post, tell| unit.resize(size.0, post, tell));
+    call.daemon.running.settle_sizes();
+    Ok(Resized { size: size.map_err(failure)? })
+}
+
+pub(super) fn refresh(call: &Call<'_>, UnitName { name }: UnitName) -> Result<Resized, Failure> {
+    let unit = find(call, &name)?;
+    let size = call.daemon.running.ask(&unit, LONGEST, |unit, post, tell| unit.refresh(post, tell));
+    call.daemon.running.settle_sizes();
+    Ok(Resized { size: size.map_err(failure)? })
+}
+
+pub(super) fn quiesce(call: &Call<'_>, UnitName { name }: UnitName) -> Result<(), Failure> {
+    let unit = find(call, &name)?;
+    call.daemon.running.quiesce(&unit, LONGEST).map_err(failure)
+}
+
+pub(super) fn resume(call: &Call<'_>, UnitName { name }: UnitName) -> Result<(), Failure> {
+    let unit = find(call, &name)?;
+    unit.resume_commands(&*call.daemon.running.reactors.poster());
+    Ok(())
+}
+
+fn find(call: &Call<'_>, name: &Name) -> Result<Arc<LogicalUnit>, Failure> {
+    call.daemon.running.unit(name.as_str()).ok_or_else(|| no_unit(name))
+}

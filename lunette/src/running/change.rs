@@ -1,0 +1,193 @@
+//! From one running configuration to another: all of it, or nothing.
+
+use super::Running;
+use super::prepare::Prepared;
+use super::units::{size_of, wanted_size};
+use crate::config::check::{Issue, check};
+use crate::config::diff::{Action, Effect, How, Plan, Step, diff};
+use crate::config::{Document, Model, Severity, Unit};
+use crate::reasons;
+use crate::size;
+use lunette_control::{Failure, Work};
+use serde_json::json;
+use std::sync::PoisonError;
+
+/// What a change may do besides changing what can be changed while it is used.
+#[derive(Clone, Copy, Default, Debug)]
+pub(crate) struct Permit {
+    /// Objects may go and come again.
+    pub(crate) recreate: bool,
+    /// What needs a restart is left out; otherwise it is refused.
+    pub(crate) except_restart: bool,
+    /// Units may become smaller.
+    pub(crate) shrink: bool,
+}
+
+/// What was done.
+#[derive(Default, Debug)]
+pub(crate) struct Done {
+    /// The steps.
+    pub(crate) plan: Plan,
+    /// What waits for a restart.
+    pub(crate) waiting: Vec<Step>,
+}
+
+impl Running {
+    /// Changes what is served as `edit` changes the configuration. Nothing has changed when that is not possible. `work` is
+    /// told of each step, and may end it in between.
+    pub(crate) fn change<T>(
+        &self,
+        permit: Permit,
+        work: &Work,
+        edit: impl FnOnce(&mut Model) -> Result<T, Failure>,
+    ) -> Result<(T, Done), Failure> {
+        let _changing = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = self.model();
+        let mut wanted = before.clone();
+        let answer = edit(&mut wanted)?;
+        let done = self.plan(&before, wanted, permit)?;
+        if !done.plan.is_empty() {
+            let prepared = self.prepare(&done.plan, &before).map_err(failure)?;
+            self.carry_out_all(&done.plan, prepared, &before, work)?;
+        }
+        Ok((answer, done))
+    }
+
+    /// What would be done to get to `wanted` from `before`, the running configuration; that is refused which cannot be.
+    pub(crate) fn plan(&self, before: &Model, mut wanted: Model, permit: Permit) -> Result<Done, Failure> {
+        self.hold_together(&wanted)?;
+        let waiting = restarts(&diff(before, &wanted));
+        if permit.except_restart {
+            wanted.daemon.clone_from(&before.daemon);
+        } else if !waiting.is_empty() {
+            return Err(listed("needs a restart of the daemon", &waiting));
+        }
+        let mut plan = diff(before, &wanted);
+        plan.steps.iter_mut().for_each(|step| self.look_at_store(step));
+        let recreated: Vec<_> =
+            plan.steps.iter().filter(|step| step.how == How::Recreate && !permit.recreate).collect();
+        if !recreated.is_empty() {
+            return Err(listed("cannot be changed while it is used: it would go and come again", recreated));
+        }
+        if !permit.shrink {
+            plan.steps.iter().try_for_each(|step| self.refuse_to_shrink(step))?;
+        }
+        Ok(Done { plan, waiting })
+    }
+
+    fn hold_together(&self, wanted: &Model) -> Result<(), Failure> {
+        let issues = check(&Document::from(wanted), self.setting);
+        let errors: Vec<&Issue> = issues.iter().filter(|issue| issue.severity == Severity::Error).collect();
+        let Some(first) = errors.first() else { return Ok(()) };
+        let help = first.help.as_ref().map_or_else(String::new, |help| format!(" ({help})"));
+        let others =
+            if errors.len() > 1 { format!("; and {} more", errors.len() - 1) } else { String::new() };
+        let mistakes: Vec<&str> = errors.iter().map(|issue| issue.what.as_str()).collect();
+        Err(Failure::failed(format!("{}{help}{others}", first.what))
+            .with_data(json!({ "mistakes": mistakes })))
+    }
+
+    /// A store that was opened to be read only is opened anew to be written.
+    fn look_at_store(&self, step: &mut Step) {
+        let Effect::Unit(new) = &step.effect else { return };
+        if step.action != Action::Change || new.read_only {
+            return;
+        }
+        let unit = self.unit(new.name.as_str());
+        if !unit.is_some_and(|unit| unit.backing().is_some_and(|backing| backing.caps().read_only)) {
+            return;
+        }
+        for change in step.changes.iter_mut().filter(|change| change.key == "read-only") {
+            change.how = How::Recreate;
+            step.how = step.how.max(How::Recreate);
+        }
+    }
+
+    fn refuse_to_shrink(&self, step: &Step) -> Result<(), Failure> {
+        let Effect::Unit(new) = &step.effect else { return Ok(()) };
+        let Unit { name, .. } = &**new;
+        let is_changed = |key: &str| step.changes.iter().any(|change| change.key == key);
+        if !is_changed("size") && !is_changed("store") {
+            return Ok(());
+        }
+        let now = self.now();
+        let same_store = now.model.units.get(name).is_some_and(|old| {
+            std::mem::discriminant(&old.store) == std::mem::discriminant(&new.store)
+                && (old.store == new.store || new.size.is_none())
+        });
+        let size = now.units.get(name).and_then(|unit| size_of(&unit.unit));
+        match wanted_size(new).zip(size).filter(|(wanted, size)| same_store && wanted < size) {
+            Some((wanted, size)) => Err(Failure::failed(format!(
+                "the unit `{name}` would become smaller, {} instead of {}, and lose what is beyond: say that this is meant \
+                 (`shrink`), or use unit.resize",
+                size::exact(wanted),
+                size::exact(size)
+            ))),
+            None => Ok(()),
+        }
+    }
+
+    fn carry_out_all(
+        &self,
+        plan: &Plan,
+        mut prepared: Prepared,
+        before: &Model,
+        work: &Work,
+    ) -> Result<(), Failure> {
+        let count = plan.steps.len();
+        for (number, step) in plan.steps.iter().enumerate() {
+            work.progress(number as f64 / count as f64, &step.object.to_string());
+            let done = work.go_on().and_then(|()| self.carry_out(step, &mut prepared).map_err(failure));
+            if let Err(failure) = done {
+                drop(prepared);
+                return Err(match self.undo(before) {
+                    Ok(()) => failure,
+                    Err(left) => {
+                        let message = format!("{failure}. Not everything could be changed back: {left}");
+                        Failure { message, ..failure }
+                    }
+                });
+            }
+        }
+        Ok(())
+    }
+
+    /// Goes back to what there was, as far as possible.
+    fn undo(&self, before: &Model) -> Result<(), String> {
+        let now = self.model();
+        let mut plan = diff(&now, before);
+        plan.steps.iter_mut().for_each(|step| self.look_at_store(step));
+        let prepared = self.prepare(&plan, &now);
+        let mut prepared = prepared.map_err(|error| reasons(&error))?;
+        let mut left = Vec::new();
+        for step in &plan.steps {
+            if let Err(error) = self.carry_out(step, &mut prepared) {
+                tracing::error!("cannot be changed back: {error:#}");
+                left.push(reasons(&error));
+            }
+        }
+        if left.is_empty() { Ok(()) } else { Err(left.join("; ")) }
+    }
+}
+
+/// An error as the answer to a request.
+pub(crate) fn failure(error: anyhow::Error) -> Failure {
+    Failure::failed(reasons(&error))
+}
+
+fn restarts(plan: &Plan) -> Vec<Step> {
+    plan.steps.iter().filter(|step| step.how == How::Restart).cloned().collect()
+}
+
+/// Refuses steps, with the keys that are the reason.
+fn listed<'a>(why: &str, steps: impl IntoIterator<Item = &'a Step>) -> Failure {
+    let mut told = Vec::new();
+    let mut data = Vec::new();
+    for step in steps {
+        let keys = step.changes.iter().filter(|change| change.how == step.how);
+        let keys: Vec<&str> = keys.map(|change| change.key.as_str()).collect();
+        told.push(format!("{} ({})", step.object, keys.join(", ")));
+        data.push(json!(step));
+    }
+    Failure::failed(format!("{} {why}", told.join(", "))).with_data(json!({ "steps": data }))
+}

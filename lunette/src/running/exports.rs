@@ -1,0 +1,277 @@
+//! vhost-user exports: a target port for each socket and target.
+
+use super::ports::{Port, PortIds};
+use super::{Now, Running, WayIn};
+use crate::config::values::{Label, Name, Place};
+use crate::config::{self, Places};
+use crate::control::events;
+use crate::state::{Key, PortRole, Record};
+use crate::units::Units;
+use anyhow::{Context, Result, anyhow};
+use lunette_engine::{LogicalUnit, TargetPort};
+use lunette_scsi::Protocol;
+use lunette_store::Post;
+use lunette_transport_vhost_user::{Endpoint, ExportEvent, Handle, Options, VhostUserExport};
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+/// The units of each target, by logical unit number.
+type Targets = BTreeMap<u8, BTreeMap<u32, Arc<LogicalUnit>>>;
+
+/// The first relative target port identifier of exports: the first of all is iSCSI's.
+const FIRST_ID: u16 = 2;
+
+/// How long an export that is taken away has to end.
+const STOP: Duration = Duration::from_secs(10);
+
+/// An export that is served.
+pub(super) struct Export {
+    pub(super) handle: Handle,
+    record: Record,
+    /// The target port group.
+    group: u16,
+    ports: BTreeMap<u8, Port>,
+    /// What it is called in events.
+    name: Arc<Mutex<String>>,
+    /// Whether a front end is connected.
+    connected: Arc<AtomicBool>,
+    _way_in: Option<WayIn>,
+}
+
+/// What an export is made from.
+pub(super) struct Entry {
+    name: String,
+    endpoint: Endpoint,
+    group: u16,
+    record: Record,
+}
+
+impl Entry {
+    /// That of the configuration.
+    pub(super) fn of(export: &config::VhostUser, record: Record) -> Result<Self> {
+        let endpoint = endpoint(export)?;
+        Ok(Self { name: export.name.to_string(), endpoint, group: export.port_group.0, record })
+    }
+}
+
+fn endpoint(export: &config::VhostUser) -> Result<Endpoint> {
+    let access = config::access(export).map_err(|why| anyhow!("vhost-user export {}: {why}", export.name))?;
+    Ok(Endpoint::Path { path: export.socket.as_path().to_owned(), access })
+}
+
+/// What an export of the configuration is recognised by.
+pub(super) fn key(export: &config::VhostUser) -> Result<Key> {
+    Ok(Key::endpoint(&endpoint(export)?.name()))
+}
+
+impl Running {
+    /// Starts the exports of the configuration, and those of sockets that are there already: one at the path of an export is that
+    /// export's, and the others show all units.
+    pub(super) fn start_exports(
+        &self,
+        exports: &BTreeMap<Label, config::VhostUser>,
+        mut given: Vec<Endpoint>,
+    ) -> Result<()> {
+        let mut endpoints = Vec::new();
+        for export in exports.values() {
+            let own = endpoint(export)?;
+            let at = given.iter().position(|given| given.name() == own.name());
+            endpoints.push(at.map_or(own, |at| given.remove(at)));
+        }
+        endpoints.append(&mut given);
+        let keys: Vec<Key> = endpoints.iter().map(|endpoint| Key::endpoint(&endpoint.name())).collect();
+        let records = self.state.identities(&keys)?;
+        let mut entries = endpoints.into_iter().zip(records);
+        for (export, (endpoint, record)) in exports.values().zip(&mut entries) {
+            self.start_export(export, Entry { endpoint, ..Entry::of(export, record)? })?;
+        }
+        for (endpoint, record) in entries {
+            let entry = Entry { name: endpoint.name(), endpoint, group: TargetPort::DEFAULT_GROUP, record };
+            let wanted = everything(&self.now().units);
+            let export = self.export(entry, wanted)?;
+            self.now_mut().adopted_exports.push(export);
+        }
+        Ok(())
+    }
+
+    /// Starts one that the configuration has.
+    pub(super) fn start_export(&self, export: &config::VhostUser, entry: Entry) -> Result<()> {
+        let wanted = shown(export, &self.now().units);
+        let started = self.export(entry, wanted)?;
+        self.now_mut().exports.insert(export.name.clone(), started);
+        Ok(())
+    }
+
+    fn export(&self, Entry { name, endpoint, group, record }: Entry, wanted: Targets) -> Result<Export> {
+        let ids = self.now().ids.clone();
+        let ports = wanted
+            .into_iter()
+            .map(|(target, units)| Ok((target, port(&record, group, target, units, &ids)?)));
+        let ports = ports.collect::<Result<BTreeMap<_, _>>>()?;
+        let is_connected = matches!(endpoint, Endpoint::Connected(_));
+        let initiator = record.port_name(PortRole::Initiator).to_string();
+        let pin_memory = self.now().model.daemon.pin_memory;
+        let options = Options { initiator, pin_memory, ..Options::with(endpoint) };
+        let shown = ports.iter().map(|(target, port)| (*target, port.port.clone())).collect();
+        let name = Arc::new(Mutex::new(name));
+        let connected = Arc::new(AtomicBool::new(is_connected));
+        let (events, called, is_there) = (self.events.clone(), name.clone(), connected.clone());
+        let mut export = VhostUserExport::new(options, shown).observed(move |event| {
+            is_there.store(matches!(event, ExportEvent::Connected), Ordering::Relaxed);
+            let name = called.lock().unwrap_or_else(PoisonError::into_inner).clone();
+            events::export(&events, &name, event);
+        });
+        if is_connected {
+            let ways_in = self.ways_in.clone();
+            export = export.when_ended(move || ways_in.one_ended());
+        }
+        let handle = export.start(self.reactors.poster(), &self.all_reactors())?;
+        let way_in = (!is_connected).then(|| self.ways_in.open());
+        Ok(Export { handle, record, group, ports, name, connected, _way_in: way_in })
+    }
+
+    /// Has an export show what the running configuration says.
+    pub(super) fn show_export(&self, name: &Label) -> Result<()> {
+        let post = self.reactors.poster();
+        let mut now = self.now_mut();
+        let Now { model, units, exports, ids, .. } = &mut *now;
+        match exports.get_mut(name).zip(model.exports.get(name)) {
+            Some((export, wanted)) => export.show(shown(wanted, units), ids, &*post),
+            None => Ok(()),
+        }
+    }
+
+    /// Has the exports of sockets that were there already show all units.
+    pub(super) fn show_adopted(&self) -> Result<()> {
+        let post = self.reactors.poster();
+        let mut now = self.now_mut();
+        let Now { units, adopted_exports, ids, .. } = &mut *now;
+        adopted_exports.iter_mut().try_for_each(|export| export.show(everything(units), ids, &*post))
+    }
+
+    /// The export is called otherwise from now on.
+    pub(super) fn rename_export(&self, from: &Label, to: &Label) {
+        let mut now = self.now_mut();
+        if let Some(export) = now.exports.remove(from) {
+            *export.name.lock().unwrap_or_else(PoisonError::into_inner) = to.to_string();
+            now.exports.insert(to.clone(), export);
+        }
+    }
+
+    /// Lets others connect to the socket of an export than before.
+    pub(super) fn let_connect(&self, old: &config::VhostUser, new: &config::VhostUser) -> Result<()> {
+        if (&old.mode, &old.owner, &old.group) == (&new.mode, &new.owner, &new.group) {
+            return Ok(());
+        }
+        let mut access = config::access(new).map_err(|why| anyhow!(why))?;
+        // What is no longer said is the daemon's again.
+        if old.owner.is_some() {
+            access.user.get_or_insert(rustix::process::geteuid().as_raw());
+        }
+        if old.group.is_some() {
+            access.group.get_or_insert(rustix::process::getegid().as_raw());
+        }
+        match self.now().exports.get(&new.name) {
+            Some(export) => Ok(export.handle.set_access(&access)?),
+            None => Ok(()),
+        }
+    }
+
+    /// Ends an export, and the connection of its front end. Its record, if it is to come again.
+    pub(super) fn stop_export(&self, name: &Label) -> Option<Record> {
+        let Export { handle, record, ports, .. } = self.now_mut().exports.remove(name)?;
+        handle.begin_stop();
+        if !handle.wait(STOP) {
+            tracing::warn!(
+                "vhost-user on {} has not ended within {STOP:?}: going on without it",
+                handle.name()
+            );
+        }
+        drop(ports);
+        Some(record)
+    }
+}
+
+impl Now {
+    /// The exports that name a unit, or show all units if it has a place of its own.
+    pub(super) fn exports_with(&self, unit: &Name, has_place: bool) -> Vec<Label> {
+        let with = |export: &&config::VhostUser| match &export.units {
+            Some(places) => places.values().any(|name| name == unit),
+            None => has_place,
+        };
+        self.model.exports.values().filter(with).map(|export| export.name.clone()).collect()
+    }
+}
+
+impl Export {
+    pub(super) fn is_connected(&self) -> bool {
+        self.connected.load(Ordering::Relaxed)
+    }
+
+    /// The numbers of its targets.
+    #[cfg(test)]
+    pub(super) fn targets(&self) -> impl Iterator<Item = u8> {
+        self.ports.keys().copied()
+    }
+
+    fn show(&mut self, wanted: Targets, ids: &PortIds, post: &dyn Post) -> Result<()> {
+        let gone: Vec<u8> =
+            self.ports.keys().filter(|target| !wanted.contains_key(target)).copied().collect();
+        for (target, units) in wanted {
+            match self.ports.get(&target) {
+                Some(Port { port, .. }) => {
+                    port.luns().change(post, |shown| shown.clone_from(&units));
+                }
+                None => {
+                    let port = port(&self.record, self.group, target, units, ids)?;
+                    self.handle.add_target(target, port.port.clone());
+                    self.ports.insert(target, port);
+                }
+            }
+        }
+        for target in gone {
+            let port = self.ports.remove(&target);
+            self.handle.remove_target(target, move || drop(port));
+        }
+        Ok(())
+    }
+}
+
+fn port(
+    record: &Record,
+    group: u16,
+    target: u8,
+    units: BTreeMap<u32, Arc<LogicalUnit>>,
+    ids: &PortIds,
+) -> Result<Port> {
+    let id = ids.take(FIRST_ID).context("there are too many vhost-user sockets and targets")?;
+    let name = record.port_name(PortRole::Target(target)).to_string();
+    Ok(id.port(|id| TargetPort::in_group(group, name, id, Protocol::SAS, units)))
+}
+
+/// What an export shows. There is always a target, so that units can come later.
+fn shown(export: &config::VhostUser, units: &Units) -> Targets {
+    let resolve = |places: &Places| {
+        let units = places.iter().filter_map(|(place, name)| Some((*place, &units.get(name)?.unit)));
+        by_target(units)
+    };
+    export.units.as_ref().map_or_else(|| everything(units), resolve)
+}
+
+/// All units that have a place of their own.
+fn everything(units: &Units) -> Targets {
+    by_target(units.values().filter_map(|unit| Some((unit.place?, &unit.unit))))
+}
+
+fn by_target<'a>(units: impl Iterator<Item = (Place, &'a Arc<LogicalUnit>)>) -> Targets {
+    let mut targets = Targets::new();
+    for (Place { target, lun }, unit) in units {
+        targets.entry(target).or_default().insert(lun, unit.clone());
+    }
+    if targets.is_empty() {
+        targets.insert(0, BTreeMap::new());
+    }
+    targets
+}

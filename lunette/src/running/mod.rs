@@ -1,0 +1,271 @@
+//! What is served, and how that changes: the running configuration beside the objects that it stands for.
+//!
+//! Whoever changes something edits a copy of the running configuration ([`change`]). The way there is a plan of steps, each
+//! of which is done to the objects and then to the running configuration, so the two always say the same. Who only looks
+//! waits for none of them: the lock of what there is now is held for moments.
+
+mod change;
+mod exports;
+mod ports;
+mod prepare;
+mod show;
+mod step;
+mod targets;
+mod units;
+
+pub(crate) use change::{Done, Permit, failure};
+pub(crate) use show::{Shown, luns_of_all, places_of_all};
+
+use crate::config::values::{Bytes, Label, StoreSpec, TargetName};
+use crate::config::{Model, PortalKey, Setting};
+use crate::control::events;
+use crate::inherited::Inherited;
+use crate::iscsi;
+use crate::state::StateDir;
+use crate::stop::{self, Deadline};
+use crate::summary;
+use crate::units::Units;
+use anyhow::Result;
+use exports::Export;
+use lunette_control::Events;
+use lunette_engine::LogicalUnit;
+use lunette_reactor::Reactors;
+use lunette_store::ReactorId;
+use lunette_transport_iscsi::{NetworkEntity, Portal, PortalOptions};
+use lunette_transport_vhost_user::Endpoint;
+use ports::PortIds;
+use std::collections::BTreeMap;
+use std::fmt::Write;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use targets::{Gate, Target};
+
+/// What is served.
+pub(crate) struct Running {
+    pub(crate) reactors: &'static Reactors,
+    pub(crate) entity: Arc<NetworkEntity>,
+    state: StateDir,
+    events: Events,
+    /// Which sockets were there already.
+    pub(crate) setting: Setting,
+    ways_in: Arc<WaysIn>,
+    /// Is had by who changes something.
+    changing: Mutex<()>,
+    now: RwLock<Now>,
+}
+
+/// What there is now.
+pub(crate) struct Now {
+    pub(crate) model: Model,
+    pub(crate) units: Units,
+    targets: BTreeMap<TargetName, Target>,
+    portals: BTreeMap<PortalKey, Gate>,
+    exports: BTreeMap<Label, Export>,
+    /// Those of sockets that were there already, which show all units.
+    adopted_portals: Vec<Portal>,
+    adopted_exports: Vec<Export>,
+    ids: PortIds,
+}
+
+/// What a daemon runs on.
+pub(crate) struct Basis {
+    pub(crate) reactors: &'static Reactors,
+    pub(crate) state: StateDir,
+    pub(crate) events: Events,
+    /// Called when the last front end of those that were handed over has gone, and there is no other way in.
+    pub(crate) all_ended: Box<dyn Fn() + Send + Sync>,
+}
+
+/// Counts the ways in.
+struct WaysIn {
+    /// Where more may come.
+    open: AtomicUsize,
+    /// Front ends that were handed over.
+    connected: AtomicUsize,
+    all_ended: Box<dyn Fn() + Send + Sync>,
+}
+
+impl WaysIn {
+    /// There is one more place where more may come; until the other value is dropped.
+    fn open(self: &Arc<Self>) -> WayIn {
+        self.open.fetch_add(1, Ordering::AcqRel);
+        WayIn(self.clone())
+    }
+
+    /// A front end that was handed over has gone.
+    fn one_ended(&self) {
+        if self.connected.fetch_sub(1, Ordering::AcqRel) == 1 && self.open.load(Ordering::Acquire) == 0 {
+            (self.all_ended)();
+        }
+    }
+}
+
+/// A place where more may come.
+struct WayIn(Arc<WaysIn>);
+
+impl Drop for WayIn {
+    fn drop(&mut self) {
+        self.0.open.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
+impl Running {
+    /// Serves `units` as the model says, with this plan for iSCSI, and at the sockets that are there already; nowhere if one of
+    /// that is not possible.
+    pub(crate) fn start(
+        model: Model,
+        plan: iscsi::Plan,
+        units: Units,
+        inherited: Inherited,
+        basis: Basis,
+    ) -> Result<Self> {
+        let Basis { reactors, state, events, all_ended } = basis;
+        let setting = Setting {
+            iscsi_sockets: Some(!inherited.iscsi.is_empty()),
+            vhost_user_sockets: Some(!inherited.vhost_user.is_empty()),
+            looks_at_system: false,
+            is_whole: true,
+        };
+        let entity = NetworkEntity::new(plan.options);
+        events::watch_sessions(&entity, events.clone());
+        let now = Now {
+            model,
+            units,
+            targets: BTreeMap::new(),
+            portals: BTreeMap::new(),
+            exports: BTreeMap::new(),
+            adopted_portals: Vec::new(),
+            adopted_exports: Vec::new(),
+            ids: PortIds::default(),
+        };
+        let ways_in = WaysIn { open: AtomicUsize::new(0), connected: AtomicUsize::new(0), all_ended };
+        let running = Self {
+            reactors,
+            entity,
+            state,
+            events,
+            setting,
+            ways_in: Arc::new(ways_in),
+            changing: Mutex::default(),
+            now: RwLock::new(now),
+        };
+        running.settle_sizes();
+        match running.open_ways_in(plan.targets, inherited) {
+            Ok(()) => Ok(running),
+            Err(error) => {
+                running.stop(Deadline::after(stop::EXPORTS));
+                Err(error)
+            }
+        }
+    }
+
+    fn open_ways_in(&self, targets: Vec<iscsi::Target>, mut inherited: Inherited) -> Result<()> {
+        let model = self.now().model.clone();
+        self.now().units.values().for_each(|unit| self.bind(unit));
+        for terms in targets {
+            if let Ok(name) = terms.name.parse() {
+                self.arrange_target(&name, Some(terms))?;
+            }
+        }
+        for (key, wanted) in &model.portals {
+            let socket = inherited.at_address(wanted.listen.0);
+            self.start_portal(*key, wanted, socket)?;
+        }
+        for socket in inherited.iscsi {
+            let portal = Portal::adopt(socket, PortalOptions::default(), &self.entity, self.reactors)?;
+            self.ways_in.open.fetch_add(1, Ordering::AcqRel);
+            self.now_mut().adopted_portals.push(portal);
+        }
+        let connected =
+            inherited.vhost_user.iter().filter(|endpoint| matches!(endpoint, Endpoint::Connected(_)));
+        self.ways_in.connected.store(connected.count(), Ordering::Release);
+        self.start_exports(&model.exports, inherited.vhost_user)
+    }
+
+    /// What there is now, to be looked at for a moment.
+    pub(crate) fn now(&self) -> RwLockReadGuard<'_, Now> {
+        self.now.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What there is now, to be changed in a moment, by who has [`Self::changing`].
+    fn now_mut(&self) -> RwLockWriteGuard<'_, Now> {
+        self.now.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The units that there are now.
+    pub(crate) fn units(&self) -> Units {
+        self.now().units.clone()
+    }
+
+    /// The logical unit of this name.
+    pub(crate) fn unit(&self, name: &str) -> Option<Arc<LogicalUnit>> {
+        self.now().units.get(name).map(|unit| unit.unit.clone())
+    }
+
+    /// The configuration that is in force, with the sizes that units have by now.
+    pub(crate) fn model(&self) -> Model {
+        self.settle_sizes();
+        self.now().model.clone()
+    }
+
+    /// Resized units say what size they have.
+    pub(crate) fn settle_sizes(&self) {
+        let Now { model, units, .. } = &mut *self.now_mut();
+        for (name, unit) in units {
+            let size = unit.unit.backing().map(|backing| backing.caps().size.get());
+            if let Some((spec, size)) = model.units.get_mut(name).zip(size) {
+                match (&mut spec.size, &mut spec.store) {
+                    (Some(said), _) => *said = Bytes(size),
+                    (None, StoreSpec::Ram(said)) => *said = size,
+                    (None, StoreSpec::Path(_)) => {}
+                }
+            }
+        }
+    }
+
+    fn all_reactors(&self) -> Vec<ReactorId> {
+        (0..self.reactors.count()).map(ReactorId).collect()
+    }
+
+    /// What is served, in a few words.
+    pub(crate) fn status(&self) -> String {
+        let now = self.now();
+        let portals = now.portals.len() + now.adopted_portals.len();
+        summary::status(now.units.len(), portals + now.exports.len() + now.adopted_exports.len())
+    }
+
+    /// How to connect to all of them.
+    pub(crate) fn summary(&self) -> String {
+        let now = self.now();
+        let mut text = String::new();
+        for portal in now.portals.values().map(|gate| &gate.portal).chain(&now.adopted_portals) {
+            let of_group = |(name, target): (&TargetName, &Target)| {
+                let port = &target.ports.get(&portal.group_tag())?.port;
+                Some((name.to_string(), port.luns().inventory().units().keys().copied().collect()))
+            };
+            let targets: Vec<_> = now.targets.iter().filter_map(of_group).collect();
+            let _ = write!(text, "{}", summary::Iscsi { address: portal.address(), targets: &targets });
+        }
+        for (index, export) in now.exports.values().chain(&now.adopted_exports).enumerate() {
+            let _ = write!(text, "{}", summary::VhostUser { name: export.handle.name(), index });
+        }
+        text
+    }
+
+    /// Has all ways in stop to listen, let what is in flight finish and end their connections. Returns those that have not
+    /// done so before the deadline.
+    pub(crate) fn stop(&self, deadline: Deadline) -> Vec<String> {
+        let now = self.now();
+        let exports = || now.exports.values().chain(&now.adopted_exports).map(|export| &export.handle);
+        let portals = || now.portals.values().map(|gate| &gate.portal).chain(&now.adopted_portals);
+        exports().for_each(lunette_transport_vhost_user::Handle::begin_stop);
+        portals().for_each(|portal| portal.begin_stop(self.reactors));
+        let exports = exports().filter(|handle| !handle.wait(deadline.left()));
+        let exports = exports.map(|handle| format!("vhost-user on {}", handle.name()));
+        let portals = portals().filter(|portal| !portal.wait(deadline.left()));
+        exports.chain(portals.map(|portal| format!("iSCSI on {}", portal.address()))).collect()
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests;

@@ -1,0 +1,151 @@
+//! One step: it is what the running configuration says from then on, and the objects follow.
+
+use super::prepare::Prepared;
+use super::units::wanted_size;
+use super::{Running, exports};
+use crate::config;
+use crate::config::diff::{Effect, How, Step};
+use crate::config::{PortalKey, Unit};
+use crate::control::events;
+use crate::units;
+use anyhow::{Context, Result};
+
+impl Running {
+    /// Does a step, and tells of it. If it cannot be done, everything is as before it.
+    pub(super) fn carry_out(&self, step: &Step, prepared: &mut Prepared) -> Result<()> {
+        let back = {
+            let model = &mut self.now_mut().model;
+            let back = step.effect.inverse(model);
+            step.effect.apply(model);
+            back
+        };
+        let done = self.follow(step, &back, prepared);
+        match done {
+            Ok(()) => {
+                events::step(&self.events, step);
+                Ok(())
+            }
+            Err(error) => {
+                back.apply(&mut self.now_mut().model);
+                self.follow_back(&back);
+                Err(error.context(step.object.to_string()))
+            }
+        }
+    }
+
+    /// Makes the objects what the running configuration says by now; `back` leads to what it said before.
+    fn follow(&self, step: &Step, back: &Effect, prepared: &mut Prepared) -> Result<()> {
+        match &step.effect {
+            Effect::Daemon(_) => Ok(()),
+            Effect::Iscsi(_) => {
+                let options = prepared.iscsi.take().context("nothing is prepared")?;
+                self.entity.configure(options);
+                Ok(())
+            }
+            Effect::Unit(unit) => match back {
+                Effect::Unit(old) => self.make_other(old, unit, step.how),
+                _ => {
+                    self.create_unit(unit, prepared)?;
+                    self.show_unit(&unit.name, [units::place(unit), None])
+                }
+            },
+            Effect::NoUnit(name) => self.delete_unit(name),
+            Effect::Portal(key, portal) => self.set_portal(*key, portal, back),
+            Effect::NoPortal(key) => {
+                self.stop_portal(key);
+                self.arrange_groups()
+            }
+            Effect::Target(target) => {
+                self.arrange_target(&target.name, prepared.targets.get(&target.name).cloned())
+            }
+            Effect::NoTarget(name) => {
+                self.remove_target(name);
+                Ok(())
+            }
+            Effect::Rules(name, _) => self.arrange_target(name, prepared.targets.get(name).cloned()),
+            Effect::AtTarget(name, ..) => {
+                self.show_target(name);
+                Ok(())
+            }
+            Effect::AtRule(name, ..) => self.arrange_target(name, None),
+            Effect::Export(export) => self.set_export(export, back, step, prepared),
+            Effect::Renamed(from, to) => {
+                self.rename_export(from, to);
+                Ok(())
+            }
+            Effect::NoExport(name) => {
+                self.stop_export(name);
+                Ok(())
+            }
+            Effect::AtExport(name, ..) => self.show_export(name),
+        }
+    }
+
+    /// Shows again what was shown before a step that could not be done.
+    fn follow_back(&self, back: &Effect) {
+        let done = match back {
+            Effect::Target(target) => self.arrange_target(&target.name, None),
+            Effect::Rules(name, _) | Effect::AtRule(name, ..) => self.arrange_target(name, None),
+            Effect::NoPortal(_) | Effect::Portal(..) => self.arrange_groups(),
+            Effect::Export(export) => self.show_export(&export.name),
+            Effect::AtExport(name, ..) => self.show_export(name),
+            Effect::NoUnit(name) => self.delete_unit(name),
+            _ => Ok(()),
+        };
+        if let Err(error) = done {
+            tracing::error!("what could not be changed is not as it was: {error:#}");
+        }
+    }
+
+    fn make_other(&self, old: &Unit, new: &Unit, how: How) -> Result<()> {
+        if how != How::Recreate {
+            return self.change_unit(old, new);
+        }
+        let unit = self.unit(new.name.as_str());
+        if let Some((unit, size)) = unit.zip(wanted_size(new)).filter(|_| old.store == new.store) {
+            self.resize(&unit, size)?;
+        }
+        self.recreate_unit(old, new)
+    }
+
+    fn set_portal(&self, key: PortalKey, portal: &config::Portal, back: &Effect) -> Result<()> {
+        let Effect::Portal(_, old) = back else {
+            self.arrange_groups()?;
+            return self.start_portal(key, portal, None);
+        };
+        if old.group == portal.group {
+            self.advertise(&key, portal);
+            return Ok(());
+        }
+        self.stop_portal(&key);
+        let started = self.arrange_groups().and_then(|()| self.start_portal(key, portal, None));
+        started.inspect_err(|_| {
+            if let Err(error) = self.start_portal(key, old, None) {
+                tracing::error!("{error:#}");
+            }
+        })
+    }
+
+    fn set_export(
+        &self,
+        export: &config::VhostUser,
+        back: &Effect,
+        step: &Step,
+        prepared: &mut Prepared,
+    ) -> Result<()> {
+        let mut entry = || prepared.exports.remove(&export.name).context("nothing is prepared");
+        let Effect::Export(old) = back else { return self.start_export(export, entry()?) };
+        if step.how != How::Recreate {
+            self.let_connect(old, export)?;
+            return self.show_export(&export.name);
+        }
+        let entry = entry()?;
+        let record = self.stop_export(&old.name);
+        self.start_export(export, entry).inspect_err(|_| {
+            let again = |record| self.start_export(old, exports::Entry::of(old, record)?);
+            if let Some(Err(error)) = record.map(again) {
+                tracing::error!("{error:#}");
+            }
+        })
+    }
+}

@@ -1,0 +1,317 @@
+//! Changes of what is served.
+
+use super::*;
+use crate::config::values::Name;
+use crate::config::{self, Model, from_text};
+use crate::iscsi::Plan;
+use crate::units;
+use change::Done;
+use lunette_control::{Failure, Feed, Work};
+use lunette_reactor::Options;
+use std::path::Path;
+use std::time::SystemTime;
+use tempfile::TempDir;
+
+pub(crate) struct Rig {
+    pub(crate) running: Running,
+    pub(crate) folder: TempDir,
+    pub(crate) feed: Feed,
+}
+
+const TARGET: &str = "iqn.2026-11.org.example:a";
+
+impl Rig {
+    /// Serves what `text` says, in which `@` stands for the folder.
+    pub(crate) fn new(text: &str) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let options = Options { reactors: 2, pin: false, ..Options::default() };
+        let reactors: &'static Reactors = Box::leak(Box::new(Reactors::start(&options).unwrap()));
+        let feed = Feed::new(SystemTime::now, 0).unwrap();
+        let state = StateDir::open(&folder.path().join("state")).unwrap();
+        let model = model(folder.path(), text);
+        let units = units::open(model.units.values(), &state).unwrap();
+        let plan = Plan::new(&model).unwrap();
+        let basis = Basis { reactors, state, events: feed.events(), all_ended: Box::new(|| ()) };
+        let running = Running::start(model, plan, units, Inherited::default(), basis).unwrap();
+        Self { running, folder, feed }
+    }
+
+    fn model(&self, text: &str) -> Model {
+        model(self.folder.path(), text)
+    }
+
+    fn path(&self, name: &str) -> String {
+        self.folder.path().join(name).to_str().unwrap().to_owned()
+    }
+
+    /// Becomes what `text` says.
+    fn become_(&self, text: &str, permit: Permit) -> Result<Done, Failure> {
+        let wanted = self.model(text);
+        let become_it = |model: &mut Model| {
+            *model = wanted;
+            Ok(())
+        };
+        self.running.change(permit, &Work::quiet(), become_it).map(|((), done)| done)
+    }
+
+    fn shown(&self, target: &str) -> Vec<(u32, String)> {
+        let port = self.running.entity.target(target).unwrap().port(1).unwrap();
+        let inventory = port.luns().inventory();
+        inventory.units().iter().map(|(lun, unit)| (*lun, unit.name.clone())).collect()
+    }
+
+    fn naa(&self, unit: &str) -> String {
+        self.running.unit(unit).unwrap().identity.naa.to_string()
+    }
+
+    /// What runs says the same as its configuration.
+    fn check(&self) {
+        let now = self.running.now();
+        assert!(now.units.keys().eq(now.model.units.keys()));
+        assert!(now.targets.keys().eq(now.model.targets.keys()));
+        assert!(now.portals.keys().eq(now.model.portals.keys()));
+        assert!(now.exports.keys().eq(now.model.exports.keys()));
+    }
+}
+
+fn model(folder: &Path, text: &str) -> Model {
+    let text = text.replace('@', folder.to_str().unwrap());
+    let setting =
+        Setting { iscsi_sockets: None, vhost_user_sockets: None, looks_at_system: true, is_whole: true };
+    from_text(Path::new("/x"), text, setting).unwrap_or_else(|report| panic!("{report}")).0
+}
+
+const ANY: Permit = Permit { recreate: true, except_restart: false, shrink: true };
+
+const BASIS: &str = r#"
+[[unit]]
+name = "a"
+store = "@/a.img"
+size = "1M"
+
+[[unit]]
+name = "memory"
+store = "ram:2M"
+
+[[portal]]
+listen = "127.0.0.1:0"
+
+[[target]]
+name = "iqn.2026-11.org.example:a"
+units = { 0 = "a" }
+
+[[vhost-user]]
+name = "vm"
+socket = "@/vm.sock"
+units = { 0 = "memory" }
+"#;
+
+#[test]
+fn units_come_go_and_come_back_as_the_same() {
+    let rig = Rig::new(BASIS);
+    let naa = rig.naa("a");
+    rig.become_("", ANY).unwrap();
+    rig.check();
+    assert!(rig.running.units().is_empty() && rig.running.entity.targets().is_empty());
+    assert!(!Path::new(&rig.path("vm.sock")).exists());
+    assert!(Path::new(&rig.path("a.img")).exists());
+    // Nobody has a lock on it.
+    let unit = rig.model(BASIS).units.remove("a").unwrap();
+    drop(units::Opened::open(&unit, units::OtherSize::Refuse).unwrap());
+    rig.become_(BASIS, ANY).unwrap();
+    rig.check();
+    assert_eq!((rig.naa("a"), rig.shown(TARGET)), (naa, vec![(0, "a".to_owned())]));
+    assert!(Path::new(&rig.path("vm.sock")).exists());
+}
+
+#[test]
+fn what_cannot_be_done_as_a_whole_is_not_done_at_all() {
+    let rig = Rig::new(BASIS);
+    let before = rig.running.model();
+    // Before anything is changed: one store of two is not there.
+    let new = "[[unit]]\nname = \"new\"\nstore = \"@/new.img\"\nsize = \"1M\"\n";
+    let missing = format!("{BASIS}{new}[[unit]]\nname = \"no\"\nstore = \"@/no.img\"\n");
+    let failure = rig.become_(&missing, ANY).unwrap_err();
+    assert!(failure.message.contains("no.img does not exist"), "{failure}");
+    assert!(!Path::new(&rig.path("new.img")).exists(), "what was made for it is removed");
+    // In the middle: the address is taken, the socket's folder missing.
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let portal = format!("[[portal]]\nlisten = \"{}\"\n", taken.local_addr().unwrap());
+    let changed =
+        BASIS.replace("name = \"memory\"\n", "name = \"memory\"\nread-only = true\nserial = \"x\"\n");
+    let socket = "[[vhost-user]]\nname = \"b\"\nsocket = \"@/no/b.sock\"\nunits = {}\n";
+    for (more, part) in [(&portal[..], "in use"), (socket, "cannot listen at")] {
+        let failure = rig.become_(&format!("{changed}{new}{more}"), ANY).unwrap_err();
+        assert!(failure.message.contains(part), "{failure}");
+        rig.check();
+        assert_eq!(rig.running.model(), before);
+        assert!(!rig.running.unit("memory").unwrap().is_read_only());
+        assert_eq!(rig.shown(TARGET), [(0, "a".to_owned())]);
+    }
+}
+
+#[test]
+fn only_what_differs_is_touched() {
+    let rig = Rig::new(BASIS);
+    let (a, memory) = (rig.running.unit("a").unwrap(), rig.running.unit("memory").unwrap());
+    let target = rig.running.entity.target(TARGET).unwrap();
+    let port = target.port(1).unwrap();
+    let wanted = BASIS.replace("{ 0 = \"a\" }", "{ 0 = \"a\", 5 = \"b\" }\nalias = \"new\"");
+    let wanted = wanted + "[[unit]]\nname = \"b\"\nstore = \"ram:1M\"\n";
+    let done = rig.become_(&wanted, Permit::default()).unwrap();
+    assert_eq!(done.plan.steps.len(), 3, "{}", done.plan);
+    assert!(Arc::ptr_eq(&a, &rig.running.unit("a").unwrap()));
+    assert!(Arc::ptr_eq(&memory, &rig.running.unit("memory").unwrap()));
+    assert!(Arc::ptr_eq(&target.port(1).unwrap(), &port));
+    assert_eq!(target.alias(), "new");
+    assert_eq!(rig.shown(TARGET), [(0, "a".to_owned()), (5, "b".to_owned())]);
+    assert_eq!(rig.running.model(), rig.model(&wanted));
+}
+
+#[test]
+fn what_may_not_happen_by_the_way_is_refused() {
+    let rig = Rig::new(BASIS);
+    let refusal = |from: &str, to: &str| {
+        let failure = rig.become_(&BASIS.replace(from, to), Permit::default()).unwrap_err();
+        assert_eq!(failure.code, Failure::FAILED);
+        failure.message
+    };
+    assert!(refusal("ram:2M\"", "ram:2M\"\nblock = 4096").contains("unit memory (block) cannot be changed"));
+    assert!(refusal("\"1M\"", "\"512K\"").contains("would become smaller, 512K instead of 1M"));
+    assert!(refusal("ram:2M", "ram:1M").contains("would become smaller, 1M instead of 2M"));
+    let restart = format!("[daemon]\nreactors = 7\n{}", BASIS.replace("\"1M\"", "\"2M\""));
+    let failure = rig.become_(&restart, Permit::default()).unwrap_err();
+    assert_eq!(failure.message, "[daemon] (reactors) needs a restart of the daemon");
+    let except = Permit { except_restart: true, ..Permit::default() };
+    let done = rig.become_(&restart, except).unwrap();
+    assert_eq!((done.plan.steps.len(), done.waiting.len()), (1, 1));
+    assert_eq!(std::fs::metadata(rig.path("a.img")).unwrap().len(), 2 << 20);
+    let broken = |model: &mut Model| {
+        model.units.clear();
+        Ok(())
+    };
+    let failure = rig.running.change(ANY, &Work::quiet(), broken).unwrap_err();
+    assert!(failure.message.contains("there is no unit of the name `a`"), "{failure}");
+    assert_eq!(failure.data.unwrap()["mistakes"].as_array().unwrap().len(), 2);
+}
+
+#[test]
+fn units_change_while_they_are_used_or_are_made_anew() {
+    let rig = Rig::new(BASIS);
+    let a = rig.running.unit("a").unwrap();
+    let live = BASIS.replace("size = \"1M\"", "size = \"3M\"\nread-only = true\nwaiting = 7\nlun = 9");
+    rig.become_(&live, Permit::default()).unwrap();
+    assert!(Arc::ptr_eq(&a, &rig.running.unit("a").unwrap()) && a.is_read_only());
+    assert_eq!(units::place(rig.running.now().model.units.get("a").unwrap()).unwrap().lun, 9);
+    rig.become_(BASIS, ANY).unwrap();
+    assert!(Arc::ptr_eq(&a, &rig.running.unit("a").unwrap()) && !a.is_read_only());
+    assert_eq!(std::fs::metadata(rig.path("a.img")).unwrap().len(), 1 << 20);
+    drop(a);
+    // Together with a size, and where it is shown.
+    let anew = BASIS.replace("size = \"1M\"", "size = \"3M\"\nblock = 4096");
+    let before = rig.naa("a");
+    rig.become_(&anew, ANY).unwrap();
+    assert_eq!((rig.naa("a"), rig.shown(TARGET)), (before, vec![(0, "a".to_owned())]));
+    assert_eq!(rig.running.model(), rig.model(&anew));
+    // When that cannot be, there is the former.
+    let odd = anew.replace("@/a.img", "@/none/a.img");
+    let failure = rig.become_(&odd, ANY).unwrap_err();
+    assert!(failure.message.contains("none/a.img"), "{failure}");
+    assert_eq!((rig.running.model(), rig.shown(TARGET)), (rig.model(&anew), vec![(0, "a".to_owned())]));
+    assert!(rig.running.unit("a").unwrap().ready().is_ok());
+}
+
+#[test]
+fn a_store_that_was_opened_to_be_read_is_opened_anew_to_be_written() {
+    let text = BASIS.replace("ram:2M\"", "ram:2M\"\nread-only = true");
+    let rig = Rig::new(&text);
+    let failure = rig.become_(BASIS, Permit::default()).unwrap_err();
+    assert!(failure.message.contains("unit memory (read-only)"), "{failure}");
+    rig.become_(BASIS, ANY).unwrap();
+    assert!(!rig.running.unit("memory").unwrap().backing().unwrap().caps().read_only);
+}
+
+#[test]
+fn sizes_are_those_that_units_have() {
+    let rig = Rig::new(BASIS);
+    for (name, size) in [("a", 5 << 20), ("memory", 6 << 20)] {
+        let unit = rig.running.unit(name).unwrap();
+        rig.running.resize(&unit, size).unwrap();
+    }
+    let text = BASIS.replace("\"1M\"", "\"5M\"").replace("ram:2M", "ram:6M");
+    assert_eq!(rig.running.model(), rig.model(&text));
+    rig.become_(&text, Permit::default()).unwrap();
+    // The next start takes what it finds, whatever the configuration says.
+    let later = rig.model(BASIS);
+    rig.become_("", ANY).unwrap();
+    let state = StateDir::open(&rig.folder.path().join("state")).unwrap();
+    let units = units::open(later.units.values(), &state).unwrap();
+    assert_eq!(units["a"].unit.backing().unwrap().caps().size.get(), 5 << 20);
+}
+
+#[test]
+fn an_export_that_is_called_otherwise_goes_on() {
+    let rig = Rig::new(BASIS);
+    let (mut front, mut byte) = (std::os::unix::net::UnixStream::connect(rig.path("vm.sock")).unwrap(), [0]);
+    let done = rig.become_(&BASIS.replace("\"vm\"", "\"web\""), Permit::default()).unwrap();
+    assert_eq!(done.plan.steps.len(), 1, "{}", done.plan);
+    rig.check();
+    front.set_nonblocking(true).unwrap();
+    let read = std::io::Read::read(&mut front, &mut byte).unwrap_err();
+    assert_eq!(read.kind(), std::io::ErrorKind::WouldBlock, "the connection is still there");
+    // With another access, and another place.
+    let moved = BASIS.replace("{ 0 = \"memory\" }", "{ \"3:5\" = \"memory\" }\nmode = \"0666\"");
+    rig.become_(&moved, Permit::default()).unwrap();
+    let metadata = std::fs::metadata(rig.path("vm.sock")).unwrap();
+    assert_eq!(std::os::unix::fs::PermissionsExt::mode(&metadata.permissions()) & 0o777, 0o666);
+    let now = rig.running.now();
+    let export = now.exports.values().next().unwrap();
+    assert_eq!(export.targets().collect::<Vec<_>>(), [3]);
+}
+
+#[test]
+fn units_with_a_place_of_their_own_appear_where_all_are_shown() {
+    let text = "[[portal]]\nlisten = \"127.0.0.1:0\"\n[[target]]\nname = \"iqn.2026-11.org.example:a\"\n";
+    let rig = Rig::new(text);
+    assert_eq!(rig.shown(TARGET), []);
+    let unit = |lun: u32| format!("{text}[[unit]]\nname = \"a\"\nstore = \"ram:1M\"\nlun = {lun}\n");
+    for lun in [3, 4] {
+        rig.become_(&unit(lun), Permit::default()).unwrap();
+        assert_eq!(rig.shown(TARGET), [(lun, "a".to_owned())]);
+    }
+    rig.become_(text, Permit::default()).unwrap();
+    assert_eq!(rig.shown(TARGET), []);
+}
+
+#[test]
+fn portals_and_their_groups_come_and_go() {
+    let rig = Rig::new(BASIS);
+    let group_2 = "[[portal]]\nlisten = \"127.0.0.1:0\"\ngroup = 2\n";
+    let target = rig.running.entity.target(TARGET).unwrap();
+    let first = target.port(1).unwrap();
+    rig.become_(&format!("{BASIS}{group_2}"), Permit::default()).unwrap();
+    let port = target.port(2).unwrap();
+    assert_ne!((port.relative_id, port.group), (first.relative_id, first.group));
+    assert!(Arc::ptr_eq(&target.port(1).unwrap(), &first));
+    drop(port);
+    rig.become_(BASIS, Permit::default()).unwrap();
+    assert!(target.port(2).is_none());
+    rig.check();
+}
+
+#[test]
+fn rules_show_what_units_have_become() {
+    let rules = "[[target.access]]\ninitiators = [\"iqn.1\"]\nunits = { 4 = \"memory\" }\n";
+    let text = BASIS.replace("units = { 0 = \"a\" }\n", &format!("units = {{ 0 = \"a\" }}\n{rules}"));
+    let rig = Rig::new(&text);
+    rig.become_(&text.replace("ram:2M\"", "ram:2M\"\nserial = \"new\""), ANY).unwrap();
+    assert_eq!(rig.running.unit("memory").unwrap().identity.serial, "new");
+    rig.become_(&text.replace("{ 4 = \"memory\" }", "{}"), ANY).unwrap();
+    let name = Name::of("memory");
+    let places = rig.running.now().shown(|unit| *unit == name);
+    assert_eq!(places[&name].len(), 1, "the export's");
+    let limits = format!("[limits]\nconnections = 5\n[times]\nidle = 3\n{text}");
+    rig.become_(&limits, Permit::default()).unwrap();
+    assert_eq!(rig.running.model(), rig.model(&limits));
+    assert!(config::to_toml(&rig.running.model()).unwrap().contains("connections = 5"));
+}

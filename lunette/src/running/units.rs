@@ -1,0 +1,240 @@
+//! Logical units: made, changed, made anew and taken away.
+
+use super::Running;
+use super::prepare::Prepared;
+use crate::access::GroupAccess;
+use crate::config;
+use crate::config::values::{Bytes, Name, Place, StoreSpec};
+use crate::control::events;
+use crate::state::Record;
+use crate::units::{self, Opened, OtherSize, Unit};
+use anyhow::{Context, Result, anyhow, bail, ensure};
+use lunette_engine::{ChangeError, LogicalUnit};
+use lunette_store::{Post, ReactorId};
+use lunette_store_file::OpenError;
+use lunette_transport_vhost_user::reactor_of;
+use std::collections::BTreeSet;
+use std::sync::{Arc, mpsc};
+use std::time::{Duration, Instant};
+
+/// How long commands that are under way have to end before a unit is changed.
+const CHANGE: Duration = Duration::from_secs(60);
+/// How long they have before a unit is taken away, which happens in any case.
+const QUIET: Duration = Duration::from_secs(5);
+/// How long a unit that is taken away has until nobody has anything of it.
+const RELEASE: Duration = Duration::from_secs(10);
+/// How long what was let go of may take until the kernel knows.
+const LOCK: Duration = Duration::from_secs(5);
+const LOCK_STEP: Duration = Duration::from_millis(10);
+
+/// Hands over the result of a change.
+pub(crate) type Tell<T> = Box<dyn FnOnce(Result<T, ChangeError>) + Send>;
+
+impl Running {
+    /// Serves a new unit. It is shown where the running configuration says.
+    pub(super) fn create_unit(&self, spec: &config::Unit, prepared: &mut Prepared) -> Result<()> {
+        let opened = match prepared.stores.remove(&spec.name) {
+            Some(opened) => opened,
+            None => open_when_free(spec, OtherSize::Refuse)?,
+        };
+        self.make_unit(spec, opened, prepared.units.remove(&spec.name))
+    }
+
+    fn make_unit(&self, spec: &config::Unit, opened: Opened, record: Option<Record>) -> Result<()> {
+        let record = record.map_or_else(|| self.record(spec), Ok)?;
+        let naa = units::naa(spec, &record);
+        let is_taken = self.now().units.values().any(|unit| unit.unit.identity.naa == naa);
+        ensure!(!is_taken, "{}", units::taken(naa));
+        let keeper = units::keeper(spec, &record, &self.state)?;
+        let unit = units::build(spec, opened, &record, keeper)?;
+        self.bind(&unit);
+        events::watch_unit(&spec.name, &unit, &self.events);
+        unit.unit.resume(&*self.reactors.poster());
+        self.now_mut().units.insert(spec.name.clone(), unit);
+        Ok(())
+    }
+
+    /// By what initiators know the unit.
+    fn record(&self, spec: &config::Unit) -> Result<Record> {
+        let mut records = self.state.identities(&[units::key(spec)?])?;
+        records.pop().context("there is no identity")
+    }
+
+    /// Lets a unit live on the reactors of its request queues.
+    pub(super) fn bind(&self, unit: &Unit) {
+        let all = self.all_reactors();
+        let homes: BTreeSet<ReactorId> = unit.queues.iter().map(|queue| reactor_of(*queue, &all)).collect();
+        if !homes.is_empty() {
+            unit.unit.live_on(Vec::from_iter(homes));
+        }
+    }
+
+    /// Has everything that shows a unit, or should, do what the running configuration says.
+    pub(super) fn show_unit(&self, name: &Name, places: [Option<Place>; 2]) -> Result<()> {
+        let has_place = places.iter().any(Option::is_some);
+        let is_in_target_0 = places.iter().flatten().any(|place| place.target == 0);
+        let (targets, exports) = {
+            let now = self.now();
+            (now.targets_with(name, is_in_target_0), now.exports_with(name, has_place))
+        };
+        for (target, in_rule) in targets {
+            match in_rule {
+                true => self.arrange_target(&target, None)?,
+                false => self.show_target(&target),
+            }
+        }
+        exports.iter().try_for_each(|export| self.show_export(export))?;
+        if has_place { self.show_adopted() } else { Ok(()) }
+    }
+
+    /// Changes a unit while it is used. What was changed when something cannot be is changed back.
+    pub(super) fn change_unit(&self, old: &config::Unit, new: &config::Unit) -> Result<()> {
+        self.change_live(old, new).inspect_err(|_| {
+            if let Err(error) = self.change_live(new, old) {
+                tracing::error!("{} is not as it was: {error:#}", old.name);
+            }
+        })
+    }
+
+    fn change_live(&self, old: &config::Unit, new: &config::Unit) -> Result<()> {
+        let name = &new.name;
+        let unit = self.unit(name.as_str()).with_context(|| format!("the unit {name} is not served"))?;
+        if let Some(size) = wanted_size(new) {
+            self.resize(&unit, size)?;
+        }
+        if old.read_only != new.read_only {
+            self.ask(&unit, CHANGE, |unit, post, tell| unit.set_read_only(new.read_only, post, tell))?;
+        }
+        if old.access != new.access {
+            let groups = new.access.iter().flat_map(|access| &access.0);
+            let groups: Vec<_> =
+                groups.map(|&GroupAccess { group, state, preferred }| (group, state, preferred)).collect();
+            unit.reconfigure_access(&groups)?;
+        }
+        if old.waiting != new.waiting {
+            unit.limit_waiting(new.waiting.map_or(LogicalUnit::WAITING, usize::from));
+        }
+        let (before, after) = (units::place(old), units::place(new));
+        if before != after {
+            if let Some(unit) = self.now_mut().units.get_mut(name) {
+                unit.place = after;
+            }
+            self.show_unit(name, [before, after])?;
+        }
+        Ok(())
+    }
+
+    /// Gives a unit another size, if it has not this one.
+    pub(super) fn resize(&self, unit: &Arc<LogicalUnit>, size: u64) -> Result<()> {
+        match size_of(unit) == Some(size) {
+            true => Ok(()),
+            false => self.ask(unit, CHANGE, |unit, post, tell| unit.resize(size, post, tell)).map(drop),
+        }
+    }
+
+    /// Takes a unit out of service and serves another in its place. When that cannot be opened, the former is served anew.
+    pub(super) fn recreate_unit(&self, old: &config::Unit, new: &config::Unit) -> Result<()> {
+        let name = &new.name;
+        // If it cannot be left, nothing has happened. One that is not there could not be opened again before.
+        if let Some(unit) = self.unit(name.as_str()) {
+            self.quiesce(&unit, CHANGE)?;
+        }
+        self.release_unit(name)?;
+        let other = if old.store == new.store { OtherSize::Take } else { OtherSize::Refuse };
+        let made = open_when_free(new, other).and_then(|opened| self.make_unit(new, opened, None));
+        if made.is_err() {
+            let opened = open_when_free(old, OtherSize::Take);
+            let restored = opened.and_then(|opened| self.make_unit(old, opened, None));
+            if let Err(again) = restored {
+                tracing::error!("{name} is gone: it cannot be opened again: {again:#}");
+            }
+        }
+        self.show_unit(name, [units::place(old), units::place(new)])?;
+        made
+    }
+
+    /// Takes a unit out of service. What is under way has a moment to end.
+    pub(super) fn delete_unit(&self, name: &Name) -> Result<()> {
+        if let Some(unit) = self.unit(name.as_str())
+            && let Err(error) = self.quiesce(&unit, QUIET)
+        {
+            tracing::warn!("{name} is taken away all the same: {error:#}");
+        }
+        if !self.release_unit(name)? {
+            tracing::warn!(
+                "{name} is gone, but its store has not let go of a command yet, so it stays locked"
+            );
+        }
+        Ok(())
+    }
+
+    /// Has nobody see the unit any more, and ends it. Returns whether its store is free by now.
+    fn release_unit(&self, name: &Name) -> Result<bool> {
+        let Some(unit) = self.now_mut().units.remove(name) else { return Ok(true) };
+        self.show_unit(name, [unit.place, None])?;
+        let (tell, told) = mpsc::channel();
+        unit.unit.retire(&*self.reactors.poster(), move || _ = tell.send(()));
+        let deadline = Instant::now() + RELEASE;
+        let has_ended = told.recv_timeout(RELEASE).is_ok();
+        let store = unit.unit.backing().map(Arc::downgrade);
+        drop(unit);
+        // Handles of the store are let go of by the next turns.
+        self.reactors.call_all_within(RELEASE, || |_: &mut dyn lunette_store::Cx| ());
+        while has_ended && store.as_ref().is_some_and(|store| store.strong_count() > 0) {
+            if Instant::now() > deadline {
+                return Ok(false);
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        Ok(has_ended)
+    }
+
+    /// Has a unit be quiet; it goes on if it does not become so within `time`.
+    pub(crate) fn quiesce(&self, unit: &Arc<LogicalUnit>, time: Duration) -> Result<()> {
+        let quiet = self.ask(unit, time, |unit, post, tell| unit.quiesce(post, tell));
+        quiet.inspect_err(|_| unit.resume_commands(&*self.reactors.poster()))
+    }
+
+    /// Asks a unit for a change, and waits for it.
+    pub(crate) fn ask<T: Send + 'static>(
+        &self,
+        unit: &Arc<LogicalUnit>,
+        time: Duration,
+        begin: impl FnOnce(&Arc<LogicalUnit>, &dyn Post, Tell<T>),
+    ) -> Result<T> {
+        let (tell, told) = mpsc::channel();
+        begin(unit, &*self.reactors.poster(), Box::new(move |result| drop(tell.send(result))));
+        match told.recv_timeout(time) {
+            Ok(result) => result.map_err(|error| anyhow!("{}: {error}", unit.name)),
+            Err(_) => bail!("{}: commands that are under way have not ended within {time:?}", unit.name),
+        }
+    }
+}
+
+/// The size that the configuration wants, if it says one.
+pub(super) fn wanted_size(spec: &config::Unit) -> Option<u64> {
+    match spec.store {
+        StoreSpec::Ram(size) => Some(size),
+        StoreSpec::Path(_) => spec.size.map(|Bytes(size)| size),
+    }
+}
+
+/// The size that a unit has, in bytes.
+pub(super) fn size_of(unit: &LogicalUnit) -> Option<u64> {
+    unit.backing().map(|backing| backing.caps().size.get())
+}
+
+/// Opens a store that this process may just have let go of.
+fn open_when_free(spec: &config::Unit, other: OtherSize) -> Result<Opened> {
+    let deadline = Instant::now() + LOCK;
+    loop {
+        let opened = Opened::open(spec, other);
+        let is_ours = opened.as_ref().is_err_and(|error| {
+            matches!(error.downcast_ref(), Some(OpenError::InUse { pid: Some(pid), .. }) if *pid == std::process::id())
+        });
+        if !is_ours || Instant::now() > deadline {
+            return opened;
+        }
+        std::thread::sleep(LOCK_STEP);
+    }
+}
