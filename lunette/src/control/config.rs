@@ -4,7 +4,7 @@ use super::Call;
 use crate::config::diff::{Plan, Step};
 use crate::config::{self, Model, Setting, to_toml};
 use crate::running::{Done, Permit};
-use lunette_control::{Failure, NoParams};
+use lunette_control::{Failure, NoParams, Role};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -99,11 +99,16 @@ fn understand(call: &Call<'_>, toml: String, base: Option<PathBuf>) -> Result<Mo
     if base.as_ref().is_some_and(|base| !base.is_absolute()) {
         return Err(Failure::parameters("base: write it from / on"));
     }
-    let setting = Setting { looks_at_system: true, ..call.daemon.running.setting };
+    let setting = setting(call.daemon.running.setting, call.caller.role);
     let path = base.unwrap_or_default().join("configuration");
     let read = config::from_text(Path::new(&path), toml, setting);
     let (model, _) = read.map_err(Failure::failed)?;
     Ok(model)
+}
+
+/// How closely a configuration is looked at: who may only read learns nothing of files that the daemon can see.
+fn setting(running: Setting, role: Role) -> Setting {
+    Setting { looks_at_system: role == Role::Administrator, ..running }
 }
 
 fn steps(Done { plan, waiting }: Done) -> Result<Steps, Failure> {
@@ -113,4 +118,33 @@ fn steps(Done { plan, waiting }: Done) -> Result<Steps, Failure> {
     let (done, left) = (values(&plan.steps).map_err(failed)?, values(&waiting).map_err(failed)?);
     let all = Plan { steps: waiting.into_iter().chain(plan.steps).collect() };
     Ok(Steps { steps: done, waiting: left, text: all.to_string() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn readers_learn_nothing_of_files() {
+        let running = Setting {
+            iscsi_sockets: Some(false),
+            vhost_user_sockets: Some(false),
+            looks_at_system: false,
+            is_whole: true,
+        };
+        let text = r#"
+            [[unit]]
+            name = "a"
+            store = "ram:1M"
+            lun = 0
+            [[portal]]
+            listen = "127.0.0.1:3260"
+            [[target]]
+            name = "iqn.2026-11.org.example:a"
+            access = [{ chap = { accounts = [{ name = "joe", secret = { file = "/no/such/secret" } }] } }]
+        "#;
+        let read = |role| config::from_text(Path::new("/x"), text.into(), setting(running, role));
+        assert!(read(Role::Reader).is_ok());
+        assert!(read(Role::Administrator).unwrap_err().to_string().contains("/no/such/secret"));
+    }
 }
