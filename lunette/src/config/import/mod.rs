@@ -39,6 +39,10 @@ pub(super) struct Import {
     /// The secrets by the names of their files, as far as they are known.
     secrets: BTreeMap<String, Option<Zeroizing<String>>>,
     names: BTreeSet<String>,
+    /// How many names were made of the same wish.
+    wishes: BTreeMap<String, usize>,
+    /// The units that have a store, by its path.
+    by_store: BTreeMap<FilePath, Vec<usize>>,
     /// Where the files of secrets are going to be.
     directory: PathBuf,
 }
@@ -118,18 +122,19 @@ impl Import {
         let base = base.strip_suffix(".img").unwrap_or(base);
         let clean: String = base.chars().filter(|c| c.is_ascii_graphic()).take(48).collect();
         let clean = if clean.is_empty() { "unit".to_owned() } else { clean };
-        Name::of(&unique(&mut self.names, &clean))
+        Name::of(&unique(&mut self.names, &mut self.wishes, &clean))
     }
 
     /// Adds a unit, for which there is this wish for a name. What is in the same store already is shown instead: two may not
     /// write there. Returns what it is called, if it can be shown.
     fn add_unit(&mut self, mut unit: Unit, wish: &str, place: &str) -> Option<Name> {
-        let same = |other: &&Unit| {
-            matches!(unit.store, StoreSpec::Path(_))
-                && other.store == unit.store
-                && !(other.read_only && unit.read_only)
+        let path = match &unit.store {
+            StoreSpec::Path(path) => Some(path.clone()),
+            StoreSpec::Ram(_) => None,
         };
-        if let Some(other) = self.document.units.iter().find(same) {
+        let known = path.as_ref().and_then(|path| self.by_store.get(path)).into_iter().flatten();
+        let mut others = known.filter_map(|index| self.document.units.get(*index));
+        if let Some(other) = others.find(|other| !(other.read_only && unit.read_only)) {
             let name = other.name.clone();
             if (other.read_only, other.block) != (unit.read_only, unit.block) {
                 self.lose(
@@ -146,6 +151,9 @@ impl Import {
         }
         unit.name = self.name(wish);
         let name = unit.name.clone();
+        if let Some(path) = path {
+            self.by_store.entry(path).or_default().push(self.document.units.len());
+        }
         self.document.units.push(unit);
         Some(name)
     }
@@ -240,14 +248,15 @@ impl Import {
 }
 
 /// A name that is not taken, and now is.
-fn unique(taken: &mut BTreeSet<String>, wish: &str) -> String {
-    let mut name = wish.to_owned();
-    let mut number = 1;
-    while !taken.insert(name.clone()) {
-        number += 1;
-        name = format!("{wish}-{number}");
+fn unique(taken: &mut BTreeSet<String>, wishes: &mut BTreeMap<String, usize>, wish: &str) -> String {
+    let number = wishes.entry(wish.to_owned()).or_insert(0);
+    loop {
+        *number += 1;
+        let name = if *number == 1 { wish.to_owned() } else { format!("{wish}-{number}") };
+        if taken.insert(name.clone()) {
+            return name;
+        }
     }
-    name
 }
 
 /// The world-wide name that LIO makes from a unit serial number: NAA 6, the company identifier 001405h, and up to 25 of its

@@ -3,6 +3,7 @@
 use super::*;
 use crate::config::document::Model;
 use crate::config::load::from_text;
+use crate::config::values::Lun;
 use std::os::unix::fs::PermissionsExt;
 
 const TGT: &str = include_str!("tests/targets.conf");
@@ -105,6 +106,19 @@ fn neither_secrets_at_misspelt_keys_nor_what_steers_terminals_is_told() {
         "attributes":{"generate_node_acls":1,"demo_mode_write_protect":0},"parameters":{"chap_passwd":"secretpass12"}}]}]}"#,
     );
     assert!(told.contains("`chap_passwd`") && !told.contains("secretpass"), "{told}");
+}
+
+#[test]
+fn many_units_have_names_and_numbers_of_their_own() {
+    let stores: String = (0..5000).map(|number| format!("backing-store /srv/{number:04}/disk\n")).collect();
+    let text = format!(
+        "<target iqn.2026-11.org.example:a>\n<backing-store /first>\nlun 2\n</backing-store>\n{stores}</target>"
+    );
+    let import = understand(Path::new("/etc/x.conf"), &text, DIRECTORY.into()).unwrap();
+    let luns = import.document.targets[0].units.as_ref().unwrap();
+    let at = |lun| luns[&Lun(lun)].to_string();
+    assert_eq!([at(1), at(2), at(3), at(5001)], ["disk", "first", "disk-2", "disk-5000"]);
+    assert_eq!(import.document.units.len(), 5001);
 }
 
 #[test]

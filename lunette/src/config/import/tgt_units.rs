@@ -42,18 +42,30 @@ pub(super) fn units(tid: u32, block: &[&Directive], import: &mut Import) -> Luns
         |directive: &&Directive| matches!(directive.key.as_str(), "backing-store" | "direct-store");
     let mut stores: Vec<&Directive> = block.iter().copied().filter(is_store).collect();
     stores.sort_by_key(|store| (store.key != "backing-store", store.value.clone()));
+    // Looked for once: there may be thousands of units.
+    let of_all: Vec<&Directive> =
+        block.iter().copied().filter(|said| OF_UNITS.contains(&said.key.as_str())).collect();
+    let lun_of_all = find(block, "lun");
     let lun = |store: &Directive| {
         let inner: Vec<&Directive> = store.block.iter().flatten().collect();
-        let said = find(block, "lun").or(find(&inner, "lun")).map(|said| said.value.clone());
+        let said = lun_of_all.or(find(&inner, "lun")).map(|said| said.value.clone());
         said.and_then(|said| said.parse::<Lun>().ok())
     };
     let mut taken: BTreeSet<u32> = stores.iter().filter_map(|store| lun(store)).map(|lun| lun.0).collect();
     let mut luns = Luns::new();
+    let mut lowest = 1;
     for store in stores {
-        let number =
-            lun(store).map_or_else(|| (1..).find(|number| !taken.contains(number)).unwrap_or(1), |lun| lun.0);
+        let number = lun(store).map_or_else(
+            || {
+                while taken.contains(&lowest) {
+                    lowest += 1;
+                }
+                lowest
+            },
+            |lun| lun.0,
+        );
         taken.insert(number);
-        let Some(unit) = unit(tid, number, block, store, import) else { continue };
+        let Some(unit) = unit(tid, number, &of_all, store, import) else { continue };
         let Entry::Vacant(place) = luns.entry(Lun(number)) else {
             import.lose(&store.place, format!("LUN {number} is taken already"));
             continue;
@@ -91,7 +103,7 @@ fn unit(
     let inner: Vec<&Directive> = store.block.iter().flatten().collect();
     let is_shared = |directive: &&Directive| {
         let key = directive.key.as_str();
-        OF_UNITS.contains(&key) && (matches!(key, "mode_page" | "params") || find(&inner, key).is_none())
+        matches!(key, "mode_page" | "params") || find(&inner, key).is_none()
     };
     let shared = of_target.iter().copied().filter(is_shared);
     for Directive { key, value, place, .. } in shared.chain(inner.iter().copied()) {
