@@ -33,6 +33,8 @@ const MOST_FILES: usize = 4096;
 /// The text of a file.
 struct Source {
     path: PathBuf,
+    /// Where relative paths begin.
+    base: PathBuf,
     text: String,
     /// Where its lines end.
     ends: Vec<usize>,
@@ -163,7 +165,8 @@ fn of_directory(path: &Path) -> Result<Vec<PathBuf>, Box<Mistake>> {
 
 impl Source {
     fn new(path: &Path, text: String) -> Self {
-        Self { path: path.to_owned(), ends: line_ends(&text), text }
+        let base = path.parent().unwrap_or(Path::new("")).to_owned();
+        Self { path: path.to_owned(), base, ends: line_ends(&text), text }
     }
 
     fn read(path: &Path) -> Result<Self, Box<Mistake>> {
@@ -175,7 +178,12 @@ impl Source {
             return Err(wrong(format!("the file has more than {} MiB", LONGEST_FILE >> 20)));
         }
         match String::from_utf8(bytes) {
-            Ok(text) => Ok(Self::new(path, text)),
+            Ok(text) => {
+                // What is written down of it means the same elsewhere.
+                let absolute = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+                let base = absolute.parent().unwrap_or(&absolute).to_owned();
+                Ok(Self { base, ..Self::new(path, text) })
+            }
             Err(error) => {
                 let place = error.utf8_error().valid_up_to();
                 let text = String::from_utf8_lossy(error.as_bytes());
@@ -199,11 +207,6 @@ impl Source {
 
     fn spot(&self, place: Range<usize>) -> Spot {
         Spot::of(&self.path, &self.text, &self.ends, place)
-    }
-
-    /// Where relative paths begin.
-    fn base(&self) -> &Path {
-        self.path.parent().unwrap_or(Path::new(""))
     }
 }
 
@@ -281,7 +284,7 @@ impl<'a> Reader<'a> {
         }
         self.origins.insert((section, 0), origin);
         if let Some(mut value) = self.table::<T>(origin) {
-            value.rebase(self.sources[origin.file].base());
+            value.rebase(&self.sources[origin.file].base);
             *to = value;
         }
     }
@@ -301,7 +304,7 @@ impl<'a> Reader<'a> {
         for value in tables.iter() {
             let origin = Origin { value, ..origin };
             if let Some(mut table) = read(self, origin) {
-                table.rebase(self.sources[origin.file].base());
+                table.rebase(&self.sources[origin.file].base);
                 self.origins.insert((section, to.len()), origin);
                 to.push(table);
             }

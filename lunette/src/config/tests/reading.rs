@@ -174,3 +174,15 @@ fn the_portals_of_port_0_are_several() {
                 [[target]]\nname = \"iqn.2026-11.org.example:a\"\n";
     assert_eq!(model(text).portals.len(), 2);
 }
+
+#[test]
+fn relative_paths_are_told_whole() {
+    let directory = tempfile::tempdir_in(".").unwrap();
+    let path = directory.path().join("lunette.toml");
+    std::fs::write(&path, "[[unit]]\nname = \"a\"\nstore = \"a.img\"\n").unwrap();
+    // Made in this directory, so its path is relative already.
+    let relative = Path::new(".").join(path.strip_prefix(std::env::current_dir().unwrap()).unwrap_or(&path));
+    let (model, _) = load(&relative, Files::Alone, Document::default(), UNKNOWN).unwrap();
+    let expected = std::path::absolute(directory.path()).unwrap().join("a.img");
+    assert!(to_toml(&model).unwrap().contains(expected.to_str().unwrap()));
+}
