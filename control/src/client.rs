@@ -12,6 +12,7 @@ use std::io::{self, BufRead, BufReader, Read, Write};
 use std::os::fd::BorrowedFd;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
+use std::time::Duration;
 use thiserror::Error;
 
 /// Longest answer, in bytes.
@@ -63,6 +64,15 @@ impl Connection {
     pub fn open(path: &Path) -> Result<Self, Error> {
         let stream = BufReader::new(UnixStream::connect(path)?);
         Ok(Self { stream, last: 0, events: VecDeque::new() })
+    }
+
+    /// How long it waits for the daemon to say something; otherwise for ever.
+    ///
+    /// # Errors
+    /// When the time is none.
+    pub fn set_patience(&mut self, patience: Option<Duration>) -> Result<(), Error> {
+        self.stream.get_ref().set_read_timeout(patience)?;
+        Ok(self.stream.get_ref().set_write_timeout(patience)?)
     }
 
     /// Has the daemon carry out a method. Events that come before the answer are kept.

@@ -115,6 +115,20 @@ impl<'a> Lunette<'a> {
         Ok(daemon)
     }
 
+    /// Carries out a command of the program that speaks to the daemon.
+    pub fn ask<S: AsRef<str>>(&self, words: impl IntoIterator<Item = S>) -> Result<Output> {
+        let mut command = tools::command(&binary()?.display().to_string())?;
+        for word in words {
+            command.arg(word.as_ref());
+        }
+        let state = self.path("state");
+        let said = tools::run(command.arg("--state-dir").arg(state).current_dir(self.home.path()), LIMIT)?;
+        if said.stderr.contains("panicked") {
+            bail!("it panicked: {said}");
+        }
+        Ok(said)
+    }
+
     /// Runs a daemon that is expected to refuse its arguments, and gives what it said.
     pub fn refused(&self) -> Result<Output> {
         tools::run(&mut self.command()?, LIMIT)?.fails()

@@ -1,10 +1,16 @@
 //! The command line.
 
+pub(crate) mod keys;
+pub(crate) mod objects;
+
+use crate::client::names;
 use crate::config::command::ConfigCommand;
-use crate::config::{IoMode, PollMode, Portal, Unit, VhostUser};
+use crate::config::{DEFAULT_FILE, IoMode, PollMode, Portal, Unit, VhostUser};
 use crate::control::ControlOptions;
 use crate::state::StateDir;
-use clap::{Args, Parser};
+use clap::{Args, Parser, ValueHint};
+use clap_complete::engine::ArgValueCandidates;
+use objects::{ExportCall, LuCall, PortalCall, TargetCall};
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
@@ -82,6 +88,20 @@ pub(crate) enum Subcommand {
 pub(crate) enum ClientCall {
     /// Show which daemon runs, and what you may do
     Status(StatusCall),
+    /// Print the configuration of a daemon, as a file that brings forth the same
+    Show(ShowCall),
+    /// Change what a daemon serves to a configuration
+    ///
+    /// Shows what differs and does it, all or nothing, without disturbing what stays as it is.
+    Apply(ApplyCall),
+    /// See, create, change and delete logical units
+    Lu(LuCall),
+    /// See, create, change and delete iSCSI targets, and choose what they show
+    Target(TargetCall),
+    /// See, create and delete the addresses of iSCSI
+    Portal(PortalCall),
+    /// See, create, change and delete the sockets for virtual machines, and choose what they show
+    Export(ExportCall),
     /// See and end the iSCSI sessions of a daemon
     Session(SessionCall),
     /// See, wait for and cancel what takes long
@@ -95,10 +115,12 @@ pub(crate) enum ClientCall {
 /// What is made from the command line itself.
 #[derive(clap::Subcommand, Debug)]
 pub(crate) enum Generate {
-    /// Print completions for a shell, to be put where that looks for them
+    /// Print what has a shell complete command lines, as in: source <(lunette completions bash)
+    ///
+    /// Names are those of the daemon that runs.
     Completions {
         /// The shell
-        shell: clap_complete::Shell,
+        shell: Shell,
     },
     /// Write a manual page for each command
     Man {
@@ -106,6 +128,16 @@ pub(crate) enum Generate {
         #[arg(value_name = "DIRECTORY")]
         directory: PathBuf,
     },
+}
+
+/// A shell that completes command lines.
+#[derive(clap::ValueEnum, Clone, Copy, Debug)]
+pub(crate) enum Shell {
+    Bash,
+    Elvish,
+    Fish,
+    Powershell,
+    Zsh,
 }
 
 /// `status`.
@@ -116,6 +148,42 @@ pub(crate) struct StatusCall {
     /// As JSON
     #[arg(long)]
     pub(crate) json: bool,
+}
+
+/// `show`.
+#[derive(Args, Debug)]
+pub(crate) struct ShowCall {
+    #[command(flatten)]
+    pub(crate) control: ControlSocket,
+}
+
+/// `apply`.
+#[derive(Args, Debug)]
+pub(crate) struct ApplyCall {
+    #[command(flatten)]
+    pub(crate) control: ControlSocket,
+    /// The configuration; the files in `conf.d` beside it belong to it
+    #[arg(value_name = "FILE", default_value = DEFAULT_FILE, value_hint = ValueHint::FilePath)]
+    pub(crate) file: PathBuf,
+    /// Only show what would be done
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+    #[command(flatten)]
+    pub(crate) permitted: Permitted,
+    /// As JSON, with everything that is known
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// What may happen to what is served.
+#[derive(Args, Debug)]
+pub(crate) struct Permitted {
+    /// Units may become smaller, and lose what is beyond
+    #[arg(long)]
+    pub(crate) shrink: bool,
+    /// Leave out what needs a restart of the daemon
+    #[arg(long)]
+    pub(crate) except_restart: bool,
 }
 
 /// `events`.
@@ -158,11 +226,13 @@ pub(crate) enum JobCommand {
     /// Show one job with what came of it, as JSON
     Show {
         /// Number of the job
+        #[arg(add = ArgValueCandidates::new(names::jobs))]
         job: u64,
     },
     /// Show how far a job is until it has ended
     Wait {
         /// Number of the job
+        #[arg(add = ArgValueCandidates::new(names::jobs))]
         job: u64,
         /// Have Ctrl-C cancel the job
         #[arg(long)]
@@ -171,6 +241,7 @@ pub(crate) enum JobCommand {
     /// Ask a job to end
     Cancel {
         /// Number of the job
+        #[arg(add = ArgValueCandidates::new(names::jobs))]
         job: u64,
     },
 }
@@ -199,7 +270,7 @@ pub(crate) enum SessionCommand {
     /// changed. To keep it away, change who has access.
     End {
         /// Number of the session, as `list` shows it
-        #[arg(value_name = "SESSION")]
+        #[arg(value_name = "SESSION", add = ArgValueCandidates::new(names::sessions))]
         session: u16,
         /// Close the connection at once
         #[arg(long)]
@@ -211,13 +282,13 @@ pub(crate) enum SessionCommand {
 }
 
 /// Which daemon is spoken to.
-#[derive(Args, Debug)]
+#[derive(Args, Clone, Default, Debug)]
 pub(crate) struct ControlSocket {
     /// Control socket of the daemon [default: control.sock in the state directory]
-    #[arg(long, value_name = "SOCKET", global = true)]
+    #[arg(long, value_name = "SOCKET", global = true, value_hint = ValueHint::FilePath)]
     control: Option<PathBuf>,
     /// State directory of the daemon [default: as for serve]
-    #[arg(long, value_name = "DIRECTORY", global = true)]
+    #[arg(long, value_name = "DIRECTORY", global = true, value_hint = ValueHint::DirPath)]
     state_dir: Option<PathBuf>,
 }
 
@@ -228,6 +299,11 @@ impl ControlSocket {
     pub(crate) fn path(&self) -> PathBuf {
         let state = || self.state_dir.clone().unwrap_or_else(StateDir::default_path);
         self.control.clone().unwrap_or_else(|| state().join(CONTROL_SOCKET))
+    }
+
+    /// Whether the command line says which.
+    pub(crate) fn is_said(&self) -> bool {
+        self.control.is_some() || self.state_dir.is_some()
     }
 }
 

@@ -37,6 +37,9 @@ const CAPABILITIES: &str = r#"{"type":"scsi"}"#;
 /// The program: does what its command line says.
 pub fn main() -> ExitCode {
     let words: Vec<OsString> = std::env::args_os().collect();
+    if let Some(completed) = generate::complete(&words) {
+        return if completed.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE };
+    }
     let done = match Call::parse(&words) {
         Ok(Call::Serve(options)) => {
             start_log();

@@ -29,7 +29,7 @@ pub(super) fn run(what: &JobCall) -> Result<()> {
 }
 
 fn table(jobs: Vec<JobStatus>) -> Table<7> {
-    let mut table = Table::new(["JOB", "METHOD", "USER", "STATE", "DONE", "BEGUN", "WHAT"]);
+    let mut table = Table::new(["JOB", "METHOD", "USER", "STATE", "DONE", "BEGUN", "WHAT"]).sparing(&[2, 5]);
     for job in jobs {
         let state = serde_json::to_value(job.state).unwrap_or_default();
         let what = job.failure.map_or(job.text, |failure| failure.message);

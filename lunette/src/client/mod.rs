@@ -1,10 +1,17 @@
 //! The command line's part of control: commands that speak to a daemon which runs.
 
+mod config;
 mod events;
+mod export;
 mod job;
+mod lu;
+pub(crate) mod names;
+mod objects;
+mod portal;
 mod progress;
 mod session;
 mod table;
+mod target;
 
 use crate::cli::{ClientCall, ControlSocket, StatusCall};
 use anyhow::{Context, Result};
@@ -18,6 +25,12 @@ use table::{Table, is_shown};
 pub(crate) fn run(call: &ClientCall) -> Result<()> {
     let done = match call {
         ClientCall::Status(call) => status(call),
+        ClientCall::Show(call) => config::show(call),
+        ClientCall::Apply(call) => config::apply(call),
+        ClientCall::Lu(call) => lu::run(call),
+        ClientCall::Target(call) => target::run(call),
+        ClientCall::Portal(call) => portal::run(call),
+        ClientCall::Export(call) => export::run(call),
         ClientCall::Session(call) => session::run(call),
         ClientCall::Job(call) => job::run(call),
         ClientCall::Events(call) => events::run(call),
@@ -50,7 +63,13 @@ fn status(call: &StatusCall) -> Result<()> {
 /// Connects to the daemon that is meant.
 fn connect(control: &ControlSocket) -> Result<Connection> {
     let socket = control.path();
-    Connection::open(&socket).with_context(|| socket.display().to_string())
+    Connection::open(&socket).with_context(|| {
+        let advice = match control.is_said() {
+            true => "",
+            false => " (is one running? `--control` or `--state-dir` says where)",
+        };
+        format!("{}{advice}", socket.display())
+    })
 }
 
 fn print_text(text: &str) -> Result<()> {
@@ -70,6 +89,18 @@ fn columns(terminal: impl AsFd) -> Option<usize> {
 
 fn print_json(value: &Value) -> Result<()> {
     print_text(&pretty(value))
+}
+
+/// For people: three digits or so.
+pub(crate) fn bytes(bytes: u64) -> String {
+    let units = ["B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB"];
+    let unit = (bytes.max(1).ilog2() / 10) as usize;
+    match bytes as f64 / (1_u64 << (10 * unit)) as f64 {
+        _ if unit == 0 => format!("{bytes} B"),
+        number if number < 10.0 => format!("{number:.2} {}", units[unit]),
+        number if number < 100.0 => format!("{number:.1} {}", units[unit]),
+        number => format!("{number:.0} {}", units[unit]),
+    }
 }
 
 /// JSON for people and programs.
@@ -94,6 +125,12 @@ fn clean(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn amounts_are_short() {
+        let amounts = [0, 1023, 1024, 15 << 10, 1 << 30, 300 << 40, u64::MAX].map(bytes);
+        assert_eq!(amounts, ["0 B", "1023 B", "1.00 KiB", "15.0 KiB", "1.00 GiB", "300 TiB", "16.0 EiB"]);
+    }
 
     #[test]
     fn json_says_the_same_without_what_moves_a_cursor() {

@@ -6,6 +6,8 @@ use unicode_width::{UnicodeWidthChar, UnicodeWidthStr};
 /// Columns that are as wide as what is in them.
 pub(crate) struct Table<const N: usize> {
     rows: Vec<[String; N]>,
+    /// Columns that are left out where there is no room for all, the first one first.
+    spared: &'static [usize],
 }
 
 /// No column becomes narrower than this, or than its heading, however narrow the terminal is.
@@ -16,7 +18,12 @@ const GAP: usize = 2;
 impl<const N: usize> Table<N> {
     /// One with these headings.
     pub(crate) fn new(headings: [&str; N]) -> Self {
-        Self { rows: vec![headings.map(str::to_owned)] }
+        Self { rows: vec![headings.map(str::to_owned)], spared: &[] }
+    }
+
+    /// The same, which leaves out these columns, one after the other, rather than parts of what stands in others.
+    pub(crate) fn sparing(self, spared: &'static [usize]) -> Self {
+        Self { spared, ..self }
     }
 
     pub(crate) fn row(&mut self, cells: [String; N]) {
@@ -26,12 +33,23 @@ impl<const N: usize> Table<N> {
 
     /// The lines. Where there are only so many columns of a terminal, the widest cells lose their middle.
     pub(crate) fn lines(&self, terminal: Option<usize>) -> String {
-        let widths = self.widths(terminal);
+        let wanted =
+            |column: usize| self.rows.iter().map(|row| row[column].width()).max().unwrap_or_default();
+        let mut widths: Vec<(usize, usize)> = (0..N).map(|column| (column, wanted(column))).collect();
+        if let Some(terminal) = terminal {
+            let mut spared = self.spared.iter();
+            while room(terminal, &widths) < total(&widths) {
+                let Some(column) = spared.next() else { break };
+                widths.retain(|(other, _)| other != column);
+            }
+            let room = room(terminal, &widths);
+            self.fit(&mut widths, room);
+        }
         let mut text = String::new();
         for row in &self.rows {
             let mut line = String::new();
-            for (cell, width) in row.iter().zip(widths) {
-                let cell = shortened(cell, width);
+            for (column, width) in &widths {
+                let cell = shortened(&row[*column], *width);
                 let blanks = width.saturating_sub(cell.width()) + GAP;
                 let _ = write!(line, "{cell}{:blanks$}", "");
             }
@@ -41,26 +59,30 @@ impl<const N: usize> Table<N> {
         text
     }
 
-    fn widths(&self, terminal: Option<usize>) -> [usize; N] {
-        let wanted =
-            |column: usize| self.rows.iter().map(|row| row[column].width()).max().unwrap_or_default();
-        let mut widths: [usize; N] = std::array::from_fn(wanted);
-        let least: [usize; N] = std::array::from_fn(|column| {
+    /// Makes all columns shorter that are longer than some length, which is as long as it can be.
+    fn fit(&self, widths: &mut [(usize, usize)], room: usize) {
+        let least = |column: usize, width: usize| {
             let heading = self.rows.first().map_or(0, |row| row[column].width());
-            heading.max(NARROWEST).min(widths[column])
-        });
-        let Some(room) = terminal.map(|columns| columns.saturating_sub(GAP * N.saturating_sub(1))) else {
-            return widths;
+            heading.max(NARROWEST).min(width)
         };
-        // All become shorter that are longer than some length, which is as long as it can be.
-        let longest = widths.into_iter().max().unwrap_or_default();
-        let at_most = |most: usize| -> [usize; N] {
-            std::array::from_fn(|column| widths[column].min(most.max(least[column])))
+        let longest = widths.iter().map(|(_, width)| *width).max().unwrap_or_default();
+        let at_most = |most: usize| {
+            let width = |(column, width): &(usize, usize)| (*width).min(most.max(least(*column, *width)));
+            widths.iter().map(width).collect::<Vec<_>>()
         };
         let most = (0..=longest).rev().find(|most| at_most(*most).into_iter().sum::<usize>() <= room);
-        widths = at_most(most.unwrap_or(0));
-        widths
+        let fitting = at_most(most.unwrap_or(0));
+        widths.iter_mut().zip(fitting).for_each(|((_, width), fitting)| *width = fitting);
     }
+}
+
+/// What a terminal leaves for columns of these widths.
+fn room(terminal: usize, widths: &[(usize, usize)]) -> usize {
+    terminal.saturating_sub(GAP * widths.len().saturating_sub(1))
+}
+
+fn total(widths: &[(usize, usize)]) -> usize {
+    widths.iter().map(|(_, width)| width).sum()
 }
 
 /// A text that is at most so wide: both ends of it, if there is no room for all.
@@ -103,6 +125,18 @@ mod tests {
         table.row(["äöü".into(), "x\u{1b}[2J\u{202e}".into()]);
         table.row(["\u{6f22}\u{5b57}".into(), "y".into()]);
         assert_eq!(table.lines(None), "A     LONG\näöü   x\u{fffd}[2J\u{fffd}\n\u{6f22}\u{5b57}  y\n");
+    }
+
+    #[test]
+    fn what_matters_less_is_left_out_first() {
+        let mut table = Table::new(["NAME", "LESS", "LEAST"]).sparing(&[2, 1]);
+        table.row(["a-long-name".into(), "b".into(), "c".into()]);
+        let headings = |columns| table.lines(Some(columns)).lines().next().unwrap_or_default().to_owned();
+        assert_eq!(
+            [headings(24), headings(23), headings(16)],
+            ["NAME         LESS  LEAST", "NAME         LESS", "NAME"]
+        );
+        assert!(table.lines(Some(8)).ends_with("\na-lo\u{2026}ame\n"), "{}", table.lines(Some(8)));
     }
 
     #[test]

@@ -81,7 +81,7 @@ fn say(text: &str) -> Result<()> {
 }
 
 /// A configuration that can be used. Warnings go to standard error.
-fn read(path: &Path) -> Result<Model> {
+pub(crate) fn read(path: &Path) -> Result<Model> {
     let setting =
         Setting { iscsi_sockets: None, vhost_user_sockets: None, looks_at_system: true, is_whole: true };
     let (model, report) = load(path, Files::WithDirectory, Document::default(), setting)?;

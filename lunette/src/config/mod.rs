@@ -31,9 +31,9 @@ pub(crate) use import::import_text;
 pub(crate) use iscsi::{
     Access, Account, Chap, Digest, Limits, Luns, Parameters, PortGroup, Portal, Target, Times,
 };
-pub(crate) use load::from_text;
+pub(crate) use load::{DEFAULT_FILE, from_text};
 pub(crate) use options::configure;
-pub(crate) use print::to_toml;
+pub(crate) use print::{document_to_toml, to_toml};
 pub(crate) use report::{Report, Severity};
 pub(crate) use suggest::did_you_mean;
 pub(crate) use system::{access, group as group_number};

@@ -1,0 +1,75 @@
+//! `lunette show` and `apply`: the configuration of a daemon as a whole.
+
+use super::progress::wait_for;
+use super::{connect, print_json, print_text};
+use crate::cli::{ApplyCall, ShowCall};
+use crate::config::{command, to_toml};
+use anyhow::Result;
+use lunette_control::{Connection, Status};
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+/// Carries out `lunette show`.
+pub(super) fn show(call: &ShowCall) -> Result<()> {
+    #[derive(Deserialize)]
+    struct Shown {
+        toml: String,
+    }
+    let Shown { toml } = connect(&call.control)?.call("config.show", &json!({}))?;
+    print_text(&toml)
+}
+
+/// What is done, or would be.
+#[derive(Deserialize)]
+struct Steps {
+    steps: Vec<Value>,
+    waiting: Vec<Value>,
+    text: String,
+}
+
+/// Carries out `lunette apply`.
+pub(super) fn apply(call: &ApplyCall) -> Result<()> {
+    // What is wrong with it is told with its place, which only we know.
+    let toml = to_toml(&command::read(&call.file)?)?;
+    let mut daemon = connect(&call.control)?;
+    let Status { generation, .. } = daemon.call("control.status", &json!({}))?;
+    let plan: Value = daemon.call("config.plan", &json!({ "toml": toml }))?;
+    if call.json && call.dry_run {
+        return print_json(&plan);
+    }
+    let Steps { steps, waiting, text } = serde_json::from_value(plan.clone())?;
+    if !call.json {
+        print_text(&text)?;
+    }
+    if call.dry_run {
+        return Ok(());
+    }
+    if steps.is_empty() && (waiting.is_empty() || call.permitted.except_restart) {
+        return if call.json { print_json(&plan) } else { Ok(()) };
+    }
+    // What has been shown, and nothing else.
+    let params = json!({
+        "toml": toml, "except_restart": call.permitted.except_restart, "shrink": call.permitted.shrink,
+        "if_generation": generation
+    });
+    done(&mut daemon, "config.apply", &params, call.json)
+}
+
+/// Has a configuration applied, and says what has come of it.
+fn done(daemon: &mut Connection, method: &str, params: &Value, as_json: bool) -> Result<()> {
+    #[derive(Deserialize)]
+    struct Begun {
+        job: u64,
+    }
+    let Begun { job } = daemon.call(method, params)?;
+    let result = wait_for(daemon, job, true)?;
+    if as_json {
+        return print_json(&result);
+    }
+    let Steps { steps, waiting, .. } = serde_json::from_value(result)?;
+    let count = |count: usize| if count == 1 { "1 step".to_owned() } else { format!("{count} steps") };
+    print_text(&match waiting.len() {
+        0 => format!("{} done\n", count(steps.len())),
+        left => format!("{} done; {} for the next start of the daemon\n", count(steps.len()), count(left)),
+    })
+}
