@@ -5,6 +5,7 @@ use crate::mailbox::{Letter, Mailboxes};
 use crate::reactors::{AbortOnPanic, Cpus};
 use crate::spin::Spin;
 use crate::sys;
+use crate::threads::{self, ThreadKind};
 use crate::transfer::{Action, Step, Transfer};
 use lunette_store::{IoId, IoResult, ReactorId};
 use std::collections::VecDeque;
@@ -117,7 +118,7 @@ impl Crew {
     /// Starts one more thread. Returns whether there is any now.
     fn start_thread(self: &Arc<Self>, state: &mut State) -> bool {
         let crew = Arc::clone(self);
-        match std::thread::Builder::new().name(self.name.clone()).spawn(move || crew.run()) {
+        match threads::start(self.name.clone(), move || crew.run()) {
             Ok(_) => {
                 state.threads += 1;
                 state.free += 1;
@@ -144,6 +145,7 @@ impl Crew {
 
     fn run(&self) {
         let _guard = AbortOnPanic;
+        threads::enter(ThreadKind::Blocking);
         sys::survive_broken_pipes();
         // A thread inherits the CPU of the pinned reactor that starts it.
         self.company.cpus.unpin();

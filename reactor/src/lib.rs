@@ -8,7 +8,8 @@
 //! It knows nothing of SCSI, of stores or of transports: it takes work by [`Post`](lunette_store::Post) and tells
 //! [`Sink`](lunette_store::Sink)s what has become of it.
 //!
-//! Entry types: [`Options`], [`Reactors`]; [`Workers`] for what blocks and belongs to no reactor.
+//! Entry types: [`Options`], [`Reactors`]; [`Workers`] for what blocks and belongs to no reactor;
+//! [`confine_threads`], by which threads give up what they do not need.
 //!
 //! ```
 //! use lunette_reactor::{Options, Reactors};
@@ -40,6 +41,7 @@ mod reactors;
 mod sinks;
 mod spin;
 mod sys;
+mod threads;
 mod timers;
 mod transfer;
 mod uring;
@@ -48,4 +50,5 @@ mod workers;
 
 pub use options::{Backend, Error, Io, Options, Poll};
 pub use reactors::Reactors;
+pub use threads::{ThreadKind, confine_threads};
 pub use workers::Workers;

@@ -7,6 +7,7 @@ use crate::kernel::Kernel;
 use crate::lanes::Lanes;
 use crate::mailbox::{Letter, Mailbox, Mailboxes};
 use crate::spin::Spin;
+use crate::threads::{self, ThreadKind};
 use crate::uring::Uring;
 use crate::{Backend, Error, Io, Options};
 use lunette_store::{Cx, Post, ReactorId};
@@ -67,27 +68,27 @@ impl Reactors {
     fn start_one(&mut self, id: ReactorId, options: &Options, cpus: &Arc<Cpus>) -> Result<Backend, Error> {
         let (tell, told) = mpsc::channel();
         let (shared, options, cpus) = (self.shared.clone(), options.clone(), cpus.clone());
-        let thread = std::thread::Builder::new()
-            .name(format!("lunette-{}", id.0))
-            .spawn(move || {
-                if options.pin {
-                    cpus.pin(id);
+        let body = move || {
+            if options.pin {
+                cpus.pin(id);
+            }
+            let kernel = match open_kernel(id, &options, &shared) {
+                Ok((kernel, backend)) => {
+                    threads::enter(ThreadKind::Reactor);
+                    let _ = tell.send(Ok(backend));
+                    kernel
                 }
-                let kernel = match open_kernel(id, &options, &shared) {
-                    Ok((kernel, backend)) => {
-                        let _ = tell.send(Ok(backend));
-                        kernel
-                    }
-                    Err(error) => {
-                        let _ = tell.send(Err(error));
-                        return;
-                    }
-                };
-                let spin = Spin::new(options.poll, cpus.numbers.len());
-                let mut reactor = Reactor::new(id, kernel, spin, shared);
-                let _guard = AbortOnPanic;
-                reactor.run();
-            })
+                Err(error) => {
+                    let _ = tell.send(Err(error));
+                    return;
+                }
+            };
+            let spin = Spin::new(options.poll, cpus.numbers.len());
+            let mut reactor = Reactor::new(id, kernel, spin, shared);
+            let _guard = AbortOnPanic;
+            reactor.run();
+        };
+        let thread = threads::start(format!("lunette-{}", id.0), body)
             .map_err(|source| Error::Thread { reactor: id.0, source })?;
         self.threads.push(thread);
         told.recv()

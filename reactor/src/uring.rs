@@ -4,6 +4,7 @@ use crate::kernel::{Event, Kernel, Wait};
 use crate::sys;
 use crate::transfer::{Action, Step, Transfer};
 use crate::watches::WatchKey;
+use io_uring::register::Restriction;
 use io_uring::squeue::{Entry, Flags};
 use io_uring::types::{Fd, FsyncFlags, SubmitArgs, Timespec};
 use io_uring::{Builder, IoUring, cqueue, opcode};
@@ -298,7 +299,7 @@ fn set_up(file_operations: u32, choices: &[Choice]) -> Result<IoUring, String> {
     let mut refusal = String::new();
     for choose in choices {
         let mut builder = IoUring::builder();
-        match choose(builder.setup_cqsize(completions)).build(SUBMISSIONS) {
+        match choose(builder.setup_cqsize(completions).setup_r_disabled()).build(SUBMISSIONS) {
             Ok(ring) => return usable(ring),
             Err(error) => {
                 refusal = format!("io_uring_setup: {error}");
@@ -315,10 +316,32 @@ fn set_up(file_operations: u32, choices: &[Choice]) -> Result<IoUring, String> {
 fn usable(ring: IoUring) -> Result<IoUring, String> {
     let params = ring.params();
     if params.is_feature_ext_arg() && params.is_feature_nodrop() && params.is_feature_resource_tagging() {
+        restrict(&ring).map_err(|error| format!("io_uring_register: {error}"))?;
         Ok(ring)
     } else {
         Err("Linux 5.13 or later is needed".to_owned())
     }
+}
+
+/// All that rings are for. The kernel refuses everything else, whoever fills the ring: what a ring does is checked by no filter
+/// of system calls.
+const OPERATIONS: [u8; 8] = [
+    opcode::PollAdd::CODE,
+    opcode::AsyncCancel::CODE,
+    opcode::Read::CODE,
+    opcode::Readv::CODE,
+    opcode::Write::CODE,
+    opcode::Writev::CODE,
+    opcode::Fsync::CODE,
+    opcode::Fallocate::CODE,
+];
+
+/// Lets the ring do what it is for, and begin.
+fn restrict(ring: &IoUring) -> io::Result<()> {
+    let flags = Restriction::sqe_flags_allowed(Flags::ASYNC.bits());
+    let mut all: Vec<_> = OPERATIONS.into_iter().map(Restriction::sqe_op).chain([flags]).collect();
+    ring.submitter().register_restrictions(&mut all)?;
+    ring.submitter().register_enable_rings()
 }
 
 #[cfg(test)]
@@ -396,6 +419,25 @@ mod tests {
         }
         for waiting in (1..PORTION).chain([0]).cycle().take(2 * PORTION + 1) {
             assert_eq!(sync(), waiting);
+        }
+    }
+
+    #[test]
+    fn a_ring_does_nothing_that_it_is_not_for() {
+        let wake = eventfd(0, EventfdFlags::NONBLOCK).unwrap();
+        for choice in CHOICES {
+            let Ok(mut uring) = Uring::with(wake.as_raw_fd(), 4, &[choice]) else {
+                continue;
+            };
+            let socket = opcode::Socket::new(libc::AF_INET, libc::SOCK_STREAM, 0).build();
+            let linked = opcode::Fsync::new(Fd(wake.as_raw_fd())).build().flags(Flags::IO_LINK);
+            for entry in [socket, opcode::Nop::new().build(), linked] {
+                uring.push(entry.user_data(tagged(IGNORED, 0)));
+                uring.ring.submit_and_wait(1).unwrap();
+                let results: Vec<i32> = uring.ring.completion().map(|entry| entry.result()).collect();
+                assert_eq!(results, [-libc::EACCES]);
+            }
+            assert!(uring.ring.submitter().register_files(&[wake.as_raw_fd()]).is_err());
         }
     }
 

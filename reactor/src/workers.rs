@@ -1,6 +1,7 @@
 //! Threads for what may block and belongs to no reactor.
 
 use crate::sys;
+use crate::threads::{self, ThreadKind};
 use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -35,6 +36,7 @@ impl Shared {
     }
 
     fn run(&self) {
+        threads::enter(ThreadKind::Worker);
         sys::survive_broken_pipes();
         let mut state = self.state();
         loop {
@@ -70,7 +72,7 @@ impl Workers {
             return;
         }
         let shared = self.shared.clone();
-        match std::thread::Builder::new().name(self.name.clone()).spawn(move || shared.run()) {
+        match threads::start(self.name.clone(), move || shared.run()) {
             Ok(_) => state.threads += 1,
             Err(error) if state.threads == 0 => {
                 tracing::warn!(%error, "cannot start a thread");
