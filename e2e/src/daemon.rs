@@ -147,6 +147,9 @@ pub fn binary() -> Result<PathBuf> {
     Ok(path)
 }
 
+/// What is in the log where a filter has refused a system call.
+const REFUSED: &str = "refused to a thread";
+
 /// A daemon that serves. Dropping it kills it.
 pub struct Daemon {
     process: Guarded,
@@ -259,10 +262,14 @@ impl Daemon {
 }
 
 impl Drop for Daemon {
+    /// Fails the test where the daemon was refused something that it wanted to do: its confinement is wrong then, even if it
+    /// went on without.
     fn drop(&mut self) {
         self.process.kill();
         if std::thread::panicking() {
             eprintln!("lunette said:\n{}", self.said());
+        } else if let Some(refused) = self.log().lines().find(|line| line.contains(REFUSED)) {
+            panic!("{refused}");
         }
     }
 }

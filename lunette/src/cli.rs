@@ -6,6 +6,7 @@ pub(crate) mod objects;
 use crate::client::names;
 use crate::config::command::ConfigCommand;
 use crate::config::{DEFAULT_FILE, IoMode, PollMode, Portal, Unit, VhostUser};
+use crate::confinement::ConfineOptions;
 use crate::control::ControlOptions;
 use crate::state::StateDir;
 use clap::{Args, Parser, ValueHint};
@@ -387,6 +388,9 @@ pub(crate) struct Serve {
 
     #[command(flatten)]
     pub(crate) control_access: ControlOptions,
+
+    #[command(flatten)]
+    pub(crate) confine: ConfineOptions,
 
     /// Name of the iSCSI target [default: iqn.2026-11.dev.lunette:default]
     #[arg(long, value_name = "IQN")]

@@ -8,6 +8,7 @@ mod access;
 mod cli;
 mod client;
 mod config;
+mod confinement;
 mod control;
 pub mod fuzzing;
 mod generate;

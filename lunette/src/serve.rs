@@ -2,6 +2,7 @@
 
 use crate::cli::{CONTROL_SOCKET, Serve};
 use crate::config;
+use crate::confinement;
 use crate::control::{self, ControlAccess, ControlSocket, Daemon};
 use crate::inherited::Inherited;
 use crate::iscsi::Plan;
@@ -47,6 +48,7 @@ pub(crate) fn serve(options: &Serve) -> Result<()> {
     }
     let exports_time = stop::exports_time(plan.options.stop_time);
     let units = units::open(model.units.values(), &state)?;
+    confinement::begin(&model.daemon)?;
     let reactors = Reactors::start(&ReactorOptions {
         reactors: model.daemon.reactors.unwrap_or_default(),
         poll: model.daemon.poll.unwrap_or_default().into(),
@@ -76,6 +78,7 @@ pub(crate) fn serve(options: &Serve) -> Result<()> {
     let mut watchdog = Watchdog::start(reactors.poster(), reactors.count())?;
     let plane = control::plane(Daemon { running }, &feed);
     let (mut server, control_file) = control::server(control, &access, plane.clone(), feed)?;
+    confinement::settle();
     let why = signals.wait(&mut server, watchdog.as_mut());
     match why {
         Some(signal) => tracing::info!("{signal}: stopping; another one ends the program at once"),

@@ -26,7 +26,7 @@ pub enum Endpoint {
 
 /// A listening socket, or the only front end there will be.
 pub(crate) enum Entrance {
-    Listening(UnixListener, Option<SocketFile>),
+    Listening(UnixListener),
     Connected(UnixStream),
 }
 
@@ -73,20 +73,21 @@ impl Endpoint {
         }
     }
 
-    pub(crate) fn open(self) -> Result<Entrance, Error> {
+    /// Opens it, and gives the file that it has made.
+    pub(crate) fn open(self) -> Result<(Entrance, Option<SocketFile>), Error> {
         match self {
             Self::Path { path, access } => {
                 let (listener, file) = SocketFile::bind(&absolute(&path), &access)?;
-                Ok(Entrance::Listening(listener, Some(file)))
+                Ok((Entrance::Listening(listener), Some(file)))
             }
             Self::Listening(listener) => {
                 let descriptor = listener.as_raw_fd();
                 listener
                     .set_nonblocking(true)
                     .map_err(|_| Error::Unsuitable { descriptor, why: "cannot be made non-blocking" })?;
-                Ok(Entrance::Listening(listener, None))
+                Ok((Entrance::Listening(listener), None))
             }
-            Self::Connected(stream) => Ok(Entrance::Connected(stream)),
+            Self::Connected(stream) => Ok((Entrance::Connected(stream), None)),
         }
     }
 }

@@ -152,7 +152,7 @@ impl VhostUserExport {
         check_kernel(reactors)?;
         let name = options.endpoint.name();
         let path = options.endpoint.path();
-        let entrance = options.endpoint.open()?;
+        let (entrance, file) = options.endpoint.open()?;
         let (done, is_done) = mpsc::channel();
         let id = ExportId::next();
         let events = Arc::new(Events::new(id, home, poster.clone()));
@@ -171,7 +171,8 @@ impl VhostUserExport {
         let end = End { ended, _done: done };
         let listener = Blueprint { place: place.clone(), request_queues, entrance, end };
         poster.post(home, Box::new(move |cx| Listener::open(id, listener, cx)));
-        Ok(Handle { id, name, path, place, poster, is_done: Mutex::new(is_done) })
+        let (file, is_done) = (Mutex::new(file), Mutex::new(is_done));
+        Ok(Handle { id, name, path, place, poster, file, is_done })
     }
 }
 
@@ -192,6 +193,8 @@ pub struct Handle {
     path: Option<PathBuf>,
     place: Arc<Place>,
     poster: Arc<dyn Post>,
+    /// Kept here, since reactors have nothing to do with names of files.
+    file: Mutex<Option<SocketFile>>,
     /// Closed when everything has ended.
     is_done: Mutex<mpsc::Receiver<()>>,
 }
@@ -235,6 +238,7 @@ impl Handle {
     /// Removes the socket and ends the connection, if there is one, as soon as all that is in flight has finished.
     /// Returns at once.
     pub fn begin_stop(&self) {
+        drop(self.file.lock().unwrap_or_else(PoisonError::into_inner).take());
         let id = self.id;
         let stop = move |cx: &mut dyn Cx| {
             let listener = Local::on(cx).listeners.borrow().get(&id).cloned();
@@ -291,7 +295,7 @@ pub(crate) struct Listener {
     request_queues: u16,
     sink: Cell<SinkId>,
     /// `None` when there are to be no more connections.
-    socket: RefCell<Option<(UnixListener, Option<SocketFile>)>>,
+    socket: RefCell<Option<UnixListener>>,
     current: RefCell<Option<Rc<Connection>>>,
     /// What former front ends have left is being closed.
     settling: Cell<bool>,
@@ -316,10 +320,10 @@ const RETRY: Duration = Duration::from_secs(1);
 impl Listener {
     fn open(id: ExportId, from: Blueprint, cx: &mut dyn Cx) {
         let (socket, connected) = match from.entrance {
-            Entrance::Listening(socket, file) => (Some((socket, file)), None),
+            Entrance::Listening(socket) => (Some(socket), None),
             Entrance::Connected(stream) => (None, Some(stream)),
         };
-        let descriptor = socket.as_ref().map(|(listener, _)| listener.as_raw_fd());
+        let descriptor = socket.as_ref().map(AsRawFd::as_raw_fd);
         let listener = Rc::new_cyclic(|this| Self {
             id,
             this: this.clone(),
@@ -359,7 +363,7 @@ impl Listener {
 
     fn accept(&self, cx: &mut dyn Cx) {
         let socket = self.socket.borrow();
-        let Some((listener, _)) = &*socket else { return };
+        let Some(listener) = &*socket else { return };
         while !self.settling.get() {
             let mut current = self.current.borrow_mut();
             if current.as_ref().is_some_and(|connection| connection.is_ending()) {
@@ -424,8 +428,7 @@ impl Listener {
 
     fn stop(&self, cx: &mut dyn Cx) {
         cx.cancel(self.id(Token::Accept));
-        if let Some((listener, file)) = self.socket.take() {
-            drop(file);
+        if let Some(listener) = self.socket.take() {
             self.place.aside.post(move || drop(listener));
         }
         let current = self.current.borrow().clone();

@@ -8,6 +8,7 @@ use std::process::Command;
 /// may know everything. ARCHITECTURE.md says why.
 const ALLOWED: &[(&str, &[&str])] = &[
     ("scsi", &[]),
+    ("confine", &[]),
     ("control", &[]),
     ("store", &[]),
     ("engine", &["scsi", "store"]),

@@ -84,6 +84,15 @@ pub(crate) struct Daemon {
     #[serde(default, skip_serializing_if = "Vec::is_empty", deserialize_with = "some")]
     #[schemars(length(min = 1))]
     pub(crate) allowed_paths: Vec<FilePath>,
+    /// Whether the daemon gives up what it does not need when it starts; otherwise `on`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) confine: Option<Confine>,
+    /// The user, by name or number, that a daemon becomes which root has started; otherwise it stays root.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) user: Option<Principal>,
+    /// The group, by name or number, that it has then; otherwise the user's own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) group: Option<Principal>,
     /// Number of reactor threads; 0, or nothing, means one for each CPU.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) reactors: Option<u16>,
@@ -109,6 +118,9 @@ impl Daemon {
             control_clients: over.control_clients.or(self.control_clients),
             metrics: over.metrics.or(self.metrics),
             allowed_paths: either(over.allowed_paths, self.allowed_paths),
+            confine: over.confine.or(self.confine),
+            user: over.user.or(self.user),
+            group: over.group.or(self.group),
             reactors: over.reactors.or(self.reactors),
             poll: over.poll.or(self.poll),
             io: over.io.or(self.io),
@@ -151,6 +163,19 @@ pub(crate) enum IoMode {
     Auto,
     /// By epoll and a pool of threads
     Epoll,
+}
+
+/// What becomes of what the daemon does not need.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug, ValueEnum, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Confine {
+    /// It is refused and logged
+    #[default]
+    On,
+    /// System calls are carried out and logged by the kernel, and files are not confined
+    Log,
+    /// Nothing is given up
+    Off,
 }
 
 impl From<PollMode> for Poll {

@@ -32,6 +32,8 @@ pub(super) fn check(document: &Document) -> Vec<Issue> {
         look_up(export.group.as_ref().map(group), at.at("group"), &mut issues);
     }
     let daemon = at("daemon", 0);
+    look_up(document.daemon.user.as_ref().map(user), daemon.at("user"), &mut issues);
+    look_up(document.daemon.group.as_ref().map(group), daemon.at("group"), &mut issues);
     for (key, groups) in [
         ("control-admin-groups", &document.daemon.control_admin_groups),
         ("control-read-groups", &document.daemon.control_read_groups),

@@ -3,7 +3,7 @@
 use super::*;
 use crate::config::Unit;
 use crate::config::check::check;
-use crate::config::daemon::{Daemon, IoMode, PollMode, VhostUser};
+use crate::config::daemon::{Confine, Daemon, IoMode, PollMode, VhostUser};
 use crate::config::iscsi::{
     Access, Account, Chap, Digest, Discovery, Limits, Luns, Parameters, PortGroup, Portal, Redirect, Target,
     Times,
@@ -169,13 +169,18 @@ prop_compose! {
         poll in maybe(select(vec![PollMode::Adaptive, PollMode::Always, PollMode::Never])),
         io in maybe(select(vec![IoMode::Auto, IoMode::Epoll])),
         pin_memory in any::<bool>(),
+        (confine, user, group) in (
+            maybe(select(vec![Confine::On, Confine::Log, Confine::Off])),
+            maybe(one(&["root"])),
+            maybe(one(&["0"])),
+        ),
     ) -> Daemon {
         Daemon {
             state_dir,
             control,
             control_admin_groups: groups.0,
             control_read_groups: groups.1,
-            control_clients, metrics, allowed_paths, reactors, poll, io, pin_memory,
+            control_clients, metrics, allowed_paths, reactors, poll, io, pin_memory, confine, user, group,
         }
     }
 }

@@ -1,0 +1,213 @@
+//! A process that opens what the daemon has no right to open itself: block devices and files of others below the allowed
+//! directories.
+//!
+//! It is forked before the daemon gives up its rights, keeps one of them (to open files whatever their mode says), has neither the
+//! daemon's memory after that nor its descriptors, and does nothing but look at a path, open it and hand over the descriptor. What
+//! is allowed it checks itself: it does not trust the daemon. It ends with the daemon, and is not started again.
+
+use crate::Kinds;
+use crate::beneath::Roots;
+use crate::files::{self, Places, Use};
+use crate::filter::{self, Mode};
+use crate::privileges::{self, Capabilities};
+use rustix::fs::OFlags;
+use rustix::io::Errno;
+use rustix::net::{
+    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
+    SendAncillaryMessage, SendFlags, SocketFlags, SocketType, recv, recvmsg, send, sendmsg, socketpair,
+    sockopt,
+};
+use rustix::process::{Signal, getppid, set_parent_process_death_signal};
+use std::ffi::OsStr;
+use std::io::{self, IoSlice, IoSliceMut};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+/// How long a device may take to be opened.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// Longest path that the kernel takes, and what stands before it in a request.
+const LONGEST: usize = HEAD + 4096;
+/// The number of the request, and how the file is opened.
+const HEAD: usize = 5;
+const WRITE: u8 = 1;
+const EXCLUSIVE: u8 = 2;
+
+/// The daemon's end.
+#[derive(Debug)]
+pub struct Opener(Mutex<Line>);
+
+#[derive(Debug)]
+struct Line {
+    socket: OwnedFd,
+    /// The last request.
+    last: u32,
+}
+
+impl Opener {
+    /// Forks a process that opens what is below `roots`.
+    ///
+    /// # Safety
+    /// The process has one thread.
+    ///
+    /// # Errors
+    /// When there can be no such process.
+    pub unsafe fn start(roots: &[PathBuf], mode: Mode) -> io::Result<Self> {
+        let flags = SocketFlags::CLOEXEC;
+        let (ours, its) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)?;
+        let parent = std::process::id();
+        // SAFETY: there is one thread, by the caller's promise, so the child may do whatever the parent may.
+        match unsafe { libc::fork() } {
+            -1 => Err(io::Error::last_os_error()),
+            0 => {
+                drop(ours);
+                let code = match serve_all(its, roots, mode, parent) {
+                    Ok(()) => 0,
+                    Err(error) => {
+                        tracing::error!("the opener of devices has ended: {error}");
+                        1
+                    }
+                };
+                // SAFETY: ends the process, without what the parent wants done at its end.
+                unsafe { libc::_exit(code) }
+            }
+            _ => {
+                sockopt::set_socket_timeout(&ours, sockopt::Timeout::Recv, Some(PATIENCE))?;
+                Ok(Self(Mutex::new(Line { socket: ours, last: 0 })))
+            }
+        }
+    }
+
+    /// Opens an existing file or device below the roots, to read or, with [`OFlags::RDWR`], to write too; of the other flags
+    /// [`OFlags::EXCL`] counts.
+    ///
+    /// # Errors
+    /// `EACCES` when it is below no root, what the kernel says when it cannot be opened, and otherwise when the process has ended or
+    /// does not answer.
+    pub fn open(&self, path: &Path, flags: OFlags) -> io::Result<OwnedFd> {
+        let path = std::path::absolute(path)?;
+        let mut line = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        line.last = line.last.wrapping_add(1);
+        let how = if flags.contains(OFlags::RDWR) { WRITE } else { 0 }
+            | if flags.contains(OFlags::EXCL) { EXCLUSIVE } else { 0 };
+        let request = [&line.last.to_ne_bytes()[..], &[how], path.as_os_str().as_bytes()].concat();
+        if request.len() > LONGEST {
+            return Err(Errno::NAMETOOLONG.into());
+        }
+        send(&line.socket, &request, SendFlags::NOSIGNAL).map_err(|_| gone())?;
+        loop {
+            let (number, answer) = receive(line.socket.as_fd())?;
+            // The answer to a request that nobody waits for any more.
+            if number == line.last {
+                return answer;
+            }
+        }
+    }
+}
+
+fn gone() -> io::Error {
+    io::Error::new(io::ErrorKind::BrokenPipe, "the process that opens devices has ended: start lunette again")
+}
+
+/// An answer: the number of the request, and a descriptor or an error.
+fn receive(socket: BorrowedFd<'_>) -> io::Result<(u32, io::Result<OwnedFd>)> {
+    let mut bytes = [0; 8];
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut ancillary = RecvAncillaryBuffer::new(&mut space);
+    let received =
+        recvmsg(socket, &mut [IoSliceMut::new(&mut bytes)], &mut ancillary, RecvFlags::CMSG_CLOEXEC);
+    match received {
+        Ok(message) if message.bytes == bytes.len() => {}
+        Ok(_) => return Err(gone()),
+        Err(Errno::AGAIN) => {
+            return Err(io::Error::new(io::ErrorKind::TimedOut, "opening it takes too long"));
+        }
+        Err(_) => return Err(gone()),
+    }
+    let [a, b, c, d, e, f, g, h] = bytes;
+    let (number, errno) = (u32::from_ne_bytes([a, b, c, d]), i32::from_ne_bytes([e, f, g, h]));
+    let descriptor = ancillary.drain().find_map(|message| match message {
+        RecvAncillaryMessage::ScmRights(mut rights) => rights.next(),
+        _ => None,
+    });
+    let answer = match descriptor {
+        Some(descriptor) if errno == 0 => Ok(descriptor),
+        Some(_) | None if errno > 0 => Err(io::Error::from_raw_os_error(errno)),
+        _ => Err(gone()),
+    };
+    Ok((number, answer))
+}
+
+/// What the process does, until the daemon has ended.
+fn serve_all(socket: OwnedFd, roots: &[PathBuf], mode: Mode, parent: u32) -> io::Result<()> {
+    settle(&socket, parent)?;
+    let roots_here = Roots::open(roots.iter().map(PathBuf::as_path)).map_err(|(_, error)| error)?;
+    let files = roots.iter().map(|root| (root.clone(), Use::Open)).collect();
+    if let Err(error) = files::confine(&Places { files, abstract_sockets: false }) {
+        tracing::warn!("the opener of devices is not confined to its files by the kernel: {error}");
+    }
+    if let Err(error) = filter::begin(mode, Kinds::OPENER) {
+        tracing::warn!("the system calls of the opener of devices are not filtered: {error}");
+    }
+    let mut request = [0; LONGEST];
+    loop {
+        match recv(&socket, &mut request, RecvFlags::empty()) {
+            Ok((0, _)) => return Ok(()),
+            Ok((length, _)) => answer(&socket, &roots_here, request.get(..length).unwrap_or_default())?,
+            Err(Errno::INTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+}
+
+/// Leaves everything of the daemon behind but the socket and the log.
+fn settle(socket: &OwnedFd, parent: u32) -> io::Result<()> {
+    // What stops the daemon may be sent to all its processes; this one is wanted until the end.
+    for signal in [libc::SIGTERM, libc::SIGINT, libc::SIGHUP] {
+        // SAFETY: no handler is called.
+        unsafe { libc::signal(signal, libc::SIG_IGN) };
+    }
+    set_parent_process_death_signal(Some(Signal::KILL))?;
+    if getppid().map(|pid| pid.as_raw_nonzero().get().unsigned_abs()) != Some(parent) {
+        return Err(io::ErrorKind::BrokenPipe.into());
+    }
+    let _ = rustix::thread::set_name(c"lunette-opener");
+    let null = std::fs::File::options().read(true).write(true).open("/dev/null")?;
+    rustix::stdio::dup2_stdin(&null)?;
+    rustix::stdio::dup2_stdout(&null)?;
+    drop(null);
+    let own = socket.as_raw_fd().unsigned_abs();
+    for (first, last) in [(3, own.saturating_sub(1)), (own + 1, u32::MAX)] {
+        // SAFETY: nothing here uses these descriptors: what the daemon had open is the daemon's.
+        if first <= last && unsafe { libc::syscall(libc::SYS_close_range, first, last, 0) } != 0 {
+            return Err(io::Error::last_os_error());
+        }
+    }
+    privileges::drop_to(None, Capabilities::DAC_OVERRIDE)
+}
+
+fn answer(socket: &OwnedFd, roots: &Roots, request: &[u8]) -> io::Result<()> {
+    let Some((&[a, b, c, d, how], path)) = request.split_first_chunk::<HEAD>() else {
+        return Err(io::ErrorKind::InvalidData.into());
+    };
+    let opened = open(roots, how, Path::new(OsStr::from_bytes(path)));
+    let errno = opened.as_ref().err().map_or(0, |error| error.raw_os_error().unwrap_or(libc::EIO));
+    let bytes = [[a, b, c, d], errno.to_ne_bytes()].concat();
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut ancillary = SendAncillaryBuffer::new(&mut space);
+    let descriptors: Vec<BorrowedFd<'_>> = opened.iter().map(AsFd::as_fd).collect();
+    if !descriptors.is_empty() {
+        ancillary.push(SendAncillaryMessage::ScmRights(&descriptors));
+    }
+    sendmsg(socket, &[IoSlice::new(&bytes)], &mut ancillary, SendFlags::NOSIGNAL)?;
+    Ok(())
+}
+
+fn open(roots: &Roots, how: u8, path: &Path) -> io::Result<OwnedFd> {
+    let mut flags = if how & WRITE != 0 { OFlags::RDWR } else { OFlags::RDONLY };
+    flags.set(OFlags::EXCL, how & EXCLUSIVE != 0);
+    roots.open_store(path, flags)?.ok_or_else(|| Errno::ACCESS.into())
+}
