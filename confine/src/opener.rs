@@ -48,14 +48,14 @@ struct Line {
 }
 
 impl Opener {
-    /// Forks a process that opens what is below `roots`.
+    /// Forks a process that opens what is below `roots`; `mode` says whether it is confined besides.
     ///
     /// # Safety
     /// The process has one thread.
     ///
     /// # Errors
     /// When there can be no such process.
-    pub unsafe fn start(roots: &[PathBuf], mode: Mode) -> io::Result<Self> {
+    pub unsafe fn start(roots: &[PathBuf], mode: Option<Mode>) -> io::Result<Self> {
         let flags = SocketFlags::CLOEXEC;
         let (ours, its) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)?;
         let parent = std::process::id();
@@ -142,15 +142,11 @@ fn receive(socket: BorrowedFd<'_>) -> io::Result<(u32, io::Result<OwnedFd>)> {
 }
 
 /// What the process does, until the daemon has ended.
-fn serve_all(socket: OwnedFd, roots: &[PathBuf], mode: Mode, parent: u32) -> io::Result<()> {
+fn serve_all(socket: OwnedFd, roots: &[PathBuf], mode: Option<Mode>, parent: u32) -> io::Result<()> {
     settle(&socket, parent)?;
     let roots_here = Roots::open(roots.iter().map(PathBuf::as_path)).map_err(|(_, error)| error)?;
-    let files = roots.iter().map(|root| (root.clone(), Use::Open)).collect();
-    if let Err(error) = files::confine(&Places { files, abstract_sockets: false }) {
-        tracing::warn!("the opener of devices is not confined to its files by the kernel: {error}");
-    }
-    if let Err(error) = filter::begin(mode, Kinds::OPENER) {
-        tracing::warn!("the system calls of the opener of devices are not filtered: {error}");
+    if let Some(mode) = mode {
+        confine(roots, mode);
     }
     let mut request = [0; LONGEST];
     loop {
@@ -160,6 +156,16 @@ fn serve_all(socket: OwnedFd, roots: &[PathBuf], mode: Mode, parent: u32) -> io:
             Err(Errno::INTR) => {}
             Err(error) => return Err(error.into()),
         }
+    }
+}
+
+fn confine(roots: &[PathBuf], mode: Mode) {
+    let files = roots.iter().map(|root| (root.clone(), Use::Open)).collect();
+    if let Err(error) = files::confine(&Places { files, abstract_sockets: false }) {
+        tracing::warn!("the opener of devices is not confined to its files by the kernel: {error}");
+    }
+    if let Err(error) = filter::begin(mode, Kinds::OPENER) {
+        tracing::warn!("the system calls of the opener of devices are not filtered: {error}");
     }
 }
 

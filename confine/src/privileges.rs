@@ -50,6 +50,8 @@ pub fn drop_to(user: Option<&User>, keep: Capabilities) -> io::Result<()> {
         // The kernel hides the process's own descriptors from it otherwise.
         set_dumpable_behavior(DumpableBehavior::Dumpable)?;
     }
+    // Kernels before Linux 4.3 have no such set.
+    let _ = clear_ambient_capability_set();
     keep_only(kept)?;
     Ok(set_no_new_privs(true)?)
 }
@@ -59,8 +61,6 @@ pub fn drop_to(user: Option<&User>, keep: Capabilities) -> io::Result<()> {
 /// # Errors
 /// When the kernel refuses.
 pub fn keep_only(keep: Capabilities) -> io::Result<()> {
-    // Kernels before Linux 4.3 have none.
-    let _ = clear_ambient_capability_set();
     let kept = capabilities(None)?.permitted & keep;
     let sets = CapabilitySets { effective: kept, permitted: kept, inheritable: CapabilitySet::empty() };
     Ok(set_capabilities(None, sets)?)

@@ -157,7 +157,7 @@ pub const TABLE: &[Row] = &[
         Only::One(0, &[libc::PR_SET_NAME as u64, libc::PR_SET_NO_NEW_PRIVS as u64]),
         "names of threads, and that a filter lasts"
     ),
-    row!([SYS_seccomp SYS_capset], START, Only::Any, "to give up more"),
+    row!([SYS_seccomp SYS_capget SYS_capset], START, Only::Any, "to give up more"),
     row!([SYS_prlimit64 SYS_uname SYS_sysinfo SYS_timerfd_create SYS_timerfd_settime], START, Only::Any,
         "limits, the CPUs, the watchdog's timer"),
     // The opener.

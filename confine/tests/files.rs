@@ -60,9 +60,9 @@ fn the_opener_hands_over_what_is_below_its_roots_and_ends_with_the_daemon() {
     symlink(outside.join("a"), stores.join("out")).unwrap();
     let used = || {
         // SAFETY: this is another thread than the only one that matters: the child uses nothing that others may hold.
-        let opener = unsafe { Opener::start(std::slice::from_ref(&stores), Mode::Refuse) }.unwrap();
+        let opener = unsafe { Opener::start(std::slice::from_ref(&stores), Some(Mode::Refuse)) }.unwrap();
         if privileges::is_root() {
-            fs::set_permissions(stores.join("a"), Permissions::from_mode(0)).unwrap();
+            fs::set_permissions(stores.join("a"), Permissions::from_mode(0o000)).unwrap();
             privileges::keep_only(Capabilities::empty()).unwrap();
             assert_eq!(kind(File::open(stores.join("a"))), Some(ErrorKind::PermissionDenied));
         }

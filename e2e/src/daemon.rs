@@ -1,6 +1,6 @@
 //! The daemon under test: start it, wait until it serves, end it gently or not, start it again.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -21,6 +21,8 @@ pub struct Lunette<'a> {
     arguments: Vec<OsString>,
     wrapper: Vec<OsString>,
     netns: Option<&'a Netns>,
+    /// Where its stores may be.
+    allowed: Vec<PathBuf>,
     home: Arc<TempDir>,
 }
 
@@ -31,6 +33,7 @@ impl<'a> Lunette<'a> {
             arguments: Vec::new(),
             wrapper: Vec::new(),
             netns: None,
+            allowed: vec![std::env::temp_dir(), "/var/tmp".into(), "/dev".into()],
             home: Arc::new(tools::temp_dir()?),
         })
     }
@@ -54,6 +57,12 @@ impl<'a> Lunette<'a> {
     /// Adds any argument.
     pub fn arg(mut self, argument: impl Into<OsString>) -> Self {
         self.arguments.push(argument.into());
+        self
+    }
+
+    /// Lets the daemon have stores below these directories only. Otherwise it may have them where tests put them.
+    pub fn allow_only(mut self, directories: impl IntoIterator<Item = impl Into<PathBuf>>) -> Self {
+        self.allowed = directories.into_iter().map(Into::into).collect();
         self
     }
 
@@ -95,6 +104,7 @@ impl<'a> Lunette<'a> {
             .args(words)
             .arg("serve")
             .args(&self.arguments)
+            .args(self.allowed.iter().flat_map(|path| [OsStr::new("--allow-path"), path.as_os_str()]))
             .env("LUNETTE_STATE_DIR", self.path("state"))
             .current_dir(self.home.path());
         Ok(command)

@@ -2,9 +2,11 @@
 
 use std::fs;
 use std::net::TcpListener;
+use std::os::unix::fs::{PermissionsExt, symlink};
 use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
 
-use anyhow::Result;
+use anyhow::{Context, Result, ensure};
 use lunette_e2e::daemon::{Lunette, allocated, binary};
 use lunette_e2e::manager::Manager;
 use lunette_e2e::tools;
@@ -86,5 +88,119 @@ fn it_drains_when_the_manager_stops_it() -> Result<()> {
     let said = daemon.stop()?;
     assert_eq!(manager.told()?.value("STOPPING"), Some("1"));
     assert!(!said.stderr.contains("not ended") && !said.stderr.contains("cannot flush"), "{said}");
+    Ok(())
+}
+
+#[test]
+fn a_store_outside_the_allowed_paths_is_refused_and_logged() -> Result<()> {
+    let lunette = Lunette::new()?.iscsi();
+    let inside = lunette.path("inside");
+    fs::create_dir(&inside)?;
+    let outside = lunette.file("outside.img", 1 << 20)?;
+    symlink(&outside, inside.join("link.img"))?;
+    let lunette = lunette.allow_only([&inside]);
+    for path in [outside, inside.join("link.img"), inside.join("../outside.img"), lunette.path("new.img")] {
+        let path = path.display();
+        let said = lunette.clone().lu(format!("disk:{path},w,size=1M")).refused()?;
+        for part in
+            ["a store outside allowed-paths is refused", "`allowed-paths` of [daemon]", "started again"]
+        {
+            assert!(said.stderr.contains(part), "{part:?} is not said: {said}");
+        }
+    }
+    assert!(!lunette.path("new.img").exists());
+    let store = inside.join("a.img");
+    lunette.clone().lu(format!("disk:{},w,size=1M", store.display())).start()?.stop()?;
+    assert!(store.exists());
+    Ok(())
+}
+
+/// A value of `/proc/PID/status`.
+fn status(of: &Path, key: &str) -> Result<String> {
+    let text = fs::read_to_string(of.join("status"))?;
+    let value = text.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(':'));
+    Ok(value.with_context(|| format!("no {key} in {}", of.display()))?.trim().to_owned())
+}
+
+#[test]
+fn no_thread_has_rights_that_it_does_not_need() -> Result<()> {
+    let lunette = Lunette::new()?.iscsi();
+    let file = lunette.file("disk.img", 1 << 20)?;
+    let mut daemon = lunette.lu(format!("disk:{},w", file.display())).start()?;
+    tools::output("qemu-io", ["-f", "raw", "-c", "write 0 64k", "-c", "flush", &daemon.iscsi_url(0)?])?
+        .ok()?;
+    let tasks = Path::new("/proc").join(daemon.pid().to_string()).join("task");
+    for task in fs::read_dir(tasks)? {
+        let task = task?.path();
+        assert_eq!(status(&task, "Seccomp")?, "2");
+        assert_eq!(status(&task, "NoNewPrivs")?, "1");
+        assert_eq!(status(&task, "CapAmb")?, "0".repeat(16));
+        let name = status(&task, "Name")?;
+        if let Some(number) = name.strip_prefix("lunette-").and_then(|rest| rest.parse::<u16>().ok()) {
+            assert_eq!(status(&task, "CapEff")?, "0".repeat(16), "reactor {number}");
+        }
+    }
+    daemon.stop()?;
+    Ok(())
+}
+
+/// The process that opens for a daemon.
+fn opener_of(daemon: u32) -> Result<PathBuf> {
+    let processes = fs::read_dir("/proc")?.filter_map(|entry| Some(entry.ok()?.path()));
+    let mut children =
+        processes.filter(|process| status(process, "PPid").is_ok_and(|pid| pid == daemon.to_string()));
+    let opener = children.find(|child| status(child, "Name").is_ok_and(|name| name == "lunette-opener"));
+    opener.context("there is no opener")
+}
+
+/// A loop device, which only root may open.
+struct Loop(String);
+
+impl Loop {
+    fn on(file: &Path) -> Result<Self> {
+        let said = tools::run(tools::command("losetup")?.args(["--find", "--show"]).arg(file), tools::LIMIT)?
+            .ok()?;
+        let device = Self(said.stdout.trim().to_owned());
+        fs::set_permissions(&device.0, fs::Permissions::from_mode(0o600))?;
+        Ok(device)
+    }
+}
+
+impl Drop for Loop {
+    fn drop(&mut self) {
+        let _ = tools::output("losetup", ["--detach", &self.0]);
+    }
+}
+
+#[test]
+fn another_user_serves_the_devices_that_root_has_allowed() -> Result<()> {
+    const NOBODY: u32 = 65534;
+    let lunette = Lunette::new()?.iscsi();
+    let image = lunette.file("image", 8 << 20)?;
+    fs::set_permissions(&image, fs::Permissions::from_mode(0o600))?;
+    let device = Loop::on(&image)?;
+    fs::set_permissions(lunette.path(""), fs::Permissions::from_mode(0o755))?;
+    let lunette = lunette.allow_only(["/dev"]).lu(format!("disk:{},w", device.0)).arg("--user").arg("nobody");
+    let mut daemon = lunette.start()?;
+    let process = Path::new("/proc").join(daemon.pid().to_string());
+    assert_eq!(status(&process, "Uid")?, format!("{NOBODY}\t{NOBODY}\t{NOBODY}\t{NOBODY}"));
+    for set in ["CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"] {
+        assert_eq!(status(&process, set)?, "0".repeat(16), "{set}");
+    }
+    let opener = opener_of(daemon.pid())?;
+    assert_eq!(status(&opener, "Seccomp")?, "2");
+    let url = daemon.iscsi_url(0)?;
+    let commands = ["-f", "raw", "-c", "write -P 7 1M 64k", "-c", "flush", "-c", "discard 2M 64k"];
+    tools::output("qemu-io", commands.iter().copied().chain([&*url]))?.ok()?;
+    assert_eq!(fs::read(&image)?[1 << 20..][..65536], [7; 65536]);
+    daemon.stop()?;
+    tools::wait_until("the end of the opener", || Ok(!opener.exists()))?;
+    let daemon = lunette.start()?;
+    daemon.kill()?;
+    // Nothing of it has the device any more.
+    tools::wait_until("the device", || Ok(lunette.start().and_then(|daemon| daemon.stop()).is_ok()))?;
+    let file = lunette.file("of-root.img", 1 << 20)?;
+    let said = lunette.lu(format!("disk:{},w", file.display())).refused()?;
+    ensure!(said.stderr.contains("outside"), "{said}");
     Ok(())
 }

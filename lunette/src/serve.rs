@@ -38,7 +38,10 @@ pub(crate) fn serve(options: &Serve) -> Result<()> {
     refuse_unknown(&model.daemon)?;
     let plan = Plan::new(&model)?;
     let state_dir = model.daemon.state_dir.as_ref().map(|path| path.as_path().to_owned());
-    let state = StateDir::open(&state_dir.unwrap_or_else(StateDir::default_path))?;
+    let state_dir = state_dir.unwrap_or_else(StateDir::default_path);
+    // SAFETY: nobody has started a thread so far.
+    unsafe { confinement::become_user(&model, &state_dir) }?;
+    let state = StateDir::open(&state_dir)?;
     if let Some(most) =
         descriptors.filter(|most| *most < plan.options.logins.connections as u64 + OTHER_DESCRIPTORS)
     {
@@ -48,7 +51,7 @@ pub(crate) fn serve(options: &Serve) -> Result<()> {
     }
     let exports_time = stop::exports_time(plan.options.stop_time);
     let units = units::open(model.units.values(), &state)?;
-    confinement::begin(&model.daemon)?;
+    confinement::begin(options, &model, &state)?;
     let reactors = Reactors::start(&ReactorOptions {
         reactors: model.daemon.reactors.unwrap_or_default(),
         poll: model.daemon.poll.unwrap_or_default().into(),
@@ -148,9 +151,6 @@ fn open_control(
 
 /// Settings that are not in force yet are refused: who relies on them would be mistaken.
 fn refuse_unknown(daemon: &config::Daemon) -> Result<()> {
-    let config::Daemon { metrics, allowed_paths, .. } = daemon;
-    for (key, is_said) in [("metrics", metrics.is_some()), ("allowed-paths", !allowed_paths.is_empty())] {
-        ensure!(!is_said, "`{key}` of [daemon] is not in force in this version: leave it out");
-    }
+    ensure!(daemon.metrics.is_none(), "`metrics` of [daemon] is not in force in this version: leave it out");
     Ok(())
 }

@@ -3,6 +3,7 @@
 use crate::access::GroupAccess;
 use crate::config::values::{Bytes, Name, Place, StoreSpec, Text};
 use crate::config::{self, KnownBy, UnitLun};
+use crate::confinement;
 use crate::size;
 use crate::state::{Key, Record, StateDir, UnitState};
 use anyhow::{Context, Result, bail};
@@ -94,7 +95,10 @@ impl Opened {
         let (backing, description, created): (Arc<dyn Backing>, _, _) = match &spec.store {
             StoreSpec::Path(path) => {
                 let is_new = !path.as_path().exists();
+                confinement::check(path.as_path())?;
                 let file = open_file(path.as_path(), spec, other)?;
+                // It may have become a link meanwhile; that it is the same file now, opening has made sure of.
+                confinement::check(path.as_path())?;
                 let description = format!("{path} ({})", file.mode());
                 (Arc::new(file), description, is_new.then(|| path.as_path().to_owned()))
             }
@@ -131,6 +135,8 @@ fn open_file(path: &Path, spec: &config::Unit, other: OtherSize) -> Result<File>
         create_size: spec.size.map(|Bytes(size)| size),
         logical_block: spec.block.0,
         rotational: spec.rotational,
+        opener: confinement::opener(),
+        lock_wait: confinement::lock_wait(),
         ..FileOptions::default()
     };
     match File::open(path, &options) {

@@ -46,4 +46,4 @@ mod sys;
 mod tests;
 
 pub use file::File;
-pub use options::{OpenError, Options};
+pub use options::{OpenError, Opener, Options};

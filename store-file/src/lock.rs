@@ -59,11 +59,20 @@ pub(crate) fn open(
 ) -> Result<OwnedFd, OpenError> {
     let fd = match FileType::from_raw_mode(stat.st_mode) {
         FileType::BlockDevice => claim(path, stat, options, patience)?,
-        _ => rustix::fs::open(path, flags(options), Mode::empty())
-            .map_err(|error| failed("open", path, error))?,
+        _ => open_file(path, flags(options), options).map_err(|error| failed("open", path, error))?,
     };
     lock(&fd, path, options, patience)?;
     Ok(fd)
+}
+
+/// Opens an existing file, or has it opened where this process may not.
+pub(crate) fn open_file(path: &Path, flags: OFlags, options: &Options) -> Result<OwnedFd, Errno> {
+    match (rustix::fs::open(path, flags, Mode::empty()), &options.opener) {
+        (Err(Errno::ACCESS | Errno::PERM), Some(opener)) => {
+            opener.open(path, flags).map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::ACCESS))
+        }
+        (opened, _) => opened,
+    }
 }
 
 /// Locks an open file.
@@ -89,7 +98,7 @@ pub(crate) fn lock(
 /// keeps writers away for all of them.
 fn claim(path: &Path, stat: &Stat, options: &Options, patience: &mut Patience) -> Result<OwnedFd, OpenError> {
     loop {
-        match rustix::fs::open(path, flags(options) | OFlags::EXCL, Mode::empty()) {
+        match open_file(path, flags(options) | OFlags::EXCL, options) {
             Ok(fd) => return Ok(fd),
             Err(Errno::BUSY) => {}
             Err(error) => return Err(failed("open", path, error)),
@@ -99,8 +108,7 @@ fn claim(path: &Path, stat: &Stat, options: &Options, patience: &mut Patience) -
             return Err(OpenError::Mounted { path, at });
         }
         if options.read_only {
-            let fd = rustix::fs::open(path, flags(options), Mode::empty())
-                .map_err(|error| failed("open", path, error))?;
+            let fd = open_file(path, flags(options), options).map_err(|error| failed("open", path, error))?;
             if sys::has_reader(fd.as_fd()) {
                 return Ok(fd);
             }

@@ -38,7 +38,7 @@ pub(crate) fn open(path: &Path, options: &Options) -> Result<Opened, OpenError> 
         if named.is_some_and(|now| same(&now, &opened.stat)) {
             check_size(path, opened.size, options)?;
             if !options.read_only {
-                opened.flushing = Some(again(path, &opened.stat)?);
+                opened.flushing = Some(again(path, &opened.stat, options)?);
             }
             return Ok(opened);
         }
@@ -46,8 +46,8 @@ pub(crate) fn open(path: &Path, options: &Options) -> Result<Opened, OpenError> 
 }
 
 /// Opens the file with the status `stat` once more.
-fn again(path: &Path, stat: &Stat) -> Result<OwnedFd, OpenError> {
-    let fd = rustix::fs::open(path, OFlags::RDWR | OFlags::CLOEXEC | OFlags::NOCTTY, Mode::empty());
+fn again(path: &Path, stat: &Stat, options: &Options) -> Result<OwnedFd, OpenError> {
+    let fd = lock::open_file(path, OFlags::RDWR | OFlags::CLOEXEC | OFlags::NOCTTY, options);
     let fd = fd.map_err(|error| failed("open", path, error))?;
     match rustix::fs::fstat(&fd) {
         Ok(now) if same(&now, stat) => Ok(fd),

@@ -1,7 +1,11 @@
 //! How to open a file, and why that can fail.
 
+use rustix::fs::OFlags;
+use std::fmt;
 use std::io;
-use std::path::PathBuf;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 use thiserror::Error;
 
@@ -23,7 +27,40 @@ pub struct Options {
     /// How long to wait for another process to let go of the same bytes; twelve times as long when no living process is
     /// seen to have them, because a daemon that was killed holds its lock until the kernel has finished the last of its I/O.
     pub lock_wait: Duration,
+    /// Who opens what this process may not open.
+    pub opener: Option<Opener>,
 }
+
+/// Opens existing files and devices for a process that may not, with the flags of open(2).
+#[derive(Clone)]
+pub struct Opener(Arc<Open>);
+
+type Open = dyn Fn(&Path, OFlags) -> io::Result<OwnedFd> + Send + Sync;
+
+impl Opener {
+    /// One that opens by `open`.
+    pub fn new(open: impl Fn(&Path, OFlags) -> io::Result<OwnedFd> + Send + Sync + 'static) -> Self {
+        Self(Arc::new(open))
+    }
+
+    pub(crate) fn open(&self, path: &Path, flags: OFlags) -> io::Result<OwnedFd> {
+        (self.0)(path, flags)
+    }
+}
+
+impl fmt::Debug for Opener {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Opener")
+    }
+}
+
+impl PartialEq for Opener {
+    fn eq(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+}
+
+impl Eq for Opener {}
 
 impl Default for Options {
     fn default() -> Self {
@@ -35,6 +72,7 @@ impl Default for Options {
             logical_block: 512,
             rotational: None,
             lock_wait: Duration::from_secs(5),
+            opener: None,
         }
     }
 }

@@ -35,6 +35,7 @@ pub(crate) use load::{DEFAULT_FILE, from_text};
 pub(crate) use options::configure;
 pub(crate) use print::{document_to_toml, to_toml};
 pub(crate) use report::{Report, Severity};
+pub(crate) use secret::SecretSource;
 pub(crate) use suggest::did_you_mean;
-pub(crate) use system::{access, group as group_number};
+pub(crate) use system::{access, group as group_number, user as user_number};
 pub(crate) use unit::{BlockLength, KnownBy, Unit, UnitLun, Version};
