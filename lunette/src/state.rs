@@ -78,6 +78,12 @@ impl StateDir {
             .with_context(|| format!("cannot make the state directory {}", path.display()))
     }
 
+    /// Makes the directory, so that it is still there after a power loss.
+    pub(crate) fn make(path: &Path) -> std::io::Result<()> {
+        let files: Arc<dyn Files> = Arc::new(System);
+        Folder::open(&files, path).map(drop)
+    }
+
     fn open_on(files: Arc<dyn Files>, path: &Path) -> std::io::Result<Self> {
         let folder = Folder::open(&files, path)?;
         let units = Folder::open(&files, &path.join("units"))?;

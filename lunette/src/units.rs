@@ -137,7 +137,6 @@ fn open_file(path: &Path, spec: &config::Unit, other: OtherSize) -> Result<File>
         rotational: spec.rotational,
         opener: confinement::opener(),
         lock_wait: confinement::lock_wait(),
-        ..FileOptions::default()
     };
     match File::open(path, &options) {
         Err(OpenError::OtherSize { actual, wanted, .. }) if other == OtherSize::Take => {

@@ -2,7 +2,7 @@
 
 use crate::config;
 use crate::config::{group_number, user_number};
-use crate::state::create_durably;
+use crate::state::StateDir;
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use lunette_confine::privileges::{self, User};
 use nix::unistd::{Gid, Uid, User as Entry, getgrouplist};
@@ -43,7 +43,7 @@ pub(super) fn prepare_state(path: &Path, user: Option<&User>) -> Result<()> {
         return Ok(());
     }
     let given = |user: &User| std::os::unix::fs::chown(path, Some(user.user), Some(user.group));
-    create_durably(path)
+    StateDir::make(path)
         .and_then(|()| user.map_or(Ok(()), given))
         .with_context(|| format!("cannot make the state directory {}", path.display()))
 }
