@@ -17,7 +17,7 @@ pub(crate) use change::{Done, Permit, failure};
 pub(crate) use show::{Shown, luns_of_all, places_of_all};
 
 use crate::config::values::{Bytes, Label, StoreSpec, TargetName};
-use crate::config::{Model, PortalKey, Setting};
+use crate::config::{self, Model, PortalKey, Setting};
 use crate::control::events;
 use crate::inherited::Inherited;
 use crate::iscsi;
@@ -63,6 +63,8 @@ pub(crate) struct Now {
     exports: BTreeMap<Label, Export>,
     /// Those of sockets that were there already, which show all units.
     adopted_portals: Vec<Portal>,
+    /// There are some, or will be when there are targets.
+    has_sockets: bool,
     adopted_exports: Vec<Export>,
     ids: PortIds,
 }
@@ -135,6 +137,7 @@ impl Running {
             portals: BTreeMap::new(),
             exports: BTreeMap::new(),
             adopted_portals: Vec::new(),
+            has_sockets: false,
             adopted_exports: Vec::new(),
             ids: PortIds::default(),
         };
@@ -162,13 +165,15 @@ impl Running {
     fn open_ways_in(&self, targets: Vec<iscsi::Target>, mut inherited: Inherited) -> Result<()> {
         let model = self.now().model.clone();
         self.now().units.values().for_each(|unit| self.bind(unit));
+        let socket = |wanted: &config::Portal| inherited.at_address(wanted.listen.0);
+        let sockets: Vec<_> = model.portals.values().map(socket).collect();
+        self.now_mut().has_sockets = !inherited.iscsi.is_empty();
         for terms in targets {
             if let Ok(name) = terms.name.parse() {
                 self.arrange_target(&name, Some(terms))?;
             }
         }
-        for (key, wanted) in &model.portals {
-            let socket = inherited.at_address(wanted.listen.0);
+        for ((key, wanted), socket) in model.portals.iter().zip(sockets) {
             self.start_portal(*key, wanted, socket)?;
         }
         for socket in inherited.iscsi {

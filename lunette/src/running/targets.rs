@@ -151,9 +151,9 @@ impl Now {
         match named {
             Some(groups) => groups.iter().map(|group| group.0).collect(),
             None => {
-                let adopted = self.adopted_portals.iter().map(Portal::group_tag);
+                let adopted = self.has_sockets.then_some(TargetPort::DEFAULT_GROUP);
                 let of_portals = self.model.portals.values().map(|portal| portal.group.0);
-                adopted.chain(of_portals).collect()
+                adopted.into_iter().chain(of_portals).collect()
             }
         }
     }
