@@ -4,9 +4,10 @@ use crate::checks::{Refusal, decode, plan};
 use crate::engine::{Engine, Token};
 use crate::execution::operation;
 use crate::outcome::Outcome;
-use crate::plan::{Io, Plan};
+use crate::plan::{Io, IoKind, Plan};
 use crate::quiet::is_answered_at_once;
 use crate::session::{Admission, CommandFrame, Itl, Started};
+use crate::statistics::Class;
 use crate::tasks::{Phase, Task};
 use lunette_scsi::TaskAttribute;
 use lunette_store::{Cx, Sg, Submit};
@@ -14,10 +15,14 @@ use std::rc::Rc;
 
 impl Engine {
     pub(crate) fn admit(&self, itl: &Rc<Itl>, command: &CommandFrame<'_>, cx: &mut dyn Cx) -> Admission {
-        match plan(itl, command) {
+        let admission = match plan(itl, command) {
             Ok(plan) => self.enter(itl, command, plan, cx),
-            Err(refusal) => self.turn_away(itl, command, refusal),
+            Err(refusal) => self.turn_away(itl, command, refusal, cx),
+        };
+        if let Admission::Ended(outcome) = &admission {
+            self.ended_on_arrival(itl, command.cdb.opcode(), outcome, cx);
         }
+        admission
     }
 
     /// Admits and starts a command whose data-out is there already.
@@ -31,7 +36,9 @@ impl Engine {
         cx: &mut dyn Cx,
     ) -> Started {
         if itl.shared.gate.is_open() {
-            match decode(itl, itl.unit().commands().find(command.cdb), command) {
+            let row = itl.unit().commands().find(command.cdb);
+            itl.usage.has_come(row);
+            match decode(itl, row, command) {
                 Ok(plan) => {
                     if let Plan::Io(io) = plan
                         && is_immediate(itl, command, &io, data_in)
@@ -63,36 +70,52 @@ impl Engine {
             Ok(Plan::Io(io)) if is_immediate(itl, command, &io, data_in) => {
                 self.transfer(itl, command, io, data_out, data_in, cx)
             }
-            Ok(plan) => match self.enter(itl, command, plan, cx) {
-                Admission::Admitted { task, .. } => self.start(task, data_out, data_in, cx),
-                Admission::Ended(outcome) => Started::Ended(outcome),
-            },
+            Ok(plan) => {
+                let admission = self.enter(itl, command, plan, cx);
+                self.start_admitted(itl, command, admission, data_out, data_in, cx)
+            }
             Err(refusal) => {
-                let admission = self.turn_away(itl, command, refusal);
-                self.start_admitted(admission, cx)
+                let admission = self.turn_away(itl, command, refusal, cx);
+                self.start_admitted(itl, command, admission, Sg::empty(), Sg::empty(), cx)
             }
         }
     }
 
     /// A command is not processed.
     #[cold]
-    fn turn_away(&self, itl: &Rc<Itl>, command: &CommandFrame<'_>, refusal: Refusal) -> Admission {
+    fn turn_away(
+        &self,
+        itl: &Rc<Itl>,
+        command: &CommandFrame<'_>,
+        refusal: Refusal,
+        cx: &mut dyn Cx,
+    ) -> Admission {
         if command.attribute == TaskAttribute::Aca && !matches!(refusal, Refusal::Status(_)) {
             itl.unit().allegiance_task_ended(itl.nexus.id(), command.tag);
         }
         if let Refusal::Sense(sense) = &refusal
-            && let Some(admission) = self.fail_on_arrival(itl, command, sense)
+            && let Some(admission) = self.fail_on_arrival(itl, command, sense, cx.now())
         {
             return admission;
         }
         Admission::Ended(refusal.outcome(itl.unit()))
     }
 
-    #[cold]
-    fn start_admitted(&self, admission: Admission, cx: &mut dyn Cx) -> Started {
+    fn start_admitted(
+        &self,
+        itl: &Rc<Itl>,
+        command: &CommandFrame<'_>,
+        admission: Admission,
+        data_out: Sg<'_>,
+        data_in: Sg<'_>,
+        cx: &mut dyn Cx,
+    ) -> Started {
         match admission {
-            Admission::Admitted { task, .. } => self.start(task, Sg::empty(), Sg::empty(), cx),
-            Admission::Ended(outcome) => Started::Ended(outcome),
+            Admission::Admitted { task, .. } => self.start(task, data_out, data_in, cx),
+            Admission::Ended(outcome) => {
+                self.ended_on_arrival(itl, command.cdb.opcode(), &outcome, cx);
+                Started::Ended(outcome)
+            }
         }
     }
 
@@ -109,19 +132,21 @@ impl Engine {
     ) -> Started {
         let mut tasks = self.tasks.borrow_mut();
         let Some(id) = tasks.vacant(&itl.share) else {
-            return Started::Ended(Outcome::no_room(itl.tasks.get() > 0));
+            let full = Admission::Ended(Outcome::no_room(itl.tasks.get() > 0));
+            drop(tasks);
+            return self.start_admitted(itl, command, full, data_out, data_in, cx);
         };
         let op = operation(io, data_out, data_in);
         let moving = op.range().1;
         match self.submit(id, itl, io, op, cx) {
             Submit::Full => {
-                let task = Task { enabled: true, ..Task::new(itl.clone(), command, Plan::Io(io)) };
+                let task = Task { enabled: true, ..Task::new(itl.clone(), command, Plan::Io(io), cx.now()) };
                 tasks.occupy(id, task);
                 itl.set.began();
                 match Self::wait_for_room(&mut tasks, id, data_out, data_in) {
                     Some(outcome) => {
                         drop(tasks);
-                        self.end(id, cx);
+                        self.end_with(id, &outcome, cx);
                         Started::Ended(outcome)
                     }
                     None => {
@@ -132,16 +157,17 @@ impl Engine {
             }
             Submit::Done(result) => {
                 let outcome = Outcome::of_io(itl, io, moving, result);
-                if result.is_err() && outcome.sense.is_some() {
+                if result.is_err() {
                     drop(tasks);
                     return self.fail_at_once(itl, command, outcome, cx);
                 }
+                self.ended_at_once(itl, class_of(io), cx);
                 Started::Ended(outcome)
             }
             Submit::Queued => {
                 let phase = Phase::Running;
-                let task =
-                    Task { phase, enabled: true, moving, ..Task::new(itl.clone(), command, Plan::Io(io)) };
+                let task = Task::new(itl.clone(), command, Plan::Io(io), cx.now());
+                let task = Task { phase, enabled: true, moving, ..task };
                 tasks.occupy(id, task);
                 itl.set.began();
                 Started::Pending
@@ -158,14 +184,16 @@ impl Engine {
         outcome: Outcome,
         cx: &mut dyn Cx,
     ) -> Started {
-        let admission = outcome.sense.as_ref().and_then(|sense| self.fail_on_arrival(itl, command, sense));
-        self.start_admitted(admission.unwrap_or(Admission::Ended(outcome)), cx)
+        let sense = outcome.sense.as_ref();
+        let admission = sense.and_then(|sense| self.fail_on_arrival(itl, command, sense, cx.now()));
+        let admission = admission.unwrap_or(Admission::Ended(outcome));
+        self.start_admitted(itl, command, admission, Sg::empty(), Sg::empty(), cx)
     }
 
     fn enter(&self, itl: &Rc<Itl>, command: &CommandFrame<'_>, plan: Plan, cx: &mut dyn Cx) -> Admission {
         let passes = itl.set.is_quiesced() && is_answered_at_once(command);
         let attribute = if passes { TaskAttribute::Simple } else { command.attribute };
-        let task = Task { attribute, ..Task::new(itl.clone(), command, plan) };
+        let task = Task { attribute, ..Task::new(itl.clone(), command, plan, cx.now()) };
         let (wanted_out, wanted_in) = (task.wanted_out, task.wanted_in);
         let mut tasks = self.tasks.borrow_mut();
         let Some(id) = tasks.insert(task) else {
@@ -180,6 +208,15 @@ impl Engine {
             false => self.take_place(id, itl, command.attribute, cx),
         }
         Admission::Admitted { task: id, wanted_out, wanted_in }
+    }
+}
+
+#[inline]
+fn class_of(io: Io) -> Class {
+    match io.kind {
+        IoKind::Read => Class::Read,
+        IoKind::Write { .. } => Class::Write,
+        IoKind::Flush => Class::Other,
     }
 }
 

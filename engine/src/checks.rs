@@ -49,6 +49,7 @@ impl From<Refusal> for Reply {
 /// Finds out what a command wants done, unless something stands in its way.
 pub(crate) fn plan(itl: &Rc<Itl>, command: &CommandFrame<'_>) -> Result<Plan, Refusal> {
     let row = itl.unit().commands().find(command.cdb);
+    itl.usage.has_come(row);
     if !itl.shared.gate.is_open() {
         return plan_past_gate(itl, row, command);
     }

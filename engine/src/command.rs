@@ -252,6 +252,8 @@ pub(crate) enum Unknown {
 
 #[derive(Debug)]
 pub(crate) struct Row {
+    /// Its place in the table.
+    pub(crate) index: u16,
     pub(crate) spec: &'static CommandSpec,
     pub(crate) owner: Owner,
     /// Bits of the first 16 CDB bytes that must be zero.
@@ -279,6 +281,7 @@ impl CommandTable {
         let passes = |row: &Row| filter.passes(row.spec.opcode, row.spec.service_action);
         let refused = rows.extract_if(.., |row| !passes(row)).map(|row| row.key()).collect();
         rows.sort_by_key(Row::key);
+        (0..).zip(&mut rows).for_each(|(index, row)| row.index = index);
         let by_opcode = std::array::from_fn(|opcode| {
             let first = rows.partition_point(|row| usize::from(row.spec.opcode.0) < opcode);
             let end = rows.partition_point(|row| usize::from(row.spec.opcode.0) <= opcode);
@@ -335,7 +338,8 @@ impl Row {
         }
         mask[0] = 0;
         let reserved = u128::from_be_bytes(mask);
-        Self { spec, owner, reserved, length: spec.usage.len(), is_whole: spec.service_action.is_none() }
+        let is_whole = spec.service_action.is_none();
+        Self { index: 0, spec, owner, reserved, length: spec.usage.len(), is_whole }
     }
 
     fn key(&self) -> (u8, Option<u16>) {

@@ -3,6 +3,7 @@
 use crate::LogicalUnit;
 use crate::hop::Hops;
 use crate::jobs::{Jobs, Waits};
+use crate::measure::Unmeasured;
 use crate::session::Sessions;
 use crate::steps::Background;
 use crate::task_set::TaskSet;
@@ -24,6 +25,7 @@ pub(crate) struct Engine {
     pub(crate) waits: RefCell<Waits>,
     pub(crate) hops: Hops,
     pub(crate) background: RefCell<Background>,
+    pub(crate) unmeasured: Unmeasured,
 }
 
 /// What a completion that comes to the engine is about; kept in its token.
@@ -38,6 +40,8 @@ pub(crate) enum Token {
     Job(u32),
     /// A step of this work in the background.
     Work(u32),
+    /// The turn is over in which commands have ended as soon as they came.
+    Measure,
 }
 
 impl Token {
@@ -47,6 +51,7 @@ impl Token {
     const KIND: u64 = 0b11 << 62;
     /// Of the kind `ADVANCE`; no unit has such a number.
     const OFFER: u64 = 1 << 61;
+    const MEASURE: u64 = Self::ADVANCE | 1 << 60;
 
     pub(crate) fn encode(self) -> u64 {
         match self {
@@ -55,12 +60,14 @@ impl Token {
             Token::Offer(unit) => Self::ADVANCE | Self::OFFER | unit,
             Token::Job(job) => Self::JOB | u64::from(job),
             Token::Work(work) => Self::WORK | u64::from(work),
+            Token::Measure => Self::MEASURE,
         }
     }
 
     pub(crate) fn decode(token: u64) -> Self {
         match token & Self::KIND {
             Self::WORK => Token::Work(token as u32),
+            Self::ADVANCE if token == Self::MEASURE => Token::Measure,
             Self::ADVANCE if token & Self::OFFER != 0 => Token::Offer(token & !(Self::KIND | Self::OFFER)),
             Self::ADVANCE => Token::Advance(token & !Self::KIND),
             Self::JOB => Token::Job(token as u32),
@@ -83,6 +90,7 @@ impl Engine {
                 waits: RefCell::default(),
                 hops: Hops::default(),
                 background: RefCell::default(),
+                unmeasured: Unmeasured::default(),
             });
             engine.sink.set(cx.register(engine.clone()));
             engine
@@ -159,6 +167,7 @@ impl Sink for Engine {
             Token::Offer(unit) => self.offer_now(unit, cx),
             Token::Job(job) => self.check_job(job, cx),
             Token::Work(work) => self.go_on(work, Some(result), cx),
+            Token::Measure => self.measure(cx),
         }
     }
 }

@@ -12,6 +12,7 @@ use crate::room::{Rank, must_wait};
 use crate::run::{Run, RunCell};
 use crate::running::Running;
 use crate::session::{Itl, Started};
+use crate::statistics::is_well;
 use crate::tasks::{Abort, Parked, Phase, Task, TaskId};
 use lunette_scsi::{AdditionalSense, Sense, Status};
 use lunette_store::{Cx, IoError, IoResult, Op, Sg, Submit};
@@ -31,7 +32,7 @@ impl Engine {
         drop(tasks);
         match self.run(id, data_out, data_in, cx) {
             Some(outcome) => {
-                self.end(id, cx);
+                self.end_with(id, &outcome, cx);
                 Started::Ended(outcome)
             }
             None => Started::Pending,
@@ -168,6 +169,17 @@ impl Engine {
         true
     }
 
+    /// Ends a task whose transport learns of it at once.
+    pub(crate) fn end_with(&self, id: TaskId, outcome: &Outcome, cx: &mut dyn Cx) {
+        if let Some(task) = self.tasks.borrow_mut().get(id) {
+            if !is_well(outcome.status) {
+                task.itl.usage.failed(outcome);
+            }
+            self.ended(&task.itl, task.cdb.opcode(), task.came, cx);
+        }
+        self.end(id, cx);
+    }
+
     /// Ends a task and tells its transport.
     fn report(&self, id: TaskId, outcome: Outcome, cx: &mut dyn Cx) {
         let mut tasks = self.tasks.borrow_mut();
@@ -185,6 +197,8 @@ impl Engine {
             Some(Abort::TurnedBack) => Completion::Ended(Outcome::status(Status::BUSY)),
             Some(Abort::Retired) => Completion::Ended(retired(task.itl.unit())),
         };
+        task.itl.usage.completed(&completion);
+        self.ended(&task.itl, task.cdb.opcode(), task.came, cx);
         drop(tasks);
         let Some(itl) = self.end(id, cx) else { return };
         if let Some(responder) = itl.responder.upgrade() {
@@ -214,7 +228,7 @@ impl Engine {
         cx: &mut dyn Cx,
     ) {
         let (itl, alarm) = (&task.itl, Alarm::new(self.id(Token::Task(id)), cx));
-        let cell = RunCell::new(data_out.part(0, plan.wanted_out), data_in, alarm, itl.set.counters.clone());
+        let cell = RunCell::new(data_out.part(0, plan.wanted_out), data_in, alarm, itl.usage.clone());
         let run = Run::new(itl, task.cdb, cell.clone());
         task.moving = data_out.len().min(plan.wanted_out);
         task.running = Some(Running::new(cell, (plan.start)(run), Rank::of(task)));

@@ -13,6 +13,7 @@ use crate::tasks::{Task, TaskId};
 use lunette_scsi::{Cdb, Sense, TaskAttribute};
 use lunette_store::{Cx, Sg};
 use std::rc::Rc;
+use std::time::Duration;
 
 /// What an error does to the other commands of the task set (QERR).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -34,6 +35,7 @@ impl Engine {
         itl: &Rc<Itl>,
         command: &CommandFrame<'_>,
         sense: &Sense,
+        now: Duration,
     ) -> Option<Admission> {
         if !has_aftermath(itl, command.cdb, command.attribute) {
             return None;
@@ -47,7 +49,7 @@ impl Engine {
         // Whatever its attribute, it is over.
         let command = CommandFrame { attribute: TaskAttribute::Simple, ..*command };
         let failure = Some(Box::new(*sense));
-        tasks.occupy(task, Task { failure, enabled: true, ..Task::new(itl.clone(), &command, plan) });
+        tasks.occupy(task, Task { failure, enabled: true, ..Task::new(itl.clone(), &command, plan, now) });
         itl.set.began();
         Some(Admission::Admitted { task, wanted_out: 0, wanted_in: 0 })
     }

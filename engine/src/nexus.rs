@@ -3,13 +3,14 @@
 use crate::attention::Attentions;
 use crate::priority::INITIAL_PRIORITY;
 use crate::reservation::Registrant;
+use crate::statistics::{Record, Usage};
 use crate::{Inventory, InventoryChange, LogicalUnit, LunMap, Reservation};
 use lunette_scsi::designator::Protocol;
 use lunette_scsi::{AdditionalSense, Lun, Sense, SenseKey, TransportId};
 use lunette_store::{Post, ReactorId};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 
 /// A way in: a target port and the logical units that are seen through it, by everybody or by some initiators.
 pub struct TargetPort {
@@ -392,6 +393,8 @@ pub(crate) struct ItlNexus {
     priority: AtomicU8,
     /// The initiator does not see the unit any more. Some of its commands may still be there.
     left: AtomicBool,
+    /// What is counted for it, once it has been used.
+    record: OnceLock<Record>,
 }
 
 impl ItlNexus {
@@ -399,9 +402,15 @@ impl ItlNexus {
     pub(crate) fn new() -> Arc<Self> {
         let priority = INITIAL_PRIORITY.into();
         let left = AtomicBool::new(false);
-        let itl = Self { gate: Gate::default(), attentions: Mutex::default(), priority, left };
+        let record = OnceLock::new();
+        let itl = Self { gate: Gate::default(), attentions: Mutex::default(), priority, left, record };
         itl.establish(AdditionalSense::POWER_ON_RESET_OR_BUS_DEVICE_RESET_OCCURRED);
         Arc::new(itl)
+    }
+
+    /// The counters of what `nexus` does with `unit` on one reactor.
+    pub(crate) fn usage(&self, unit: &Arc<LogicalUnit>, nexus: &Nexus, reactor: ReactorId) -> Arc<Usage> {
+        self.record.get_or_init(|| Record::new(unit, nexus)).part(unit, reactor)
     }
 
     /// What keeps commands that need a ready unit from being processed has come or gone.

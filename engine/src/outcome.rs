@@ -63,7 +63,7 @@ impl Outcome {
 
     /// Of a command that is one operation on the store, which has moved `moving` bytes.
     pub(crate) fn of_io(itl: &Itl, io: Io, moving: u64, result: IoResult) -> Self {
-        itl.set.counters.count_io(io.kind, moving, result);
+        itl.usage.counters.count_io(io.kind, moving, result);
         let (wanted_in, wanted_out) = (io.wanted_in(), io.wanted_out());
         let ended = |status| Self { wanted_in, wanted_out, ..Self::status(status) };
         match result {

@@ -197,7 +197,7 @@ impl Engine {
                     self.has_room(task);
                 }
                 Token::Work(work) => self.work_again(work, cx),
-                Token::Advance(_) | Token::Offer(_) | Token::Job(_) => {}
+                Token::Advance(_) | Token::Offer(_) | Token::Job(_) | Token::Measure => {}
             }
             if set.queue().is_first(standing) {
                 return self.ask_again(set, cx);

@@ -3,6 +3,7 @@
 use crate::engine::Engine;
 use crate::nexus::ItlNexus;
 use crate::outcome::Completion;
+use crate::statistics::Usage;
 use crate::task_set::TaskSet;
 use crate::tasks::{Share, TaskId};
 use crate::{LogicalUnit, LunMap, Nexus, Outcome};
@@ -221,6 +222,7 @@ pub(crate) struct Itl {
     pub(crate) share: Rc<Share>,
     /// How many tasks it has.
     pub(crate) tasks: Cell<u32>,
+    pub(crate) usage: Arc<Usage>,
     /// How often the nexus had been lost when the session was opened.
     pub(crate) losses: u64,
 }
@@ -391,8 +393,10 @@ impl Session {
 
     /// `None` if the unit is not seen any more, or retired.
     fn meet(&self, unit: &Arc<LogicalUnit>, cx: &mut dyn Cx) -> Option<Rc<Itl>> {
+        let shared = self.nexus.itl(unit)?;
         let itl = Rc::new(Itl {
-            shared: self.nexus.itl(unit)?,
+            usage: shared.usage(unit, &self.nexus, self.engine.reactor),
+            shared,
             nexus: self.nexus.clone(),
             set: self.engine.task_set(unit, cx)?,
             responder: self.responder.clone(),

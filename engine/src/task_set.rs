@@ -10,7 +10,7 @@
 
 use crate::LogicalUnit;
 use crate::room::Queue;
-use crate::statistics::Counters;
+use crate::statistics::Usage;
 use crate::tasks::TaskId;
 use lunette_store::{Cx, ReactorId, Store};
 use std::cell::{Cell, RefCell, RefMut};
@@ -206,7 +206,8 @@ impl Coordination {
 pub(crate) struct TaskSet {
     pub(crate) unit: Arc<LogicalUnit>,
     pub(crate) store: Option<Rc<dyn Store>>,
-    pub(crate) counters: Arc<Counters>,
+    /// Of what goes on in the background.
+    pub(crate) usage: Arc<Usage>,
     reactor: ReactorId,
     active: Cell<u32>,
     holds: Arc<Holds>,
@@ -237,7 +238,7 @@ impl TaskSet {
         Some(Rc::new(Self {
             unit: unit.clone(),
             store: unit.backing().map(|backing| backing.attach(cx)),
-            counters: unit.statistics().join(),
+            usage: unit.statistics().join(),
             reactor,
             active: Cell::new(0),
             holds,

@@ -10,6 +10,7 @@ use lunette_store::{Sg, SgList};
 use std::cell::Cell;
 use std::collections::HashMap;
 use std::rc::{Rc, Weak};
+use std::time::Duration;
 
 /// A task of one reactor. A number is not used again before 2³⁰ other tasks have had the same slot.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -66,6 +67,8 @@ pub(crate) struct Task {
     /// With which sense data it is to end, when it has seen to others.
     pub(crate) failure: Option<Box<Sense>>,
     pub(crate) cookie: u64,
+    /// When it came.
+    pub(crate) came: Duration,
     pub(crate) tag: u64,
     pub(crate) cdb: Cdb,
     /// How many bytes the initiator means to send.
@@ -161,6 +164,7 @@ impl Tasks {
         debug_assert_eq!(taken, Some(id.index));
         task.itl.share.0.update(|count| count + 1);
         task.itl.tasks.update(|count| count + 1);
+        task.itl.usage.begins();
         self.slots[id.index as usize].task = Some(task);
     }
 
@@ -191,6 +195,7 @@ impl Tasks {
         slot.task = None;
         itl.share.0.update(|count| count - 1);
         itl.tasks.update(|count| count - 1);
+        itl.usage.ends();
         self.free.push(id.index);
         Some(itl)
     }
@@ -210,7 +215,7 @@ impl Task {
     }
 
     #[inline]
-    pub(crate) fn new(itl: Rc<Itl>, command: &CommandFrame<'_>, plan: Plan) -> Self {
+    pub(crate) fn new(itl: Rc<Itl>, command: &CommandFrame<'_>, plan: Plan, now: Duration) -> Self {
         Self {
             itl,
             phase: Phase::Admitted,
@@ -219,6 +224,7 @@ impl Task {
             aborted: None,
             failure: None,
             cookie: command.cookie,
+            came: now,
             tag: command.tag,
             cdb: *command.cdb,
             data_out: command.data_out,

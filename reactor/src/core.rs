@@ -4,6 +4,7 @@ use crate::crew::{Crew, Work};
 use crate::handover::Handover;
 use crate::kernel::{Event, Kernel, Wait};
 use crate::lanes::{Lanes, Queue};
+use crate::load::{Load, ReactorLoad};
 use crate::mailbox::{Letter, Mailboxes};
 use crate::sinks::Sinks;
 use crate::spin::{Spin, Yields};
@@ -34,6 +35,8 @@ pub(crate) struct Reactor {
     spin: Spin,
     /// When the last rest ended.
     awake_since: Duration,
+    /// What was done until then.
+    load: ReactorLoad,
     sinks: Sinks,
     watches: Watches,
     timers: Timers,
@@ -58,6 +61,8 @@ pub(crate) struct Shared {
     pub(crate) start: Instant,
     pub(crate) mailboxes: Arc<Mailboxes>,
     pub(crate) lanes: Lanes,
+    /// What each reactor spends its time on.
+    pub(crate) loads: Box<[Load]>,
     /// Most of a reactor's file operations under way in the kernel, and in lanes.
     pub(crate) file_operations: u32,
 }
@@ -70,7 +75,8 @@ impl Reactor {
             start: shared.start,
             now: shared.start.elapsed(),
             spin,
-            awake_since: Duration::ZERO,
+            awake_since: shared.start.elapsed(),
+            load: ReactorLoad::default(),
             sinks: Sinks::default(),
             watches: Watches::default(),
             timers: Timers::default(),
@@ -94,8 +100,17 @@ impl Reactor {
             if !self.turn() {
                 self.rest();
             }
+            self.tell_load();
         }
         self.finish();
+    }
+
+    /// Tells others what the time was spent on.
+    fn tell_load(&self) {
+        let busy = self.load.busy + self.now.saturating_sub(self.awake_since);
+        if let Some(load) = self.shared.loads.get(usize::from(self.id.0)) {
+            load.tell(ReactorLoad { busy, ..self.load });
+        }
     }
 
     /// Does what there is to do, within bounds. Returns whether there was anything.
@@ -228,6 +243,7 @@ impl Reactor {
             yields.wait(self.now);
             worked = self.turn();
         }
+        self.load.spinning += self.now - since;
         if !worked {
             worked = self.ask_pollers(|sink, cx| sink.before_sleep(cx));
         }
@@ -235,7 +251,9 @@ impl Reactor {
             self.sleep();
             self.tick();
         }
-        self.spin.learn(self.now - since, since.saturating_sub(self.awake_since));
+        let busy = since.saturating_sub(self.awake_since);
+        self.load.busy += busy;
+        self.spin.learn(self.now - since, busy);
         self.awake_since = self.now;
     }
 
@@ -330,6 +348,10 @@ impl Cx for Reactor {
 
     fn now(&self) -> Duration {
         self.now
+    }
+
+    fn time(&self) -> Duration {
+        self.start.elapsed()
     }
 
     fn register(&mut self, sink: Rc<dyn Sink>) -> SinkId {

@@ -35,6 +35,7 @@ mod epoll;
 mod handover;
 mod kernel;
 mod lanes;
+mod load;
 mod mailbox;
 mod options;
 mod reactors;
@@ -48,6 +49,7 @@ mod uring;
 mod watches;
 mod workers;
 
+pub use load::ReactorLoad;
 pub use options::{Backend, Error, Io, Options, Poll};
 pub use reactors::Reactors;
 pub use threads::{ThreadKind, confine_threads};

@@ -5,6 +5,7 @@ use crate::crew::Company;
 use crate::epoll::Epoll;
 use crate::kernel::Kernel;
 use crate::lanes::Lanes;
+use crate::load::{Load, ReactorLoad};
 use crate::mailbox::{Letter, Mailbox, Mailboxes};
 use crate::spin::Spin;
 use crate::threads::{self, ThreadKind};
@@ -53,6 +54,7 @@ impl Reactors {
             start: Instant::now(),
             mailboxes,
             lanes: Lanes::new(options.blocking_threads.into(), company),
+            loads: (0..count).map(|_| Load::default()).collect(),
             file_operations: options.file_operations.max(1),
         };
         let mut reactors = Self { shared: Arc::new(shared), threads: Vec::new(), backend: Backend::IoUring };
@@ -143,6 +145,11 @@ impl Reactors {
     /// How many reactors there are.
     pub fn count(&self) -> u16 {
         self.shared.mailboxes.0.len() as u16
+    }
+
+    /// What each reactor has spent its time on, by its number.
+    pub fn loads(&self) -> Vec<ReactorLoad> {
+        self.shared.loads.iter().map(Load::told).collect()
     }
 
     /// The kernel interface in use; epoll if at least one reactor has to use it.

@@ -172,8 +172,13 @@ pub trait Cx {
     /// This reactor.
     fn reactor(&self) -> ReactorId;
 
-    /// Time since the program's start; does not go back.
+    /// Time since the program's start, when this turn of the reactor began; does not go back.
     fn now(&self) -> Duration;
+
+    /// The same as it is by now: a look at the clock.
+    fn time(&self) -> Duration {
+        self.now()
+    }
 
     /// Adds a receiver of completions.
     fn register(&mut self, sink: Rc<dyn Sink>) -> SinkId;

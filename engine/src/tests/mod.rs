@@ -1,6 +1,7 @@
 //! The engine driven over simulated reactors, with a store whose operations complete when the test says so.
 
 mod access;
+mod activity;
 mod allegiance;
 mod copy;
 mod hop;

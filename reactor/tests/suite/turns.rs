@@ -25,6 +25,7 @@ on_both!(
     a_stalled_lane_holds_up_no_call_elsewhere,
     locals_belong_to_one_reactor,
     all_are_asked_and_none_is_waited_for_longer_than_said,
+    work_and_rest_are_told_apart,
     pollers_are_asked_while_awake_and_before_sleep,
     stop_runs_what_was_posted_before_and_drops_the_rest,
     stop_waits_for_blocking_work,
@@ -262,6 +263,19 @@ fn locals_belong_to_one_reactor(io: Io) {
     assert_eq!(on_first(&reactors, count), 2);
     assert_eq!(reactors.call(ReactorId(1), count), Some(1));
     assert!(on_first(&reactors, |cx| local::<String>(cx).is_none()));
+}
+
+fn work_and_rest_are_told_apart(io: Io) {
+    let reactors = start(io, 2);
+    let work = 20 * MS;
+    reactors.call(ReactorId(0), move |cx| while cx.time() < cx.now() + work {});
+    assert!(reactors.call(ReactorId(1), |cx| cx.time() >= cx.now()).unwrap());
+    // It tells of a turn after the next.
+    (0..3).for_each(|_| assert_eq!(reactors.call(ReactorId(0), |_| ()), Some(())));
+    let loads = reactors.loads();
+    assert_eq!(loads.len(), 2);
+    assert!(loads[0].busy >= work, "{loads:?}");
+    assert_eq!(loads[0].spinning.max(loads[1].spinning), Duration::ZERO, "they do not spin");
 }
 
 fn all_are_asked_and_none_is_waited_for_longer_than_said(io: Io) {

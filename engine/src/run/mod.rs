@@ -4,23 +4,25 @@
 //! and polls again when it has completed. No executor: the engine knows exactly when to poll. Buffers belong to the cell, so
 //! they outlive the future whatever happens to it.
 
+mod cell;
+
+use cell::{Answer, Bytes};
+pub(crate) use cell::{RunCell, Step};
+
 use crate::alarm::Alarm;
 use crate::checks::Refusal;
-use crate::manage::Units;
 use crate::nexus::ItlNexus;
 use crate::session::Itl;
-use crate::statistics::{Counted, Counters};
+use crate::statistics::Counted;
 use crate::{Io, IoKind, LogicalUnit, Nexus, NexusId};
 use lunette_scsi::{Cdb, Sense, Status};
-use lunette_store::{Backing, IoError, IoResult, Memory, Op, Post, SeekTarget, Sg, SgList};
-use std::cell::{Cell, RefCell};
+use lunette_store::{Backing, IoError, IoResult, Memory, Post, SeekTarget};
 use std::future::Future;
 use std::ops::{Deref, Range};
 use std::os::fd::RawFd;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::task::{Context, Poll};
 use std::time::Duration;
 
 /// Bytes of memory for reads that are copied; a multiple of every block length.
@@ -51,99 +53,6 @@ pub struct Run {
     itl: Arc<ItlNexus>,
     /// How often the nexus had been lost when the command came.
     losses: u64,
-}
-
-/// Shared between the steps and the engine.
-pub(crate) struct RunCell {
-    data_out: RefCell<SgList>,
-    data_in: RefCell<SgList>,
-    moved_in: Cell<u64>,
-    wanted_in: Cell<Option<u64>>,
-    moved_out: Cell<Option<u64>>,
-    status: Cell<Status>,
-    step: RefCell<Option<Step>>,
-    /// The unit whose store has the last step, if it is another than that of the command.
-    elsewhere: RefCell<Option<Arc<LogicalUnit>>>,
-    /// Numbers of the other units that it has to do with.
-    reached: RefCell<Vec<u64>>,
-    answer: Cell<Option<IoResult>>,
-    aborted: Cell<bool>,
-    /// The command was aborted itself.
-    discarded: Cell<bool>,
-    /// Work in the background is to end.
-    ending: Cell<bool>,
-    alarm: Alarm,
-    counters: Arc<Counters>,
-    /// When the last step has ended.
-    now: Cell<Duration>,
-    /// It was rung, and nothing has waited for it yet.
-    rung: Cell<bool>,
-}
-
-/// One step that owns its memory.
-pub(crate) enum Step {
-    Read {
-        offset: u64,
-        to: Bytes,
-    },
-    Write {
-        offset: u64,
-        from: Bytes,
-        durable: bool,
-    },
-    Flush,
-    Zero {
-        offset: u64,
-        length: u64,
-        unmap: bool,
-    },
-    Discard {
-        offset: u64,
-        length: u64,
-    },
-    Copy {
-        offset: u64,
-        source: RawFd,
-        from: u64,
-        length: u64,
-    },
-    Seek {
-        offset: u64,
-        target: SeekTarget,
-    },
-    Call(Box<dyn FnOnce() -> IoResult + Send>),
-    /// A call about a store.
-    CallOn(Arc<dyn Backing>, Box<dyn FnOnce() -> IoResult + Send>),
-    Abort(Box<[NexusId]>),
-    /// Aborts the others after an error, those of the same nexus or all.
-    AbortOthers {
-        own: bool,
-    },
-    ClearAllegiance,
-    /// Waits for the end of others; `anew`: and decodes again those that have not begun.
-    Settle {
-        anew: bool,
-    },
-    AwaitTransfers,
-    /// Waits for the end of everything on the unit, for work in the background.
-    AwaitBegun {
-        anew: bool,
-    },
-    Reach,
-    Sleep(Duration),
-    Wait,
-    /// Those who wait for others to end do not wait for this one.
-    WaitApart,
-    /// Waits for work in the background that an aborted command waits for too.
-    WaitAnyway,
-}
-
-/// Bytes that a step moves.
-#[derive(Clone)]
-pub(crate) enum Bytes {
-    Own(Rc<Memory>, Range<u64>),
-    DataOut(Range<u64>),
-    DataIn(Range<u64>),
 }
 
 impl Deref for Run {
@@ -235,7 +144,7 @@ impl Run {
                 let to = Bytes::DataIn(0..length);
                 let result = self.step(Step::Read { offset: io.offset, to }).await;
                 self.cell.moved_in.set(length);
-                self.cell.counters.count_io(IoKind::Read, length, result);
+                self.cell.usage.counters.count_io(IoKind::Read, length, result);
                 result
             }
             IoKind::Write { durable } => {
@@ -243,7 +152,7 @@ impl Run {
                 let whole = there - there % io.block();
                 self.cell.moved_out.set(Some(whole));
                 let result = self.write_data_out(io.offset, 0..whole, durable).await;
-                self.cell.counters.count_io(io.kind, whole, result);
+                self.cell.usage.counters.count_io(io.kind, whole, result);
                 result
             }
             IoKind::Flush => self.flush().await,
@@ -449,7 +358,7 @@ impl Steps {
 
     /// The same for a command that processes `bytes` of the medium, but transfers more or fewer.
     pub fn count_transfer(&self, what: Counted, bytes: u64, transferred: u64, result: &Result<(), Sense>) {
-        self.cell.counters.count(what, bytes, transferred, result);
+        self.cell.usage.counters.count(what, bytes, transferred, result);
     }
 
     /// Whether work in the background is to end soon, because its unit is [retired](LogicalUnit::retire): it saves how far it
@@ -475,146 +384,5 @@ impl Steps {
         *self.cell.step.borrow_mut() = Some(step);
         *self.cell.elsewhere.borrow_mut() = self.elsewhere.then(|| self.unit.clone());
         Answer(&self.cell).await
-    }
-}
-
-struct Answer<'a>(&'a RunCell);
-
-impl Future for Answer<'_> {
-    type Output = IoResult;
-
-    fn poll(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<IoResult> {
-        self.0.answer.take().map_or(Poll::Pending, Poll::Ready)
-    }
-}
-
-impl RunCell {
-    pub(crate) fn new(data_out: Sg<'_>, data_in: Sg<'_>, alarm: Alarm, counters: Arc<Counters>) -> Rc<Self> {
-        let cell = Self {
-            data_out: RefCell::default(),
-            data_in: RefCell::default(),
-            moved_in: Cell::new(0),
-            wanted_in: Cell::new(None),
-            moved_out: Cell::new(None),
-            status: Cell::new(Status::GOOD),
-            step: RefCell::new(None),
-            elsewhere: RefCell::new(None),
-            reached: RefCell::default(),
-            answer: Cell::new(None),
-            aborted: Cell::new(false),
-            discarded: Cell::new(false),
-            ending: Cell::new(false),
-            alarm,
-            counters,
-            now: Cell::default(),
-            rung: Cell::new(false),
-        };
-        cell.data_out.borrow_mut().assign(data_out);
-        cell.data_in.borrow_mut().assign(data_in);
-        Rc::new(cell)
-    }
-
-    pub(crate) fn is_aborted(&self) -> bool {
-        self.aborted.get()
-    }
-
-    pub(crate) fn abort(&self) {
-        self.aborted.set(true);
-    }
-
-    /// The work is to end.
-    pub(crate) fn set_ending(&self) {
-        self.ending.set(true);
-    }
-
-    /// The command is aborted itself.
-    pub(crate) fn discard(&self) {
-        self.discarded.set(true);
-    }
-
-    /// The alarm has rung, and nothing has waited for it.
-    pub(crate) fn set_rung(&self) {
-        self.rung.set(true);
-    }
-
-    /// The result of the last step, for the future.
-    pub(crate) fn answer(&self, result: Option<IoResult>) {
-        let result = result.map(|result| if self.is_aborted() { Err(IoError::Aborted) } else { result });
-        self.answer.set(result);
-    }
-
-    /// What the future wants done.
-    pub(crate) fn take_step(&self) -> Option<Step> {
-        self.step.borrow_mut().take()
-    }
-
-    pub(crate) fn set_now(&self, now: Duration) {
-        self.now.set(now);
-    }
-
-    /// The unit whose store the last step is for, if it is another than that of the command.
-    pub(crate) fn elsewhere(&self) -> Option<Arc<LogicalUnit>> {
-        self.elsewhere.borrow().clone()
-    }
-
-    /// Whether it has to do with another unit, one of `units`.
-    pub(crate) fn reaches(&self, units: &Units) -> bool {
-        self.reached.borrow().iter().any(|unit| units.contain(*unit))
-    }
-
-    pub(crate) fn moved_in(&self) -> u64 {
-        self.moved_in.get()
-    }
-
-    /// The status if the work ends without an error.
-    pub(crate) fn status(&self) -> Status {
-        self.status.get()
-    }
-
-    /// How much data-in there is, if that is less than was announced.
-    pub(crate) fn wanted_in(&self) -> Option<u64> {
-        self.wanted_in.get()
-    }
-
-    /// How much of data-out was taken, if not all of it.
-    pub(crate) fn moved_out(&self) -> Option<u64> {
-        self.moved_out.get()
-    }
-
-    /// Calls `submit` with a step's store operation.
-    pub(crate) fn with_op<R>(&self, step: &Step, submit: impl FnOnce(Op<'_>) -> R) -> Option<R> {
-        let (data_out, data_in) = (self.data_out.borrow(), self.data_in.borrow());
-        let own = match step {
-            Step::Read { to: Bytes::Own(memory, _), .. }
-            | Step::Write { from: Bytes::Own(memory, _), .. } => Some(memory.seg()),
-            _ => None,
-        };
-        let sg = |bytes: &Bytes| match bytes {
-            Bytes::Own(_, range) => Sg::new(own.as_slice()).part(range.start, range.end - range.start),
-            Bytes::DataOut(range) => data_out.as_sg().part(range.start, range.end - range.start),
-            Bytes::DataIn(range) => data_in.as_sg().part(range.start, range.end - range.start),
-        };
-        Some(submit(match *step {
-            Step::Read { offset, ref to } => Op::Read { offset, to: sg(to) },
-            Step::Write { offset, ref from, durable } => Op::Write { offset, from: sg(from), durable },
-            Step::Flush => Op::Flush,
-            Step::Zero { offset, length, unmap } => Op::Zero { offset, length, unmap },
-            Step::Discard { offset, length } => Op::Discard { offset, length },
-            Step::Copy { offset, source, from, length } => Op::Copy { offset, source, from, length },
-            Step::Seek { offset, target } => Op::Seek { offset, target },
-            Step::Call(_)
-            | Step::CallOn(..)
-            | Step::Abort(_)
-            | Step::AbortOthers { .. }
-            | Step::ClearAllegiance
-            | Step::Settle { .. }
-            | Step::AwaitTransfers
-            | Step::AwaitBegun { .. }
-            | Step::Reach
-            | Step::Sleep(_)
-            | Step::Wait
-            | Step::WaitApart
-            | Step::WaitAnyway => return None,
-        }))
     }
 }
