@@ -42,6 +42,7 @@ impl Engine {
                 Ok(plan) => {
                     if let Plan::Io(io) = plan
                         && is_immediate(itl, command, &io, data_in)
+                        && self.passes(itl, &io, data_out, data_in, cx)
                     {
                         // Spares it the destructor, for this plan owns nothing.
                         std::mem::forget(plan);
@@ -67,7 +68,10 @@ impl Engine {
         cx: &mut dyn Cx,
     ) -> Started {
         match plan {
-            Ok(Plan::Io(io)) if is_immediate(itl, command, &io, data_in) => {
+            Ok(Plan::Io(io))
+                if is_immediate(itl, command, &io, data_in)
+                    && self.passes(itl, &io, data_out, data_in, cx) =>
+            {
                 self.transfer(itl, command, io, data_out, data_in, cx)
             }
             Ok(plan) => {
@@ -79,6 +83,12 @@ impl Engine {
                 self.start_admitted(itl, command, admission, Sg::empty(), Sg::empty(), cx)
             }
         }
+    }
+
+    /// Whether a command may go straight to the store as far as limits are concerned.
+    #[inline]
+    fn passes(&self, itl: &Itl, io: &Io, data_out: Sg<'_>, data_in: Sg<'_>, cx: &mut dyn Cx) -> bool {
+        !itl.shared.gate.is_limited() || self.pays_at_once(itl, io, data_out, data_in, cx)
     }
 
     /// A command is not processed.
@@ -140,7 +150,8 @@ impl Engine {
         let moving = op.range().1;
         match self.submit(id, itl, io, op, cx) {
             Submit::Full => {
-                let task = Task { enabled: true, ..Task::new(itl.clone(), command, Plan::Io(io), cx.now()) };
+                let task = Task::new(itl.clone(), command, Plan::Io(io), cx.now());
+                let task = Task { enabled: true, paid: usize::MAX, ..task };
                 tasks.occupy(id, task);
                 itl.set.began();
                 match Self::wait_for_room(&mut tasks, id, data_out, data_in) {

@@ -342,6 +342,11 @@ impl Row {
         Self { index: 0, spec, owner, reserved, length: spec.usage.len(), is_whole }
     }
 
+    /// Whether it is of the device and moves data to or from the medium.
+    pub(crate) fn moves_data(&self) -> bool {
+        matches!(self.owner, Owner::Device(_)) && self.spec.timeouts == Timeouts::DATA
+    }
+
     fn key(&self) -> (u8, Option<u16>) {
         (self.spec.opcode.0, self.spec.service_action)
     }

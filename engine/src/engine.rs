@@ -3,6 +3,7 @@
 use crate::LogicalUnit;
 use crate::hop::Hops;
 use crate::jobs::{Jobs, Waits};
+use crate::limit::Watched;
 use crate::measure::Unmeasured;
 use crate::session::Sessions;
 use crate::steps::Background;
@@ -26,6 +27,7 @@ pub(crate) struct Engine {
     pub(crate) hops: Hops,
     pub(crate) background: RefCell<Background>,
     pub(crate) unmeasured: Unmeasured,
+    pub(crate) watched: Watched,
 }
 
 /// What a completion that comes to the engine is about; kept in its token.
@@ -42,6 +44,8 @@ pub(crate) enum Token {
     Work(u32),
     /// The turn is over in which commands have ended as soon as they came.
     Measure,
+    /// The limit of this number should have tokens for those that wait.
+    Admit(u32),
 }
 
 impl Token {
@@ -52,6 +56,8 @@ impl Token {
     /// Of the kind `ADVANCE`; no unit has such a number.
     const OFFER: u64 = 1 << 61;
     const MEASURE: u64 = Self::ADVANCE | 1 << 60;
+    /// The same.
+    const ADMIT: u64 = 1 << 59;
 
     pub(crate) fn encode(self) -> u64 {
         match self {
@@ -61,6 +67,7 @@ impl Token {
             Token::Job(job) => Self::JOB | u64::from(job),
             Token::Work(work) => Self::WORK | u64::from(work),
             Token::Measure => Self::MEASURE,
+            Token::Admit(limit) => Self::ADVANCE | Self::ADMIT | u64::from(limit),
         }
     }
 
@@ -68,6 +75,7 @@ impl Token {
         match token & Self::KIND {
             Self::WORK => Token::Work(token as u32),
             Self::ADVANCE if token == Self::MEASURE => Token::Measure,
+            Self::ADVANCE if token & Self::ADMIT != 0 => Token::Admit(token as u32),
             Self::ADVANCE if token & Self::OFFER != 0 => Token::Offer(token & !(Self::KIND | Self::OFFER)),
             Self::ADVANCE => Token::Advance(token & !Self::KIND),
             Self::JOB => Token::Job(token as u32),
@@ -91,6 +99,7 @@ impl Engine {
                 hops: Hops::default(),
                 background: RefCell::default(),
                 unmeasured: Unmeasured::default(),
+                watched: Watched::default(),
             });
             engine.sink.set(cx.register(engine.clone()));
             engine
@@ -168,6 +177,7 @@ impl Sink for Engine {
             Token::Job(job) => self.check_job(job, cx),
             Token::Work(work) => self.go_on(work, Some(result), cx),
             Token::Measure => self.measure(cx),
+            Token::Admit(limit) => self.admit_waiting(limit, cx),
         }
     }
 }

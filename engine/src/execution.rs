@@ -63,6 +63,14 @@ impl Engine {
             }
             recheck(task);
         }
+        if task.itl.shared.gate.is_limited()
+            && task.failure.is_none()
+            && !self.pays(id, task, data_out, data_in, cx)
+        {
+            task.phase = Phase::Waiting;
+            task.parked = Some(Box::new(Parked::new(data_out, data_in)));
+            return None;
+        }
         task.phase = Phase::Running;
         let plan = match task.plan.take()? {
             Plan::Io(io) if io.ends_inside_a_block(data_in) => io.in_steps(),

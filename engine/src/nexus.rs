@@ -1,6 +1,7 @@
 //! Target ports, initiator ports and the I_T nexuses between them (SAM-5 4.5 to 4.8).
 
 use crate::attention::Attentions;
+use crate::limit::Limits;
 use crate::priority::INITIAL_PRIORITY;
 use crate::reservation::Registrant;
 use crate::statistics::{Record, Usage};
@@ -110,6 +111,7 @@ pub struct Nexus {
     reactors: Mutex<BTreeSet<ReactorId>>,
     observer: Option<Arc<dyn AttentionObserver>>,
     registrant: Registrant,
+    name: Arc<str>,
     /// How often it was lost.
     losses: AtomicU64,
     this: Weak<Self>,
@@ -154,8 +156,10 @@ impl Nexus {
         let id = NexusId(NEXT.fetch_add(1, Ordering::Relaxed));
         let registrant =
             Registrant { initiator: TransportId::from_name(&initiator), port: port.name.as_str().into() };
+        let name = initiator.split_once(",i,").map_or(&*initiator, |(name, _)| name).into();
         let nexus = Arc::new_cyclic(|this| Self {
             id,
+            name,
             initiator,
             port,
             luns,
@@ -280,6 +284,11 @@ impl Nexus {
         self.itls.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// The initiator's name, without what tells its ports apart: iSCSI initiators choose that as they like (RFC 7143 10.2).
+    pub fn name(&self) -> &Arc<str> {
+        &self.name
+    }
+
     /// How many I_T_L nexuses it keeps.
     #[cfg(test)]
     pub(crate) fn itl_count(&self) -> usize {
@@ -324,10 +333,17 @@ impl Gate {
     const INACTIVE_PORT: u32 = 1 << 6;
     const ALLEGIANCE: u32 = 1 << 7;
     const RETIRED: u32 = 1 << 8;
+    /// Commands pay before they begin; this does not close it.
+    const LIMITED: u32 = 1 << 9;
 
     /// The one load of the hot path.
     pub(crate) fn is_open(&self) -> bool {
-        self.0.load(Ordering::Acquire) == 0
+        self.0.load(Ordering::Acquire) & !Self::LIMITED == 0
+    }
+
+    /// Whether commands count for limits.
+    pub(crate) fn is_limited(&self) -> bool {
+        self.0.load(Ordering::Acquire) & Self::LIMITED != 0
     }
 
     /// Whether the unit is not ready.
@@ -395,6 +411,9 @@ pub(crate) struct ItlNexus {
     left: AtomicBool,
     /// What is counted for it, once it has been used.
     record: OnceLock<Record>,
+    limits: Mutex<Limits>,
+    /// Which time these have been changed.
+    limits_epoch: AtomicU64,
 }
 
 impl ItlNexus {
@@ -402,8 +421,15 @@ impl ItlNexus {
     pub(crate) fn new() -> Arc<Self> {
         let priority = INITIAL_PRIORITY.into();
         let left = AtomicBool::new(false);
-        let record = OnceLock::new();
-        let itl = Self { gate: Gate::default(), attentions: Mutex::default(), priority, left, record };
+        let itl = Self {
+            gate: Gate::default(),
+            attentions: Mutex::default(),
+            priority,
+            left,
+            record: OnceLock::new(),
+            limits: Mutex::default(),
+            limits_epoch: AtomicU64::new(0),
+        };
         itl.establish(AdditionalSense::POWER_ON_RESET_OR_BUS_DEVICE_RESET_OCCURRED);
         Arc::new(itl)
     }
@@ -411,6 +437,23 @@ impl ItlNexus {
     /// The counters of what `nexus` does with `unit` on one reactor.
     pub(crate) fn usage(&self, unit: &Arc<LogicalUnit>, nexus: &Nexus, reactor: ReactorId) -> Arc<Usage> {
         self.record.get_or_init(|| Record::new(unit, nexus)).part(unit, reactor)
+    }
+
+    /// Commands count for these limits from now on. Returns those for which they did before.
+    pub(crate) fn limit(&self, limits: Limits) -> Limits {
+        let is_limited = !limits.is_empty();
+        let before = std::mem::replace(&mut *self.limits(), limits);
+        self.limits_epoch.fetch_add(1, Ordering::Release);
+        self.gate.set(Gate::LIMITED, is_limited);
+        before
+    }
+
+    pub(crate) fn limits(&self) -> MutexGuard<'_, Limits> {
+        self.limits.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn limits_epoch(&self) -> u64 {
+        self.limits_epoch.load(Ordering::Acquire)
     }
 
     /// What keeps commands that need a ready unit from being processed has come or gone.

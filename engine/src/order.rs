@@ -36,7 +36,9 @@ impl Engine {
     /// Takes a task out of its task set.
     pub(crate) fn end(&self, id: TaskId, cx: &mut dyn Cx) -> Option<Rc<Itl>> {
         let mut tasks = self.tasks.borrow_mut();
-        let Task { enabled, attribute, standing, tag, .. } = *tasks.get(id)?;
+        let task = tasks.get(id)?;
+        task.toll.take().into_iter().for_each(|toll| toll.give_up());
+        let Task { enabled, attribute, standing, tag, .. } = *task;
         let itl = tasks.remove(id)?;
         drop(tasks);
         let set = &itl.set;

@@ -31,6 +31,10 @@ impl Rank {
     /// Work in the background.
     pub(crate) const BACKGROUND: Self = Self { nexus: None, priority: INITIAL_PRIORITY };
 
+    pub(crate) fn priority(self) -> u8 {
+        self.priority
+    }
+
     /// Priorities are for SIMPLE and ORDERED commands; the others go before all of them.
     pub(crate) fn of(task: &Task) -> Self {
         let priority = match task.attribute {
@@ -197,7 +201,7 @@ impl Engine {
                     self.has_room(task);
                 }
                 Token::Work(work) => self.work_again(work, cx),
-                Token::Advance(_) | Token::Offer(_) | Token::Job(_) | Token::Measure => {}
+                Token::Advance(_) | Token::Offer(_) | Token::Job(_) | Token::Measure | Token::Admit(_) => {}
             }
             if set.queue().is_first(standing) {
                 return self.ask_again(set, cx);

@@ -1,5 +1,6 @@
 //! The task slots of one reactor.
 
+use crate::limit::Toll;
 use crate::outcome::Aborted;
 use crate::plan::Plan;
 use crate::room::Standing;
@@ -38,7 +39,7 @@ pub(crate) enum Phase {
     Parked,
     /// Its transport is done, but an auto contingent allegiance holds it back.
     Suspended,
-    /// Its transport is done, but the store has no room for it.
+    /// Its transport is done, but the store has no room for it, or a limit no tokens.
     Waiting,
     /// At work: the store or the kernel may touch its memory.
     Running,
@@ -84,6 +85,10 @@ pub(crate) struct Task {
     /// Among those that wait for room, if it is or was one of them.
     pub(crate) standing: Option<Standing>,
     pub(crate) running: Option<Running>,
+    /// For how many of its limits it has paid.
+    pub(crate) paid: usize,
+    /// Where it waits for tokens.
+    pub(crate) toll: Option<Box<Toll>>,
 }
 
 /// The initiator's memory, kept for a task that cannot start yet.
@@ -237,6 +242,8 @@ impl Task {
             parked: None,
             standing: None,
             running: None,
+            paid: 0,
+            toll: None,
         }
     }
 }

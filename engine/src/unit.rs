@@ -6,6 +6,7 @@ use crate::buffers::Buffers;
 use crate::clock::{Clock, Origin};
 use crate::command::{CommandTable, Owner, Row};
 use crate::copy::Copies;
+use crate::limit::Limiter;
 use crate::log::LogBases;
 use crate::mode::{ModePages, SavedModes};
 use crate::nexus::ItlNexus;
@@ -86,6 +87,7 @@ pub(crate) struct State {
     pub(crate) priorities: Priorities,
     pub(crate) paths: Paths,
     pub(crate) allegiance: Option<Allegiance>,
+    pub(crate) limiter: Option<Arc<dyn Limiter>>,
 }
 
 /// A nexus that has met the unit.
@@ -356,6 +358,7 @@ impl LogicalUnit {
             }
             itl.set_allegiance(state.allegiance.is_some());
             itl.exclude(state.judge(nexus));
+            itl.limit(state.limiter.as_ref().map(|limiter| limiter.limits(nexus)).unwrap_or_default());
             itl.set_priority(state.priorities.of(nexus.registrant()));
             if self.is_retired() {
                 itl.retire();

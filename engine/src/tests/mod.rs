@@ -6,6 +6,7 @@ mod allegiance;
 mod copy;
 mod hop;
 mod inventory;
+mod limits;
 mod masking;
 mod ordering;
 mod priority;

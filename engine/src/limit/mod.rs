@@ -1,0 +1,180 @@
+//! Limits: how many commands a second, and how many bytes, some initiators and logical units get between them.
+//!
+//! A limit is a bucket of tokens for commands and one for bytes, which fill with time. A command takes what it is worth, and may
+//! take more than there is as long as there is anything; the next ones wait until that is made up for. Whoever shares a limit
+//! draws from the same buckets, on whichever reactors. Those that have to wait stand in one line, in which initiators have
+//! turns.
+
+mod bucket;
+mod line;
+mod toll;
+
+pub use toll::Limiter;
+pub(crate) use toll::{Toll, Watched};
+
+use crate::engine::Engine;
+use bucket::Bucket;
+use line::{Line, Waiter};
+use lunette_store::{Post, ReactorId};
+use std::collections::BTreeSet;
+use std::num::NonZeroU64;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+/// So much in a second.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Rate {
+    /// In each second.
+    pub per_second: NonZeroU64,
+    /// How much is possible at once after a pause. It is at least what comes in a hundredth of a second.
+    pub burst: u64,
+}
+
+/// What a [`Limit`] allows.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub struct Rates {
+    /// Commands that read or write the medium; `None`: any number.
+    pub commands: Option<Rate>,
+    /// Bytes that these move between initiators and logical units; `None`: any number.
+    pub bytes: Option<Rate>,
+}
+
+/// What one command takes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Cost {
+    pub(crate) bytes: u64,
+}
+
+/// What those who share it may do in a time.
+#[derive(Debug)]
+pub struct Limit {
+    number: u32,
+    commands: Bucket,
+    bytes: Bucket,
+    /// Somebody stands in the line.
+    is_crowded: AtomicBool,
+    line: Mutex<Line>,
+}
+
+/// Several, all of which count.
+pub type Limits = Arc<[Arc<Limit>]>;
+
+impl Limit {
+    /// One that nobody has used yet.
+    pub fn new(rates: Rates) -> Arc<Self> {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let limit = Self {
+            number: NEXT.fetch_add(1, Ordering::Relaxed),
+            commands: Bucket::default(),
+            bytes: Bucket::default(),
+            is_crowded: AtomicBool::new(false),
+            line: Mutex::default(),
+        };
+        limit.apply(rates);
+        Arc::new(limit)
+    }
+
+    /// Allows more or less from now on, also to those that wait.
+    pub fn set(&self, rates: Rates, post: &dyn Post) {
+        self.apply(rates);
+        self.call_up(|_| true, post);
+    }
+
+    fn apply(&self, rates: Rates) {
+        self.commands.set(rates.commands);
+        self.bytes.set(rates.bytes);
+    }
+
+    pub(crate) fn number(&self) -> u32 {
+        self.number
+    }
+
+    fn line(&self) -> MutexGuard<'_, Line> {
+        self.line.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes what a command costs, unless it has to wait.
+    #[inline]
+    pub(crate) fn pay(&self, cost: Cost, now: Duration) -> bool {
+        !self.is_crowded.load(Ordering::Acquire) && self.draw(cost, now)
+    }
+
+    fn draw(&self, cost: Cost, now: Duration) -> bool {
+        let has_tokens = self.commands.has_tokens(now) && self.bytes.has_tokens(now);
+        if has_tokens {
+            self.commands.take(1, now);
+            self.bytes.take(cost.bytes, now);
+        }
+        has_tokens
+    }
+
+    /// Gives back what a command has paid that is not carried out after all.
+    pub(crate) fn refund(&self, cost: Cost) {
+        self.commands.give_back(1);
+        self.bytes.give_back(cost.bytes);
+    }
+
+    /// How long until there are tokens again.
+    fn patience(&self, now: Duration) -> Duration {
+        self.commands.empty_for(now).max(self.bytes.empty_for(now))
+    }
+
+    /// Has a command stand in the line. Returns its number there, and what the caller has to see to.
+    fn enter(&self, waiter: Waiter, now: Duration) -> (u64, Option<Watch>) {
+        let mut line = self.line();
+        self.is_crowded.store(true, Ordering::Release);
+        (line.enter(waiter), self.watch(&mut line, now))
+    }
+
+    fn watch(&self, line: &mut Line, now: Duration) -> Option<Watch> {
+        line.watch().map(|number| Watch { number, after: self.patience(now) })
+    }
+
+    /// Lets those of the line have what there is, at the end of a watch. Returns them, and what the caller has to see to.
+    fn admit(&self, watch: u64, now: Duration) -> (Vec<(u64, Waiter)>, Option<Watch>) {
+        let mut line = self.line();
+        let mut admitted = Vec::new();
+        if !line.end_watch(watch) {
+            return (admitted, None);
+        }
+        while let Some(cost) = line.first().map(|first| first.cost)
+            && self.draw(cost, now)
+        {
+            admitted.extend(line.take_first());
+        }
+        self.is_crowded.store(!line.is_empty(), Ordering::Release);
+        (admitted, self.watch(&mut line, now))
+    }
+
+    /// A command does not wait any more. What it has paid is given back, if it has paid.
+    fn leave(&self, number: u64, waiter: &Waiter) {
+        if !self.line().leave(number, waiter) {
+            self.refund(waiter.cost);
+        }
+    }
+
+    /// Has those of the line look again what holds for them.
+    pub(crate) fn call_up(&self, which: impl Fn(&Waiter) -> bool, post: &dyn Post) {
+        let mut line = self.line();
+        let called = line.take(which);
+        if line.is_empty() {
+            // Who comes next sees when there are tokens by now.
+            line.end_watches();
+            self.is_crowded.store(false, Ordering::Release);
+        }
+        drop(line);
+        let reactors: BTreeSet<ReactorId> = called.iter().map(|waiter| waiter.reactor).collect();
+        for reactor in reactors {
+            let theirs = called.iter().filter(|waiter| waiter.reactor == reactor);
+            let tasks: Vec<_> = theirs.map(|waiter| waiter.task).collect();
+            post.post(reactor, Engine::message(move |engine, cx| engine.look_again(&tasks, cx)));
+        }
+    }
+}
+
+/// Somebody has to look after so long, and say then which watch that was.
+struct Watch {
+    number: u64,
+    after: Duration,
+}

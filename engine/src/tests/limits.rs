@@ -1,0 +1,247 @@
+use super::*;
+use crate::{Aborted, Limit, Limiter, Limits, Rate, Rates};
+use lunette_store::Post;
+use std::num::NonZeroU64;
+use std::time::Duration;
+
+fn rate(per_second: u64, burst: u64) -> Option<Rate> {
+    Some(Rate { per_second: NonZeroU64::new(per_second).unwrap(), burst })
+}
+
+fn commands(per_second: u64) -> Rates {
+    Rates { commands: rate(per_second, 1), bytes: None }
+}
+
+fn limits<const N: usize>(limits: [&Arc<Limit>; N]) -> Limits {
+    limits.map(Arc::clone).into()
+}
+
+fn poster(rig: &mut Rig) -> Arc<dyn Post> {
+    rig.sim.cx(0).poster()
+}
+
+/// The limits of each initiator, and of all others.
+struct By(Vec<(&'static str, Limits)>);
+
+impl Limiter for By {
+    fn limits(&self, nexus: &Nexus) -> Limits {
+        let theirs = self.0.iter().find(|(name, _)| **name == **nexus.name() || name.is_empty());
+        theirs.map(|(_, limits)| limits.clone()).unwrap_or_default()
+    }
+}
+
+fn limit_by(rig: &mut Rig, by: Vec<(&'static str, Limits)>) {
+    let post = poster(rig);
+    rig.unit.set_limiter(Arc::new(By(by)), &*post);
+}
+
+fn limit_unit(rig: &mut Rig, limit: &Arc<Limit>) {
+    limit_by(rig, vec![("", limits([limit]))]);
+}
+
+/// An initiator that always has so many commands there.
+struct Busy {
+    initiator: Initiator,
+    depth: usize,
+    under_way: usize,
+    ended: u64,
+    tag: u64,
+}
+
+impl Busy {
+    fn new(rig: &mut Rig, nexus: &Arc<Nexus>, reactor: usize, depth: usize) -> Self {
+        let initiator = rig.open(nexus, reactor);
+        Self { initiator, depth, under_way: 0, ended: 0, tag: 100 }
+    }
+
+    fn go_on(&mut self, rig: &mut Rig) {
+        let ended = self.initiator.good().len();
+        self.ended += ended as u64;
+        self.under_way -= ended;
+        while self.under_way < self.depth {
+            self.tag += 1;
+            rig.read(&self.initiator, self.tag, "simple");
+            self.under_way += 1;
+        }
+    }
+}
+
+/// Lets time pass in small steps, in which whatever comes to the store is done. Returns how many commands of each have ended.
+fn run<const N: usize>(rig: &mut Rig, busy: &mut [Busy; N], time: Duration) -> [u64; N] {
+    const STEP: Duration = Duration::from_micros(300);
+    let before = busy.each_ref().map(|one| one.ended);
+    for _ in 0..time.as_nanos() / STEP.as_nanos() {
+        busy.iter_mut().for_each(|one| one.go_on(rig));
+        rig.complete_all();
+        rig.pass(STEP);
+    }
+    busy.iter_mut().for_each(|one| one.go_on(rig));
+    std::array::from_fn(|index| busy[index].ended - before[index])
+}
+
+/// Whether there are as many as expected, give or take two in a hundred.
+fn assert_about(count: u64, expected: u64) {
+    assert!(count.abs_diff(expected) <= expected / 50 + 1, "{count} instead of {expected}");
+}
+
+const SECOND: Duration = Duration::from_secs(1);
+
+#[test]
+fn initiators_of_a_unit_keep_to_its_rate_and_share_it_fairly() {
+    let mut rig = Rig::new(2);
+    // A limit that is there before its nexuses, whose first commands count too.
+    let limit = Limit::new(commands(1000));
+    limit_unit(&mut rig, &limit);
+    let nexuses =
+        ["iqn.a,i,0x01", "iqn.a,i,0x02", "iqn.b,i,0x01"].map(|name| Nexus::new(name, rig.port.clone()));
+    let [one, two, other] = &nexuses;
+    // One of them has two sessions, one has two queues, on different reactors.
+    let mut busy =
+        [Busy::new(&mut rig, one, 0, 16), Busy::new(&mut rig, two, 1, 3), Busy::new(&mut rig, other, 1, 2)];
+    let [one, two, other] = run(&mut rig, &mut busy, 4 * SECOND);
+    assert_about(one + two + other, 4000);
+    assert_about(other, 2000);
+    // Alone it gets everything.
+    busy[0].depth = 0;
+    busy[1].depth = 0;
+    run(&mut rig, &mut busy, SECOND / 10);
+    let [.., other] = run(&mut rig, &mut busy, SECOND);
+    assert_about(other, 1000);
+}
+
+#[test]
+fn every_limit_of_a_command_counts() {
+    let mut rig = Rig::new(1);
+    let [a, b] = ["a", "b"].map(|name| Nexus::new(name, rig.port.clone()));
+    let mut busy = [Busy::new(&mut rig, &a, 0, 4), Busy::new(&mut rig, &b, 0, 4)];
+    let (unit, group, own) = (
+        Limit::new(commands(1000)),
+        Limit::new(commands(500)),
+        Limit::new(Rates { commands: None, bytes: rate(100, 1) }),
+    );
+    limit_by(&mut rig, vec![("a", limits([&unit, &own, &group])), ("b", limits([&unit, &group]))]);
+    let [a_has, b_has] = run(&mut rig, &mut busy, 2 * SECOND);
+    assert_about(a_has, 200);
+    assert_about(b_has, 800);
+    limit_by(&mut rig, vec![("a", limits([&unit, &own, &group])), ("b", limits([&unit]))]);
+    let [a_has, b_has] = run(&mut rig, &mut busy, SECOND);
+    assert_about(a_has, 100);
+    assert_about(b_has, 900);
+}
+
+#[test]
+fn limits_are_changed_and_lifted_while_commands_wait() {
+    let mut rig = Rig::new(1);
+    let nexus = Nexus::new("a", rig.port.clone());
+    let mut busy = [Busy::new(&mut rig, &nexus, 0, 8)];
+    let limit = Limit::new(commands(1));
+    limit_unit(&mut rig, &limit);
+    run(&mut rig, &mut busy, SECOND / 4);
+    let post = poster(&mut rig);
+    limit.set(commands(2000), &*post);
+    let [has] = run(&mut rig, &mut busy, SECOND);
+    assert_about(has, 2000);
+    limit.set(commands(1), &*post);
+    run(&mut rig, &mut busy, SECOND / 4);
+    assert_eq!(rig.at_store(), 0);
+    limit_by(&mut rig, vec![]);
+    assert_eq!(rig.at_store(), ROOM, "what has waited goes on at once");
+    let [has] = run(&mut rig, &mut busy, SECOND / 10);
+    assert!(has > 2000, "{has}");
+    // Nothing is left that would wake up a reactor for ever.
+    rig.pass(2 * SECOND);
+    assert_eq!(rig.sim.cx(0).timers().count(), 0);
+}
+
+#[test]
+fn what_waits_for_tokens_is_aborted_at_once_and_pays_nothing() {
+    let mut rig = Rig::new(2);
+    let [a, b] = ["a", "b"].map(|name| Nexus::new(name, rig.port.clone()));
+    let (a, b) = (rig.open(&a, 0), rig.open(&b, 1));
+    let limit = Limit::new(commands(1));
+    limit_unit(&mut rig, &limit);
+    for tag in 1..=5 {
+        rig.read(&a, tag, "simple");
+        rig.read(&b, tag, "simple");
+    }
+    assert_eq!(rig.at_store(), 1);
+    rig.complete_one(Ok(1));
+    assert_eq!((a.good(), b.good().len()), (vec![1], 0));
+    rig.manage(&a, TaskManagementFunction::AbortTask, 3);
+    rig.sim.settle();
+    let aborted = |tag| Event::Ended(tag, Completion::Aborted(Aborted::ByItsNexus));
+    let done = Event::Managed(1000, ServiceResponse::FunctionComplete);
+    assert_eq!(a.events(), [aborted(3), done]);
+    rig.manage(&b, TaskManagementFunction::AbortTaskSet, 0);
+    rig.sim.settle();
+    assert_eq!(b.events().len(), 6);
+    // The three that are left have their turns as if the others had not been there.
+    for tag in [2, 4, 5] {
+        rig.pass(SECOND * 99 / 100);
+        assert_eq!(rig.at_store(), 0, "{tag}");
+        rig.pass(SECOND / 50);
+        assert_eq!(rig.at_store(), 1, "{tag}");
+        rig.complete_one(Ok(1));
+        assert_eq!(a.good(), [tag]);
+    }
+    // What has paid and is aborted before it has begun gets it back.
+    rig.pass(5 * SECOND);
+    rig.read(&a, 6, "simple");
+    rig.read(&a, 7, "simple");
+    rig.read(&b, 8, "simple");
+    rig.complete_all();
+    for _ in 0..2 {
+        rig.sim.advance(SECOND + SECOND / 50);
+        assert!(rig.sim.step(0));
+    }
+    // By now it is on its way to the other reactor that this one may begin.
+    rig.manage(&b, TaskManagementFunction::AbortTask, 8);
+    rig.complete_all();
+    assert_eq!((a.good(), b.events().len()), (vec![6, 7], 2));
+    rig.read(&a, 9, "simple");
+    assert_eq!(rig.at_store(), 1);
+}
+
+#[test]
+fn asking_and_steering_are_free_and_order_is_kept() {
+    let mut rig = Rig::new(1);
+    let nexus = Nexus::new("a", rig.port.clone());
+    let a = rig.open(&nexus, 0);
+    let limit = Limit::new(commands(10));
+    limit_unit(&mut rig, &limit);
+    rig.read(&a, 1, "simple");
+    rig.read(&a, 2, "simple");
+    rig.read(&a, 3, "ordered");
+    rig.read(&a, 4, "simple");
+    assert!(rig.send(&a, 5, "head of queue", &ECHO.spec).is_some());
+    let mut order = Vec::new();
+    for _ in 0..60 {
+        rig.complete_all();
+        order.extend(a.good());
+        rig.pass(SECOND / 100);
+    }
+    assert_eq!(order, [1, 2, 3, 4]);
+}
+
+#[test]
+fn sessions_that_end_leave_nothing_behind() {
+    let mut rig = Rig::new(1);
+    let nexus = Nexus::new("a", rig.port.clone());
+    let a = rig.open(&nexus, 0);
+    let limit = Limit::new(commands(1));
+    limit_unit(&mut rig, &limit);
+    (1..=5).for_each(|tag| rig.read(&a, tag, "simple"));
+    rig.complete_all();
+    a.session.turn_back(rig.sim.cx(0));
+    rig.sim.settle();
+    assert_eq!(a.events().len(), 5);
+    (6..=9).for_each(|tag| rig.read(&a, tag, "simple"));
+    a.session.close(7, rig.sim.cx(0));
+    rig.sim.settle();
+    assert_eq!(a.events().len(), 5, "four commands and the end");
+    drop((a, nexus));
+    rig.pass(3 * SECOND);
+    assert_eq!(rig.sim.cx(0).timers().count(), 0);
+    limit_by(&mut rig, vec![]);
+    assert_eq!(Arc::strong_count(&limit), 1);
+}
