@@ -5,9 +5,11 @@ pub(crate) mod objects;
 
 use crate::client::names;
 use crate::config::command::ConfigCommand;
+use crate::config::values::Label;
 use crate::config::{DEFAULT_FILE, IoMode, PollMode, Portal, Unit, VhostUser};
 use crate::confinement::ConfineOptions;
 use crate::control::ControlOptions;
+use crate::log::LogLevel;
 use crate::state::StateDir;
 use clap::{Args, Parser, ValueHint};
 use clap_complete::engine::ArgValueCandidates;
@@ -111,6 +113,10 @@ pub(crate) enum ClientCall {
     ///
     /// Goes on when the daemon is started again. What was missed is said.
     Events(EventsCall),
+    /// Watch what logical units do, and for whom
+    ///
+    /// Shows what has happened since the last look: commands and bytes in a second, how long commands took, and those under way.
+    Top(TopCall),
 }
 
 /// What is made from the command line itself.
@@ -204,6 +210,32 @@ pub(crate) struct EventsCall {
     /// First what has happened after the event of this number, as far as the daemon still knows it; 0: all of that
     #[arg(long, value_name = "NUMBER")]
     pub(crate) since: Option<u64>,
+}
+
+/// `top`.
+#[derive(Args, Debug)]
+pub(crate) struct TopCall {
+    #[command(flatten)]
+    pub(crate) control: ControlSocket,
+    /// Only this logical unit
+    #[arg(long, value_name = "NAME")]
+    pub(crate) unit: Option<String>,
+    /// Seconds from one look to the next
+    #[arg(long, value_name = "SECONDS", default_value_t = 1.0, value_parser = interval)]
+    pub(crate) interval: f64,
+    /// Look once, and end
+    #[arg(long)]
+    pub(crate) once: bool,
+    /// A JSON object for each look, with everything that is known
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+fn interval(text: &str) -> Result<f64, String> {
+    match text.parse() {
+        Ok(seconds) if (0.1..=86_400.0).contains(&seconds) => Ok(seconds),
+        _ => Err("there are 0.1 to 86400 seconds between two looks".into()),
+    }
 }
 
 /// `job`.
@@ -388,6 +420,18 @@ pub(crate) struct Serve {
 
     #[command(flatten)]
     pub(crate) control_access: ControlOptions,
+
+    /// Serve metrics by HTTP at this loopback address or Unix socket (docs/metrics.md)
+    ///
+    /// As in 127.0.0.1:9260 or /run/lunette/metrics.sock. Port 0 chooses one.
+    #[arg(long, value_name = "PLACE")]
+    pub(crate) metrics: Option<Label>,
+
+    /// How much is logged [default: info]
+    ///
+    /// LUNETTE_LOG says it more precisely, and counts more.
+    #[arg(long, value_enum, value_name = "LEVEL")]
+    pub(crate) log_level: Option<LogLevel>,
 
     #[command(flatten)]
     pub(crate) confine: ConfineOptions,

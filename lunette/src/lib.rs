@@ -14,7 +14,9 @@ pub mod fuzzing;
 mod generate;
 mod inherited;
 mod iscsi;
+mod log;
 mod manager;
+mod metrics;
 mod notation;
 mod running;
 mod serve;
@@ -24,10 +26,12 @@ mod socket;
 mod state;
 mod stop;
 mod summary;
+mod throttle;
 mod units;
 mod watchdog;
 
 use cli::Call;
+use log::Log;
 use std::ffi::OsString;
 use std::io::Write;
 use std::process::ExitCode;
@@ -43,8 +47,8 @@ pub fn main() -> ExitCode {
     }
     let done = match Call::parse(&words) {
         Ok(Call::Serve(options)) => {
-            start_log();
-            serve::serve(&options)
+            let log = Log::start(options.log_level);
+            serve::serve(&options, &log)
         }
         Ok(Call::Client(call)) => client::run(&call),
         Ok(Call::Generate(what)) => generate::run(&what),
@@ -85,21 +89,6 @@ fn reasons(error: &anyhow::Error) -> String {
         said if said.contains(&cause) => text,
         said => format!("{said}: {cause}"),
     })
-}
-
-/// Logs to standard error, from `info` on, or as `LUNETTE_LOG` says.
-fn start_log() {
-    let filter = tracing_subscriber::EnvFilter::builder()
-        .with_default_directive(tracing::Level::INFO.into())
-        .with_env_var("LUNETTE_LOG")
-        .from_env_lossy();
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr)
-        // It would panic, and so end the daemon, when nobody reads the log any more.
-        .log_internal_errors(false)
-        .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()))
-        .init();
 }
 
 #[cfg(test)]

@@ -6,7 +6,9 @@ use crate::confinement;
 use crate::control::{self, ControlAccess, ControlSocket, Daemon};
 use crate::inherited::Inherited;
 use crate::iscsi::Plan;
+use crate::log::Log;
 use crate::manager;
+use crate::metrics::Endpoint;
 use crate::running::{Basis, Running};
 use crate::signals::StopSignals;
 use crate::state::StateDir;
@@ -14,14 +16,14 @@ use crate::stop;
 use crate::summary;
 use crate::units;
 use crate::watchdog::Watchdog;
-use anyhow::{Result, ensure};
+use anyhow::Result;
 use lunette_control::Feed;
 use lunette_reactor::{Options as ReactorOptions, Reactors};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use serde_json::json;
 use std::io::Write;
 use std::os::unix::net::UnixListener;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 /// How long what was asked for by the control socket has to end.
 const CONTROL_TIME: Duration = Duration::from_secs(2);
@@ -30,12 +32,12 @@ const CONTROL_TIME: Duration = Duration::from_secs(2);
 const OTHER_DESCRIPTORS: u64 = 64;
 
 /// Runs the daemon until it is told to stop, or until the last virtual machine of those that were handed over has gone.
-pub(crate) fn serve(options: &Serve) -> Result<()> {
+pub(crate) fn serve(options: &Serve, log: &Log) -> Result<()> {
     // SAFETY: the program has done nothing but parse its command line.
     let mut inherited = unsafe { Inherited::take(&options.fds) }?;
     let descriptors = allow_descriptors();
     let model = config::configure(options, &inherited)?;
-    refuse_unknown(&model.daemon)?;
+    model.daemon.log_level.into_iter().for_each(|level| log.set_level(level));
     let plan = Plan::new(&model)?;
     let state_dir = model.daemon.state_dir.as_ref().map(|path| path.as_path().to_owned());
     let state_dir = state_dir.unwrap_or_else(StateDir::default_path);
@@ -67,6 +69,7 @@ pub(crate) fn serve(options: &Serve) -> Result<()> {
     let signals = StopSignals::catch()?;
     let access = ControlAccess::of(&model.daemon)?;
     let control = open_control(inherited.control.take(), &model.daemon, &access, &state)?;
+    let metrics = model.daemon.metrics.as_ref().map(|place| Endpoint::open(place.as_str())).transpose()?;
     let feed = Feed::new(SystemTime::now, state.generation()?)?;
     let events = feed.events();
     control::events::watch_units(&units, &events);
@@ -76,10 +79,13 @@ pub(crate) fn serve(options: &Serve) -> Result<()> {
     // Those that were interrupted are not ready yet, and live where their exports want them by now.
     running.units().values().for_each(|unit| unit.unit.resume(&*reactors.poster()));
     say(&running.summary());
+    metrics.iter().for_each(|metrics| say(&metrics.summary()));
     say("ready\n");
     manager::ready(&running.status());
     let mut watchdog = Watchdog::start(reactors.poster(), reactors.count())?;
-    let plane = control::plane(Daemon { running }, &feed);
+    let plane = control::plane(Daemon { running, since: Instant::now() }, &feed);
+    let served = plane.clone();
+    let metrics_file = metrics.and_then(|metrics| metrics.serve(move || served.daemon().stats(None)));
     let (mut server, control_file) = control::server(control, &access, plane.clone(), feed)?;
     confinement::settle();
     let why = signals.wait(&mut server, watchdog.as_mut());
@@ -95,7 +101,7 @@ pub(crate) fn serve(options: &Serve) -> Result<()> {
     }
     // The last answers and events.
     server.turn();
-    drop((server, control_file));
+    drop((server, control_file, metrics_file));
     stop::stop(&plane.daemon().running, exports_time, stop::FLUSH)
 }
 
@@ -147,10 +153,4 @@ fn open_control(
             }
         },
     }
-}
-
-/// Settings that are not in force yet are refused: who relies on them would be mistaken.
-fn refuse_unknown(daemon: &config::Daemon) -> Result<()> {
-    ensure!(daemon.metrics.is_none(), "`metrics` of [daemon] is not in force in this version: leave it out");
-    Ok(())
 }

@@ -12,6 +12,7 @@ mod progress;
 mod session;
 mod table;
 mod target;
+mod top;
 
 use crate::cli::{ClientCall, ControlSocket, StatusCall};
 use anyhow::{Context, Result};
@@ -34,6 +35,7 @@ pub(crate) fn run(call: &ClientCall) -> Result<()> {
         ClientCall::Session(call) => session::run(call),
         ClientCall::Job(call) => job::run(call),
         ClientCall::Events(call) => events::run(call),
+        ClientCall::Top(call) => top::run(call),
     };
     match done {
         // Who reads what is printed has seen enough.
@@ -85,6 +87,12 @@ fn print_table<const N: usize>(table: &Table<N>) -> Result<()> {
 fn columns(terminal: impl AsFd) -> Option<usize> {
     let size = rustix::termios::tcgetwinsize(terminal).ok()?;
     Some(size.ws_col.into()).filter(|columns| *columns > 0)
+}
+
+/// The rows of a terminal; nothing if it is none.
+fn rows(terminal: impl AsFd) -> Option<usize> {
+    let size = rustix::termios::tcgetwinsize(terminal).ok()?;
+    Some(size.ws_row.into()).filter(|rows| *rows > 0)
 }
 
 fn print_json(value: &Value) -> Result<()> {

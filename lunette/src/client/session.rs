@@ -91,7 +91,7 @@ fn table(sessions: Vec<Shown>) -> Table<12> {
 }
 
 /// For people: `7s`, `12m`, `3h05m`, `2d07h`.
-fn age(seconds: f64) -> String {
+pub(super) fn age(seconds: f64) -> String {
     match seconds as u64 {
         seconds @ ..60 => format!("{seconds}s"),
         seconds @ ..3600 => format!("{}m", seconds / 60),

@@ -72,6 +72,7 @@ pub(crate) fn check(document: &Document, setting: Setting) -> Vec<Issue> {
     checker.portals();
     checker.targets();
     checker.exports();
+    checker.throttles();
     if setting.is_whole {
         checker.daemon();
         checker.portal_groups();
@@ -299,6 +300,33 @@ impl<'a> Checker<'a> {
         let sockets = exports.iter().map(|export| Some(export.socket.as_path()));
         for (index, first) in twice([control, metrics].into_iter().chain(sockets).enumerate()) {
             self.clash(place(index), "there are two sockets of this path".into(), place(first));
+        }
+    }
+
+    fn throttles(&mut self) {
+        let throttles = &self.document.throttles;
+        for (index, first) in twice(throttles.iter().map(|throttle| Some(&throttle.name)).enumerate()) {
+            let what = format!("there are two throttles of the name `{}`", throttles[index].name);
+            let place = |index| Where::new("throttle", index).at("name");
+            self.clash(place(index), what, place(first));
+        }
+        for (index, throttle) in throttles.iter().enumerate() {
+            let at = Where::new("throttle", index);
+            if let Err((key, what)) = throttle.check() {
+                self.error(at.at(key), what);
+            }
+            for (number, unit) in throttle.units.iter().enumerate() {
+                self.known(unit, || at.at("units").at(number));
+            }
+            for (number, export) in throttle.exports.iter().enumerate() {
+                let names = || self.document.vhost_user.iter().map(|export| export.name.as_str());
+                if !names().any(|name| name == export.as_str()) {
+                    let help = did_you_mean(export.as_str(), names()).unwrap_or_else(|| there_are(names()));
+                    let what = format!("there is no export of the name `{export}`");
+                    let at = at.at("exports").at(number);
+                    self.issues.push(Issue { help: Some(help), ..Issue::new(at, what) });
+                }
+            }
         }
     }
 

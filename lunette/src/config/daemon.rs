@@ -3,6 +3,7 @@
 use super::iscsi::{PortGroup, some};
 use super::unit::is_default;
 use super::values::{FilePath, Label, Mode, Name, Place, Principal};
+use crate::log::LogLevel;
 use clap::ValueEnum;
 use lunette_reactor::{Io, Poll};
 use schemars::JsonSchema;
@@ -80,6 +81,9 @@ pub(crate) struct Daemon {
     /// Where metrics are read by HTTP: a loopback address with a port, or the path of a socket; otherwise nowhere.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) metrics: Option<Label>,
+    /// How much is logged: that much, and what is more important; otherwise `info`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) log_level: Option<LogLevel>,
     /// The directories below which stores may be; otherwise anywhere.
     #[serde(default, skip_serializing_if = "Vec::is_empty", deserialize_with = "some")]
     #[schemars(length(min = 1))]
@@ -117,6 +121,7 @@ impl Daemon {
             control_read_groups: either(over.control_read_groups, self.control_read_groups),
             control_clients: over.control_clients.or(self.control_clients),
             metrics: over.metrics.or(self.metrics),
+            log_level: over.log_level.or(self.log_level),
             allowed_paths: either(over.allowed_paths, self.allowed_paths),
             confine: over.confine.or(self.confine),
             user: over.user.or(self.user),

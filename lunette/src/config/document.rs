@@ -3,6 +3,7 @@
 use super::daemon::{Daemon, VhostUser};
 use super::iscsi::{Account, Chap, Discovery, Limits, Portal, Target, Times, some};
 use super::secret::SecretSource;
+use super::throttle::Throttle;
 use super::unit::{Unit, is_default};
 use super::values::{FilePath, Label, Name, StoreSpec, TargetName, Text};
 use lunette_transport_iscsi::Network;
@@ -37,11 +38,23 @@ pub(crate) struct Document {
     pub(crate) targets: Vec<Target>,
     #[serde(default, rename = "vhost-user", skip_serializing_if = "Vec::is_empty")]
     pub(crate) vhost_user: Vec<VhostUser>,
+    #[serde(default, rename = "throttle", skip_serializing_if = "Vec::is_empty")]
+    pub(crate) throttles: Vec<Throttle>,
 }
 
 /// What `addresses` and the tables are called.
-pub(super) const SECTIONS: &[&str] =
-    &["addresses", "daemon", "discovery", "limits", "times", "unit", "portal", "target", "vhost-user"];
+pub(super) const SECTIONS: &[&str] = &[
+    "addresses",
+    "daemon",
+    "discovery",
+    "limits",
+    "times",
+    "unit",
+    "portal",
+    "target",
+    "vhost-user",
+    "throttle",
+];
 
 /// A whole configuration in which everything is said once.
 #[derive(Clone, Default, PartialEq, Debug)]
@@ -58,6 +71,8 @@ pub(crate) struct Model {
     pub(crate) targets: BTreeMap<TargetName, Target>,
     /// The exports to virtual machines by their names.
     pub(crate) exports: BTreeMap<Label, VhostUser>,
+    /// How much of what some get, by their names.
+    pub(crate) throttles: BTreeMap<Label, Throttle>,
 }
 
 /// What concerns all of iSCSI.
@@ -76,14 +91,25 @@ pub(crate) type PortalKey = (SocketAddr, usize);
 impl From<Document> for Model {
     /// Of things that are named twice the last one counts; what has been [checked](super::check) has none.
     fn from(document: Document) -> Self {
-        let Document { addresses, daemon, discovery, limits, times, units, portals, targets, vhost_user } =
-            document;
+        let Document {
+            addresses,
+            daemon,
+            discovery,
+            limits,
+            times,
+            units,
+            portals,
+            targets,
+            vhost_user,
+            throttles,
+        } = document;
         let mut model = Self {
             daemon,
             iscsi: Iscsi { addresses, discovery, limits, times },
             units: units.into_iter().map(|unit| (unit.name.clone(), unit)).collect(),
             targets: targets.into_iter().map(|target| (target.name.clone(), target)).collect(),
             exports: vhost_user.into_iter().map(|export| (export.name.clone(), export)).collect(),
+            throttles: throttles.into_iter().map(|throttle| (throttle.name.clone(), throttle)).collect(),
             portals: BTreeMap::new(),
         };
         for portal in portals {
@@ -108,6 +134,7 @@ impl From<&Model> for Document {
             portals: model.portals.values().cloned().collect(),
             targets: model.targets.values().cloned().collect(),
             vhost_user: model.exports.values().cloned().collect(),
+            throttles: model.throttles.values().cloned().collect(),
         }
     }
 }
@@ -144,6 +171,8 @@ impl Rebase for Unit {
 }
 
 impl Rebase for Portal {}
+
+impl Rebase for Throttle {}
 
 impl Rebase for Limits {}
 

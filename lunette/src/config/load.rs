@@ -264,6 +264,7 @@ impl<'a> Reader<'a> {
                 "portal" => self.list(&mut document.portals, "portal", origin, Self::table),
                 "target" => self.list(&mut document.targets, "target", origin, Self::table),
                 "vhost-user" => self.list(&mut document.vhost_user, "vhost-user", origin, Self::table),
+                "throttle" => self.list(&mut document.throttles, "throttle", origin, Self::table),
                 other => {
                     let kind = Kind::UnknownKey(other.to_owned(), SECTIONS);
                     self.tell(file, Fault { place: key.span(), kind });

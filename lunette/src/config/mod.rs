@@ -21,6 +21,7 @@ mod suggest;
 mod system;
 #[cfg(test)]
 mod tests;
+mod throttle;
 mod unit;
 pub(crate) mod values;
 
@@ -38,4 +39,5 @@ pub(crate) use report::{Report, Severity};
 pub(crate) use secret::SecretSource;
 pub(crate) use suggest::did_you_mean;
 pub(crate) use system::{access, group as group_number, user as user_number};
+pub(crate) use throttle::{Each, Throttle};
 pub(crate) use unit::{BlockLength, KnownBy, Unit, UnitLun, Version};

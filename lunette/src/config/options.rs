@@ -66,6 +66,8 @@ fn daemon(options: &Serve) -> Result<Daemon> {
     Ok(Daemon {
         state_dir: path(&options.state_dir)?,
         control: path(&options.control)?,
+        metrics: options.metrics.clone(),
+        log_level: options.log_level,
         control_admin_groups: options.control_access.administrators.clone(),
         control_read_groups: options.control_access.readers.clone(),
         control_clients: options.control_access.clients.and_then(std::num::NonZeroU16::new),

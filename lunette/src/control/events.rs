@@ -63,6 +63,12 @@ const EXPORT_CHANGED: EventKind = EventKind {
 };
 const EXPORT_DELETED: EventKind =
     EventKind { name: "export.deleted", summary: "A vhost-user export is served no more." };
+const THROTTLE_CREATED: EventKind =
+    EventKind { name: "throttle.created", summary: "A throttle counts from now on." };
+const THROTTLE_CHANGED: EventKind =
+    EventKind { name: "throttle.changed", summary: "A throttle says something else. Details: as for units." };
+const THROTTLE_DELETED: EventKind =
+    EventKind { name: "throttle.deleted", summary: "A throttle counts no more." };
 const CONFIG_CHANGED: EventKind = EventKind {
     name: "config.changed",
     summary: "What concerns the daemon (object `daemon`) or all of iSCSI (`iscsi`) was changed. Details: as for units.",
@@ -83,6 +89,9 @@ pub(crate) const KINDS: &[EventKind] = &[
     EXPORT_CREATED,
     EXPORT_CHANGED,
     EXPORT_DELETED,
+    THROTTLE_CREATED,
+    THROTTLE_CHANGED,
+    THROTTLE_DELETED,
     STOPPING,
     SESSION_BEGUN,
     SESSION_ENDED,
@@ -163,6 +172,9 @@ pub(crate) fn step(events: &Events, step: &Step) {
         Object::Rules { target } => ([TARGET_CHANGED; 3], target.to_string(), changes()),
         Object::Export { name } => {
             ([EXPORT_CREATED, EXPORT_CHANGED, EXPORT_DELETED], name.to_string(), changes())
+        }
+        Object::Throttle { name } => {
+            ([THROTTLE_CREATED, THROTTLE_CHANGED, THROTTLE_DELETED], name.to_string(), changes())
         }
         Object::Mapping { shown_by, at: place, unit } => match shown_by {
             Shelf::Target { name } => ([TARGET_CHANGED; 3], name.to_string(), at(place, unit)),

@@ -173,6 +173,8 @@ pub(super) fn rename(call: &Call<'_>, Rename { name, to }: Rename) -> Result<(),
             return Err(taken(&to));
         }
         let export = model.exports.remove(&name).ok_or_else(|| no_export(&name))?;
+        let throttled = model.throttles.values_mut().flat_map(|throttle| &mut throttle.exports);
+        throttled.filter(|export| **export == name).for_each(|export| export.clone_from(&to));
         model.exports.insert(to.clone(), config::VhostUser { name: to, ..export });
         Ok(())
     };

@@ -8,6 +8,7 @@ mod patch;
 mod place;
 mod portal;
 mod session;
+mod stats;
 mod target;
 mod unit;
 
@@ -16,6 +17,7 @@ pub(crate) use portal::PortalStatus;
 pub(crate) use session::End;
 
 use crate::config::values::Name;
+use crate::metrics::{self, Stats};
 use crate::running::Running;
 use anyhow::Result;
 use lunette_control::{About, Crew, Door, Effect, Failure, Feed, Method, Table, Task};
@@ -30,6 +32,17 @@ use std::time::Instant;
 /// What methods work on.
 pub(crate) struct Daemon {
     pub(crate) running: Running,
+    /// When it was started.
+    pub(crate) since: Instant,
+}
+
+impl Daemon {
+    /// What all units have done, or the one of this name.
+    pub(crate) fn stats(&self, unit: Option<&str>) -> Stats {
+        let units = self.running.units().into_values().map(|unit| unit.unit);
+        let units = units.filter(|known| unit.is_none_or(|wanted| wanted == known.name));
+        metrics::stats(self.running.reactors, units, self.since)
+    }
 }
 
 pub(crate) type Call<'a> = lunette_control::Call<'a, Daemon>;
@@ -84,6 +97,7 @@ pub(crate) fn table() -> Table<Daemon> {
         Method::new(Changes, "export.rename", "Calls a vhost-user export otherwise.", export::rename),
         Method::new(Changes, "export.attach", "Has an export show a logical unit.", export::attach),
         Method::new(Changes, "export.detach", "Has it show a logical unit no more.", export::detach),
+        Method::new(Reads, "stats.show", "What units have done, and for whom.", stats::show),
     ])
 }
 
@@ -180,7 +194,7 @@ mod tests {
         let portal = "[[portal]]\nlisten = \"127.0.0.1:0\"\n";
         let rig =
             Rig::new(&format!("{portal}[[target]]\nname = \"iqn.2026-11.org.example:a\"\nunits = {{}}\n"));
-        let plane = plane(Daemon { running: rig.running }, &rig.feed);
+        let plane = plane(Daemon { running: rig.running, since: Instant::now() }, &rig.feed);
         let create = |client: usize| {
             let plane = plane.clone();
             std::thread::spawn(move || {
@@ -215,7 +229,7 @@ mod tests {
     fn what_is_there_in_another_form_is_a_conflict() {
         let rig = Rig::new("[[unit]]\nname = \"a\"\nstore = \"ram:1M\"\n");
         let vm = rig.folder.path().join("vm.sock").display().to_string();
-        let plane = plane(Daemon { running: rig.running }, &rig.feed);
+        let plane = plane(Daemon { running: rig.running, since: Instant::now() }, &rig.feed);
         let call = |method: &str, params: Value| ask(&plane, method, params).recv().unwrap();
         let code = |method: &str, params: Value| call(method, params).unwrap_err().code;
         assert_eq!(call("unit.create", json!({ "name": "a", "store": "ram:1M" })).unwrap()["created"], false);

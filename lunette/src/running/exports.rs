@@ -112,6 +112,7 @@ impl Running {
         let ports = ports.collect::<Result<BTreeMap<_, _>>>()?;
         let is_connected = matches!(endpoint, Endpoint::Connected(_));
         let initiator = record.port_name(PortRole::Initiator).to_string();
+        self.throttles.add_export(&name, &initiator);
         let pin_memory = self.now().model.daemon.pin_memory;
         let options = Options { initiator, pin_memory, ..Options::with(endpoint) };
         let shown = ports.iter().map(|(target, port)| (*target, port.port.clone())).collect();
@@ -156,6 +157,8 @@ impl Running {
         let mut now = self.now_mut();
         if let Some(export) = now.exports.remove(from) {
             *export.name.lock().unwrap_or_else(PoisonError::into_inner) = to.to_string();
+            let initiator = export.record.port_name(PortRole::Initiator).to_string();
+            self.throttles.add_export(to.as_str(), &initiator);
             now.exports.insert(to.clone(), export);
         }
     }

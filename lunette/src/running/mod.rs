@@ -24,6 +24,7 @@ use crate::iscsi;
 use crate::state::StateDir;
 use crate::stop::{self, Deadline};
 use crate::summary;
+use crate::throttle::Throttles;
 use crate::units::Units;
 use anyhow::Result;
 use exports::Export;
@@ -46,6 +47,7 @@ pub(crate) struct Running {
     pub(crate) entity: Arc<NetworkEntity>,
     state: StateDir,
     events: Events,
+    throttles: Throttles,
     /// Which sockets were there already.
     pub(crate) setting: Setting,
     ways_in: Arc<WaysIn>,
@@ -147,12 +149,15 @@ impl Running {
             entity,
             state,
             events,
+            throttles: Throttles::default(),
             setting,
             ways_in: Arc::new(ways_in),
             changing: Mutex::default(),
             now: RwLock::new(now),
         };
         running.settle_sizes();
+        running.throttle();
+        running.units().values().for_each(|unit| running.throttles.add_unit(&unit.unit, &*reactors.poster()));
         match running.open_ways_in(plan.targets, inherited) {
             Ok(()) => Ok(running),
             Err(error) => {
@@ -226,6 +231,12 @@ impl Running {
                 }
             }
         }
+    }
+
+    /// Has those throttles count that the running configuration has.
+    fn throttle(&self) {
+        let throttles = self.now().model.throttles.clone();
+        self.throttles.set(throttles.values(), &*self.reactors.poster());
     }
 
     fn all_reactors(&self) -> Vec<ReactorId> {

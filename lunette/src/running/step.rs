@@ -78,6 +78,10 @@ impl Running {
                 Ok(())
             }
             Effect::AtExport(name, ..) => self.show_export(name),
+            Effect::Throttle(_) | Effect::NoThrottle(_) => {
+                self.throttle();
+                Ok(())
+            }
         }
     }
 

@@ -48,6 +48,7 @@ impl Running {
         let keeper = units::keeper(spec, &record, &self.state)?;
         let unit = units::build(spec, opened, &record, keeper)?;
         self.bind(&unit);
+        self.throttles.add_unit(&unit.unit, &*self.reactors.poster());
         events::watch_unit(&spec.name, &unit, &self.events);
         unit.unit.resume(&*self.reactors.poster());
         self.now_mut().units.insert(spec.name.clone(), unit);

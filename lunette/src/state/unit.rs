@@ -8,24 +8,35 @@ use super::file::{Kind, Unusable};
 use super::locks::UnitLock;
 use lunette_engine::{StateError, StateKeeper};
 use lunette_scsi::Naa;
+use lunette_store::log::LineBudget;
 use std::path::PathBuf;
+use std::time::Instant;
 
 /// Longest file: more than a thousand registrations.
 const KIND: Kind = Kind { name: "unit state", version: 1, most: 16 << 20 };
 
 /// A unit's state file, which nobody else has.
-#[derive(Debug)]
 pub(crate) struct UnitState {
     state: StateDir,
     naa: Naa,
     /// How many had been locked then.
     number: u64,
+    /// For what initiators make fail.
+    budget: LineBudget,
+    since: Instant,
     _lock: UnitLock,
+}
+
+impl std::fmt::Debug for UnitState {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("UnitState").field("naa", &self.naa).finish_non_exhaustive()
+    }
 }
 
 impl UnitState {
     pub(super) fn new(state: StateDir, naa: Naa, lock: UnitLock, number: u64) -> Self {
-        Self { state, naa, number, _lock: lock }
+        let (budget, since) = (LineBudget::default(), Instant::now());
+        Self { state, naa, number, budget, since, _lock: lock }
     }
 
     /// Where it is.
@@ -54,7 +65,9 @@ impl StateKeeper for UnitState {
     fn save(&self, state: &[u8]) -> Result<(), StateError> {
         self.state.units().save(&KIND, &file_of(self.naa), state).map_err(|error| {
             let error = format!("cannot save {}: {error}", self.path().display());
-            tracing::error!("{error}");
+            if self.budget.allows(&self.naa.to_string(), self.since.elapsed()) {
+                tracing::error!("{error}");
+            }
             StateError(error)
         })
     }

@@ -11,6 +11,7 @@ mod show;
 use super::daemon::{Daemon, VhostUser};
 use super::document::{Iscsi, Model, PortalKey};
 use super::iscsi::{Access, Portal, Target};
+use super::throttle::Throttle;
 use super::unit::Unit;
 use super::values::{Label, Lun, Name, Place, TargetName};
 use serde::Serialize;
@@ -76,6 +77,8 @@ pub(crate) enum Object {
     Rules { target: TargetName },
     /// A socket for virtual machines.
     Export { name: Label },
+    /// How much of what some get.
+    Throttle { name: Label },
     /// A unit at a place.
     Mapping { shown_by: Shelf, at: String, unit: Name },
 }
@@ -120,6 +123,8 @@ pub(crate) enum Effect {
     /// The export of this name is called otherwise.
     Renamed(Label, Label),
     NoExport(Label),
+    Throttle(Box<Throttle>),
+    NoThrottle(Label),
     /// The target shows this at the number; nothing: nothing.
     AtTarget(TargetName, Lun, Option<Name>),
     AtRule(TargetName, usize, Lun, Option<Name>),
@@ -162,6 +167,8 @@ impl Effect {
                 }
             }
             Self::NoExport(name) => drop(model.exports.remove(&name)),
+            Self::Throttle(throttle) => drop(model.throttles.insert(throttle.name.clone(), *throttle)),
+            Self::NoThrottle(name) => drop(model.throttles.remove(&name)),
             Self::AtTarget(name, lun, unit) => {
                 let map = model.targets.get_mut(&name).and_then(|target| target.units.as_mut());
                 put(map, lun, unit);
@@ -199,6 +206,8 @@ impl Effect {
             Self::Export(export) => Self::export_of(&export.name, model),
             Self::NoExport(name) => Self::export_of(name, model),
             Self::Renamed(from, to) => Self::Renamed(to.clone(), from.clone()),
+            Self::Throttle(throttle) => Self::throttle_of(&throttle.name, model),
+            Self::NoThrottle(name) => Self::throttle_of(name, model),
             Self::AtTarget(name, lun, _) => {
                 let map = target(name).and_then(|target| target.units.as_ref());
                 Self::AtTarget(name.clone(), *lun, map.and_then(|map| map.get(lun)).cloned())
@@ -218,6 +227,12 @@ impl Effect {
     fn unit_of(name: &Name, model: &Model) -> Self {
         let unit = model.units.get(name);
         unit.map_or_else(|| Self::NoUnit(name.clone()), |unit| Self::Unit(Box::new(unit.clone())))
+    }
+
+    fn throttle_of(name: &Label, model: &Model) -> Self {
+        let throttle = model.throttles.get(name);
+        throttle
+            .map_or_else(|| Self::NoThrottle(name.clone()), |known| Self::Throttle(Box::new(known.clone())))
     }
 
     fn target_of(name: &TargetName, model: &Model) -> Self {

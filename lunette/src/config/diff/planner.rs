@@ -4,6 +4,7 @@ use super::{Action, Effect, How, Object, Plan, Shelf, Step, changes, place_text,
 use crate::config::daemon::VhostUser;
 use crate::config::document::{Model, PortalKey};
 use crate::config::iscsi::{Access, Luns, Target};
+use crate::config::throttle::Throttle;
 use crate::config::unit::Unit;
 use crate::config::values::{Label, Lun, Name, Place, StoreSpec, TargetName, Value as Written};
 use serde::Serialize;
@@ -15,12 +16,14 @@ use std::net::SocketAddr;
 pub(super) fn plan(running: &Model, wanted: &Model) -> Plan {
     let mut planner = Planner { now: running.clone(), wanted, plan: Plan::default() };
     planner.settings();
+    planner.lift_throttles();
     planner.rename();
     planner.give_way();
     planner.units();
     planner.portals();
     planner.targets();
     planner.exports();
+    planner.throttles();
     planner.clear();
     planner.plan
 }
@@ -94,26 +97,59 @@ impl Planner<'_> {
         }
     }
 
+    /// Throttles go first that are for others afterwards, or for what goes for a moment: in between there is none.
+    fn lift_throttles(&mut self) {
+        let leaving: BTreeSet<String> = self.units_in_the_way().iter().map(ToString::to_string).collect();
+        let exports = self.exports_in_the_way();
+        let is_for_the_same = |throttle: &Throttle| {
+            let later = self.wanted.throttles.get(&throttle.name);
+            later.is_some_and(|later| later.is_for_the_same(throttle))
+                && !throttle.units.iter().any(|unit| leaving.contains(unit.as_str()))
+                && !throttle.exports.iter().any(|export| exports.contains(export))
+        };
+        let throttles = self.now.throttles.values();
+        let gone: Vec<_> = throttles
+            .filter(|throttle| !is_for_the_same(throttle))
+            .map(|throttle| throttle.name.clone())
+            .collect();
+        for name in gone {
+            self.delete(Object::Throttle { name: name.clone() }, Effect::NoThrottle(name));
+        }
+    }
+
+    fn throttles(&mut self) {
+        for (name, throttle) in &self.wanted.throttles {
+            let effect = || Effect::Throttle(Box::new(throttle.clone()));
+            let object = Object::Throttle { name: name.clone() };
+            match self.now.throttles.get(name).cloned() {
+                None => self.create(object, throttle, effect()),
+                Some(old) if old != *throttle => self.change(object, &old, throttle, effect()),
+                Some(_) => {}
+            }
+        }
+    }
+
     /// What holds something that another one wants goes first, also if it comes again.
     fn give_way(&mut self) {
-        let wanted = self.wanted;
         for name in self.units_in_the_way() {
             for (shelf, at) in self.seen_at(&name) {
                 self.detach(shelf, at, &name);
             }
             self.delete(Object::Unit { name: name.clone() }, Effect::NoUnit(name));
         }
-        let new = |export: &&VhostUser| self.now.exports.get(&export.name) != Some(export);
-        let sockets: HashMap<_, _> =
-            wanted.exports.values().filter(new).map(|export| (&export.socket, &export.name)).collect();
-        let in_the_way =
-            |export: &&VhostUser| sockets.get(&export.socket).is_some_and(|name| **name != export.name);
-        let exports: Vec<_> =
-            self.now.exports.values().filter(in_the_way).map(|export| export.name.clone()).collect();
-        exports.into_iter().for_each(|name| self.delete_export(name));
+        self.exports_in_the_way().into_iter().for_each(|name| self.delete_export(name));
         let clashing: Vec<_> =
             self.now.portals.keys().filter(|key| self.is_in_the_way(**key)).copied().collect();
         clashing.into_iter().for_each(|key| self.delete_portal(key));
+    }
+
+    fn exports_in_the_way(&self) -> Vec<Label> {
+        let new = |export: &&VhostUser| self.now.exports.get(&export.name) != Some(export);
+        let wanted = self.wanted.exports.values().filter(new);
+        let sockets: HashMap<_, _> = wanted.map(|export| (&export.socket, &export.name)).collect();
+        let in_the_way =
+            |export: &&VhostUser| sockets.get(&export.socket).is_some_and(|name| **name != export.name);
+        self.now.exports.values().filter(in_the_way).map(|export| export.name.clone()).collect()
     }
 
     /// Whether a wanted portal cannot listen while this one does.

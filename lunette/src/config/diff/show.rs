@@ -51,6 +51,7 @@ impl Display for Object {
             Self::Target { name } => write!(f, "target {name}"),
             Self::Rules { target } => write!(f, "rules of target {target}"),
             Self::Export { name } => write!(f, "vhost-user export {name}"),
+            Self::Throttle { name } => write!(f, "throttle {name}"),
             Self::Mapping { shown_by, at, unit } => write!(f, "unit {unit} at {at} of {shown_by}"),
         }
     }

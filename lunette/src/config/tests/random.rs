@@ -10,8 +10,10 @@ use crate::config::iscsi::{
 };
 use crate::config::report::Severity;
 use crate::config::secret::SecretSource;
+use crate::config::throttle::{Each, Throttle};
 use crate::config::unit::{BlockLength, KnownBy, UnitLun, Version};
 use crate::config::values::{Bytes, Lun, Place};
+use crate::log::LogLevel;
 use proptest::prelude::*;
 use proptest::sample::{Index, select, subsequence};
 use std::str::FromStr;
@@ -159,6 +161,23 @@ prop_compose! {
 }
 
 prop_compose! {
+    fn throttle()(
+        name in one(&["gold", "silver"]),
+        rates in (maybe(1..9u64), maybe(1..9u64), maybe(1..9u64), maybe(1..9u64)),
+        units in some(one(NAMES)),
+        initiators in some(one(&["iqn.2026-11.org.example:*"])),
+        exports in some(one(&["vm1", "vm2"])),
+        each in maybe(select(vec![Each::Unit, Each::Initiator])),
+    ) -> Throttle {
+        let number = |number: Option<u64>| number.and_then(std::num::NonZeroU64::new);
+        Throttle {
+            name, iops: number(rates.0), iops_burst: number(rates.1), bandwidth: rates.2.map(Bytes),
+            bandwidth_burst: rates.3.map(Bytes), units, initiators, exports, each,
+        }
+    }
+}
+
+prop_compose! {
     fn daemon()(
         (state_dir, control) in (maybe(one(&["/s", "/t"])), maybe(one(&["/run/1", "/run/c"]))),
         groups in (some(one(&["adm"])), some(one(&["4"]))),
@@ -174,13 +193,14 @@ prop_compose! {
             maybe(one(&["root"])),
             maybe(one(&["0"])),
         ),
+        log_level in maybe(select(vec![LogLevel::Warn, LogLevel::Trace])),
     ) -> Daemon {
         Daemon {
             state_dir,
             control,
             control_admin_groups: groups.0,
             control_read_groups: groups.1,
-            control_clients, metrics, allowed_paths, reactors, poll, io, pin_memory, confine, user, group,
+            control_clients, metrics, log_level, allowed_paths, reactors, poll, io, pin_memory, confine, user, group,
         }
     }
 }
@@ -235,6 +255,7 @@ prop_compose! {
         portals in some(portal()),
         mut targets in proptest::collection::vec(target(), 0..3),
         mut exports in proptest::collection::vec(export(), 0..4),
+        throttles in proptest::collection::vec(throttle(), 0..4),
         choice in any::<Index>(),
     ) -> Model {
         let mut document = Document { daemon, ..settings };
@@ -256,6 +277,7 @@ prop_compose! {
         exports.iter_mut().filter_map(|export| export.units.as_mut()).flat_map(|units| units.values_mut()).for_each(mend);
         add(&mut document, |document| &mut document.targets, targets);
         add(&mut document, |document| &mut document.vhost_user, exports);
+        add(&mut document, |document| &mut document.throttles, throttles);
         Model::from(document)
     }
 }

@@ -9,10 +9,11 @@ const BEGIN: &str = "<!-- The tables from here on are made from the schema by a 
 const END: &str = "<!-- This is where they end. -->\n";
 
 /// The headings, and what their tables are called in the schema; nothing: the file as a whole.
-const TABLES: [(&str, &str); 14] = [
+const TABLES: [(&str, &str); 15] = [
     ("The file", ""),
     ("`[[unit]]`", "Unit"),
     ("`[[vhost-user]]`", "VhostUser"),
+    ("`[[throttle]]`", "Throttle"),
     ("`[[portal]]`", "Portal"),
     ("`[[target]]`", "Target"),
     ("`[[target.access]]`", "Access"),

@@ -1,0 +1,328 @@
+//! Serves the metrics by HTTP/1.1 at a loopback address or a Unix socket, and nothing else.
+//!
+//! Whoever is on this machine may connect, so all that clients can make us keep is bounded: their number, their requests, and
+//! the time in which they have to be done. Each connection serves one request.
+
+use super::Stats;
+use super::text::{self, MEDIA_TYPE};
+use anyhow::{Context, Result, bail};
+use lunette_reactor::Workers;
+use lunette_transport_vhost_user::{Access, SocketFile};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use std::io::{self, ErrorKind, Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+/// Most connections at a time.
+const CLIENTS: usize = 16;
+/// Bytes of the longest request, with its header fields.
+const LONGEST: usize = 8 << 10;
+/// How long a connection lasts at most.
+const TIME: Duration = Duration::from_secs(10);
+/// How long no connection is accepted when none can be.
+const PAUSE: Duration = Duration::from_secs(1);
+/// Only who is in the group of the daemon reads from a Unix socket, besides its user.
+const MODE: u32 = 0o660;
+
+/// Where metrics are read.
+pub(crate) struct Endpoint {
+    listener: Listener,
+    file: Option<SocketFile>,
+}
+
+enum Listener {
+    Tcp(TcpListener),
+    Unix(UnixListener),
+}
+
+/// One side of a connection, whichever it is.
+trait Stream: Read + Write + AsFd + Send {}
+
+impl Stream for TcpStream {}
+impl Stream for UnixStream {}
+
+impl Endpoint {
+    /// Listens at `place`: a loopback address with a port, or the path of a socket.
+    ///
+    /// # Errors
+    /// When it is neither, or cannot be listened at.
+    pub(crate) fn open(place: &str) -> Result<Self> {
+        let (listener, file) = match place.parse::<SocketAddr>() {
+            Ok(address) if address.ip().is_loopback() => {
+                let listener = TcpListener::bind(address).with_context(|| format!("metrics on {address}"))?;
+                listener.set_nonblocking(true)?;
+                (Listener::Tcp(listener), None)
+            }
+            Ok(address) => bail!("metrics are read at a loopback address only, and {address} is none"),
+            Err(_) if !place.starts_with('/') => {
+                bail!(
+                    "{place} is neither a loopback address, as 127.0.0.1:9260 is, nor the path of a socket, from / on"
+                )
+            }
+            Err(_) => {
+                let access = Access { mode: MODE, user: None, group: None };
+                let (listener, file) = SocketFile::bind(Path::new(place), &access)?;
+                listener.set_nonblocking(true)?;
+                (Listener::Unix(listener), Some(file))
+            }
+        };
+        Ok(Self { listener, file })
+    }
+
+    /// How to read them.
+    pub(crate) fn summary(&self) -> String {
+        match &self.listener {
+            Listener::Tcp(listener) => listener
+                .local_addr()
+                .map_or_else(|_| String::new(), |at| format!("metrics: http://{at}/metrics\n")),
+            Listener::Unix(listener) => {
+                let address = listener.local_addr().ok();
+                let path = address.as_ref().and_then(|address| address.as_pathname());
+                path.map_or_else(String::new, |path| format!("metrics: /metrics on {}\n", path.display()))
+            }
+        }
+    }
+
+    /// Serves what `stats` gives, on a thread of its own, until the program ends. The file of a Unix socket is removed when the
+    /// value is dropped.
+    pub(crate) fn serve(self, stats: impl Fn() -> Stats + Send + 'static) -> Option<SocketFile> {
+        let Self { listener, file } = self;
+        Workers::new("metrics", 1).run(Box::new(move || serve(&listener, &stats)));
+        file
+    }
+}
+
+impl Listener {
+    fn accept(&self) -> io::Result<Box<dyn Stream>> {
+        Ok(match self {
+            Self::Tcp(listener) => {
+                let (stream, _) = listener.accept()?;
+                stream.set_nonblocking(true)?;
+                Box::new(stream)
+            }
+            Self::Unix(listener) => {
+                let (stream, _) = listener.accept()?;
+                stream.set_nonblocking(true)?;
+                Box::new(stream)
+            }
+        })
+    }
+}
+
+impl AsFd for Listener {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        match self {
+            Self::Tcp(listener) => listener.as_fd(),
+            Self::Unix(listener) => listener.as_fd(),
+        }
+    }
+}
+
+fn serve(listener: &Listener, stats: &dyn Fn() -> Stats) {
+    let mut clients = Vec::<Client>::new();
+    let mut pause = None;
+    loop {
+        let now = Instant::now();
+        pause = pause.filter(|end| now < *end);
+        let accepts = pause.is_none() && clients.len() < CLIENTS;
+        if let Err(error) = wait(accepts.then_some(listener), &clients, pause, now) {
+            tracing::error!(%error, "metrics are served no more");
+            return;
+        }
+        if accepts {
+            match listener.accept() {
+                Ok(stream) => clients.push(Client::new(stream, now)),
+                Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => {}
+                Err(_) => pause = Some(now + PAUSE),
+            }
+        }
+        clients.retain_mut(|client| client.until > now && client.go_on(stats).unwrap_or(false));
+    }
+}
+
+/// Waits until there is something to do.
+fn wait(
+    listener: Option<&Listener>,
+    clients: &[Client],
+    pause: Option<Instant>,
+    now: Instant,
+) -> io::Result<()> {
+    let ends = clients.iter().map(|client| client.until).chain(pause);
+    let most = ends.min().map(|end| end.saturating_duration_since(now));
+    let most = most.and_then(|most| Timespec::try_from(most).ok());
+    let listener = listener.map(|listener| PollFd::new(listener, PollFlags::IN));
+    let mut sources: Vec<_> = listener.into_iter().chain(clients.iter().map(Client::source)).collect();
+    match poll(&mut sources, most.as_ref()) {
+        Ok(_) | Err(rustix::io::Errno::INTR) => Ok(()),
+        Err(error) => Err(error.into()),
+    }
+}
+
+struct Client {
+    stream: Box<dyn Stream>,
+    request: Vec<u8>,
+    /// Once the request is there.
+    answer: Option<Vec<u8>>,
+    sent: usize,
+    until: Instant,
+}
+
+impl Client {
+    fn new(stream: Box<dyn Stream>, now: Instant) -> Self {
+        Self { stream, request: Vec::new(), answer: None, sent: 0, until: now + TIME }
+    }
+
+    fn source(&self) -> PollFd<'_> {
+        let wanted = if self.answer.is_some() { PollFlags::OUT } else { PollFlags::IN };
+        PollFd::from_borrowed_fd(self.stream.as_fd(), wanted)
+    }
+
+    /// Goes on as far as it can. Returns whether there is more to come.
+    fn go_on(&mut self, stats: &dyn Fn() -> Stats) -> io::Result<bool> {
+        if self.answer.is_none() {
+            let mut bytes = [0; 4096];
+            match self.stream.read(&mut bytes) {
+                Ok(0) => return Ok(false),
+                Ok(count) => self.request.extend_from_slice(&bytes[..count]),
+                Err(error) => return later(&error).ok_or(error),
+            }
+            self.answer = answer(&self.request, stats);
+        }
+        let Some(answer) = &self.answer else { return Ok(true) };
+        match self.stream.write(&answer[self.sent..]) {
+            Ok(count) => self.sent += count,
+            Err(error) => return later(&error).ok_or(error),
+        }
+        Ok(self.sent < answer.len())
+    }
+}
+
+fn later(error: &io::Error) -> Option<bool> {
+    matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted).then_some(true)
+}
+
+/// What is answered to a request; `None` if there is more of it to come.
+fn answer(request: &[u8], stats: &dyn Fn() -> Stats) -> Option<Vec<u8>> {
+    let is_whole =
+        [&b"\r\n\r\n"[..], b"\n\n"].iter().any(|end| request.windows(end.len()).any(|at| at == *end));
+    if !is_whole {
+        let too_long = request.len() > LONGEST;
+        return too_long
+            .then(|| response("431 Request Header Fields Too Large", "", "the request is too long\n"));
+    }
+    let line = request.split(|byte| *byte == b'\n').next().unwrap_or_default();
+    let mut words = line.trim_ascii().split(|byte| *byte == b' ');
+    let (method, target, version) = (words.next(), words.next().unwrap_or_default(), words.next());
+    let path = target.split(|byte| *byte == b'?').next().unwrap_or_default();
+    Some(match (method, path) {
+        _ if !version.is_some_and(|version| version.starts_with(b"HTTP/1.")) => {
+            response("400 Bad Request", "", "this is no request of HTTP/1.1\n")
+        }
+        (Some(b"GET"), b"/metrics") => {
+            response("200 OK", &format!("Content-Type: {MEDIA_TYPE}\r\n"), &text::text(&stats()))
+        }
+        (_, b"/metrics") => response("405 Method Not Allowed", "Allow: GET\r\n", "only GET is possible\n"),
+        _ => response("404 Not Found", "", "there is only /metrics\n"),
+    })
+}
+
+fn response(status: &str, fields: &str, body: &str) -> Vec<u8> {
+    let fields = if fields.is_empty() { "Content-Type: text/plain\r\n" } else { fields };
+    let length = body.len();
+    format!("HTTP/1.1 {status}\r\n{fields}Content-Length: {length}\r\nConnection: close\r\n\r\n{body}").into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::net::Shutdown;
+
+    fn stats() -> Stats {
+        Stats { reactors: vec![super::super::ReactorStats::default()], ..Stats::default() }
+    }
+
+    /// What is answered to `request`, all of it.
+    fn ask(stream: &mut (impl Read + Write), request: &str) -> String {
+        stream.write_all(request.as_bytes()).unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        answer
+    }
+
+    fn start() -> SocketAddr {
+        let endpoint = Endpoint::open("127.0.0.1:0").unwrap();
+        let Listener::Tcp(listener) = &endpoint.listener else { panic!() };
+        let address = listener.local_addr().unwrap();
+        assert!(endpoint.summary().contains(&address.to_string()));
+        assert!(endpoint.serve(stats).is_none());
+        address
+    }
+
+    #[test]
+    fn metrics_and_nothing_else_are_served() {
+        let address = start();
+        let ask = |request: &str| ask(&mut TcpStream::connect(address).unwrap(), request);
+        let answer = ask("GET /metrics?x=y HTTP/1.1\r\nHost: x\r\n\r\n");
+        let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+        assert!(head.starts_with("HTTP/1.1 200 OK\r\nContent-Type: application/openmetrics-text;"), "{head}");
+        assert!(head.contains(&format!("Content-Length: {}\r\n", body.len())), "{head}");
+        assert!(
+            body.contains("lunette_reactor_busy_seconds_total{reactor=\"0\"}") && body.ends_with("# EOF\n")
+        );
+        for (request, status) in [
+            ("POST /metrics HTTP/1.1\r\n\r\n", "405"),
+            ("GET / HTTP/1.0\r\n\r\n", "404"),
+            ("GET /metrics/../etc HTTP/1.1\n\n", "404"),
+            ("GET /metrics\r\n\r\n", "400"),
+            ("\r\n\r\n", "400"),
+            ("GET /metrics HTTP/2.0\r\n\r\n", "400"),
+        ] {
+            let answer = ask(request);
+            assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")), "{request:?}: {answer}");
+        }
+    }
+
+    #[test]
+    fn who_says_too_much_or_nothing_is_no_trouble_for_others() {
+        let address = start();
+        let mut silent: Vec<_> = (1..CLIENTS).map(|_| TcpStream::connect(address).unwrap()).collect();
+        let mut long = TcpStream::connect(address).unwrap();
+        // It may be told before it has sent everything.
+        let _ = (0..9).try_for_each(|_| long.write_all(&[b'x'; 1024]));
+        let mut byte = [0];
+        assert!(matches!(long.read(&mut byte), Ok(1) | Err(_)));
+        drop(long);
+        let request = "GET /metrics HTTP/1.1\r\n\r\n";
+        let answer = ask(&mut TcpStream::connect(address).unwrap(), request);
+        assert!(answer.ends_with("# EOF\n"));
+        // In pieces.
+        let mut slow = silent.pop().unwrap();
+        slow.write_all(b"GET /metrics HT").unwrap();
+        assert!(ask(&mut slow, "TP/1.1\r\n\r\n").ends_with("# EOF\n"));
+        // One that ends before it has asked.
+        silent.iter().for_each(|stream| stream.shutdown(Shutdown::Both).unwrap());
+        assert!(ask(&mut TcpStream::connect(address).unwrap(), request).ends_with("# EOF\n"));
+    }
+
+    #[test]
+    fn a_unix_socket_is_as_good_and_other_places_are_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("metrics");
+        let endpoint = Endpoint::open(path.to_str().unwrap()).unwrap();
+        assert!(endpoint.summary().contains(path.to_str().unwrap()));
+        let file = endpoint.serve(stats);
+        let answer = ask(&mut UnixStream::connect(&path).unwrap(), "GET /metrics HTTP/1.1\r\n\r\n");
+        assert!(answer.ends_with("# EOF\n"));
+        drop(file);
+        assert!(!path.exists());
+        for (place, part) in
+            [("192.0.2.1:80", "loopback"), ("0.0.0.0:80", "loopback"), ("metrics", "neither")]
+        {
+            let error = Endpoint::open(place).err().map(|error| error.to_string()).unwrap_or_default();
+            assert!(error.contains(part), "{place}: {error}");
+        }
+    }
+}
