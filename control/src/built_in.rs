@@ -86,6 +86,9 @@ pub struct Status {
     pub instance: String,
     /// Rises with each change, over restarts too.
     pub generation: u64,
+    /// Whether something was changed that is not saved.
+    #[serde(default)]
+    pub unsaved: bool,
     /// What the caller may do.
     pub role: Role,
 }
@@ -229,6 +232,7 @@ impl<D: Send + Sync + 'static> Plane<D> {
             pid: std::process::id(),
             instance: self.instance.clone(),
             generation: self.generation(),
+            unsaved: self.is_unsaved(),
             role: caller.role,
         }
     }

@@ -340,7 +340,7 @@ impl ControlSocket {
     }
 }
 
-#[derive(Args, Debug)]
+#[derive(Args, Clone, Debug)]
 pub(crate) struct Serve {
     /// Serve what this file, and those in `conf.d` beside it, say (docs/configuration.md)
     ///

@@ -8,7 +8,6 @@ pub(crate) fn ready(status: &str) {
 }
 
 /// The configuration is read again; [`ready`] says that this is over. A manager that has sent the signal for it waits for both.
-#[allow(dead_code, reason = "for whoever applies a changed configuration")]
 pub(crate) fn reloading() {
     match NotifyState::monotonic_usec_now() {
         Ok(now) => tell(&[NotifyState::Reloading, now, NotifyState::Status("applying the configuration")]),

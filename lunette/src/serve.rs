@@ -2,27 +2,29 @@
 
 use crate::cli::{CONTROL_SOCKET, Serve};
 use crate::config;
+use crate::config::origin::Origin;
 use crate::confinement;
-use crate::control::{self, ControlAccess, ControlSocket, Daemon};
+use crate::control::{self, ControlAccess, ControlSocket, Daemon, Plane};
 use crate::inherited::Inherited;
 use crate::iscsi::Plan;
 use crate::log::Log;
 use crate::manager;
 use crate::metrics::Endpoint;
-use crate::running::{Basis, Running};
+use crate::running::{Basis, Keeper, Running};
 use crate::signals::StopSignals;
 use crate::state::StateDir;
 use crate::stop;
 use crate::summary;
 use crate::units;
 use crate::watchdog::Watchdog;
-use anyhow::Result;
-use lunette_control::Feed;
+use anyhow::{Result, anyhow};
+use lunette_control::{Feed, Ticket};
 use lunette_reactor::{Options as ReactorOptions, Reactors};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-use serde_json::json;
+use serde_json::{Map, Value, json};
 use std::io::Write;
 use std::os::unix::net::UnixListener;
+use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 /// How long what was asked for by the control socket has to end.
@@ -36,7 +38,14 @@ pub(crate) fn serve(options: &Serve, log: &Log) -> Result<()> {
     // SAFETY: the program has done nothing but parse its command line.
     let mut inherited = unsafe { Inherited::take(&options.fds) }?;
     let descriptors = allow_descriptors();
-    let model = config::configure(options, &inherited)?;
+    let origin = Origin::new(options, &inherited)?;
+    if let Some(file) = origin.described() {
+        tracing::info!("the configuration is {file}");
+    }
+    let model = origin.read()?;
+    if model.daemon.save_changes {
+        origin.file().map_err(|why| anyhow!("`save-changes` cannot be: {why}"))?;
+    }
     model.daemon.log_level.into_iter().for_each(|level| log.set_level(level));
     let plan = Plan::new(&model)?;
     let state_dir = model.daemon.state_dir.as_ref().map(|path| path.as_path().to_owned());
@@ -74,7 +83,8 @@ pub(crate) fn serve(options: &Serve, log: &Log) -> Result<()> {
     let events = feed.events();
     control::events::watch_units(&units, &events);
     let all_ended = Box::new(signals.waker());
-    let basis = Basis { reactors, state, events: events.clone(), all_ended };
+    let keeper = Some(Keeper::new(origin, model.clone()));
+    let basis = Basis { reactors, state, events: events.clone(), keeper, all_ended };
     let running = Running::start(model, plan, units, inherited, basis)?;
     // Those that were interrupted are not ready yet, and live where their exports want them by now.
     running.units().values().for_each(|unit| unit.unit.resume(&*reactors.poster()));
@@ -83,17 +93,22 @@ pub(crate) fn serve(options: &Serve, log: &Log) -> Result<()> {
     say("ready\n");
     manager::ready(&running.status());
     let mut watchdog = Watchdog::start(reactors.poster(), reactors.count())?;
-    let plane = control::plane(Daemon { running, since: Instant::now() }, &feed);
+    let plane = control::plane(Daemon { running, events: events.clone(), since: Instant::now() }, &feed);
     let served = plane.clone();
     let metrics_file = metrics.and_then(|metrics| metrics.serve(move || served.daemon().stats(None)));
     let (mut server, control_file) = control::server(control, &access, plane.clone(), feed)?;
     confinement::settle();
-    let why = signals.wait(&mut server, watchdog.as_mut());
+    let why = signals.wait(&mut server, watchdog.as_mut(), || reload(&plane));
     match why {
         Some(signal) => tracing::info!("{signal}: stopping; another one ends the program at once"),
         None => tracing::info!("the last virtual machine has gone: stopping"),
     }
     manager::stopping();
+    if !plane.daemon().running.is_saved() {
+        tracing::warn!(
+            "what was changed while the daemon ran is not saved, and will not be there after the next start"
+        );
+    }
     let why = why.unwrap_or("the last virtual machine has gone");
     events.emit(control::events::STOPPING, "", json!({ "why": why }));
     if !plane.stop(CONTROL_TIME) {
@@ -103,6 +118,28 @@ pub(crate) fn serve(options: &Serve, log: &Log) -> Result<()> {
     server.turn();
     drop((server, control_file, metrics_file));
     stop::stop(&plane.daemon().running, exports_time, stop::FLUSH)
+}
+
+/// Applies the files again from which the daemon was started. What is wrong with them is logged, and nothing changes then.
+fn reload(plane: &Arc<Plane>) {
+    manager::reloading();
+    let (after, wait) = (plane.clone(), Map::from_iter([("wait".to_owned(), true.into())]));
+    let ended = Ticket::new(move |result| {
+        match result {
+            Ok(done) => tracing::info!("the configuration was applied: {}", one_line(&done)),
+            Err(failure) => {
+                tracing::error!("the configuration is not applied, nothing has changed: {failure}")
+            }
+        }
+        manager::ready(&after.daemon().running.status());
+    });
+    plane.call_own("config.reload", wait, ended);
+}
+
+/// What was done, for the log.
+fn one_line(done: &Value) -> String {
+    let text = done["text"].as_str().unwrap_or_default();
+    text.lines().map(str::trim).collect::<Vec<_>>().join("; ")
 }
 
 /// Raises the soft limit of open descriptors, which is meant for programs that use `select`, to the hard one.

@@ -18,7 +18,7 @@ use repeats::Repeats;
 use serde_json::{Map, Value, json};
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 /// What somebody else is to do.
@@ -109,6 +109,8 @@ pub struct Plane<D> {
     repeats: Arc<Repeats>,
     events: Events,
     workers: Box<dyn Workers>,
+    /// Says whether something was changed that is not saved.
+    is_unsaved: OnceLock<fn(&D) -> bool>,
     is_stopping: AtomicBool,
     /// How many tasks of administrators have not ended.
     under_way: Mutex<usize>,
@@ -137,11 +139,22 @@ impl<D: Send + Sync + 'static> Plane<D> {
             repeats: Arc::default(),
             events: feed.events(),
             workers: Box::new(workers),
+            is_unsaved: OnceLock::new(),
             is_stopping: AtomicBool::new(false),
             under_way: Mutex::new(0),
             has_ended: Condvar::new(),
             reads: AtomicUsize::new(0),
         })
+    }
+
+    /// Has `control.status` tell whether something was changed that is not saved; otherwise nothing ever is. To be said once.
+    pub fn tell_unsaved(&self, is_unsaved: fn(&D) -> bool) {
+        let _ = self.is_unsaved.set(is_unsaved);
+    }
+
+    /// Whether something was changed that is not saved.
+    pub fn is_unsaved(&self) -> bool {
+        self.is_unsaved.get().is_some_and(|is_unsaved| is_unsaved(&self.daemon))
     }
 
     /// What its methods work on.

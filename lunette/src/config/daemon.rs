@@ -109,6 +109,9 @@ pub(crate) struct Daemon {
     /// Bring the memory of virtual machines in as a whole, and lock it.
     #[serde(default, skip_serializing_if = "is_default")]
     pub(crate) pin_memory: bool,
+    /// Write every change that is made by the control socket to the file that all of this was read from, before it is answered.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub(crate) save_changes: bool,
 }
 
 impl Daemon {
@@ -130,6 +133,7 @@ impl Daemon {
             poll: over.poll.or(self.poll),
             io: over.io.or(self.io),
             pin_memory: over.pin_memory || self.pin_memory,
+            save_changes: over.save_changes || self.save_changes,
         }
     }
 }

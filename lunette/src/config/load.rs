@@ -138,7 +138,7 @@ fn boxed(spot: Spot, what: String) -> Box<Mistake> {
 }
 
 /// The files of the directory, by name.
-fn of_directory(path: &Path) -> Result<Vec<PathBuf>, Box<Mistake>> {
+pub(super) fn of_directory(path: &Path) -> Result<Vec<PathBuf>, Box<Mistake>> {
     let directory = path.parent().unwrap_or(Path::new("")).join(DIRECTORY);
     let wrong = |error| boxed(Spot::file(&directory), format!("cannot read the directory: {error}"));
     let entries = match std::fs::read_dir(&directory) {

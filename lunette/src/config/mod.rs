@@ -13,6 +13,7 @@ mod iscsi;
 mod load;
 mod mask;
 mod options;
+pub(crate) mod origin;
 mod print;
 mod report;
 mod schema;
@@ -33,7 +34,6 @@ pub(crate) use iscsi::{
     Access, Account, Chap, Digest, Limits, Luns, Parameters, PortGroup, Portal, Target, Times,
 };
 pub(crate) use load::{DEFAULT_FILE, from_text};
-pub(crate) use options::configure;
 pub(crate) use print::{document_to_toml, to_toml};
 pub(crate) use report::{Report, Severity};
 pub(crate) use secret::SecretSource;

@@ -2,9 +2,10 @@
 
 use super::check::Setting;
 use super::daemon::{Daemon, VhostUser};
-use super::document::{Document, Model};
+use super::document::{Document, Model, Rebase};
 use super::iscsi::{Portal, Target};
 use super::load::{DEFAULT_FILE, Files, load, without_file};
+use super::report::Report;
 use super::unit::{KnownBy, Unit, UnitLun};
 use super::values::{Bytes, FilePath, Name, Place, Text};
 use crate::cli::Serve;
@@ -20,33 +21,41 @@ use std::path::Path;
 /// The iSCSI address when none is given.
 const DEFAULT_ISCSI: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 3260);
 
-/// What `serve` is to serve. `sockets` are there in any case.
-pub(crate) fn configure(options: &Serve, sockets: &Inherited) -> Result<Model> {
+/// Which sockets there are in any case.
+#[derive(Clone, Copy, Default, Debug)]
+pub(super) struct Sockets {
+    iscsi: bool,
+    vhost_user: bool,
+}
+
+impl From<&Inherited> for Sockets {
+    fn from(inherited: &Inherited) -> Self {
+        Self { iscsi: !inherited.iscsi.is_empty(), vhost_user: !inherited.vhost_user.is_empty() }
+    }
+}
+
+/// What `serve` is to serve, and what is hardly meant.
+pub(super) fn configure(options: &Serve, sockets: Sockets) -> Result<(Model, Report)> {
     let daemon = daemon(options)?;
     let setting = Setting {
-        iscsi_sockets: Some(!sockets.iscsi.is_empty()),
-        vhost_user_sockets: Some(!sockets.vhost_user.is_empty()),
+        iscsi_sockets: Some(sockets.iscsi),
+        vhost_user_sockets: Some(sockets.vhost_user),
         looks_at_system: true,
         is_whole: true,
     };
+    let whole = |path: &Path| std::path::absolute(path).with_context(|| path.display().to_string());
     let loaded = match (&options.iscsi_config, file(options, sockets)) {
-        (None, Some(path)) => {
-            tracing::info!("the configuration is {}", path.display());
-            load(path, Files::WithDirectory, Document::default(), setting)
-        }
-        (Some(path), _) => load(path, Files::Alone, document(options, &daemon, sockets)?, setting),
+        (None, Some(path)) => load(&whole(path)?, Files::WithDirectory, Document::default(), setting),
+        (Some(path), _) => load(&whole(path)?, Files::Alone, document(options, &daemon, sockets)?, setting),
         (None, None) => without_file(document(options, &daemon, sockets)?, setting),
     };
     let (mut model, report) = loaded?;
-    for warning in report.warnings() {
-        tracing::warn!("{}", warning.one_line());
-    }
     model.daemon = model.daemon.overridden_by(daemon);
-    Ok(model)
+    Ok((model, report))
 }
 
 /// The file to be read: that of `--config`, or the default one if there is one and nothing is said of what to serve.
-fn file<'a>(options: &'a Serve, sockets: &Inherited) -> Option<&'a Path> {
+pub(super) fn file(options: &Serve, sockets: Sockets) -> Option<&Path> {
     if options.config.is_some() {
         return options.config.as_deref();
     }
@@ -55,15 +64,16 @@ fn file<'a>(options: &'a Serve, sockets: &Inherited) -> Option<&'a Path> {
         && options.vhost_user.is_empty()
         && options.socket_paths.is_empty()
         && options.target.is_none()
-        && sockets.vhost_user.is_empty()
+        && !sockets.vhost_user
         && !options.is_back_end;
     let default = Path::new(DEFAULT_FILE);
     (says_nothing && default.exists()).then_some(default)
 }
 
-fn daemon(options: &Serve) -> Result<Daemon> {
+/// What the command line says of the daemon itself.
+pub(super) fn daemon(options: &Serve) -> Result<Daemon> {
     let path = |path: &Option<std::path::PathBuf>| path.as_deref().map(file_path).transpose();
-    Ok(Daemon {
+    let mut daemon = Daemon {
         state_dir: path(&options.state_dir)?,
         control: path(&options.control)?,
         metrics: options.metrics.clone(),
@@ -80,7 +90,9 @@ fn daemon(options: &Serve) -> Result<Daemon> {
         io: options.io,
         pin_memory: options.pin_memory,
         ..Daemon::default()
-    })
+    };
+    daemon.rebase(&std::env::current_dir().context("cannot find out the directory")?);
+    Ok(daemon)
 }
 
 fn file_path(path: &Path) -> Result<FilePath> {
@@ -89,7 +101,7 @@ fn file_path(path: &Path) -> Result<FilePath> {
 }
 
 /// What the command line says of units and exports.
-fn document(options: &Serve, daemon: &Daemon, sockets: &Inherited) -> Result<Document> {
+fn document(options: &Serve, daemon: &Daemon, sockets: Sockets) -> Result<Document> {
     let mut units = options.units.clone();
     if units.is_empty() {
         units.push(default_unit(daemon)?);
@@ -102,10 +114,7 @@ fn document(options: &Serve, daemon: &Daemon, sockets: &Inherited) -> Result<Doc
         vhost_user.push(socket::at_path(text).map_err(|why| anyhow!("{text}: {why}"))?);
     }
     let has_file = options.iscsi_config.is_some();
-    let is_alone = portals.is_empty()
-        && vhost_user.is_empty()
-        && sockets.iscsi.is_empty()
-        && sockets.vhost_user.is_empty();
+    let is_alone = portals.is_empty() && vhost_user.is_empty() && !sockets.iscsi && !sockets.vhost_user;
     if is_alone && !has_file {
         if !options.is_back_end {
             portals.push(Portal {
@@ -116,18 +125,19 @@ fn document(options: &Serve, daemon: &Daemon, sockets: &Inherited) -> Result<Doc
         }
         vhost_user.push(default_socket(daemon)?);
     }
-    let has_iscsi = !portals.is_empty() || !sockets.iscsi.is_empty();
+    let has_iscsi = !portals.is_empty() || sockets.iscsi;
     let targets = if has_iscsi && !has_file { vec![target(options)?] } else { Vec::new() };
     let nowhere = units.iter().find(|unit| unit.target != 0);
-    if let Some(unit) =
-        nowhere.filter(|_| !has_file && vhost_user.is_empty() && sockets.vhost_user.is_empty())
-    {
+    if let Some(unit) = nowhere.filter(|_| !has_file && vhost_user.is_empty() && !sockets.vhost_user) {
         bail!(
             "the unit `{}` would be seen by nobody: an iSCSI target shows the units of target 0, unless a file says more. \
              Serve it with --vhost-user, name it in the file, or leave the target out",
             unit.name
         );
     }
+    let here = std::env::current_dir().context("cannot find out the directory")?;
+    units.rebase(&here);
+    vhost_user.rebase(&here);
     Ok(Document { units, portals, targets, vhost_user, ..Document::default() })
 }
 
@@ -220,7 +230,9 @@ mod tests {
         let words = [&["lunette", "serve", "--state-dir", "/s"], words].concat();
         let words: Vec<_> = words.into_iter().map(Into::into).collect();
         match crate::cli::Call::parse(&words).unwrap() {
-            crate::cli::Call::Serve(options) => configure(&options, &Inherited::default()),
+            crate::cli::Call::Serve(options) => {
+                configure(&options, Sockets::default()).map(|(model, _)| model)
+            }
             other => panic!("{other:?}"),
         }
     }

@@ -1,13 +1,14 @@
 //! The methods `config.…`.
 
 use super::Call;
+use super::events::APPLIED;
 use crate::config::diff::{Plan, Step};
 use crate::config::{self, Model, Setting, to_toml};
-use crate::running::{Done, Permit};
+use crate::running::{Done, Permit, failure};
 use lunette_control::{Failure, NoParams, Role};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
+use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
 
 /// A configuration.
@@ -48,6 +49,37 @@ pub(crate) struct Apply {
     pub(crate) dry_run: bool,
 }
 
+/// The parameters of `config.reload`.
+#[derive(Default, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct Reload {
+    /// What was changed and not saved is lost; otherwise nothing is done if something was.
+    pub(crate) discard: bool,
+    /// As of `config.apply`.
+    pub(crate) except_restart: bool,
+    /// As of `config.apply`.
+    pub(crate) shrink: bool,
+}
+
+/// The parameters of `config.save`.
+#[derive(Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Save {
+    /// Where to; otherwise to the file that it was read from.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) path: Option<PathBuf>,
+    /// Also if others have written to the file since it was read.
+    #[serde(default)]
+    pub(crate) overwrite: bool,
+}
+
+/// Where a configuration was saved.
+#[derive(Debug, Serialize, Deserialize, JsonSchema)]
+pub(crate) struct Saved {
+    /// The file.
+    pub(crate) path: PathBuf,
+}
+
 /// What is done, or would be.
 #[derive(Debug, Serialize, Deserialize, JsonSchema)]
 pub(crate) struct Steps {
@@ -75,7 +107,7 @@ pub(super) fn plan(call: &Call<'_>, Wanted { toml, base }: Wanted) -> Result<Ste
 /// What would be done, and what would wait for a restart.
 fn would_be(call: &Call<'_>, wanted: Model) -> Result<Steps, Failure> {
     let running = &call.daemon.running;
-    let permit = Permit { recreate: true, except_restart: true, shrink: true };
+    let permit = Permit { except_restart: true, shrink: true, ..WHOLE };
     steps(running.plan(&running.model(), wanted, permit)?)
 }
 
@@ -85,13 +117,52 @@ pub(super) fn apply(call: &Call<'_>, apply: Apply) -> Result<Steps, Failure> {
     if dry_run {
         return would_be(call, wanted);
     }
-    let permit = Permit { recreate: true, except_restart, shrink };
+    let done = become_it(call, wanted, Permit { except_restart, shrink, ..WHOLE })?;
+    call.daemon.running.look_at_files();
+    steps(done)
+}
+
+/// What a whole configuration may do.
+const WHOLE: Permit = Permit { recreate: true, except_restart: false, shrink: false, is_whole: true };
+
+fn become_it(call: &Call<'_>, wanted: Model, permit: Permit) -> Result<Done, Failure> {
     let become_it = |model: &mut Model| {
         *model = wanted;
         Ok(())
     };
     let ((), done) = call.daemon.running.change(permit, call.work, become_it)?;
+    call.daemon.events.emit(
+        APPLIED,
+        "",
+        json!({ "steps": done.plan.steps.len(), "waiting": done.waiting.len() }),
+    );
+    Ok(done)
+}
+
+pub(super) fn reload(call: &Call<'_>, reload: Reload) -> Result<Steps, Failure> {
+    let Reload { discard, except_restart, shrink } = reload;
+    let running = &call.daemon.running;
+    let Some(keeper) = running.keeper.as_ref().filter(|keeper| keeper.origin.has_file()) else {
+        return Err(Failure::failed(
+            "the daemon was started with options: there is no file to be read again",
+        ));
+    };
+    if !discard && !running.is_saved() {
+        return Err(Failure::failed(
+            "what was changed while the daemon runs is not saved and would be lost: save it (config.save), or say `discard`",
+        ));
+    }
+    let wanted = keeper.origin.read().map_err(failure)?;
+    let done = become_it(call, wanted, Permit { except_restart, shrink, ..WHOLE })?;
+    running.look_at_files();
     steps(done)
+}
+
+pub(super) fn save(call: &Call<'_>, Save { path, overwrite }: Save) -> Result<Saved, Failure> {
+    if path.as_ref().is_some_and(|path| !path.is_absolute()) {
+        return Err(Failure::parameters("path: write it from / on"));
+    }
+    Ok(Saved { path: call.daemon.running.save(path.as_deref(), overwrite)? })
 }
 
 /// What a text means, with all that is wrong with it.
@@ -102,7 +173,10 @@ fn understand(call: &Call<'_>, toml: String, base: Option<PathBuf>) -> Result<Mo
     let setting = setting(call.daemon.running.setting, call.caller.role);
     let path = base.unwrap_or_default().join("configuration");
     let read = config::from_text(Path::new(&path), toml, setting);
-    let (model, _) = read.map_err(Failure::failed)?;
+    let (mut model, _) = read.map_err(Failure::failed)?;
+    if let Some(keeper) = &call.daemon.running.keeper {
+        model.daemon = keeper.origin.overridden(model.daemon);
+    }
     Ok(model)
 }
 

@@ -74,8 +74,15 @@ const CONFIG_CHANGED: EventKind = EventKind {
     summary: "What concerns the daemon (object `daemon`) or all of iSCSI (`iscsi`) was changed. Details: as for units.",
 };
 
+/// A whole configuration is in force.
+pub(crate) const APPLIED: EventKind = EventKind {
+    name: "config.applied",
+    summary: "A whole configuration was applied. Details: `steps` and `waiting`, how many were done and wait for a restart.",
+};
+
 /// All kinds but those of every daemon.
 pub(crate) const KINDS: &[EventKind] = &[
+    APPLIED,
     CONFIG_CHANGED,
     UNIT_CREATED,
     UNIT_CHANGED,

@@ -20,7 +20,7 @@ use crate::config::values::Name;
 use crate::metrics::{self, Stats};
 use crate::running::Running;
 use anyhow::Result;
-use lunette_control::{About, Crew, Door, Effect, Failure, Feed, Method, Table, Task};
+use lunette_control::{About, Crew, Door, Effect, Events, Failure, Feed, Method, Table, Task};
 use lunette_reactor::Workers;
 use lunette_store::log::LineBudget;
 use lunette_transport_vhost_user::{Access, SocketFile};
@@ -32,6 +32,7 @@ use std::time::Instant;
 /// What methods work on.
 pub(crate) struct Daemon {
     pub(crate) running: Running,
+    pub(crate) events: Events,
     /// When it was started.
     pub(crate) since: Instant,
 }
@@ -59,6 +60,14 @@ pub(crate) fn table() -> Table<Daemon> {
         Method::new(Reads, "config.plan", "What would change if a configuration were applied.", config::plan),
         Method::new(Changes, "config.apply", "Changes what is served to a configuration.", config::apply)
             .long(),
+        Method::new(Changes, "config.reload", "Applies the files it was started from.", config::reload)
+            .long(),
+        Method::new(
+            Acts,
+            "config.save",
+            "Writes the configuration that is in force to a file.",
+            config::save,
+        ),
         Method::new(Reads, "unit.list", "All logical units, and where they are seen.", unit::list),
         Method::new(Reads, "unit.show", "One logical unit.", unit::show),
         Method::new(Changes, "unit.create", "Serves a logical unit, if it is not served yet.", unit::create),
@@ -69,6 +78,7 @@ pub(crate) fn table() -> Table<Daemon> {
             unit::delete,
         ),
         Method::new(Changes, "unit.change", "Changes keys of a logical unit.", unit::change),
+        Method::new(Changes, "unit.move", "Has another target or export show a logical unit.", unit::move_to),
         Method::new(Changes, "unit.resize", "Makes a logical unit larger or smaller.", unit::resize).long(),
         Method::new(Changes, "unit.refresh", "Gives a logical unit the size of its store.", unit::refresh)
             .long(),
@@ -130,7 +140,9 @@ impl lunette_control::Workers for Crews {
 /// Has the methods carried out on `daemon`.
 pub(crate) fn plane(daemon: Daemon, feed: &Feed) -> Arc<Plane> {
     let crews = THREADS.map(|(crew, name, most)| (crew, Workers::new(name, most)));
-    lunette_control::Plane::new(daemon, table(), ABOUT, Crews(crews), feed)
+    let plane = lunette_control::Plane::new(daemon, table(), ABOUT, Crews(crews), feed);
+    plane.tell_unsaved(|daemon| daemon.running.is_unsaved());
+    plane
 }
 
 /// The file of the control socket, which is removed in the end, and who may connect to it.
@@ -173,140 +185,4 @@ pub(crate) fn server(
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::running::tests::Rig;
-    use lunette_control::{CODES, Ticket};
-    use serde_json::{Value, json};
-    use std::collections::BTreeMap;
-    use std::sync::mpsc::{Receiver, channel};
-
-    /// Asks for something; what comes of it is received later.
-    fn ask(plane: &Arc<Plane>, method: &str, params: Value) -> Receiver<Result<Value, Failure>> {
-        let (tell, told) = channel();
-        let ticket = Ticket::new(move |result| _ = tell.send(result));
-        plane.call_own(method, params.as_object().cloned().unwrap_or_default(), ticket);
-        told
-    }
-
-    #[test]
-    fn many_who_create_at_once_get_one_object_of_each_name() {
-        let portal = "[[portal]]\nlisten = \"127.0.0.1:0\"\n";
-        let rig =
-            Rig::new(&format!("{portal}[[target]]\nname = \"iqn.2026-11.org.example:a\"\nunits = {{}}\n"));
-        let plane = plane(Daemon { running: rig.running, since: Instant::now() }, &rig.feed);
-        let create = |client: usize| {
-            let plane = plane.clone();
-            std::thread::spawn(move || {
-                let mut created = Vec::new();
-                for unit in 0..4 {
-                    // The first is everybody's.
-                    let name = if unit == 0 { "all".to_owned() } else { format!("{client}-{unit}") };
-                    let unit = json!({ "name": name, "store": "ram:1M" });
-                    let answer = ask(&plane, "unit.create", unit).recv().unwrap().unwrap();
-                    created.push(answer["created"] == true);
-                    let place = json!({ "name": "iqn.2026-11.org.example:a", "unit": name });
-                    let answer = ask(&plane, "target.attach", place).recv().unwrap().unwrap();
-                    assert_eq!(answer["attached"], created[created.len() - 1]);
-                }
-                created
-            })
-        };
-        let clients: Vec<_> = (0..32).map(create).collect();
-        let created: Vec<_> = clients.into_iter().map(|client| client.join().unwrap()).collect();
-        assert_eq!(created.iter().filter(|created| created[0]).count(), 1);
-        assert!(created.iter().all(|created| created[1..] == [true; 3]));
-        let units = ask(&plane, "unit.list", json!({})).recv().unwrap().unwrap();
-        assert_eq!(units.as_array().unwrap().len(), 32 * 3 + 1);
-        let target = ask(&plane, "target.show", json!({ "name": "iqn.2026-11.org.example:a" }));
-        let shown: BTreeMap<String, String> =
-            serde_json::from_value(target.recv().unwrap().unwrap()["shown"].clone()).unwrap();
-        assert_eq!(shown.len(), 32 * 3 + 1);
-        assert!((0..97).all(|lun| shown.contains_key(&lun.to_string())), "the lowest numbers");
-    }
-
-    #[test]
-    fn what_is_there_in_another_form_is_a_conflict() {
-        let rig = Rig::new("[[unit]]\nname = \"a\"\nstore = \"ram:1M\"\n");
-        let vm = rig.folder.path().join("vm.sock").display().to_string();
-        let plane = plane(Daemon { running: rig.running, since: Instant::now() }, &rig.feed);
-        let call = |method: &str, params: Value| ask(&plane, method, params).recv().unwrap();
-        let code = |method: &str, params: Value| call(method, params).unwrap_err().code;
-        assert_eq!(call("unit.create", json!({ "name": "a", "store": "ram:1M" })).unwrap()["created"], false);
-        assert_eq!(code("unit.create", json!({ "name": "a", "store": "ram:2M" })), Failure::CONFLICT);
-        assert_eq!(code("unit.create", json!({ "name": "b", "store": "b.img" })), Failure::PARAMETERS);
-        assert_eq!(
-            code("unit.create", json!({ "name": "b", "store": "ram:1M", "size": 5 })),
-            Failure::PARAMETERS
-        );
-        assert_eq!(code("unit.change", json!({ "name": "b", "waiting": 5 })), Failure::NOT_FOUND);
-        assert_eq!(code("unit.change", json!({ "name": "a", "wating": 5 })), Failure::PARAMETERS);
-        assert_eq!(
-            call("unit.change", json!({ "name": "a", "waiting": 5 })).unwrap()["config"]["waiting"],
-            5
-        );
-        let export = json!({ "name": "vm", "socket": vm, "units": {} });
-        assert_eq!(call("export.create", export.clone()).unwrap()["created"], true);
-        assert_eq!(call("export.create", export).unwrap()["created"], false);
-        assert_eq!(code("export.create", json!({ "name": "vm", "socket": vm })), Failure::CONFLICT);
-        assert_eq!(code("export.attach", json!({ "name": "vm", "unit": "b" })), Failure::NOT_FOUND);
-        let attached = call("export.attach", json!({ "name": "vm", "unit": "a", "at": "7:3" })).unwrap();
-        assert_eq!((&attached["at"], &attached["attached"]), (&json!("7:3"), &json!(true)));
-        assert_eq!(call("unit.show", json!({ "name": "a" })).unwrap()["shown"][0]["at"], "7:3");
-        assert_eq!(code("unit.delete", json!({ "name": "a" })), Failure::FAILED);
-        assert_eq!(call("export.rename", json!({ "name": "vm", "to": "web" })).map(drop), Ok(()));
-        let detached = call("export.detach", json!({ "name": "web", "unit": "a" })).unwrap();
-        assert_eq!(detached["places"], json!(["7:3"]));
-        assert!(call("unit.delete", json!({ "name": "a" })).is_ok());
-        assert_eq!(code("unit.delete", json!({ "name": "a" })), Failure::NOT_FOUND);
-        let portal = call("portal.create", json!({ "listen": "127.0.0.1:0" })).unwrap();
-        assert!(call("portal.delete", json!({ "listen": portal["address"] })).is_ok());
-        assert_eq!(code("portal.delete", json!({ "listen": portal["address"] })), Failure::NOT_FOUND);
-    }
-
-    #[test]
-    fn the_documentation_tells_every_method_event_and_error() {
-        let text = include_str!("../../../docs/control.md");
-        let section = |name: &str| {
-            let heading = format!("### {name}\n");
-            let rest = text.split_once(&heading).map(|(_, rest)| rest);
-            let rest = rest.unwrap_or_else(|| panic!("docs/control.md does not tell of {name}"));
-            rest.split("\n#").next().unwrap_or_default()
-        };
-        for method in table().described() {
-            let section = section(&method.name);
-            let effect = serde_json::to_value(method.effect).unwrap();
-            assert!(section.contains(effect.as_str().unwrap()), "whether {} reads or changes", method.name);
-            let own = method.params["properties"].as_object().cloned().unwrap_or_default();
-            let common = ["if_generation", "request_id", "wait", "cancel_on_close"];
-            for parameter in own.keys().filter(|name| !common.contains(&name.as_str())) {
-                assert!(section.contains(&format!("`{parameter}`")), "{} takes {parameter}", method.name);
-            }
-            assert!(section.contains("socat"), "{} has an example", method.name);
-        }
-        for kind in ABOUT.all_kinds() {
-            assert!(
-                text.contains(&format!("| `{}` |", kind.name)),
-                "docs/control.md does not tell of {}",
-                kind.name
-            );
-        }
-        for (code, name, _) in CODES {
-            assert!(text.contains(&format!("| {code} |")), "docs/control.md does not tell of {name}");
-        }
-    }
-
-    #[test]
-    fn methods_are_named_object_and_verb_and_refuse_what_they_do_not_know() {
-        for method in table().described() {
-            let parts: Vec<_> = method.name.split('.').collect();
-            assert_eq!(parts.len(), 2, "{}", method.name);
-            assert_eq!(method.params["additionalProperties"], false, "{}", method.name);
-            assert!(method.summary.ends_with('.'), "{}", method.name);
-            if method.effect == Effect::Changes {
-                let result = method.result["type"].as_str().unwrap_or("object");
-                assert!(["object", "null"].contains(&result), "{} answers no object", method.name);
-            }
-        }
-    }
-}
+mod tests;

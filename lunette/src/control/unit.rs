@@ -1,8 +1,8 @@
 //! The methods `unit.…`.
 
 use super::patch::Patch;
-use super::{Call, no_unit};
-use crate::config::values::{Name, Size, StoreSpec};
+use super::{Call, export, no_unit, place, target};
+use crate::config::values::{Label, Lun, Name, Place, Size, StoreSpec, TargetName};
 use crate::config::{self, Model};
 use crate::running::{Now, Permit, Shown, failure};
 use crate::units;
@@ -220,18 +220,81 @@ pub(super) fn change(call: &Call<'_>, patch: Patch<config::Unit>) -> Result<Unit
     show(call, UnitName { name })
 }
 
+/// The parameters of `unit.move`.
+#[derive(Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Move {
+    /// What the unit is called.
+    pub(crate) unit: Name,
+    /// The target or export that shows it.
+    pub(crate) from: Label,
+    /// The target or export that is to show it.
+    pub(crate) to: Label,
+    /// Where: `LUN`, or `TARGET:LUN` of an export; otherwise at the lowest number that is free.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) at: Option<Place>,
+}
+
+/// Where a unit is.
+#[derive(Debug, Serialize, Deserialize, JsonSchema)]
+pub(crate) struct Moved {
+    /// `LUN` or `TARGET:LUN`.
+    pub(crate) at: Place,
+}
+
+pub(super) fn move_to(call: &Call<'_>, Move { unit, from, to, at }: Move) -> Result<Moved, Failure> {
+    let edit = |model: &mut Model| {
+        match target_of(model, &from)? {
+            Some(target) => drop(place::detach(target::named(model, &target)?, Some(&unit), None)?),
+            None => drop(place::detach(export::named(model, &from)?, Some(&unit), None)?),
+        }
+        match target_of(model, &to)? {
+            Some(target) => {
+                if at.is_some_and(|at| at.target != 0) {
+                    return Err(Failure::parameters("at: an iSCSI target has logical unit numbers only"));
+                }
+                let (Lun(lun), _) =
+                    place::attach(target::named(model, &target)?, &unit, at.map(|at| Lun(at.lun)))?;
+                Ok(Place { target: 0, lun })
+            }
+            None => Ok(place::attach(export::named(model, &to)?, &unit, at)?.0),
+        }
+    };
+    let (at, _) = call.daemon.running.change(Permit::default(), call.work, edit)?;
+    Ok(Moved { at })
+}
+
+/// The target of this name, unless it is an export.
+fn target_of(model: &Model, name: &Label) -> Result<Option<TargetName>, Failure> {
+    let target = name.as_str().parse().ok().filter(|target| model.targets.contains_key(target));
+    match (target, model.exports.contains_key(name)) {
+        (Some(target), false) => Ok(Some(target)),
+        (None, true) => Ok(None),
+        (None, false) => Err(Failure::not_found(format!("there is no target or export `{name}`"))),
+        (Some(_), true) => {
+            Err(Failure::failed(format!("`{name}` is a target and an export: rename the export")))
+        }
+    }
+}
+
 pub(super) fn resize(call: &Call<'_>, Resize { name, size }: Resize) -> Result<Resized, Failure> {
     let unit = find(call, &name)?;
     let size = call.daemon.running.ask(&unit, LONGEST, |unit, post, tell| unit.resize(size.0, post, tell));
+    resized(call, size)
+}
+
+/// Whatever has come of it, the configuration says the size that there is.
+fn resized(call: &Call<'_>, size: anyhow::Result<u64>) -> Result<Resized, Failure> {
     call.daemon.running.settle_sizes();
-    Ok(Resized { size: size.map_err(failure)? })
+    let size = size.map_err(failure)?;
+    call.daemon.running.save_change()?;
+    Ok(Resized { size })
 }
 
 pub(super) fn refresh(call: &Call<'_>, UnitName { name }: UnitName) -> Result<Resized, Failure> {
     let unit = find(call, &name)?;
     let size = call.daemon.running.ask(&unit, LONGEST, |unit, post, tell| unit.refresh(post, tell));
-    call.daemon.running.settle_sizes();
-    Ok(Resized { size: size.map_err(failure)? })
+    resized(call, size)
 }
 
 pub(super) fn quiesce(call: &Call<'_>, UnitName { name }: UnitName) -> Result<(), Failure> {

@@ -5,7 +5,7 @@ use super::prepare::Prepared;
 use super::units::{size_of, wanted_size};
 use crate::config::check::{Issue, check};
 use crate::config::diff::{Action, Effect, How, Plan, Step, diff};
-use crate::config::{Document, Model, Severity, Unit};
+use crate::config::{Daemon, Document, Model, Severity, Unit};
 use crate::reasons;
 use crate::size;
 use lunette_control::{Failure, Work};
@@ -21,6 +21,8 @@ pub(crate) struct Permit {
     pub(crate) except_restart: bool,
     /// Units may become smaller.
     pub(crate) shrink: bool,
+    /// It is a whole configuration, which also says what the daemon itself is to be after its next start.
+    pub(crate) is_whole: bool,
 }
 
 /// What was done.
@@ -45,10 +47,15 @@ impl Running {
         let before = self.model();
         let mut wanted = before.clone();
         let answer = edit(&mut wanted)?;
+        let next = (wanted.daemon != before.daemon).then(|| wanted.daemon.clone());
         let done = self.plan(&before, wanted, permit)?;
+        if permit.is_whole {
+            self.set_next(next.filter(|_| !done.waiting.is_empty()));
+        }
         if !done.plan.is_empty() {
-            let prepared = self.prepare(&done.plan, &before).map_err(failure)?;
-            self.carry_out_all(&done.plan, prepared, &before, work)?;
+            let carried_out = self.carry_out_all(&done.plan, &before, work);
+            self.is_saved();
+            carried_out?;
         }
         Ok((answer, done))
     }
@@ -56,9 +63,10 @@ impl Running {
     /// What would be done to get to `wanted` from `before`, the running configuration; that is refused which cannot be.
     pub(crate) fn plan(&self, before: &Model, mut wanted: Model, permit: Permit) -> Result<Done, Failure> {
         self.hold_together(&wanted)?;
-        let waiting = restarts(&diff(before, &wanted));
+        let waiting =
+            if before.daemon == wanted.daemon { Vec::new() } else { restarts(&diff(before, &wanted)) };
         if permit.except_restart {
-            wanted.daemon.clone_from(&before.daemon);
+            wanted.daemon = Daemon { save_changes: wanted.daemon.save_changes, ..before.daemon.clone() };
         } else if !waiting.is_empty() {
             return Err(listed("needs a restart of the daemon", &waiting));
         }
@@ -127,27 +135,27 @@ impl Running {
         }
     }
 
-    fn carry_out_all(
-        &self,
-        plan: &Plan,
-        mut prepared: Prepared,
-        before: &Model,
-        work: &Work,
-    ) -> Result<(), Failure> {
+    fn carry_out_all(&self, plan: &Plan, before: &Model, work: &Work) -> Result<(), Failure> {
+        let mut prepared = self.prepare(plan, before).map_err(failure)?;
+        let saving = self.draft_change(plan, before)?;
+        let done = self.carry_out_each(plan, &mut prepared, work);
+        let done = done.and_then(|()| saving.map_or(Ok(()), |saving| saving.put().map(drop)));
+        drop(prepared);
+        done.map_err(|failure| match self.undo(before) {
+            Ok(()) => failure,
+            Err(left) => {
+                let message = format!("{failure}. Not everything could be changed back: {left}");
+                Failure { message, ..failure }
+            }
+        })
+    }
+
+    fn carry_out_each(&self, plan: &Plan, prepared: &mut Prepared, work: &Work) -> Result<(), Failure> {
         let count = plan.steps.len();
         for (number, step) in plan.steps.iter().enumerate() {
             work.progress(number as f64 / count as f64, &step.object.to_string());
-            let done = work.go_on().and_then(|()| self.carry_out(step, &mut prepared).map_err(failure));
-            if let Err(failure) = done {
-                drop(prepared);
-                return Err(match self.undo(before) {
-                    Ok(()) => failure,
-                    Err(left) => {
-                        let message = format!("{failure}. Not everything could be changed back: {left}");
-                        Failure { message, ..failure }
-                    }
-                });
-            }
+            work.go_on()?;
+            self.carry_out(step, prepared).map_err(failure)?;
         }
         Ok(())
     }

@@ -80,6 +80,8 @@ impl Running {
             let at = given.iter().position(|given| given.name() == own.name());
             endpoints.push(at.map_or(own, |at| given.remove(at)));
         }
+        // Before those that end by themselves, with which the daemon would end if there were no others.
+        given.sort_by_key(|endpoint| matches!(endpoint, Endpoint::Connected(_)));
         endpoints.append(&mut given);
         let keys: Vec<Key> = endpoints.iter().map(|endpoint| Key::endpoint(&endpoint.name())).collect();
         let records = self.state.identities(&keys)?;

@@ -6,6 +6,7 @@
 
 mod change;
 mod exports;
+mod keep;
 mod ports;
 mod prepare;
 mod show;
@@ -14,6 +15,7 @@ mod targets;
 mod units;
 
 pub(crate) use change::{Done, Permit, failure};
+pub(crate) use keep::Keeper;
 pub(crate) use show::{Shown, luns_of_all, places_of_all};
 
 use crate::config::values::{Bytes, Label, StoreSpec, TargetName};
@@ -51,6 +53,8 @@ pub(crate) struct Running {
     /// Which sockets were there already.
     pub(crate) setting: Setting,
     ways_in: Arc<WaysIn>,
+    /// Nothing where nothing is saved.
+    pub(crate) keeper: Option<Keeper>,
     /// Is had by who changes something.
     changing: Mutex<()>,
     now: RwLock<Now>,
@@ -76,6 +80,7 @@ pub(crate) struct Basis {
     pub(crate) reactors: &'static Reactors,
     pub(crate) state: StateDir,
     pub(crate) events: Events,
+    pub(crate) keeper: Option<Keeper>,
     /// Called when the last front end of those that were handed over has gone, and there is no other way in.
     pub(crate) all_ended: Box<dyn Fn() + Send + Sync>,
 }
@@ -123,7 +128,7 @@ impl Running {
         inherited: Inherited,
         basis: Basis,
     ) -> Result<Self> {
-        let Basis { reactors, state, events, all_ended } = basis;
+        let Basis { reactors, state, events, keeper, all_ended } = basis;
         let setting = Setting {
             iscsi_sockets: Some(!inherited.iscsi.is_empty()),
             vhost_user_sockets: Some(!inherited.vhost_user.is_empty()),
@@ -152,6 +157,7 @@ impl Running {
             throttles: Throttles::default(),
             setting,
             ways_in: Arc::new(ways_in),
+            keeper,
             changing: Mutex::default(),
             now: RwLock::new(now),
         };

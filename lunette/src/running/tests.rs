@@ -1,6 +1,8 @@
 //! Changes of what is served.
 
 use super::*;
+use crate::cli::Call;
+use crate::config::origin::Origin;
 use crate::config::values::Name;
 use crate::config::{self, Model, from_text};
 use crate::iscsi::Plan;
@@ -24,14 +26,30 @@ impl Rig {
     /// Serves what `text` says, in which `@` stands for the folder.
     pub(crate) fn new(text: &str) -> Self {
         let folder = tempfile::tempdir().unwrap();
+        let model = model(folder.path(), text);
+        Self::serve(folder, model, None)
+    }
+
+    /// The same from a file in the folder.
+    pub(crate) fn of_file(text: &str) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("lunette.toml");
+        std::fs::write(&path, text.replace('@', folder.path().to_str().unwrap())).unwrap();
+        let words = ["lunette", "serve", "--config", path.to_str().unwrap()].map(Into::into);
+        let Ok(Call::Serve(options)) = Call::parse(&words) else { panic!() };
+        let origin = Origin::new(&options, &Inherited::default()).unwrap();
+        let model = origin.read().unwrap();
+        Self::serve(folder, model.clone(), Some(Keeper::new(origin, model)))
+    }
+
+    fn serve(folder: TempDir, model: Model, keeper: Option<Keeper>) -> Self {
         let options = Options { reactors: 2, pin: false, ..Options::default() };
         let reactors: &'static Reactors = Box::leak(Box::new(Reactors::start(&options).unwrap()));
         let feed = Feed::new(SystemTime::now, 0).unwrap();
         let state = StateDir::open(&folder.path().join("state")).unwrap();
-        let model = model(folder.path(), text);
         let units = units::open(model.units.values(), &state).unwrap();
         let plan = Plan::new(&model).unwrap();
-        let basis = Basis { reactors, state, events: feed.events(), all_ended: Box::new(|| ()) };
+        let basis = Basis { reactors, state, events: feed.events(), keeper, all_ended: Box::new(|| ()) };
         let running = Running::start(model, plan, units, Inherited::default(), basis).unwrap();
         Self { running, folder, feed }
     }
@@ -81,7 +99,7 @@ fn model(folder: &Path, text: &str) -> Model {
     from_text(Path::new("/x"), text, setting).unwrap_or_else(|report| panic!("{report}")).0
 }
 
-const ANY: Permit = Permit { recreate: true, except_restart: false, shrink: true };
+const ANY: Permit = Permit { recreate: true, except_restart: false, shrink: true, is_whole: true };
 
 const BASIS: &str = r#"
 [[unit]]

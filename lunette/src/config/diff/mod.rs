@@ -1,8 +1,8 @@
 //! What is to be done to get from one configuration to another.
 //!
 //! A plan is a list of steps in an order in which none needs what is not there yet, and none takes what is still somebody's: first
-//! goes what holds something that others want (a file, a serial number, a place, an address), then comes what is new, then what
-//! shows it, then what no longer shows the rest, then what is no longer wanted. After each step there is a configuration
+//! goes what holds something that others want (a file, a serial number, a place, an address, a unit that is to be seen elsewhere),
+//! then comes what is new, then what shows it, then what no longer shows the rest, then what is no longer wanted. After each step there is a configuration
 //! whose parts hold together.
 
 mod planner;
@@ -84,7 +84,7 @@ pub(crate) enum Object {
 }
 
 /// What shows units.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize)]
 #[serde(rename_all = "kebab-case", rename_all_fields = "kebab-case", tag = "kind")]
 pub(crate) enum Shelf {
     /// A target.
@@ -257,13 +257,16 @@ fn put<K: Ord>(map: Option<&mut std::collections::BTreeMap<K, Name>>, key: K, un
 /// The keys of a unit that change while it is used.
 const LIVE_OF_UNITS: [&str; 6] = ["read-only", "size", "access", "waiting", "target", "lun"];
 
+/// The keys of the daemon that change while it runs.
+const LIVE_OF_DAEMON: [&str; 1] = ["save-changes"];
+
 /// How a key of an object changes.
 fn how(object: &Object, key: &str, old: Option<&Value>, new: Option<&Value>) -> How {
     let key = key.split('.').next().unwrap_or_default();
     let is_memory =
         |store: Option<&Value>| store.and_then(Value::as_str).is_some_and(|store| store.starts_with("ram:"));
     match object {
-        Object::Daemon => How::Restart,
+        Object::Daemon if !LIVE_OF_DAEMON.contains(&key) => How::Restart,
         // It becomes larger or smaller.
         Object::Unit { .. } if key == "store" && is_memory(old) && is_memory(new) => How::Live,
         Object::Unit { .. } if !LIVE_OF_UNITS.contains(&key) => How::Recreate,

@@ -137,6 +137,13 @@ impl Planner<'_> {
             }
             self.delete(Object::Unit { name: name.clone() }, Effect::NoUnit(name));
         }
+        for (name, from) in self.moved() {
+            for (shelf, at) in self.seen_at(&name) {
+                if from.contains(&shelf) {
+                    self.detach(shelf, at, &name);
+                }
+            }
+        }
         self.exports_in_the_way().into_iter().for_each(|name| self.delete_export(name));
         let clashing: Vec<_> =
             self.now.portals.keys().filter(|key| self.is_in_the_way(**key)).copied().collect();
@@ -192,6 +199,20 @@ impl Planner<'_> {
             }
         }
         in_the_way
+    }
+
+    /// The units that others are to see, and by what they are seen that are to see them no more: these lose them first, so
+    /// that it is never both.
+    fn moved(&self) -> Vec<(Name, BTreeSet<Shelf>)> {
+        let (now, wanted) = (shelves(&self.now), shelves(self.wanted));
+        let none = BTreeSet::new();
+        let of = |(name, before): (&&Name, &BTreeSet<Shelf>)| {
+            let after = wanted.get(*name).unwrap_or(&none);
+            let left: BTreeSet<Shelf> = before.difference(after).cloned().collect();
+            let is_moved = !left.is_empty() && !after.is_subset(before);
+            is_moved.then(|| ((*name).clone(), left))
+        };
+        now.iter().filter_map(of).collect()
     }
 
     fn units(&mut self) {
@@ -377,6 +398,22 @@ impl Planner<'_> {
     fn delete_portal(&mut self, key: PortalKey) {
         self.delete(Object::Portal { listen: portal_name(key) }, Effect::NoPortal(key));
     }
+}
+
+/// What shows each unit that is named, to everybody.
+fn shelves(model: &Model) -> BTreeMap<&Name, BTreeSet<Shelf>> {
+    let mut shelves: BTreeMap<&Name, BTreeSet<Shelf>> = BTreeMap::new();
+    for (name, target) in &model.targets {
+        for unit in target.units.iter().flat_map(BTreeMap::values) {
+            shelves.entry(unit).or_default().insert(Shelf::Target { name: name.clone() });
+        }
+    }
+    for (name, export) in &model.exports {
+        for unit in export.units.iter().flat_map(BTreeMap::values) {
+            shelves.entry(unit).or_default().insert(Shelf::Export { name: name.clone() });
+        }
+    }
+    shelves
 }
 
 /// The places at which nothing is to be any more.

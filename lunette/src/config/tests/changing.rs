@@ -157,6 +157,7 @@ fn what_changes_while_it_is_used_says_so() {
         ("serial = \"x\"\n", How::Recreate),
         ("read-only = true\ndirect = true\n", How::Recreate),
         ("[daemon]\npin-memory = true\n", How::Restart),
+        ("[daemon]\nsave-changes = true\n", How::Live),
         ("[times]\nidle = 3\n", How::Live),
     ] {
         let plan = diff(&unit(""), &unit(keys));
@@ -165,6 +166,38 @@ fn what_changes_while_it_is_used_says_so() {
     let export = |keys: &str| model(&format!("[[vhost-user]]\nname = \"vm\"\nsocket = \"/run/a\"\n{keys}"));
     assert_eq!(diff(&export(""), &export("mode = \"0666\"\n")).steps[0].how, How::Live);
     assert_eq!(diff(&export(""), &export("port-group = 2\n")).steps[0].how, How::Recreate);
+}
+
+#[test]
+fn a_unit_that_moves_is_seen_by_one_at_a_time() {
+    let base = "[[unit]]\nname = \"a\"\nstore = \"/a\"\n";
+    let exports = |one: &str, other: &str| {
+        let export = |name: &str, units: &str| {
+            format!("[[vhost-user]]\nname = \"{name}\"\nsocket = \"/run/{name}\"\nunits = {{ {units} }}\n")
+        };
+        model(&format!("{base}{}{}", export("x", one), export("y", other)))
+    };
+    let plan = diff(&exports("0 = \"a\"", ""), &exports("", "3 = \"a\""));
+    assert_eq!(
+        plan.to_string(),
+        "- unit a at 0 of vhost-user export x\n+ unit a at 3 of vhost-user export y\n"
+    );
+    // Who sees it further does so all the time.
+    let plan = diff(&exports("0 = \"a\"", ""), &exports("1 = \"a\"", "3 = \"a\""));
+    let text = plan.to_string();
+    assert!(text.ends_with("- unit a at 0 of vhost-user export x\n") && plan.steps.len() == 3, "{text}");
+}
+
+#[test]
+fn an_export_that_is_called_otherwise_stays() {
+    let export = |name: &str, more: &str| {
+        model(&format!("[[vhost-user]]\nname = \"{name}\"\nsocket = \"/run/a\"\n{more}"))
+    };
+    let plan = diff(&export("x", ""), &export("y", "mode = \"0666\"\n"));
+    assert_eq!(
+        plan.to_string(),
+        "~ vhost-user export y\n      name: \"x\" -> \"y\"\n~ vhost-user export y\n      mode = \"0666\"\n"
+    );
 }
 
 #[test]

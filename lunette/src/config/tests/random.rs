@@ -187,7 +187,7 @@ prop_compose! {
         reactors in maybe(any::<u16>()),
         poll in maybe(select(vec![PollMode::Adaptive, PollMode::Always, PollMode::Never])),
         io in maybe(select(vec![IoMode::Auto, IoMode::Epoll])),
-        pin_memory in any::<bool>(),
+        (pin_memory, save_changes) in any::<(bool, bool)>(),
         (confine, user, group) in (
             maybe(select(vec![Confine::On, Confine::Log, Confine::Off])),
             maybe(one(&["root"])),
@@ -200,7 +200,7 @@ prop_compose! {
             control,
             control_admin_groups: groups.0,
             control_read_groups: groups.1,
-            control_clients, metrics, log_level, allowed_paths, reactors, poll, io, pin_memory, confine, user, group,
+            control_clients, metrics, log_level, allowed_paths, reactors, poll, io, pin_memory, confine, user, group, save_changes,
         }
     }
 }

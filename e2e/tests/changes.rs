@@ -1,0 +1,198 @@
+//! What is served changes while initiators use it: by the control socket, and by a changed file.
+
+use std::fs;
+use std::io::{BufRead, BufReader, Write};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+
+use anyhow::{Context, Result, bail};
+use lunette_e2e::checks;
+use lunette_e2e::daemon::{Daemon, Lunette, allocated};
+use lunette_e2e::tools::{self, Guarded};
+use lunette_e2e::uml::Uml;
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::{Value, json};
+
+/// A client of the control socket.
+struct Control {
+    to: UnixStream,
+    from: BufReader<UnixStream>,
+}
+
+impl Control {
+    fn of(lunette: &Lunette<'_>) -> Result<Self> {
+        let to = UnixStream::connect(lunette.path("state/control.sock"))?;
+        Ok(Self { from: BufReader::new(to.try_clone()?), to })
+    }
+
+    /// The answer to a request: its result, or its error.
+    fn ask(&mut self, method: &str, params: Value) -> Result<Result<Value, Value>> {
+        let request = json!({ "jsonrpc": "2.0", "id": 1, "method": method, "params": params });
+        self.to.write_all(format!("{request}\n").as_bytes())?;
+        let mut line = String::new();
+        self.from.read_line(&mut line)?;
+        let mut answer: Value = serde_json::from_str(&line).with_context(|| format!("{method}: {line:?}"))?;
+        Ok(match answer.get_mut("error") {
+            Some(error) => Err(error.take()),
+            None => Ok(answer["result"].take()),
+        })
+    }
+
+    fn call(&mut self, method: &str, params: Value) -> Result<Value> {
+        match self.ask(method, params)? {
+            Ok(result) => Ok(result),
+            Err(error) => bail!("{method}: {error}"),
+        }
+    }
+}
+
+fn hang_up(daemon: &mut Daemon) -> Result<()> {
+    let pid = i32::try_from(daemon.pid()).ok().and_then(Pid::from_raw).context("it has no number")?;
+    Ok(kill_process(pid, Signal::HUP)?)
+}
+
+fn size_of(url: &str) -> Result<String> {
+    let said = tools::output("iscsi-readcapacity16", ["-s", url])?.ok()?;
+    Ok(said.stdout.trim().to_owned())
+}
+
+/// A client that writes for the whole time, to the unit at LUN 0, until it is looked at.
+fn load(url: &str, file: &Path) -> Result<Guarded> {
+    let mut bench = tools::command("qemu-img")?;
+    bench.args(["bench", "-w", "-f", "raw", "--pattern=0xaa", "-d", "8", "-s", "64k", "-c", "10000000"]);
+    let bench = Guarded::spawn(bench.arg(url))?;
+    tools::wait_until("the client to write", || Ok(allocated(file)? > 1 << 20))?;
+    Ok(bench)
+}
+
+const FILE: &str = r#"
+[[unit]]
+name = "busy"
+store = "busy.img"
+
+[[unit]]
+name = "other"
+store = "ram:8M"
+
+[[portal]]
+listen = "127.0.0.1:0"
+
+[[target]]
+name = "iqn.2026-11.dev.lunette:default"
+units = { 0 = "busy", 1 = "other" }
+"#;
+
+#[test]
+fn only_what_differs_changes_under_the_load_of_an_initiator() -> Result<()> {
+    let lunette = Lunette::new()?;
+    let busy = lunette.file("busy.img", 64 << 20)?;
+    let path = lunette.path("lunette.toml");
+    fs::write(&path, FILE)?;
+    let lunette = lunette.arg("--config").arg(&path);
+    let mut daemon = lunette.start()?;
+    let mut control = Control::of(&lunette)?;
+    let (mut bench, target) = (load(&daemon.iscsi_url(0)?, &busy)?, "iqn.2026-11.dev.lunette:default");
+
+    // By the control socket.
+    let new = json!({ "name": "new", "store": lunette.path("new.img"), "size": "16M" });
+    let created = control.call("unit.create", new.clone())?;
+    assert_eq!(created["created"], true);
+    assert_eq!(control.call("unit.create", new)?["created"], false);
+    let attach = json!({ "name": target, "unit": "new" });
+    assert_eq!(control.call("target.attach", attach)?["lun"], 2);
+    assert_eq!(size_of(&daemon.iscsi_url(2)?)?, (16 << 20).to_string());
+    control.call("unit.resize", json!({ "name": "new", "size": "32M", "wait": true }))?;
+    assert_eq!(size_of(&daemon.iscsi_url(2)?)?, (32 << 20).to_string());
+    assert_eq!(control.call("control.status", json!({}))?["unsaved"], true);
+    control.call("config.save", json!({}))?;
+
+    // A changed file, and one that cannot be.
+    let saved = fs::read_to_string(&path)?;
+    fs::write(&path, saved.replace("ram:8M", "ram:12M").replace("2 = \"new\"", "7 = \"new\""))?;
+    hang_up(&mut daemon)?;
+    daemon.wait_for_log("the configuration was applied")?;
+    assert_eq!(size_of(&daemon.iscsi_url(1)?)?, (12 << 20).to_string());
+    assert_eq!(size_of(&daemon.iscsi_url(7)?)?, (32 << 20).to_string());
+    tools::output("iscsi-readcapacity16", ["-s", &daemon.iscsi_url(2)?])?.fails()?;
+    let good = control.call("config.show", json!({}))?;
+    let missing = "\n[[unit]]\nname = \"no\"\nstore = \"/no/such.img\"\n";
+    for (text, part) in [
+        (format!("{}{missing}", saved.replace("ram:8M", "ram:16M")), "/no/such.img does not exist"),
+        ("[[unit]\n".to_owned(), "lunette.toml:1:"),
+    ] {
+        fs::write(&path, text)?;
+        hang_up(&mut daemon)?;
+        daemon.wait_for_log(part)?;
+    }
+    assert_eq!(control.call("config.show", json!({}))?, good, "nothing has changed");
+    let failure = control.ask("config.reload", json!({ "wait": true }))?.unwrap_err();
+    assert!(
+        failure["message"].as_str().is_some_and(|message| message.contains("lunette.toml:1:")),
+        "{failure}"
+    );
+
+    // All of this has disturbed nobody, and can be taken away again.
+    control.call("target.detach", json!({ "name": target, "unit": "new" }))?;
+    control.call("unit.delete", json!({ "name": "new" }))?;
+    let again = control.call("unit.create", json!({ "name": "new", "store": lunette.path("new.img") }))?;
+    assert_eq!((&again["serial"], &again["size"]), (&created["serial"], &json!(32 << 20)));
+    assert!(bench.child().try_wait()?.is_none(), "the client goes on");
+    drop(bench);
+    daemon.stop()?;
+    Ok(())
+}
+
+#[test]
+fn another_instance_begins_with_what_this_one_shows() -> Result<()> {
+    let lunette = Lunette::new()?.iscsi().lu("disk:ram:8M,name=a").vhost_user("vm.sock");
+    let daemon = lunette.start()?;
+    let mut control = Control::of(&lunette)?;
+    control.call("unit.create", json!({ "name": "b", "store": lunette.path("b.img"), "size": "4M" }))?;
+    let vm = lunette.path("vm.sock");
+    control.call("export.attach", json!({ "name": vm, "unit": "b", "at": "3:9" }))?;
+    control.call("export.rename", json!({ "name": vm, "to": "web" }))?;
+    let shown = control.call("config.show", json!({}))?;
+    daemon.stop()?;
+    let file = lunette.path("shown.toml");
+    fs::write(&file, shown["toml"].as_str().context("it is a text")?)?;
+    let other = Lunette::new()?.arg("--config").arg(&file);
+    let daemon = other.start()?;
+    assert_eq!(Control::of(&other)?.call("config.show", json!({}))?["toml"], shown["toml"]);
+    daemon.stop()?;
+    Ok(())
+}
+
+/// Disks come to a guest that is at work, grow, and go.
+#[test]
+fn a_guest_sees_disks_come_and_go() -> Result<()> {
+    checks::need_tools()?;
+    let lunette = Lunette::new()?.lu("disk:ram:64M,name=busy").vhost_user("vm.sock").vhost_user("other.sock");
+    let mut daemon = lunette.start()?;
+    let mut control = Control::of(&lunette)?;
+    let (vm, other) = (lunette.path("vm.sock"), lunette.path("other.sock"));
+    let mut guest = Uml::new().vhost_user_scsi(&vm).boot()?;
+    let busy = "(while dd if=/dev/urandom of=$(disk 0) bs=64k count=64 oflag=direct; do :; done; echo > /tmp/failed) 2>&1 &";
+    guest.check(busy)?;
+    for round in 0..3 {
+        let unit = format!("new{round}");
+        control.call("unit.create", json!({ "name": unit, "store": "ram:16M" }))?;
+        let at = control.call("export.attach", json!({ "name": vm, "unit": unit }))?["at"].clone();
+        assert_eq!(at, (round + 1).to_string());
+        let lun = round + 1;
+        guest.check(&format!("test $(blockdev --getsize64 $(disk {lun})) = 16777216"))?;
+        guest.check(&format!("dd if=/dev/urandom of=$(disk {lun}) bs=1M count=8 oflag=direct"))?;
+        control.call("unit.resize", json!({ "name": unit, "size": "24M", "wait": true }))?;
+        guest.check(&format!(
+            "d=$(disk {lun}); until test $(blockdev --getsize64 $d) = 25165824; do sleep 0.1; done"
+        ))?;
+    }
+    control.call("unit.move", json!({ "unit": "new0", "from": vm, "to": other }))?;
+    control.call("unit.delete", json!({ "name": "new1", "detach": true }))?;
+    guest
+        .check("while ls -d /sys/class/scsi_device/*:*:[12]/device/block 2>/dev/null; do sleep 0.1; done")?;
+    guest.check("blockdev --getsize64 $(disk 3) && test ! -e /tmp/failed")?;
+    guest.power_off()?;
+    daemon.alive()?;
+    daemon.stop()?;
+    Ok(())
+}

@@ -1,0 +1,264 @@
+//! The methods of the control socket.
+
+use super::*;
+use crate::running::tests::Rig;
+use lunette_control::{CODES, Ticket};
+use serde_json::{Value, json};
+use std::collections::BTreeMap;
+use std::sync::mpsc::{Receiver, channel};
+
+/// Asks for something; what comes of it is received later.
+fn ask(plane: &Arc<Plane>, method: &str, params: Value) -> Receiver<Result<Value, Failure>> {
+    let (tell, told) = channel();
+    let ticket = Ticket::new(move |result| _ = tell.send(result));
+    plane.call_own(method, params.as_object().cloned().unwrap_or_default(), ticket);
+    told
+}
+
+#[test]
+fn many_who_create_at_once_get_one_object_of_each_name() {
+    let portal = "[[portal]]\nlisten = \"127.0.0.1:0\"\n";
+    let rig = Rig::new(&format!("{portal}[[target]]\nname = \"iqn.2026-11.org.example:a\"\nunits = {{}}\n"));
+    let plane = plane(Daemon { running: rig.running, events: rig.feed.events(), since: Instant::now() }, &rig.feed);
+    let create = |client: usize| {
+        let plane = plane.clone();
+        std::thread::spawn(move || {
+            let mut created = Vec::new();
+            for unit in 0..4 {
+                // The first is everybody's.
+                let name = if unit == 0 { "all".to_owned() } else { format!("{client}-{unit}") };
+                let unit = json!({ "name": name, "store": "ram:1M" });
+                let answer = ask(&plane, "unit.create", unit).recv().unwrap().unwrap();
+                created.push(answer["created"] == true);
+                let place = json!({ "name": "iqn.2026-11.org.example:a", "unit": name });
+                let answer = ask(&plane, "target.attach", place).recv().unwrap().unwrap();
+                assert_eq!(answer["attached"], created[created.len() - 1]);
+            }
+            created
+        })
+    };
+    let clients: Vec<_> = (0..32).map(create).collect();
+    let created: Vec<_> = clients.into_iter().map(|client| client.join().unwrap()).collect();
+    assert_eq!(created.iter().filter(|created| created[0]).count(), 1);
+    assert!(created.iter().all(|created| created[1..] == [true; 3]));
+    let units = ask(&plane, "unit.list", json!({})).recv().unwrap().unwrap();
+    assert_eq!(units.as_array().unwrap().len(), 32 * 3 + 1);
+    let target = ask(&plane, "target.show", json!({ "name": "iqn.2026-11.org.example:a" }));
+    let shown: BTreeMap<String, String> =
+        serde_json::from_value(target.recv().unwrap().unwrap()["shown"].clone()).unwrap();
+    assert_eq!(shown.len(), 32 * 3 + 1);
+    assert!((0..97).all(|lun| shown.contains_key(&lun.to_string())), "the lowest numbers");
+}
+
+#[test]
+fn what_is_there_in_another_form_is_a_conflict() {
+    let rig = Rig::new("[[unit]]\nname = \"a\"\nstore = \"ram:1M\"\n");
+    let vm = rig.folder.path().join("vm.sock").display().to_string();
+    let plane = plane(Daemon { running: rig.running, events: rig.feed.events(), since: Instant::now() }, &rig.feed);
+    let call = |method: &str, params: Value| ask(&plane, method, params).recv().unwrap();
+    let code = |method: &str, params: Value| call(method, params).unwrap_err().code;
+    assert_eq!(call("unit.create", json!({ "name": "a", "store": "ram:1M" })).unwrap()["created"], false);
+    assert_eq!(code("unit.create", json!({ "name": "a", "store": "ram:2M" })), Failure::CONFLICT);
+    assert_eq!(code("unit.create", json!({ "name": "b", "store": "b.img" })), Failure::PARAMETERS);
+    assert_eq!(
+        code("unit.create", json!({ "name": "b", "store": "ram:1M", "size": 5 })),
+        Failure::PARAMETERS
+    );
+    assert_eq!(code("unit.change", json!({ "name": "b", "waiting": 5 })), Failure::NOT_FOUND);
+    assert_eq!(code("unit.change", json!({ "name": "a", "wating": 5 })), Failure::PARAMETERS);
+    assert_eq!(call("unit.change", json!({ "name": "a", "waiting": 5 })).unwrap()["config"]["waiting"], 5);
+    let export = json!({ "name": "vm", "socket": vm, "units": {} });
+    assert_eq!(call("export.create", export.clone()).unwrap()["created"], true);
+    assert_eq!(call("export.create", export).unwrap()["created"], false);
+    assert_eq!(code("export.create", json!({ "name": "vm", "socket": vm })), Failure::CONFLICT);
+    assert_eq!(code("export.attach", json!({ "name": "vm", "unit": "b" })), Failure::NOT_FOUND);
+    let attached = call("export.attach", json!({ "name": "vm", "unit": "a", "at": "7:3" })).unwrap();
+    assert_eq!((&attached["at"], &attached["attached"]), (&json!("7:3"), &json!(true)));
+    assert_eq!(call("unit.show", json!({ "name": "a" })).unwrap()["shown"][0]["at"], "7:3");
+    assert_eq!(code("unit.delete", json!({ "name": "a" })), Failure::FAILED);
+    assert_eq!(call("export.rename", json!({ "name": "vm", "to": "web" })).map(drop), Ok(()));
+    let detached = call("export.detach", json!({ "name": "web", "unit": "a" })).unwrap();
+    assert_eq!(detached["places"], json!(["7:3"]));
+    assert!(call("unit.delete", json!({ "name": "a" })).is_ok());
+    assert_eq!(code("unit.delete", json!({ "name": "a" })), Failure::NOT_FOUND);
+    let portal = call("portal.create", json!({ "listen": "127.0.0.1:0" })).unwrap();
+    assert!(call("portal.delete", json!({ "listen": portal["address"] })).is_ok());
+    assert_eq!(code("portal.delete", json!({ "listen": portal["address"] })), Failure::NOT_FOUND);
+}
+
+#[test]
+fn the_documentation_tells_every_method_event_and_error() {
+    let text = include_str!("../../../docs/control.md");
+    let section = |name: &str| {
+        let heading = format!("### {name}\n");
+        let rest = text.split_once(&heading).map(|(_, rest)| rest);
+        let rest = rest.unwrap_or_else(|| panic!("docs/control.md does not tell of {name}"));
+        rest.split("\n#").next().unwrap_or_default()
+    };
+    for method in table().described() {
+        let section = section(&method.name);
+        let effect = serde_json::to_value(method.effect).unwrap();
+        assert!(section.contains(effect.as_str().unwrap()), "whether {} reads or changes", method.name);
+        let own = method.params["properties"].as_object().cloned().unwrap_or_default();
+        let common = ["if_generation", "request_id", "wait", "cancel_on_close"];
+        for parameter in own.keys().filter(|name| !common.contains(&name.as_str())) {
+            assert!(section.contains(&format!("`{parameter}`")), "{} takes {parameter}", method.name);
+        }
+        assert!(section.contains("socat"), "{} has an example", method.name);
+    }
+    for kind in ABOUT.all_kinds() {
+        assert!(
+            text.contains(&format!("| `{}` |", kind.name)),
+            "docs/control.md does not tell of {}",
+            kind.name
+        );
+    }
+    for (code, name, _) in CODES {
+        assert!(text.contains(&format!("| {code} |")), "docs/control.md does not tell of {name}");
+    }
+}
+
+#[test]
+fn methods_are_named_object_and_verb_and_refuse_what_they_do_not_know() {
+    for method in table().described() {
+        let parts: Vec<_> = method.name.split('.').collect();
+        assert_eq!(parts.len(), 2, "{}", method.name);
+        assert_eq!(method.params["additionalProperties"], false, "{}", method.name);
+        assert!(method.summary.ends_with('.'), "{}", method.name);
+        if method.effect == Effect::Changes {
+            let result = method.result["type"].as_str().unwrap_or("object");
+            assert!(["object", "null"].contains(&result), "{} answers no object", method.name);
+        }
+    }
+}
+
+/// What the file says.
+fn file_of(folder: &Path) -> String {
+    std::fs::read_to_string(folder.join("lunette.toml")).unwrap()
+}
+
+const FILE: &str = "[[unit]]\nname = \"a\"\nstore = \"ram:1M\"\n\n\
+                    [[vhost-user]]\nname = \"vm\"\nsocket = \"@/vm.sock\"\nunits = { 0 = \"a\" }\n";
+
+#[test]
+fn files_are_read_again_and_written() {
+    let rig = Rig::of_file(FILE);
+    let folder = rig.folder.path().to_owned();
+    let plane = plane(Daemon { running: rig.running, events: rig.feed.events(), since: Instant::now() }, &rig.feed);
+    let call = |method: &str, params: Value| ask(&plane, method, params).recv().unwrap();
+    let reload = |params: Value| {
+        let mut params = params;
+        params["wait"] = true.into();
+        call("config.reload", params)
+    };
+    let unsaved = || call("control.status", json!({})).unwrap()["unsaved"].clone();
+    assert_eq!((reload(json!({})).unwrap()["steps"].clone(), unsaved()), (json!([]), json!(false)));
+    // A changed file.
+    let text = file_of(&folder);
+    let write = |text: &str| std::fs::write(folder.join("lunette.toml"), text).unwrap();
+    write(&text.replace("ram:1M", "ram:2M"));
+    let done = reload(json!({})).unwrap();
+    assert_eq!(done["steps"].as_array().unwrap().len(), 1, "{done}");
+    assert_eq!(call("unit.show", json!({ "name": "a" })).unwrap()["size"], 2 << 20);
+    // A broken one, and one that would lose bytes.
+    for (broken, part) in [("nmae = 1\n", "unknown key `nmae`"), ("", "shrink")] {
+        write(&format!("{broken}{text}"));
+        let failure = reload(json!({})).unwrap_err();
+        assert!(failure.message.contains(part), "{failure}");
+        assert_eq!(call("unit.show", json!({ "name": "a" })).unwrap()["size"], 2 << 20);
+    }
+    reload(json!({ "shrink": true })).unwrap();
+    // What was changed meanwhile is not lost.
+    call("unit.create", json!({ "name": "b", "store": "ram:1M" })).unwrap();
+    assert_eq!(unsaved(), true);
+    assert!(reload(json!({})).unwrap_err().message.contains("is not saved"));
+    let path = call("config.save", json!({})).unwrap()["path"].clone();
+    assert_eq!((path.as_str(), unsaved()), (folder.join("lunette.toml").to_str(), json!(false)));
+    let shown = call("config.show", json!({})).unwrap()["toml"].clone();
+    assert_eq!(shown.as_str(), Some(&*file_of(&folder)));
+    assert_eq!(reload(json!({})).unwrap()["steps"], json!([]));
+    call("unit.resize", json!({ "name": "b", "size": "3M", "wait": true })).unwrap();
+    assert_eq!(unsaved(), true);
+    reload(json!({ "discard": true, "shrink": true })).unwrap();
+    assert_eq!(
+        (call("unit.show", json!({ "name": "b" })).unwrap()["size"].clone(), unsaved()),
+        (json!(1 << 20), json!(false))
+    );
+    // What is applied is saved if the file says it.
+    let toml = file_of(&folder).replace("name = \"b\"", "name = \"c\"");
+    let apply = json!({ "toml": toml, "wait": true });
+    let plan = call("config.plan", json!({ "toml": toml })).unwrap();
+    assert_eq!(plan["steps"].as_array().unwrap().len(), 2, "{plan}");
+    call("config.apply", apply.clone()).unwrap();
+    assert_eq!(unsaved(), true);
+    write(&toml);
+    call("config.apply", apply).unwrap();
+    assert_eq!(unsaved(), false);
+}
+
+#[test]
+fn what_waits_for_a_restart_is_saved_and_not_in_force() {
+    let rig = Rig::of_file(FILE);
+    let folder = rig.folder.path().to_owned();
+    let plane = plane(Daemon { running: rig.running, events: rig.feed.events(), since: Instant::now() }, &rig.feed);
+    let call = |method: &str, params: Value| ask(&plane, method, params).recv().unwrap();
+    let toml = format!("[daemon]\nreactors = 3\n{}", file_of(&folder).replace("ram:1M", "ram:2M"));
+    let failure = call("config.apply", json!({ "toml": toml, "wait": true })).unwrap_err();
+    assert_eq!(failure.message, "[daemon] (reactors) needs a restart of the daemon");
+    let except = json!({ "toml": toml, "wait": true, "except_restart": true });
+    let done = call("config.apply", except).unwrap();
+    assert_eq!((done["steps"].as_array().unwrap().len(), done["waiting"].as_array().unwrap().len()), (1, 1));
+    assert!(!call("config.show", json!({})).unwrap()["toml"].as_str().unwrap().contains("reactors"));
+    call("unit.create", json!({ "name": "b", "store": "ram:1M" })).unwrap();
+    call("config.save", json!({})).unwrap();
+    assert!(file_of(&folder).contains("reactors = 3"), "the next start has them");
+    assert_eq!(call("control.status", json!({})).unwrap()["unsaved"], false);
+}
+
+#[test]
+fn changes_are_saved_before_they_are_answered_or_not_made() {
+    let rig = Rig::of_file(&format!("[daemon]\nsave-changes = true\n\n{FILE}"));
+    let folder = rig.folder.path().to_owned();
+    let plane = plane(Daemon { running: rig.running, events: rig.feed.events(), since: Instant::now() }, &rig.feed);
+    let call = |method: &str, params: Value| ask(&plane, method, params).recv().unwrap();
+    call("unit.create", json!({ "name": "b", "store": "ram:1M" })).unwrap();
+    assert!(file_of(&folder).contains("\"b\""));
+    call("unit.resize", json!({ "name": "b", "size": "2M", "wait": true })).unwrap();
+    assert!(file_of(&folder).contains("ram:2M"));
+    call("export.attach", json!({ "name": "vm", "unit": "b" })).unwrap();
+    assert!(file_of(&folder).contains("1 = \"b\""));
+    // Somebody else has written to it.
+    std::fs::write(folder.join("lunette.toml"), "").unwrap();
+    let failure = call("unit.delete", json!({ "name": "b", "detach": true })).unwrap_err();
+    assert!(failure.message.contains("says something else"), "{failure}");
+    assert!(call("unit.show", json!({ "name": "b" })).is_ok());
+    assert_eq!(
+        std::fs::read_dir(&folder)
+            .unwrap()
+            .filter(|entry| entry.as_ref().unwrap().file_name() == "lunette.toml.new")
+            .count(),
+        0
+    );
+    call("config.save", json!({ "overwrite": true })).unwrap();
+    call("unit.delete", json!({ "name": "b", "detach": true })).unwrap();
+    assert!(!file_of(&folder).contains("\"b\""));
+}
+
+#[test]
+fn units_move_from_one_to_the_other() {
+    let targets = "[[portal]]\nlisten = \"127.0.0.1:0\"\n[[target]]\nname = \"iqn.2026-11.org.example:a\"\nunits = {}\n";
+    let rig = Rig::new(&format!("{FILE}{targets}"));
+    let plane = plane(Daemon { running: rig.running, events: rig.feed.events(), since: Instant::now() }, &rig.feed);
+    let call = |method: &str, params: Value| ask(&plane, method, params).recv().unwrap();
+    let target = "iqn.2026-11.org.example:a";
+    let moved = call("unit.move", json!({ "unit": "a", "from": "vm", "to": target, "at": "7" })).unwrap();
+    assert_eq!(moved["at"], "7");
+    let shown = call("unit.show", json!({ "name": "a" })).unwrap()["shown"].clone();
+    assert_eq!(shown, json!([{ "by": "target", "name": target, "at": "7" }]));
+    let moved = call("unit.move", json!({ "unit": "a", "from": target, "to": "vm" })).unwrap();
+    assert_eq!(moved["at"], "0");
+    for (from, to) in [(target, "vm"), ("vm", "no")] {
+        let failure = call("unit.move", json!({ "unit": "a", "from": from, "to": to })).unwrap_err();
+        assert_eq!(failure.code, Failure::NOT_FOUND);
+    }
+}
