@@ -2,7 +2,7 @@
 
 use super::load::of_directory;
 use super::options::{Sockets, configure, daemon, file};
-use super::{Daemon, Model, Report};
+use super::{Daemon, Document, Model, Report};
 use crate::cli::Serve;
 use crate::inherited::Inherited;
 use anyhow::{Context, Result};
@@ -48,7 +48,9 @@ impl Origin {
     /// Whether the configuration says this by now. Nothing is logged.
     pub(crate) fn says(&self, model: &Model) -> bool {
         let seen = self.fingerprint();
-        let is_it = self.has_file() && self.understand().is_ok_and(|(said, _)| said == *model);
+        // As files: of several portals with port 0, those that are left keep their numbers while the daemon runs.
+        let is_it = |said: &Model| Document::from(said) == Document::from(model);
+        let is_it = self.has_file() && self.understand().is_ok_and(|(said, _)| is_it(&said));
         if is_it {
             self.see(seen);
         }

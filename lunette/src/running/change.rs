@@ -10,6 +10,7 @@ use crate::reasons;
 use crate::size;
 use lunette_control::{Failure, Work};
 use serde_json::json;
+use std::collections::BTreeSet;
 use std::sync::PoisonError;
 
 /// What a change may do besides changing what can be changed while it is used.
@@ -63,6 +64,9 @@ impl Running {
     /// What would be done to get to `wanted` from `before`, the running configuration; that is refused which cannot be.
     pub(crate) fn plan(&self, before: &Model, mut wanted: Model, permit: Permit) -> Result<Done, Failure> {
         self.hold_together(&wanted)?;
+        if permit.is_whole {
+            number_alike(before, &mut wanted);
+        }
         let waiting =
             if before.daemon == wanted.daemon { Vec::new() } else { restarts(&diff(before, &wanted)) };
         if permit.except_restart {
@@ -175,6 +179,26 @@ impl Running {
             }
         }
         if left.is_empty() { Ok(()) } else { Err(left.join("; ")) }
+    }
+}
+
+/// Portals with port 0 that go on have the numbers in `wanted` that they have in `before`.
+fn number_alike(before: &Model, wanted: &mut Model) {
+    let addresses: BTreeSet<_> = wanted.portals.keys().map(|(address, _)| *address).collect();
+    for address in addresses.into_iter().filter(|address| address.port() == 0) {
+        let range = (address, 0)..=(address, usize::MAX);
+        let mut left: Vec<_> =
+            wanted.portals.extract_if(range.clone(), |_, _| true).map(|(_, it)| it).collect();
+        for (key, portal) in before.portals.range(range) {
+            if let Some(at) = left.iter().position(|other| other == portal) {
+                wanted.portals.insert(*key, left.remove(at));
+            }
+        }
+        for portal in left {
+            let is_free = |number: &usize| !wanted.portals.contains_key(&(address, *number));
+            let number = (0..).find(is_free).unwrap_or_default();
+            wanted.portals.insert((address, number), portal);
+        }
     }
 }
 

@@ -318,6 +318,27 @@ fn portals_and_their_groups_come_and_go() {
 }
 
 #[test]
+fn portals_with_ports_of_their_own_are_known_again() {
+    let portal = "[[portal]]\nlisten = \"127.0.0.1:0\"\n";
+    let rig = Rig::new(&format!("{BASIS}{portal}"));
+    let address = |number: usize| {
+        let now = rig.running.now();
+        now.portals.get(&("127.0.0.1:0".parse().unwrap(), number)).map(|gate| gate.portal.address())
+    };
+    let second = address(1).unwrap();
+    let delete_first = |model: &mut Model| {
+        model.portals.pop_first();
+        Ok(())
+    };
+    rig.running.change(Permit::default(), &Work::quiet(), delete_first).unwrap();
+    assert_eq!((address(0), address(1)), (None, Some(second)));
+    assert!(rig.become_(BASIS, ANY).unwrap().plan.is_empty(), "it is the one that is left");
+    rig.become_(&format!("{BASIS}{portal}"), ANY).unwrap();
+    assert_eq!(address(1), Some(second));
+    assert!(address(0).is_some());
+}
+
+#[test]
 fn rules_show_what_units_have_become() {
     let rules = "[[target.access]]\ninitiators = [\"iqn.1\"]\nunits = { 4 = \"memory\" }\n";
     let text = BASIS.replace("units = { 0 = \"a\" }\n", &format!("units = {{ 0 = \"a\" }}\n{rules}"));
