@@ -19,7 +19,8 @@ fn ask(plane: &Arc<Plane>, method: &str, params: Value) -> Receiver<Result<Value
 fn many_who_create_at_once_get_one_object_of_each_name() {
     let portal = "[[portal]]\nlisten = \"127.0.0.1:0\"\n";
     let rig = Rig::new(&format!("{portal}[[target]]\nname = \"iqn.2026-11.org.example:a\"\nunits = {{}}\n"));
-    let plane = plane(Daemon { running: rig.running, events: rig.feed.events(), since: Instant::now() }, &rig.feed);
+    let plane =
+        plane(Daemon { running: rig.running, events: rig.feed.events(), since: Instant::now() }, &rig.feed);
     let create = |client: usize| {
         let plane = plane.clone();
         std::thread::spawn(move || {
@@ -54,7 +55,8 @@ fn many_who_create_at_once_get_one_object_of_each_name() {
 fn what_is_there_in_another_form_is_a_conflict() {
     let rig = Rig::new("[[unit]]\nname = \"a\"\nstore = \"ram:1M\"\n");
     let vm = rig.folder.path().join("vm.sock").display().to_string();
-    let plane = plane(Daemon { running: rig.running, events: rig.feed.events(), since: Instant::now() }, &rig.feed);
+    let plane =
+        plane(Daemon { running: rig.running, events: rig.feed.events(), since: Instant::now() }, &rig.feed);
     let call = |method: &str, params: Value| ask(&plane, method, params).recv().unwrap();
     let code = |method: &str, params: Value| call(method, params).unwrap_err().code;
     assert_eq!(call("unit.create", json!({ "name": "a", "store": "ram:1M" })).unwrap()["created"], false);
@@ -144,7 +146,8 @@ const FILE: &str = "[[unit]]\nname = \"a\"\nstore = \"ram:1M\"\n\n\
 fn files_are_read_again_and_written() {
     let rig = Rig::of_file(FILE);
     let folder = rig.folder.path().to_owned();
-    let plane = plane(Daemon { running: rig.running, events: rig.feed.events(), since: Instant::now() }, &rig.feed);
+    let plane =
+        plane(Daemon { running: rig.running, events: rig.feed.events(), since: Instant::now() }, &rig.feed);
     let call = |method: &str, params: Value| ask(&plane, method, params).recv().unwrap();
     let reload = |params: Value| {
         let mut params = params;
@@ -200,7 +203,8 @@ fn files_are_read_again_and_written() {
 fn what_waits_for_a_restart_is_saved_and_not_in_force() {
     let rig = Rig::of_file(FILE);
     let folder = rig.folder.path().to_owned();
-    let plane = plane(Daemon { running: rig.running, events: rig.feed.events(), since: Instant::now() }, &rig.feed);
+    let plane =
+        plane(Daemon { running: rig.running, events: rig.feed.events(), since: Instant::now() }, &rig.feed);
     let call = |method: &str, params: Value| ask(&plane, method, params).recv().unwrap();
     let toml = format!("[daemon]\nreactors = 3\n{}", file_of(&folder).replace("ram:1M", "ram:2M"));
     let failure = call("config.apply", json!({ "toml": toml, "wait": true })).unwrap_err();
@@ -219,7 +223,8 @@ fn what_waits_for_a_restart_is_saved_and_not_in_force() {
 fn changes_are_saved_before_they_are_answered_or_not_made() {
     let rig = Rig::of_file(&format!("[daemon]\nsave-changes = true\n\n{FILE}"));
     let folder = rig.folder.path().to_owned();
-    let plane = plane(Daemon { running: rig.running, events: rig.feed.events(), since: Instant::now() }, &rig.feed);
+    let plane =
+        plane(Daemon { running: rig.running, events: rig.feed.events(), since: Instant::now() }, &rig.feed);
     let call = |method: &str, params: Value| ask(&plane, method, params).recv().unwrap();
     call("unit.create", json!({ "name": "b", "store": "ram:1M" })).unwrap();
     assert!(file_of(&folder).contains("\"b\""));
@@ -248,7 +253,8 @@ fn changes_are_saved_before_they_are_answered_or_not_made() {
 fn units_move_from_one_to_the_other() {
     let targets = "[[portal]]\nlisten = \"127.0.0.1:0\"\n[[target]]\nname = \"iqn.2026-11.org.example:a\"\nunits = {}\n";
     let rig = Rig::new(&format!("{FILE}{targets}"));
-    let plane = plane(Daemon { running: rig.running, events: rig.feed.events(), since: Instant::now() }, &rig.feed);
+    let plane =
+        plane(Daemon { running: rig.running, events: rig.feed.events(), since: Instant::now() }, &rig.feed);
     let call = |method: &str, params: Value| ask(&plane, method, params).recv().unwrap();
     let target = "iqn.2026-11.org.example:a";
     let moved = call("unit.move", json!({ "unit": "a", "from": "vm", "to": target, "at": "7" })).unwrap();
