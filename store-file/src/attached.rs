@@ -5,6 +5,7 @@ use crate::file::Shared;
 use crate::job::{Job, Zeroing};
 use crate::probe::{Alignment, Discarding, Inline};
 use crate::sys;
+use crate::witness::Witness;
 use lunette_store::pool::{LARGEST, Pool};
 use lunette_store::{
     Caps, Cx, FileOp, IoError, IoId, IoResult, Memory, Op, Pending, Relay, SeekTarget, Seg, Sg, Sink, Store,
@@ -41,6 +42,10 @@ pub(crate) struct Attached {
 pub(crate) enum Kept {
     Flush(IoId),
     DurableWrite(IoId),
+    /// The witness is asked before a flush has succeeded.
+    AskedForFlush(IoId),
+    /// The witness is asked what was lost besides the room for a durable write.
+    AskedForWrite(IoId),
     /// One step of a job is on its way.
     Job(IoId, Job),
     /// A timer runs until the job's next step is tried again.
@@ -100,17 +105,25 @@ impl Attached {
             return self.bounce(Op::Write { offset, from, durable }, need, id, cx);
         }
         let op = FileOp::Write { fd: self.shared.fd(), offset, from, durable };
-        if durable { self.file(op, Kept::DurableWrite(id), cx) } else { self.start(op, id, cx) }
+        if !durable {
+            return self.start(op, id, cx);
+        }
+        self.shared.durable_write_begins();
+        let submitted = self.file(op, Kept::DurableWrite(id), cx);
+        if submitted == Submit::Full {
+            self.shared.durable_write_is_over();
+        }
+        submitted
     }
 
     fn flush(&self, id: IoId, cx: &mut dyn Cx) -> Submit {
-        let Some(fd) = self.shared.flushing() else {
+        if self.caps().read_only {
             return Submit::Done(Ok(0));
-        };
+        }
         if let Some(error) = self.shared.failure() {
             return Submit::Done(Err(error));
         }
-        self.file(FileOp::Sync { fd }, Kept::Flush(id), cx)
+        self.file(FileOp::Sync { fd: self.shared.fd() }, Kept::Flush(id), cx)
     }
 
     fn discard(&self, offset: u64, length: u64, id: IoId, cx: &mut dyn Cx) -> Submit {
@@ -252,11 +265,38 @@ impl Attached {
     }
 
     /// A durable write that fails may mean that its device has lost what was written before it. Want of space does not:
-    /// the write itself was refused, and if bytes before it found no room either, the next flush is told by itself.
+    /// the write itself was refused, and whether bytes before it found no room either, the witness knows.
     fn note_durable(&self, result: IoResult) {
         if let Err(error @ IoError::Os(_)) = result {
             self.shared.fail(error);
         }
+    }
+
+    fn durable_write_ended(&self, id: IoId, result: IoResult, cx: &mut dyn Cx) {
+        if result == Err(IoError::NoSpace) && self.shared.witness.is_some() {
+            return self.ask(Kept::AskedForWrite(id), cx);
+        }
+        self.note_durable(result);
+        self.shared.durable_write_is_over();
+        cx.complete(id, result);
+    }
+
+    fn flush_ended(&self, id: IoId, result: IoResult, cx: &mut dyn Cx) {
+        // A durable write may have been told what this would have been told otherwise.
+        if result.is_ok() && self.shared.has_durable_writes() && self.shared.witness.is_some() {
+            return self.ask(Kept::AskedForFlush(id), cx);
+        }
+        cx.complete(id, self.flushed(result));
+    }
+
+    /// Asks the witness.
+    fn ask(&self, kept: Kept, cx: &mut dyn Cx) {
+        let shared = self.shared.clone();
+        let work = move || {
+            shared.witness.as_ref().map_or(Ok(()), Witness::ask)?;
+            Ok(0)
+        };
+        cx.blocking_in(&self.shared.syncer, Box::new(work), self.pending.keep(kept));
     }
 
     fn flushed(&self, result: IoResult) -> IoResult {
@@ -296,10 +336,13 @@ impl Store for Attached {
 impl Sink for Attached {
     fn complete(&self, token: u64, result: IoResult, cx: &mut dyn Cx) {
         match self.pending.take(token) {
-            Some(Kept::Flush(id)) => cx.complete(id, self.flushed(result)),
-            Some(Kept::DurableWrite(id)) => {
-                self.note_durable(result);
-                cx.complete(id, result);
+            Some(Kept::Flush(id)) => self.flush_ended(id, result, cx),
+            Some(Kept::DurableWrite(id)) => self.durable_write_ended(id, result, cx),
+            Some(Kept::AskedForFlush(id)) => cx.complete(id, self.flushed(result)),
+            Some(Kept::AskedForWrite(id)) => {
+                let _ = result.map_err(|error| self.shared.fail(error));
+                self.shared.durable_write_is_over();
+                cx.complete(id, Err(IoError::NoSpace));
             }
             Some(Kept::Job(id, job)) => self.advance(id, job, result, cx),
             Some(Kept::Stalled(id, job)) => {

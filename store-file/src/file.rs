@@ -3,12 +3,13 @@
 use crate::attached::Attached;
 use crate::open::Opened;
 use crate::probe::{Discarding, Inline, Probed};
+use crate::witness::Witness;
 use crate::{OpenError, Options, open, probe, size};
 use lunette_store::{Backing, Caps, Cx, FileOp, IoError, Lane, Room, Store, attach_relay};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 
 /// An open and locked file or block device.
@@ -22,7 +23,10 @@ pub struct File {
 #[derive(Debug)]
 pub(crate) struct Shared {
     fd: OwnedFd,
-    flushing: Option<OwnedFd>,
+    /// `None` where no write comes back before its bytes are where they are kept.
+    pub(crate) witness: Option<Witness>,
+    /// How many durable writes have begun, and what came of them is not known here yet.
+    durable_writes: AtomicUsize,
     path: PathBuf,
     pub(crate) probed: Probed,
     /// For reads, and direct writes, that block a thread.
@@ -48,12 +52,18 @@ impl File {
     /// See [`OpenError`]; nothing stays open or locked then, and a file that was created is removed again.
     pub fn open(path: &Path, options: &Options) -> Result<Self, OpenError> {
         let opened = open::open(path, options)?;
-        let probed = probe::probe(path, &opened, options).inspect_err(|_| {
+        let examine = || {
+            let probed = probe::probe(path, &opened, options)?;
+            let loses = !probed.caps.read_only && !probed.memory && probed.direct.is_none();
+            let witness = loses.then(|| Witness::open(path, &opened.stat, options)).transpose()?;
+            Ok((probed, witness))
+        };
+        let (probed, witness) = examine().inspect_err(|_| {
             if opened.created {
                 open::remove(path);
             }
         })?;
-        let shared = Shared::new(path, opened, probed);
+        let shared = Shared::new(path, opened, probed, witness);
         let lanes = [&shared.writer, &shared.syncer, &shared.workers].map(Lane::number);
         tracing::debug!(path = %path.display(), probed = ?shared.probed, ?lanes, "opened");
         Ok(Self { shared: Arc::new(shared) })
@@ -118,10 +128,11 @@ impl Backing for File {
 }
 
 impl Shared {
-    pub(crate) fn new(path: &Path, opened: Opened, probed: Probed) -> Self {
+    pub(crate) fn new(path: &Path, opened: Opened, probed: Probed, witness: Option<Witness>) -> Self {
         Self {
             fd: opened.fd,
-            flushing: opened.flushing,
+            witness,
+            durable_writes: AtomicUsize::new(0),
             path: path.to_owned(),
             punch: AtomicBool::new(probed.can_punch || probed.discarding == Discarding::Punch),
             zero_range: AtomicBool::new(probed.can_zero_range),
@@ -139,9 +150,19 @@ impl Shared {
         self.fd.as_raw_fd()
     }
 
-    /// The descriptor to flush by; `None` for readers.
-    pub(crate) fn flushing(&self) -> Option<RawFd> {
-        self.flushing.as_ref().map(OwnedFd::as_raw_fd)
+    /// A durable write is about to begin, which may be told of bytes that were lost before.
+    pub(crate) fn durable_write_begins(&self) {
+        self.durable_writes.fetch_add(1, Ordering::AcqRel);
+    }
+
+    /// It is known here what it was told.
+    pub(crate) fn durable_write_is_over(&self) {
+        self.durable_writes.fetch_sub(1, Ordering::AcqRel);
+    }
+
+    /// Whether one may have been told of bytes that nobody here knows of yet.
+    pub(crate) fn has_durable_writes(&self) -> bool {
+        self.durable_writes.load(Ordering::Acquire) > 0
     }
 
     /// Where an operation is carried out that the kernel cannot do by itself: its own workers are shared by all files of a

@@ -44,6 +44,7 @@ mod size;
 mod sys;
 #[cfg(test)]
 mod tests;
+mod witness;
 
 pub use file::File;
 pub use options::{OpenError, Opener, Options};

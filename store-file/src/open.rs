@@ -10,9 +10,6 @@ use std::path::Path;
 /// An open, locked file of the right size.
 pub(crate) struct Opened {
     pub(crate) fd: OwnedFd,
-    /// The same file opened once more: the kernel reports lost bytes once to each open file, so what it told a durable
-    /// write is still told to the next flush. `None` for readers.
-    pub(crate) flushing: Option<OwnedFd>,
     pub(crate) stat: Stat,
     pub(crate) block_device: bool,
     /// In bytes.
@@ -25,7 +22,7 @@ pub(crate) fn open(path: &Path, options: &Options) -> Result<Opened, OpenError> 
     check(path, options)?;
     let mut patience = Patience::new(options.lock_wait);
     loop {
-        let mut opened = match rustix::fs::stat(path) {
+        let opened = match rustix::fs::stat(path) {
             Ok(stat) => existing(path, &stat, options, &mut patience)?,
             Err(Errno::NOENT) => match create(path, options, &mut patience)? {
                 Some(opened) => opened,
@@ -37,22 +34,8 @@ pub(crate) fn open(path: &Path, options: &Options) -> Result<Opened, OpenError> 
         let named = rustix::fs::stat(path).ok();
         if named.is_some_and(|now| same(&now, &opened.stat)) {
             check_size(path, opened.size, options)?;
-            if !options.read_only {
-                opened.flushing = Some(again(path, &opened.stat, options)?);
-            }
             return Ok(opened);
         }
-    }
-}
-
-/// Opens the file with the status `stat` once more.
-fn again(path: &Path, stat: &Stat, options: &Options) -> Result<OwnedFd, OpenError> {
-    let fd = lock::open_file(path, OFlags::RDWR | OFlags::CLOEXEC | OFlags::NOCTTY, options);
-    let fd = fd.map_err(|error| failed("open", path, error))?;
-    match rustix::fs::fstat(&fd) {
-        Ok(now) if same(&now, stat) => Ok(fd),
-        Ok(_) => Err(failed("open", path, Errno::STALE)),
-        Err(error) => Err(failed("look at", path, error)),
     }
 }
 
@@ -175,5 +158,5 @@ fn measure(path: &Path, fd: OwnedFd) -> Result<Opened, OpenError> {
     let stat = rustix::fs::fstat(&fd).map_err(|error| failed("look at", path, error))?;
     let block_device = FileType::from_raw_mode(stat.st_mode) == FileType::BlockDevice;
     let size = size::of(fd.as_fd(), block_device).map_err(|error| failed("measure", path, error))?;
-    Ok(Opened { fd, flushing: None, stat, block_device, size, created: false })
+    Ok(Opened { fd, stat, block_device, size, created: false })
 }

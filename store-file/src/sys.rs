@@ -1,6 +1,7 @@
 //! System calls that have no safe wrapper elsewhere: vectored I/O on raw segments, open-file locks, discarding.
 
 use lunette_store::{IoError, IoResult, Seg, Sg};
+use rustix::mm::{MapFlags, MsyncFlags, ProtFlags};
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
 
@@ -128,6 +129,45 @@ pub(crate) fn copy(source: RawFd, from: u64, to: BorrowedFd<'_>, offset: u64, le
         }
     }
     Ok(length)
+}
+
+/// A mapping of the first page of a file, which is never touched but keeps the file open.
+#[derive(Debug)]
+pub(crate) struct Mapping {
+    address: std::ptr::NonNull<libc::c_void>,
+}
+
+const PAGE: usize = 4096;
+
+// SAFETY: nobody reads or writes the memory; the address only names it, as a descriptor would.
+unsafe impl Send for Mapping {}
+// SAFETY: the same.
+unsafe impl Sync for Mapping {}
+
+impl Mapping {
+    /// Maps a file that is open for reading and writing.
+    pub(crate) fn of(fd: BorrowedFd<'_>) -> io::Result<Self> {
+        // SAFETY: the kernel chooses where, so that nothing is replaced.
+        let address = unsafe {
+            rustix::mm::mmap(std::ptr::null_mut(), PAGE, ProtFlags::empty(), MapFlags::SHARED, fd, 0)
+        }?;
+        let address = std::ptr::NonNull::new(address).ok_or(io::ErrorKind::Other)?;
+        Ok(Self { address })
+    }
+
+    /// Syncs the file as `fdatasync` does, the bytes of this page at least; tells what was lost of all of it.
+    pub(crate) fn sync(&self) -> io::Result<()> {
+        // SAFETY: the mapping is there until it is dropped.
+        Ok(unsafe { rustix::mm::msync(self.address.as_ptr(), PAGE, MsyncFlags::SYNC) }?)
+    }
+}
+
+impl Drop for Mapping {
+    fn drop(&mut self) {
+        // SAFETY: it was mapped by `of` with this length, and nobody has a pointer into it.
+        let unmapped = unsafe { rustix::mm::munmap(self.address.as_ptr(), PAGE) };
+        debug_assert!(unmapped.is_ok());
+    }
 }
 
 /// Locks the whole file for this open file, shared or exclusive. `WouldBlock` if others hold it.

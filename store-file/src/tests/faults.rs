@@ -1,6 +1,7 @@
 //! What happens when the kernel refuses or fails.
 
 use super::*;
+use crate::witness::Witness;
 use std::time::Duration;
 
 const EIO: IoError = IoError::Os(libc::EIO);
@@ -65,14 +66,61 @@ fn memory_that_is_gone_is_no_fault_of_the_medium() {
 
 /// The kernel tells each open file once of bytes that it has lost.
 #[test]
-fn a_durable_write_cannot_take_the_news_of_a_loss_from_the_next_flush() {
+fn a_durable_write_cannot_take_the_news_of_a_loss_from_a_flush() {
     let directory = on_disk();
-    let mut rig = rig(&directory);
-    let memory = Memory::zeroed(512);
-    rig.run(durable(0, &[memory.seg()])).unwrap();
-    rig.run(Op::Flush).unwrap();
-    let kernel = rig.kernel.borrow();
-    assert_ne!(kernel.written, kernel.synced);
+    for (flush_first, lost) in [(false, true), (true, true), (false, false)] {
+        let options = Options { inline: Some(false), ..sized(4 << 20) };
+        let mut file = File::open(&disk_image(&directory), &options).unwrap();
+        let news = if lost { libc::ENOSPC } else { 0 };
+        let shared = std::sync::Arc::get_mut(&mut file.shared).unwrap();
+        assert!(matches!(shared.witness, Some(Witness::Mapped(_))));
+        shared.witness = Some(Witness::Telling(news.into()));
+        let mut rig = Rig::new(&file);
+        let memory = Memory::zeroed(512);
+        let segs = [memory.seg()];
+        // Of two that are on their way, whichever comes back first.
+        rig.kernel.borrow_mut().write = Some(IoError::NoSpace);
+        let mut operations = [(durable(0, &segs), 1), (Op::Flush, 2)];
+        if flush_first {
+            operations.reverse();
+        }
+        for (operation, token) in operations {
+            assert_eq!(rig.submit(operation, token), Submit::Queued);
+        }
+        rig.sim.settle();
+        let flushed = if lost { Err(IoError::NoSpace) } else { Ok(0) };
+        let mut results = rig.log.0.take();
+        results.sort_unstable_by_key(|(token, _)| *token);
+        assert_eq!(results, [(1, Err(IoError::NoSpace)), (2, flushed)]);
+        assert_eq!(rig.run(Op::Flush), flushed, "from then on");
+    }
+}
+
+#[test]
+fn a_second_open_file_needs_no_descriptor_and_is_asked() {
+    let directory = on_disk();
+    let path = disk_image(&directory);
+    let file = File::open(&path, &sized(1 << 20)).unwrap();
+    let of_it = |entry: std::io::Result<std::fs::DirEntry>| {
+        std::fs::read_link(entry.unwrap().path()).is_ok_and(|target| target == path)
+    };
+    assert_eq!(
+        std::fs::read_dir("/proc/self/fd").unwrap().filter_map(|entry| of_it(entry).then_some(())).count(),
+        1
+    );
+    let witness = file.shared.witness.as_ref().unwrap();
+    assert!(matches!(witness, Witness::Mapped(_)));
+    witness.ask().unwrap();
+    let open = Witness::Open(std::fs::File::open(&path).unwrap().into());
+    open.ask().unwrap();
+    for options in
+        [Options { read_only: true, ..Options::default() }, Options { direct: true, ..sized(1 << 20) }]
+    {
+        let directory = on_disk();
+        File::open(&disk_image(&directory), &sized(1 << 20)).unwrap();
+        let file = File::open(&disk_image(&directory), &options).unwrap();
+        assert!(file.shared.witness.is_none());
+    }
 }
 
 #[test]

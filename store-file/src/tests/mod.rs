@@ -47,9 +47,6 @@ struct Kernel {
     sync: Option<IoError>,
     /// How many operations find no room.
     full: u32,
-    /// Descriptors of the last write and the last flush.
-    written: i32,
-    synced: i32,
 }
 
 impl Kernel {
@@ -71,7 +68,6 @@ impl Kernel {
             }
             FileOp::Write { fd, offset, from, durable } => {
                 self.done.push(if durable { 'd' } else { 'w' });
-                self.written = fd;
                 match self.write {
                     Some(error) => Err(error),
                     None => sys::write_all(borrow(fd), offset, from, durable),
@@ -79,7 +75,6 @@ impl Kernel {
             }
             FileOp::Sync { fd } => {
                 self.done.push('s');
-                self.synced = fd;
                 match self.sync {
                     Some(error) => Err(error),
                     None => Ok(rustix::fs::fdatasync(borrow(fd)).map(|()| 0)?),

@@ -1,0 +1,51 @@
+//! A second open file, which hears of lost bytes too.
+//!
+//! The kernel tells each open file once that bytes written to it were lost. A durable write may be the one that is told, and
+//! where that is for want of space it looks as if nothing but this write had been refused. So there is another open file that
+//! nobody writes to, and what it was not told of has not happened. It needs no descriptor: a mapping holds it.
+
+use crate::lock::{self, failed};
+use crate::{OpenError, Options, sys};
+use rustix::fs::{OFlags, Stat};
+use rustix::io::Errno;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
+
+/// A second open file.
+#[derive(Debug)]
+pub(crate) enum Witness {
+    Mapped(sys::Mapping),
+    /// Some file systems map nothing.
+    Open(OwnedFd),
+    /// Tells this once.
+    #[cfg(test)]
+    Telling(std::sync::atomic::AtomicI32),
+}
+
+impl Witness {
+    /// Opens the file with the status `stat` once more.
+    pub(crate) fn open(path: &Path, stat: &Stat, options: &Options) -> Result<Self, OpenError> {
+        let fd = lock::open_file(path, OFlags::RDWR | OFlags::CLOEXEC | OFlags::NOCTTY, options);
+        let fd = fd.map_err(|error| failed("open", path, error))?;
+        match rustix::fs::fstat(&fd) {
+            Ok(now) if (now.st_dev, now.st_ino) == (stat.st_dev, stat.st_ino) => {}
+            Ok(_) => return Err(failed("open", path, Errno::STALE)),
+            Err(error) => return Err(failed("look at", path, error)),
+        }
+        Ok(sys::Mapping::of(fd.as_fd()).map_or(Self::Open(fd), Self::Mapped))
+    }
+
+    /// Tells what was lost since it was asked last. May block.
+    pub(crate) fn ask(&self) -> io::Result<()> {
+        match self {
+            Self::Mapped(mapping) => mapping.sync(),
+            Self::Open(fd) => Ok(rustix::fs::fdatasync(fd)?),
+            #[cfg(test)]
+            Self::Telling(error) => match error.swap(0, std::sync::atomic::Ordering::SeqCst) {
+                0 => Ok(()),
+                error => Err(io::Error::from_raw_os_error(error)),
+            },
+        }
+    }
+}
