@@ -8,7 +8,7 @@ use crate::room::{self, KnownRoom};
 use crate::{Options, OptionsError, pages, undo};
 use lunette_engine::{
     ChangeError, CommandSpec, Decoded, Device, Io, LogicalUnit, ModePageSpec, NexusId, Request, StateError,
-    Turns, sense_of,
+    StoreLook, Turns, sense_of,
 };
 use lunette_scsi::inquiry::version_descriptor;
 use lunette_scsi::log::{LogPageCode, LogParameter};
@@ -195,6 +195,14 @@ impl Device for Disk {
 
     fn log_pages(&self) -> &'static [LogPageCode] {
         if self.discard.is_some() { pages::THIN_LOG_PAGES } else { pages::LOG_PAGES }
+    }
+
+    fn log_page_look(&self, code: LogPageCode) -> Option<StoreLook> {
+        (code == LogPageCode::LOGICAL_BLOCK_PROVISIONING).then(|| self.room.look())
+    }
+
+    fn modes_selected(&self, unit: &Arc<LogicalUnit>, post: &dyn Post) {
+        room::watch(self, unit, post);
     }
 
     fn log_page(&self, code: LogPageCode, _: &LogicalUnit) -> Option<Vec<LogParameter>> {

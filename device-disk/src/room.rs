@@ -1,51 +1,67 @@
-//! The room that is left for a thin disk, looked at from time to time.
+//! The room that is left for a thin disk, looked at when somebody wants to know.
 
 use crate::Disk;
 use crate::pages::{in_sets, threshold};
-use lunette_engine::LogicalUnit;
+use lunette_engine::{LogicalUnit, PageControl, StoreLook};
 use lunette_scsi::AdditionalSense;
 use lunette_store::{Post, Room};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-/// How often it is looked at while somebody is to be told of the threshold.
-const OFTEN: Duration = Duration::from_secs(10);
-/// How often otherwise, for the log page. Not so often that a thread for each of many idle files never ends.
-const SELDOM: Duration = Duration::from_secs(60);
+/// How often it is looked at while somebody is to be told of the threshold; it is not looked at otherwise, for each look may
+/// take a thread.
+const INTERVAL: Duration = Duration::from_secs(10);
 
 /// What was seen last.
 #[derive(Clone, Default, Debug)]
-pub(crate) struct KnownRoom(Arc<Mutex<Option<Room>>>);
+pub(crate) struct KnownRoom(Arc<Known>);
+
+#[derive(Default, Debug)]
+struct Known {
+    room: Mutex<Option<Room>>,
+    is_watched: AtomicBool,
+}
 
 impl KnownRoom {
     /// What was seen last; `None` before the first look.
     pub(crate) fn get(&self) -> Option<Room> {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        *self.0.room.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn set(&self, room: Option<Room>) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = room;
+    /// Looks.
+    pub(crate) fn look(&self) -> StoreLook {
+        let known = self.0.clone();
+        Box::new(move |backing| {
+            *known.room.lock().unwrap_or_else(PoisonError::into_inner) = backing.room().ok();
+            Ok(0)
+        })
     }
 }
 
-/// Looks at the room for as long as the unit is served, and tells all initiators each time that the threshold is reached.
+/// Whether somebody is to be told of the threshold, now or after a reset.
+fn is_wanted(unit: &LogicalUnit) -> bool {
+    let is_enabled = |control| threshold(unit, control).is_some_and(|page| page.enabled);
+    is_enabled(PageControl::Current) || is_enabled(PageControl::Saved)
+}
+
+/// Looks at the room for as long as that is wanted, and tells all initiators each time that the threshold is reached. To be
+/// called when it may be wanted from now on.
 pub(crate) fn watch(disk: &Disk, unit: &Arc<LogicalUnit>, post: &dyn Post) {
-    let Some(backing) = unit.backing().filter(|_| threshold(unit).is_some()).cloned() else { return };
+    let Some(backing) = unit.backing().filter(|_| is_wanted(unit)).cloned() else { return };
+    if disk.room.0.is_watched.swap(true, Ordering::SeqCst) {
+        return;
+    }
     let (known, block) = (disk.room.clone(), disk.geometry().block());
     unit.begin(post, async move |steps| {
         let mut was_reached = false;
         loop {
-            let seen = known.clone();
-            let look = steps.call_on(&backing, move |backing| {
-                seen.set(backing.room().ok());
-                Ok(0)
-            });
-            // Nothing aborts this but the end of the reactor.
-            if look.await.is_err() {
+            let look = known.look();
+            // Nothing aborts this but the end of the unit or its reactor.
+            if steps.call_on(&backing, look).await.is_err() {
                 return Ok(());
             }
-            let page = threshold(&steps.unit).filter(|page| page.enabled);
-            let interval = if page.is_some() { OFTEN } else { SELDOM };
+            let page = threshold(&steps.unit, PageControl::Current).filter(|page| page.enabled);
             let reached =
                 page.zip(known.get()).is_some_and(|(page, room)| in_sets(room.free, block) <= page.count);
             if reached && !was_reached {
@@ -53,8 +69,15 @@ pub(crate) fn watch(disk: &Disk, unit: &Arc<LogicalUnit>, post: &dyn Post) {
                 steps.unit.establish_attention(condition, None);
             }
             was_reached = reached;
-            if steps.sleep(interval).await.is_err() {
+            if steps.sleep(INTERVAL).await.is_err() {
                 return Ok(());
+            }
+            // Who wants it from now on either is seen here or finds that nobody watches.
+            if !is_wanted(&steps.unit) {
+                known.0.is_watched.store(false, Ordering::SeqCst);
+                if !is_wanted(&steps.unit) || known.0.is_watched.swap(true, Ordering::SeqCst) {
+                    return Ok(());
+                }
             }
         }
     });

@@ -6,7 +6,7 @@ use crate::{
 use lunette_scsi::log::{LogPageCode, LogParameter};
 use lunette_scsi::mode::BlockDescriptor;
 use lunette_scsi::{AdditionalSense, NotificationClasses, Sense, SenseKey};
-use lunette_store::{IoError, Post};
+use lunette_store::{Backing, IoError, IoResult, Post};
 use std::sync::Arc;
 
 /// A peripheral device type: its commands and pages. One for each logical unit; its methods are called from every reactor.
@@ -56,6 +56,17 @@ pub trait Device: Send + Sync {
     fn log_page(&self, code: LogPageCode, unit: &LogicalUnit) -> Option<Vec<LogParameter>> {
         let _ = (code, unit);
         None
+    }
+
+    /// What has to be seen of the store before the log page `code` is right, if anything has.
+    fn log_page_look(&self, code: LogPageCode) -> Option<StoreLook> {
+        let _ = code;
+        None
+    }
+
+    /// A MODE SELECT has been carried out.
+    fn modes_selected(&self, unit: &Arc<LogicalUnit>, post: &dyn Post) {
+        let _ = (unit, post);
     }
 
     /// The mode parameter block descriptor, if the device has one: the short form, or the long one if `long` and the device
@@ -154,6 +165,9 @@ pub trait Device: Send + Sync {
         false
     }
 }
+
+/// A look at a store, which may block.
+pub type StoreLook = Box<dyn FnOnce(&dyn Backing) -> IoResult + Send>;
 
 /// The sense data for an error of a store, before a device adds where it happened.
 pub fn sense_of(kind: IoKind, error: IoError) -> Sense {

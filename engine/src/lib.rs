@@ -97,7 +97,7 @@ pub use change::ChangeError;
 pub use command::{
     Attention, Command, CommandSpec, Decoded, Direction, Needs, Request, Reservation, Timeouts,
 };
-pub use device::{Device, sense_of};
+pub use device::{Device, StoreLook, sense_of};
 pub use filter::{CommandFilter, FilterError};
 pub use identity::Identity;
 pub use inventory::{Inventory, InventoryChange};

@@ -17,7 +17,7 @@ mod start_stop_cycles;
 mod temperature;
 
 pub(crate) use block_limits::MAX_UNMAP_DESCRIPTORS;
-pub(crate) use provisioning_threshold::{SET_EXPONENT, current as threshold, in_sets};
+pub(crate) use provisioning_threshold::{SET_EXPONENT, in_sets, threshold};
 
 /// The codes of the vital product data pages, ascending.
 pub(crate) const VPD_PAGES: &[u8] = &[

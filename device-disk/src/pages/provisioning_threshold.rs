@@ -1,7 +1,7 @@
 //! Logical Block Provisioning, as a mode page (SBC-4 6.5).
 
 use crate::Disk;
-use lunette_engine::{LogicalUnit, ModePageSpec};
+use lunette_engine::{LogicalUnit, ModePageSpec, PageControl};
 use lunette_scsi::mode::ProvisioningThreshold;
 
 /// Threshold sets are of two to the power of this many blocks.
@@ -25,8 +25,8 @@ pub(crate) fn page(disk: &Disk, unit: &LogicalUnit) -> Option<ModePageSpec> {
     Some(ModePageSpec::new(&default.encode(false), &changeable.encode(false)))
 }
 
-/// The page in force.
-pub(crate) fn current(unit: &LogicalUnit) -> Option<ProvisioningThreshold> {
-    let bytes = unit.mode_page(ProvisioningThreshold::CODE, lunette_engine::PageControl::Current)?;
+/// The page in force, or the saved one.
+pub(crate) fn threshold(unit: &LogicalUnit, control: PageControl) -> Option<ProvisioningThreshold> {
+    let bytes = unit.mode_page(ProvisioningThreshold::CODE, control)?;
     ProvisioningThreshold::decode(&bytes).ok()
 }

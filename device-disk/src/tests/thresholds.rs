@@ -59,7 +59,6 @@ fn exponent(rig: &mut Rig) -> u8 {
 }
 
 const OFTEN: Duration = Duration::from_secs(10);
-const SELDOM: Duration = Duration::from_secs(60);
 
 /// What both initiators are told next.
 fn told(rig: &mut Rig, after: Duration) -> [Option<Code>; 2] {
@@ -73,10 +72,10 @@ fn all_are_told_each_time_that_the_threshold_is_reached() {
     assert_eq!((rig.log_in(), exponent(&mut rig)), (1, 11));
     rig.resume();
     store.leave(0);
-    assert_eq!(told(&mut rig, SELDOM), [None; 2], "it is off until it is set");
+    assert_eq!(told(&mut rig, OFTEN), [None; 2], "it is off until it is set");
     store.leave(5 * SET);
     select(&mut rig, true, 4).good();
-    assert_eq!(told(&mut rig, SELDOM), [None, Some((6, 0x2a, 0x01))], "mode parameters changed");
+    assert_eq!(told(&mut rig, OFTEN), [None, Some((6, 0x2a, 0x01))], "mode parameters changed");
     assert_eq!(told(&mut rig, OFTEN), [None; 2]);
     for _ in 0..2 {
         store.leave(5 * SET - 1);
@@ -91,29 +90,57 @@ fn all_are_told_each_time_that_the_threshold_is_reached() {
 }
 
 #[test]
-fn a_store_that_does_not_say_holds_up_itself_only() {
+fn the_room_is_looked_at_for_as_long_as_somebody_wants_to_be_told() {
     let (mut rig, store) = rig(Options::default());
-    let looks = vec![Some(store.2.number())];
+    let look = vec![Some(store.2.number())];
     rig.resume();
-    assert_eq!(rig.lanes(), looks);
     rig.skip(OFTEN);
     assert_eq!(rig.lanes(), []);
-    rig.skip(SELDOM - OFTEN);
-    assert_eq!(rig.lanes(), looks);
+    for round in 0..2 {
+        select(&mut rig, true, 4).good();
+        rig.skip(Duration::ZERO);
+        assert_eq!(rig.lanes(), look, "round {round}: at once, in a lane of the store's");
+        select(&mut rig, true, 5).good();
+        rig.skip(Duration::ZERO);
+        assert_eq!(rig.lanes(), [], "once");
+        rig.skip(OFTEN);
+        assert_eq!(rig.lanes(), look);
+        select(&mut rig, false, 5).good();
+        rig.skip(OFTEN);
+        rig.skip(OFTEN);
+        assert_eq!(rig.lanes(), []);
+    }
+}
+
+#[test]
+fn a_saved_threshold_is_watched_over_resets_and_restarts() {
+    let (mut rig, store) = rig(Options::default());
+    let look = vec![Some(store.2.number())];
+    rig.unit.keep_state(Arc::new(lunette_engine::RamKeeper::default())).unwrap();
+    let page = ProvisioningThreshold { enabled: true, count: 4, resource: 1, ..Default::default() };
+    let list = [&[0; 4][..], &page.encode(false)].concat();
+    rig.ask(&[0x15, 0x11, 0, 0, list.len() as u8, 0], &list, 0).good();
+    assert_eq!(rig.lanes(), look);
+    select(&mut rig, false, 4).good();
+    rig.skip(OFTEN);
+    assert_eq!(rig.lanes(), look, "a reset would set it again");
 }
 
 #[test]
 fn the_log_says_how_much_room_there_is() {
     let (mut rig, store) = rig(Options::default());
-    let log = |rig: &mut Rig| rig.ask(&[0x4d, 0, 0x4c, 0, 0, 0, 0, 0, 255, 0], &[], 255).good();
-    assert_eq!(log(&mut rig)[2..], [0, 0], "nothing has been seen yet");
-    rig.resume();
+    let log = |rig: &mut Rig, room| rig.ask(&[0x4d, 0, 0x4c, 0, 0, 0, 0, 0, 255, 0], &[], room);
     let available = [0, 1, 0x23, 8, 0, 0, 0, 9, 2, 0, 0, 0];
     let used = [0, 2, 0x23, 8, 0, 0, 0, 3, 1, 0, 0, 0];
-    assert_eq!(log(&mut rig)[2..], [&[0, 24][..], &available, &used].concat());
+    assert_eq!(log(&mut rig, 255).good()[2..], [&[0, 24][..], &available, &used].concat());
+    assert_eq!(rig.lanes(), [Some(store.2.number())], "it may take long");
     store.leave(u64::MAX);
-    rig.skip(SELDOM);
-    assert_eq!(log(&mut rig)[8..12], [0xff; 4]);
+    assert_eq!(log(&mut rig, 12).good()[8..12], [0xff; 4]);
+    let from = |rig: &mut Rig, first| rig.ask(&[0x4d, 0, 0x4c, 0, 0, 0, first, 0, 255, 0], &[], 255);
+    assert_eq!(from(&mut rig, 2).good()[..6], [0x8c, 0, 0, 12, 0, 2]);
+    assert_eq!(from(&mut rig, 3).refused(), INVALID_FIELD);
+    *store.1.lock().unwrap() = Err(IoError::Os(5));
+    assert_eq!(log(&mut rig, 255).good()[2..], [0, 0], "nothing can be seen");
 }
 
 #[test]

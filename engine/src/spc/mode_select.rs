@@ -62,6 +62,7 @@ fn select(request: &Request<'_>, form: ModeForm, length: u16) -> Decoded {
         } else {
             run.unit.set_modes(&selection, &run.nexus);
         }
+        run.unit.device().modes_selected(&run.unit, &*run.poster());
         // What the cache holds reaches the medium before it counts as disabled (SBC-4 6.5), also what is still being written.
         // It may hold something though it is disabled: the command that did that may have failed here.
         let has_cache = run.unit.backing().is_some_and(|backing| backing.caps().volatile_cache);
