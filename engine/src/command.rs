@@ -2,7 +2,7 @@
 
 use crate::{Access, CommandFilter, LogicalUnit, Nexus, Plan};
 use lunette_scsi::{Cdb, Opcode, Sense, command_name};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
 /// Which way a command's data goes.
@@ -229,7 +229,7 @@ pub struct Request<'a> {
 pub(crate) struct CommandTable {
     rows: Vec<Row>,
     /// For each operation code the rows that have it.
-    by_opcode: Box<[(u16, u16); 256]>,
+    by_opcode: [(u16, u16); 256],
     /// Commands that a filter has taken out.
     refused: Vec<(u8, Option<u16>)>,
 }
@@ -287,7 +287,36 @@ impl CommandTable {
             let end = rows.partition_point(|row| usize::from(row.spec.opcode.0) <= opcode);
             (first as u16, end as u16)
         });
-        Self { rows, by_opcode: Box::new(by_opcode), refused }
+        Self { rows, by_opcode, refused }
+    }
+
+    /// The same, but one table for all that have the same rows: it takes more memory than all else of an idle unit.
+    pub(crate) fn shared(
+        primary: impl Iterator<Item = &'static CommandSpec>,
+        device: impl Iterator<Item = &'static CommandSpec>,
+        filter: &CommandFilter,
+    ) -> Arc<Self> {
+        /// So many at most: filters may all differ.
+        const MOST: usize = 64;
+        static TABLES: Mutex<Vec<Weak<CommandTable>>> = Mutex::new(Vec::new());
+        let table = Self::new(primary, device, filter);
+        let mut tables = TABLES.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(same) = tables.iter().filter_map(Weak::upgrade).find(|other| other.is_same(&table)) {
+            return same;
+        }
+        tables.retain(|other| other.strong_count() > 0);
+        let table = Arc::new(table);
+        if tables.len() < MOST {
+            tables.push(Arc::downgrade(&table));
+        }
+        table
+    }
+
+    fn is_same(&self, other: &Self) -> bool {
+        let same = |(a, b): (&Row, &Row)| std::ptr::eq(a.spec, b.spec) && a.owner == b.owner;
+        self.rows.len() == other.rows.len()
+            && self.rows.iter().zip(&other.rows).all(same)
+            && self.refused == other.refused
     }
 
     pub(crate) fn rows(&self) -> &[Row] {

@@ -38,7 +38,7 @@ pub struct LogicalUnit {
     pub identity: Identity,
     device: Box<dyn Device>,
     backing: Option<Arc<dyn Backing>>,
-    commands: CommandTable,
+    commands: Arc<CommandTable>,
     home: OnceLock<Box<[ReactorId]>>,
     pub(crate) flags: AtomicU32,
     retired: AtomicBool,
@@ -119,7 +119,7 @@ impl LogicalUnit {
         static NEXT: AtomicU64 = AtomicU64::new(0);
         let primary: &[&'static spc::PrimaryCommand] =
             if device.is_placeholder() { &[] } else { spc::COMMANDS };
-        let commands = CommandTable::new(primary.iter().map(|row| &row.spec), device.commands(), filter);
+        let commands = CommandTable::shared(primary.iter().map(|row| &row.spec), device.commands(), filter);
         let mut unit = Self {
             number: NEXT.fetch_add(1, Ordering::Relaxed),
             name: name.into(),

@@ -1,4 +1,5 @@
 use super::*;
+use crate::CommandFilter;
 use lunette_scsi::{AdditionalSense, Sense, SenseKey, Status};
 
 fn execute(rig: &mut Rig, from: &Initiator, lun: Lun, cdb: &[u8]) -> (Outcome, Vec<u8>) {
@@ -169,4 +170,17 @@ fn reserved_bits_and_unknown_commands_are_pointed_at() {
     assert_eq!(*sense(&outcome), Sense::illegal_request(AdditionalSense::INVALID_COMMAND_OPERATION_CODE));
     let (outcome, _) = execute(&mut rig, &a, lun, &[0x00, 0, 0]);
     assert_eq!(sense(&outcome).additional, AdditionalSense::INVALID_FIELD_IN_CDB);
+}
+
+#[test]
+fn units_with_the_same_commands_share_their_table() {
+    let unit = |filter: &CommandFilter| {
+        let identity = Identity::new("1", lunette_scsi::Naa::locally_assigned(1));
+        LogicalUnit::filtered("toy", identity, Box::new(Toy), None, filter)
+    };
+    let (all, fewer) = (CommandFilter::default(), "deny:log-sense".parse().unwrap());
+    let [a, b, c] = [&all, &all, &fewer].map(unit);
+    assert!(std::ptr::eq(a.commands(), b.commands()));
+    assert!(!std::ptr::eq(a.commands(), c.commands()));
+    assert_eq!([&a, &c].map(|unit| unit.commands().rows_of(0x4d).len()), [1, 0]);
 }
