@@ -131,8 +131,8 @@ impl StateDir {
     }
 
     /// The identities for `keys`, in their order: the kept ones, and new ones, which are kept from now on. No record is
-    /// given to two keys, nor that of a unit that is served here already, and what the empty key stands for gets a new identity
-    /// each time.
+    /// given to two keys, nor that of a unit that is served here already unless the key has its name, and what the empty key
+    /// stands for gets a new identity each time.
     pub(crate) fn identities(&self, keys: &[Key]) -> Result<Vec<Record>> {
         let mut turn = self.turn()?;
         turn.ledger.refresh()?;

@@ -100,7 +100,8 @@ impl Ledger {
         all.into_iter().map(|numbered| &numbered.record).collect()
     }
 
-    /// The record of each of `keys`, none given to two. Those that are `taken` are given to none.
+    /// The record of each of `keys`, none given to two. Those that are `taken` are given to none that has no name: who has the
+    /// name is to take the place of who had it.
     pub(super) fn find(&self, keys: &[Key], taken: impl Fn(Naa) -> bool) -> Vec<Option<&Record>> {
         let mut given = HashSet::new();
         let mut found: Vec<Option<&Record>> = vec![None; keys.len()];
@@ -108,7 +109,8 @@ impl Ledger {
         for (rule, by_key) in RULES.iter().zip(&self.by_key) {
             for (key, found) in keys.iter().zip(&mut found).filter(|(_, found)| found.is_none()) {
                 let same = rule(key).and_then(|text| by_key.get(&*text)).into_iter().flatten();
-                let free = same.copied().find(|naa| !given.contains(naa) && !taken(*naa));
+                let is_free = |naa: Naa| !given.contains(&naa) && (key.name.is_some() || !taken(naa));
+                let free = same.copied().find(|naa| is_free(*naa));
                 *found = free.and_then(|naa| self.records.get(&naa)).map(|numbered| &numbered.record);
                 given.extend(free);
             }

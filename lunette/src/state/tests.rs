@@ -208,6 +208,11 @@ fn the_identity_of_a_unit_that_is_served_is_given_to_no_other() {
     let key = file(temporary.path(), "a");
     assert_ne!(state.identities(std::slice::from_ref(&key)).unwrap()[0].naa, record.naa);
     drop(unit);
+    // Who has its name takes its place.
+    let record = state.identities(&[named("x")]).unwrap().remove(0);
+    let _unit = state.unit(record.naa).unwrap();
+    let key = Key { name: Some("x".into()), ..key };
+    assert_eq!(state.identities(&[key]).unwrap()[0].naa, record.naa);
 }
 
 #[test]
