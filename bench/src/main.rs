@@ -16,6 +16,7 @@ mod null;
 mod peers;
 mod report;
 mod run;
+mod scale;
 mod vhost_user;
 
 use std::path::PathBuf;
@@ -31,7 +32,7 @@ use run::Settings;
 /// Compares lunette with its peers, and writes the results as Markdown.
 #[derive(Parser)]
 struct Arguments {
-    /// What to run; everything unless given.
+    /// What to run; everything but `scale` unless given.
     #[arg(value_enum)]
     benchmarks: Vec<Benchmark>,
     /// Rounds; the median of them counts.
@@ -67,7 +68,7 @@ struct Arguments {
     /// Fail if a claim does not hold.
     #[arg(long)]
     check: bool,
-    /// The results file; bench/results.md unless the run is quick, filtered or of peers alone.
+    /// The results file; bench/results.md, or bench/results-scale.md, unless the run is quick, filtered or of peers alone.
     #[arg(long)]
     output: Option<PathBuf>,
 }
@@ -92,6 +93,8 @@ enum Benchmark {
     Instructions,
     /// iSCSI against tgt and a bare exchange over TCP, and the system calls that it takes.
     Iscsi,
+    /// 10,000 units of files, and 1,000 sockets with a guest each: what a start takes, and what each of them holds.
+    Scale,
 }
 
 impl Benchmark {
@@ -106,6 +109,7 @@ impl Benchmark {
             Self::Options => vhost_user::options(settings),
             Self::Instructions => instructions::measure(settings),
             Self::Iscsi => return Ok(vec![iscsi::compare(settings)?, iscsi::count_calls(settings)?]),
+            Self::Scale => return scale::measure(settings),
         };
         Ok(vec![section?])
     }
@@ -138,9 +142,22 @@ impl Arguments {
         })
     }
 
+    fn benchmarks(&self) -> Vec<Benchmark> {
+        match &self.benchmarks[..] {
+            [] => {
+                Benchmark::value_variants().iter().copied().filter(|one| *one != Benchmark::Scale).collect()
+            }
+            some => some.to_vec(),
+        }
+    }
+
     fn results(&self) -> Option<PathBuf> {
         let whole = self.filter.is_empty() && !self.peers_only && !self.quick;
-        self.output.clone().or_else(|| whole.then(|| "bench/results.md".into()))
+        let file = match self.benchmarks[..] {
+            [Benchmark::Scale] => "bench/results-scale.md",
+            _ => "bench/results.md",
+        };
+        self.output.clone().or_else(|| whole.then(|| file.into()))
     }
 }
 
@@ -153,12 +170,8 @@ fn main() -> Result<()> {
         return iscsi::serve_ping_pong(exchange);
     }
     let settings = arguments.settings()?;
-    let chosen = match &arguments.benchmarks[..] {
-        [] => Benchmark::value_variants(),
-        some => some,
-    };
     let mut sections = Vec::new();
-    for benchmark in chosen {
+    for benchmark in arguments.benchmarks() {
         for section in benchmark.run(&settings)?.into_iter().filter(|section| !section.is_empty()) {
             println!("{}", section.markdown());
             sections.push(section);

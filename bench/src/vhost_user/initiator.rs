@@ -20,7 +20,7 @@ pub(super) const QUEUE_SIZE: u16 = 128;
 
 /// The guest's choices.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Guest {
+pub(crate) struct Guest {
     pub(super) waiting: Waiting,
     pub(super) form: Form,
     pub(super) event_idx: bool,
@@ -71,14 +71,14 @@ impl Words {
 }
 
 /// virtio-scsi. Slots go round the request queues.
-pub(super) struct Scsi {
+pub(crate) struct Scsi {
     driver: ScsiDriver,
     data: Vec<Words>,
     queues: usize,
 }
 
 impl Scsi {
-    pub(super) fn connect(socket: &Path, slots: usize, room: usize, guest: &Guest) -> Result<Self> {
+    pub(crate) fn connect(socket: &Path, slots: usize, room: usize, guest: &Guest) -> Result<Self> {
         let queues = usize::from(guest.queues);
         let room = room.next_multiple_of(4096);
         let options = Options {

@@ -20,10 +20,11 @@ use crate::load::workload::{Direction, Workload};
 use crate::load::{self, Initiator, Sample};
 use crate::lunette::{Lunette, Tuning};
 use crate::run::{Cell, Settings};
-use initiator::{Block, Guest, Scsi};
+use initiator::Block;
 
 pub(crate) use direct_io::compare as direct_io;
 pub(crate) use idle::watch as idle;
+pub(crate) use initiator::{Guest, Scsi};
 pub(crate) use memory::compare as memory;
 pub(crate) use no_data::compare as no_data;
 pub(crate) use options::compare as options;
