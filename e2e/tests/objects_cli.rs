@@ -1,8 +1,11 @@
 //! `lunette lu`, `target`, `portal` and `export`: what they do, print and refuse, and what a shell completes.
 
+use std::thread;
+
 use anyhow::{Context, Result};
 use lunette_e2e::daemon::{Daemon, Lunette, binary};
 use lunette_e2e::tools::{self, Output};
+use serde_json::Value;
 
 const TARGET: &str = "iqn.2026-11.org.example:disks";
 const OTHER: &str = "iqn.2026-11.org.example:data";
@@ -128,6 +131,33 @@ fn objects_are_made_shown_changed_and_taken_away() -> Result<()> {
     assert_eq!(table(&tell(&["lu", "list"])?).len(), 2);
     daemon.stop()?;
     Ok(())
+}
+
+/// Who asks for something that takes long can take it back.
+#[test]
+fn a_unit_that_was_to_be_quiet_goes_on_when_that_is_cancelled() -> Result<()> {
+    let (lunette, daemon) = serve()?;
+    let tell = |words: &[&str]| tell(&lunette, words);
+    tell(&["lu", "create", "slow", "--store", "ram:1M", "--fault", "delay:600000", "--to", TARGET])?;
+    let mut reader = tools::command("iscsi-perf")?;
+    let _reader = tools::Guarded::spawn(reader.arg(daemon.iscsi_url(0)?))?;
+    let listed = |method: &str| -> Result<Vec<Value>> {
+        Ok(serde_json::from_str(&tell(&[method, "list", "--json"])?)?)
+    };
+    let is_busy = |session: &Value| session["open_tasks"].as_u64().is_some_and(|tasks| tasks > 0);
+    tools::wait_until("a command under way", || Ok(listed("session")?.iter().any(is_busy)))?;
+    let quiesce = thread::scope(|scope| {
+        let asked = scope.spawn(|| lunette.ask(["lu", "quiesce", "slow"]));
+        let running =
+            || Ok::<_, anyhow::Error>(listed("job")?.into_iter().find(|job| job["state"] == "running"));
+        tools::wait_until("the job", || Ok(running()?.is_some()))?;
+        let job = running()?.context("a job")?["job"].to_string();
+        tell(&["job", "cancel", &job])?;
+        asked.join().expect("a client")
+    })?;
+    assert!(quiesce.status == 1 && quiesce.stderr.contains("cancelled"), "{quiesce}");
+    assert!(tell(&["lu", "show", "slow"])?.contains("state            ready\n"));
+    daemon.kill()
 }
 
 #[test]

@@ -179,11 +179,8 @@ pub(super) fn delete(call: &Call<'_>, Delete { name, detach }: Delete) -> Result
         }
         let shown = running.now().shown(|other| *other == name).remove(&name).unwrap_or_default();
         if let Some(first) = shown.first().filter(|_| !detach) {
-            let others = if shown.len() > 1 {
-                format!(" and {} other places", shown.len() - 1)
-            } else {
-                String::new()
-            };
+            let others =
+                if shown.len() > 1 { format!(" and {} more", shown.len() - 1) } else { String::new() };
             let Shown { name: by, at, .. } = first;
             return Err(Failure::failed(format!(
                 "the unit `{name}` is shown at {at} of {by}{others}: detach it first, or say `detach`"
@@ -299,7 +296,9 @@ pub(super) fn refresh(call: &Call<'_>, UnitName { name }: UnitName) -> Result<Re
 
 pub(super) fn quiesce(call: &Call<'_>, UnitName { name }: UnitName) -> Result<(), Failure> {
     let unit = find(call, &name)?;
-    call.daemon.running.quiesce(&unit, LONGEST).map_err(failure)
+    let is_wanted = || call.work.go_on().is_ok();
+    let quiet = call.daemon.running.quiesce_while(&unit, LONGEST, is_wanted);
+    quiet.map_err(|error| call.work.go_on().err().unwrap_or_else(|| failure(error)))
 }
 
 pub(super) fn resume(call: &Call<'_>, UnitName { name }: UnitName) -> Result<(), Failure> {

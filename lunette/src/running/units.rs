@@ -14,9 +14,12 @@ use lunette_store::{Post, ReactorId};
 use lunette_store_file::OpenError;
 use lunette_transport_vhost_user::reactor_of;
 use std::collections::BTreeSet;
+use std::sync::mpsc::RecvTimeoutError;
 use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 
+/// How often somebody who waits for a unit looks whether that is still wanted.
+const LOOK: Duration = Duration::from_millis(100);
 /// How long commands that are under way have to end before a unit is changed.
 const CHANGE: Duration = Duration::from_secs(60);
 /// How long they have before a unit is taken away, which happens in any case.
@@ -192,7 +195,17 @@ impl Running {
 
     /// Has a unit be quiet; it goes on if it does not become so within `time`.
     pub(crate) fn quiesce(&self, unit: &Arc<LogicalUnit>, time: Duration) -> Result<()> {
-        let quiet = self.ask(unit, time, |unit, post, tell| unit.quiesce(post, tell));
+        self.quiesce_while(unit, time, || true)
+    }
+
+    /// The same; it goes on as well when `is_wanted` has become false.
+    pub(crate) fn quiesce_while(
+        &self,
+        unit: &Arc<LogicalUnit>,
+        time: Duration,
+        is_wanted: impl Fn() -> bool,
+    ) -> Result<()> {
+        let quiet = self.ask_while(unit, time, is_wanted, |unit, post, tell| unit.quiesce(post, tell));
         quiet.inspect_err(|_| unit.resume_commands(&*self.reactors.poster()))
     }
 
@@ -203,11 +216,27 @@ impl Running {
         time: Duration,
         begin: impl FnOnce(&Arc<LogicalUnit>, &dyn Post, Tell<T>),
     ) -> Result<T> {
+        self.ask_while(unit, time, || true, begin)
+    }
+
+    fn ask_while<T: Send + 'static>(
+        &self,
+        unit: &Arc<LogicalUnit>,
+        time: Duration,
+        is_wanted: impl Fn() -> bool,
+        begin: impl FnOnce(&Arc<LogicalUnit>, &dyn Post, Tell<T>),
+    ) -> Result<T> {
         let (tell, told) = mpsc::channel();
         begin(unit, &*self.reactors.poster(), Box::new(move |result| drop(tell.send(result))));
-        match told.recv_timeout(time) {
-            Ok(result) => result.map_err(|error| anyhow!("{}: {error}", unit.name)),
-            Err(_) => bail!("{}: commands that are under way have not ended within {time:?}", unit.name),
+        let deadline = Instant::now() + time;
+        loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            match told.recv_timeout(left.min(LOOK)) {
+                Ok(result) => return result.map_err(|error| anyhow!("{}: {error}", unit.name)),
+                Err(_) if !is_wanted() => bail!("{}: it is no longer wanted", unit.name),
+                Err(RecvTimeoutError::Timeout) if !left.is_zero() => {}
+                Err(_) => bail!("{}: commands that are under way have not ended within {time:?}", unit.name),
+            }
         }
     }
 }
