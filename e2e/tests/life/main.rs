@@ -74,6 +74,7 @@ fn a_life() -> Result<()> {
     many_create_at_once(&lunette)?;
     plug_in_and_out(&lunette, &mut guest)?;
     grow_a_mounted_file_system(&lunette, &mut guest)?;
+    throttle(&lunette, &mut guest)?;
     end_a_session(&lunette, &mut guest)?;
     apply_a_changed_file(&lunette, &mut guest)?;
     move_between_exports(&lunette, &mut guest)?;
@@ -206,6 +207,41 @@ fn grow_a_mounted_file_system(lunette: &Lunette<'_>, guest: &mut Guest) -> Resul
     )?;
     let refused = lunette.ask(["lu", "resize", "files", "1M"])?.fails()?;
     assert!(refused.stderr.contains("--shrink"), "{refused}");
+    Ok(())
+}
+
+/// A throttle of one unit lets through as many commands as it says, and no others are slower; without it there are more again.
+fn throttle(lunette: &Lunette<'_>, guest: &mut Guest) -> Result<()> {
+    const RATE: f64 = 100.0;
+    const COUNT: f64 = 1000.0;
+    // What may come at once after a pause is as much as in a tenth of a second.
+    let expected = (COUNT - RATE / 10.0) / RATE;
+    let seconds = |guest: &mut Guest| -> Result<f64> {
+        let said = guest.check(&format!(
+            "fio --name=counted --filename=$(disk 1 0) --direct=1 --ioengine=libaio --iodepth=16 --rw=randread --bs=4k \
+                --number_ios={COUNT} --size=64M --output-format=json --output=/run/counted.json >/dev/null
+             grep -m1 '\"runtime\"' /run/counted.json | tr -dc 0-9"
+        ))?;
+        Ok(said.trim().parse::<f64>()? / 1000.0)
+    };
+    let shown = tell(lunette, "show")?;
+    let throttled = format!("{shown}\n[[throttle]]\nname = \"files\"\nunits = [\"files\"]\niops = {RATE}\n");
+    fs::write(lunette.path("throttled.toml"), throttled)?;
+    fs::write(lunette.path("free.toml"), &shown)?;
+    tell(lunette, "apply throttled.toml")?;
+    let slow = seconds(guest)?;
+    ensure!(
+        (slow / expected - 1.0).abs() < 0.05,
+        "{COUNT} commands have taken {slow} seconds instead of {expected}"
+    );
+    guest.check("rounds_wait 1")?;
+    tell(lunette, "apply free.toml")?;
+    let free = seconds(guest)?;
+    ensure!(
+        free < slow / 2.0,
+        "{COUNT} commands take {free} seconds without the throttle, and {slow} with it"
+    );
+    assert_eq!(tell(lunette, "show")?, shown);
     Ok(())
 }
 
