@@ -97,6 +97,10 @@ pub(crate) enum ClientCall {
     ///
     /// Shows what differs and does it, all or nothing, without disturbing what stays as it is.
     Apply(ApplyCall),
+    /// Have a daemon apply the files that it was started from, as SIGHUP does
+    Reload(ReloadCall),
+    /// Have a daemon write its configuration to the file that it was started from, or to another
+    Save(SaveCall),
     /// See, create, change and delete logical units
     Lu(LuCall),
     /// See, create, change and delete iSCSI targets, and choose what they show
@@ -182,6 +186,21 @@ pub(crate) struct ApplyCall {
     pub(crate) json: bool,
 }
 
+/// `reload`.
+#[derive(Args, Debug)]
+pub(crate) struct ReloadCall {
+    #[command(flatten)]
+    pub(crate) control: ControlSocket,
+    /// Also if changes that were made since, and are not saved, are lost
+    #[arg(long)]
+    pub(crate) discard: bool,
+    #[command(flatten)]
+    pub(crate) permitted: Permitted,
+    /// As JSON, with everything that is known
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
 /// What may happen to what is served.
 #[derive(Args, Debug)]
 pub(crate) struct Permitted {
@@ -191,6 +210,19 @@ pub(crate) struct Permitted {
     /// Leave out what needs a restart of the daemon
     #[arg(long)]
     pub(crate) except_restart: bool,
+}
+
+/// `save`.
+#[derive(Args, Debug)]
+pub(crate) struct SaveCall {
+    #[command(flatten)]
+    pub(crate) control: ControlSocket,
+    /// Another file than the one that it was started from
+    #[arg(value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub(crate) file: Option<PathBuf>,
+    /// Also if somebody else has changed that
+    #[arg(long)]
+    pub(crate) overwrite: bool,
 }
 
 /// `events`.

@@ -308,11 +308,9 @@ fn apply_a_changed_file(lunette: &Lunette<'_>, guest: &mut Guest) -> Result<()> 
 /// A unit goes from one export to another, with what is in it, while its guest works on others.
 fn move_between_exports(lunette: &Lunette<'_>, guest: &mut Guest) -> Result<()> {
     guest.check("dd if=/dev/urandom of=$(disk 3 0) bs=64k count=4 oflag=direct; md5sum $(disk 3 0) | cut -d' ' -f1 >/run/more")?;
-    tell(lunette, "export detach vm more")?;
+    assert_eq!(tell(lunette, "lu move more vm other")?, "unit `more` is LUN 0 of other\n");
     guest.check("until [ ! -e /sys/class/scsi_disk/0:0:0:3 ]; do rounds_run; sleep 0.1; done")?;
-    assert_eq!(tell(lunette, "export attach other more")?, "unit `more` is LUN 0 of other\n");
-    assert_eq!(tell(lunette, "export detach other more")?, "");
-    assert_eq!(tell(lunette, "export attach vm more --at 1:9")?, "unit `more` is LUN 1:9 of vm\n");
+    assert_eq!(tell(lunette, "lu move more other vm --at 1:9")?, "unit `more` is LUN 1:9 of vm\n");
     guest.check(
         "until [ -b /dev/$(ls /sys/class/scsi_device/0:0:1:9/device/block 2>/dev/null) ]; do rounds_run; sleep 0.1; done
          disk=/dev/$(ls /sys/class/scsi_device/0:0:1:9/device/block)
@@ -326,8 +324,10 @@ fn move_between_exports(lunette: &Lunette<'_>, guest: &mut Guest) -> Result<()> 
 fn start_again(lunette: &Lunette<'_>, daemon: Daemon) -> Result<()> {
     let shown = tell(lunette, "show")?;
     let listed = tell(lunette, "lu list --json")?;
+    let file = lunette.path("lunette.toml").display().to_string();
+    assert_eq!(tell(lunette, "save")?, format!("{file} is written\n"));
+    assert_eq!(tell(lunette, "reload")?, "0 steps done\n");
     daemon.stop()?;
-    fs::write(lunette.path("lunette.toml"), &shown)?;
     let daemon = lunette.start()?;
     assert_eq!(tell(lunette, "show")?, shown);
     assert_eq!(tell(lunette, "lu list --json")?, listed, "the same units with the same identities");

@@ -53,6 +53,20 @@ pub(crate) enum LuCommand {
     /// Change keys of a logical unit while it is used
     #[command(disable_version_flag = true)]
     Change(Changing<UnitNamed, Unit>),
+    /// Have another target or export show a logical unit, and print where
+    Move {
+        #[command(flatten)]
+        unit: UnitNamed,
+        /// Target or export that shows it
+        #[arg(value_name = "FROM", add = ArgValueCandidates::new(names::targets_and_exports))]
+        from: Shelf,
+        /// Target or export that is to show it
+        #[arg(value_name = "TO", add = ArgValueCandidates::new(names::targets_and_exports))]
+        to: Shelf,
+        /// LUN, or TARGET:LUN of an export [default: the lowest that is free]
+        #[arg(long, value_name = "PLACE")]
+        at: Option<Place>,
+    },
     /// Make a logical unit larger or smaller, and tell those who use it
     Resize {
         #[command(flatten)]
@@ -319,6 +333,15 @@ pub(crate) struct ExportNamed {
 pub(crate) enum Shelf {
     Target(TargetName),
     Export(Label),
+}
+
+impl std::fmt::Display for Shelf {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Target(name) => name.fmt(f),
+            Self::Export(name) => name.fmt(f),
+        }
+    }
 }
 
 impl std::str::FromStr for Shelf {

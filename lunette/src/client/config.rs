@@ -1,8 +1,8 @@
-//! `lunette show` and `apply`: the configuration of a daemon as a whole.
+//! `lunette show`, `apply`, `reload` and `save`: the configuration of a daemon as a whole.
 
 use super::progress::wait_for;
 use super::{connect, print_json, print_text};
-use crate::cli::{ApplyCall, ShowCall};
+use crate::cli::{ApplyCall, Permitted, ReloadCall, SaveCall, ShowCall};
 use crate::config::{command, to_toml};
 use anyhow::Result;
 use lunette_control::{Connection, Status};
@@ -47,12 +47,38 @@ pub(super) fn apply(call: &ApplyCall) -> Result<()> {
     if steps.is_empty() && (waiting.is_empty() || call.permitted.except_restart) {
         return if call.json { print_json(&plan) } else { Ok(()) };
     }
+    let mut params = permitted(&call.permitted);
+    params["toml"] = toml.into();
     // What has been shown, and nothing else.
-    let params = json!({
-        "toml": toml, "except_restart": call.permitted.except_restart, "shrink": call.permitted.shrink,
-        "if_generation": generation
-    });
+    params["if_generation"] = generation.into();
     done(&mut daemon, "config.apply", &params, call.json)
+}
+
+/// Carries out `lunette reload`.
+pub(super) fn reload(call: &ReloadCall) -> Result<()> {
+    let mut params = permitted(&call.permitted);
+    params["discard"] = call.discard.into();
+    let mut daemon = connect(&call.control)?;
+    done(&mut daemon, "config.reload", &params, call.json)
+}
+
+/// Carries out `lunette save`.
+pub(super) fn save(call: &SaveCall) -> Result<()> {
+    #[derive(Deserialize)]
+    struct Saved {
+        path: String,
+    }
+    let path = call.file.as_ref().map(std::path::absolute).transpose()?;
+    let mut params = json!({ "overwrite": call.overwrite });
+    if let Some(path) = path {
+        params["path"] = json!(path);
+    }
+    let Saved { path } = connect(&call.control)?.call("config.save", &params)?;
+    print_text(&format!("{path} is written\n"))
+}
+
+fn permitted(permitted: &Permitted) -> Value {
+    json!({ "except_restart": permitted.except_restart, "shrink": permitted.shrink })
 }
 
 /// Has a configuration applied, and says what has come of it.

@@ -34,6 +34,16 @@ pub(super) fn run(what: &LuCall) -> Result<()> {
             let unit = &call.of.unit;
             change(daemon, "unit.change", (Kind::Unit, unit), call)
         }
+        LuCommand::Move { unit: UnitNamed { unit }, from, to, at } => {
+            let mut params = json!({ "unit": unit, "from": from.to_string(), "to": to.to_string() });
+            if let Some(at) = at {
+                params["at"] = json!(at);
+            }
+            let names: [(Kind, &dyn std::fmt::Display); 3] =
+                [(Kind::Unit, unit), (Kind::of(from), from), (Kind::of(to), to)];
+            let told: Value = call_on(daemon, "unit.move", &params, &names)?;
+            print_text(&format!("unit `{unit}` is LUN {} of {to}\n", told["at"].as_str().unwrap_or("?")))
+        }
         LuCommand::Resize { unit, size, shrink } => resize(daemon, unit, size, *shrink),
         LuCommand::Refresh(UnitNamed { unit }) => {
             let Resized { size } = long(daemon, "unit.refresh", &json!({ "name": unit }), unit)?;
@@ -162,18 +172,18 @@ fn keys_of(unit: &str, said: Map<String, Value>) -> Result<(Name, Map<String, Va
 
 /// Has a target or an export show a unit, and says where.
 pub(super) fn attach(daemon: &mut Connection, to: &Shelf, unit: &Name, at: Option<Value>) -> Result<()> {
-    let (method, kind, name, key): (_, _, &dyn std::fmt::Display, _) = match to {
-        Shelf::Target(name) => ("target.attach", Kind::Target, name, "lun"),
-        Shelf::Export(name) => ("export.attach", Kind::Export, name, "at"),
+    let (method, key) = match to {
+        Shelf::Target(_) => ("target.attach", "lun"),
+        Shelf::Export(_) => ("export.attach", "at"),
     };
-    let mut params = json!({ "name": name.to_string(), "unit": unit });
+    let mut params = json!({ "name": to.to_string(), "unit": unit });
     if let Some(at) = at {
         params[key] = at;
     }
-    let told: Value = call_on(daemon, method, &params, &[(kind, name), (Kind::Unit, unit)])?;
+    let told: Value = call_on(daemon, method, &params, &[(Kind::of(to), to), (Kind::Unit, unit)])?;
     let at = told[key].as_str().map_or_else(|| told[key].to_string(), str::to_owned);
     let already = if told["attached"] == false { " already" } else { "" };
-    print_text(&format!("unit `{unit}` is LUN {at} of {name}{already}\n"))
+    print_text(&format!("unit `{unit}` is LUN {at} of {to}{already}\n"))
 }
 
 /// Has something carried out that takes its time, and shows how far it is. Ctrl-C cancels it.

@@ -28,6 +28,8 @@ pub(crate) fn run(call: &ClientCall) -> Result<()> {
         ClientCall::Status(call) => status(call),
         ClientCall::Show(call) => config::show(call),
         ClientCall::Apply(call) => config::apply(call),
+        ClientCall::Reload(call) => config::reload(call),
+        ClientCall::Save(call) => config::save(call),
         ClientCall::Lu(call) => lu::run(call),
         ClientCall::Target(call) => target::run(call),
         ClientCall::Portal(call) => portal::run(call),

@@ -3,7 +3,7 @@
 use super::table::Table;
 use super::{pretty, print_json, print_table, print_text};
 use crate::cli::keys::Keyed;
-use crate::cli::objects::{Changing, Listing};
+use crate::cli::objects::{Changing, Listing, Shelf};
 use crate::config::{Document, did_you_mean, document_to_toml};
 use anyhow::Result;
 use clap::Args;
@@ -23,6 +23,14 @@ pub(super) enum Kind {
 }
 
 impl Kind {
+    /// That of something that shows units.
+    pub(super) fn of(shelf: &Shelf) -> Self {
+        match shelf {
+            Shelf::Target(_) => Self::Target,
+            Shelf::Export(_) => Self::Export,
+        }
+    }
+
     /// The method that lists them, and where a name is in what it tells.
     fn listed(self) -> (&'static str, &'static str) {
         match self {
