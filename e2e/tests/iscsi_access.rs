@@ -169,7 +169,7 @@ fn mistakes_are_told_with_their_place() -> Result<()> {
             ["iscsi.toml:6:", "10.0.0.0/40"],
         ),
         (chap(""), ["iscsi.toml:6:", "without accounts"]),
-        (chap("{ name = \"a\", secret = { file = \"none\" } }"), ["iscsi.toml:6:", "in none: No such file"]),
+        (chap("{ name = \"a\", secret = { file = \"none\" } }"), ["iscsi.toml:6:", "/none: No such file"]),
         (chap("{ name = \"a\", secret = { file = \"open\" } }"), ["iscsi.toml:6:", "chmod 600"]),
         (chap("{ name = \"a\", secret = \"inline\" }"), ["iscsi.toml:6:", "secret"]),
     ] {
