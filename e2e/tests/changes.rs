@@ -115,7 +115,7 @@ fn only_what_differs_changes_under_the_load_of_an_initiator() -> Result<()> {
     assert_eq!(size_of(&daemon.iscsi_url(7)?)?, (32 << 20).to_string());
     tools::output("iscsi-readcapacity16", ["-s", &daemon.iscsi_url(2)?])?.fails()?;
     let good = control.call("config.show", json!({}))?;
-    let missing = "\n[[unit]]\nname = \"no\"\nstore = \"/no/such.img\"\n";
+    let missing = "\n[[unit]]\nname = \"no\"\nstore = \"no/such.img\"\n";
     for (text, part) in [
         (format!("{}{missing}", saved.replace("ram:8M", "ram:16M")), "/no/such.img does not exist"),
         ("[[unit]\n".to_owned(), "lunette.toml:1:"),
