@@ -205,6 +205,18 @@ impl Daemon {
         }
     }
 
+    /// A client that writes to the unit at LUN 0, whose bytes are in `file`, until it is dropped. It has begun.
+    pub fn load(&mut self, file: &Path) -> Result<Guarded> {
+        let mut bench = tools::command("qemu-img")?;
+        bench.args(["bench", "-w", "-f", "raw", "--pattern=0xaa", "-d", "16", "-s", "64k", "-c", "10000000"]);
+        let bench = Guarded::spawn(bench.arg(self.iscsi_url(0)?))?;
+        tools::wait_until("the client to write", || {
+            self.alive()?;
+            Ok(allocated(file)? > 1 << 20)
+        })?;
+        Ok(bench)
+    }
+
     fn said(&self) -> String {
         format!("--- stdout\n{}--- log\n{}", self.printed(), self.log())
     }

@@ -56,15 +56,6 @@ fn size_of(url: &str) -> Result<String> {
     Ok(said.stdout.trim().to_owned())
 }
 
-/// A client that writes for the whole time, to the unit at LUN 0, until it is looked at.
-fn load(url: &str, file: &Path) -> Result<Guarded> {
-    let mut bench = tools::command("qemu-img")?;
-    bench.args(["bench", "-w", "-f", "raw", "--pattern=0xaa", "-d", "8", "-s", "64k", "-c", "10000000"]);
-    let bench = Guarded::spawn(bench.arg(url))?;
-    tools::wait_until("the client to write", || Ok(allocated(file)? > 1 << 20))?;
-    Ok(bench)
-}
-
 const FILE: &str = r#"
 [[unit]]
 name = "busy"
@@ -91,7 +82,7 @@ fn only_what_differs_changes_under_the_load_of_an_initiator() -> Result<()> {
     let lunette = lunette.arg("--config").arg(&path);
     let mut daemon = lunette.start()?;
     let mut control = Control::of(&lunette)?;
-    let (mut bench, target) = (load(&daemon.iscsi_url(0)?, &busy)?, "iqn.2026-11.dev.lunette:default");
+    let (mut bench, target) = (daemon.load(&busy)?, "iqn.2026-11.dev.lunette:default");
 
     // By the control socket.
     let new = json!({ "name": "new", "store": lunette.path("new.img"), "size": "16M" });

@@ -162,14 +162,7 @@ fn it_ends_gently_under_load() -> Result<()> {
     let file = lunette.file("disk.img", 64 << 20)?;
     let lunette = lunette.lu(format!("disk:{},w,fault=delay:20", file.display())).iscsi();
     let mut daemon = lunette.start()?;
-    let mut bench = tools::command("qemu-img")?;
-    bench.args(["bench", "-w", "-f", "raw", "--pattern=0xaa", "-d", "16", "-s", "64k"]);
-    bench.args(["-c", "10000000"]).arg(daemon.iscsi_url(0)?);
-    let _bench = tools::Guarded::spawn(&bench)?;
-    tools::wait_until("the client to write", || {
-        daemon.alive()?;
-        Ok(allocated(&file)? > 1 << 20)
-    })?;
+    let _bench = daemon.load(&file)?;
     daemon.stop()?;
     lunette.start()?.stop()?;
     Ok(())

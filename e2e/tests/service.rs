@@ -7,7 +7,7 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
-use lunette_e2e::daemon::{Lunette, allocated, binary};
+use lunette_e2e::daemon::{Lunette, binary};
 use lunette_e2e::manager::Manager;
 use lunette_e2e::tools;
 
@@ -77,14 +77,7 @@ fn it_drains_when_the_manager_stops_it() -> Result<()> {
     let mut manager = Manager::new(&lunette)?;
     let mut daemon = manager.manage(&lunette).start()?;
     assert_eq!(manager.told()?.value("READY"), Some("1"));
-    let mut bench = tools::command("qemu-img")?;
-    bench.args(["bench", "-w", "-f", "raw", "--pattern=0xaa", "-d", "16", "-s", "64k"]);
-    bench.args(["-c", "10000000"]).arg(daemon.iscsi_url(0)?);
-    let _bench = tools::Guarded::spawn(&bench)?;
-    tools::wait_until("the client to write", || {
-        daemon.alive()?;
-        Ok(allocated(&file)? > 1 << 20)
-    })?;
+    let _bench = daemon.load(&file)?;
     let said = daemon.stop()?;
     assert_eq!(manager.told()?.value("STOPPING"), Some("1"));
     assert!(!said.stderr.contains("not ended") && !said.stderr.contains("cannot flush"), "{said}");
