@@ -3,12 +3,11 @@
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::net::UnixStream;
-use std::path::Path;
 
 use anyhow::{Context, Result, bail};
 use lunette_e2e::checks;
-use lunette_e2e::daemon::{Daemon, Lunette, allocated};
-use lunette_e2e::tools::{self, Guarded};
+use lunette_e2e::daemon::{Daemon, Lunette};
+use lunette_e2e::tools;
 use lunette_e2e::uml::Uml;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
