@@ -44,17 +44,20 @@ pub(crate) enum OtherSize {
 }
 
 /// Opens all units.
-pub(crate) fn open<'a>(specs: impl IntoIterator<Item = &'a config::Unit>, state: &StateDir) -> Result<Units> {
+pub(crate) fn open<'a>(
+    specs: impl IntoIterator<Item = &'a Arc<config::Unit>>,
+    state: &StateDir,
+) -> Result<Units> {
     let specs: Vec<_> = specs.into_iter().collect();
     let opened = specs.iter().map(|spec| Opened::open(spec, OtherSize::Take)).collect::<Result<Vec<_>>>()?;
     let keys = specs.iter().map(|spec| key(spec)).collect::<Result<Vec<_>>>()?;
     let records = state.identities(&keys)?;
     let mut names = HashSet::new();
-    let naa = |(spec, record): (&&config::Unit, &Record)| naa(spec, record);
+    let naa = |(spec, record): (&&Arc<config::Unit>, &Record)| naa(spec, record);
     if let Some(naa) = specs.iter().zip(&records).map(naa).find(|naa| !names.insert(*naa)) {
         bail!("{}", taken(naa));
     }
-    let lock = |(spec, record): (&&config::Unit, &Record)| keeper(spec, record, state);
+    let lock = |(spec, record): (&&Arc<config::Unit>, &Record)| keeper(spec, record, state);
     // All of them, before any state is read.
     let keepers = specs.iter().zip(&records).map(lock).collect::<Result<Vec<_>>>()?;
     let units = specs.into_iter().zip(opened).zip(records).zip(keepers);
@@ -230,7 +233,8 @@ mod tests {
     fn a_unit_whose_state_is_damaged_is_not_ready() {
         let directory = tempfile::tempdir().unwrap();
         let state = StateDir::open(directory.path()).unwrap();
-        let spec = config::Unit { name: Name::of("x"), ..config::Unit::new(StoreSpec::Ram(1 << 20)) };
+        let spec =
+            Arc::new(config::Unit { name: Name::of("x"), ..config::Unit::new(StoreSpec::Ram(1 << 20)) });
         let ready = |state| {
             let units = open([&spec], state).unwrap();
             units.values().all(|unit| unit.unit.ready().is_ok())
@@ -250,9 +254,9 @@ mod tests {
         let state = StateDir::open(directory.path()).unwrap();
         let ram = |name| config::Unit { name: Name::of(name), ..config::Unit::new(StoreSpec::Ram(1 << 20)) };
         let wwn = Some(Text(lunette_scsi::Naa::locally_assigned(5)));
-        let units = ["a", "b"].map(|name| config::Unit { wwn, ..ram(name) });
+        let units = ["a", "b"].map(|name| Arc::new(config::Unit { wwn, ..ram(name) }));
         let refusal = open(&units, &state).err().unwrap().to_string();
         assert!(refusal.contains("the world-wide name naa.3000000000000005"));
-        assert_eq!(open(&["a", "b"].map(ram), &state).unwrap().len(), 2);
+        assert_eq!(open(&["a", "b"].map(ram).map(Arc::new), &state).unwrap().len(), 2);
     }
 }

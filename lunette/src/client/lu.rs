@@ -125,7 +125,9 @@ fn show(
         return print_json(&told);
     }
     let told: Shown = serde_json::from_value(told)?;
-    print_text(&(description(&told) + &as_configured(&told.config, |unit: Unit, all| all.units.push(unit))))
+    print_text(
+        &(description(&told) + &as_configured(&told.config, |unit: Unit, all| all.units.push(unit.into()))),
+    )
 }
 
 fn description(unit: &Shown) -> String {
@@ -243,7 +245,8 @@ mod tests {
     #[test]
     fn one_unit_is_shown_with_all_its_places() {
         let unit: Shown = serde_json::from_value(told()).unwrap();
-        let text = description(&unit) + &as_configured(&unit.config, |unit: Unit, all| all.units.push(unit));
+        let text =
+            description(&unit) + &as_configured(&unit.config, |unit: Unit, all| all.units.push(unit.into()));
         let expected = "\
 unit             db
 state            not ready: medium not present

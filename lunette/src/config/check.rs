@@ -11,6 +11,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::hash::Hash;
 use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
+use std::sync::Arc;
 
 /// A place in a configuration.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -150,7 +151,7 @@ impl<'a> Checker<'a> {
                 _ => format!("two units have target={target},lun={lun}"),
             },
         );
-        let path = |unit: &'a Unit| match &unit.store {
+        let path = |unit: &'a Arc<Unit>| match &unit.store {
             StoreSpec::Path(path) => Some(path.as_path()),
             StoreSpec::Ram(_) => None,
         };
@@ -180,7 +181,7 @@ impl<'a> Checker<'a> {
         what: impl Fn(K) -> String,
     ) {
         let units = &self.document.units;
-        for (index, first) in twice(units.iter().map(&of).enumerate()) {
+        for (index, first) in twice(units.iter().map(|unit| of(unit)).enumerate()) {
             if let Some(value) = of(&units[index]) {
                 self.clash(Where::new("unit", index).at(key), what(value), Where::new("unit", first).at(key));
             }

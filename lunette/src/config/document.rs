@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::Path;
+use std::sync::Arc;
 
 /// The configuration of lunette: one file, or several that are read together.
 #[derive(Clone, Default, PartialEq, Debug, Serialize, Deserialize, JsonSchema)]
@@ -31,7 +32,7 @@ pub(crate) struct Document {
     pub(crate) times: Times,
     #[serde(default, rename = "unit", skip_serializing_if = "Vec::is_empty")]
     #[schemars(with = "Vec<super::schema::UnitTable>")]
-    pub(crate) units: Vec<Unit>,
+    pub(crate) units: Vec<Arc<Unit>>,
     #[serde(default, rename = "portal", skip_serializing_if = "Vec::is_empty")]
     pub(crate) portals: Vec<Portal>,
     #[serde(default, rename = "target", skip_serializing_if = "Vec::is_empty")]
@@ -63,8 +64,8 @@ pub(crate) struct Model {
     pub(crate) daemon: Daemon,
     /// What concerns all of iSCSI.
     pub(crate) iscsi: Iscsi,
-    /// The units by their names.
-    pub(crate) units: BTreeMap<Name, Unit>,
+    /// The units by their names. There may be very many, of which a change concerns one.
+    pub(crate) units: BTreeMap<Name, Arc<Unit>>,
     /// The portals by the addresses that they listen on. Several may have the port 0.
     pub(crate) portals: BTreeMap<PortalKey, Portal>,
     /// The targets by their names.
@@ -153,6 +154,12 @@ impl<T: Rebase> Rebase for Option<T> {
 impl<T: Rebase> Rebase for Vec<T> {
     fn rebase(&mut self, base: &Path) {
         self.iter_mut().for_each(|value| value.rebase(base));
+    }
+}
+
+impl<T: Rebase + Clone> Rebase for Arc<T> {
+    fn rebase(&mut self, base: &Path) {
+        Self::make_mut(self).rebase(base);
     }
 }
 

@@ -18,6 +18,7 @@ use std::fs::File;
 use std::io::{ErrorKind, Read};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
@@ -319,7 +320,7 @@ impl<'a> Reader<'a> {
         table
     }
 
-    fn unit(&mut self, origin: Origin<'a>) -> Option<Unit> {
+    fn unit(&mut self, origin: Origin<'a>) -> Option<Arc<Unit>> {
         let lu = origin.value.get_ref().as_table().and_then(|table| table.get("lu"));
         let Some(lu) = lu else { return self.table(origin) };
         let Notation { lu: text } = self.table(origin)?;
@@ -329,7 +330,7 @@ impl<'a> Reader<'a> {
             Err(error) => Err(error.why().to_owned()),
         };
         let fault = |what| Fault { place: lu.span(), kind: Kind::Other(what) };
-        unit.map_err(|what| self.tell(origin.file, fault(what))).ok()
+        unit.map(Arc::new).map_err(|what| self.tell(origin.file, fault(what))).ok()
     }
 
     fn tell(&mut self, file: usize, fault: Fault) {

@@ -17,6 +17,7 @@ use anyhow::{Context, Result, anyhow, bail};
 use std::collections::HashSet;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::Path;
+use std::sync::Arc;
 
 /// The iSCSI address when none is given.
 const DEFAULT_ISCSI: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 3260);
@@ -138,6 +139,7 @@ fn document(options: &Serve, daemon: &Daemon, sockets: Sockets) -> Result<Docume
     let here = std::env::current_dir().context("cannot find out the directory")?;
     units.rebase(&here);
     vhost_user.rebase(&here);
+    let units = units.into_iter().map(Arc::new).collect();
     Ok(Document { units, portals, targets, vhost_user, ..Document::default() })
 }
 

@@ -16,7 +16,7 @@ use std::fmt;
 /// `[[unit]]`: a logical unit.
 ///
 /// Instead of its keys it may have `lu`, with the notation of the command line.
-#[derive(Clone, PartialEq, Debug, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub(crate) struct Unit {
     /// What the unit is called here, in logs, and, unless `known-by` says otherwise, in the state directory.

@@ -17,6 +17,7 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::ops::RangeInclusive;
 use std::path::Path;
+use std::sync::Arc;
 
 mod bytes;
 mod foreign;
@@ -116,9 +117,9 @@ impl<T> Visitor<'_> for TextVisitor<T> {
     }
 }
 
-/// The name of a unit or an export.
+/// The name of a unit. There are many copies of each.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Debug)]
-pub(crate) struct Name(String);
+pub(crate) struct Name(Arc<str>);
 
 /// The longest name, in bytes.
 const LONGEST_NAME: usize = 64;
@@ -136,7 +137,7 @@ impl Name {
 
     /// A name that is made up for something without one; it is short and printable.
     pub(crate) fn of(text: &str) -> Self {
-        Self(text.to_owned())
+        Self(text.into())
     }
 }
 
@@ -150,11 +151,11 @@ impl Value for Name {
     const NAME: &'static str = "Name";
 
     fn read(text: &str) -> Result<Self, String> {
-        notation::printable("a name", text, LONGEST_NAME).map(Self)
+        notation::printable("a name", text, LONGEST_NAME).map(|name| Self(name.into()))
     }
 
     fn write(&self) -> String {
-        self.0.clone()
+        self.0.to_string()
     }
 
     fn schema() -> Schema {

@@ -61,7 +61,7 @@ pub(crate) struct UnitStatus {
     /// Where it is seen.
     shown: Vec<Shown>,
     /// Its keys, as in a configuration.
-    config: config::Unit,
+    config: Arc<config::Unit>,
 }
 
 /// A unit that there is now.
@@ -146,13 +146,13 @@ pub(super) fn create(call: &Call<'_>, unit: config::Unit) -> Result<Created, Fai
         is_absolute(&unit)?;
         unit.check().map_err(|(key, why)| Failure::parameters(format!("{key}: {why}")))?;
         match model.units.get(&unit.name) {
-            Some(known) if *known == unit => Ok(false),
+            Some(known) if **known == unit => Ok(false),
             Some(_) => Err(Failure::new(
                 Failure::CONFLICT,
                 format!("there is another unit of the name `{}`", unit.name),
             )),
             None => {
-                model.units.insert(unit.name.clone(), unit);
+                model.units.insert(unit.name.clone(), unit.into());
                 Ok(true)
             }
         }
@@ -209,7 +209,7 @@ pub(super) fn change(call: &Call<'_>, patch: Patch<config::Unit>) -> Result<Unit
     let permit = Permit { recreate: patch.may_recreate()?, shrink: true, ..Permit::default() };
     let edit = |model: &mut Model| {
         let unit = model.units.get_mut(&name).ok_or_else(|| no_unit(&name))?;
-        *unit = patch.apply(unit)?;
+        *unit = Arc::new(patch.apply(unit)?);
         is_absolute(unit)?;
         unit.check().map_err(|(key, why)| Failure::parameters(format!("{key}: {why}")))
     };

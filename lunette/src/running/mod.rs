@@ -227,14 +227,14 @@ impl Running {
     /// Resized units say what size they have.
     pub(crate) fn settle_sizes(&self) {
         let Now { model, units, .. } = &mut *self.now_mut();
-        for (name, unit) in units {
-            let size = unit.unit.backing().map(|backing| backing.caps().size.get());
-            if let Some((spec, size)) = model.units.get_mut(name).zip(size) {
-                match (&mut spec.size, &mut spec.store) {
-                    (Some(said), _) => *said = Bytes(size),
-                    (None, StoreSpec::Ram(said)) => *said = size,
-                    (None, StoreSpec::Path(_)) => {}
-                }
+        for (name, spec) in &mut model.units {
+            let Some(said) = units::wanted_size(spec) else { continue };
+            let size = units.get(name).and_then(|unit| units::size_of(&unit.unit));
+            let Some(size) = size.filter(|size| *size != said) else { continue };
+            let spec = Arc::make_mut(spec);
+            match &mut spec.store {
+                StoreSpec::Ram(said) => *said = size,
+                StoreSpec::Path(_) => spec.size = Some(Bytes(size)),
             }
         }
     }

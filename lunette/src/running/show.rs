@@ -10,6 +10,7 @@ use crate::units::Unit;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 /// A place at which a unit is seen.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
@@ -107,6 +108,6 @@ pub(crate) fn luns_of_all(model: &config::Model) -> Luns {
 
 /// What an export shows that names no units.
 pub(crate) fn places_of_all(model: &config::Model) -> config::Places {
-    let place = |unit: &config::Unit| Some((crate::units::place(unit)?, unit.name.clone()));
+    let place = |unit: &Arc<config::Unit>| Some((crate::units::place(unit)?, unit.name.clone()));
     model.units.values().filter_map(place).collect()
 }

@@ -17,6 +17,7 @@ use super::values::{Label, Lun, Name, Place, TargetName};
 use serde::Serialize;
 use serde_json::Value;
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 /// What is to be done, in this order.
 #[derive(Clone, PartialEq, Default, Debug, Serialize)]
@@ -112,7 +113,7 @@ pub(crate) struct Change {
 pub(crate) enum Effect {
     Daemon(Box<Daemon>),
     Iscsi(Box<Iscsi>),
-    Unit(Box<Unit>),
+    Unit(Arc<Unit>),
     NoUnit(Name),
     Portal(PortalKey, Box<Portal>),
     NoPortal(PortalKey),
@@ -149,7 +150,7 @@ impl Effect {
         match self.clone() {
             Self::Daemon(daemon) => model.daemon = *daemon,
             Self::Iscsi(iscsi) => model.iscsi = *iscsi,
-            Self::Unit(unit) => drop(model.units.insert(unit.name.clone(), *unit)),
+            Self::Unit(unit) => drop(model.units.insert(unit.name.clone(), unit)),
             Self::NoUnit(name) => drop(model.units.remove(&name)),
             Self::Portal(key, portal) => drop(model.portals.insert(key, *portal)),
             Self::NoPortal(key) => drop(model.portals.remove(&key)),
@@ -226,7 +227,7 @@ impl Effect {
 
     fn unit_of(name: &Name, model: &Model) -> Self {
         let unit = model.units.get(name);
-        unit.map_or_else(|| Self::NoUnit(name.clone()), |unit| Self::Unit(Box::new(unit.clone())))
+        unit.map_or_else(|| Self::NoUnit(name.clone()), |unit| Self::Unit(unit.clone()))
     }
 
     fn throttle_of(name: &Label, model: &Model) -> Self {

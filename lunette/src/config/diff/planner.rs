@@ -5,12 +5,14 @@ use crate::config::daemon::VhostUser;
 use crate::config::document::{Model, PortalKey};
 use crate::config::iscsi::{Access, Luns, Target};
 use crate::config::throttle::Throttle;
-use crate::config::unit::Unit;
-use crate::config::values::{Label, Lun, Name, Place, StoreSpec, TargetName, Value as Written};
+use crate::config::unit::{Serial, Unit};
+use crate::config::values::{FilePath, Label, Lun, Name, Place, StoreSpec, TargetName, Value as Written};
+use lunette_scsi::Naa;
 use serde::Serialize;
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::SocketAddr;
+use std::sync::Arc;
 
 /// The way from one model to the other.
 pub(super) fn plan(running: &Model, wanted: &Model) -> Plan {
@@ -36,23 +38,23 @@ struct Planner<'a> {
 }
 
 /// What only one unit may have, unless it is a file of which all only read.
-#[derive(Clone, PartialEq, Eq, Hash)]
-enum Claim {
-    Store(String),
-    Serial(String),
-    WorldWideName(String),
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+enum Claim<'a> {
+    Store(&'a FilePath),
+    Serial(&'a Serial),
+    WorldWideName(Naa),
     Place(Place),
 }
 
-fn claims(unit: &Unit) -> Vec<Claim> {
+fn claims(unit: &Unit) -> impl Iterator<Item = Claim<'_>> {
     let store = match &unit.store {
-        StoreSpec::Path(path) => Some(Claim::Store(path.to_string())),
+        StoreSpec::Path(path) => Some(Claim::Store(path)),
         StoreSpec::Ram(_) => None,
     };
-    let serial = unit.serial.as_ref().map(|serial| Claim::Serial(serial.to_string()));
-    let wwn = unit.wwn.map(|wwn| Claim::WorldWideName(wwn.to_string()));
+    let serial = unit.serial.as_ref().map(Claim::Serial);
+    let wwn = unit.wwn.map(|wwn| Claim::WorldWideName(wwn.0));
     let place = unit.lun.map(|lun| Claim::Place(Place { target: unit.target, lun: lun.0 }));
-    [store, serial, wwn, place].into_iter().flatten().collect()
+    [store, serial, wwn, place].into_iter().flatten()
 }
 
 /// An object as a value, which all of them can be.
@@ -175,30 +177,28 @@ impl Planner<'_> {
     }
 
     fn units_in_the_way(&self) -> BTreeSet<Name> {
-        let mut holders: HashMap<Claim, Vec<&Unit>> = HashMap::new();
-        for unit in self.now.units.values() {
-            for claim in claims(unit) {
-                holders.entry(claim).or_default().push(unit);
-            }
+        let is_new = |unit: &&Arc<Unit>| self.now.units.get(&unit.name) != Some(*unit);
+        let mut wanted: HashMap<Claim<'_>, Vec<&Unit>> = HashMap::new();
+        for unit in self.wanted.units.values().filter(is_new) {
+            claims(unit).for_each(|claim| wanted.entry(claim).or_default().push(unit));
         }
-        let mut in_the_way = BTreeSet::new();
-        for unit in self.wanted.units.values() {
-            if self.now.units.get(&unit.name) == Some(unit) {
-                continue;
-            }
-            for claim in claims(unit) {
-                let others =
-                    holders.get(&claim).into_iter().flatten().filter(|other| other.name != unit.name);
-                let leaves = |other: &&&Unit| {
-                    let later = self.wanted.units.get(&other.name);
-                    // Two that only read may share a file, unless one of them writes now or later.
-                    let shared = unit.read_only && other.read_only && matches!(claim, Claim::Store(_));
-                    !later.is_some_and(|later| later.read_only && claims(later).contains(&claim)) || !shared
+        if wanted.is_empty() {
+            return BTreeSet::new();
+        }
+        let gives_way = |holder: &&Arc<Unit>| {
+            let later = self.wanted.units.get(&holder.name);
+            claims(holder).any(|claim| {
+                let still_reads =
+                    || later.is_some_and(|later| later.read_only && claims(later).any(|kept| kept == claim));
+                // Two that only read may share a file, unless one of them writes now or later.
+                let shares = |unit: &Unit| {
+                    matches!(claim, Claim::Store(_)) && unit.read_only && holder.read_only && still_reads()
                 };
-                in_the_way.extend(others.filter(leaves).map(|other| other.name.clone()));
-            }
-        }
-        in_the_way
+                let mut others = wanted.get(&claim).into_iter().flatten();
+                others.any(|unit| unit.name != holder.name && !shares(unit))
+            })
+        };
+        self.now.units.values().filter(gives_way).map(|holder| holder.name.clone()).collect()
     }
 
     /// The units that others are to see, and by what they are seen that are to see them no more: these lose them first, so
@@ -217,7 +217,7 @@ impl Planner<'_> {
 
     fn units(&mut self) {
         for (name, unit) in &self.wanted.units {
-            let effect = || Effect::Unit(Box::new(unit.clone()));
+            let effect = || Effect::Unit(unit.clone());
             let object = Object::Unit { name: name.clone() };
             match self.now.units.get(name).cloned() {
                 None => self.create(object, unit, effect()),

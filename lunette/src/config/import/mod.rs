@@ -154,7 +154,7 @@ impl Import {
         if let Some(path) = path {
             self.by_store.entry(path).or_default().push(self.document.units.len());
         }
-        self.document.units.push(unit);
+        self.document.units.push(unit.into());
         Some(name)
     }
 

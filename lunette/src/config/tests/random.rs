@@ -17,6 +17,7 @@ use crate::log::LogLevel;
 use proptest::prelude::*;
 use proptest::sample::{Index, select, subsequence};
 use std::str::FromStr;
+use std::sync::Arc;
 
 fn one<T: FromStr<Err: std::fmt::Debug> + Clone + std::fmt::Debug + 'static>(
     texts: &'static [&'static str],
@@ -262,7 +263,7 @@ prop_compose! {
         if !holds(&document) {
             document.discovery.chap = None;
         }
-        add(&mut document, |document| &mut document.units, units);
+        add(&mut document, |document| &mut document.units, units.into_iter().map(Arc::new).collect());
         add(&mut document, |document| &mut document.portals, portals);
         let names: Vec<_> = document.units.iter().map(|unit| unit.name.clone()).collect();
         let mend = |name: &mut crate::config::values::Name| {

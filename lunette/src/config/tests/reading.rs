@@ -1,7 +1,6 @@
 //! What configurations mean, in one file and in several.
 
 use super::*;
-use crate::config::Unit;
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;
 use tempfile::TempDir;
@@ -82,7 +81,7 @@ fn the_files_of_a_directory_belong_together() {
         ("conf.d/a.toml.old", "nonsense"),
     ]);
     let model = read(&directory).unwrap();
-    let stores: Vec<_> = model.units.values().map(|unit: &Unit| unit.store.to_string()).collect();
+    let stores: Vec<_> = model.units.values().map(|unit| unit.store.to_string()).collect();
     assert_eq!(stores, [directory.path().join("conf.d/a.img").to_str().unwrap(), "ram:2M"]);
     assert_eq!(model.daemon.reactors, Some(2));
 }

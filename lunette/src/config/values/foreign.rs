@@ -28,6 +28,8 @@ impl<T: PartialEq> PartialEq for Written<T> {
     }
 }
 
+impl<T: Eq> Eq for Written<T> {}
+
 impl<T: FromStr<Err: Display>> Written<T> {
     fn parse(key: &str, text: &str) -> Result<Self, String> {
         let value = text.parse().map_err(|error| format!("{key}={text}: {error}"))?;
