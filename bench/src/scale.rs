@@ -22,6 +22,9 @@ const UNITS: usize = 10_000;
 const GUESTS: usize = 1_000;
 const FEW: usize = 100;
 
+/// How long threads may take to end that have nothing to do.
+const REST: Duration = Duration::from_secs(30);
+
 const UNIT_SIZE: u64 = 1 << 30;
 const TARGET: &str = "iqn.2026-11.dev.lunette:scale";
 
@@ -119,6 +122,18 @@ impl Daemon {
         };
         let descriptors = fs::read_dir(format!("/proc/{pid}/fd"))?.count();
         Ok(Holdings { memory: number("RssAnon:")? << 10, descriptors, threads: number("Threads:")? as usize })
+    }
+
+    /// What it has when threads without work have ended, down to so many, or after [`REST`].
+    fn holdings_at_rest(&self, threads: usize) -> Result<Holdings> {
+        let begin = Instant::now();
+        loop {
+            let now = self.holdings()?;
+            if now.threads <= threads || begin.elapsed() > REST {
+                return Ok(now);
+            }
+            std::thread::sleep(Duration::from_millis(100));
+        }
     }
 
     /// Returns how long it took.
@@ -273,7 +288,8 @@ fn with_guests(settings: &Settings, program: &Path, guests: usize) -> Result<Sec
         load::prepare(&mut guest)?;
         connected.push(guest);
     }
-    let busy = daemon.holdings()?;
+    let at_once = daemon.holdings()?.threads;
+    let busy = daemon.holdings_at_rest(idle.threads)?;
     let start = daemon.start;
     drop(connected);
     let stop = daemon.stop()?;
@@ -290,8 +306,10 @@ fn with_guests(settings: &Settings, program: &Path, guests: usize) -> Result<Sec
     ));
     section.fact(format!("Each takes {} while nobody is connected.", each(&idle)));
     section.fact(format!(
-        "Each takes {} when a guest of one request queue is connected and has sent a few commands; {} threads.",
+        "Each takes {} when a guest of one request queue is connected and has sent a few commands. All have connected at \
+         once; their descriptors were mapped by {} threads, of which {} are left.",
         each(&busy),
+        at_once,
         busy.threads
     ));
     let descriptors = (idle.descriptors - before.descriptors) as f64 / more;
