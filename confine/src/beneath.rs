@@ -1,9 +1,9 @@
 //! Directories below which files are to be.
 
-use rustix::fs::{FileType, Mode, OFlags, ResolveFlags, fstat, open, openat2};
+use rustix::fs::{FileType, Mode, OFlags, ResolveFlags, Stat, fstat, open, openat2};
 use rustix::io::Errno;
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 /// Directories as they were when this was made: what is later given their names is not them.
@@ -17,16 +17,31 @@ struct Root {
     directory: OwnedFd,
 }
 
+/// An existing regular file or block device below a root, and nothing else, whatever its name is given to later.
+#[derive(Debug)]
+pub struct Found {
+    file: OwnedFd,
+    is_block_device: bool,
+}
+
 impl Roots {
     /// Takes directories, or single files, that exist.
     ///
     /// # Errors
-    /// Which of them does not exist or cannot be opened, and why.
+    /// Which of them does not exist or cannot be opened, and why: a kernel before Linux 5.6, or a filter of system calls around this
+    /// process, that does not open below a directory only (openat2(2)), among others.
     pub fn open<'a>(paths: impl IntoIterator<Item = &'a Path>) -> Result<Self, (PathBuf, io::Error)> {
         let root = |path: &Path| {
             let real = std::fs::canonicalize(path)?;
             let directory = open(&real, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?;
-            Ok(Root { path: real, directory })
+            match open_below(&directory, Path::new("."), OFlags::PATH, Mode::empty()) {
+                // A single file, or a directory that others search.
+                Ok(_) | Err(Errno::NOTDIR | Errno::ACCESS) => Ok(Root { path: real, directory }),
+                Err(error) => Err(io::Error::new(
+                    io::Error::from(error).kind(),
+                    format!("nothing can be opened below it only, as openat2(2) does: {error}"),
+                )),
+            }
         };
         let roots = paths.into_iter().map(|path| root(path).map_err(|error| (path.to_owned(), error)));
         Ok(Self(roots.collect::<Result<_, _>>()?))
@@ -39,52 +54,101 @@ impl Roots {
     /// When that cannot be found out.
     pub fn hold(&self, path: &Path) -> io::Result<bool> {
         let real = match std::fs::canonicalize(path) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else { return Err(error) };
-                let parent = if parent.as_os_str().is_empty() { Path::new(".") } else { parent };
-                std::fs::canonicalize(parent)?.join(name)
-            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return self.would_hold(path),
             real => real?,
         };
-        match self.open_real(&real, OFlags::PATH) {
+        Ok(self.open_real(&real, OFlags::PATH, Mode::empty())?.is_some())
+    }
+
+    /// The same for a file that is to be made.
+    fn would_hold(&self, path: &Path) -> io::Result<bool> {
+        match self.open_real(&real_of_new(path)?, OFlags::PATH, Mode::empty()) {
             Ok(opened) => Ok(opened.is_some()),
-            // To be made, in a directory that is there.
             Err(Errno::NOENT) => Ok(true),
+            // Nothing is made where a link leads; whoever tries says so.
+            Err(Errno::LOOP) => Ok(true),
             Err(error) => Err(error.into()),
         }
     }
 
-    /// Opens an existing regular file or block device below one of the roots; `None` if it is not there.
+    /// Looks for an existing regular file or block device; `None` if what is there is below no root. Nothing is opened by that
+    /// which opening could have an effect on.
     ///
     /// # Errors
-    /// When it is something else, or cannot be opened.
-    pub fn open_store(&self, path: &Path, flags: OFlags) -> io::Result<Option<OwnedFd>> {
+    /// `ENOTBLK` when it is something else, or what the kernel says when it cannot be looked at.
+    pub fn find(&self, path: &Path) -> io::Result<Option<Found>> {
         let real = std::fs::canonicalize(path)?;
-        // Opening anything else may have effects, so it is looked at first; and what was looked at is what is opened.
-        let Some(found) = self.open_real(&real, OFlags::PATH)? else { return Ok(None) };
-        let before = fstat(&found)?;
-        if !matches!(FileType::from_raw_mode(before.st_mode), FileType::RegularFile | FileType::BlockDevice) {
-            return Err(Errno::NOTBLK.into());
-        }
-        let Some(opened) = self.open_real(&real, flags)? else { return Ok(None) };
-        let after = fstat(&opened)?;
-        let is_same = (before.st_dev, before.st_ino) == (after.st_dev, after.st_ino);
-        if is_same { Ok(Some(opened)) } else { Err(Errno::STALE.into()) }
+        let Some(file) = self.open_real(&real, OFlags::PATH, Mode::empty())? else { return Ok(None) };
+        let is_block_device = match FileType::from_raw_mode(fstat(&file)?.st_mode) {
+            FileType::RegularFile => false,
+            FileType::BlockDevice => true,
+            _ => return Err(Errno::NOTBLK.into()),
+        };
+        Ok(Some(Found { file, is_block_device }))
+    }
+
+    /// Makes a file that was not there, with a mode of 0600, and opens it to read and write; `None` if that is below no root.
+    ///
+    /// # Errors
+    /// What the kernel says when it cannot be made.
+    pub fn create(&self, path: &Path) -> io::Result<Option<OwnedFd>> {
+        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL;
+        Ok(self.open_real(&real_of_new(path)?, flags, Mode::RUSR | Mode::WUSR)?)
     }
 
     /// Opens a path without symbolic links; what has become one meanwhile is refused.
-    fn open_real(&self, real: &Path, flags: OFlags) -> Result<Option<OwnedFd>, Errno> {
+    fn open_real(&self, real: &Path, flags: OFlags, mode: Mode) -> Result<Option<OwnedFd>, Errno> {
         let Some(root) = self.0.iter().find(|root| real.starts_with(&root.path)) else { return Ok(None) };
-        // Terminals are never opened, so that none becomes the daemon's needs no flag.
-        let flags = flags | OFlags::CLOEXEC;
         let rest = real.strip_prefix(&root.path).unwrap_or(real);
         if rest.as_os_str().is_empty() {
             // The root itself, which may be a single file.
-            return open(&root.path, flags | OFlags::NOFOLLOW, Mode::empty()).map(Some);
+            let opened = open(&root.path, flags | OFlags::CLOEXEC | OFlags::NOFOLLOW, mode)?;
+            return Ok(is_same(&fstat(&opened)?, &fstat(&root.directory)?).then_some(opened));
         }
-        let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
-        openat2(&root.directory, rest, flags, Mode::empty(), resolve).map(Some)
+        open_below(&root.directory, rest, flags, mode).map(Some)
     }
+}
+
+impl Found {
+    /// Whether it is a block device, and no regular file.
+    pub fn is_block_device(&self) -> bool {
+        self.is_block_device
+    }
+
+    /// Opens it with these flags of open(2).
+    ///
+    /// # Errors
+    /// What the kernel says when it cannot be opened.
+    pub fn open(&self, flags: OFlags) -> io::Result<OwnedFd> {
+        // By its name it could be something else by now.
+        let name = format!("/proc/self/fd/{}", self.file.as_raw_fd());
+        Ok(open(name, flags | OFlags::CLOEXEC, Mode::empty())?)
+    }
+
+    /// A descriptor that only names it (`O_PATH`).
+    pub fn into_handle(self) -> OwnedFd {
+        self.file
+    }
+}
+
+fn is_same(a: &Stat, b: &Stat) -> bool {
+    (a.st_dev, a.st_ino) == (b.st_dev, b.st_ino)
+}
+
+/// Where a file that is not there would be made, without symbolic links.
+fn real_of_new(path: &Path) -> io::Result<PathBuf> {
+    let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else {
+        return Err(Errno::NOENT.into());
+    };
+    let parent = if parent.as_os_str().is_empty() { Path::new(".") } else { parent };
+    Ok(std::fs::canonicalize(parent)?.join(name))
+}
+
+/// Opens what is below a directory, and refuses to follow any link. (Terminals are never opened, so that none becomes the daemon's
+/// needs no flag.)
+fn open_below(directory: &OwnedFd, path: &Path, flags: OFlags, mode: Mode) -> Result<OwnedFd, Errno> {
+    let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
+    openat2(directory, path, flags | OFlags::CLOEXEC, mode, resolve)
 }
 
 #[cfg(test)]
@@ -98,6 +162,14 @@ mod tests {
         inside: PathBuf,
         outside: PathBuf,
         roots: Roots,
+    }
+
+    fn text(file: OwnedFd) -> String {
+        io::read_to_string(fs::File::from(file)).unwrap()
+    }
+
+    fn errno<T>(result: io::Result<T>) -> Option<Errno> {
+        result.err().and_then(|error| Errno::from_io_error(&error))
     }
 
     fn place() -> Place {
@@ -131,15 +203,46 @@ mod tests {
             ("/proc/self/root/etc/passwd".into(), false),
         ] {
             assert_eq!(roots.hold(&path).unwrap(), held, "{}", path.display());
-            let opened = roots.open_store(&path, OFlags::RDONLY);
-            assert_eq!(
-                opened.is_ok_and(|opened| opened.is_some()),
-                held && path.exists(),
-                "{}",
-                path.display()
-            );
+            let found = roots.find(&path).is_ok_and(|found| found.is_some());
+            assert_eq!(found, held && path.exists(), "{}", path.display());
+            let made = roots.create(&path).is_ok_and(|made| made.is_some());
+            assert_eq!(made, held && path.ends_with("new.img"), "{}", path.display());
+            if made {
+                fs::remove_file(&path).unwrap();
+            }
         }
         assert!(roots.hold(&inside.join("no/such/directory")).is_err());
+        assert!(!outside.join("new.img").exists());
+    }
+
+    /// Whoever may write to a directory can put anything in the place of what was found.
+    #[test]
+    fn what_was_found_is_what_is_opened() {
+        let Place { inside, outside, roots, .. } = &place();
+        let name = inside.join("a.img");
+        let found = roots.find(&name).unwrap().unwrap();
+        fs::write(outside.join("a.img"), "outside").unwrap();
+        fs::rename(&name, inside.join("b.img")).unwrap();
+        symlink(outside.join("a.img"), &name).unwrap();
+        assert_eq!(text(found.open(OFlags::RDONLY).unwrap()), "a");
+        // A named pipe: to open it would wait for a writer.
+        let found = roots.find(&inside.join("b.img")).unwrap().unwrap();
+        fs::remove_file(inside.join("b.img")).unwrap();
+        rustix::fs::mknodat(rustix::fs::CWD, inside.join("b.img"), FileType::Fifo, Mode::RUSR, 0).unwrap();
+        assert_eq!(text(found.open(OFlags::RDONLY).unwrap()), "a");
+        assert_eq!(errno(roots.find(&inside.join("b.img"))), Some(Errno::NOTBLK));
+    }
+
+    #[test]
+    fn what_gets_the_name_of_a_root_is_none() {
+        let Place { inside, .. } = &place();
+        let name = inside.join("a.img");
+        let roots = Roots::open([name.as_path()]).unwrap();
+        assert!(roots.hold(&name).unwrap() && roots.find(&name).unwrap().is_some());
+        // The first is kept, so that its number is not given to another.
+        fs::rename(&name, inside.join("b.img")).unwrap();
+        fs::write(&name, "another").unwrap();
+        assert!(!roots.hold(&name).unwrap() && roots.find(&name).unwrap().is_none());
     }
 
     #[test]
@@ -148,17 +251,15 @@ mod tests {
         let real = inside.join("a.img");
         fs::remove_file(&real).unwrap();
         symlink(outside.join("a.img"), &real).unwrap();
-        assert_eq!(roots.open_real(&real, OFlags::RDONLY).unwrap_err(), Errno::LOOP);
+        assert_eq!(roots.open_real(&real, OFlags::RDONLY, Mode::empty()).unwrap_err(), Errno::LOOP);
     }
 
     #[test]
-    fn only_files_and_block_devices_are_opened() {
+    fn only_files_and_block_devices_are_found() {
         let Place { inside, roots, .. } = &place();
-        assert!(roots.open_store(inside, OFlags::RDONLY).is_err());
+        assert_eq!(errno(roots.find(inside)), Some(Errno::NOTBLK));
         let devices = Roots::open([Path::new("/dev")]).unwrap();
-        assert!(devices.open_store(Path::new("/dev/null"), OFlags::RDWR).is_err());
-        let file = Roots::open([inside.join("a.img").as_path()]).unwrap();
-        assert!(file.open_store(&inside.join("a.img"), OFlags::RDONLY).unwrap().is_some());
+        assert_eq!(errno(devices.find(Path::new("/dev/null"))), Some(Errno::NOTBLK));
         assert!(Roots::open([Path::new("/no/such/directory")]).is_err());
     }
 }

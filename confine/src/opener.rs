@@ -4,6 +4,9 @@
 //! It is forked before the daemon gives up its rights, keeps one of them (to open files whatever their mode says), has neither the
 //! daemon's memory after that nor its descriptors, and does nothing but look at a path, open it and hand over the descriptor. What
 //! is allowed it checks itself: it does not trust the daemon. It ends with the daemon, and is not started again.
+//!
+//! A block device is handed over only to who claims it, which the kernel refuses while it is mounted or otherwise in use, or to read
+//! what somebody has claimed and locked: nobody writes below a file system by its means.
 
 use crate::Kinds;
 use crate::beneath::Roots;
@@ -35,6 +38,7 @@ const LONGEST: usize = HEAD + 4096;
 const HEAD: usize = 5;
 const WRITE: u8 = 1;
 const EXCLUSIVE: u8 = 2;
+const LOOK: u8 = 4;
 
 /// The daemon's end.
 #[derive(Debug)]
@@ -81,18 +85,20 @@ impl Opener {
         }
     }
 
-    /// Opens an existing file or device below the roots, to read or, with [`OFlags::RDWR`], to write too; of the other flags
-    /// [`OFlags::EXCL`] counts.
+    /// Opens an existing file or device below the roots, to read or, with [`OFlags::RDWR`], to write too, or, with
+    /// [`OFlags::PATH`], only to look at it; of the other flags [`OFlags::EXCL`] counts.
     ///
     /// # Errors
-    /// `EACCES` when it is below no root, what the kernel says when it cannot be opened, and otherwise when the process has ended or
-    /// does not answer.
+    /// `EACCES` when it is below no root, `EPERM` when it is a block device that is neither to be claimed nor both to be read and
+    /// locked by somebody, what the kernel says when it cannot be opened, and otherwise when the process has ended or does not
+    /// answer.
     pub fn open(&self, path: &Path, flags: OFlags) -> io::Result<OwnedFd> {
         let path = std::path::absolute(path)?;
         let mut line = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         line.last = line.last.wrapping_add(1);
         let how = if flags.contains(OFlags::RDWR) { WRITE } else { 0 }
-            | if flags.contains(OFlags::EXCL) { EXCLUSIVE } else { 0 };
+            | if flags.contains(OFlags::EXCL) { EXCLUSIVE } else { 0 }
+            | if flags.contains(OFlags::PATH) { LOOK } else { 0 };
         let request = [&line.last.to_ne_bytes()[..], &[how], path.as_os_str().as_bytes()].concat();
         if request.len() > LONGEST {
             return Err(Errno::NAMETOOLONG.into());
@@ -213,7 +219,31 @@ fn answer(socket: &OwnedFd, roots: &Roots, request: &[u8]) -> io::Result<()> {
 }
 
 fn open(roots: &Roots, how: u8, path: &Path) -> io::Result<OwnedFd> {
-    let mut flags = if how & WRITE != 0 { OFlags::RDWR } else { OFlags::RDONLY };
-    flags.set(OFlags::EXCL, how & EXCLUSIVE != 0);
-    roots.open_store(path, flags)?.ok_or_else(|| Errno::ACCESS.into())
+    let found = roots.find(path)?.ok_or(Errno::ACCESS)?;
+    if how & LOOK != 0 {
+        return Ok(found.into_handle());
+    }
+    let (writes, claims) = (how & WRITE != 0, how & EXCLUSIVE != 0);
+    let mut flags = if writes { OFlags::RDWR } else { OFlags::RDONLY };
+    flags.set(OFlags::EXCL, claims);
+    if !found.is_block_device() || claims {
+        return found.open(flags);
+    }
+    if writes {
+        return Err(Errno::PERM.into());
+    }
+    let opened = found.open(flags)?;
+    if is_locked(&opened)? { Ok(opened) } else { Err(Errno::PERM.into()) }
+}
+
+/// Whether another open file has a lock on it.
+fn is_locked(file: &OwnedFd) -> io::Result<bool> {
+    // SAFETY: all zeroes is a valid value: the whole file, from its start.
+    let mut lock: libc::flock = unsafe { std::mem::zeroed() };
+    lock.l_type = libc::F_WRLCK as libc::c_short;
+    // SAFETY: the kernel reads and writes a `flock` at the address.
+    match unsafe { libc::fcntl(file.as_raw_fd(), libc::F_OFD_GETLK, &raw mut lock) } {
+        0 => Ok(i32::from(lock.l_type) != libc::F_UNLCK),
+        _ => Err(io::Error::last_os_error()),
+    }
 }

@@ -1,11 +1,13 @@
 //! What may be opened: by the kernel's means, by the process that opens for others, and without capabilities. All of that is for
 //! single threads and their children, so each test has one of its own.
 
+use lunette_confine::beneath::Roots;
 use lunette_confine::files::{self, Error, Places, Use};
 use lunette_confine::filter::Mode;
 use lunette_confine::opener::Opener;
 use lunette_confine::privileges::{self, Capabilities};
 use rustix::fs::OFlags;
+use seccompiler::{BpfProgram, SeccompAction, SeccompFilter, TargetArch};
 use std::fs::{self, File, Permissions};
 use std::io::{ErrorKind, Read};
 use std::os::unix::fs::{PermissionsExt, symlink};
@@ -70,6 +72,8 @@ fn the_opener_hands_over_what_is_below_its_roots_and_ends_with_the_daemon() {
         let opened = opener.open(&stores.join("a"), OFlags::RDWR | OFlags::CLOEXEC).unwrap();
         File::from(opened).read_to_string(&mut text).unwrap();
         assert_eq!(text, "a");
+        let looked = opener.open(&stores.join("a"), OFlags::PATH).unwrap();
+        assert!(rustix::fs::fcntl_getfl(&looked).unwrap().contains(OFlags::PATH));
         let refused = |path: &Path| kind(opener.open(path, OFlags::RDONLY));
         assert_eq!(refused(&outside.join("a")), Some(ErrorKind::PermissionDenied));
         assert_eq!(refused(&stores.join("out")), Some(ErrorKind::PermissionDenied));
@@ -84,4 +88,22 @@ fn the_opener_hands_over_what_is_below_its_roots_and_ends_with_the_daemon() {
         assert!(child > 0 && status == 0, "it has ended by itself: {status}");
     };
     std::thread::scope(|scope| scope.spawn(used).join().unwrap());
+}
+
+/// Where the kernel cannot open below a directory only, nothing could be held to the directories.
+#[test]
+fn there_are_no_roots_without_the_call_that_keeps_to_them() {
+    let (_folder, [stores, ..]) = folder();
+    let confined = move || {
+        assert!(Roots::open([stores.as_path()]).is_ok());
+        let missing = SeccompAction::Errno(libc::ENOSYS.unsigned_abs());
+        let rules = [(libc::SYS_openat2, Vec::new())].into();
+        let processor = TargetArch::try_from(std::env::consts::ARCH).unwrap();
+        let filter = SeccompFilter::new(rules, SeccompAction::Allow, missing, processor).unwrap();
+        seccompiler::apply_filter(&BpfProgram::try_from(filter).unwrap()).unwrap();
+        let (path, error) = Roots::open([stores.as_path()]).unwrap_err();
+        assert_eq!(path, stores);
+        assert!(error.to_string().contains("openat2"), "{error}");
+    };
+    std::thread::spawn(confined).join().unwrap();
 }

@@ -173,7 +173,18 @@ fn another_user_serves_the_devices_that_root_has_allowed() -> Result<()> {
     fs::set_permissions(&image, fs::Permissions::from_mode(0o600))?;
     let device = Loop::on(&image)?;
     fs::set_permissions(lunette.path(""), fs::Permissions::from_mode(0o755))?;
-    let lunette = lunette.allow_only(["/dev"]).lu(format!("disk:{},w", device.0)).arg("--user").arg("nobody");
+    // Below a directory that only root may search.
+    let private = lunette.path("private");
+    fs::create_dir(&private)?;
+    fs::set_permissions(&private, fs::Permissions::from_mode(0o700))?;
+    let hidden = private.join("hidden.img");
+    fs::File::create(&hidden)?.set_len(1 << 20)?;
+    let lunette = lunette
+        .allow_only([Path::new(&device.0), &private])
+        .lu(format!("disk:{},w", device.0))
+        .lu(format!("disk:{},w", hidden.display()))
+        .arg("--user")
+        .arg("nobody");
     let mut daemon = lunette.start()?;
     let process = Path::new("/proc").join(daemon.pid().to_string());
     assert_eq!(status(&process, "Uid")?, format!("{NOBODY}\t{NOBODY}\t{NOBODY}\t{NOBODY}"));
@@ -186,6 +197,9 @@ fn another_user_serves_the_devices_that_root_has_allowed() -> Result<()> {
     let commands = ["-f", "raw", "-c", "write -P 7 1M 64k", "-c", "flush", "-c", "discard 2M 64k"];
     tools::output("qemu-io", commands.iter().copied().chain([&*url]))?.ok()?;
     assert_eq!(fs::read(&image)?[1 << 20..][..65536], [7; 65536]);
+    tools::output("qemu-io", ["-f", "raw", "-c", "write -P 8 0 4k", "-c", "flush", &daemon.iscsi_url(1)?])?
+        .ok()?;
+    assert_eq!(fs::read(&hidden)?[..4096], [8; 4096]);
     daemon.stop()?;
     tools::wait_until("the end of the opener", || Ok(!opener.exists()))?;
     let daemon = lunette.start()?;

@@ -7,7 +7,7 @@ mod allowed;
 mod places;
 mod user;
 
-pub(crate) use allowed::{check, lock_wait, opener};
+pub(crate) use allowed::{check, lock_wait, look, opener};
 
 use crate::cli::Serve;
 use crate::config::values::{FilePath, Principal};

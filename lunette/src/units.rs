@@ -98,10 +98,9 @@ impl Opened {
         let (backing, description, created): (Arc<dyn Backing>, _, _) = match &spec.store {
             StoreSpec::Path(path) => {
                 let is_new = !path.as_path().exists();
+                // To tell why; what is opened is below them, too.
                 confinement::check(path.as_path())?;
                 let file = open_file(path.as_path(), spec, other)?;
-                // It may have become a link meanwhile; that it is the same file now, opening has made sure of.
-                confinement::check(path.as_path())?;
                 let description = format!("{path} ({})", file.mode());
                 (Arc::new(file), description, is_new.then(|| path.as_path().to_owned()))
             }
@@ -159,7 +158,9 @@ fn open_file(path: &Path, spec: &config::Unit, other: OtherSize) -> Result<File>
 pub(crate) fn key(spec: &config::Unit) -> Result<Key> {
     let place = match &spec.store {
         StoreSpec::Path(path) => {
-            Key::file(path.as_path()).with_context(|| format!("cannot examine {path}"))?
+            let path = path.as_path();
+            let file = confinement::look(path).and_then(|file| Key::file(path, file));
+            file.with_context(|| format!("cannot examine {}", path.display()))?
         }
         StoreSpec::Ram(_) => Key::default(),
     };

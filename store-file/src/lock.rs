@@ -8,7 +8,7 @@
 //! process is seen to have it, and then refused: waiting too short is never unsafe, it only starts nothing.
 
 use crate::sys;
-use crate::{OpenError, Options};
+use crate::{OpenError, Opener, Options};
 use rustix::fs::{AtFlags, CWD, Dev, FileType, Mode, OFlags, Stat, StatxFlags, makedev};
 use rustix::io::Errno;
 use std::io;
@@ -59,19 +59,18 @@ pub(crate) fn open(
 ) -> Result<OwnedFd, OpenError> {
     let fd = match FileType::from_raw_mode(stat.st_mode) {
         FileType::BlockDevice => claim(path, stat, options, patience)?,
-        _ => open_file(path, flags(options), options).map_err(|error| failed("open", path, error))?,
+        _ => open_file(path, flags(options), options.opener.as_ref())
+            .map_err(|error| failed("open", path, error))?,
     };
     lock(&fd, path, options, patience)?;
     Ok(fd)
 }
 
-/// Opens an existing file, or has it opened where this process may not.
-pub(crate) fn open_file(path: &Path, flags: OFlags, options: &Options) -> Result<OwnedFd, Errno> {
-    match (rustix::fs::open(path, flags, Mode::empty()), &options.opener) {
-        (Err(Errno::ACCESS | Errno::PERM), Some(opener)) => {
-            opener.open(path, flags).map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::ACCESS))
-        }
-        (opened, _) => opened,
+/// Opens a file, or has it opened.
+pub(crate) fn open_file(path: &Path, flags: OFlags, opener: Option<&Opener>) -> io::Result<OwnedFd> {
+    match opener {
+        Some(opener) => opener.open(path, flags),
+        None => Ok(rustix::fs::open(path, flags, Mode::RUSR | Mode::WUSR)?),
     }
 }
 
@@ -97,10 +96,11 @@ pub(crate) fn lock(
 /// Opens a block device that nobody else has claimed. Readers may share it with one that has: the first reader's claim
 /// keeps writers away for all of them.
 fn claim(path: &Path, stat: &Stat, options: &Options, patience: &mut Patience) -> Result<OwnedFd, OpenError> {
+    let open = |flags| open_file(path, flags, options.opener.as_ref());
     loop {
-        match open_file(path, flags(options) | OFlags::EXCL, options) {
+        match open(flags(options) | OFlags::EXCL) {
             Ok(fd) => return Ok(fd),
-            Err(Errno::BUSY) => {}
+            Err(error) if Errno::from_io_error(&error) == Some(Errno::BUSY) => {}
             Err(error) => return Err(failed("open", path, error)),
         }
         if let Some(at) = mounted_on(stat) {
@@ -108,7 +108,7 @@ fn claim(path: &Path, stat: &Stat, options: &Options, patience: &mut Patience) -
             return Err(OpenError::Mounted { path, at });
         }
         if options.read_only {
-            let fd = open_file(path, flags(options), options).map_err(|error| failed("open", path, error))?;
+            let fd = open(flags(options)).map_err(|error| failed("open", path, error))?;
             if sys::has_reader(fd.as_fd()) {
                 return Ok(fd);
             }

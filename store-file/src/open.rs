@@ -2,8 +2,9 @@
 
 use crate::lock::{self, Patience, failed};
 use crate::{OpenError, Options, size};
-use rustix::fs::{FileType, Mode, OFlags, Stat};
+use rustix::fs::{FileType, OFlags, Stat};
 use rustix::io::Errno;
+use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
@@ -22,20 +23,31 @@ pub(crate) fn open(path: &Path, options: &Options) -> Result<Opened, OpenError> 
     check(path, options)?;
     let mut patience = Patience::new(options.lock_wait);
     loop {
-        let opened = match rustix::fs::stat(path) {
+        let opened = match look(path, options) {
             Ok(stat) => existing(path, &stat, options, &mut patience)?,
-            Err(Errno::NOENT) => match create(path, options, &mut patience)? {
-                Some(opened) => opened,
-                None => continue,
+            Err(error) => match Errno::from_io_error(&error) {
+                Some(Errno::NOENT) => match create(path, options, &mut patience)? {
+                    Some(opened) => opened,
+                    None => continue,
+                },
+                Some(Errno::NOTBLK) => return Err(OpenError::NotStorage(path.to_owned())),
+                _ => return Err(failed("open", path, error)),
             },
-            Err(error) => return Err(failed("open", path, error)),
         };
         // While we waited for the lock, the name may have been given to another file.
-        let named = rustix::fs::stat(path).ok();
+        let named = look(path, options).ok();
         if named.is_some_and(|now| same(&now, &opened.stat)) {
             check_size(path, opened.size, options)?;
             return Ok(opened);
         }
+    }
+}
+
+/// What there is.
+fn look(path: &Path, options: &Options) -> io::Result<Stat> {
+    match &options.opener {
+        Some(opener) => Ok(rustix::fs::fstat(opener.open(path, OFlags::PATH)?)?),
+        None => Ok(rustix::fs::stat(path)?),
     }
 }
 
@@ -117,13 +129,15 @@ fn create(path: &Path, options: &Options, patience: &mut Patience) -> Result<Opt
         _ => return Err(OpenError::Missing(path.to_owned())),
     };
     let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
-    let fd = match rustix::fs::open(path, flags, Mode::RUSR | Mode::WUSR) {
+    let fd = match lock::open_file(path, flags, options.opener.as_ref()) {
         Ok(fd) => fd,
-        Err(Errno::EXIST) if path.is_symlink() && !path.exists() => {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
+            return Err(failed("create", path, error));
+        }
+        Err(_) if path.is_symlink() && !path.exists() => {
             return Err(OpenError::DanglingLink(path.to_owned()));
         }
-        Err(Errno::EXIST) => return Ok(None),
-        Err(error) => return Err(failed("create", path, error)),
+        Err(_) => return Ok(None),
     };
     lock::lock(&fd, path, options, patience).inspect_err(|error| {
         // Somebody else was quicker to use it, or there are no locks here.

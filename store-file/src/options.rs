@@ -27,11 +27,13 @@ pub struct Options {
     /// How long to wait for another process to let go of the same bytes; twelve times as long when no living process is
     /// seen to have them, because a daemon that was killed holds its lock until the kernel has finished the last of its I/O.
     pub lock_wait: Duration,
-    /// Who opens what this process may not open.
+    /// Who opens, and looks, instead of this library.
     pub opener: Option<Opener>,
 }
 
-/// Opens existing files and devices for a process that may not, with the flags of open(2).
+/// Opens files and devices by their paths, with these flags of open(2): to read or to write too; `O_EXCL` to claim a block device;
+/// `O_CREAT | O_EXCL` to make a regular file, with a mode of 0600; `O_PATH` to look only. What is neither a regular file nor a block
+/// device it refuses with `ENOTBLK`.
 #[derive(Clone)]
 pub struct Opener(Arc<Open>);
 
@@ -43,7 +45,11 @@ impl Opener {
         Self(Arc::new(open))
     }
 
-    pub(crate) fn open(&self, path: &Path, flags: OFlags) -> io::Result<OwnedFd> {
+    /// Opens `path`.
+    ///
+    /// # Errors
+    /// Why it cannot be opened.
+    pub fn open(&self, path: &Path, flags: OFlags) -> io::Result<OwnedFd> {
         (self.0)(path, flags)
     }
 }

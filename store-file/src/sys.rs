@@ -145,7 +145,7 @@ unsafe impl Send for Mapping {}
 unsafe impl Sync for Mapping {}
 
 impl Mapping {
-    /// Maps a file that is open for reading and writing.
+    /// Maps an open file.
     pub(crate) fn of(fd: BorrowedFd<'_>) -> io::Result<Self> {
         // SAFETY: the kernel chooses where, so that nothing is replaced.
         let address = unsafe {

@@ -6,7 +6,7 @@
 
 use crate::lock::{self, failed};
 use crate::{OpenError, Options, sys};
-use rustix::fs::{OFlags, Stat};
+use rustix::fs::{FileType, OFlags, Stat};
 use rustix::io::Errno;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -26,7 +26,12 @@ pub(crate) enum Witness {
 impl Witness {
     /// Opens the file with the status `stat` once more.
     pub(crate) fn open(path: &Path, stat: &Stat, options: &Options) -> Result<Self, OpenError> {
-        let fd = lock::open_file(path, OFlags::RDWR | OFlags::CLOEXEC | OFlags::NOCTTY, options);
+        // It only syncs, and who may not write but claims a device gets no other descriptor of it to write by.
+        let access = match FileType::from_raw_mode(stat.st_mode) {
+            FileType::BlockDevice => OFlags::RDONLY,
+            _ => OFlags::RDWR,
+        };
+        let fd = lock::open_file(path, access | OFlags::CLOEXEC | OFlags::NOCTTY, options.opener.as_ref());
         let fd = fd.map_err(|error| failed("open", path, error))?;
         match rustix::fs::fstat(&fd) {
             Ok(now) if (now.st_dev, now.st_ino) == (stat.st_dev, stat.st_ino) => {}

@@ -3,12 +3,15 @@
 use crate::config;
 use crate::config::values::FilePath;
 use anyhow::{Context, Result, anyhow, bail};
-use lunette_confine::beneath::Roots;
+use lunette_confine::beneath::{Found, Roots};
 use lunette_confine::filter::Mode;
 use lunette_confine::opener::Opener;
 use lunette_confine::privileges;
 use lunette_store_file::{Opener as StoreOpener, Options as StoreOptions};
-use std::io::ErrorKind;
+use rustix::fs::OFlags;
+use rustix::io::Errno;
+use std::io::{self, ErrorKind};
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -24,7 +27,8 @@ struct Allowed {
     roots: Roots,
     /// For people.
     text: String,
-    opener: Option<StoreOpener>,
+    /// A process that opens what this one may not.
+    helper: Option<Opener>,
 }
 
 /// Takes note of the directories of `daemon`, to which that of its `state` belongs. `leaving`: root is about to become another user,
@@ -45,22 +49,68 @@ pub(super) unsafe fn settle(
     let all = directories.iter().map(PathBuf::as_path).chain([state]);
     let roots = Roots::open(all)
         .map_err(|(path, error)| anyhow!("cannot open {} of `allowed-paths`: {error}", path.display()))?;
-    let opener = match leaving {
+    let helper = match leaving {
         Some(mode) if privileges::is_root() => {
             // SAFETY: the caller's promise.
-            let opener = unsafe { Opener::start(&directories, mode) };
-            let opener = opener.context("cannot start the process that opens devices")?;
-            Some(StoreOpener::new(move |path, flags| opener.open(path, flags).inspect_err(tell)))
+            let helper = unsafe { Opener::start(&directories, mode) };
+            Some(helper.context("cannot start the process that opens devices")?)
         }
         _ => None,
     };
     let text: Vec<String> = daemon.allowed_paths.iter().map(FilePath::to_string).collect();
-    let _ = ALLOWED.set(Allowed { roots, text: text.join(", "), opener });
+    let _ = ALLOWED.set(Allowed { roots, text: text.join(", "), helper });
     Ok(())
 }
 
+impl Allowed {
+    /// Opens what is below the directories, and nothing else, whatever happens to names meanwhile.
+    fn open(&self, path: &Path, flags: OFlags) -> io::Result<OwnedFd> {
+        match (self.open_here(path, flags), &self.helper) {
+            (Err(error), Some(helper))
+                if error.kind() == ErrorKind::PermissionDenied && !flags.contains(OFlags::CREATE) =>
+            {
+                helper.open(path, flags).inspect_err(tell)
+            }
+            (opened, _) => opened,
+        }
+    }
+
+    fn open_here(&self, path: &Path, flags: OFlags) -> io::Result<OwnedFd> {
+        let opened = if flags.contains(OFlags::CREATE) {
+            self.roots.create(path)?
+        } else {
+            let found = self.roots.find(path)?;
+            let open = |found: Found| match flags.contains(OFlags::PATH) {
+                true => Ok(found.into_handle()),
+                false => found.open(flags),
+            };
+            found.map(open).transpose()?
+        };
+        opened.ok_or_else(|| Errno::ACCESS.into())
+    }
+
+    /// Why a store may not be at `path`, if so.
+    fn refusal(&self, path: &Path) -> Option<String> {
+        match self.roots.hold(path) {
+            Ok(true) => None,
+            Ok(false) => Some(format!(
+                "{} is outside the `allowed-paths` of [daemon] ({}), which change only when lunette is started again",
+                path.display(),
+                self.text
+            )),
+            // It sees more, and looks itself.
+            Err(error) if error.kind() == ErrorKind::PermissionDenied && self.helper.is_some() => None,
+            Err(error) => Some(format!(
+                "cannot find out whether {} is below the `allowed-paths` of [daemon] ({}): {error}",
+                path.display(),
+                self.text
+            )),
+        }
+    }
+}
+
 /// What is wrong with the other process.
-fn tell(error: &std::io::Error) {
+fn tell(error: &io::Error) {
     if matches!(error.kind(), ErrorKind::BrokenPipe | ErrorKind::TimedOut) {
         tracing::error!("{error}");
     }
@@ -69,16 +119,9 @@ fn tell(error: &std::io::Error) {
 /// Refuses a store that would be somewhere else.
 pub(crate) fn check(path: &Path) -> Result<()> {
     let Some(allowed) = ALLOWED.get() else { return Ok(()) };
-    // What is not there is told by whoever opens it.
-    if allowed.roots.hold(path).is_ok_and(|held| !held) {
-        tracing::warn!(path = %path.display(), allowed = allowed.text, "a store outside allowed-paths is refused");
-        bail!(
-            "{} is outside the `allowed-paths` of [daemon] ({}), which change only when lunette is started again",
-            path.display(),
-            allowed.text
-        );
-    }
-    Ok(())
+    let Some(why) = allowed.refusal(path) else { return Ok(()) };
+    tracing::warn!(path = %path.display(), allowed = allowed.text, "a store outside allowed-paths is refused");
+    bail!(why)
 }
 
 /// How long a store is waited for that somebody else has. Whoever is confined does not see who that is, and for somebody unseen, who
@@ -93,7 +136,16 @@ pub(super) fn confined() {
     IS_CONFINED.store(true, Ordering::Relaxed);
 }
 
-/// Who opens what the daemon may not open itself.
+/// Who opens stores, where they may not be anywhere.
 pub(crate) fn opener() -> Option<StoreOpener> {
-    ALLOWED.get()?.opener.clone()
+    let allowed = ALLOWED.get()?;
+    Some(StoreOpener::new(|path, flags| allowed.open(path, flags)))
+}
+
+/// The file, or device, that is at `path`, by name only (`O_PATH`).
+pub(crate) fn look(path: &Path) -> io::Result<OwnedFd> {
+    match ALLOWED.get() {
+        Some(allowed) => allowed.open(path, OFlags::PATH),
+        None => Ok(rustix::fs::open(path, OFlags::PATH | OFlags::CLOEXEC, rustix::fs::Mode::empty())?),
+    }
 }

@@ -8,6 +8,8 @@ use lunette_scsi::Naa;
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use std::fs;
+use std::io;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::UNIX_EPOCH;
@@ -110,15 +112,23 @@ impl Key {
         Self { name: None, file: None, path: Some(name.into()) }
     }
 
-    /// A file that exists. Its time of birth, where the file system keeps one, tells it from an earlier file whose inode
-    /// it got. Block devices are known by their path only: their inodes are made anew at every boot.
-    pub(crate) fn file(path: &Path) -> std::io::Result<Self> {
-        let metadata = fs::metadata(path)?;
-        let file_system = rustix::fs::statvfs(path)?.f_fsid;
+    /// A file that exists and is open, if only by name. Its time of birth, where the file system keeps one, tells it from an earlier
+    /// file whose inode it got. Block devices are known by their path only: their inodes are made anew at every boot.
+    pub(crate) fn file(path: &Path, open: OwnedFd) -> io::Result<Self> {
+        let open = fs::File::from(open);
+        let metadata = open.metadata()?;
+        let file_system = rustix::fs::fstatvfs(&open)?.f_fsid;
         let born = metadata.created().ok().and_then(|time| time.duration_since(UNIX_EPOCH).ok());
         let born = born.map_or_else(String::new, |born| format!(":{}", born.as_nanos()));
         let file = metadata.is_file().then(|| format!("{file_system:x}:{}{born}", metadata.ino()));
-        Ok(Self { name: None, file, path: Some(fs::canonicalize(path)?) })
+        let path = match fs::canonicalize(path) {
+            // It is below a directory that others may search.
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+                fs::read_link(format!("/proc/self/fd/{}", open.as_raw_fd()))?
+            }
+            real => real?,
+        };
+        Ok(Self { name: None, file, path: Some(path) })
     }
 }
 

@@ -12,8 +12,8 @@ fn dir() -> (tempfile::TempDir, StateDir) {
 
 fn file(directory: &Path, name: &str) -> Key {
     let path = directory.join(name);
-    fs::OpenOptions::new().create(true).append(true).open(&path).unwrap();
-    Key::file(&path).unwrap()
+    let open = fs::OpenOptions::new().create(true).append(true).open(&path).unwrap();
+    Key::file(&path, open.into()).unwrap()
 }
 
 #[test]
