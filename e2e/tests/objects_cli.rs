@@ -77,6 +77,8 @@ fn objects_are_made_shown_changed_and_taken_away() -> Result<()> {
     assert!(shown.contains("read-write") && !shown.contains("waiting"), "{shown}");
     assert_eq!(tell(&["lu", "resize", "db", "16M"])?, "unit `db` has 16 MiB\n");
     assert_eq!(tell(&["lu", "resize", "db", "8M", "--shrink"])?, "unit `db` has 8 MiB\n");
+    tell(&["lu", "change", "db", "--size", "4M", "--shrink"])?;
+    assert!(tell(&["lu", "show", "db"])?.contains("size             4 MiB"));
     tell(&["lu", "quiesce", "db"])?;
     assert!(tell(&["lu", "list"])?.contains("quiet"));
     tell(&["lu", "resume", "db"])?;
@@ -173,7 +175,8 @@ fn what_is_wrong_is_told_with_advice_and_a_status() -> Result<()> {
         (&["lu", "create", "x"], 1, &["--store"]),
         (&["lu", "create", "x", "--store", "/nonexistent/x.img"], 1, &["/nonexistent/x.img"]),
         (&["lu", "create", "x", "--store", "ram:1M", "--block", "520"], 2, &["--block", "512 or 4096"]),
-        (&["lu", "resize", "work", "1M"], 1, &["has 4 MiB", "--shrink"]),
+        (&["lu", "resize", "work", "1M"], 1, &["1M instead of 4M", "`--shrink` allows that"]),
+        (&["lu", "change", "work", "--store", "ram:1M"], 1, &["1M instead of 4M", "`--shrink` allows that"]),
         (&["lu", "change", "work", "--unset", "wating"], 2, &["waiting"]),
         (&["portal", "delete", "127.0.0.1:1"], 1, &["no portal listens on 127.0.0.1:1"]),
         (&["lu", "lst"], 2, &["list"]),

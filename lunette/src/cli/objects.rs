@@ -52,7 +52,13 @@ pub(crate) enum LuCommand {
     },
     /// Change keys of a logical unit while it is used
     #[command(disable_version_flag = true)]
-    Change(Changing<UnitNamed, Unit>),
+    Change {
+        #[command(flatten)]
+        change: Changing<UnitNamed, Unit>,
+        /// Also make it smaller: what is beyond is lost
+        #[arg(long, help_heading = "Options")]
+        shrink: bool,
+    },
     /// Have another target or export show a logical unit, and print where
     Move {
         #[command(flatten)]

@@ -32,7 +32,7 @@ pub(super) fn run(what: &ExportCall) -> Result<()> {
         }
         ExportCommand::Change(call) => {
             let name = &call.of.export;
-            change(daemon, "export.change", (Kind::Export, name), call)
+            change(daemon, "export.change", (Kind::Export, name), call, &[])
         }
         ExportCommand::Rename { export: ExportNamed { export }, to } => {
             let params = json!({ "name": export, "to": to });

@@ -1,6 +1,6 @@
 //! `lunette lu`.
 
-use super::objects::{Kind, as_configured, call_on, change, create, described, list, tell};
+use super::objects::{Kind, advised, as_configured, call_on, change, create, described, list, tell};
 use super::progress::wait_for;
 use super::table::Table;
 use super::{bytes, connect, print_json, print_text};
@@ -9,7 +9,7 @@ use crate::cli::objects::{LuCall, LuCommand, Shelf, Showing, UnitNamed};
 use crate::config::Unit;
 use crate::config::values::Name;
 use crate::size;
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, bail};
 use lunette_control::Connection;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
@@ -30,9 +30,10 @@ pub(super) fn run(what: &LuCall) -> Result<()> {
             let params = json!({ "name": unit, "detach": detach });
             tell(daemon, "unit.delete", &params, &[(Kind::Unit, unit)])
         }),
-        LuCommand::Change(call) => {
+        LuCommand::Change { change: call, shrink } => {
             let unit = &call.of.unit;
-            change(daemon, "unit.change", (Kind::Unit, unit), call)
+            let permitted: &[&str] = if *shrink { &["shrink"] } else { &[] };
+            change(daemon, "unit.change", (Kind::Unit, unit), call, permitted)
         }
         LuCommand::Move { unit: UnitNamed { unit }, from, to, at } => {
             let mut params = json!({ "unit": unit, "from": from.to_string(), "to": to.to_string() });
@@ -205,16 +206,8 @@ fn long<T: serde::de::DeserializeOwned>(
 
 fn resize(daemon: &mut Connection, UnitNamed { unit }: &UnitNamed, size: &str, shrink: bool) -> Result<()> {
     let wanted = size::parse(size).map_err(anyhow::Error::msg)?;
-    let told: Value = call_on(daemon, "unit.show", &json!({ "name": unit }), &[(Kind::Unit, unit)])?;
-    let now = told["size"].as_u64().context("the daemon does not tell its size")?;
-    if wanted < now && !shrink {
-        bail!(
-            "unit `{unit}` has {}: what is beyond {} would be lost; if that is meant, say `--shrink`",
-            size::show(now),
-            size::show(wanted)
-        );
-    }
-    let Resized { size } = long(daemon, "unit.resize", &json!({ "name": unit, "size": wanted }), unit)?;
+    let params = json!({ "name": unit, "size": wanted, "shrink": shrink });
+    let Resized { size } = long(daemon, "unit.resize", &params, unit).map_err(advised)?;
     print_text(&format!("unit `{unit}` has {}\n", size::show(size)))
 }
 

@@ -122,6 +122,7 @@ pub(super) fn change<N: Args, T: Keyed>(
     method: &str,
     (kind, name): (Kind, &dyn Display),
     call: &Changing<N, T>,
+    permitted: &[&str],
 ) -> Result<()> {
     let mut keys = call.keys.said.clone();
     for key in &call.unset.keys {
@@ -131,18 +132,28 @@ pub(super) fn change<N: Args, T: Keyed>(
     if call.recreate {
         keys.insert("recreate".into(), true.into());
     }
-    tell(daemon, method, &keys.into(), &[(kind, name)]).map_err(|error| match error.downcast::<Error>() {
+    keys.extend(permitted.iter().map(|what| ((*what).to_owned(), true.into())));
+    tell(daemon, method, &keys.into(), &[(kind, name)]).map_err(advised)
+}
+
+/// The same error; if something was refused that can be permitted, with the option which does that.
+pub(super) fn advised(error: anyhow::Error) -> anyhow::Error {
+    let advised = |failure: Failure| {
+        let Some(option) = failure.data.as_ref().and_then(permitting) else { return failure };
+        Failure { message: format!("{}; `{option}` allows that", failure.message), ..failure }
+    };
+    match error.downcast::<Error>() {
         Ok(Error::Refused(failure)) => Error::Refused(advised(failure)).into(),
         Ok(error) => error.into(),
         Err(error) => error,
-    })
+    }
 }
 
-fn advised(failure: Failure) -> Failure {
-    let steps = failure.data.as_ref().and_then(|data| data["steps"].as_array());
-    match steps.is_some_and(|steps| steps.iter().any(|step| step["how"] == "recreate")) {
-        true => Failure { message: format!("{}; `--recreate` allows that", failure.message), ..failure },
-        false => failure,
+fn permitting(data: &Value) -> Option<&'static str> {
+    let goes = |steps: &Vec<Value>| steps.iter().any(|step| step["how"] == "recreate");
+    match data["steps"].as_array().is_some_and(goes) {
+        true => Some("--recreate"),
+        false => data["shrink"].is_object().then_some("--shrink"),
     }
 }
 

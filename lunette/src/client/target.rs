@@ -29,7 +29,7 @@ pub(super) fn run(what: &TargetCall) -> Result<()> {
         }
         TargetCommand::Change(call) => {
             let name = &call.of.target;
-            change(daemon, "target.change", (Kind::Target, name), call)
+            change(daemon, "target.change", (Kind::Target, name), call, &[])
         }
         TargetCommand::Attach { target: TargetNamed { target }, unit: UnitNamed { unit }, lun } => {
             attach(daemon, &Shelf::Target(target.clone()), unit, lun.map(Value::from))

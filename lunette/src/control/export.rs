@@ -157,7 +157,7 @@ pub(super) fn delete(call: &Call<'_>, Named { name }: Named) -> Result<(), Failu
 
 pub(super) fn change(call: &Call<'_>, patch: Patch<config::VhostUser>) -> Result<ExportStatus, Failure> {
     let name: Label = patch.name()?;
-    let permit = Permit { recreate: patch.may_recreate()?, ..Permit::default() };
+    let permit = patch.permit()?;
     let edit = |model: &mut Model| {
         let export = model.exports.get_mut(&name).ok_or_else(|| no_export(&name))?;
         *export = patch.apply(export)?;

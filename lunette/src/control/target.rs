@@ -134,7 +134,7 @@ pub(super) fn delete(call: &Call<'_>, Named { name }: Named) -> Result<(), Failu
 
 pub(super) fn change(call: &Call<'_>, patch: Patch<config::Target>) -> Result<TargetStatus, Failure> {
     let name: TargetName = patch.name()?;
-    let permit = Permit { recreate: patch.may_recreate()?, ..Permit::default() };
+    let permit = patch.permit()?;
     let edit = |model: &mut Model| {
         let target = model.targets.get_mut(&name).ok_or_else(|| no_target(&name))?;
         *target = patch.apply(target)?;

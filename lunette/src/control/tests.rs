@@ -251,6 +251,45 @@ fn changes_are_saved_before_they_are_answered_or_not_made() {
 }
 
 #[test]
+fn units_become_smaller_only_when_that_is_said() {
+    let rig = Rig::new(
+        "[[unit]]\nname = \"a\"\nstore = \"@/a.img\"\nsize = \"3M\"\n[[unit]]\nname = \"m\"\nstore = \"ram:3M\"\n",
+    );
+    let image = rig.folder.path().join("a.img");
+    let plane =
+        plane(Daemon { running: rig.running, events: rig.feed.events(), since: Instant::now() }, &rig.feed);
+    let call = |method: &str, params: &Value| ask(&plane, method, params.clone()).recv().unwrap();
+    let change = |key: &str, value: &str| {
+        ("unit.change", json!({ "name": if key == "size" { "a" } else { "m" }, key: value }))
+    };
+    for (method, params) in [
+        change("size", "1M"),
+        change("store", "ram:1M"),
+        ("unit.change", json!({ "name": "a", "size": "1M", "block": 4096, "recreate": true })),
+        ("unit.resize", json!({ "name": "a", "size": "1M", "wait": true })),
+        ("unit.resize", json!({ "name": "m", "size": 1 << 20, "wait": true })),
+    ] {
+        let failure = call(method, &params).unwrap_err();
+        assert!(failure.message.contains("1M instead of 3M"), "{failure}");
+        assert_eq!(failure.data.unwrap()["shrink"]["size"], 3 << 20);
+        assert_eq!(std::fs::metadata(&image).unwrap().len(), 3 << 20);
+        let of = |key: &str| call("unit.show", &json!({ "name": params["name"] })).unwrap()[key].clone();
+        assert_eq!((of("size"), of("block")), (json!(3 << 20), json!(512)));
+    }
+    for (method, mut params) in [
+        change("size", "4M"),
+        change("size", "2M"),
+        change("store", "ram:1M"),
+        ("unit.resize", json!({ "name": "a", "size": "1M", "wait": true })),
+    ] {
+        params["shrink"] = true.into();
+        call(method, &params).unwrap();
+    }
+    assert_eq!(std::fs::metadata(&image).unwrap().len(), 1 << 20);
+    assert_eq!(call("unit.show", &json!({ "name": "m" })).unwrap()["size"], 1 << 20);
+}
+
+#[test]
 fn units_move_from_one_to_the_other() {
     let targets = "[[portal]]\nlisten = \"127.0.0.1:0\"\n[[target]]\nname = \"iqn.2026-11.org.example:a\"\nunits = {}\n";
     let rig = Rig::new(&format!("{FILE}{targets}"));

@@ -4,7 +4,7 @@ use super::patch::Patch;
 use super::{Call, export, no_unit, place, target};
 use crate::config::values::{Label, Lun, Name, Place, Size, StoreSpec, TargetName};
 use crate::config::{self, Model};
-use crate::running::{Now, Permit, Shown, failure};
+use crate::running::{Now, Permit, Shown, failure, refuse_to_shrink};
 use crate::units;
 use lunette_control::{Failure, NoParams};
 use lunette_engine::LogicalUnit;
@@ -92,6 +92,9 @@ pub(crate) struct Resize {
     pub(crate) name: Name,
     /// The size that it is to have: bytes, or a text such as `20G`.
     pub(crate) size: Size,
+    /// It may become smaller, and lose what is beyond.
+    #[serde(default)]
+    pub(crate) shrink: bool,
 }
 
 /// The size of a unit.
@@ -206,7 +209,7 @@ fn forget(model: &mut Model, name: &Name) {
 
 pub(super) fn change(call: &Call<'_>, patch: Patch<config::Unit>) -> Result<UnitStatus, Failure> {
     let name: Name = patch.name()?;
-    let permit = Permit { recreate: patch.may_recreate()?, shrink: true, ..Permit::default() };
+    let permit = patch.permit()?;
     let edit = |model: &mut Model| {
         let unit = model.units.get_mut(&name).ok_or_else(|| no_unit(&name))?;
         *unit = Arc::new(patch.apply(unit)?);
@@ -274,8 +277,11 @@ fn target_of(model: &Model, name: &Label) -> Result<Option<TargetName>, Failure>
     }
 }
 
-pub(super) fn resize(call: &Call<'_>, Resize { name, size }: Resize) -> Result<Resized, Failure> {
+pub(super) fn resize(call: &Call<'_>, Resize { name, size, shrink }: Resize) -> Result<Resized, Failure> {
     let unit = find(call, &name)?;
+    if !shrink {
+        refuse_to_shrink(&name, &unit, size.0)?;
+    }
     let size = call.daemon.running.ask(&unit, LONGEST, |unit, post, tell| unit.resize(size.0, post, tell));
     resized(call, size)
 }

@@ -5,10 +5,12 @@ use super::prepare::Prepared;
 use super::units::{size_of, wanted_size};
 use crate::config::check::{Issue, check};
 use crate::config::diff::{Action, Effect, How, Plan, Step, diff};
+use crate::config::values::Name;
 use crate::config::{Daemon, Document, Model, Severity, Unit};
 use crate::reasons;
 use crate::size;
 use lunette_control::{Failure, Work};
+use lunette_engine::LogicalUnit;
 use serde_json::json;
 use std::collections::BTreeSet;
 use std::sync::PoisonError;
@@ -127,14 +129,8 @@ impl Running {
             std::mem::discriminant(&old.store) == std::mem::discriminant(&new.store)
                 && (old.store == new.store || new.size.is_none())
         });
-        let size = now.units.get(name).and_then(|unit| size_of(&unit.unit));
-        match wanted_size(new).zip(size).filter(|(wanted, size)| same_store && wanted < size) {
-            Some((wanted, size)) => Err(Failure::failed(format!(
-                "the unit `{name}` would become smaller, {} instead of {}, and lose what is beyond: say that this is meant \
-                 (`shrink`), or use unit.resize",
-                size::exact(wanted),
-                size::exact(size)
-            ))),
+        match now.units.get(name).zip(wanted_size(new)).filter(|_| same_store) {
+            Some((unit, wanted)) => refuse_to_shrink(name, &unit.unit, wanted),
             None => Ok(()),
         }
     }
@@ -180,6 +176,18 @@ impl Running {
         }
         if left.is_empty() { Ok(()) } else { Err(left.join("; ")) }
     }
+}
+
+/// Refuses to give a unit a size by which it would lose something.
+pub(crate) fn refuse_to_shrink(name: &Name, unit: &LogicalUnit, wanted: u64) -> Result<(), Failure> {
+    let Some(size) = size_of(unit).filter(|size| wanted < *size) else { return Ok(()) };
+    let what = format!(
+        "the unit `{name}` would become smaller, {} instead of {}, and lose what is beyond: say `shrink` if that is meant",
+        size::exact(wanted),
+        size::exact(size)
+    );
+    Err(Failure::failed(what)
+        .with_data(json!({ "shrink": { "name": name, "size": size, "wanted": wanted } })))
 }
 
 /// Portals with port 0 that go on have the numbers in `wanted` that they have in `before`.
