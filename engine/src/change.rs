@@ -1,7 +1,12 @@
 //! What an operator changes about a logical unit while it is used: its size, whether it may be written, and whether it is quiet.
 //!
 //! Each is work in the background of the unit, one after the other. What it rests on is one step,
-//! [`await_begun`](Steps::await_begun): everything that has begun before it has ended after it, on all reactors.
+//! [`await_begun`](Steps::await_begun): everything that has begun before it has ended after it, on all reactors. That may never
+//! happen, so until then each can be [withdrawn](ChangeRequest::withdraw).
+
+mod request;
+
+pub use request::ChangeRequest;
 
 use crate::{LogicalUnit, Steps};
 use lunette_scsi::AdditionalSense;
@@ -48,6 +53,9 @@ pub enum ChangeError {
     /// A FORMAT UNIT or SANITIZE has failed.
     #[error("the last FORMAT UNIT or SANITIZE of this logical unit has failed: repeat it first")]
     Unusable,
+    /// Who has asked for it wants it no more.
+    #[error("it was withdrawn")]
+    Withdrawn,
     /// Commands were let go on before the unit was quiet.
     #[error("the commands were let go on before the logical unit was quiet")]
     LetGoOn,
@@ -68,14 +76,14 @@ impl LogicalUnit {
     /// the new size at once.
     ///
     /// `done` gets the reason if the size cannot be changed; if the store has failed meanwhile, the unit has the size that is
-    /// left.
+    /// left. It can be withdrawn until the store begins to change its size.
     pub fn resize(
         self: &Arc<Self>,
         size: u64,
         post: &dyn Post,
         done: impl FnOnce(Result<u64, ChangeError>) + Send + 'static,
-    ) {
-        self.change(post, async move |steps: &Steps| resize(steps, Some(size)).await, done);
+    ) -> ChangeRequest {
+        self.change(post, async move |steps, request| resize(steps, request, Some(size)).await, done)
     }
 
     /// Gives the unit the size that its store has: others may have made that larger or smaller. Otherwise as
@@ -84,8 +92,8 @@ impl LogicalUnit {
         self: &Arc<Self>,
         post: &dyn Post,
         done: impl FnOnce(Result<u64, ChangeError>) + Send + 'static,
-    ) {
-        self.change(post, async |steps: &Steps| resize(steps, None).await, done);
+    ) -> ChangeRequest {
+        self.change(post, async |steps, request| resize(steps, request, None).await, done)
     }
 
     /// Forbids to write to the unit, or allows it again. `done` is called on a reactor; what has begun to write before has
@@ -98,8 +106,8 @@ impl LogicalUnit {
         read_only: bool,
         post: &dyn Post,
         done: impl FnOnce(Result<(), ChangeError>) + Send + 'static,
-    ) {
-        self.change(post, async move |steps: &Steps| set_read_only(steps, read_only).await, done);
+    ) -> ChangeRequest {
+        self.change(post, async move |steps, request| set_read_only(steps, request, read_only).await, done)
     }
 
     /// Holds back commands until [`resume_commands`](Self::resume_commands). `done` is called on a reactor when those that had
@@ -115,16 +123,24 @@ impl LogicalUnit {
         self: &Arc<Self>,
         post: &dyn Post,
         done: impl FnOnce(Result<(), ChangeError>) + Send + 'static,
-    ) {
+    ) -> ChangeRequest {
         let number = self.coordination().quiesce();
-        let work = async move |steps: &Steps| {
-            let result = become_quiet(steps, number).await;
-            if result.is_err() && steps.unit.coordination().is_quiesced_by(number) {
-                steps.unit.resume_commands(&*steps.poster());
+        let unit = self.clone();
+        let go_on = move |post: &dyn Post| {
+            let is_held = unit.coordination().is_quiesced_by(number);
+            if is_held {
+                unit.resume_commands(post);
+            }
+        };
+        let request = ChangeRequest::begun(go_on.clone());
+        let work = async move |steps: &Steps, request: &ChangeRequest| {
+            let result = become_quiet(steps, request, number).await;
+            if result.is_err() {
+                go_on(&*steps.poster());
             }
             result
         };
-        self.change(post, work, done);
+        self.request(request, post, work, done)
     }
 
     /// Whether commands are held back.
@@ -141,17 +157,31 @@ impl LogicalUnit {
     fn change<T: 'static>(
         self: &Arc<Self>,
         post: &dyn Post,
-        work: impl AsyncFnOnce(&Steps) -> Result<T, ChangeError> + Send + 'static,
+        work: impl AsyncFnOnce(&Steps, &ChangeRequest) -> Result<T, ChangeError> + Send + 'static,
         done: impl FnOnce(Result<T, ChangeError>) + Send + 'static,
-    ) {
+    ) -> ChangeRequest {
+        self.request(ChangeRequest::new(), post, work, done)
+    }
+
+    fn request<T: 'static>(
+        self: &Arc<Self>,
+        request: ChangeRequest,
+        post: &dyn Post,
+        work: impl AsyncFnOnce(&Steps, &ChangeRequest) -> Result<T, ChangeError> + Send + 'static,
+        done: impl FnOnce(Result<T, ChangeError>) + Send + 'static,
+    ) -> ChangeRequest {
         let mut told = Told(Some(done), PhantomData);
+        let of_asker = request.clone();
         self.begin(post, async move |steps: Steps| {
             let turn = steps.unit.changes().take(&steps).await?;
-            let result = work(&steps).await;
+            let result = work(&steps, &request).await;
+            // What has failed cannot be withdrawn either.
+            let result = request.settle().and(result);
             drop(turn);
             told.tell(result);
             Ok(())
         });
+        of_asker
     }
 
     /// The unit has so many bytes from now on, and everybody learns of it.
@@ -198,7 +228,7 @@ impl Drop for Resizing<'_> {
 }
 
 /// Gives the unit another size; that of its store if none is asked for.
-async fn resize(steps: &Steps, size: Option<u64>) -> Result<u64, ChangeError> {
+async fn resize(steps: &Steps, request: &ChangeRequest, size: Option<u64>) -> Result<u64, ChangeError> {
     let unit = &steps.unit;
     let backing = unit.backing().ok_or(ChangeError::NoSize)?;
     let found = steps.call_on(backing, |backing| backing.measure()).await.map_err(failed)?;
@@ -213,46 +243,67 @@ async fn resize(steps: &Steps, size: Option<u64>) -> Result<u64, ChangeError> {
         });
     }
     let before = backing.caps().size.get();
-    if size < before {
-        unit.show_size(size);
-    }
     let result = match size < before {
-        true => take_away(steps, backing, size..before).await,
-        false => set_size(steps, backing, size).await,
+        true => take_away(steps, request, backing, size..before).await,
+        false => set_size(steps, request, backing, size).await,
     };
     // Whatever has become of it: nothing else is there.
     let now = backing.caps().size.get();
-    if now != size.min(before) {
+    if request.settle().is_ok() && now != size.min(before) {
         unit.show_size(now);
     }
     result.map(|()| now)
 }
 
-/// Makes the store end where `bytes` begin, when nobody uses them any more.
-async fn take_away(steps: &Steps, backing: &Arc<dyn Backing>, bytes: Range<u64>) -> Result<(), ChangeError> {
-    let size = bytes.start;
+/// Makes the store end where `bytes` begin, when nobody uses them any more. Initiators see that size at once.
+async fn take_away(
+    steps: &Steps,
+    request: &ChangeRequest,
+    backing: &Arc<dyn Backing>,
+    bytes: Range<u64>,
+) -> Result<(), ChangeError> {
+    let Range { start: size, end: before } = bytes;
+    let (unit, shown) = (&steps.unit, steps.unit.clone());
+    let show = || {
+        unit.show_size(size);
+        true
+    };
+    request.show(show, move |_| shown.show_size(before))?;
     steps.await_begun(true).await.map_err(failed)?;
     // What is left is what goes on for commands that have ended.
     let _range = steps.claim_settled(bytes).await;
     let _range = _range.map_err(|_| ChangeError::Busy("undoing a write that has failed"))?;
-    set_size(steps, backing, size).await
+    set_size(steps, request, backing, size).await
 }
 
-async fn set_size(steps: &Steps, backing: &Arc<dyn Backing>, size: u64) -> Result<(), ChangeError> {
+async fn set_size(
+    steps: &Steps,
+    request: &ChangeRequest,
+    backing: &Arc<dyn Backing>,
+    size: u64,
+) -> Result<(), ChangeError> {
+    request.settle()?;
     let resize = steps.call_on(backing, move |backing| backing.resize(size).map(|()| size));
     resize.await.map(drop).map_err(failed)
 }
 
-async fn set_read_only(steps: &Steps, read_only: bool) -> Result<(), ChangeError> {
+async fn set_read_only(steps: &Steps, request: &ChangeRequest, read_only: bool) -> Result<(), ChangeError> {
     let unit = &steps.unit;
     if !read_only && unit.backing().is_some_and(|backing| backing.caps().read_only) {
         return Err(ChangeError::ReadOnlyStore);
     }
     is_unoccupied(unit)?;
-    if !unit.protect(read_only) || !read_only {
+    let (mut changed, protected) = (false, unit.clone());
+    let protect = || {
+        changed = unit.protect(read_only);
+        changed
+    };
+    request.show(protect, move |_| _ = protected.protect(!read_only))?;
+    if !changed || !read_only {
         return Ok(());
     }
     steps.await_begun(true).await.map_err(failed)?;
+    request.settle()?;
     // What has just ended may have begun something.
     let result = is_unoccupied(unit);
     if result.is_err() {
@@ -261,7 +312,7 @@ async fn set_read_only(steps: &Steps, read_only: bool) -> Result<(), ChangeError
     result
 }
 
-async fn become_quiet(steps: &Steps, number: u64) -> Result<(), ChangeError> {
+async fn become_quiet(steps: &Steps, request: &ChangeRequest, number: u64) -> Result<(), ChangeError> {
     let unit = &steps.unit;
     is_unoccupied(unit)?;
     steps.await_begun(false).await.map_err(failed)?;
@@ -272,6 +323,7 @@ async fn become_quiet(steps: &Steps, number: u64) -> Result<(), ChangeError> {
     {
         steps.flush().await.map_err(failed)?;
     }
+    request.settle()?;
     let is_quiet = unit.coordination().is_quiesced_by(number);
     is_quiet.then_some(()).ok_or(ChangeError::LetGoOn)
 }

@@ -93,7 +93,7 @@ mod unit;
 
 pub use access::{Access, AccessError};
 pub use alarm::Alarm;
-pub use change::ChangeError;
+pub use change::{ChangeError, ChangeRequest};
 pub use command::{
     Attention, Command, CommandSpec, Decoded, Direction, Needs, Request, Reservation, Timeouts,
 };

@@ -113,6 +113,24 @@ fn what_has_begun_is_written_before_it_is_done() {
 }
 
 #[test]
+fn what_is_withdrawn_protects_nothing() {
+    let slow = Fault::new(Arc::new(Ram::new(SIZE).unwrap()), "delay:10".parse().unwrap());
+    let mut rig = Rig::over(Options::default(), Arc::new(slow), |_| {});
+    rig.begin(&cdb(Opcode::WRITE_16, 2, 1), &[5; 512]);
+    let (told, poster) = (Told::default(), rig.poster());
+    let tell = told.clone();
+    let request = rig.unit.set_read_only(true, &*poster, move |result| *tell.lock().unwrap() = Some(result));
+    rig.skip(Duration::ZERO);
+    assert!(rig.unit.is_read_only() && request.withdraw(&*poster) && !rig.unit.is_read_only());
+    assert_eq!(*told.lock().unwrap(), None);
+    assert_eq!(rig.ended().code(), None);
+    rig.skip(Duration::ZERO);
+    assert_eq!(*told.lock().unwrap(), Some(Err(ChangeError::Withdrawn)));
+    assert_eq!(rig.ask(&[0; 6], &[], 0).refused(), CHANGED);
+    rig.write(2, &[1; 512]);
+}
+
+#[test]
 fn what_goes_on_by_itself_is_not_stopped() {
     let mut rig = Rig::with(Options { pace: 1 << 20, thin: false, ..Options::default() }, |caps| {
         caps.fast_zero = false

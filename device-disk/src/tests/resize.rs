@@ -138,6 +138,38 @@ fn what_has_begun_beyond_the_new_end_comes_to_its_end_first() {
 }
 
 #[test]
+fn what_is_withdrawn_takes_nothing_away() {
+    let ram = Ram::new(SIZE).unwrap();
+    let slow = Fault::new(Arc::new(ram.clone()), "delay:10".parse().unwrap());
+    let mut rig = Rig::over(Options::default(), Arc::new(slow), |_| {});
+    rig.begin(&cdb(Opcode::WRITE_16, BLOCKS - 1, 1), &[5; 512]);
+    let (told, later) = (Told::default(), Told::default());
+    let [tell, tell_later] = [told.clone(), later.clone()];
+    let poster = rig.poster();
+    let first = rig.unit.resize(SIZE / 2, &*poster, move |result| *tell.lock().unwrap() = Some(result));
+    let second =
+        rig.unit.resize(SIZE / 4, &*poster, move |result| *tell_later.lock().unwrap() = Some(result));
+    rig.skip(Duration::ZERO);
+    assert_eq!(rig.ask(&[0; 6], &[], 0).refused(), CHANGED);
+    assert_eq!(rig.capacity(), BLOCKS / 2);
+    assert!(first.withdraw(&*poster) && second.withdraw(&*poster) && first.withdraw(&*poster));
+    assert_eq!(rig.ask(&[0; 6], &[], 0).refused(), CHANGED);
+    assert_eq!(rig.capacity(), BLOCKS, "at once");
+    assert_eq!((*told.lock().unwrap(), *later.lock().unwrap()), (None, None));
+    assert_eq!(rig.ended().code(), None);
+    rig.skip(Duration::ZERO);
+    let withdrawn = Some(Err(ChangeError::Withdrawn));
+    assert_eq!((*told.lock().unwrap(), *later.lock().unwrap()), (withdrawn, withdrawn));
+    assert_eq!((rig.capacity(), ram.caps().size.get()), (BLOCKS, SIZE));
+    assert_eq!(rig.ask(&[0; 6], &[], 0).code(), None);
+    let done = rig.unit.resize(SIZE / 2, &*poster, |_| ());
+    rig.skip(Duration::ZERO);
+    assert!(!done.withdraw(&*poster), "it is too late");
+    assert_eq!(rig.ask(&[0; 6], &[], 0).refused(), CHANGED);
+    assert_eq!((rig.capacity(), ram.caps().size.get()), (BLOCKS / 2, SIZE / 2));
+}
+
+#[test]
 fn a_command_that_waits_for_its_turn_is_checked_anew() {
     let slow = Fault::new(Arc::new(Ram::new(SIZE).unwrap()), "delay:10".parse().unwrap());
     let mut rig = Rig::over(Options::default(), Arc::new(slow), |_| {});

@@ -4,10 +4,11 @@ use super::patch::Patch;
 use super::{Call, export, no_unit, place, target};
 use crate::config::values::{Label, Lun, Name, Place, Size, StoreSpec, TargetName};
 use crate::config::{self, Model};
-use crate::running::{Now, Permit, Shown, failure, refuse_to_shrink};
+use crate::running::{Now, Permit, Shown, Tell, failure, refuse_to_shrink};
 use crate::units;
 use lunette_control::{Failure, NoParams};
-use lunette_engine::LogicalUnit;
+use lunette_engine::{ChangeRequest, LogicalUnit};
+use lunette_store::Post;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
@@ -282,22 +283,27 @@ pub(super) fn resize(call: &Call<'_>, Resize { name, size, shrink }: Resize) -> 
     if !shrink {
         refuse_to_shrink(&name, &unit, size.0)?;
     }
-    let size = call.daemon.running.ask(&unit, LONGEST, |unit, post, tell| unit.resize(size.0, post, tell));
-    resized(call, size)
+    resized(call, &unit, |unit, post, tell| unit.resize(size.0, post, tell))
 }
 
-/// Whatever has come of it, the configuration says the size that there is.
-fn resized(call: &Call<'_>, size: anyhow::Result<u64>) -> Result<Resized, Failure> {
-    call.daemon.running.settle_sizes();
-    let size = size.map_err(failure)?;
-    call.daemon.running.save_change()?;
+/// Waits until a unit has another size, unless the job is cancelled. Whatever has come of it, the configuration says the size
+/// that there is.
+fn resized(
+    call: &Call<'_>,
+    unit: &Arc<LogicalUnit>,
+    begin: impl FnOnce(&Arc<LogicalUnit>, &dyn Post, Tell<u64>) -> ChangeRequest,
+) -> Result<Resized, Failure> {
+    let running = &call.daemon.running;
+    let size = running.ask_while(unit, LONGEST, || call.work.go_on().is_ok(), begin);
+    running.settle_sizes();
+    let size = size.map_err(|error| call.work.go_on().err().unwrap_or_else(|| failure(error)))?;
+    running.save_change()?;
     Ok(Resized { size })
 }
 
 pub(super) fn refresh(call: &Call<'_>, UnitName { name }: UnitName) -> Result<Resized, Failure> {
     let unit = find(call, &name)?;
-    let size = call.daemon.running.ask(&unit, LONGEST, |unit, post, tell| unit.refresh(post, tell));
-    resized(call, size)
+    resized(call, &unit, |unit, post, tell| unit.refresh(post, tell))
 }
 
 pub(super) fn quiesce(call: &Call<'_>, UnitName { name }: UnitName) -> Result<(), Failure> {

@@ -17,6 +17,7 @@ mod units;
 pub(crate) use change::{Done, Permit, failure, refuse_to_shrink};
 pub(crate) use keep::Keeper;
 pub(crate) use show::{Shown, luns_of_all, places_of_all};
+pub(crate) use units::Tell;
 
 use crate::config::values::{Bytes, Label, StoreSpec, TargetName};
 use crate::config::{self, Model, PortalKey, Setting};

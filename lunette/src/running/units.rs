@@ -6,10 +6,11 @@ use crate::access::GroupAccess;
 use crate::config;
 use crate::config::values::{Bytes, Name, Place, StoreSpec};
 use crate::control::events;
+use crate::reasons;
 use crate::state::Record;
 use crate::units::{self, Opened, OtherSize, Unit};
 use anyhow::{Context, Result, anyhow, bail, ensure};
-use lunette_engine::{ChangeError, LogicalUnit};
+use lunette_engine::{ChangeError, ChangeRequest, LogicalUnit};
 use lunette_store::{Post, ReactorId};
 use lunette_store_file::OpenError;
 use lunette_transport_vhost_user::reactor_of;
@@ -29,6 +30,18 @@ const RELEASE: Duration = Duration::from_secs(10);
 /// How long what was let go of may take until the kernel knows.
 const LOCK: Duration = Duration::from_secs(5);
 const LOCK_STEP: Duration = Duration::from_millis(10);
+
+/// Changes a part of a unit from one configuration to another, or nothing.
+type Part = fn(&Running, &Arc<LogicalUnit>, &config::Unit, &config::Unit) -> Result<()>;
+
+/// What changes while a unit is used. The size is last: what a smaller one cuts off does not come back.
+const PARTS: [Part; 5] = [
+    Running::change_protection,
+    Running::change_access,
+    Running::change_waiting,
+    Running::change_place,
+    Running::change_size,
+];
 
 /// Hands over the result of a change.
 pub(crate) type Tell<T> = Box<dyn FnOnce(Result<T, ChangeError>) + Send>;
@@ -93,39 +106,61 @@ impl Running {
 
     /// Changes a unit while it is used. What was changed when something cannot be is changed back.
     pub(super) fn change_unit(&self, old: &config::Unit, new: &config::Unit) -> Result<()> {
-        self.change_live(old, new).inspect_err(|_| {
-            if let Err(error) = self.change_live(new, old) {
-                tracing::error!("{} is not as it was: {error:#}", old.name);
-            }
-        })
+        let unit = self.unit(new.name.as_str());
+        let unit = unit.with_context(|| format!("the unit {} is not served", new.name))?;
+        for (count, part) in PARTS.iter().enumerate() {
+            let Err(error) = part(self, &unit, old, new) else { continue };
+            let back = PARTS.iter().take(count).rev().map(|part| part(self, &unit, new, old));
+            return Err(with_others(error, back));
+        }
+        Ok(())
     }
 
-    fn change_live(&self, old: &config::Unit, new: &config::Unit) -> Result<()> {
-        let name = &new.name;
-        let unit = self.unit(name.as_str()).with_context(|| format!("the unit {name} is not served"))?;
-        if let Some(size) = wanted_size(new) {
-            self.resize(&unit, size)?;
+    fn change_protection(
+        &self,
+        unit: &Arc<LogicalUnit>,
+        old: &config::Unit,
+        new: &config::Unit,
+    ) -> Result<()> {
+        match old.read_only == new.read_only {
+            true => Ok(()),
+            false => self.ask(unit, CHANGE, |unit, post, tell| unit.set_read_only(new.read_only, post, tell)),
         }
-        if old.read_only != new.read_only {
-            self.ask(&unit, CHANGE, |unit, post, tell| unit.set_read_only(new.read_only, post, tell))?;
+    }
+
+    fn change_access(&self, unit: &Arc<LogicalUnit>, old: &config::Unit, new: &config::Unit) -> Result<()> {
+        if old.access == new.access {
+            return Ok(());
         }
-        if old.access != new.access {
-            let groups = new.access.iter().flat_map(|access| &access.0);
-            let groups: Vec<_> =
-                groups.map(|&GroupAccess { group, state, preferred }| (group, state, preferred)).collect();
-            unit.reconfigure_access(&groups)?;
-        }
+        let groups = new.access.iter().flat_map(|access| &access.0);
+        let groups: Vec<_> =
+            groups.map(|&GroupAccess { group, state, preferred }| (group, state, preferred)).collect();
+        Ok(unit.reconfigure_access(&groups)?)
+    }
+
+    fn change_waiting(&self, unit: &Arc<LogicalUnit>, old: &config::Unit, new: &config::Unit) -> Result<()> {
         if old.waiting != new.waiting {
             unit.limit_waiting(new.waiting.map_or(LogicalUnit::WAITING, usize::from));
         }
-        let (before, after) = (units::place(old), units::place(new));
-        if before != after {
-            if let Some(unit) = self.now_mut().units.get_mut(name) {
-                unit.place = after;
-            }
-            self.show_unit(name, [before, after])?;
-        }
         Ok(())
+    }
+
+    fn change_place(&self, _: &Arc<LogicalUnit>, old: &config::Unit, new: &config::Unit) -> Result<()> {
+        let (before, after) = (units::place(old), units::place(new));
+        let put = |place| {
+            if let Some(unit) = self.now_mut().units.get_mut(&new.name) {
+                unit.place = place;
+            }
+            self.show_unit(&new.name, [before, after])
+        };
+        match before == after {
+            true => Ok(()),
+            false => put(after).map_err(|error| with_others(error, [put(before)])),
+        }
+    }
+
+    fn change_size(&self, unit: &Arc<LogicalUnit>, _: &config::Unit, new: &config::Unit) -> Result<()> {
+        wanted_size(new).map_or(Ok(()), |size| self.resize(unit, size))
     }
 
     /// Gives a unit another size, if it has not this one.
@@ -205,39 +240,49 @@ impl Running {
         time: Duration,
         is_wanted: impl Fn() -> bool,
     ) -> Result<()> {
-        let quiet = self.ask_while(unit, time, is_wanted, |unit, post, tell| unit.quiesce(post, tell));
-        quiet.inspect_err(|_| unit.resume_commands(&*self.reactors.poster()))
+        self.ask_while(unit, time, is_wanted, |unit, post, tell| unit.quiesce(post, tell))
     }
 
-    /// Asks a unit for a change, and waits for it.
-    pub(crate) fn ask<T: Send + 'static>(
+    fn ask<T: Send + 'static>(
         &self,
         unit: &Arc<LogicalUnit>,
         time: Duration,
-        begin: impl FnOnce(&Arc<LogicalUnit>, &dyn Post, Tell<T>),
+        begin: impl FnOnce(&Arc<LogicalUnit>, &dyn Post, Tell<T>) -> ChangeRequest,
     ) -> Result<T> {
         self.ask_while(unit, time, || true, begin)
     }
 
-    fn ask_while<T: Send + 'static>(
+    /// Asks a unit for a change, and waits for it, but withdraws it when `time` has passed or `is_wanted` has become false, and
+    /// is wrong only if it takes effect just then.
+    pub(crate) fn ask_while<T: Send + 'static>(
         &self,
         unit: &Arc<LogicalUnit>,
         time: Duration,
         is_wanted: impl Fn() -> bool,
-        begin: impl FnOnce(&Arc<LogicalUnit>, &dyn Post, Tell<T>),
+        begin: impl FnOnce(&Arc<LogicalUnit>, &dyn Post, Tell<T>) -> ChangeRequest,
     ) -> Result<T> {
         let (tell, told) = mpsc::channel();
-        begin(unit, &*self.reactors.poster(), Box::new(move |result| drop(tell.send(result))));
+        let (post, tell) = (self.reactors.poster(), move |result| drop(tell.send(result)));
+        let request = begin(unit, &*post, Box::new(tell));
         let deadline = Instant::now() + time;
-        loop {
+        let ended = loop {
             let left = deadline.saturating_duration_since(Instant::now());
             match told.recv_timeout(left.min(LOOK)) {
-                Ok(result) => return result.map_err(|error| anyhow!("{}: {error}", unit.name)),
-                Err(_) if !is_wanted() => bail!("{}: it is no longer wanted", unit.name),
+                Ok(result) => break Ok(result),
+                Err(_) if !is_wanted() => break Err("it is no longer wanted".to_owned()),
                 Err(RecvTimeoutError::Timeout) if !left.is_zero() => {}
-                Err(_) => bail!("{}: commands that are under way have not ended within {time:?}", unit.name),
+                Err(_) => break Err(format!("commands that are under way have not ended within {time:?}")),
             }
-        }
+        };
+        let result = match ended {
+            Ok(result) => result,
+            Err(why) if request.withdraw(&*post) => bail!("{}: {why}", unit.name),
+            // It takes effect at this moment: what comes of it is soon known, unless the store is stuck.
+            Err(_) => told.recv_timeout(CHANGE).with_context(|| {
+                format!("{}: its store has begun the change, and not ended it within {CHANGE:?}", unit.name)
+            })?,
+        };
+        result.map_err(|error| anyhow!("{}: {error}", unit.name))
     }
 }
 
@@ -252,6 +297,18 @@ pub(super) fn wanted_size(spec: &config::Unit) -> Option<u64> {
 /// The size that a unit has, in bytes.
 pub(super) fn size_of(unit: &LogicalUnit) -> Option<u64> {
     unit.backing().map(|backing| backing.caps().size.get())
+}
+
+/// An error, and those that followed when what was done before it was to be undone.
+pub(super) fn with_others(
+    first: anyhow::Error,
+    others: impl IntoIterator<Item = Result<()>>,
+) -> anyhow::Error {
+    let others: Vec<String> = others.into_iter().filter_map(|other| Some(reasons(&other.err()?))).collect();
+    match others.is_empty() {
+        true => first,
+        false => anyhow!("{}, and it is not as it was: {}", reasons(&first), others.join("; ")),
+    }
 }
 
 /// Opens a store that this process may just have let go of.

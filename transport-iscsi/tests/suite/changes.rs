@@ -2,7 +2,7 @@
 
 use crate::client::{Client, READ, TARGET, WRITE, cdb, pattern};
 use crate::rig::{Rig, target, unit};
-use lunette_engine::{ChangeError, LogicalUnit};
+use lunette_engine::{ChangeError, ChangeRequest, LogicalUnit};
 use lunette_store::layer::stats::{Kind, Stats};
 use lunette_store::{Backing, ram::Ram};
 use lunette_store_file::{File, Options};
@@ -30,7 +30,10 @@ impl Rig {
     /// Asks for a change and waits until it is done.
     fn wait<T: Send + 'static>(
         &self,
-        ask: impl FnOnce(&dyn lunette_store::Post, Box<dyn FnOnce(Result<T, ChangeError>) + Send>),
+        ask: impl FnOnce(
+            &dyn lunette_store::Post,
+            Box<dyn FnOnce(Result<T, ChangeError>) + Send>,
+        ) -> ChangeRequest,
     ) -> Result<T, ChangeError> {
         let (tell, told) = mpsc::channel();
         ask(&*self.reactors.poster(), Box::new(move |result| tell.send(result).unwrap()));

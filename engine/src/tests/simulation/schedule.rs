@@ -305,9 +305,9 @@ impl Schedule {
             lock(&world).changed(change, succeeded);
         };
         match wish {
-            Wish::Quiesce => self.unit.quiesce(&*poster, move |result| changed(result.is_ok())),
+            Wish::Quiesce => _ = self.unit.quiesce(&*poster, move |result| changed(result.is_ok())),
             Wish::ReadOnly(on) => {
-                self.unit.set_read_only(on, &*poster, move |result| changed(result.is_ok()))
+                self.unit.set_read_only(on, &*poster, move |result| changed(result.is_ok()));
             }
             Wish::Resize(blocks) => {
                 let size = (blocks * BLOCK) as u64;
