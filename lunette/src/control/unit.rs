@@ -4,7 +4,7 @@ use super::patch::Patch;
 use super::{Call, export, no_unit, place, target};
 use crate::config::values::{Label, Lun, Name, Place, Size, StoreSpec, TargetName};
 use crate::config::{self, Model};
-use crate::running::{Now, Permit, Shown, Tell, failure, refuse_to_shrink};
+use crate::running::{Cut, Now, Permit, Shown, Tell, failure};
 use crate::units;
 use lunette_control::{Failure, NoParams};
 use lunette_engine::{ChangeRequest, LogicalUnit};
@@ -280,8 +280,8 @@ fn target_of(model: &Model, name: &Label) -> Result<Option<TargetName>, Failure>
 
 pub(super) fn resize(call: &Call<'_>, Resize { name, size, shrink }: Resize) -> Result<Resized, Failure> {
     let unit = find(call, &name)?;
-    if !shrink {
-        refuse_to_shrink(&name, &unit, size.0)?;
+    if let Some(cut) = Cut::of(&name, &unit, size.0).filter(|_| !shrink) {
+        cut.refused()?;
     }
     resized(call, &unit, |unit, post, tell| unit.resize(size.0, post, tell))
 }

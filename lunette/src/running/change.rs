@@ -84,8 +84,10 @@ impl Running {
             return Err(listed("cannot be changed while it is used: it would go and come again", recreated));
         }
         if !permit.shrink {
-            plan.steps.iter().try_for_each(|step| self.refuse_to_shrink(step))?;
+            plan.steps.iter().filter_map(|step| self.shrinks(step)).try_for_each(|cut| cut.refused())?;
         }
+        // What is cut off does not come back, so it is what is done last.
+        plan.steps.sort_by_key(|step| self.shrinks(step).is_some());
         Ok(Done { plan, waiting })
     }
 
@@ -117,27 +119,27 @@ impl Running {
         }
     }
 
-    fn refuse_to_shrink(&self, step: &Step) -> Result<(), Failure> {
-        let Effect::Unit(new) = &step.effect else { return Ok(()) };
+    /// What a unit loses by a step.
+    fn shrinks(&self, step: &Step) -> Option<Cut> {
+        let Effect::Unit(new) = &step.effect else { return None };
         let Unit { name, .. } = &**new;
         let is_changed = |key: &str| step.changes.iter().any(|change| change.key == key);
         if !is_changed("size") && !is_changed("store") {
-            return Ok(());
+            return None;
         }
         let now = self.now();
         let same_store = now.model.units.get(name).is_some_and(|old| {
             std::mem::discriminant(&old.store) == std::mem::discriminant(&new.store)
                 && (old.store == new.store || new.size.is_none())
         });
-        match now.units.get(name).zip(wanted_size(new)).filter(|_| same_store) {
-            Some((unit, wanted)) => refuse_to_shrink(name, &unit.unit, wanted),
-            None => Ok(()),
-        }
+        let (unit, wanted) = now.units.get(name).zip(wanted_size(new)).filter(|_| same_store)?;
+        Cut::of(name, &unit.unit, wanted)
     }
 
     fn carry_out_all(&self, plan: &Plan, before: &Model, work: &Work) -> Result<(), Failure> {
         let mut prepared = self.prepare(plan, before).map_err(failure)?;
         let saving = self.draft_change(plan, before)?;
+        let cuts: Vec<Cut> = plan.steps.iter().filter_map(|step| self.shrinks(step)).collect();
         let done = self.carry_out_each(plan, &mut prepared, work);
         let done = done.and_then(|()| saving.map_or(Ok(()), |saving| saving.put().map(drop)));
         drop(prepared);
@@ -178,16 +180,31 @@ impl Running {
     }
 }
 
-/// Refuses to give a unit a size by which it would lose something.
-pub(crate) fn refuse_to_shrink(name: &Name, unit: &LogicalUnit, wanted: u64) -> Result<(), Failure> {
-    let Some(size) = size_of(unit).filter(|size| wanted < *size) else { return Ok(()) };
-    let what = format!(
-        "the unit `{name}` would become smaller, {} instead of {}, and lose what is beyond: say `shrink` if that is meant",
-        size::exact(wanted),
-        size::exact(size)
-    );
-    Err(Failure::failed(what)
-        .with_data(json!({ "shrink": { "name": name, "size": size, "wanted": wanted } })))
+/// A unit that becomes smaller, and loses what is beyond.
+pub(crate) struct Cut {
+    name: Name,
+    size: u64,
+    wanted: u64,
+}
+
+impl Cut {
+    /// What a unit loses that gets the size `wanted`.
+    pub(crate) fn of(name: &Name, unit: &LogicalUnit, wanted: u64) -> Option<Self> {
+        let size = size_of(unit).filter(|size| wanted < *size)?;
+        Some(Self { name: name.clone(), size, wanted })
+    }
+
+    /// Nobody has said that this is meant.
+    pub(crate) fn refused(&self) -> Result<(), Failure> {
+        let Self { name, size, wanted } = self;
+        let (shown, told) = (size::exact(*size), size::exact(*wanted));
+        let what = format!(
+            "the unit `{name}` would become smaller, {told} instead of {shown}, and lose what is beyond: say `shrink` if that is \
+             meant"
+        );
+        let data = json!({ "shrink": { "name": name, "size": size, "wanted": wanted } });
+        Err(Failure::failed(what).with_data(data))
+    }
 }
 
 /// Portals with port 0 that go on have the numbers in `wanted` that they have in `before`.

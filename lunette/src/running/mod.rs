@@ -14,7 +14,7 @@ mod step;
 mod targets;
 mod units;
 
-pub(crate) use change::{Done, Permit, failure, refuse_to_shrink};
+pub(crate) use change::{Cut, Done, Permit, failure};
 pub(crate) use keep::Keeper;
 pub(crate) use show::{Shown, luns_of_all, places_of_all};
 pub(crate) use units::Tell;

@@ -1,7 +1,7 @@
 //! One step: it is what the running configuration says from then on, and the objects follow.
 
 use super::prepare::Prepared;
-use super::units::wanted_size;
+use super::units::{size_of, wanted_size, with_others};
 use super::{Running, exports};
 use crate::config;
 use crate::config::diff::{Effect, How, Step};
@@ -105,11 +105,16 @@ impl Running {
         if how != How::Recreate {
             return self.change_unit(old, new);
         }
-        let unit = self.unit(new.name.as_str());
-        if let Some((unit, size)) = unit.zip(wanted_size(new)).filter(|_| old.store == new.store) {
-            self.resize(&unit, size)?;
-        }
-        self.recreate_unit(old, new)
+        let resize = |is_smaller: bool| {
+            let unit = self.unit(new.name.as_str()).filter(|_| old.store == new.store);
+            let Some((unit, size)) = unit.zip(wanted_size(new)) else { return Ok(()) };
+            let is_due = size_of(&unit).is_some_and(|now| (size < now) == is_smaller);
+            if is_due { self.resize(&unit, size) } else { Ok(()) }
+        };
+        // What is cut off does not come back, so that is done last.
+        resize(false)?;
+        self.recreate_unit(old, new)?;
+        resize(true).map_err(|error| with_others(error, [self.recreate_unit(new, old)]))
     }
 
     fn set_portal(&self, key: PortalKey, portal: &config::Portal, back: &Effect) -> Result<()> {

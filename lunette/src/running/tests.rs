@@ -169,6 +169,29 @@ fn what_cannot_be_done_as_a_whole_is_not_done_at_all() {
 }
 
 #[test]
+fn what_would_be_cut_off_is_still_there_when_something_else_fails() {
+    let rig = Rig::new(BASIS);
+    let bytes = || std::fs::read(rig.path("a.img")).unwrap();
+    std::fs::write(rig.path("a.img"), [7; 1 << 20]).unwrap();
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let portal = format!("[[portal]]\nlisten = \"{}\"\n", taken.local_addr().unwrap());
+    let smaller = BASIS.replace("\"1M\"", "\"512K\"\nread-only = true\nlun = 3");
+    let anew = BASIS.replace("\"1M\"", "\"512K\"\nblock = 4096");
+    for text in [&smaller, &anew] {
+        let failure = rig.become_(&format!("{text}{portal}"), ANY).unwrap_err();
+        assert!(failure.message.contains("in use"), "{failure}");
+        assert!(bytes() == [7; 1 << 20]);
+        assert_eq!(rig.running.model(), rig.model(BASIS));
+    }
+    let more = "[[unit]]\nname = \"z\"\nstore = \"ram:1M\"\n[[portal]]\nlisten = \"127.0.0.1:0\"\n";
+    let done = rig.become_(&format!("{anew}{more}").replace("ram:2M", "ram:1M"), ANY).unwrap();
+    let steps = done.plan.steps.iter().map(|step| step.object.to_string());
+    assert_eq!(steps.skip(2).collect::<Vec<_>>(), ["unit a", "unit memory"], "{}", done.plan);
+    assert!(bytes() == [7; 512 << 10]);
+    rig.check();
+}
+
+#[test]
 fn only_what_differs_is_touched() {
     let rig = Rig::new(BASIS);
     let (a, memory) = (rig.running.unit("a").unwrap(), rig.running.unit("memory").unwrap());
