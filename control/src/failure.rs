@@ -38,6 +38,11 @@ pub const CODES: &[(i64, &str, &str)] = &[
     (Failure::STOPPING, "STOPPING", "the daemon is about to end"),
     (Failure::CONFLICT, "CONFLICT", "there is something else of this name, or at this place"),
     (Failure::FAILED, "FAILED", "it was tried and is not possible; the message says why"),
+    (
+        Failure::PARTLY,
+        "PARTLY",
+        "it was tried, is not possible, and not everything could be changed back; the message says what",
+    ),
 ];
 
 #[expect(missing_docs, reason = "`CODES` says what they mean")]
@@ -55,6 +60,7 @@ impl Failure {
     pub const STOPPING: i64 = -32006;
     pub const FAILED: i64 = -32007;
     pub const CONFLICT: i64 = -32008;
+    pub const PARTLY: i64 = -32009;
 }
 
 impl Failure {

@@ -18,7 +18,7 @@ use crate::summary;
 use crate::units;
 use crate::watchdog::Watchdog;
 use anyhow::{Result, anyhow};
-use lunette_control::{Feed, Ticket};
+use lunette_control::{Failure, Feed, Ticket};
 use lunette_reactor::{Options as ReactorOptions, Reactors};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use serde_json::{Map, Value, json};
@@ -120,13 +120,19 @@ pub(crate) fn serve(options: &Serve, log: &Log) -> Result<()> {
     stop::stop(&plane.daemon().running, exports_time, stop::FLUSH)
 }
 
-/// Applies the files again from which the daemon was started. What is wrong with them is logged, and nothing changes then.
+/// Applies the files again from which the daemon was started. What is wrong with them is logged, and nothing changes then, as
+/// far as that can be.
 fn reload(plane: &Arc<Plane>) {
     manager::reloading();
     let (after, wait) = (plane.clone(), Map::from_iter([("wait".to_owned(), true.into())]));
     let ended = Ticket::new(move |result| {
         match result {
             Ok(done) => tracing::info!("the configuration was applied: {}", one_line(&done)),
+            Err(failure) if failure.code == Failure::PARTLY => {
+                tracing::error!(
+                    "the configuration is not applied, and not everything is as it was: {failure}"
+                )
+            }
             Err(failure) => {
                 tracing::error!("the configuration is not applied, nothing has changed: {failure}")
             }

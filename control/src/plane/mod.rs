@@ -295,13 +295,13 @@ impl<D: Send + Sync + 'static> Plane<D> {
             Ok(_) => tracing::info!(method = name, user, pid, "carried out"),
             Err(failure) => tracing::info!(method = name, user, pid, "not carried out: {failure}"),
         }
-        let result = result?;
-        if effect != Effect::Changes {
-            return Ok(result);
+        let is_partly = |failure: &Failure| failure.code == Failure::PARTLY;
+        if effect != Effect::Changes || !result.as_ref().err().is_none_or(is_partly) {
+            return result;
         }
         let generation = self.changes.moved();
         self.events.emit(CHANGED, name, json!({ "generation": generation, "user": user }));
-        Ok(with_generation(result, generation))
+        result.map(|result| with_generation(result, generation))
     }
 
     fn next_change(&self) {

@@ -290,6 +290,27 @@ fn units_become_smaller_only_when_that_is_said() {
 }
 
 #[test]
+fn what_could_not_be_changed_back_is_a_change() {
+    let rig = Rig::of_file(&FILE.replace("ram:1M", "@/a.img\"\nsize = \"1M"));
+    let folder = rig.folder.path().to_owned();
+    let plane =
+        plane(Daemon { running: rig.running, events: rig.feed.events(), since: Instant::now() }, &rig.feed);
+    let call = |method: &str, params: Value| ask(&plane, method, params).recv().unwrap();
+    let generation = plane.generation();
+    call("unit.change", json!({ "name": "a", "block": 4096 })).unwrap_err();
+    assert_eq!(plane.generation(), generation);
+    std::fs::remove_file(folder.join("a.img")).unwrap();
+    let failure = call("unit.change", json!({ "name": "a", "block": 4096, "recreate": true })).unwrap_err();
+    assert_eq!((failure.code, plane.generation()), (Failure::PARTLY, generation + 1), "{failure}");
+    for method in ["unit.show", "unit.resume"] {
+        let failure = call(method, json!({ "name": "a" })).unwrap_err();
+        assert!(failure.message.contains("could not be served again"), "{failure}");
+    }
+    call("unit.delete", json!({ "name": "a", "detach": true })).unwrap();
+    assert_eq!(call("unit.show", json!({ "name": "a" })).unwrap_err().code, Failure::NOT_FOUND);
+}
+
+#[test]
 fn units_move_from_one_to_the_other() {
     let targets = "[[portal]]\nlisten = \"127.0.0.1:0\"\n[[target]]\nname = \"iqn.2026-11.org.example:a\"\nunits = {}\n";
     let rig = Rig::new(&format!("{FILE}{targets}"));

@@ -115,7 +115,7 @@ pub(super) fn list(call: &Call<'_>, _: NoParams) -> Result<Vec<UnitStatus>, Fail
 pub(super) fn show(call: &Call<'_>, UnitName { name }: UnitName) -> Result<UnitStatus, Failure> {
     let now = call.daemon.running.now();
     let shown = now.shown(|other| *other == name).remove(&name).unwrap_or_default();
-    let unit = now.unit(name.as_str()).ok_or_else(|| no_unit(&name))?;
+    let unit = now.unit(name.as_str()).ok_or_else(|| not_served(&now.model, &name))?;
     status(&now, &name, unit, shown).ok_or_else(|| no_unit(&name))
 }
 
@@ -320,5 +320,16 @@ pub(super) fn resume(call: &Call<'_>, UnitName { name }: UnitName) -> Result<(),
 }
 
 fn find(call: &Call<'_>, name: &Name) -> Result<Arc<LogicalUnit>, Failure> {
-    call.daemon.running.unit(name.as_str()).ok_or_else(|| no_unit(name))
+    let running = &call.daemon.running;
+    running.unit(name.as_str()).ok_or_else(|| not_served(&running.now().model, name))
+}
+
+/// There is no such unit, or it could not be made again when a change had failed.
+fn not_served(model: &Model, name: &Name) -> Failure {
+    match model.units.contains_key(name) {
+        false => no_unit(name),
+        true => Failure::failed(format!(
+            "the unit `{name}` could not be served again when a change had failed: apply the configuration, or delete it"
+        )),
+    }
 }

@@ -5,14 +5,16 @@ use super::prepare::Prepared;
 use super::units::{size_of, wanted_size};
 use crate::config::check::{Issue, check};
 use crate::config::diff::{Action, Effect, How, Plan, Step, diff};
-use crate::config::values::Name;
+use crate::config::values::{Name, TargetName};
 use crate::config::{Daemon, Document, Model, Severity, Unit};
+use crate::iscsi;
 use crate::reasons;
 use crate::size;
+use anyhow::Context;
 use lunette_control::{Failure, Work};
 use lunette_engine::LogicalUnit;
 use serde_json::json;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::PoisonError;
 
 /// What a change may do besides changing what can be changed while it is used.
@@ -76,7 +78,11 @@ impl Running {
         } else if !waiting.is_empty() {
             return Err(listed("needs a restart of the daemon", &waiting));
         }
-        let mut plan = diff(before, &wanted);
+        // What could not be made again before is, if a whole configuration wants it.
+        let mut plan = match permit.is_whole {
+            true => diff(&self.served(before.clone()), &wanted),
+            false => diff(before, &wanted),
+        };
         plan.steps.iter_mut().for_each(|step| self.look_at_store(step));
         let recreated: Vec<_> =
             plan.steps.iter().filter(|step| step.how == How::Recreate && !permit.recreate).collect();
@@ -137,19 +143,30 @@ impl Running {
     }
 
     fn carry_out_all(&self, plan: &Plan, before: &Model, work: &Work) -> Result<(), Failure> {
-        let mut prepared = self.prepare(plan, before).map_err(failure)?;
+        let mut prepared = self.prepare(plan, &self.served(before.clone())).map_err(failure)?;
         let saving = self.draft_change(plan, before)?;
         let cuts: Vec<Cut> = plan.steps.iter().filter_map(|step| self.shrinks(step)).collect();
+        let former = self.terms_in(plan);
         let done = self.carry_out_each(plan, &mut prepared, work);
         let done = done.and_then(|()| saving.map_or(Ok(()), |saving| saving.put().map(drop)));
         drop(prepared);
-        done.map_err(|failure| match self.undo(before) {
-            Ok(()) => failure,
-            Err(left) => {
-                let message = format!("{failure}. Not everything could be changed back: {left}");
-                Failure { message, ..failure }
+        done.map_err(|failure| {
+            let mut left: Vec<String> = cuts.iter().filter_map(|cut| self.lost(cut)).collect();
+            left.extend(self.undo(before, &former));
+            if left.is_empty() {
+                return failure;
             }
+            let message = format!("{failure}. Not everything could be changed back: {}", left.join("; "));
+            tracing::error!("{message}");
+            Failure { code: Failure::PARTLY, message, ..failure }
         })
+    }
+
+    /// What a unit has lost that has become smaller.
+    fn lost(&self, Cut { name, wanted, .. }: &Cut) -> Option<String> {
+        let size = self.unit(name.as_str()).and_then(|unit| size_of(&unit));
+        let is_done = size == Some(*wanted);
+        is_done.then(|| format!("unit {name} has lost what was beyond {}", size::exact(*wanted)))
     }
 
     fn carry_out_each(&self, plan: &Plan, prepared: &mut Prepared, work: &Work) -> Result<(), Failure> {
@@ -162,21 +179,22 @@ impl Running {
         Ok(())
     }
 
-    /// Goes back to what there was, as far as possible.
-    fn undo(&self, before: &Model) -> Result<(), String> {
-        let now = self.model();
-        let mut plan = diff(&now, before);
+    /// Goes back to what there was before, each step by itself. Returns what could not be done.
+    fn undo(&self, before: &Model, former: &BTreeMap<TargetName, iscsi::Target>) -> Vec<String> {
+        let mut plan = diff(&self.served(self.model()), before);
         plan.steps.iter_mut().for_each(|step| self.look_at_store(step));
-        let prepared = self.prepare(&plan, &now);
-        let mut prepared = prepared.map_err(|error| reasons(&error))?;
         let mut left = Vec::new();
         for step in &plan.steps {
-            if let Err(error) = self.carry_out(step, &mut prepared) {
-                tracing::error!("cannot be changed back: {error:#}");
+            let prepared = self.prepare_again(step, former).with_context(|| step.object.to_string());
+            if let Err(error) = prepared.and_then(|mut prepared| self.carry_out(step, &mut prepared)) {
                 left.push(reasons(&error));
+                if step.action == Action::Create {
+                    // It is still configured, and comes when the whole configuration is applied again.
+                    step.effect.apply(&mut self.now_mut().model);
+                }
             }
         }
-        if left.is_empty() { Ok(()) } else { Err(left.join("; ")) }
+        left
     }
 }
 

@@ -225,6 +225,16 @@ impl Running {
         self.now().model.clone()
     }
 
+    /// A configuration without what it has that is not served, since it could not be made again when a change had failed.
+    fn served(&self, mut model: Model) -> Model {
+        let now = self.now();
+        model.units.retain(|name, _| now.units.contains_key(name));
+        model.targets.retain(|name, _| now.targets.contains_key(name));
+        model.portals.retain(|key, _| now.portals.contains_key(key));
+        model.exports.retain(|name, _| now.exports.contains_key(name));
+        model
+    }
+
     /// Resized units say what size they have.
     pub(crate) fn settle_sizes(&self) {
         let Now { model, units, .. } = &mut *self.now_mut();

@@ -2,8 +2,9 @@
 //! looked up.
 
 use super::exports::Entry;
+use super::units::open_again;
 use super::{Running, exports};
-use crate::config::diff::{Action, Effect, Plan};
+use crate::config::diff::{Action, Effect, Plan, Step};
 use crate::config::values::{Label, Name, StoreSpec, TargetName};
 use crate::config::{self, Model};
 use crate::iscsi;
@@ -35,15 +36,7 @@ impl Running {
                     prepared.stores.insert(unit.name.clone(), opened);
                     wanted.push((&unit.name, units::key(unit)?));
                 }
-                Effect::Target(target) => prepared.target(target)?,
-                Effect::Rules(name, rules) => {
-                    let target =
-                        now.targets.get(name).with_context(|| format!("there is no target {name}"))?;
-                    prepared.target(&config::Target { access: rules.clone(), ..target.clone() })?;
-                }
-                Effect::Export(export) => self.prepare_export(export, &mut prepared)?,
-                Effect::Iscsi(iscsi) => prepared.iscsi = Some(iscsi::options(iscsi)?),
-                _ => {}
+                effect => self.prepare_other(effect, now, &mut prepared)?,
             }
         }
         let keys: Vec<Key> = wanted.iter().map(|(_, key)| key.clone()).collect();
@@ -52,6 +45,46 @@ impl Running {
             prepared.units = wanted.into_iter().map(|(name, _)| name.clone()).zip(records).collect();
         }
         Ok(prepared)
+    }
+
+    /// Prepares a step that leads back to what there was before others. `former`: what targets were then.
+    pub(super) fn prepare_again(
+        &self,
+        step: &Step,
+        former: &BTreeMap<TargetName, iscsi::Target>,
+    ) -> Result<Prepared> {
+        let mut prepared = Prepared::default();
+        let is_new = step.action == Action::Create;
+        let known = match &step.effect {
+            Effect::Target(target) if is_new => former.get(&target.name),
+            Effect::Rules(name, _) => former.get(name),
+            _ => None,
+        };
+        match (&step.effect, known) {
+            (Effect::Unit(unit), _) if is_new => {
+                prepared.stores.insert(unit.name.clone(), open_again(unit)?);
+            }
+            (_, Some(_)) => prepared.targets.clone_from(former),
+            (effect, None) => self.prepare_other(effect, &self.model(), &mut prepared)?,
+        }
+        Ok(prepared)
+    }
+
+    /// Prepares what is no new unit.
+    fn prepare_other(&self, effect: &Effect, now: &Model, prepared: &mut Prepared) -> Result<()> {
+        match effect {
+            Effect::Target(target) => prepared.target(target),
+            Effect::Rules(name, rules) => {
+                let target = now.targets.get(name).with_context(|| format!("there is no target {name}"))?;
+                prepared.target(&config::Target { access: rules.clone(), ..target.clone() })
+            }
+            Effect::Export(export) => self.prepare_export(export, prepared),
+            Effect::Iscsi(iscsi) => {
+                prepared.iscsi = Some(iscsi::options(iscsi)?);
+                Ok(())
+            }
+            _ => Ok(()),
+        }
     }
 
     fn prepare_export(&self, export: &config::VhostUser, prepared: &mut Prepared) -> Result<()> {

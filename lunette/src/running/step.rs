@@ -2,7 +2,7 @@
 
 use super::prepare::Prepared;
 use super::units::{size_of, wanted_size, with_others};
-use super::{Running, exports};
+use super::{Now, Running, exports};
 use crate::config;
 use crate::config::diff::{Effect, How, Step};
 use crate::config::{PortalKey, Unit};
@@ -11,15 +11,16 @@ use crate::units;
 use anyhow::{Context, Result};
 
 impl Running {
-    /// Does a step, and tells of it. If it cannot be done, everything is as before it.
+    /// Does a step, and tells of it. If it cannot be done, everything is as before it, or the error says what is not.
     pub(super) fn carry_out(&self, step: &Step, prepared: &mut Prepared) -> Result<()> {
-        let back = {
-            let model = &mut self.now_mut().model;
-            let back = step.effect.inverse(model);
-            step.effect.apply(model);
-            back
+        let (back, served) = {
+            let now = &mut *self.now_mut();
+            let back = step.effect.inverse(&now.model);
+            let served = now.as_served(back.clone());
+            step.effect.apply(&mut now.model);
+            (back, served)
         };
-        let done = self.follow(step, &back, prepared);
+        let done = self.follow(step, &served, prepared);
         match done {
             Ok(()) => {
                 events::step(&self.events, step);
@@ -27,7 +28,7 @@ impl Running {
             }
             Err(error) => {
                 back.apply(&mut self.now_mut().model);
-                self.follow_back(&back);
+                let error = with_others(error, [self.follow_back(&served)]);
                 Err(error.context(step.object.to_string()))
             }
         }
@@ -86,8 +87,8 @@ impl Running {
     }
 
     /// Shows again what was shown before a step that could not be done.
-    fn follow_back(&self, back: &Effect) {
-        let done = match back {
+    fn follow_back(&self, back: &Effect) -> Result<()> {
+        match back {
             Effect::Target(target) => self.arrange_target(&target.name, None),
             Effect::Rules(name, _) | Effect::AtRule(name, ..) => self.arrange_target(name, None),
             Effect::NoPortal(_) | Effect::Portal(..) => self.arrange_groups(),
@@ -95,9 +96,6 @@ impl Running {
             Effect::AtExport(name, ..) => self.show_export(name),
             Effect::NoUnit(name) => self.delete_unit(name),
             _ => Ok(()),
-        };
-        if let Err(error) = done {
-            tracing::error!("what could not be changed is not as it was: {error:#}");
         }
     }
 
@@ -128,11 +126,7 @@ impl Running {
         }
         self.stop_portal(&key);
         let started = self.arrange_groups().and_then(|()| self.start_portal(key, portal, None));
-        started.inspect_err(|_| {
-            if let Err(error) = self.start_portal(key, old, None) {
-                tracing::error!("{error:#}");
-            }
-        })
+        started.map_err(|error| with_others(error, [self.start_portal(key, old, None)]))
     }
 
     fn set_export(
@@ -146,15 +140,31 @@ impl Running {
         let Effect::Export(old) = back else { return self.start_export(export, entry()?) };
         if step.how != How::Recreate {
             self.let_connect(old, export)?;
-            return self.show_export(&export.name);
+            let shown = self.show_export(&export.name);
+            return shown.map_err(|error| with_others(error, [self.let_connect(export, old)]));
         }
         let entry = entry()?;
         let record = self.stop_export(&old.name);
-        self.start_export(export, entry).inspect_err(|_| {
+        self.start_export(export, entry).map_err(|error| {
             let again = |record| self.start_export(old, exports::Entry::of(old, record)?);
-            if let Some(Err(error)) = record.map(again) {
-                tracing::error!("{error:#}");
-            }
+            with_others(error, record.map(again))
         })
+    }
+}
+
+impl Now {
+    /// The effect that leads to what is served, of one that leads to what is configured.
+    fn as_served(&self, effect: Effect) -> Effect {
+        match effect {
+            Effect::Unit(unit) if !self.units.contains_key(&unit.name) => Effect::NoUnit(unit.name.clone()),
+            Effect::Portal(key, _) if !self.portals.contains_key(&key) => Effect::NoPortal(key),
+            Effect::Target(target) if !self.targets.contains_key(&target.name) => {
+                Effect::NoTarget(target.name)
+            }
+            Effect::Export(export) if !self.exports.contains_key(&export.name) => {
+                Effect::NoExport(export.name)
+            }
+            effect => effect,
+        }
     }
 }

@@ -2,6 +2,7 @@
 
 use super::ports::{Port, PortId};
 use super::{Now, Running, WayIn};
+use crate::config::diff::{Effect, Plan};
 use crate::config::values::{Lun, Name, TargetName};
 use crate::config::{self, Luns, PortalKey};
 use crate::iscsi;
@@ -72,6 +73,18 @@ impl Running {
         }
         self.show_target(name);
         Ok(done?)
+    }
+
+    /// What the targets that a plan is about are, with secrets that may not be found again.
+    pub(super) fn terms_in(&self, plan: &Plan) -> BTreeMap<TargetName, iscsi::Target> {
+        let now = self.now();
+        let names = plan.steps.iter().filter_map(|step| match &step.effect {
+            Effect::Target(target) => Some(&target.name),
+            Effect::NoTarget(name) | Effect::Rules(name, _) => Some(name),
+            _ => None,
+        });
+        let terms = |name: &TargetName| Some((name.clone(), now.targets.get(name)?.terms.clone()));
+        names.filter_map(terms).collect()
     }
 
     /// Has the ports of a target show what the running configuration says.

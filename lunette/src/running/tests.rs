@@ -10,6 +10,7 @@ use crate::units;
 use change::Done;
 use lunette_control::{Failure, Feed, Work};
 use lunette_reactor::Options;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::time::SystemTime;
 use tempfile::TempDir;
@@ -192,6 +193,71 @@ fn what_would_be_cut_off_is_still_there_when_something_else_fails() {
 }
 
 #[test]
+fn each_step_is_undone_by_itself() {
+    let secrets = tempfile::tempdir().unwrap();
+    let rules = |name: &str| {
+        let path = secrets.path().join(name);
+        std::fs::write(&path, "a very long secret").unwrap();
+        std::fs::set_permissions(&path, PermissionsExt::from_mode(0o600)).unwrap();
+        let secret = format!("secret = {{ file = \"{}\" }}", path.display());
+        let access = format!("access = [{{ chap = {{ accounts = [{{ name = \"joe\", {secret} }}] }} }}]");
+        BASIS.replace("units = { 0 = \"a\" }\n", &format!("units = {{ 0 = \"a\" }}\n{access}\n"))
+    };
+    let rig = Rig::new(&rules("a"));
+    let before = rig.running.model();
+    let changed = rules("b").replace("ram:2M\"", "ram:2M\"\nread-only = true");
+    std::fs::remove_file(secrets.path().join("a")).unwrap();
+    let socket = "[[vhost-user]]\nname = \"b\"\nsocket = \"@/no/b.sock\"\nunits = {}\n";
+    let moved = changed.replace("@/vm.sock", "@/no/vm.sock");
+    for wanted in [format!("{changed}{socket}"), moved] {
+        let failure = rig.become_(&wanted, ANY).unwrap_err();
+        assert!(failure.message.contains("cannot listen at"), "{failure}");
+        assert_eq!((failure.code, rig.running.model()), (Failure::FAILED, before.clone()), "{failure}");
+        assert!(!rig.running.unit("memory").unwrap().is_read_only());
+        assert!(Path::new(&rig.path("vm.sock")).exists());
+        rig.check();
+    }
+}
+
+#[test]
+fn what_cannot_be_served_again_comes_with_the_whole_configuration() {
+    let rig = Rig::new(BASIS);
+    let before = rig.running.model();
+    let (image, elsewhere) = (rig.path("a.img"), rig.path("elsewhere.img"));
+    std::fs::rename(&image, &elsewhere).unwrap();
+    let anew = BASIS.replace("\"1M\"", "\"1M\"\nblock = 4096");
+    let failure = rig.become_(&anew, ANY).unwrap_err();
+    assert_eq!(failure.code, Failure::PARTLY);
+    assert!(failure.message.contains("cannot be served again: "), "{failure}");
+    assert!(!Path::new(&image).exists(), "no empty one is made");
+    assert_eq!((rig.running.model(), rig.shown(TARGET)), (before, vec![]));
+    // Others can be changed, and it can be left missing.
+    let change = |model: &mut Model| {
+        let memory = model.units.get_mut("memory").unwrap();
+        Arc::make_mut(memory).waiting = Some(9);
+        Ok(())
+    };
+    rig.running.change(Permit::default(), &Work::quiet(), change).unwrap();
+    assert!(rig.running.unit("a").is_none());
+    std::fs::rename(&elsewhere, &image).unwrap();
+    let done = rig.become_(&anew.replace("ram:2M\"", "ram:2M\"\nwaiting = 9"), ANY).unwrap();
+    assert_eq!((done.plan.steps.len(), rig.shown(TARGET)), (1, vec![(0, "a".to_owned())]), "{}", done.plan);
+    rig.check();
+}
+
+#[test]
+fn a_store_that_somebody_holds_is_not_opened_twice() {
+    let rig = Rig::new(BASIS);
+    let held = rig.running.unit("a").unwrap().backing().unwrap().clone();
+    let failure = rig.become_(&BASIS.replace("\"1M\"", "\"1M\"\nblock = 4096"), ANY).unwrap_err();
+    assert!(failure.message.contains("has not let go of a command"), "{failure}");
+    assert_eq!((failure.code, rig.running.unit("a").is_none()), (Failure::PARTLY, true));
+    drop(held);
+    rig.become_(BASIS, ANY).unwrap();
+    assert_eq!(rig.shown(TARGET), [(0, "a".to_owned())]);
+}
+
+#[test]
 fn only_what_differs_is_touched() {
     let rig = Rig::new(BASIS);
     let (a, memory) = (rig.running.unit("a").unwrap(), rig.running.unit("memory").unwrap());
@@ -304,7 +370,7 @@ fn an_export_that_is_called_otherwise_goes_on() {
     let moved = BASIS.replace("{ 0 = \"memory\" }", "{ \"3:5\" = \"memory\" }\nmode = \"0666\"");
     rig.become_(&moved, Permit::default()).unwrap();
     let metadata = std::fs::metadata(rig.path("vm.sock")).unwrap();
-    assert_eq!(std::os::unix::fs::PermissionsExt::mode(&metadata.permissions()) & 0o777, 0o666);
+    assert_eq!(metadata.permissions().mode() & 0o777, 0o666);
     let now = rig.running.now();
     let export = now.exports.values().next().unwrap();
     assert_eq!(export.targets().collect::<Vec<_>>(), [3]);

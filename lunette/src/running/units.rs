@@ -178,18 +178,26 @@ impl Running {
         if let Some(unit) = self.unit(name.as_str()) {
             self.quiesce(&unit, CHANGE)?;
         }
-        self.release_unit(name)?;
-        let other = if old.store == new.store { OtherSize::Take } else { OtherSize::Refuse };
-        let made = open_when_free(new, other).and_then(|opened| self.make_unit(new, opened, None));
-        if made.is_err() {
-            let opened = open_when_free(old, OtherSize::Take);
-            let restored = opened.and_then(|opened| self.make_unit(old, opened, None));
-            if let Err(again) = restored {
-                tracing::error!("{name} is gone: it cannot be opened again: {again:#}");
-            }
+        let open = || match old.store == new.store {
+            true => open_again(new),
+            false => open_when_free(new, OtherSize::Refuse),
+        };
+        let released = self.release_unit(name).and_then(|is_free| {
+            ensure!(is_free, "{name}: its store has not let go of a command");
+            Ok(())
+        });
+        let made = released.and_then(|()| open()).and_then(|opened| self.make_unit(new, opened, None));
+        let made = made.map_err(|error| {
+            let again = open_again(old).and_then(|opened| self.make_unit(old, opened, None));
+            with_others(error, [again.context("it cannot be served again")])
+        });
+        let shown = self.show_unit(name, [units::place(old), units::place(new)]);
+        match (made, shown) {
+            // It is another one than the configuration goes back to.
+            (Ok(()), Err(error)) => Err(with_others(error, [self.release_unit(name).map(drop)])),
+            (Err(error), shown) => Err(with_others(error, [shown])),
+            (Ok(()), Ok(())) => Ok(()),
         }
-        self.show_unit(name, [units::place(old), units::place(new)])?;
-        made
     }
 
     /// Takes a unit out of service. What is under way has a moment to end.
@@ -210,7 +218,13 @@ impl Running {
     /// Has nobody see the unit any more, and ends it. Returns whether its store is free by now.
     fn release_unit(&self, name: &Name) -> Result<bool> {
         let Some(unit) = self.now_mut().units.remove(name) else { return Ok(true) };
-        self.show_unit(name, [unit.place, None])?;
+        let shown = self.show_unit(name, [unit.place, None]);
+        let is_free = self.let_go_of(unit);
+        shown.map(|()| is_free)
+    }
+
+    /// Ends a unit that nobody sees any more. Returns whether its store is free by now.
+    fn let_go_of(&self, unit: Unit) -> bool {
         let (tell, told) = mpsc::channel();
         unit.unit.retire(&*self.reactors.poster(), move || _ = tell.send(()));
         let deadline = Instant::now() + RELEASE;
@@ -221,11 +235,11 @@ impl Running {
         self.reactors.call_all_within(RELEASE, || |_: &mut dyn lunette_store::Cx| ());
         while has_ended && store.as_ref().is_some_and(|store| store.strong_count() > 0) {
             if Instant::now() > deadline {
-                return Ok(false);
+                return false;
             }
             std::thread::sleep(Duration::from_millis(1));
         }
-        Ok(has_ended)
+        has_ended
     }
 
     /// Has a unit be quiet; it goes on if it does not become so within `time`.
@@ -308,6 +322,14 @@ pub(super) fn with_others(
     match others.is_empty() {
         true => first,
         false => anyhow!("{}, and it is not as it was: {}", reasons(&first), others.join("; ")),
+    }
+}
+
+/// Opens the store of a unit that was served before. A file that has gone meanwhile is not made anew: it would be empty.
+pub(super) fn open_again(spec: &config::Unit) -> Result<Opened> {
+    match spec.store {
+        StoreSpec::Ram(_) => open_when_free(spec, OtherSize::Take),
+        StoreSpec::Path(_) => open_when_free(&config::Unit { size: None, ..spec.clone() }, OtherSize::Take),
     }
 }
 
