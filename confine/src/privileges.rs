@@ -33,8 +33,9 @@ pub fn is_root() -> bool {
 /// When the kernel refuses, most likely because the process is not root.
 pub fn drop_to(user: Option<&User>, keep: Capabilities) -> io::Result<()> {
     let kept = capabilities(None)?.permitted & keep;
-    // It takes a capability to change this set, and without one there is nothing in it that could be had.
-    for capability in CapabilitySet::all().difference(kept).iter() {
+    // What can be got by running programs: nothing is run. It takes a capability to change this set, which goes now, and without one
+    // there is nothing in it that could be had.
+    for capability in CapabilitySet::all().iter() {
         if remove_capability_from_bounding_set(capability).is_err() {
             break;
         }

@@ -5,13 +5,15 @@
 
 mod allowed;
 mod places;
+mod root;
 mod user;
 
 pub(crate) use allowed::{check, lock_wait, look, opener};
+pub(crate) use root::refusal;
 
 use crate::cli::Serve;
 use crate::config::values::{FilePath, Principal};
-use crate::config::{self, Confine, Model};
+use crate::config::{self, Confine, Model, group_number};
 use crate::state::StateDir;
 use anyhow::{Context, Result};
 use clap::Args;
@@ -19,6 +21,7 @@ use lunette_confine::filter::{self, Mode};
 use lunette_confine::privileges::{self, Capabilities};
 use lunette_confine::{Kinds, files};
 use lunette_reactor::{ThreadKind, confine_threads};
+use std::path::{Path, PathBuf};
 
 /// What is given up, as the command line says it.
 #[derive(Args, Clone, Debug)]
@@ -49,37 +52,68 @@ fn mode(daemon: &config::Daemon) -> Option<Mode> {
     }
 }
 
-/// Takes note of where stores may be, and becomes another user if one is named, who owns `state` if that is not there yet.
+/// Takes note of where stores may be, and becomes another user if one is named, who owns `state` if that is not there yet. `files`
+/// are those of the configuration.
 ///
 /// # Safety
 /// The program has one thread.
-pub(crate) unsafe fn become_user(model: &Model, state: &std::path::Path) -> Result<()> {
+pub(crate) unsafe fn become_user(
+    options: &Serve,
+    files: &[PathBuf],
+    model: &Model,
+    state: &Path,
+) -> Result<()> {
     let daemon = &model.daemon;
     let user = user::wanted(daemon)?;
+    user.iter().try_for_each(|user| root::check_files(options, files, user))?;
     user::prepare_state(state, user.as_ref())?;
     // SAFETY: the caller's promise.
     unsafe { allowed::settle(daemon, state, user.is_some().then_some(mode(daemon))) }?;
     let Some(user) = user else { return Ok(()) };
-    privileges::drop_to(Some(&user), needed(model))
+    let groups: Vec<u32> = user.groups.iter().copied().chain([user.group]).collect();
+    let needed = needed(model, &groups) | for_control(&model.daemon, &groups);
+    privileges::drop_to(Some(&user), needed)
         .with_context(|| format!("cannot become the user {}", user.user))?;
     tracing::info!(user = user.user, group = user.group, "root's rights are given up");
     Ok(())
 }
 
-/// The capabilities without which a part of the model is not possible.
-fn needed(model: &Model) -> Capabilities {
+/// The capabilities without which a part of the model is not possible, for a user with these groups.
+fn needed(model: &Model, groups: &[u32]) -> Capabilities {
     let mut needed = Capabilities::empty();
     let is_privileged = |port: u16| (1..1024).contains(&port);
     needed.set(
         Capabilities::NET_BIND_SERVICE,
         model.portals.values().any(|portal| is_privileged(portal.listen.0.port())),
     );
-    let daemon = &model.daemon;
-    let has_groups = !(daemon.control_admin_groups.is_empty() && daemon.control_read_groups.is_empty());
-    let gives_away = model.exports.values().any(|export| export.owner.is_some() || export.group.is_some());
-    needed.set(Capabilities::CHOWN | Capabilities::FOWNER, has_groups || gives_away);
-    needed.set(Capabilities::IPC_LOCK, daemon.pin_memory);
+    let exports = || model.exports.values();
+    let gives_away = exports().any(|export| export.owner.is_some());
+    // The mode is set after the owner.
+    needed.set(Capabilities::FOWNER, gives_away);
+    let is_for_others =
+        exports().filter_map(|export| export.group.as_ref()).any(|group| is_other(group, groups));
+    needed.set(Capabilities::CHOWN, gives_away || is_for_others);
+    needed.set(Capabilities::IPC_LOCK, model.daemon.pin_memory);
     needed
+}
+
+/// What it takes to make the control socket, besides.
+fn for_control(daemon: &config::Daemon, groups: &[u32]) -> Capabilities {
+    let mut all = daemon.control_admin_groups.iter().chain(&daemon.control_read_groups);
+    let is_for_others = all.any(|group| is_other(group, groups));
+    if is_for_others { Capabilities::CHOWN } else { Capabilities::empty() }
+}
+
+/// Whether it takes a right to give this group a file.
+fn is_other(group: &Principal, groups: &[u32]) -> bool {
+    group_number(group).is_ok_and(|group| !groups.contains(&group))
+}
+
+/// The groups of this process.
+fn own_groups() -> Vec<u32> {
+    let mut groups = rustix::process::getgroups().unwrap_or_default();
+    groups.push(rustix::process::getegid());
+    groups.into_iter().map(|group| group.as_raw()).collect()
 }
 
 /// What root keeps that is to stay root: to use files and sockets of all users.
@@ -100,7 +134,8 @@ pub(crate) fn begin(options: &Serve, model: &Model, state: &StateDir) -> Result<
     if mode == Mode::Refuse {
         confine_files(options, model, state);
     }
-    let keep = needed(model) | if privileges::is_root() { of_root() } else { Capabilities::empty() };
+    let keep =
+        needed(model, &own_groups()) | if privileges::is_root() { of_root() } else { Capabilities::empty() };
     privileges::drop_to(None, keep).context("cannot give up capabilities")?;
     if let Err(error) = filter::begin(mode, Kinds::START) {
         tracing::warn!("system calls are not filtered: {error}");
@@ -164,13 +199,19 @@ mod tests {
 
     #[test]
     fn capabilities_are_kept_for_what_needs_them() {
-        let of = |text: &str| needed(&model(text));
+        let of = |text: &str| needed(&model(text), &[7]);
         assert_eq!(of("[[portal]]\nlisten = \"127.0.0.1:3260\"\n"), Capabilities::empty());
         assert_eq!(of("[[portal]]\nlisten = \"127.0.0.1:860\"\n"), Capabilities::NET_BIND_SERVICE);
         let away = Capabilities::CHOWN | Capabilities::FOWNER;
         assert_eq!(of("[[vhost-user]]\nname = \"a\"\nsocket = \"/a\"\n"), Capabilities::empty());
-        assert_eq!(of("[[vhost-user]]\nname = \"a\"\nsocket = \"/a\"\ngroup = \"0\"\n"), away);
-        assert_eq!(of("[daemon]\ncontrol-read-groups = [\"0\"]\n"), away);
+        let export = |key: &str| of(&format!("[[vhost-user]]\nname = \"a\"\nsocket = \"/a\"\n{key}\n"));
+        assert_eq!(export("owner = \"0\""), away);
+        assert_eq!(export("group = \"0\""), Capabilities::CHOWN);
+        assert_eq!(export("group = \"7\""), Capabilities::empty(), "one of its own");
+        let control = "[daemon]\ncontrol-read-groups = [\"0\"]\n";
+        assert_eq!(of(control), Capabilities::empty(), "the socket is made before");
+        assert_eq!(for_control(&model(control).daemon, &[7]), Capabilities::CHOWN);
+        assert_eq!(for_control(&model(control).daemon, &[0]), Capabilities::empty());
         assert_eq!(of("[daemon]\npin-memory = true\n"), Capabilities::IPC_LOCK);
     }
 }

@@ -51,7 +51,7 @@ pub(crate) fn serve(options: &Serve, log: &Log) -> Result<()> {
     let state_dir = model.daemon.state_dir.as_ref().map(|path| path.as_path().to_owned());
     let state_dir = state_dir.unwrap_or_else(StateDir::default_path);
     // SAFETY: nobody has started a thread so far.
-    unsafe { confinement::become_user(&model, &state_dir) }?;
+    unsafe { confinement::become_user(options, &origin.files(), &model, &state_dir) }?;
     let state = StateDir::open(&state_dir)?;
     if let Some(most) =
         descriptors.filter(|most| *most < plan.options.logins.connections as u64 + OTHER_DESCRIPTORS)
@@ -62,6 +62,9 @@ pub(crate) fn serve(options: &Serve, log: &Log) -> Result<()> {
     }
     let exports_time = stop::exports_time(plan.options.stop_time);
     let units = units::open(model.units.values(), &state)?;
+    let access = ControlAccess::of(&model.daemon)?;
+    // To give it to its group may take a right that is given up then.
+    let control = open_control(inherited.control.take(), &model.daemon, &access, &state)?;
     confinement::begin(options, &model, &state)?;
     let reactors = Reactors::start(&ReactorOptions {
         reactors: model.daemon.reactors.unwrap_or_default(),
@@ -76,8 +79,6 @@ pub(crate) fn serve(options: &Serve, log: &Log) -> Result<()> {
     say(&summary::units(&units));
     // Until now there is nothing to end gently: a signal ends the program, also one that waits for a lock.
     let signals = StopSignals::catch()?;
-    let access = ControlAccess::of(&model.daemon)?;
-    let control = open_control(inherited.control.take(), &model.daemon, &access, &state)?;
     let metrics = model.daemon.metrics.as_ref().map(|place| Endpoint::open(place.as_str())).transpose()?;
     let feed = Feed::new(SystemTime::now, state.generation()?)?;
     let events = feed.events();

@@ -71,6 +71,13 @@ impl Origin {
         self.options.iscsi_config.is_some() || self.path().is_some()
     }
 
+    /// All files that are read.
+    pub(crate) fn files(&self) -> Vec<PathBuf> {
+        let own = self.path().into_iter().chain(self.options.iscsi_config.as_deref());
+        let more = self.path().and_then(|path| of_directory(path).ok()).unwrap_or_default();
+        own.map(Path::to_owned).chain(more).collect()
+    }
+
     /// The file, as people know it.
     pub(crate) fn described(&self) -> Option<impl std::fmt::Display> {
         self.path().map(Path::display)

@@ -4,6 +4,7 @@ use super::Call;
 use super::events::APPLIED;
 use crate::config::diff::{Plan, Step};
 use crate::config::{self, Model, Setting, to_toml};
+use crate::confinement;
 use crate::running::{Done, Permit, failure};
 use lunette_control::{Failure, NoParams, Role};
 use schemars::JsonSchema;
@@ -177,7 +178,10 @@ fn understand(call: &Call<'_>, toml: String, base: Option<PathBuf>) -> Result<Mo
     if let Some(keeper) = &call.daemon.running.keeper {
         model.daemon = keeper.origin.overridden(model.daemon);
     }
-    Ok(model)
+    match confinement::refusal(&call.daemon.running.next_daemon(), &model.daemon) {
+        Some(why) => Err(Failure::failed(why)),
+        None => Ok(model),
+    }
 }
 
 /// How closely a configuration is looked at: who may only read learns nothing of files that the daemon can see.

@@ -74,6 +74,12 @@ impl Running {
         self.is_saved();
     }
 
+    /// What the daemon itself will be after the next start, as far as is known.
+    pub(crate) fn next_daemon(&self) -> Daemon {
+        let next = self.keeper.as_ref().and_then(|keeper| keeper.kept().next.clone());
+        next.unwrap_or_else(|| self.model().daemon)
+    }
+
     /// What the daemon itself will be after the next start.
     pub(super) fn set_next(&self, next: Option<Daemon>) {
         if let Some(keeper) = &self.keeper {
