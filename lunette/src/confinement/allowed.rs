@@ -98,6 +98,8 @@ impl Allowed {
                 path.display(),
                 self.text
             )),
+            // Whoever opens it says so.
+            Err(error) if error.kind() == ErrorKind::NotFound => None,
             // It sees more, and looks itself.
             Err(error) if error.kind() == ErrorKind::PermissionDenied && self.helper.is_some() => None,
             Err(error) => Some(format!(
@@ -116,7 +118,7 @@ fn tell(error: &io::Error) {
     }
 }
 
-/// Refuses a store that would be somewhere else.
+/// Refuses a store that would be somewhere else, to tell why; [opening](opener) it keeps to the directories anyway.
 pub(crate) fn check(path: &Path) -> Result<()> {
     let Some(allowed) = ALLOWED.get() else { return Ok(()) };
     let Some(why) = allowed.refusal(path) else { return Ok(()) };
