@@ -80,7 +80,7 @@ pub(crate) fn serve(options: &Serve, log: &Log) -> Result<()> {
     // Until now there is nothing to end gently: a signal ends the program, also one that waits for a lock.
     let signals = StopSignals::catch()?;
     let metrics = model.daemon.metrics.as_ref().map(|place| Endpoint::open(place.as_str())).transpose()?;
-    let feed = Feed::new(SystemTime::now, state.generation()?)?;
+    let feed = Feed::new(SystemTime::now, state.generation())?;
     let events = feed.events();
     control::events::watch_units(&units, &events);
     let all_ended = Box::new(signals.waker());

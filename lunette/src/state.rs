@@ -19,18 +19,18 @@ mod unit;
 pub(crate) use identity::{Key, MAX_SERIAL, PortRole, Record};
 pub(crate) use unit::UnitState;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use file::Folder;
 use files::{Files, LockFile, System};
 use ledger::Ledger;
 use locks::Locks;
 use lunette_scsi::Naa;
 use std::collections::HashSet;
-use std::io::ErrorKind;
+use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 /// Most identities that are kept for units which nobody serves and which have saved nothing.
 const MOST_UNUSED: usize = if cfg!(test) { 4 } else { 16384 };
@@ -39,6 +39,12 @@ const MANY_MORE: usize = MOST_UNUSED / 4;
 
 /// The file that is locked while anything changes that is not a unit's.
 const LOCK: &str = "lock";
+
+/// How often, and in what steps, it is tried to lock it: to change something takes a moment, so who has it for half a minute has been
+/// stopped. After how many people are told.
+const TRIES: u32 = 3000;
+const STEP: Duration = Duration::from_millis(10);
+const TELL_AFTER: u32 = 100;
 
 /// The directory; several daemons may share one.
 #[derive(Clone, Debug)]
@@ -79,12 +85,12 @@ impl StateDir {
     }
 
     /// Makes the directory, so that it is still there after a power loss.
-    pub(crate) fn make(path: &Path) -> std::io::Result<()> {
+    pub(crate) fn make(path: &Path) -> io::Result<()> {
         let files: Arc<dyn Files> = Arc::new(System);
         Folder::open(&files, path).map(drop)
     }
 
-    fn open_on(files: Arc<dyn Files>, path: &Path) -> std::io::Result<Self> {
+    fn open_on(files: Arc<dyn Files>, path: &Path) -> io::Result<Self> {
         let folder = Folder::open(&files, path)?;
         let units = Folder::open(&files, &path.join("units"))?;
         let ledger = Mutex::new(Ledger::new(Folder::open(&files, &path.join("identities"))?));
@@ -113,7 +119,7 @@ impl StateDir {
 
     /// What whoever served the unit with this number before has renamed survives a power loss when this returns: he may have
     /// been killed before he could see to that.
-    fn settle_unit(&self, number: u64) -> std::io::Result<()> {
+    fn settle_unit(&self, number: u64) -> io::Result<()> {
         let (locked, synced) = (&self.0.locked, &self.0.synced);
         if synced.load(Ordering::Acquire) < number {
             let all = locked.load(Ordering::Acquire);
@@ -123,11 +129,21 @@ impl StateDir {
         Ok(())
     }
 
-    /// Where the generation begins to count that changes by the control socket have: it is larger than ever before.
-    pub(crate) fn generation(&self) -> Result<u64> {
-        let _turn = self.turn()?;
+    /// Where the generation begins to count that changes by the control socket have: it is larger than ever before. What stands
+    /// against that is logged: no disk waits for a number.
+    pub(crate) fn generation(&self) -> u64 {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        generation::begin(&self.0.folder, u64::try_from(now.as_millis()).unwrap_or_default())
+        let now = u64::try_from(now.as_millis()).unwrap_or_default();
+        let (first, kept) = match self.turn() {
+            Ok(_turn) => generation::begin(&self.0.folder, now),
+            Err(error) => (now, Err(error)),
+        };
+        if let Err(why) = kept {
+            tracing::error!(
+                "the generation of the configuration is not kept, and the next start may begin with a smaller one: {why:#}"
+            );
+        }
+        first
     }
 
     /// The identities for `keys`, in their order: the kept ones, and new ones, which are kept from now on. No record is
@@ -186,9 +202,31 @@ impl StateDir {
     fn turn(&self) -> Result<Turn<'_>> {
         let ledger = self.0.ledger.lock().unwrap_or_else(PoisonError::into_inner);
         let lock = &*self.0.lock;
-        lock.lock(0).with_context(|| format!("cannot lock {}", self.path().join(LOCK).display()))?;
-        Ok(Turn { ledger, lock })
+        let path = || self.path().join(LOCK);
+        let pause = |tries| {
+            if tries == TELL_AFTER {
+                tracing::warn!("waiting for another lunette, which has locked {}", path().display());
+            }
+            std::thread::sleep(STEP);
+        };
+        match wait_for(|| lock.try_lock(0), pause)
+            .with_context(|| format!("cannot lock {}", path().display()))?
+        {
+            true => Ok(Turn { ledger, lock }),
+            false => bail!("another lunette has locked {} and does not go on", path().display()),
+        }
     }
+}
+
+/// Tries until that succeeds, and says whether it has; waits in between with `pause`, which is told how often it was tried.
+fn wait_for(try_it: impl Fn() -> io::Result<bool>, pause: impl Fn(u32)) -> io::Result<bool> {
+    for tries in 1..=TRIES {
+        if try_it()? {
+            return Ok(true);
+        }
+        pause(tries);
+    }
+    Ok(false)
 }
 
 /// While it lives nobody else changes what is not a unit's.

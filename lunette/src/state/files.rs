@@ -51,9 +51,6 @@ pub(crate) trait LockFile: fmt::Debug + Send + Sync {
     /// Locks the byte at `offset`, unless somebody else has it. Returns whether it is locked.
     fn try_lock(&self, offset: u64) -> io::Result<bool>;
 
-    /// The same, but waits until nobody else has it.
-    fn lock(&self, offset: u64) -> io::Result<()>;
-
     /// Lets go of it.
     fn unlock(&self, offset: u64);
 }
@@ -119,16 +116,6 @@ impl LockFile for File {
             Ok(_) => Ok(true),
             Err(nix::Error::EAGAIN | nix::Error::EACCES) => Ok(false),
             Err(error) => Err(error.into()),
-        }
-    }
-
-    fn lock(&self, offset: u64) -> io::Result<()> {
-        let lock = byte(libc::F_WRLCK, offset)?;
-        loop {
-            match fcntl(self, FcntlArg::F_OFD_SETLKW(&lock)) {
-                Err(nix::Error::EINTR) => {}
-                locked => return Ok(locked.map(drop)?),
-            }
         }
     }
 

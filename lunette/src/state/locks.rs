@@ -148,7 +148,7 @@ mod tests {
         let files: Arc<dyn Files> = Arc::new(System);
         let naa = Naa::locally_assigned(5);
         let here = Arc::new(Locks::new(&files, temporary.path()));
-        here.file(offset(naa)).unwrap().lock(offset(naa)).unwrap();
+        assert!(here.file(offset(naa)).unwrap().try_lock(offset(naa)).unwrap());
         drop(here);
         Arc::new(Locks::new(&files, temporary.path())).take(naa).unwrap();
     }

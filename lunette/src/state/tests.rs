@@ -262,19 +262,63 @@ fn what_an_older_version_has_kept_is_taken_over_once() {
 fn the_generation_only_rises() {
     let (temporary, state) = dir();
     let now = 1_800_000_000_000;
-    let begin = |now| generation::begin(&state.0.folder, now);
-    let first = begin(now).unwrap();
+    let told = |now| generation::begin(&state.0.folder, now);
+    let begin = |now| match told(now) {
+        (first, Ok(())) => first,
+        (_, Err(error)) => panic!("{error:#}"),
+    };
+    let first = begin(now);
     assert_eq!(first, now);
     // The clock was set back.
-    let second = begin(5).unwrap();
+    let second = begin(5);
     assert!(second >= first + (1 << 32));
-    assert_eq!(begin(2 * now).unwrap(), 2 * now);
-    assert!(state.generation().unwrap() >= 2 * now);
+    assert_eq!(begin(2 * now), 2 * now);
+    assert!(state.generation() >= 2 * now);
     for text in ["lunette generation, version 2, whatever", "7"] {
         fs::write(temporary.path().join("generation"), text).unwrap();
-        let error = begin(now).unwrap_err().to_string();
+        let (first, kept) = told(now);
+        let error = kept.unwrap_err().to_string();
         assert!(error.contains("generation ") && error.contains("or move it away"), "{error}");
+        assert_eq!(first, now, "disks do not wait for it");
     }
     state.0.folder.save(&generation::KIND, "generation", b"x").unwrap();
-    assert!(begin(now).unwrap_err().to_string().contains("is damaged"));
+    assert!(told(now).1.unwrap_err().to_string().contains("is damaged"));
+}
+
+#[test]
+fn no_disk_waits_for_a_generation_that_cannot_be_kept() {
+    let (temporary, state) = dir();
+    let end = state.generation() + (1 << 32);
+    // A full file system.
+    std::os::unix::fs::symlink("/dev/full", temporary.path().join("generation.new")).unwrap();
+    assert_eq!(state.generation(), end, "it is larger than before");
+    fs::remove_file(temporary.path().join("generation.new")).unwrap();
+    assert_eq!(state.generation(), end, "the same, for nothing could be kept");
+    assert_eq!(state.generation(), end + (1 << 32));
+}
+
+#[test]
+fn who_does_not_go_on_holds_nobody_up_for_ever() {
+    use std::cell::{Cell, RefCell};
+    let pauses = RefCell::new(Vec::new());
+    let wait = |after: u32| {
+        let tries = Cell::new(0);
+        pauses.borrow_mut().clear();
+        let try_it = || {
+            tries.set(tries.get() + 1);
+            Ok(tries.get() > after)
+        };
+        (wait_for(try_it, |tries| pauses.borrow_mut().push(tries)).unwrap(), pauses.borrow().len())
+    };
+    assert_eq!((wait(0), wait(2)), ((true, 0), (true, 2)));
+    assert_eq!(wait(u32::MAX), (false, TRIES as usize));
+    assert!(pauses.borrow().contains(&TELL_AFTER));
+    assert!(wait_for(|| Err(ErrorKind::StorageFull.into()), |_| ()).is_err());
+    // Somebody else has it.
+    let (temporary, state) = dir();
+    let other = StateDir::open(temporary.path()).unwrap();
+    let turn = other.turn().unwrap();
+    assert!(!state.0.lock.try_lock(0).unwrap());
+    drop(turn);
+    assert!(state.turn().is_ok());
 }

@@ -353,9 +353,5 @@ impl LockFile for Unlocked {
         Ok(true)
     }
 
-    fn lock(&self, _: u64) -> io::Result<()> {
-        Ok(())
-    }
-
     fn unlock(&self, _: u64) {}
 }
