@@ -14,9 +14,9 @@ use crate::files::{self, Places, Use};
 use crate::filter::{self, Mode};
 use crate::privileges::{self, Capabilities};
 use rustix::fs::OFlags;
-use rustix::io::Errno;
+use rustix::io::{Errno, retry_on_intr};
 use rustix::net::{
-    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
+    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer,
     SendAncillaryMessage, SendFlags, SocketFlags, SocketType, recv, recvmsg, send, sendmsg, socketpair,
     sockopt,
 };
@@ -24,7 +24,7 @@ use rustix::process::{Signal, getppid, set_parent_process_death_signal};
 use std::ffi::OsStr;
 use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
@@ -79,7 +79,12 @@ impl Opener {
                 unsafe { libc::_exit(code) }
             }
             _ => {
-                sockopt::set_socket_timeout(&ours, sockopt::Timeout::Recv, Some(PATIENCE))?;
+                drop(its);
+                for direction in [sockopt::Timeout::Recv, sockopt::Timeout::Send] {
+                    sockopt::set_socket_timeout(&ours, direction, Some(PATIENCE))?;
+                }
+                // It is ready, or tells what it lacks.
+                receive(ours.as_fd())?.1?;
                 Ok(Self(Mutex::new(Line { socket: ours, last: 0 })))
             }
         }
@@ -103,14 +108,22 @@ impl Opener {
         if request.len() > LONGEST {
             return Err(Errno::NAMETOOLONG.into());
         }
-        send(&line.socket, &request, SendFlags::NOSIGNAL).map_err(|_| gone())?;
+        retry_on_intr(|| send(&line.socket, &request, SendFlags::NOSIGNAL)).map_err(lost)?;
         loop {
             let (number, answer) = receive(line.socket.as_fd())?;
             // The answer to a request that nobody waits for any more.
             if number == line.last {
-                return answer;
+                return answer?.ok_or_else(gone);
             }
         }
+    }
+}
+
+/// Why there is no answer.
+fn lost(error: Errno) -> io::Error {
+    match error {
+        Errno::AGAIN => io::Error::new(io::ErrorKind::TimedOut, "opening it takes too long"),
+        _ => gone(),
     }
 }
 
@@ -118,20 +131,17 @@ fn gone() -> io::Error {
     io::Error::new(io::ErrorKind::BrokenPipe, "the process that opens devices has ended: start lunette again")
 }
 
-/// An answer: the number of the request, and a descriptor or an error.
-fn receive(socket: BorrowedFd<'_>) -> io::Result<(u32, io::Result<OwnedFd>)> {
+/// An answer: the number of the request, and a descriptor, or an error, or neither when it is ready.
+fn receive(socket: BorrowedFd<'_>) -> io::Result<(u32, io::Result<Option<OwnedFd>>)> {
     let mut bytes = [0; 8];
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
     let mut ancillary = RecvAncillaryBuffer::new(&mut space);
-    let received =
-        recvmsg(socket, &mut [IoSliceMut::new(&mut bytes)], &mut ancillary, RecvFlags::CMSG_CLOEXEC);
-    match received {
-        Ok(message) if message.bytes == bytes.len() => {}
-        Ok(_) => return Err(gone()),
-        Err(Errno::AGAIN) => {
-            return Err(io::Error::new(io::ErrorKind::TimedOut, "opening it takes too long"));
-        }
-        Err(_) => return Err(gone()),
+    let message = retry_on_intr(|| {
+        recvmsg(socket, &mut [IoSliceMut::new(&mut bytes)], &mut ancillary, RecvFlags::CMSG_CLOEXEC)
+    });
+    let message = message.map_err(lost)?;
+    if message.bytes != bytes.len() {
+        return Err(gone());
     }
     let [a, b, c, d, e, f, g, h] = bytes;
     let (number, errno) = (u32::from_ne_bytes([a, b, c, d]), i32::from_ne_bytes([e, f, g, h]));
@@ -139,21 +149,26 @@ fn receive(socket: BorrowedFd<'_>) -> io::Result<(u32, io::Result<OwnedFd>)> {
         RecvAncillaryMessage::ScmRights(mut rights) => rights.next(),
         _ => None,
     });
-    let answer = match descriptor {
-        Some(descriptor) if errno == 0 => Ok(descriptor),
-        Some(_) | None if errno > 0 => Err(io::Error::from_raw_os_error(errno)),
-        _ => Err(gone()),
+    let answer = match errno {
+        // There was one, and no room for it.
+        0 if message.flags.contains(ReturnFlags::CTRUNC) => Err(Errno::MFILE.into()),
+        0 => Ok(descriptor),
+        errno => Err(io::Error::from_raw_os_error(errno)),
     };
     Ok((number, answer))
 }
 
 /// What the process does, until the daemon has ended.
 fn serve_all(socket: OwnedFd, roots: &[PathBuf], mode: Option<Mode>, parent: u32) -> io::Result<()> {
-    settle(&socket, parent)?;
-    let roots_here = Roots::open(roots.iter().map(PathBuf::as_path)).map_err(|(_, error)| error)?;
+    let prepare = || {
+        settle(&socket, parent)?;
+        Roots::open(roots.iter().map(PathBuf::as_path)).map_err(|(_, error)| error)
+    };
+    let roots_here = prepare().inspect_err(|error| drop(reply(&socket, [0; 4], Err(error))))?;
     if let Some(mode) = mode {
         confine(roots, mode);
     }
+    reply(&socket, [0; 4], Ok(None))?;
     let mut request = [0; LONGEST];
     loop {
         match recv(&socket, &mut request, RecvFlags::empty()) {
@@ -191,12 +206,11 @@ fn settle(socket: &OwnedFd, parent: u32) -> io::Result<()> {
     rustix::stdio::dup2_stdin(&null)?;
     rustix::stdio::dup2_stdout(&null)?;
     drop(null);
-    let own = socket.as_raw_fd().unsigned_abs();
-    for (first, last) in [(3, own.saturating_sub(1)), (own + 1, u32::MAX)] {
-        // SAFETY: nothing here uses these descriptors: what the daemon had open is the daemon's.
-        if first <= last && unsafe { libc::syscall(libc::SYS_close_range, first, last, 0) } != 0 {
-            return Err(io::Error::last_os_error());
-        }
+    for descriptor in
+        open_descriptors()?.into_iter().filter(|number| *number > 2 && *number != socket.as_raw_fd())
+    {
+        // SAFETY: nothing here uses it: what the daemon had open is the daemon's. (One that is closed already is another's no more.)
+        unsafe { libc::close(descriptor) };
     }
     privileges::drop_to(None, Capabilities::DAC_OVERRIDE)
 }
@@ -206,16 +220,30 @@ fn answer(socket: &OwnedFd, roots: &Roots, request: &[u8]) -> io::Result<()> {
         return Err(io::ErrorKind::InvalidData.into());
     };
     let opened = open(roots, how, Path::new(OsStr::from_bytes(path)));
-    let errno = opened.as_ref().err().map_or(0, |error| error.raw_os_error().unwrap_or(libc::EIO));
-    let bytes = [[a, b, c, d], errno.to_ne_bytes()].concat();
+    reply(socket, [a, b, c, d], opened.as_ref().map(Some))
+}
+
+/// Tells the daemon, in answer to the request of this number.
+fn reply(socket: &OwnedFd, number: [u8; 4], opened: Result<Option<&OwnedFd>, &io::Error>) -> io::Result<()> {
+    let errno = opened.err().map_or(0, |error| error.raw_os_error().unwrap_or(libc::EIO));
+    let bytes = [number, errno.to_ne_bytes()].concat();
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
     let mut ancillary = SendAncillaryBuffer::new(&mut space);
-    let descriptors: Vec<BorrowedFd<'_>> = opened.iter().map(AsFd::as_fd).collect();
+    let descriptors: Vec<BorrowedFd<'_>> = opened.ok().flatten().map(AsFd::as_fd).into_iter().collect();
     if !descriptors.is_empty() {
         ancillary.push(SendAncillaryMessage::ScmRights(&descriptors));
     }
     sendmsg(socket, &[IoSlice::new(&bytes)], &mut ancillary, SendFlags::NOSIGNAL)?;
     Ok(())
+}
+
+/// The numbers of this process's descriptors, by the only means that all kernels have.
+fn open_descriptors() -> io::Result<Vec<RawFd>> {
+    let entries = std::fs::read_dir("/proc/self/fd")?;
+    entries
+        .map(|entry| Ok(entry?.file_name().to_str().and_then(|name| name.parse().ok())))
+        .filter_map(Result::transpose)
+        .collect()
 }
 
 fn open(roots: &Roots, how: u8, path: &Path) -> io::Result<OwnedFd> {

@@ -3,6 +3,7 @@
 use lunette_confine::filter::Mode;
 use lunette_confine::opener::Opener;
 use rustix::fs::OFlags;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use std::fs::File;
 use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
@@ -61,6 +62,13 @@ fn a_device_is_handed_over_only_to_who_claims_it() {
         assert_eq!(unsafe { libc::fcntl(ours.as_raw_fd(), libc::F_OFD_SETLK, &raw const lock) }, 0);
         assert_eq!(errno(OFlags::RDONLY), Ok(()));
         assert_eq!(errno(OFlags::RDWR), Err(Some(libc::EPERM)));
+        // There is no room for another descriptor.
+        let limit = getrlimit(Resource::Nofile);
+        setrlimit(Resource::Nofile, Rlimit { current: Some(0), ..limit }).unwrap();
+        let full = errno(OFlags::RDONLY);
+        setrlimit(Resource::Nofile, limit).unwrap();
+        assert_eq!(full, Err(Some(libc::EMFILE)));
+        assert_eq!(errno(OFlags::RDONLY), Ok(()), "it goes on");
     };
     std::thread::scope(|scope| scope.spawn(used).join().unwrap());
 }
