@@ -17,7 +17,7 @@ pub enum Role {
 /// Who may do what: the daemon's own user and root everything, others by their groups.
 #[derive(Clone, Debug)]
 pub struct AccessRules {
-    /// The daemon's user number.
+    /// The daemon's user number, or [`NOBODY`](Self::NOBODY).
     pub user: u32,
     /// Groups whose members are administrators.
     pub administrators: Vec<u32>,
@@ -26,14 +26,29 @@ pub struct AccessRules {
 }
 
 impl Default for AccessRules {
-    /// The user that this process belongs to, and root.
+    /// The user that this process belongs to, unless others look like him, and root.
     fn default() -> Self {
         let user = rustix::process::geteuid().as_raw();
+        let text = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
+        let is_shared =
+            stands_for_others(user, &text("/proc/sys/kernel/overflowuid"), &text("/proc/self/uid_map"));
+        let user = if is_shared { Self::NOBODY } else { user };
         Self { user, administrators: Vec::new(), readers: Vec::new() }
     }
 }
 
+/// Whether the kernel shows users that this user namespace does not know as `user`, too (user_namespaces(7)).
+fn stands_for_others(user: u32, overflow: &str, map: &str) -> bool {
+    const USUAL: u32 = 65534;
+    let mut fields = map.split_whitespace().map(str::parse);
+    let knows_all = fields.next() == Some(Ok(0)) && fields.nth(1) == Some(Ok(u32::MAX));
+    overflow.trim().parse().unwrap_or(USUAL) == user && !knows_all
+}
+
 impl AccessRules {
+    /// The number that no user has.
+    pub const NOBODY: u32 = u32::MAX;
+
     /// What `peer` may do.
     ///
     /// # Errors
@@ -87,6 +102,17 @@ mod tests {
         assert_eq!(role(8, &[20, 10]), Ok(Role::Administrator), "the greater of the two");
         assert_eq!(role(8, &[7, 0]), Err(Failure::DENIED), "users are not groups");
         assert_eq!(role(8, &[]), Err(Failure::DENIED));
+    }
+
+    #[test]
+    fn a_user_whom_strangers_look_like_has_no_rights() {
+        let (initial, container) =
+            ("         0          0 4294967295\n", "         0     100000      65536\n");
+        assert!(!stands_for_others(65534, "65534\n", initial));
+        assert!(stands_for_others(65534, "65534\n", container));
+        assert!(stands_for_others(65534, "", ""), "it is not known");
+        assert!(!stands_for_others(1000, "65534\n", container));
+        assert!(stands_for_others(99, "99\n", "0 1000 1\n1 100000 4294967294\n"));
     }
 
     #[test]
