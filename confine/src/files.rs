@@ -19,6 +19,8 @@ pub enum Use {
     Stores,
     /// Existing files and devices are read and written.
     Open,
+    /// Files are read, and others take their places: a configuration that is saved.
+    Replace,
     /// Sockets are made and removed.
     Sockets,
     /// All that, and directories: state.
@@ -39,6 +41,7 @@ impl Use {
             Self::Open => open,
             Self::Sockets => sockets,
             Self::Stores => stores,
+            Self::Replace => stores & !AccessFs::IoctlDev,
             Self::State | Self::Everything => state,
         }
     }
@@ -105,4 +108,20 @@ fn gaps(abi: ABI) -> Option<&'static str> {
 /// Of the rights those that make sense there: a single file has no files in it.
 fn fitting(path: &Path, rights: BitFlags<AccessFs>, known: ABI) -> BitFlags<AccessFs> {
     if path.is_dir() { rights } else { rights & AccessFs::from_file(known) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn older_kernels_see_to_less() {
+        let gaps = |abi: ABI| gaps(abi).unwrap_or_default();
+        assert_eq!(gaps(ABI::V1), "truncation, devices, connections and signals");
+        assert_eq!(gaps(ABI::V2), gaps(ABI::V1));
+        assert_eq!(gaps(ABI::V3), "devices, connections and signals");
+        assert_eq!(gaps(ABI::V4), "devices and signals");
+        assert_eq!(gaps(ABI::V5), "signals");
+        assert_eq!((gaps(ABI::V6), gaps(ABI::V7)), ("", ""));
+    }
 }

@@ -7,8 +7,8 @@ bitflags! {
     /// Kinds of threads.
     #[derive(Clone, Copy, PartialEq, Eq, Debug)]
     pub struct Kinds: u8 {
-        /// The main thread until everything is served, and the thread that starts others. Each other kind is a part of it: a
-        /// thread has no more rights than the one that has started it.
+        /// The main thread until everything is served, and reactors until they can be. Each other kind is a part of it: a thread has
+        /// no more rights than the one that has started it.
         const START = 1;
         /// The main thread, which waits for signals and serves the control socket.
         const MAIN = 2;
@@ -20,15 +20,18 @@ bitflags! {
         const BLOCKING = 16;
         /// The process that opens files and devices.
         const OPENER = 32;
+        /// The thread that starts others, once all reactors are there: those that it may still start are parts of it.
+        const NURSERY = 64;
     }
 }
 
 const START: Kinds = Kinds::START;
 const MAIN: Kinds = Kinds::MAIN.union(START);
-const WORKER: Kinds = Kinds::WORKER.union(START);
+const WORKER: Kinds = Kinds::WORKER.union(NURSERY);
 const REACTOR: Kinds = Kinds::REACTOR.union(START);
-const BLOCKING: Kinds = Kinds::BLOCKING.union(START);
+const BLOCKING: Kinds = Kinds::BLOCKING.union(NURSERY);
 const OPENER: Kinds = Kinds::OPENER;
+const NURSERY: Kinds = Kinds::NURSERY.union(START);
 /// All threads of the daemon itself.
 const OURS: Kinds = MAIN.union(WORKER).union(REACTOR).union(BLOCKING);
 /// Those that look after files.
@@ -41,6 +44,10 @@ pub enum Only {
     Any,
     /// The argument of this index is one of these.
     One(u8, &'static [u64]),
+    /// Of the bits of the argument that the second number has, those of the third are set.
+    Bits(u8, u64, u64),
+    /// All of these.
+    All(&'static [Only]),
     /// The argument points nowhere.
     Null(u8),
     /// These bits of the argument are clear.
@@ -76,7 +83,25 @@ const BLKDISCARD: u64 = 0x1277;
 const BLKSSZGET: u64 = 0x1268;
 const BLKPBSZGET: u64 = 0x127b;
 const BLKGETSIZE64: u64 = 0x8008_1272;
-const FAMILIES: &[u64] = &[libc::AF_UNIX as u64, libc::AF_INET as u64, libc::AF_INET6 as u64];
+/// A socket of TCP, and of none of the protocols that landlock(7) does not know, by its family, type and protocol.
+const TCP: &[Only] = &[
+    Only::One(0, &[libc::AF_INET as u64, libc::AF_INET6 as u64]),
+    Only::Bits(1, 0xf, libc::SOCK_STREAM as u64),
+    Only::One(2, &[0, libc::IPPROTO_TCP as u64]),
+];
+/// Connects while it sends, which landlock(7) does not see.
+const MSG_FASTOPEN: u64 = libc::MSG_FASTOPEN as u64;
+/// Signals that are handled, or given back to the kernel so that the process ends. That of refused calls is not among them.
+const SIGNALS: &[u64] = &[
+    libc::SIGHUP as u64,
+    libc::SIGINT as u64,
+    libc::SIGTERM as u64,
+    libc::SIGABRT as u64,
+    libc::SIGBUS as u64,
+    libc::SIGSEGV as u64,
+];
+/// By it the C library tells all threads to change their user.
+const SIGSETXID: u64 = 33;
 
 /// All that threads may do, and why.
 pub const TABLE: &[Row] = &[
@@ -92,8 +117,19 @@ pub const TABLE: &[Row] = &[
         Only::Any,
         "keys of hash tables, challenges of CHAP, identities"
     ),
-    row!([SYS_rt_sigreturn SYS_rt_sigprocmask SYS_rt_sigaction SYS_sigaltstack], OURS.union(OPENER), Only::Any,
-        "signals: to stop, memory that a virtual machine has taken away, refused system calls"),
+    row!([SYS_rt_sigreturn SYS_rt_sigprocmask SYS_sigaltstack], OURS.union(OPENER), Only::Any, "signals"),
+    row!(
+        [SYS_rt_sigaction],
+        OURS.union(OPENER),
+        Only::One(0, SIGNALS),
+        "to stop, to abort, memory that a virtual machine has taken away, stacks that overflow"
+    ),
+    row!(
+        [SYS_rt_sigaction],
+        START,
+        Only::One(0, &[SIGSETXID]),
+        "the C library, when the first thread is started"
+    ),
     row!([SYS_tgkill], OURS.union(OPENER), Only::Own(0), "to abort, or to end by a second signal"),
     row!([SYS_exit SYS_exit_group], OURS.union(OPENER), Only::Any, "to end"),
     row!([SYS_getuid SYS_geteuid SYS_getgid SYS_getegid SYS_getgroups], OURS, Only::Any, "who the daemon is"),
@@ -105,9 +141,11 @@ pub const TABLE: &[Row] = &[
     row!([SYS_ioctl], OURS, Only::One(1, &[libc::FIONBIO]), "descriptors that do not block"),
     row!([SYS_ppoll], OURS, Only::Any, "to wait for descriptors"),
     // Sockets.
-    row!([SYS_recvfrom SYS_recvmsg SYS_sendto SYS_sendmsg SYS_shutdown SYS_getsockopt SYS_setsockopt
-        SYS_getsockname SYS_getpeername], OURS, Only::Any,
+    row!([SYS_recvfrom SYS_recvmsg SYS_shutdown SYS_getsockopt SYS_setsockopt SYS_getsockname SYS_getpeername],
+        OURS, Only::Any,
         "initiators, virtual machines, clients of the control socket, the service manager and its journal"),
+    row!([SYS_sendto], OURS, Only::Without(3, MSG_FASTOPEN), "the same: none is connected to by that"),
+    row!([SYS_sendmsg], OURS, Only::Without(2, MSG_FASTOPEN), "the same"),
     row!([SYS_accept4], MAIN.union(REACTOR).union(WORKER), Only::Any, "who connects"),
     row!(
         [SYS_socket],
@@ -115,7 +153,8 @@ pub const TABLE: &[Row] = &[
         Only::One(0, &[libc::AF_UNIX as u64]),
         "the service manager is told how things are"
     ),
-    row!([SYS_socket], WORKER, Only::One(0, FAMILIES), "new portals and exports"),
+    row!([SYS_socket], WORKER, Only::One(0, &[libc::AF_UNIX as u64]), "new exports"),
+    row!([SYS_socket], WORKER, Only::All(TCP), "new portals"),
     row!([SYS_bind SYS_listen], WORKER, Only::Any, "new portals and exports"),
     row!(
         [SYS_connect],
@@ -149,15 +188,16 @@ pub const TABLE: &[Row] = &[
     row!([SYS_mlock SYS_mlock2], BLOCKING, Only::Any, "pin-memory"),
     row!([SYS_sched_setaffinity], BLOCKING, Only::Any, "threads that leave the CPU of their reactor"),
     // The beginning.
-    row!([SYS_clone], START, Only::With(0, libc::CLONE_THREAD as u64), "threads, but no processes"),
-    row!([SYS_set_robust_list SYS_rseq SYS_sched_getaffinity], START, Only::Any, "what each thread begins with"),
+    row!([SYS_clone], NURSERY, Only::With(0, libc::CLONE_THREAD as u64), "threads, but no processes"),
+    row!([SYS_set_robust_list SYS_rseq SYS_sched_getaffinity], NURSERY, Only::Any, "what each thread begins with"),
     row!(
         [SYS_prctl],
-        START,
+        NURSERY,
         Only::One(0, &[libc::PR_SET_NAME as u64, libc::PR_SET_NO_NEW_PRIVS as u64]),
         "names of threads, and that a filter lasts"
     ),
-    row!([SYS_seccomp SYS_capget SYS_capset], START, Only::Any, "to give up more"),
+    row!([SYS_seccomp], NURSERY, Only::Any, "to give up more"),
+    row!([SYS_capget SYS_capset], START, Only::Any, "to give up more"),
     row!([SYS_prlimit64 SYS_uname SYS_sysinfo SYS_timerfd_create SYS_timerfd_settime], START, Only::Any,
         "limits, the CPUs, the watchdog's timer"),
     // The opener.
@@ -187,20 +227,26 @@ mod tests {
     use super::*;
     use std::fmt::Write;
 
+    fn with(only: &Only) -> String {
+        match only {
+            Only::Any => String::new(),
+            Only::One(index, values) => format!("argument {index} is one of {values:x?}"),
+            Only::Bits(index, bits, value) => format!("argument {index} & {bits:#x} is {value:#x}"),
+            Only::All(all) => all.iter().map(with).collect::<Vec<_>>().join(", "),
+            Only::Null(index) => format!("argument {index} is null"),
+            Only::Without(index, bits) => format!("argument {index} without {bits:#x}"),
+            Only::With(index, bits) => format!("argument {index} with {bits:#x}"),
+            Only::Own(index) => format!("argument {index} is the own process"),
+        }
+    }
+
     /// The table of docs/service.md.
     fn markdown() -> String {
         let mut text = "| system calls | threads | with | why |\n|---|---|---|---|\n".to_owned();
         for Row { calls, kinds, only, why } in TABLE {
             let calls: Vec<_> = calls.iter().map(|(name, _)| name.trim_start_matches("SYS_")).collect();
             let kinds: Vec<_> = kinds.iter_names().map(|(name, _)| name.to_lowercase()).collect();
-            let only = match only {
-                Only::Any => String::new(),
-                Only::One(index, values) => format!("argument {index} is one of {values:x?}"),
-                Only::Null(index) => format!("argument {index} is null"),
-                Only::Without(index, bits) => format!("argument {index} without {bits:#x}"),
-                Only::With(index, bits) => format!("argument {index} with {bits:#x}"),
-                Only::Own(index) => format!("argument {index} is the own process"),
-            };
+            let only = with(only);
             let _ = writeln!(text, "| {} | {} | {only} | {why} |", calls.join(", "), kinds.join(", "));
         }
         text
@@ -233,6 +279,8 @@ mod tests {
                 kinds.difference(Kinds::START | Kinds::OPENER).is_empty() || kinds.contains(Kinds::START),
                 "{calls:?}"
             );
+            let is_of_children = kinds.intersects(Kinds::WORKER | Kinds::BLOCKING);
+            assert!(!is_of_children || kinds.contains(Kinds::NURSERY), "{calls:?}");
             for (name, number) in *calls {
                 assert!(*number <= NEWEST.into(), "{name}");
                 let never = [
@@ -248,6 +296,16 @@ mod tests {
                 ];
                 assert!(!never.contains(number), "{name}");
             }
+        }
+    }
+
+    /// It shares its memory with reactors, so whoever takes one over can have it do what it may.
+    #[test]
+    fn who_starts_threads_makes_no_rings_and_changes_no_capabilities() {
+        let of_nursery = TABLE.iter().filter(|row| row.kinds.contains(Kinds::NURSERY));
+        let names: Vec<_> = of_nursery.flat_map(|row| row.calls).map(|(name, _)| *name).collect();
+        for name in ["SYS_io_uring_setup", "SYS_io_uring_register", "SYS_io_uring_enter", "SYS_capset"] {
+            assert!(!names.contains(&name), "{name}");
         }
     }
 

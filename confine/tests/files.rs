@@ -30,10 +30,13 @@ fn folder() -> (tempfile::TempDir, [PathBuf; 3]) {
 
 #[test]
 fn a_thread_opens_only_what_it_may() {
-    let (_folder, [stores, settings, outside]) = folder();
+    let (folder, [stores, settings, outside]) = folder();
+    let saved = folder.path().join("saved");
+    fs::create_dir(&saved).unwrap();
     let files = vec![
         (stores.clone(), Use::Stores),
         (settings.clone(), Use::Read),
+        (saved.clone(), Use::Replace),
         (stores.join("not/there"), Use::Stores),
     ];
     let confined = move || {
@@ -50,6 +53,9 @@ fn a_thread_opens_only_what_it_may() {
         assert_eq!(kind(symlink("a", stores.join("link"))), denied);
         assert_eq!(kind(File::open(settings.join("a"))), None);
         assert_eq!(write(settings.join("a")), denied);
+        assert_eq!((write(saved.join("b")), write(saved.join("c"))), (None, None));
+        assert_eq!(kind(fs::rename(saved.join("b"), saved.join("c"))), None);
+        assert_eq!(kind(fs::create_dir(saved.join("d"))), denied);
         assert_eq!(kind(File::open(outside.join("a"))), denied);
         assert_eq!(kind(std::process::Command::new("/bin/true").status()), denied);
     };
@@ -90,20 +96,37 @@ fn the_opener_hands_over_what_is_below_its_roots_and_ends_with_the_daemon() {
     std::thread::scope(|scope| scope.spawn(used).join().unwrap());
 }
 
+/// Has the kernel not know a system call, as far as the calling thread goes.
+fn forget(call: libc::c_long) {
+    let missing = SeccompAction::Errno(libc::ENOSYS.unsigned_abs());
+    let processor = TargetArch::try_from(std::env::consts::ARCH).unwrap();
+    let rules = [(call, Vec::new())].into();
+    let filter = SeccompFilter::new(rules, SeccompAction::Allow, missing, processor).unwrap();
+    seccompiler::apply_filter(&BpfProgram::try_from(filter).unwrap()).unwrap();
+}
+
 /// Where the kernel cannot open below a directory only, nothing could be held to the directories.
 #[test]
 fn there_are_no_roots_without_the_call_that_keeps_to_them() {
     let (_folder, [stores, ..]) = folder();
     let confined = move || {
         assert!(Roots::open([stores.as_path()]).is_ok());
-        let missing = SeccompAction::Errno(libc::ENOSYS.unsigned_abs());
-        let rules = [(libc::SYS_openat2, Vec::new())].into();
-        let processor = TargetArch::try_from(std::env::consts::ARCH).unwrap();
-        let filter = SeccompFilter::new(rules, SeccompAction::Allow, missing, processor).unwrap();
-        seccompiler::apply_filter(&BpfProgram::try_from(filter).unwrap()).unwrap();
+        forget(libc::SYS_openat2);
         let (path, error) = Roots::open([stores.as_path()]).unwrap_err();
         assert_eq!(path, stores);
         assert!(error.to_string().contains("openat2"), "{error}");
+    };
+    std::thread::spawn(confined).join().unwrap();
+}
+
+#[test]
+fn a_kernel_without_landlock_is_told() {
+    let confined = || {
+        forget(libc::SYS_landlock_create_ruleset);
+        let done =
+            files::confine(&Places { files: vec![("/proc".into(), Use::Read)], abstract_sockets: false });
+        assert!(matches!(done, Err(Error::Missing)), "{done:?}");
+        assert!(File::open("/dev/null").is_ok());
     };
     std::thread::spawn(confined).join().unwrap();
 }

@@ -2,6 +2,8 @@
 
 use lunette_confine::Kinds;
 use lunette_confine::filter::{self, Mode};
+use lunette_confine::opener::Opener;
+use seccompiler::{BpfProgram, SeccompAction, SeccompFilter, TargetArch};
 use std::io::Error;
 use std::process::{Command, Output};
 
@@ -83,9 +85,34 @@ fn arguments_count() {
         assert!(map(libc::PROT_READ | libc::PROT_WRITE));
         assert!(!map(libc::PROT_READ | libc::PROT_EXEC));
         // SAFETY: a socket that nobody uses, or none.
-        let socket = |family| unsafe { libc::socket(family, libc::SOCK_STREAM, 0) >= 0 };
-        assert!(socket(libc::AF_UNIX));
-        assert!(!socket(libc::AF_NETLINK));
+        let socket = |family, kind, protocol| unsafe { libc::socket(family, kind, protocol) };
+        let (stream, datagram) = (libc::SOCK_STREAM | libc::SOCK_CLOEXEC, libc::SOCK_DGRAM);
+        assert!(socket(libc::AF_UNIX, stream, 0) >= 0 && socket(libc::AF_UNIX, datagram, 0) >= 0);
+        assert!(
+            socket(libc::AF_INET, stream, libc::IPPROTO_TCP) >= 0 && socket(libc::AF_INET6, stream, 0) >= 0
+        );
+        for (family, kind, protocol) in [
+            (libc::AF_NETLINK, libc::SOCK_RAW, 0),
+            (libc::AF_INET, datagram, 0),
+            (libc::AF_INET6, libc::SOCK_RAW, libc::IPPROTO_TCP),
+            (libc::AF_INET, stream, libc::IPPROTO_MPTCP),
+        ] {
+            assert_eq!(socket(family, kind, protocol), -1, "{family} {kind} {protocol}");
+            assert_eq!(Error::last_os_error().raw_os_error(), Some(libc::EPERM));
+        }
+        let tcp = socket(libc::AF_INET, stream, 0);
+        // SAFETY: a byte, and a message that says nothing.
+        let errors = unsafe {
+            let message: libc::msghdr = std::mem::zeroed();
+            let sent = libc::sendto(tcp, [0_u8].as_ptr().cast(), 1, libc::MSG_FASTOPEN, std::ptr::null(), 0);
+            let first = (sent, Error::last_os_error().raw_os_error());
+            let sent = libc::sendmsg(tcp, &raw const message, libc::MSG_FASTOPEN | libc::MSG_NOSIGNAL);
+            [first, (sent, Error::last_os_error().raw_os_error())]
+        };
+        assert_eq!(errors, [(-1, Some(libc::EPERM)); 2]);
+        // SAFETY: asks what is done about a signal.
+        let about = |signal| unsafe { libc::sigaction(signal, std::ptr::null(), std::ptr::null_mut()) };
+        assert_eq!((about(libc::SIGTERM), about(libc::SIGSYS)), (0, -1));
         // SAFETY: signal 0 only asks.
         let signal = |process: u32| unsafe {
             libc::syscall(libc::SYS_tgkill, process, libc::syscall(libc::SYS_gettid), 0) == 0
@@ -106,4 +133,22 @@ fn what_is_only_logged_is_carried_out() {
     }
     filter::begin(Mode::Log, Kinds::REACTOR).unwrap();
     assert_eq!(errno_of(libc::SYS_openat), Some(libc::EFAULT));
+}
+
+/// Who opens for the daemon says at once if it cannot.
+#[test]
+fn an_opener_that_cannot_begin_does_not_start() {
+    if !is_child() {
+        let (_, told) = text(&child("an_opener_that_cannot_begin_does_not_start"));
+        assert!(!told.contains("panicked"), "{told}");
+        return;
+    }
+    let missing = SeccompAction::Errno(libc::ENOSYS.unsigned_abs());
+    let processor = TargetArch::try_from(std::env::consts::ARCH).unwrap();
+    let rules = [(libc::SYS_openat2, Vec::new())].into();
+    let forgetful = SeccompFilter::new(rules, SeccompAction::Allow, missing, processor).unwrap();
+    seccompiler::apply_filter(&BpfProgram::try_from(forgetful).unwrap()).unwrap();
+    // SAFETY: this is another thread than the only one that matters: the child uses nothing that others may hold.
+    let error = unsafe { Opener::start(&[std::env::temp_dir()], None) }.unwrap_err();
+    assert_eq!(error.raw_os_error(), Some(libc::EIO), "{error}");
 }

@@ -131,6 +131,11 @@ pub(crate) fn begin(options: &Serve, model: &Model, state: &StateDir) -> Result<
         tracing::warn!("the daemon keeps all its rights: confine is off");
         return Ok(());
     };
+    if privileges::is_root() && model.daemon.allowed_paths.is_empty() {
+        tracing::warn!(
+            "the daemon is root and may open all files: whoever takes it over has the machine; see `user` and `allowed-paths` of [daemon]"
+        );
+    }
     if mode == Mode::Refuse {
         confine_files(options, model, state);
     }
@@ -139,8 +144,8 @@ pub(crate) fn begin(options: &Serve, model: &Model, state: &StateDir) -> Result<
     privileges::drop_to(None, keep).context("cannot give up capabilities")?;
     if let Err(error) = filter::begin(mode, Kinds::START) {
         tracing::warn!("system calls are not filtered: {error}");
-        return Ok(());
     }
+    // Also without filters: reactors give up capabilities.
     confine_threads(enter).context("cannot start the thread that starts others")
 }
 
@@ -173,6 +178,7 @@ fn enter(kind: ThreadKind) {
         }
         ThreadKind::Blocking => Kinds::BLOCKING,
         ThreadKind::Worker => Kinds::WORKER,
+        ThreadKind::Nursery => Kinds::NURSERY,
     });
 }
 

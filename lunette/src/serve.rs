@@ -19,7 +19,7 @@ use crate::units;
 use crate::watchdog::Watchdog;
 use anyhow::{Result, anyhow};
 use lunette_control::{Failure, Feed, Ticket};
-use lunette_reactor::{Options as ReactorOptions, Reactors};
+use lunette_reactor::{Options as ReactorOptions, Reactors, settle_threads};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use serde_json::{Map, Value, json};
 use std::io::Write;
@@ -66,12 +66,18 @@ pub(crate) fn serve(options: &Serve, log: &Log) -> Result<()> {
     // To give it to its group may take a right that is given up then.
     let control = open_control(inherited.control.take(), &model.daemon, &access, &state)?;
     confinement::begin(options, &model, &state)?;
+    if model.daemon.save_changes
+        && let Err(why) = origin.try_to_write(&model)
+    {
+        tracing::error!("`save-changes` will refuse every change: {why}");
+    }
     let reactors = Reactors::start(&ReactorOptions {
         reactors: model.daemon.reactors.unwrap_or_default(),
         poll: model.daemon.poll.unwrap_or_default().into(),
         io: model.daemon.io.unwrap_or_default().into(),
         ..ReactorOptions::default()
     })?;
+    settle_threads();
     // They end with the process: to stop them waits for everything that is under way, and so for what never ends.
     let reactors: &'static Reactors = Box::leak(Box::new(reactors));
     let version = env!("CARGO_PKG_VERSION");

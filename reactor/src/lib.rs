@@ -52,5 +52,5 @@ mod workers;
 pub use load::ReactorLoad;
 pub use options::{Backend, Error, Io, Options, Poll};
 pub use reactors::Reactors;
-pub use threads::{ThreadKind, confine_threads};
+pub use threads::{ThreadKind, confine_threads, settle_threads};
 pub use workers::Workers;

@@ -17,16 +17,17 @@ pub enum ThreadKind {
     Blocking,
     /// What [`Workers`](crate::Workers) are told to do.
     Worker,
+    /// What starts others, when all reactors are there.
+    Nursery,
 }
 
 /// The first thing that a thread does.
 type Enter = fn(ThreadKind);
 type Body = Box<dyn FnOnce() + Send>;
 
-struct Order {
-    name: String,
-    body: Body,
-    done: Sender<io::Result<JoinHandle<()>>>,
+enum Order {
+    Start { name: String, body: Body, done: Sender<io::Result<JoinHandle<()>>> },
+    Settle { enter: Enter, done: Sender<()> },
 }
 
 static NURSERY: OnceLock<Nursery> = OnceLock::new();
@@ -47,9 +48,24 @@ pub fn confine_threads(enter: fn(ThreadKind)) -> io::Result<()> {
     NURSERY.set(Nursery { orders, enter }).map_err(|_| io::ErrorKind::AlreadyExists.into())
 }
 
+/// No reactor is started from now on, so the thread that starts others gives up what only reactors need to begin.
+pub fn settle_threads() {
+    let Some(nursery) = NURSERY.get() else { return };
+    let (done, told) = channel();
+    if nursery.orders.send(Order::Settle { enter: nursery.enter, done }).is_ok() {
+        let _ = told.recv();
+    }
+}
+
 fn start_all(orders: &Receiver<Order>) {
-    for Order { name, body, done } in orders {
-        let _ = done.send(Builder::new().name(name).spawn(body));
+    for order in orders {
+        match order {
+            Order::Start { name, body, done } => drop(done.send(Builder::new().name(name).spawn(body))),
+            Order::Settle { enter, done } => {
+                enter(ThreadKind::Nursery);
+                let _ = done.send(());
+            }
+        }
     }
 }
 
@@ -59,7 +75,7 @@ pub(crate) fn start(name: String, body: impl FnOnce() + Send + 'static) -> io::R
         return Builder::new().name(name).spawn(body);
     };
     let (done, told) = channel();
-    let order = Order { name, body: Box::new(body), done };
+    let order = Order::Start { name, body: Box::new(body), done };
     nursery.orders.send(order).map_err(|_| io::ErrorKind::BrokenPipe)?;
     told.recv().unwrap_or_else(|_| Err(io::ErrorKind::BrokenPipe.into()))
 }

@@ -1,6 +1,6 @@
 //! Threads that give up rights when they begin. This is for a whole process, so it is a test program of its own.
 
-use lunette_reactor::{Options, Reactors, ThreadKind, Workers, confine_threads};
+use lunette_reactor::{Options, Reactors, ThreadKind, Workers, confine_threads, settle_threads};
 use lunette_store::{IoId, ReactorId, SinkId};
 use std::sync::Mutex;
 use std::sync::mpsc::channel;
@@ -17,6 +17,7 @@ fn each_thread_says_what_it_is_before_it_works() {
     confine_threads(enter).unwrap();
     assert!(confine_threads(enter).is_err(), "once is enough");
     let reactors = Reactors::start(&Options { reactors: 1, ..Options::default() }).unwrap();
+    settle_threads();
     let (tell, told) = channel();
     let blocking = tell.clone();
     reactors.call(ReactorId(0), move |cx| {
@@ -33,6 +34,7 @@ fn each_thread_says_what_it_is_before_it_works() {
     let entered = ENTERED.lock().unwrap();
     let expected = [
         (ThreadKind::Reactor, "lunette-0"),
+        (ThreadKind::Nursery, "lunette-threads"),
         (ThreadKind::Blocking, "lunette-calls"),
         (ThreadKind::Worker, "worker"),
     ];

@@ -2,7 +2,7 @@
 
 use super::load::of_directory;
 use super::options::{Sockets, configure, daemon, file};
-use super::{Daemon, Document, Model, Report};
+use super::{Daemon, Document, Model, Report, to_toml};
 use crate::cli::Serve;
 use crate::inherited::Inherited;
 use anyhow::{Context, Result};
@@ -131,6 +131,15 @@ impl Origin {
         Draft::write(&path, text, origin).map_err(|error| format!("cannot write {}: {error}", path.display()))
     }
 
+    /// Whether the one file could be written now.
+    ///
+    /// # Errors
+    /// Why not.
+    pub(crate) fn try_to_write(&self, model: &Model) -> Result<(), String> {
+        let text = to_toml(model).map_err(|error| error.to_string())?;
+        self.draft(None, &text, false).map(drop)
+    }
+
     fn fingerprint(&self) -> Option<u64> {
         Some(fingerprint(&fs::read(self.path()?).ok()?))
     }
@@ -243,6 +252,7 @@ mod tests {
         let model = origin.read().unwrap();
         assert!(origin.says(&model) && origin.file().unwrap() == path);
         drop(origin.draft(None, "no", false).unwrap());
+        origin.try_to_write(&model).unwrap();
         assert!(fs::read_to_string(&path).unwrap().starts_with("# mine"), "it was not put");
         assert_eq!(origin.draft(None, "\n", false).unwrap().put().unwrap(), path);
         assert_eq!(fs::read_to_string(&path).unwrap(), "\n");

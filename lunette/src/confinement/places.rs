@@ -37,7 +37,7 @@ pub(super) fn of(options: &Serve, model: &Model, state: &StateDir) -> Places {
     let read = configuration.into_iter().flatten().chain(secrets(model)).map(directory_of);
     files.extend(read.map(|path| (path, Use::Read)));
     if daemon.save_changes {
-        files.extend(options.config.as_deref().map(|file| (directory_of(file), Use::State)));
+        files.extend(options.config.as_deref().map(|file| (directory_of(file), Use::Replace)));
     }
     files.extend(std::env::var_os("CREDENTIALS_DIRECTORY").map(|path| (path.into(), Use::Read)));
     files.extend(SYSTEM.iter().map(|path| (path.into(), Use::Read)));
