@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::net::TcpListener;
-use std::os::unix::fs::{PermissionsExt, symlink};
+use std::os::unix::fs::{MetadataExt, PermissionsExt, chown, symlink};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 
@@ -103,8 +103,17 @@ fn a_store_outside_the_allowed_paths_is_refused_and_logged() -> Result<()> {
     }
     assert!(!lunette.path("new.img").exists());
     let store = inside.join("a.img");
-    lunette.clone().lu(format!("disk:{},w,size=1M", store.display())).start()?.stop()?;
+    let daemon = lunette.clone().lu(format!("disk:{},w,size=1M", store.display())).start()?;
     assert!(store.exists());
+    // While it runs, too.
+    let link = inside.join("link.img");
+    let said = lunette.ask(["lu", "create", &format!("disk:{},w,name=link", link.display())])?.fails()?;
+    assert!(said.stderr.contains("`allowed-paths` of [daemon]"), "{said}");
+    daemon.wait_for_log("a store outside allowed-paths is refused")?;
+    lunette
+        .ask(["lu", "create", &format!("disk:{},w,size=1M,name=b", inside.join("b.img").display())])?
+        .ok()?;
+    daemon.stop()?;
     Ok(())
 }
 
@@ -184,8 +193,12 @@ fn another_user_serves_the_devices_that_root_has_allowed() -> Result<()> {
         .lu(format!("disk:{},w", device.0))
         .lu(format!("disk:{},w", hidden.display()))
         .arg("--user")
-        .arg("nobody");
+        .arg("nobody")
+        .arg("--control-admin-group")
+        .arg("daemon");
     let mut daemon = lunette.start()?;
+    // It was given away by a right that is gone by now.
+    assert_ne!(fs::metadata(lunette.path("state/control.sock"))?.gid(), NOBODY);
     let process = Path::new("/proc").join(daemon.pid().to_string());
     assert_eq!(status(&process, "Uid")?, format!("{NOBODY}\t{NOBODY}\t{NOBODY}\t{NOBODY}"));
     for set in ["CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"] {
@@ -209,5 +222,27 @@ fn another_user_serves_the_devices_that_root_has_allowed() -> Result<()> {
     let file = lunette.file("of-root.img", 1 << 20)?;
     let said = lunette.lu(format!("disk:{},w", file.display())).refused()?;
     ensure!(said.stderr.contains("outside"), "{said}");
+    Ok(())
+}
+
+#[test]
+fn root_does_not_do_what_the_user_says_whom_it_becomes() -> Result<()> {
+    const NOBODY: u32 = 65534;
+    let lunette = Lunette::new()?;
+    fs::set_permissions(lunette.path(""), fs::Permissions::from_mode(0o755))?;
+    let file = lunette.path("lunette.toml");
+    fs::write(
+        &file,
+        "[daemon]\nuser = \"nobody\"\n\n[[unit]]\nname = \"a\"\nstore = \"ram:1M\"\nlun = 0\n\n[[portal]]\nlisten = \"127.0.0.1:0\"\n",
+    )?;
+    chown(&file, Some(NOBODY), None)?;
+    let lunette = lunette.arg("--config").arg(&file);
+    let said = lunette.refused()?;
+    for part in ["says what root does before it becomes the user 65534", "--allow-path"] {
+        assert!(said.stderr.contains(part), "{said}");
+    }
+    assert!(!lunette.path("state").exists(), "nothing was done so far");
+    chown(&file, Some(0), None)?;
+    lunette.start()?.stop()?;
     Ok(())
 }

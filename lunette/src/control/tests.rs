@@ -221,6 +221,35 @@ fn what_waits_for_a_restart_is_saved_and_not_in_force() {
 }
 
 #[test]
+fn what_root_does_at_the_next_start_is_not_changed_here() {
+    let rig = Rig::of_file(&format!("[daemon]\nuser = \"0\"\n\n{FILE}"));
+    let folder = rig.folder.path().to_owned();
+    let plane =
+        plane(Daemon { running: rig.running, events: rig.feed.events(), since: Instant::now() }, &rig.feed);
+    let call = |method: &str, params: Value| ask(&plane, method, params).recv().unwrap();
+    let before = file_of(&folder);
+    for (old, new) in [("user = \"0\"", ""), ("[daemon]", "[daemon]\nallowed-paths = [\"/\"]")] {
+        let toml = before.replace(old, new);
+        for method in ["config.apply", "config.plan"] {
+            let mut params = json!({ "toml": toml });
+            if method == "config.apply" {
+                params["wait"] = true.into();
+                params["except_restart"] = true.into();
+            }
+            let failure = call(method, params).unwrap_err();
+            assert!(failure.message.contains("says what root does"), "{failure}");
+        }
+    }
+    call("config.save", json!({})).unwrap();
+    let saved = file_of(&folder);
+    assert!(saved.contains("user = \"0\"") && !saved.contains("allowed-paths"), "{saved}");
+    // The file itself may say so.
+    std::fs::write(folder.join("lunette.toml"), saved.replace("user = \"0\"", "")).unwrap();
+    let reload = json!({ "wait": true, "except_restart": true });
+    assert_eq!(call("config.reload", reload).unwrap()["waiting"].as_array().unwrap().len(), 1);
+}
+
+#[test]
 fn changes_are_saved_before_they_are_answered_or_not_made() {
     let rig = Rig::of_file(&format!("[daemon]\nsave-changes = true\n\n{FILE}"));
     let folder = rig.folder.path().to_owned();
