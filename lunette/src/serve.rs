@@ -42,7 +42,8 @@ pub(crate) fn serve(options: &Serve, log: &Log) -> Result<()> {
     if let Some(file) = origin.described() {
         tracing::info!("the configuration is {file}");
     }
-    let model = origin.read()?;
+    let (model, seen) = origin.read()?;
+    origin.see(seen);
     if model.daemon.save_changes {
         origin.file().map_err(|why| anyhow!("`save-changes` cannot be: {why}"))?;
     }

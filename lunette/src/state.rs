@@ -16,7 +16,7 @@ mod power_cut;
 mod tests;
 mod unit;
 
-pub(crate) use identity::{Key, MAX_SERIAL, PortRole, Record};
+pub(crate) use identity::{Key, MAX_SERIAL, PortRole, Record, random};
 pub(crate) use unit::UnitState;
 
 use anyhow::{Context, Result, bail};

@@ -8,6 +8,7 @@ mod daemon;
 mod decode;
 pub(crate) mod diff;
 mod document;
+mod draft;
 mod import;
 mod iscsi;
 mod load;

@@ -1,15 +1,14 @@
 //! Where the configuration of a daemon comes from, to be read and written once more.
 
+use super::draft::{Put, Replacement, place};
 use super::load::of_directory;
 use super::options::{Sockets, configure, daemon, file};
-use super::{Daemon, Document, Model, Report, to_toml};
+use super::{Daemon, Model, Report, to_toml};
 use crate::cli::Serve;
 use crate::inherited::Inherited;
-use anyhow::{Context, Result};
-use std::fs::{self, File};
+use anyhow::{Result, ensure};
+use std::fs;
 use std::hash::{DefaultHasher, Hasher};
-use std::io::{self, ErrorKind, Write};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt, fchown};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
@@ -19,8 +18,20 @@ pub(crate) struct Origin {
     sockets: Sockets,
     /// What the command line says of the daemon itself, which counts more than files.
     overriding: Daemon,
-    /// What the file has said when it was read or written last, as a number.
-    seen: Mutex<Option<u64>>,
+    /// What the file said when the daemon took it over or wrote it.
+    seen: Mutex<Seen>,
+}
+
+/// What the file says, as a number; nothing: it cannot be read.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub(crate) struct Seen(Option<u64>);
+
+impl Seen {
+    fn of(text: &[u8]) -> Self {
+        let mut hasher = DefaultHasher::new();
+        hasher.write(text);
+        Self(Some(hasher.finish()))
+    }
 }
 
 impl Origin {
@@ -30,31 +41,41 @@ impl Origin {
         Ok(Self { overriding: daemon(&options)?, options, sockets, seen: Mutex::default() })
     }
 
-    /// Reads the configuration. What is hardly meant is logged.
+    /// Reads the configuration. What is hardly meant is logged. Who takes it over says so ([`Self::see`]).
     ///
     /// # Errors
     /// Everything that is wrong with it.
-    pub(crate) fn read(&self) -> Result<Model> {
+    pub(crate) fn read(&self) -> Result<(Model, Seen)> {
         // Before: if it is changed meanwhile, it is not the one that was read.
-        let seen = self.fingerprint();
+        let seen = self.says();
         let (model, report) = self.understand()?;
         for warning in report.warnings() {
             tracing::warn!("{}", warning.one_line());
         }
-        self.see(seen);
-        Ok(model)
+        Ok((model, seen))
     }
 
-    /// Whether the configuration says this by now. Nothing is logged.
-    pub(crate) fn says(&self, model: &Model) -> bool {
-        let seen = self.fingerprint();
-        // As files: of several portals with port 0, those that are left keep their numbers while the daemon runs.
-        let is_it = |said: &Model| Document::from(said) == Document::from(model);
-        let is_it = self.has_file() && self.understand().is_ok_and(|(said, _)| is_it(&said));
-        if is_it {
-            self.see(seen);
-        }
-        is_it
+    /// The same in silence; nothing, if there is no file or something is wrong with it.
+    pub(crate) fn peek(&self) -> Option<(Model, Seen)> {
+        let seen = self.says();
+        let understood = self.has_file().then(|| self.understand().ok());
+        understood.flatten().map(|(model, _)| (model, seen))
+    }
+
+    /// The daemon has taken over, or written, a file that says this.
+    pub(crate) fn see(&self, seen: Seen) {
+        *self.seen.lock().unwrap_or_else(PoisonError::into_inner) = seen;
+    }
+
+    /// Whether nobody has written to the file since then.
+    pub(crate) fn is_as_seen(&self) -> bool {
+        self.says() == *self.seen.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What the file says by now.
+    pub(crate) fn says(&self) -> Seen {
+        let text = self.path().and_then(|path| fs::read(path).ok());
+        text.map_or_else(Seen::default, |text| Seen::of(&text))
     }
 
     fn understand(&self) -> Result<(Model, Report)> {
@@ -110,7 +131,7 @@ impl Origin {
     /// Writes `text` beside `path`, or beside the one file, whose place it takes when it is [put](Draft::put) there.
     ///
     /// # Errors
-    /// It cannot be written; or the one file says something else than when it was read last, unless `overwrite`.
+    /// It cannot be written; or the one file says something else than when it was seen last, unless `overwrite`.
     pub(crate) fn draft(
         &self,
         path: Option<&Path>,
@@ -119,16 +140,15 @@ impl Origin {
     ) -> Result<Draft<'_>, String> {
         let own = self.file();
         let path = path.map_or_else(|| own.clone(), |path| Ok(path.to_owned()))?;
-        let is_own = own.as_ref() == Ok(&path);
-        let seen = *self.seen.lock().unwrap_or_else(PoisonError::into_inner);
-        if is_own && !overwrite && self.fingerprint() != seen {
-            return Err(format!(
-                "{} says something else than when the daemon has read it: apply it first, or say `overwrite`",
-                path.display()
-            ));
-        }
-        let origin = is_own.then_some(self);
-        Draft::write(&path, text, origin).map_err(|error| format!("cannot write {}: {error}", path.display()))
+        let told = |error: anyhow::Error| format!("cannot write {}: {error:#}", path.display());
+        let at = place(&path).map_err(|error| told(error.into()))?;
+        // Whatever way it is named.
+        let is_own = self.path().is_some_and(|own| place(own).is_ok_and(|own| own == at));
+        let own =
+            is_own.then(|| own.map(|_| Own { origin: self, says: Seen::of(text.as_bytes()), overwrite }));
+        let own = own.transpose()?;
+        own.iter().try_for_each(Own::is_as_seen).map_err(|error| error.to_string())?;
+        Ok(Draft { file: Replacement::write(at, text).map_err(told)?, own })
     }
 
     /// Whether the one file could be written now.
@@ -139,85 +159,47 @@ impl Origin {
         let text = to_toml(model).map_err(|error| error.to_string())?;
         self.draft(None, &text, false).map(drop)
     }
-
-    fn fingerprint(&self) -> Option<u64> {
-        Some(fingerprint(&fs::read(self.path()?).ok()?))
-    }
-
-    fn see(&self, seen: Option<u64>) {
-        *self.seen.lock().unwrap_or_else(PoisonError::into_inner) = seen;
-    }
-}
-
-fn fingerprint(bytes: &[u8]) -> u64 {
-    let mut hasher = DefaultHasher::new();
-    hasher.write(bytes);
-    hasher.finish()
 }
 
 /// A file that is to take the place of another; otherwise it is removed.
 pub(crate) struct Draft<'a> {
-    temporary: PathBuf,
-    path: PathBuf,
-    fingerprint: u64,
-    /// Whose file it becomes.
-    origin: Option<&'a Origin>,
+    file: Replacement,
+    /// It becomes the one file that says everything.
+    own: Option<Own<'a>>,
 }
 
-impl<'a> Draft<'a> {
-    fn write(path: &Path, text: &str, origin: Option<&'a Origin>) -> io::Result<Self> {
-        // The place of a link is that of the file.
-        let path = match fs::canonicalize(path) {
-            Err(error) if error.kind() == ErrorKind::NotFound => path.to_owned(),
-            path => path?,
-        };
-        let mut temporary = path.clone().into_os_string();
-        temporary.push(".new");
-        let temporary = PathBuf::from(temporary);
-        let before = fs::metadata(&path).ok();
-        let mode = before.as_ref().map_or(0o600, |before| before.mode() & 0o777);
-        match fs::remove_file(&temporary) {
-            Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
-            _ => {}
-        }
-        let mut file = File::options().create_new(true).write(true).mode(0o600).open(&temporary)?;
-        let draft = Self { temporary, path, fingerprint: fingerprint(text.as_bytes()), origin };
-        file.write_all(text.as_bytes())?;
-        if let Some(before) = before {
-            // Who may not give files away has one of his own.
-            let _ = fchown(&file, Some(before.uid()), Some(before.gid()));
-        }
-        file.set_permissions(std::os::unix::fs::PermissionsExt::from_mode(mode))?;
-        file.sync_all()?;
-        Ok(draft)
-    }
+struct Own<'a> {
+    origin: &'a Origin,
+    /// What it will say.
+    says: Seen,
+    /// Whatever others have written there.
+    overwrite: bool,
+}
 
+impl Own<'_> {
+    fn is_as_seen(&self) -> Result<()> {
+        let path = self.origin.path().unwrap_or(Path::new(""));
+        ensure!(
+            self.overwrite || self.origin.is_as_seen(),
+            "{} says something else than when the daemon has read it: apply it first, or say `overwrite`",
+            path.display()
+        );
+        Ok(())
+    }
+}
+
+impl Draft<'_> {
     /// Whether it becomes the one file that says everything.
     pub(crate) fn is_own(&self) -> bool {
-        self.origin.is_some()
+        self.own.is_some()
     }
 
-    /// Takes the place. After a power loss there is the old file or the new.
-    pub(crate) fn put(self) -> Result<PathBuf> {
-        let path = self.path.clone();
-        let renamed = fs::rename(&self.temporary, &path);
-        renamed.with_context(|| format!("cannot replace {}", path.display()))?;
-        let directory =
-            path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        File::open(directory)
-            .and_then(|directory| directory.sync_all())
-            .with_context(|| format!("cannot sync {}", directory.display()))?;
-        if let Some(origin) = self.origin {
-            origin.see(Some(self.fingerprint));
-        }
-        Ok(path)
-    }
-}
-
-impl Drop for Draft<'_> {
-    fn drop(&mut self) {
-        // Put, it is not there any more.
-        let _ = fs::remove_file(&self.temporary);
+    /// Takes the place, unless the one file says by now something else than when it was seen last.
+    pub(crate) fn put(self) -> Result<Put> {
+        self.own.iter().try_for_each(Own::is_as_seen)?;
+        let put = self.file.put()?;
+        self.own.iter().for_each(|own| own.origin.see(own.says));
+        Ok(put)
     }
 }
 
@@ -225,6 +207,7 @@ impl Drop for Draft<'_> {
 mod tests {
     use super::*;
     use crate::cli::Call;
+    use std::os::unix::fs::MetadataExt;
     use std::os::unix::fs::PermissionsExt;
     use tempfile::TempDir;
 
@@ -245,40 +228,86 @@ mod tests {
         (folder, path, origin)
     }
 
+    /// Takes over what the file says.
+    fn take_over(origin: &Origin) -> Model {
+        let (model, seen) = origin.read().unwrap();
+        origin.see(seen);
+        model
+    }
+
+    fn put(draft: Result<Draft<'_>, String>) -> PathBuf {
+        draft.unwrap().put().unwrap().sync().unwrap()
+    }
+
     #[test]
     fn one_file_is_written_as_a_whole() {
         let (folder, path, origin) = one_file();
         fs::set_permissions(&path, PermissionsExt::from_mode(0o640)).unwrap();
-        let model = origin.read().unwrap();
-        assert!(origin.says(&model) && origin.file().unwrap() == path);
+        let model = take_over(&origin);
+        assert_eq!(origin.peek().unwrap().0, model);
+        assert_eq!(origin.file().unwrap(), path);
         drop(origin.draft(None, "no", false).unwrap());
         origin.try_to_write(&model).unwrap();
         assert!(fs::read_to_string(&path).unwrap().starts_with("# mine"), "it was not put");
-        assert_eq!(origin.draft(None, "\n", false).unwrap().put().unwrap(), path);
+        assert_eq!(put(origin.draft(None, "\n", false)), path);
         assert_eq!(fs::read_to_string(&path).unwrap(), "\n");
         assert_eq!(fs::metadata(&path).unwrap().mode() & 0o777, 0o640);
-        assert!(!origin.says(&model));
-        origin.draft(None, "# again\n", false).unwrap().put().unwrap();
+        assert_ne!(origin.peek().unwrap().0, model);
+        put(origin.draft(None, "# again\n", false));
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
     }
 
     #[test]
     fn what_others_have_written_is_not_lost() {
         let (folder, path, origin) = one_file();
-        origin.read().unwrap();
+        take_over(&origin);
+        // Also if it has been read, and while something is about to be saved.
+        let late = origin.draft(None, "# late\n", false).unwrap();
         fs::write(&path, "# theirs\n").unwrap();
-        let refused = origin.draft(None, "", false).err().unwrap();
-        assert!(refused.contains("says something else"), "{refused}");
-        origin.draft(Some(&folder.path().join("other.toml")), "", false).unwrap().put().unwrap();
-        origin.draft(None, "# ours\n", true).unwrap().put().unwrap();
-        origin.draft(None, "# ours again\n", false).unwrap().put().unwrap();
-        // A link stays one.
-        let link = folder.path().join("link.toml");
-        std::os::unix::fs::symlink(&path, &link).unwrap();
-        origin.draft(Some(&link), "# by a link\n", true).unwrap().put().unwrap();
-        assert!(link.is_symlink() && fs::read_to_string(&path).unwrap() == "# by a link\n");
+        origin.read().unwrap();
+        for refused in [origin.draft(None, "", false).err().unwrap(), late.put().err().unwrap().to_string()] {
+            assert!(refused.contains("says something else"), "{refused}");
+        }
+        assert_eq!(fs::read_to_string(&path).unwrap(), "# theirs\n");
+        put(origin.draft(Some(&folder.path().join("other.toml")), "", false));
+        put(origin.draft(None, "# ours\n", true));
+        put(origin.draft(None, "# ours again\n", false));
         let refused = origin.draft(Some(&folder.path().join("no/x.toml")), "", false).err().unwrap();
         assert!(refused.contains("no/x.toml"), "{refused}");
+    }
+
+    #[test]
+    fn the_one_file_is_known_by_all_its_names() {
+        let (folder, path, origin) = one_file();
+        take_over(&origin);
+        let link = folder.path().join("link.toml");
+        std::os::unix::fs::symlink(&path, &link).unwrap();
+        let roundabout =
+            folder.path().join("../").join(folder.path().file_name().unwrap()).join("lunette.toml");
+        for name in [&path, &link, &roundabout] {
+            assert!(origin.draft(Some(name), "", false).unwrap().is_own(), "{}", name.display());
+        }
+        fs::write(&path, "# theirs\n").unwrap();
+        assert!(origin.draft(Some(&link), "", false).err().unwrap().contains("says something else"));
+        // A link stays one.
+        put(origin.draft(Some(&link), "# by a link\n", true));
+        assert!(link.is_symlink() && fs::read_to_string(&path).unwrap() == "# by a link\n");
+        assert!(origin.is_as_seen());
+    }
+
+    #[test]
+    fn only_what_is_ours_is_removed() {
+        let (folder, path, origin) = one_file();
+        take_over(&origin);
+        let theirs = folder.path().join("lunette.toml.new");
+        fs::write(&theirs, "# mine\n").unwrap();
+        let (one, other) = (origin.draft(None, "# one\n", false), origin.draft(None, "# other\n", false));
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 4, "each writes a file of its own");
+        drop(other);
+        put(one);
+        assert_eq!(fs::read_to_string(&path).unwrap(), "# one\n");
+        assert_eq!(fs::read_to_string(&theirs).unwrap(), "# mine\n");
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 2);
     }
 
     #[test]
@@ -287,6 +316,8 @@ mod tests {
         fs::create_dir(folder.path().join("conf.d")).unwrap();
         fs::write(folder.path().join("conf.d/more.toml"), "").unwrap();
         let refused = one.draft(None, "", false).err().unwrap();
+        assert!(refused.contains("conf.d/more.toml among them"), "{refused}");
+        let refused = one.draft(Some(&folder.path().join("lunette.toml")), "", true).err().unwrap();
         assert!(refused.contains("conf.d/more.toml among them"), "{refused}");
         let options = origin(&["--lu", "disk:ram:1M", "--iscsi", "127.0.0.1:0"]);
         assert!(!options.has_file());

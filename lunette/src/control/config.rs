@@ -148,13 +148,16 @@ pub(super) fn reload(call: &Call<'_>, reload: Reload) -> Result<Steps, Failure> 
             "the daemon was started with options: there is no file to be read again",
         ));
     };
+    // Somebody may have written there by now what runs.
+    running.look_at_files();
     if !discard && !running.is_saved() {
         return Err(Failure::failed(
             "what was changed while the daemon runs is not saved and would be lost: save it (config.save), or say `discard`",
         ));
     }
-    let wanted = keeper.origin.read().map_err(failure)?;
-    let done = become_it(call, wanted, Permit { except_restart, shrink, ..WHOLE })?;
+    let said = keeper.read().map_err(failure)?;
+    let done = become_it(call, said.model.clone(), Permit { except_restart, shrink, ..WHOLE })?;
+    keeper.take_over(said);
     running.look_at_files();
     steps(done)
 }

@@ -1,5 +1,7 @@
 //! The methods of the control socket.
 
+mod saving;
+
 use super::*;
 use crate::running::tests::Rig;
 use lunette_control::{CODES, Ticket};

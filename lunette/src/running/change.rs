@@ -54,11 +54,16 @@ impl Running {
         let answer = edit(&mut wanted)?;
         let next = (wanted.daemon != before.daemon).then(|| wanted.daemon.clone());
         let done = self.plan(&before, wanted, permit)?;
-        if permit.is_whole {
-            self.set_next(next.filter(|_| !done.waiting.is_empty()));
-        }
-        if !done.plan.is_empty() {
+        let next = match permit.is_whole {
+            true => next.filter(|_| !done.waiting.is_empty()),
+            false => self.next(),
+        };
+        let former = self.set_next(next.clone());
+        if !done.plan.is_empty() || former != next {
             let carried_out = self.carry_out_all(&done.plan, &before, work);
+            if carried_out.is_err() {
+                self.set_next(former);
+            }
             self.is_saved();
             carried_out?;
         }

@@ -3,12 +3,15 @@
 use super::Running;
 use super::change::failure;
 use crate::config::diff::{Effect, Plan, Step};
-use crate::config::origin::{Draft, Origin};
-use crate::config::{Daemon, Model, to_toml};
+use crate::config::origin::{Draft, Origin, Seen};
+use crate::config::values::{Name, Size, StoreSpec};
+use crate::config::{Daemon, Document, Model, Unit, to_toml};
+use anyhow::Result as AnyResult;
 use lunette_control::Failure;
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// Knows what is saved.
 pub(crate) struct Keeper {
@@ -23,12 +26,77 @@ struct Kept {
     model: Model,
     /// What the daemon itself will be then, if that is something else than what it is.
     next: Option<Daemon>,
+    found: Found,
+}
+
+/// Units that the start has found with another size than the file says. As long as it says the same, that size is meant.
+type Found = BTreeMap<Name, OtherSize>;
+
+#[derive(Clone)]
+struct OtherSize {
+    store: StoreSpec,
+    said: Option<Size>,
+    is: Option<Size>,
+}
+
+/// What the file says.
+pub(crate) struct Said {
+    pub(crate) model: Model,
+    seen: Seen,
+    found: Found,
 }
 
 impl Keeper {
     /// That of a daemon which begins with `model`, read from `origin`.
     pub(crate) fn new(origin: Origin, model: Model) -> Self {
-        Self { origin, kept: Mutex::new(Kept { model, next: None }), is_unsaved: AtomicBool::new(false) }
+        let kept = Kept { model, next: None, found: Found::new() };
+        Self { origin, kept: Mutex::new(kept), is_unsaved: AtomicBool::new(false) }
+    }
+
+    /// Has begun with this: what was read, with the sizes that there are.
+    pub(super) fn begin(&self, model: &Model) {
+        let mut kept = self.kept();
+        let other = |(name, unit): (&Name, &Arc<Unit>)| {
+            let said = kept.model.units.get(name)?.size;
+            let size = OtherSize { store: unit.store.clone(), said, is: unit.size };
+            (said != unit.size).then(|| (name.clone(), size))
+        };
+        kept.found = model.units.iter().filter_map(other).collect();
+        kept.model.clone_from(model);
+    }
+
+    /// What the file means.
+    fn mean(&self, (mut model, seen): (Model, Seen)) -> Said {
+        let mut found = self.kept().found.clone();
+        found.retain(|name, size| match model.units.get_mut(name) {
+            Some(unit) if unit.store == size.store && unit.size == size.said => {
+                Arc::make_mut(unit).size = size.is;
+                true
+            }
+            _ => false,
+        });
+        Said { model, seen, found }
+    }
+
+    /// Reads the file again.
+    ///
+    /// # Errors
+    /// Everything that is wrong with it.
+    pub(crate) fn read(&self) -> AnyResult<Said> {
+        self.origin.read().map(|read| self.mean(read))
+    }
+
+    /// The file, if this is what it says by now.
+    fn says(&self, model: &Model) -> Option<Said> {
+        // As files: of several portals with port 0, those that are left keep their numbers while the daemon runs.
+        let is_it = |said: &Said| Document::from(&said.model) == Document::from(model);
+        self.origin.peek().map(|read| self.mean(read)).filter(is_it)
+    }
+
+    /// What the file says is what the next start is to begin with.
+    pub(crate) fn take_over(&self, said: Said) {
+        self.origin.see(said.seen);
+        self.kept().found = said.found;
     }
 
     fn kept(&self) -> MutexGuard<'_, Kept> {
@@ -68,7 +136,8 @@ impl Running {
     pub(crate) fn look_at_files(&self) {
         let Some(keeper) = &self.keeper else { return };
         let model = keeper.to_keep(self.model());
-        if keeper.origin.says(&model) {
+        if let Some(said) = keeper.says(&model) {
+            keeper.take_over(said);
             keeper.kept().model = model;
         }
         self.is_saved();
@@ -76,15 +145,17 @@ impl Running {
 
     /// What the daemon itself will be after the next start, as far as is known.
     pub(crate) fn next_daemon(&self) -> Daemon {
-        let next = self.keeper.as_ref().and_then(|keeper| keeper.kept().next.clone());
-        next.unwrap_or_else(|| self.model().daemon)
+        self.next().unwrap_or_else(|| self.model().daemon)
     }
 
-    /// What the daemon itself will be after the next start.
-    pub(super) fn set_next(&self, next: Option<Daemon>) {
-        if let Some(keeper) = &self.keeper {
-            keeper.kept().next = next;
-        }
+    /// What the daemon itself will be after the next start, if that is something else than what it is.
+    pub(super) fn next(&self) -> Option<Daemon> {
+        self.keeper.as_ref().and_then(|keeper| keeper.kept().next.clone())
+    }
+
+    /// It will be something else. Returns what it would have been.
+    pub(super) fn set_next(&self, next: Option<Daemon>) -> Option<Daemon> {
+        self.keeper.as_ref().and_then(|keeper| std::mem::replace(&mut keeper.kept().next, next))
     }
 
     /// Prepares that what a plan leads to from `before` is saved, if every change is to be.
@@ -100,9 +171,16 @@ impl Running {
         let mut model = before.clone();
         plan.steps.iter().for_each(|step| step.effect.apply(&mut model));
         let model = keeper.to_keep(model);
-        let draft = keeper.origin.draft(None, &text(&model)?, false);
-        let draft = draft.map_err(|why| Failure::failed(format!("changes are to be saved: {why}")))?;
-        Ok(Some(Saving { keeper, model, draft }))
+        // What others have written there stays if it says just that.
+        let said = if keeper.origin.is_as_seen() { None } else { keeper.says(&model) };
+        let to = match said {
+            Some(said) => To::Said(Box::new(said)),
+            None => {
+                let draft = keeper.origin.draft(None, &text(&model)?, false);
+                To::File(draft.map_err(|why| Failure::failed(format!("changes are to be saved: {why}")))?)
+            }
+        };
+        Ok(Some(Saving { keeper, model, to }))
     }
 
     /// Saves what runs, if every change is to be saved.
@@ -119,7 +197,7 @@ impl Running {
         let keeper = self.keeper.as_ref().ok_or_else(|| Failure::failed("nothing is saved here"))?;
         let model = keeper.to_keep(self.model());
         let draft = keeper.origin.draft(path, &text(&model)?, overwrite).map_err(Failure::failed)?;
-        let saved = Saving { keeper, model, draft }.put();
+        let saved = Saving { keeper, model, to: To::File(draft) }.put();
         self.is_saved();
         saved
     }
@@ -129,18 +207,42 @@ impl Running {
 pub(super) struct Saving<'a> {
     keeper: &'a Keeper,
     model: Model,
-    draft: Draft<'a>,
+    to: To<'a>,
+}
+
+enum To<'a> {
+    File(Draft<'a>),
+    /// The file says it already.
+    Said(Box<Said>),
 }
 
 impl Saving<'_> {
     /// Saves it. Returns where.
     pub(super) fn put(self) -> Result<PathBuf, Failure> {
-        let is_own = self.draft.is_own();
-        let path = self.draft.put().map_err(failure)?;
-        if is_own {
-            self.keeper.kept().model = self.model;
+        let Self { keeper, model, to } = self;
+        match to {
+            To::File(draft) => {
+                let is_own = draft.is_own();
+                let put = draft.put().map_err(failure)?;
+                if is_own {
+                    let mut kept = keeper.kept();
+                    (kept.model, kept.found) = (model, Found::new());
+                }
+                put.sync().map_err(failure)
+            }
+            To::Said(said) => {
+                let path = keeper.origin.file().map_err(Failure::failed)?;
+                if keeper.origin.says() != said.seen {
+                    let path = path.display();
+                    return Err(Failure::failed(format!(
+                        "{path} has been changed meanwhile: apply it again"
+                    )));
+                }
+                keeper.take_over(*said);
+                keeper.kept().model = model;
+                Ok(path)
+            }
         }
-        Ok(path)
     }
 }
 

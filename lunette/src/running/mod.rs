@@ -163,6 +163,7 @@ impl Running {
             now: RwLock::new(now),
         };
         running.settle_sizes();
+        running.keeper.iter().for_each(|keeper| keeper.begin(&running.now().model));
         running.throttle();
         running.units().values().for_each(|unit| running.throttles.add_unit(&unit.unit, &*reactors.poster()));
         match running.open_ways_in(plan.targets, inherited) {

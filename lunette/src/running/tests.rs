@@ -39,7 +39,8 @@ impl Rig {
         let words = ["lunette", "serve", "--config", path.to_str().unwrap()].map(Into::into);
         let Ok(Call::Serve(options)) = Call::parse(&words) else { panic!() };
         let origin = Origin::new(&options, &Inherited::default()).unwrap();
-        let model = origin.read().unwrap();
+        let (model, seen) = origin.read().unwrap();
+        origin.see(seen);
         Self::serve(folder, model.clone(), Some(Keeper::new(origin, model)))
     }
 

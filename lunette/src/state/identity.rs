@@ -41,6 +41,14 @@ pub(crate) struct Record {
     pub(crate) naa: Naa,
 }
 
+/// A number that nobody can know.
+pub(crate) fn random() -> Result<u64> {
+    let mut bytes = [0; 8];
+    let flags = rustix::rand::GetRandomFlags::empty();
+    rustix::rand::getrandom(&mut bytes, flags).context("cannot get random numbers")?;
+    Ok(u64::from_ne_bytes(bytes))
+}
+
 /// Longest serial number, in characters.
 pub(crate) const MAX_SERIAL: usize = 36;
 
@@ -73,12 +81,6 @@ impl Record {
 
     /// A new one.
     pub(super) fn new(key: Key) -> Result<Self> {
-        let random = || {
-            let mut bytes = [0; 8];
-            let flags = rustix::rand::GetRandomFlags::empty();
-            rustix::rand::getrandom(&mut bytes, flags).context("cannot get random numbers")?;
-            anyhow::Ok(u64::from_ne_bytes(bytes))
-        };
         Ok(Self { key, serial: format!("{:016x}", random()?), naa: Naa::locally_assigned(random()?) })
     }
 
