@@ -81,13 +81,15 @@ impl Folder {
             let why = format!("it would be longer than {} bytes", kind.most);
             return Err(io::Error::new(ErrorKind::FileTooLarge, why));
         }
+        // Before there is anything new: whoever is told that this has failed is not to find it done.
+        let directory = self.files.open_directory(&self.path)?;
         // Who was killed may have left one: it is written over.
         let new = self.path.join(format!("{name}.new"));
         let mut file = self.files.create(&new)?;
         file.write(&bytes)?;
         file.sync()?;
         self.files.rename(&new, &self.path.join(name))?;
-        self.sync()
+        directory.sync()
     }
 }
 

@@ -30,8 +30,13 @@ pub(crate) trait Files: fmt::Debug + Send + Sync {
     /// Removes a file.
     fn remove(&self, path: &Path) -> io::Result<()>;
 
+    /// Opens a directory that is to be synced.
+    fn open_directory(&self, path: &Path) -> io::Result<Box<dyn OpenDirectory>>;
+
     /// Has the names in a directory survive a power loss.
-    fn sync_directory(&self, path: &Path) -> io::Result<()>;
+    fn sync_directory(&self, path: &Path) -> io::Result<()> {
+        self.open_directory(path)?.sync()
+    }
 
     /// Opens a file for locks, making it if there is none.
     fn open_locks(&self, path: &Path) -> io::Result<Box<dyn LockFile>>;
@@ -44,6 +49,12 @@ pub(crate) trait NewFile {
 
     /// Has its content survive a power loss.
     fn sync(&mut self) -> io::Result<()>;
+}
+
+/// A directory in which names are changed.
+pub(crate) trait OpenDirectory {
+    /// Has the names in it survive a power loss.
+    fn sync(&self) -> io::Result<()>;
 }
 
 /// A file of whose bytes each can be locked. A lock is of this open file: who has locked a byte may do so again.
@@ -91,8 +102,8 @@ impl Files for System {
         fs::remove_file(path)
     }
 
-    fn sync_directory(&self, path: &Path) -> io::Result<()> {
-        File::open(path)?.sync_all()
+    fn open_directory(&self, path: &Path) -> io::Result<Box<dyn OpenDirectory>> {
+        Ok(Box::new(File::open(path)?))
     }
 
     fn open_locks(&self, path: &Path) -> io::Result<Box<dyn LockFile>> {
@@ -106,6 +117,12 @@ impl NewFile for File {
     }
 
     fn sync(&mut self) -> io::Result<()> {
+        self.sync_all()
+    }
+}
+
+impl OpenDirectory for File {
+    fn sync(&self) -> io::Result<()> {
         self.sync_all()
     }
 }

@@ -149,6 +149,17 @@ fn the_state_of_units_survives_power_cuts() {
     check_successor(&Units, &[0, 0]);
 }
 
+#[test]
+fn what_fails_for_lack_of_descriptors_is_not_done() {
+    let disk = Disk::with_directories(["/", "/var"]);
+    let unit = open(&disk).unwrap().unit(UNITS[0]).unwrap();
+    unit.save(&saved(1)).unwrap();
+    disk.open_directories(false);
+    unit.save(&saved(2)).unwrap_err();
+    disk.open_directories(true);
+    assert_eq!(unit.load().unwrap(), Some(saved(1)));
+}
+
 /// Units and exports that come, move and go: after how many steps, what is kept.
 struct Identities {
     steps: Vec<Vec<Key>>,

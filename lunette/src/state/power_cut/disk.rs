@@ -1,6 +1,6 @@
 //! A file system in memory that forgets what was not synced, or only a part of it.
 
-use crate::state::files::{Files, LockFile, NewFile};
+use crate::state::files::{Files, LockFile, NewFile, OpenDirectory};
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, Error, ErrorKind};
 use std::path::{Path, PathBuf};
@@ -21,6 +21,7 @@ struct World {
     left: Option<usize>,
     /// More were tried.
     interrupted: bool,
+    opens_no_directories: bool,
 }
 
 #[derive(Clone, Default, Debug)]
@@ -220,6 +221,11 @@ impl Disk {
         (world.left, world.interrupted) = (operations, false);
     }
 
+    /// Whether directories can be opened from now on.
+    pub(super) fn open_directories(&self, can_be: bool) {
+        self.world().opens_no_directories = !can_be;
+    }
+
     /// Whether more operations were tried than succeed.
     pub(super) fn is_interrupted(&self) -> bool {
         self.world().interrupted
@@ -304,13 +310,13 @@ impl Files for Disk {
         Ok(())
     }
 
-    fn sync_directory(&self, path: &Path) -> io::Result<()> {
-        let mut world = self.world();
-        world.operate()?;
-        let directory = world.directories.get_mut(path).ok_or(ErrorKind::NotFound)?;
-        directory.synced = directory.now.clone();
-        directory.since.clear();
-        Ok(())
+    fn open_directory(&self, path: &Path) -> io::Result<Box<dyn OpenDirectory>> {
+        let world = self.world();
+        if world.opens_no_directories {
+            return Err(Error::other("too many open files"));
+        }
+        world.directories.get(path).ok_or(ErrorKind::NotFound)?;
+        Ok(Box::new(Opened { disk: self.clone(), path: path.to_owned() }))
     }
 
     fn open_locks(&self, _: &Path) -> io::Result<Box<dyn LockFile>> {
@@ -340,6 +346,23 @@ impl NewFile for Handle {
         let content = &mut world.files[self.file];
         content.synced = content.now.clone();
         content.is_dirty = false;
+        Ok(())
+    }
+}
+
+/// A directory that is open.
+struct Opened {
+    disk: Disk,
+    path: PathBuf,
+}
+
+impl OpenDirectory for Opened {
+    fn sync(&self) -> io::Result<()> {
+        let mut world = self.disk.world();
+        world.operate()?;
+        let directory = world.directories.get_mut(&self.path).ok_or(ErrorKind::NotFound)?;
+        directory.synced = directory.now.clone();
+        directory.since.clear();
         Ok(())
     }
 }
