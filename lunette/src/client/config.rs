@@ -30,29 +30,30 @@ struct Steps {
 
 /// Carries out `lunette apply`.
 pub(super) fn apply(call: &ApplyCall) -> Result<()> {
-    // What is wrong with it is told with its place, which only we know.
-    let toml = to_toml(&command::read(&call.file)?)?;
+    // What is wrong with it is told with its place, which only we know. The system is the daemon's, and so are secrets.
+    let toml = to_toml(&command::read(&call.file, false)?)?;
     let mut daemon = connect(&call.control)?;
     let Status { generation, .. } = daemon.call("control.status", &json!({}))?;
     let plan: Value = daemon.call("config.plan", &json!({ "toml": toml }))?;
     if call.json && call.dry_run {
         return print_json(&plan);
     }
-    let Steps { steps, waiting, text } = serde_json::from_value(plan.clone())?;
+    let Steps { text, .. } = serde_json::from_value(plan.clone())?;
     if !call.json {
         print_text(&text)?;
     }
     if call.dry_run {
         return Ok(());
     }
-    if steps.is_empty() && (waiting.is_empty() || call.permitted.except_restart) {
-        return if call.json { print_json(&plan) } else { Ok(()) };
-    }
+    // Also if nothing changes now: something else may have waited for the next start, and secrets may be others.
     let mut params = permitted(&call.permitted);
     params["toml"] = toml.into();
     // What has been shown, and nothing else.
     params["if_generation"] = generation.into();
-    done(&mut daemon, "config.apply", &params, call.json)
+    match done(&mut daemon, "config.apply", &params, call.json)? {
+        Some(done) if !done.steps.is_empty() || !done.waiting.is_empty() => print_text(&done.count()),
+        _ => Ok(()),
+    }
 }
 
 /// Carries out `lunette reload`.
@@ -60,7 +61,7 @@ pub(super) fn reload(call: &ReloadCall) -> Result<()> {
     let mut params = permitted(&call.permitted);
     params["discard"] = call.discard.into();
     let mut daemon = connect(&call.control)?;
-    done(&mut daemon, "config.reload", &params, call.json)
+    done(&mut daemon, "config.reload", &params, call.json)?.map_or(Ok(()), |done| print_text(&done.count()))
 }
 
 /// Carries out `lunette save`.
@@ -82,8 +83,20 @@ fn permitted(permitted: &Permitted) -> Value {
     json!({ "except_restart": permitted.except_restart, "shrink": permitted.shrink })
 }
 
-/// Has a configuration applied, and says what has come of it.
-fn done(daemon: &mut Connection, method: &str, params: &Value, as_json: bool) -> Result<()> {
+impl Steps {
+    /// How many were done, and how many wait.
+    fn count(&self) -> String {
+        let count = |count: usize| if count == 1 { "1 step".to_owned() } else { format!("{count} steps") };
+        let done = count(self.steps.len());
+        match self.waiting.len() {
+            0 => format!("{done} done\n"),
+            left => format!("{done} done; {} for the next start of the daemon\n", count(left)),
+        }
+    }
+}
+
+/// Has a configuration applied. Returns what has come of it, unless that is printed as JSON.
+fn done(daemon: &mut Connection, method: &str, params: &Value, as_json: bool) -> Result<Option<Steps>> {
     #[derive(Deserialize)]
     struct Begun {
         job: u64,
@@ -91,12 +104,7 @@ fn done(daemon: &mut Connection, method: &str, params: &Value, as_json: bool) ->
     let Begun { job } = daemon.call(method, params)?;
     let result = wait_for(daemon, job, true).map_err(advised)?;
     if as_json {
-        return print_json(&result);
+        return print_json(&result).map(|()| None);
     }
-    let Steps { steps, waiting, .. } = serde_json::from_value(result)?;
-    let count = |count: usize| if count == 1 { "1 step".to_owned() } else { format!("{count} steps") };
-    print_text(&match waiting.len() {
-        0 => format!("{} done\n", count(steps.len())),
-        left => format!("{} done; {} for the next start of the daemon\n", count(steps.len()), count(left)),
-    })
+    Ok(Some(serde_json::from_value(result)?))
 }

@@ -57,10 +57,10 @@ pub(crate) enum ConfigCommand {
 /// Carries it out.
 pub(crate) fn run(command: &ConfigCommand) -> Result<()> {
     let text = match command {
-        ConfigCommand::Check { file, print: false } => summary(file, &read(file)?),
-        ConfigCommand::Check { file, print: true } => print::to_toml(&read(file)?)?,
+        ConfigCommand::Check { file, print: false } => summary(file, &read(file, true)?),
+        ConfigCommand::Check { file, print: true } => print::to_toml(&read(file, true)?)?,
         ConfigCommand::Diff { from, to, json } => {
-            let plan = diff(&read(from)?, &read(to)?);
+            let plan = diff(&read(from, true)?, &read(to, true)?);
             if *json { format!("{:#}\n", serde_json::to_value(&plan)?) } else { plan.to_string() }
         }
         ConfigCommand::Import { file, secrets } => {
@@ -80,10 +80,10 @@ fn say(text: &str) -> Result<()> {
     }
 }
 
-/// A configuration that can be used. Warnings go to standard error.
-pub(crate) fn read(path: &Path) -> Result<Model> {
-    let setting =
-        Setting { iscsi_sockets: None, vhost_user_sockets: None, looks_at_system: true, is_whole: true };
+/// A configuration that can be used, also as far as the system is concerned if that is to be looked at. Warnings go to
+/// standard error.
+pub(crate) fn read(path: &Path, looks_at_system: bool) -> Result<Model> {
+    let setting = Setting { iscsi_sockets: None, vhost_user_sockets: None, looks_at_system, is_whole: true };
     let (model, report) = load(path, Files::WithDirectory, Document::default(), setting)?;
     for warning in report.warnings() {
         let _ = writeln!(std::io::stderr(), "{warning}");
