@@ -100,7 +100,7 @@ impl NetworkEntity {
     }
 
     /// How it behaves now.
-    pub(crate) fn options(&self) -> Arc<EntityOptions> {
+    pub fn options(&self) -> Arc<EntityOptions> {
         self.options.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 

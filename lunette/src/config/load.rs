@@ -101,6 +101,7 @@ fn understand(
     setting: Setting,
     mut report: Report,
 ) -> Result<(Model, Report), Report> {
+    let becomes = before.daemon.user.clone();
     let trees: Vec<_> = sources.iter().map(|source| source.parse(&mut report)).collect();
     let mut reader = Reader { document: before, origins: BTreeMap::new(), report, sources };
     for (file, tree) in trees.iter().enumerate() {
@@ -113,7 +114,7 @@ fn understand(
     if report.is_usable() {
         let mut issues = check::check(&document, setting);
         if setting.looks_at_system {
-            issues.extend(system::check(&document));
+            issues.extend(system::check(&document, becomes.as_ref()));
         }
         let origins = Origins { origins: &origins, sources };
         for issue in issues {

@@ -44,11 +44,15 @@ pub(super) fn configure(options: &Serve, sockets: Sockets) -> Result<(Model, Rep
         looks_at_system: true,
         is_whole: true,
     };
+    // Who reads files is to know who will own them.
+    let user = || Daemon { user: daemon.user.clone(), ..Daemon::default() };
+    let alone = || anyhow::Ok(Document { daemon: user(), ..document(options, &daemon, sockets)? });
+    let nothing = || Document { daemon: user(), ..Document::default() };
     let whole = |path: &Path| std::path::absolute(path).with_context(|| path.display().to_string());
     let loaded = match (&options.iscsi_config, file(options, sockets)) {
-        (None, Some(path)) => load(&whole(path)?, Files::WithDirectory, Document::default(), setting),
-        (Some(path), _) => load(&whole(path)?, Files::Alone, document(options, &daemon, sockets)?, setting),
-        (None, None) => without_file(document(options, &daemon, sockets)?, setting),
+        (None, Some(path)) => load(&whole(path)?, Files::WithDirectory, nothing(), setting),
+        (Some(path), _) => load(&whole(path)?, Files::Alone, alone()?, setting),
+        (None, None) => without_file(alone()?, setting),
     };
     let (mut model, report) = loaded?;
     model.daemon = model.daemon.overridden_by(daemon);

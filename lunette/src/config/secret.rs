@@ -11,7 +11,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use std::borrow::Cow;
 use std::fmt;
 use std::fs::File;
-use std::io::Read;
+use std::io::{ErrorKind, Read};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use zeroize::Zeroizing;
@@ -95,8 +95,9 @@ const CREDENTIALS: &str = "CREDENTIALS_DIRECTORY";
 const LONGEST: u64 = 4096;
 
 impl SecretSource {
-    /// Reads the secret. A `short` one may be so short that it can be guessed.
-    pub(crate) fn load(&self, short: bool) -> Result<Secret> {
+    /// Reads the secret. A `short` one may be so short that it can be guessed. What belongs to the `user` that this process is to
+    /// become is as good as its own.
+    pub(crate) fn load(&self, short: bool, user: Option<u32>) -> Result<Secret> {
         let path = match self {
             Self::File(path) => path.as_path().to_owned(),
             Self::Credential(name) => {
@@ -104,7 +105,7 @@ impl SecretSource {
             }
         };
         let told = || format!("cannot use the secret in {}", path.display());
-        let mut bytes = read(&path, matches!(self, Self::File(_))).with_context(told)?;
+        let mut bytes = read(&path, matches!(self, Self::File(_)), user).with_context(told)?;
         // As editors and `echo` leave it.
         for end in [b'\n', b'\r'] {
             if bytes.last() == Some(&end) {
@@ -121,25 +122,32 @@ impl SecretSource {
 fn credential(name: &str, directory: Option<PathBuf>) -> Result<PathBuf> {
     let is_name = !name.is_empty() && !name.contains('/') && name != "." && name != "..";
     ensure!(is_name, "`{name}` is not the name of a credential");
-    let directory = directory.ok_or_else(|| {
-        anyhow!(
-            "the credential `{name}` has not been passed: ${CREDENTIALS} is not set. systemd sets it for a service with \
-             LoadCredential="
-        )
-    })?;
-    Ok(directory.join(name))
+    Ok(directory.ok_or_else(|| NotPassed(name.to_owned()))?.join(name))
+}
+
+/// A credential that only another process has been passed.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "the credential `{0}` has not been passed: ${CREDENTIALS} is not set. systemd sets it for a service with LoadCredential="
+)]
+struct NotPassed(String);
+
+/// Whether a secret could not be loaded only because of who we are: others may be able to.
+pub(crate) fn is_for_others(error: &anyhow::Error) -> bool {
+    let is_denied = |error: &std::io::Error| error.kind() == ErrorKind::PermissionDenied;
+    error.chain().any(|cause| cause.is::<NotPassed>() || cause.downcast_ref().is_some_and(is_denied))
 }
 
 /// The bytes of a file. What is the user's own `must_be_private`; the service manager has seen to that for its own.
-fn read(path: &Path, must_be_private: bool) -> Result<Zeroizing<Vec<u8>>> {
+fn read(path: &Path, must_be_private: bool, becomes: Option<u32>) -> Result<Zeroizing<Vec<u8>>> {
     // A pipe must not keep the daemon from starting.
     let mut open = File::options();
     let file = open.read(true).custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY).open(path)?;
     let data = file.metadata()?;
     ensure!(data.is_file(), "it is not a file");
     let mode = data.mode() & 0o7777;
-    let user = rustix::process::geteuid().as_raw();
-    if must_be_private && data.uid() != user && data.uid() != 0 {
+    let owners = [Some(0), Some(rustix::process::geteuid().as_raw()), becomes];
+    if must_be_private && !owners.contains(&Some(data.uid())) {
         return Err(anyhow!("it belongs to the user {}, who can change it", data.uid()));
     }
     if must_be_private && mode & 0o077 != 0 {
@@ -165,7 +173,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         fs::write(directory.path().join("a"), content).unwrap();
         fs::set_permissions(directory.path().join("a"), Permissions::from_mode(mode)).unwrap();
-        file(directory.path().join("a")).load(short)
+        file(directory.path().join("a")).load(short, None)
     }
 
     fn refusal(content: &[u8], mode: u32) -> String {
@@ -194,10 +202,10 @@ mod tests {
             let error = refusal(content, mode);
             assert!(error.contains(part) && error.contains("cannot use the secret in /"), "{error}");
         }
-        let missing = file("/no/such/secret").load(false);
+        let missing = file("/no/such/secret").load(false, None);
         assert!(format!("{:#}", missing.unwrap_err()).contains("/no/such/secret: No such file"));
         let directory = tempfile::tempdir().unwrap();
-        let not_a_file = file(directory.path()).load(false);
+        let not_a_file = file(directory.path()).load(false, None);
         assert!(format!("{:#}", not_a_file.unwrap_err()).contains("it is not a file"));
     }
 
@@ -208,9 +216,10 @@ mod tests {
         }
         let file = tempfile::NamedTempFile::new().unwrap();
         std::os::unix::fs::chown(file.path(), Some(65534), None).unwrap();
-        let refused = read(file.path(), true).unwrap_err().to_string();
+        let refused = read(file.path(), true, Some(65533)).unwrap_err().to_string();
         assert!(refused.contains("the user 65534"), "{refused}");
-        assert!(read(file.path(), false).is_ok(), "the service manager knows what it does");
+        assert!(read(file.path(), true, Some(65534)).is_ok(), "it is about to become that user");
+        assert!(read(file.path(), false, None).is_ok(), "the service manager knows what it does");
     }
 
     #[test]
@@ -221,6 +230,9 @@ mod tests {
         for name in ["", ".", "..", "../a", "a/b"] {
             assert!(credential(name, directory.clone()).is_err(), "{name}");
         }
-        assert!(credential("a", None).unwrap_err().to_string().contains("LoadCredential="));
+        let not_passed = credential("a", None).unwrap_err();
+        assert!(not_passed.to_string().contains("LoadCredential=") && is_for_others(&not_passed));
+        assert!(!is_for_others(&credential("..", None).unwrap_err()));
+        assert!(!is_for_others(&file("/no/such/secret").load(false, None).unwrap_err()));
     }
 }

@@ -2,7 +2,9 @@
 
 use super::check::{Issue, Where};
 use super::document::Document;
-use super::iscsi::Chap;
+use super::iscsi::{Account, Chap};
+use super::report::Severity;
+use super::secret::is_for_others;
 use super::values::{Principal, StoreSpec};
 use lunette_transport_vhost_user::Access;
 use nix::unistd::{Group, User};
@@ -12,17 +14,18 @@ use std::os::unix::fs::MetadataExt;
 use super::daemon::VhostUser;
 use super::values::Mode;
 
-/// What is wrong.
-pub(super) fn check(document: &Document) -> Vec<Issue> {
+/// What is wrong. `becomes`: whom the command line has the daemon become.
+pub(super) fn check(document: &Document, becomes: Option<&Principal>) -> Vec<Issue> {
     let mut issues = Vec::new();
+    let becomes = becomes.or(document.daemon.user.as_ref()).and_then(|name| user(name).ok());
     let at = |section, index| Where { section, index, keys: Vec::new() };
     if let Some(policy) = &document.discovery.chap {
-        chap(policy, &at("discovery", 0).at("chap"), &mut issues);
+        chap(policy, becomes, &at("discovery", 0).at("chap"), &mut issues);
     }
     for (index, target) in document.targets.iter().enumerate() {
         for (rule, access) in target.access.iter().enumerate() {
             if let Some(policy) = &access.chap {
-                chap(policy, &at("target", index).at("access").at(rule).at("chap"), &mut issues);
+                chap(policy, becomes, &at("target", index).at("access").at(rule).at("chap"), &mut issues);
             }
         }
     }
@@ -53,11 +56,11 @@ fn look_up(found: Option<Result<u32, String>>, at: Where, issues: &mut Vec<Issue
 }
 
 /// Secrets can be read, by nobody else, and each side has its own.
-fn chap(policy: &Chap, at: &Where, issues: &mut Vec<Issue>) {
-    let own = policy.target.as_ref().map(|account| account.secret.load(policy.short_secrets));
-    let own = match own {
+fn chap(policy: &Chap, becomes: Option<u32>, at: &Where, issues: &mut Vec<Issue>) {
+    let load = |account: &Account| account.secret.load(policy.short_secrets, becomes);
+    let own = match policy.target.as_ref().map(load) {
         Some(Err(error)) => {
-            issues.push(Issue::new(at.at("target").at("secret"), format!("{error:#}")));
+            issues.push(no_secret(at.at("target").at("secret"), &error));
             None
         }
         Some(Ok(secret)) => Some(secret),
@@ -65,8 +68,8 @@ fn chap(policy: &Chap, at: &Where, issues: &mut Vec<Issue>) {
     };
     for (index, account) in policy.accounts.iter().enumerate() {
         let at = at.at("accounts").at(index);
-        match account.secret.load(policy.short_secrets) {
-            Err(error) => issues.push(Issue::new(at.at("secret"), format!("{error:#}"))),
+        match load(account) {
+            Err(error) => issues.push(no_secret(at.at("secret"), &error)),
             // Each side could otherwise have the other answer its own challenge.
             Ok(secret) if own.as_ref().is_some_and(|own| own.is_same(&secret)) => {
                 let what = format!(
@@ -78,6 +81,12 @@ fn chap(policy: &Chap, at: &Where, issues: &mut Vec<Issue>) {
             Ok(_) => {}
         }
     }
+}
+
+/// Who looks need not be who serves: what only others can read is refused by who needs it.
+fn no_secret(at: Where, error: &anyhow::Error) -> Issue {
+    let severity = if is_for_others(error) { Severity::Warning } else { Severity::Error };
+    Issue { severity, ..Issue::new(at, format!("{error:#}")) }
 }
 
 /// Different paths of one file.

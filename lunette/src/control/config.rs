@@ -108,7 +108,8 @@ pub(super) fn plan(call: &Call<'_>, Wanted { toml, base }: Wanted) -> Result<Ste
 /// What would be done, and what would wait for a restart.
 fn would_be(call: &Call<'_>, wanted: Model) -> Result<Steps, Failure> {
     let running = &call.daemon.running;
-    let permit = Permit { except_restart: true, shrink: true, ..WHOLE };
+    let secrets = call.caller.role == Role::Administrator;
+    let permit = Permit { except_restart: true, shrink: true, secrets, ..WHOLE };
     steps(running.plan(&running.model(), wanted, permit)?)
 }
 
@@ -124,7 +125,8 @@ pub(super) fn apply(call: &Call<'_>, apply: Apply) -> Result<Steps, Failure> {
 }
 
 /// What a whole configuration may do.
-const WHOLE: Permit = Permit { recreate: true, except_restart: false, shrink: false, is_whole: true };
+const WHOLE: Permit =
+    Permit { recreate: true, except_restart: false, shrink: false, is_whole: true, secrets: true };
 
 fn become_it(call: &Call<'_>, wanted: Model, permit: Permit) -> Result<Done, Failure> {
     let become_it = |model: &mut Model| {

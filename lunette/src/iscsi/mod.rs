@@ -2,4 +2,4 @@
 
 mod plan;
 
-pub(crate) use plan::{Plan, Portal, Rule, Target, options, stop_time, target};
+pub(crate) use plan::{Plan, Portal, Rule, Target, has_same_secrets, options, stop_time, target};

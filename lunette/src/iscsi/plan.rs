@@ -2,7 +2,7 @@
 
 use crate::config::values::{Bytes, Length, Text};
 use crate::config::{self, Chap, Digest, Luns, Model};
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, anyhow};
 use lunette_iscsi::chap::{Algorithm, Credentials, Secret};
 use lunette_iscsi::params::Parameters;
 use lunette_iscsi::target::Settings;
@@ -51,18 +51,25 @@ pub(crate) struct Rule {
 impl Plan {
     /// What the model says. Reads the secrets.
     pub(crate) fn new(model: &Model) -> Result<Self> {
-        let options = options(&model.iscsi)?;
-        let targets = model.targets.values().map(target).collect::<Result<_>>()?;
+        let becomes = model.daemon.user.as_ref().map(config::user_number).transpose();
+        let becomes = becomes.map_err(|why| anyhow!(why))?;
+        let options = options(&model.iscsi, becomes)?;
+        let targets = model.targets.values().map(|wanted| target(wanted, becomes)).collect::<Result<_>>()?;
         Ok(Self { options, targets })
     }
 }
 
-/// What concerns all of iSCSI. Reads the secrets.
-pub(crate) fn options(wanted: &config::Iscsi) -> Result<EntityOptions> {
+/// What concerns all of iSCSI. Reads the secrets, before the daemon `becomes` another user.
+pub(crate) fn options(wanted: &config::Iscsi, becomes: Option<u32>) -> Result<EntityOptions> {
     let config::Iscsi { addresses, discovery, limits: wanted_limits, times: wanted_times } = wanted;
     let discovery = DiscoveryAccess {
         addresses: inner(&discovery.addresses),
-        chap: discovery.chap.as_ref().map(chap).transpose().context("[discovery]")?,
+        chap: discovery
+            .chap
+            .as_ref()
+            .map(|policy| chap(policy, becomes))
+            .transpose()
+            .context("[discovery]")?,
     };
     let logins = limits(wanted_limits);
     Ok(EntityOptions { addresses: inner(addresses), discovery, logins, ..times(wanted_times) })
@@ -85,17 +92,17 @@ impl From<&config::Portal> for Portal {
     }
 }
 
-/// What a target is. Reads the secrets.
-pub(crate) fn target(wanted: &config::Target) -> Result<Target> {
-    with_secrets(wanted).with_context(|| format!("target {}", wanted.name))
+/// What a target is. Reads the secrets, before the daemon `becomes` another user.
+pub(crate) fn target(wanted: &config::Target, becomes: Option<u32>) -> Result<Target> {
+    with_secrets(wanted, becomes).with_context(|| format!("target {}", wanted.name))
 }
 
-fn with_secrets(wanted: &config::Target) -> Result<Target> {
+fn with_secrets(wanted: &config::Target, becomes: Option<u32>) -> Result<Target> {
     let rule = |rule: &config::Access| {
         Ok(Rule {
             initiators: inner(&rule.initiators),
             addresses: inner(&rule.addresses),
-            chap: rule.chap.as_ref().map(chap).transpose()?,
+            chap: rule.chap.as_ref().map(|policy| chap(policy, becomes)).transpose()?,
             luns: rule.units.clone(),
         })
     };
@@ -113,9 +120,9 @@ fn with_secrets(wanted: &config::Target) -> Result<Target> {
 }
 
 /// Who may log in, with his secret.
-fn chap(policy: &Chap) -> Result<ChapPolicy> {
+fn chap(policy: &Chap, becomes: Option<u32>) -> Result<ChapPolicy> {
     let load = |account: &config::Account| {
-        let secret = account.secret.load(policy.short_secrets)?;
+        let secret = account.secret.load(policy.short_secrets, becomes)?;
         anyhow::Ok(Credentials { name: account.name.to_string(), secret })
     };
     let accounts = policy.accounts.iter().map(load).map(|account| account.map(|it| (it.name, it.secret)));
@@ -194,6 +201,17 @@ impl lunette_iscsi::chap::Accounts for Known {
     fn secret(&self, name: &str) -> Option<&Secret> {
         self.0.get(name)
     }
+}
+
+/// Whether the secrets of the accounts of `wanted` are the same in both.
+pub(crate) fn has_same_secrets(wanted: &Chap, one: &ChapPolicy, other: &ChapPolicy) -> bool {
+    let same = |one: Option<&Secret>, other: Option<&Secret>| match (one, other) {
+        (Some(one), Some(other)) => one.is_same(other),
+        (one, other) => one.is_none() && other.is_none(),
+    };
+    let mut names = wanted.accounts.iter().map(|account| account.name.as_str());
+    names.all(|name| same(one.accounts.secret(name), other.accounts.secret(name)))
+        && same(one.own.as_ref().map(|own| &own.secret), other.own.as_ref().map(|own| &own.secret))
 }
 
 #[cfg(test)]

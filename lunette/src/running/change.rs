@@ -28,6 +28,8 @@ pub(crate) struct Permit {
     pub(crate) shrink: bool,
     /// It is a whole configuration, which also says what the daemon itself is to be after its next start.
     pub(crate) is_whole: bool,
+    /// Secrets are read again.
+    pub(crate) secrets: bool,
 }
 
 /// What was done.
@@ -89,6 +91,9 @@ impl Running {
             false => diff(before, &wanted),
         };
         plan.steps.iter_mut().for_each(|step| self.look_at_store(step));
+        if permit.secrets {
+            self.add_other_secrets(&mut plan, &wanted).map_err(failure)?;
+        }
         let recreated: Vec<_> =
             plan.steps.iter().filter(|step| step.how == How::Recreate && !permit.recreate).collect();
         if !recreated.is_empty() {

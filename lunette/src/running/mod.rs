@@ -9,6 +9,7 @@ mod exports;
 mod keep;
 mod ports;
 mod prepare;
+mod secrets;
 mod show;
 mod step;
 mod targets;

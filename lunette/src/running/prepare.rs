@@ -80,7 +80,7 @@ impl Running {
             }
             Effect::Export(export) => self.prepare_export(export, prepared),
             Effect::Iscsi(iscsi) => {
-                prepared.iscsi = Some(iscsi::options(iscsi)?);
+                prepared.iscsi = Some(iscsi::options(iscsi, None)?);
                 Ok(())
             }
             _ => Ok(()),
@@ -97,7 +97,7 @@ impl Running {
 
 impl Prepared {
     fn target(&mut self, target: &config::Target) -> Result<()> {
-        self.targets.insert(target.name.clone(), iscsi::target(target)?);
+        self.targets.insert(target.name.clone(), iscsi::target(target, None)?);
         Ok(())
     }
 }

@@ -184,6 +184,11 @@ impl Now {
 }
 
 impl Target {
+    /// Its rules, with their secrets.
+    pub(super) fn rules(&self) -> &[iscsi::Rule] {
+        &self.terms.access
+    }
+
     /// Shows what the configuration says.
     fn take_luns(&mut self, wanted: &config::Target) {
         self.terms.luns.clone_from(&wanted.units);

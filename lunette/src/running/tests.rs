@@ -1,5 +1,7 @@
 //! Changes of what is served.
 
+mod secrets;
+
 use super::*;
 use crate::cli::Call;
 use crate::config::origin::Origin;
@@ -101,7 +103,8 @@ fn model(folder: &Path, text: &str) -> Model {
     from_text(Path::new("/x"), text, setting).unwrap_or_else(|report| panic!("{report}")).0
 }
 
-const ANY: Permit = Permit { recreate: true, except_restart: false, shrink: true, is_whole: true };
+const ANY: Permit =
+    Permit { recreate: true, except_restart: false, shrink: true, is_whole: true, secrets: true };
 
 const BASIS: &str = r#"
 [[unit]]
