@@ -28,6 +28,8 @@ pub(crate) const DEFAULT_FILE: &str = "/etc/lunette/lunette.toml";
 const DIRECTORY: &str = "conf.d";
 /// The longest file, in bytes: ten thousand units have less.
 const LONGEST_FILE: u64 = 16 << 20;
+/// All files together, in bytes.
+const MOST_BYTES: usize = 32 << 20;
 /// The most files in the directory.
 const MOST_FILES: usize = 4096;
 
@@ -69,9 +71,18 @@ pub(crate) fn load(
         }
     }
     let mut sources = Vec::new();
+    let mut left = MOST_BYTES;
     for path in paths {
         match Source::read(&path) {
-            Ok(source) => sources.push(source),
+            Ok(source) => {
+                let Some(rest) = left.checked_sub(source.text.len()) else {
+                    let what = format!("the files have more than {} MiB together", MOST_BYTES >> 20);
+                    report.add(mistake(Spot::file(&path), what));
+                    return Err(report);
+                };
+                left = rest;
+                sources.push(source);
+            }
             Err(mistake) => report.add(*mistake),
         }
     }

@@ -1,6 +1,6 @@
 //! The syntax of `targets.conf`, as Config::General reads it: lines of a key and a value, and blocks within angle brackets.
 
-use super::read;
+use super::{LONGEST_FILE, read};
 use anyhow::{Context, Result, bail, ensure};
 use std::path::{Path, PathBuf};
 
@@ -20,11 +20,28 @@ const DEEPEST: usize = 8;
 /// The most files.
 const MOST_FILES: usize = 1024;
 
+/// How much may still be read.
+struct Left {
+    files: usize,
+    bytes: u64,
+}
+
+impl Left {
+    fn take(&mut self, text: &str) -> Result<()> {
+        let files = self.files.checked_sub(1);
+        self.files = files.with_context(|| format!("more than {MOST_FILES} files are included"))?;
+        let bytes = self.bytes.checked_sub(text.len() as u64);
+        self.bytes =
+            bytes.with_context(|| format!("the files have more than {} MiB together", LONGEST_FILE >> 20))?;
+        Ok(())
+    }
+}
+
 /// Reads what stands in a text, and in the files that it includes.
 pub(super) fn parse(path: &Path, text: &str) -> Result<Vec<Directive>> {
-    let mut files = 0;
+    let mut left = Left { files: MOST_FILES, bytes: LONGEST_FILE };
     let mut lines = Vec::new();
-    collect(path, text, true, 0, &mut files, &mut lines)?;
+    collect(path, text, true, 0, &mut left, &mut lines)?;
     let mut lines = lines.into_iter();
     let directives = block(&mut lines, None, 0)?;
     Ok(directives)
@@ -41,11 +58,10 @@ fn collect(
     text: &str,
     is_first: bool,
     depth: usize,
-    files: &mut usize,
+    left: &mut Left,
     lines: &mut Vec<Line>,
 ) -> Result<()> {
-    *files += 1;
-    ensure!(*files <= MOST_FILES, "more than {MOST_FILES} files are included");
+    left.take(text)?;
     let mut joined = String::new();
     for (index, line) in text.lines().enumerate() {
         let number = index + 1;
@@ -64,7 +80,7 @@ fn collect(
                 for path in matching(path, pattern) {
                     let inner = read(&path)
                         .with_context(|| format!("line {place}: cannot read {}", path.display()))?;
-                    collect(&path, &inner, false, depth + 1, files, lines)?;
+                    collect(&path, &inner, false, depth + 1, left, lines)?;
                 }
             }
             _ if !text.is_empty() => lines.push(Line { place, text }),
@@ -208,6 +224,9 @@ mod tests {
         assert_eq!(keys(&format!("include {}\nd\n", path("3.txt").display())).as_deref(), Ok("cd"));
         assert_eq!(keys("include none-*\n").as_deref(), Ok(""));
         assert!(keys("include me\n").unwrap_err().contains("too deeply"));
+        // Each may be as long, but not all of them.
+        std::fs::File::create(path("long")).unwrap().set_len(LONGEST_FILE / 2).unwrap();
+        assert!(keys("include long\ninclude long\n").unwrap_err().contains("16 MiB together"));
         assert!(keys("include none\n").unwrap_err().contains("line 1: cannot read"));
     }
 

@@ -87,6 +87,18 @@ fn the_files_of_a_directory_belong_together() {
 }
 
 #[test]
+fn files_are_not_too_long_together() {
+    let directory = directory(&[("lunette.toml", "")]);
+    for name in ["conf.d/1.toml", "conf.d/2.toml", "conf.d/3.toml"] {
+        let path = directory.path().join(name);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::File::create(path).unwrap().set_len(15 << 20).unwrap();
+    }
+    let told = read(&directory).unwrap_err();
+    assert!(told.contains("32 MiB together") && told.contains("conf.d/3.toml"), "{told}");
+}
+
+#[test]
 fn what_is_said_in_two_files_is_told_with_both_places() {
     let unit = "[[unit]]\nname = \"a\"\nstore = \"ram:1M\"\n";
     let directory = directory(&[
@@ -145,6 +157,20 @@ fn secrets_users_and_files_are_looked_at() {
     let text = format!("{target}accounts = [{}]\n", account("good"));
     fs::write(path("lunette.toml"), &text).unwrap();
     read(&directory).unwrap();
+    // Who looks need not be who serves.
+    let text = format!("{target}accounts = [{{ name = \"a\", secret = {{ credential = \"chap-a\" }} }}]\n");
+    fs::write(path("lunette.toml"), &text).unwrap();
+    read(&directory).unwrap();
+    if !rustix::process::geteuid().is_root() {
+        return;
+    }
+    // Also if the file says who that is.
+    std::os::unix::fs::chown(path("good"), Some(65534), None).unwrap();
+    for (user, can_be) in [("", false), ("[daemon]\nuser = \"65534\"\n", true)] {
+        let text = format!("{target}accounts = [{}]\n{user}", account("good"));
+        fs::write(path("lunette.toml"), &text).unwrap();
+        assert_eq!(read(&directory).is_ok(), can_be, "{user}");
+    }
 }
 
 #[test]
