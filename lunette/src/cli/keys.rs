@@ -185,10 +185,11 @@ impl<T: Keyed> FromArgMatches for Keys<T> {
     fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {
         for (key, _) in told::<T>() {
             let Some(value) = matches.get_one::<Value>(&key) else { continue };
-            let value = match value.as_str().filter(|_| T::PATHS.contains(&key.as_str())) {
-                Some(path) => Value::from(absolute(path)?),
-                None => value.clone(),
-            };
+            let mut value = value.clone();
+            match value.as_str().filter(|_| T::PATHS.contains(&key.as_str())) {
+                Some(path) => value = absolute(path)?.into(),
+                None => find_secrets(&mut value)?,
+            }
             self.said.insert(key, value);
         }
         Ok(())
@@ -206,6 +207,22 @@ pub(crate) fn absolute(path: &str) -> Result<String, clap::Error> {
         .into_os_string()
         .into_string()
         .map_err(|_| why("its directory has a name that is no UTF-8".into()))
+}
+
+/// Makes the paths of secrets absolute, wherever in a value they are.
+fn find_secrets(value: &mut Value) -> Result<(), clap::Error> {
+    match value {
+        Value::Array(values) => values.iter_mut().try_for_each(find_secrets),
+        Value::Object(table) => {
+            if let Some(Value::String(path)) =
+                table.get_mut("secret").and_then(|secret| secret.get_mut("file"))
+            {
+                *path = absolute(path)?;
+            }
+            table.values_mut().try_for_each(find_secrets)
+        }
+        _ => Ok(()),
+    }
 }
 
 /// The keys of a table that can be unset.
@@ -250,7 +267,15 @@ mod tests {
         ]);
         let expected = json!({ "groups": [2], "units": { "0": "a", "7": "b" }, "access": [{ "initiators": ["iqn.2026-11.x:a"] }] });
         assert_eq!(target.unwrap(), expected);
-        let here = std::env::current_dir().unwrap().join("vm.sock");
+        let accounts = "accounts = [{ name = \"a\", secret = { file = \"chap/a\" } }]";
+        let own = "target = { name = \"b\", secret = { credential = \"b\" } }";
+        let rules =
+            keys::<Target>(&["--access", &format!("[{{ chap = {{ {accounts}, {own} }} }}]")]).unwrap();
+        let chap = &rules["access"][0]["chap"];
+        let here = std::env::current_dir().unwrap();
+        assert_eq!(chap["accounts"][0]["secret"], json!({ "file": here.join("chap/a") }));
+        assert_eq!(chap["target"]["secret"], json!({ "credential": "b" }));
+        let here = here.join("vm.sock");
         assert_eq!(keys::<VhostUser>(&["--socket", "vm.sock"]).unwrap(), json!({ "socket": here }));
         assert_eq!(keys::<Unit>(&["--store", "ram:1M"]).unwrap(), json!({ "store": "ram:1M" }));
         assert_eq!(

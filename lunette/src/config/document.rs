@@ -141,8 +141,28 @@ impl From<&Model> for Document {
 }
 
 /// What has paths, of which relative ones begin where its file is.
-pub(super) trait Rebase {
+pub(crate) trait Rebase {
     fn rebase(&mut self, _: &Path) {}
+
+    /// Whether there are relative ones, which mean something else elsewhere.
+    fn has_relative_paths(&self) -> bool
+    where
+        Self: Clone + PartialEq,
+    {
+        let mut absolute = self.clone();
+        absolute.rebase(Path::new("/"));
+        absolute != *self
+    }
+}
+
+impl Rebase for Document {
+    fn rebase(&mut self, base: &Path) {
+        self.daemon.rebase(base);
+        self.discovery.rebase(base);
+        self.units.rebase(base);
+        self.targets.rebase(base);
+        self.vhost_user.rebase(base);
+    }
 }
 
 impl<T: Rebase> Rebase for Option<T> {

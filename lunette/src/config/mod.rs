@@ -29,7 +29,7 @@ pub(crate) mod values;
 
 pub(crate) use check::Setting;
 pub(crate) use daemon::{Confine, Daemon, IoMode, Places, PollMode, VhostUser};
-pub(crate) use document::{Document, Iscsi, Model, PortalKey};
+pub(crate) use document::{Document, Iscsi, Model, PortalKey, Rebase};
 pub(crate) use import::import_text;
 pub(crate) use iscsi::{
     Access, Account, Chap, Digest, Limits, Luns, Parameters, PortGroup, Portal, Target, Times,

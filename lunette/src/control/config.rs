@@ -3,7 +3,7 @@
 use super::Call;
 use super::events::APPLIED;
 use crate::config::diff::{Plan, Step};
-use crate::config::{self, Model, Setting, to_toml};
+use crate::config::{self, Document, Model, Rebase, Setting, to_toml};
 use crate::confinement;
 use crate::running::{Done, Permit, failure};
 use lunette_control::{Failure, NoParams, Role};
@@ -150,9 +150,14 @@ pub(super) fn reload(call: &Call<'_>, reload: Reload) -> Result<Steps, Failure> 
             "the daemon was started with options: there is no file to be read again",
         ));
     };
-    // Somebody may have written there by now what runs.
-    running.look_at_files();
-    if !discard && !running.is_saved() {
+    let is_saved = || {
+        // Somebody may have written there by now what runs.
+        running.is_saved() || {
+            running.look_at_files();
+            running.is_saved()
+        }
+    };
+    if !discard && !is_saved() {
         return Err(Failure::failed(
             "what was changed while the daemon runs is not saved and would be lost: save it (config.save), or say `discard`",
         ));
@@ -180,6 +185,9 @@ fn understand(call: &Call<'_>, toml: String, base: Option<PathBuf>) -> Result<Mo
     let path = base.unwrap_or_default().join("configuration");
     let read = config::from_text(Path::new(&path), toml, setting);
     let (mut model, _) = read.map_err(Failure::failed)?;
+    if Document::from(&model).has_relative_paths() {
+        return Err(Failure::parameters("toml: write paths from / on, or say where they begin (`base`)"));
+    }
     if let Some(keeper) = &call.daemon.running.keeper {
         model.daemon = keeper.origin.overridden(model.daemon);
     }

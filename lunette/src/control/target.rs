@@ -3,7 +3,7 @@
 use super::patch::Patch;
 use super::{Call, no_unit, place};
 use crate::config::values::{Lun, Name, TargetName};
-use crate::config::{self, Luns, Model};
+use crate::config::{self, Luns, Model, Rebase};
 use crate::running::{Permit, luns_of_all};
 use lunette_control::{Failure, NoParams};
 use schemars::JsonSchema;
@@ -112,6 +112,7 @@ fn status(call: &Call<'_>, model: &Model, target: &config::Target) -> TargetStat
 
 pub(super) fn create(call: &Call<'_>, target: config::Target) -> Result<Created, Failure> {
     let name = target.name.clone();
+    is_absolute(&target)?;
     let edit = |model: &mut Model| match model.targets.get(&target.name) {
         Some(known) if *known == target => Ok(false),
         Some(_) => Err(Failure::new(
@@ -127,6 +128,14 @@ pub(super) fn create(call: &Call<'_>, target: config::Target) -> Result<Created,
     Ok(Created { created, target: show(call, Named { name })? })
 }
 
+/// The directory of whoever asks is not that of the daemon.
+fn is_absolute(target: &config::Target) -> Result<(), Failure> {
+    match target.has_relative_paths() {
+        false => Ok(()),
+        true => Err(Failure::parameters("access: write the paths of secrets from / on")),
+    }
+}
+
 pub(super) fn delete(call: &Call<'_>, Named { name }: Named) -> Result<(), Failure> {
     let edit = |model: &mut Model| model.targets.remove(&name).map(drop).ok_or_else(|| no_target(&name));
     call.daemon.running.change(Permit::default(), call.work, edit).map(drop)
@@ -138,7 +147,7 @@ pub(super) fn change(call: &Call<'_>, patch: Patch<config::Target>) -> Result<Ta
     let edit = |model: &mut Model| {
         let target = model.targets.get_mut(&name).ok_or_else(|| no_target(&name))?;
         *target = patch.apply(target)?;
-        Ok(())
+        is_absolute(target)
     };
     call.daemon.running.change(permit, call.work, edit)?;
     show(call, Named { name })

@@ -86,6 +86,14 @@ fn what_is_there_in_another_form_is_a_conflict() {
     assert_eq!(detached["places"], json!(["7:3"]));
     assert!(call("unit.delete", json!({ "name": "a" })).is_ok());
     assert_eq!(code("unit.delete", json!({ "name": "a" })), Failure::NOT_FOUND);
+    let rules = json!([{ "chap": { "accounts": [{ "name": "joe", "secret": { "file": "joe" } }] } }]);
+    let target = "iqn.2026-11.org.example:a";
+    assert_eq!(code("target.create", json!({ "name": target, "access": rules })), Failure::PARAMETERS);
+    assert_eq!(call("target.create", json!({ "name": target })).unwrap()["created"], true);
+    assert_eq!(code("target.change", json!({ "name": target, "access": rules })), Failure::PARAMETERS);
+    let relative = "[[unit]]\nname = \"a\"\nstore = \"a.img\"\n";
+    assert_eq!(code("config.plan", json!({ "toml": relative })), Failure::PARAMETERS);
+    assert!(call("config.plan", json!({ "toml": relative, "base": "/" })).is_ok());
     let portal = call("portal.create", json!({ "listen": "127.0.0.1:0" })).unwrap();
     assert!(call("portal.delete", json!({ "listen": portal["address"] })).is_ok());
     assert_eq!(code("portal.delete", json!({ "listen": portal["address"] })), Failure::NOT_FOUND);
