@@ -117,6 +117,73 @@ fn a_store_outside_the_allowed_paths_is_refused_and_logged() -> Result<()> {
     Ok(())
 }
 
+/// The configuration is neither in the state directory nor below the allowed paths.
+#[test]
+fn the_configuration_is_written_where_it_is() -> Result<()> {
+    let lunette = Lunette::new()?;
+    let (etc, inside) = (lunette.path("etc"), lunette.path("inside"));
+    fs::create_dir(&etc)?;
+    fs::create_dir(&inside)?;
+    let (file, link) = (etc.join("lunette.toml"), lunette.path("lunette.toml"));
+    fs::write(&file, "[[unit]]\nname = \"a\"\nstore = \"ram:1M\"\nlun = 0\n")?;
+    symlink(&file, &link)?;
+    let lunette = lunette.allow_only([&inside]).arg("--config").arg("lunette.toml");
+    let daemon = lunette.start()?;
+    for unit in ["b", "c"] {
+        lunette.ask(["lu", "create", unit, "--store", "ram:1M"])?.ok()?;
+        let said = lunette.ask(["save"])?.ok()?;
+        assert_eq!(said.stdout, format!("{} is written\n", file.display()));
+        ensure!(fs::read_to_string(&file)?.contains(&format!("\"{unit}\"")), "{unit} is not saved");
+    }
+    ensure!(link.is_symlink() && fs::read_dir(&etc)?.count() == 1, "nothing is left beside it");
+    daemon.stop()?;
+    Ok(())
+}
+
+/// Who becomes another user reads the secrets of that user, and reads them again.
+#[test]
+fn secrets_belong_to_the_user_that_the_daemon_becomes() -> Result<()> {
+    const NOBODY: u32 = 65534;
+    let lunette = Lunette::new()?;
+    fs::set_permissions(lunette.path(""), fs::Permissions::from_mode(0o755))?;
+    let secret = |text: &str, owner: u32| -> Result<()> {
+        let path = lunette.path("joe");
+        fs::write(&path, text)?;
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o600))?;
+        Ok(std::os::unix::fs::chown(&path, Some(owner), Some(owner))?)
+    };
+    let account = "accounts = [{ name = \"joe\", secret = { file = \"joe\" } }]";
+    let target = "[[target]]\nname = \"iqn.2026-11.dev.lunette:a\"\nunits = { 0 = \"a\" }\n";
+    let unit = "[[unit]]\nname = \"a\"\nstore = \"ram:1M\"\n[[portal]]\nlisten = \"127.0.0.1:0\"\n";
+    let text = format!("{unit}{target}[[target.access]]\n[target.access.chap]\n{account}\n");
+    fs::write(lunette.path("lunette.toml"), format!("[daemon]\nuser = \"nobody\"\n{text}"))?;
+    let of = lunette.clone().arg("--config").arg("lunette.toml");
+    secret("the_first_secret", NOBODY)?;
+    let daemon = of.start()?;
+    let log_in = |secret: &str| -> Result<tools::Output> {
+        let url = daemon.iscsi_url(0)?.replace("iscsi://", &format!("iscsi://joe%{secret}@"));
+        tools::output("iscsi-readcapacity16", ["-s", &url])
+    };
+    assert_eq!(lunette.ask(["reload"])?.ok()?.stdout, "0 steps done\n");
+    secret("the_second_one", NOBODY)?;
+    let done = lunette.ask(["reload"])?.ok()?;
+    assert_eq!(done.stdout, "1 step done\n");
+    log_in("the_second_one")?.ok()?;
+    log_in("the_first_secret")?.fails()?;
+    // One that the user can read no more stays what it is, and everything else goes on.
+    secret("of root only", 0)?;
+    let more = "[[unit]]\nname = \"b\"\nstore = \"ram:1M\"\nlun = 1\n";
+    fs::write(lunette.path("lunette.toml"), format!("[daemon]\nuser = \"nobody\"\n{text}{more}"))?;
+    assert_eq!(lunette.ask(["reload"])?.ok()?.stdout, "1 step done\n");
+    daemon.wait_for_log("secrets stay what they were")?;
+    log_in("the_second_one")?.ok()?;
+    daemon.stop()?;
+    let daemon = of.start()?;
+    daemon.wait_for_log("a secret stays what it is now")?;
+    daemon.stop()?;
+    Ok(())
+}
+
 /// A value of `/proc/PID/status`.
 fn status(of: &Path, key: &str) -> Result<String> {
     let text = fs::read_to_string(of.join("status"))?;

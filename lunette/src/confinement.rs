@@ -12,14 +12,16 @@ pub(crate) use allowed::{check, lock_wait, look, opener};
 pub(crate) use root::refusal;
 
 use crate::cli::Serve;
+use crate::config::origin::Origin;
 use crate::config::values::{FilePath, Principal};
 use crate::config::{self, Confine, Model, group_number};
 use crate::state::StateDir;
 use anyhow::{Context, Result};
 use clap::Args;
+use lunette_confine::Kinds;
+use lunette_confine::files::{self, Places};
 use lunette_confine::filter::{self, Mode};
 use lunette_confine::privileges::{self, Capabilities};
-use lunette_confine::{Kinds, files};
 use lunette_reactor::{ThreadKind, confine_threads};
 use std::path::{Path, PathBuf};
 
@@ -126,7 +128,7 @@ fn of_root() -> Capabilities {
 }
 
 /// Gives up what nobody needs who serves. Threads that are started from now on give up more.
-pub(crate) fn begin(options: &Serve, model: &Model, state: &StateDir) -> Result<()> {
+pub(crate) fn begin(options: &Serve, origin: &Origin, model: &Model, state: &StateDir) -> Result<()> {
     let Some(mode) = mode(&model.daemon) else {
         tracing::warn!("the daemon keeps all its rights: confine is off");
         return Ok(());
@@ -137,7 +139,7 @@ pub(crate) fn begin(options: &Serve, model: &Model, state: &StateDir) -> Result<
         );
     }
     if mode == Mode::Refuse {
-        confine_files(options, model, state);
+        confine_files(&places::of(options, origin.directory(), model, state));
     }
     let keep =
         needed(model, &own_groups()) | if privileges::is_root() { of_root() } else { Capabilities::empty() };
@@ -150,8 +152,8 @@ pub(crate) fn begin(options: &Serve, model: &Model, state: &StateDir) -> Result<
 }
 
 /// Where the kernel cannot do it, the daemon looks itself at the paths of stores, as it does anyway.
-fn confine_files(options: &Serve, model: &Model, state: &StateDir) {
-    match files::confine(&places::of(options, model, state)) {
+fn confine_files(places: &Places) {
+    match files::confine(places) {
         Ok(None) => allowed::confined(),
         Ok(Some(gaps)) => {
             allowed::confined();

@@ -53,6 +53,9 @@ pub(crate) fn serve(options: &Serve, log: &Log) -> Result<()> {
     let state_dir = state_dir.unwrap_or_else(StateDir::default_path);
     // SAFETY: nobody has started a thread so far.
     unsafe { confinement::become_user(options, &origin.files(), &model, &state_dir) }?;
+    if let Err(error) = Plan::new(&model) {
+        tracing::warn!("a secret stays what it is now, as the daemon's user cannot read it: {error:#}");
+    }
     let state = StateDir::open(&state_dir)?;
     if let Some(most) =
         descriptors.filter(|most| *most < plan.options.logins.connections as u64 + OTHER_DESCRIPTORS)
@@ -66,7 +69,7 @@ pub(crate) fn serve(options: &Serve, log: &Log) -> Result<()> {
     let access = ControlAccess::of(&model.daemon)?;
     // To give it to its group may take a right that is given up then.
     let control = open_control(inherited.control.take(), &model.daemon, &access, &state)?;
-    confinement::begin(options, &model, &state)?;
+    confinement::begin(options, &origin, &model, &state)?;
     if model.daemon.save_changes
         && let Err(why) = origin.try_to_write(&model)
     {

@@ -128,6 +128,12 @@ impl Origin {
         }
     }
 
+    /// The directory in which the one file is replaced, if there is such a file.
+    pub(crate) fn directory(&self) -> Option<PathBuf> {
+        let place = place(&self.file().ok()?).ok()?;
+        place.parent().map(Path::to_owned)
+    }
+
     /// Writes `text` beside `path`, or beside the one file, whose place it takes when it is [put](Draft::put) there.
     ///
     /// # Errors

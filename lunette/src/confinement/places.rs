@@ -17,8 +17,8 @@ const SYSTEM: &[&str] = &[
     "/usr/share/zoneinfo",
 ];
 
-/// What a daemon with these settings needs.
-pub(super) fn of(options: &Serve, model: &Model, state: &StateDir) -> Places {
+/// What a daemon with these settings needs, whose configuration is replaced in the directory `saved`.
+pub(super) fn of(options: &Serve, saved: Option<PathBuf>, model: &Model, state: &StateDir) -> Places {
     let daemon = &model.daemon;
     let mut files: Vec<(PathBuf, Use)> = match daemon.allowed_paths.is_empty() {
         true => vec![("/".into(), Use::Everything)],
@@ -36,9 +36,7 @@ pub(super) fn of(options: &Serve, model: &Model, state: &StateDir) -> Places {
     ];
     let read = configuration.into_iter().flatten().chain(secrets(model)).map(directory_of);
     files.extend(read.map(|path| (path, Use::Read)));
-    if daemon.save_changes {
-        files.extend(options.config.as_deref().map(|file| (directory_of(file), Use::Replace)));
-    }
+    files.extend(saved.map(|directory| (directory, Use::Replace)));
     files.extend(std::env::var_os("CREDENTIALS_DIRECTORY").map(|path| (path.into(), Use::Read)));
     files.extend(SYSTEM.iter().map(|path| (path.into(), Use::Read)));
     let abstract_sockets =
@@ -61,5 +59,26 @@ fn directory_of(path: &Path) -> PathBuf {
     match path.parent() {
         Some(parent) if !parent.as_os_str().is_empty() => parent.to_owned(),
         _ => ".".into(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cli::Call;
+    use crate::config::Document;
+
+    #[test]
+    fn the_configuration_is_replaced_where_it_is() {
+        let Ok(Call::Serve(options)) = Call::parse(&["lunette", "serve"].map(Into::into)) else { panic!() };
+        let folder = tempfile::tempdir().unwrap();
+        let state = StateDir::open(folder.path()).unwrap();
+        let mut model = Model::from(Document::default());
+        model.daemon.allowed_paths.push("/srv".parse().unwrap());
+        let rights = |saved: Option<&str>| {
+            let places = of(&options, saved.map(PathBuf::from), &model, &state);
+            places.files.iter().any(|place| *place == ("/etc/lunette".into(), Use::Replace))
+        };
+        assert!(rights(Some("/etc/lunette")) && !rights(None));
     }
 }
