@@ -4,7 +4,7 @@ use std::fs;
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::net::UnixStream;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use lunette_e2e::checks;
 use lunette_e2e::daemon::{Daemon, Lunette};
 use lunette_e2e::tools;
@@ -148,6 +148,31 @@ fn another_instance_begins_with_what_this_one_shows() -> Result<()> {
     let other = Lunette::new()?.arg("--config").arg(&file);
     let daemon = other.start()?;
     assert_eq!(Control::of(&other)?.call("config.show", json!({}))?["toml"], shown["toml"]);
+    daemon.stop()?;
+    Ok(())
+}
+
+/// Also where nothing else changes, and when it is taken back.
+#[test]
+fn the_daemon_hears_of_what_waits_for_its_next_start() -> Result<()> {
+    let lunette = Lunette::new()?;
+    let file = lunette.path("lunette.toml");
+    fs::write(&file, "[[unit]]\nname = \"a\"\nstore = \"ram:1M\"\nlun = 0\n")?;
+    let lunette = lunette.arg("--config").arg(&file);
+    let daemon = lunette.start()?;
+    let shown = lunette.ask(["show"])?.ok()?.stdout;
+    ensure!(shown.contains("[daemon]\n"), "where its stores may be: {shown}");
+    fs::write(lunette.path("more.toml"), shown.replace("[daemon]\n", "[daemon]\nreactors = 3\n"))?;
+    fs::write(lunette.path("as-before.toml"), &shown)?;
+    lunette.ask(["apply", "more.toml"])?.fails()?;
+    for (words, waits) in
+        [(&["apply", "--except-restart", "more.toml"][..], true), (&["apply", "as-before.toml"], false)]
+    {
+        let said = lunette.ask(words)?.ok()?;
+        assert_eq!(said.stdout.contains("0 steps done; 1 step for the next start"), waits, "{said}");
+        lunette.ask(["save"])?.ok()?;
+        assert_eq!(fs::read_to_string(&file)?.contains("reactors = 3"), waits);
+    }
     daemon.stop()?;
     Ok(())
 }
