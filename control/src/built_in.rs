@@ -3,27 +3,24 @@
 use crate::events::{Filter, History, Subscriptions};
 use crate::failure::CODES;
 use crate::plane::{JobStatus, Plane};
-use crate::table::{Described, Effect, Method, NoParams, Run, understand, value};
+use crate::table::{Call, Described, Effect, Method, NoParams, Run, understand, value};
 use crate::{Caller, Failure, Role, Ticket};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use std::sync::Arc;
 
-/// One of them.
+/// One of those that take no time and so are answered at once, on the thread that serves the socket.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum BuiltIn {
     Status,
-    Describe,
     Subscribe,
     Unsubscribe,
-    JobList,
-    JobShow,
     JobWait,
     JobCancel,
 }
 
-pub(crate) fn methods<D>() -> [Method<D>; 8] {
+pub(crate) fn methods<D: Send + Sync + 'static>() -> [Method<D>; 8] {
     use Effect::{Acts, Reads};
     fn row<D, P: JsonSchema, R: JsonSchema>(
         which: BuiltIn,
@@ -40,11 +37,11 @@ pub(crate) fn methods<D>() -> [Method<D>; 8] {
             "control.status",
             "Which daemon this is, its generation, and what the caller may do.",
         ),
-        row::<_, NoParams, Description>(
-            BuiltIn::Describe,
+        Method::new(
             Reads,
             "control.describe",
             "All methods with JSON schemas of what they take and give, all kinds of events, all error codes.",
+            describe,
         ),
         row::<_, Subscribe, Subscribed>(
             BuiltIn::Subscribe,
@@ -58,13 +55,13 @@ pub(crate) fn methods<D>() -> [Method<D>; 8] {
             "events.unsubscribe",
             "Ends a subscription of this connection.",
         ),
-        row::<_, NoParams, Vec<JobStatus>>(
-            BuiltIn::JobList,
+        Method::new(
             Reads,
             "job.list",
             "All jobs that have not ended, and the last ones that have, without their results.",
+            job_list,
         ),
-        row::<_, JobNumber, JobStatus>(BuiltIn::JobShow, Reads, "job.show", "One job."),
+        Method::new(Reads, "job.show", "One job.", job_show),
         row::<_, JobNumber, JobStatus>(BuiltIn::JobWait, Reads, "job.wait", "One job, when it has ended."),
         row::<_, JobNumber, ()>(
             BuiltIn::JobCancel,
@@ -94,7 +91,7 @@ pub struct Status {
 }
 
 /// The result of `control.describe`.
-#[derive(Debug, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct Description {
     /// By name.
     pub methods: Vec<Described>,
@@ -105,7 +102,7 @@ pub struct Description {
 }
 
 /// Something that has a meaning.
-#[derive(Debug, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct Explained<T> {
     /// A name or number.
     pub is: T,
@@ -198,19 +195,9 @@ impl BuiltIn {
         fn job(method: &str, params: Map<String, Value>) -> Result<u64, Failure> {
             understand(method, params).map(|JobNumber { job }| job)
         }
-        fn none<T: Serialize>(
-            method: &str,
-            params: Map<String, Value>,
-            of: impl FnOnce() -> T,
-        ) -> Result<Value, Failure> {
-            understand(method, params).and_then(|NoParams {}| value(&of()))
-        }
         let result = match self {
-            Self::Status => none("control.status", params, || plane.status(caller)),
-            Self::Describe => none("control.describe", params, || plane.description()),
-            Self::JobList => none("job.list", params, || plane.jobs.statuses()),
-            Self::JobShow => {
-                job("job.show", params).and_then(|job| plane.jobs.status(job)).and_then(|job| value(&job))
+            Self::Status => {
+                understand("control.status", params).and_then(|NoParams {}| value(&plane.status(caller)))
             }
             Self::JobCancel => {
                 job("job.cancel", params).and_then(|job| plane.jobs.cancel(job)).map(|()| Value::Null)
@@ -225,6 +212,18 @@ impl BuiltIn {
     }
 }
 
+fn describe<D: Send + Sync + 'static>(call: &Call<'_, D>, _: NoParams) -> Result<Description, Failure> {
+    Ok(call.plane.description().clone())
+}
+
+fn job_list<D>(call: &Call<'_, D>, _: NoParams) -> Result<Vec<JobStatus>, Failure> {
+    Ok(call.plane.jobs.statuses())
+}
+
+fn job_show<D>(call: &Call<'_, D>, JobNumber { job }: JobNumber) -> Result<JobStatus, Failure> {
+    call.plane.jobs.status(job)
+}
+
 impl<D: Send + Sync + 'static> Plane<D> {
     fn status(&self, caller: &Caller) -> Status {
         Status {
@@ -237,7 +236,12 @@ impl<D: Send + Sync + 'static> Plane<D> {
         }
     }
 
-    fn description(&self) -> Description {
+    /// All that is said of it, which is always the same.
+    fn description(&self) -> &Description {
+        self.description.get_or_init(|| self.describe())
+    }
+
+    fn describe(&self) -> Description {
         let kinds = self.about.all_kinds().into_iter();
         let events =
             kinds.map(|kind| Explained { is: kind.name.to_owned(), summary: kind.summary.to_owned() });

@@ -1,7 +1,7 @@
 //! The methods.
 
 use crate::built_in::{self, BuiltIn};
-use crate::plane::Work;
+use crate::plane::{Plane, Work};
 use crate::{Caller, Failure, nearest};
 use schemars::generate::SchemaSettings;
 use schemars::{JsonSchema, Schema};
@@ -32,6 +32,7 @@ pub struct Call<'a, D> {
     pub caller: &'a Caller,
     /// Where it says how far it is, if it is [long](Method::long).
     pub work: &'a Work,
+    pub(crate) plane: &'a Plane<D>,
 }
 
 /// A method whose parameters are understood.
@@ -147,7 +148,7 @@ pub(crate) fn value(result: &impl Serialize) -> Result<Value, Failure> {
 }
 
 /// A method, as it is told.
-#[derive(Debug, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct Described {
     /// `object.verb`.
     pub name: String,
@@ -241,13 +242,15 @@ pub struct Table<D> {
     rows: BTreeMap<&'static str, Method<D>>,
 }
 
-impl<D> Table<D> {
+impl<D: Send + Sync + 'static> Table<D> {
     /// The methods of a daemon, and those that every daemon has.
     pub fn new(methods: impl IntoIterator<Item = Method<D>>) -> Self {
         let all = built_in::methods().into_iter().chain(methods);
         Self { rows: all.map(|method| (method.name, method)).collect() }
     }
+}
 
+impl<D> Table<D> {
     pub(crate) fn find(&self, name: &str) -> Result<&Method<D>, Failure> {
         self.rows.get(name).ok_or_else(|| {
             let hint = nearest::hint(name, self.rows.keys().copied());
@@ -272,6 +275,9 @@ impl<D> fmt::Debug for Table<D> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::plane::tests::Later;
+    use crate::{About, Feed};
+    use std::time::UNIX_EPOCH;
 
     #[derive(Deserialize, JsonSchema)]
     #[serde(deny_unknown_fields)]
@@ -302,7 +308,10 @@ mod tests {
     fn parameters_and_results_are_typed() {
         let table = table();
         let Run::Aside(prepare) = &table.find("number.add").unwrap().run else { panic!() };
-        let call = Call { daemon: &1, caller: &Caller::own(), work: &Work::quiet() };
+        let feed = Feed::new(|| UNIX_EPOCH, 0).unwrap();
+        let about = About { version: "1", kinds: &[] };
+        let plane = Plane::new(1, Table::new([]), about, Later::default(), &feed);
+        let call = Call { daemon: &1, caller: &Caller::own(), work: &Work::quiet(), plane: &plane };
         assert_eq!(prepare(map(json!({ "a": 2, "b": 3 }))).unwrap()(&call), Ok(json!(6)));
         for wrong in [json!({}), json!({ "a": -1 }), json!({ "a": 1, "c": 1 })] {
             let failure = prepare(map(wrong)).err().unwrap();

@@ -219,7 +219,7 @@ impl World {
     /// The client that behaves is answered, soon, whatever the others do.
     fn check(&mut self) {
         self.honest.asked += 1;
-        self.honest.say(b"{\"jsonrpc\":\"2.0\",\"id\":1,\"method\":\"job.list\"}\n");
+        self.honest.say(b"{\"jsonrpc\":\"2.0\",\"id\":1,\"method\":\"control.status\"}\n");
         for _ in 0..2 {
             self.turn();
         }

@@ -12,8 +12,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// Most jobs that have not ended.
 const OPEN: usize = 256;
-/// How many that have ended are remembered.
+/// How many that have ended are remembered, and how many bytes their results may have if there are several.
 const ENDED: usize = 256;
+const RESULTS: usize = 4 << 20;
 /// Longest text of how far a job is, in characters.
 const TEXT: usize = 200;
 
@@ -79,6 +80,22 @@ pub struct JobStatus {
 }
 
 impl JobStatus {
+    /// The same without its result, which may be long.
+    fn without_result(&self) -> Self {
+        Self {
+            job: self.job,
+            method: self.method.clone(),
+            user: self.user,
+            state: self.state,
+            progress: self.progress,
+            text: self.text.clone(),
+            begun: self.begun.clone(),
+            ended: self.ended.clone(),
+            result: None,
+            failure: self.failure.clone(),
+        }
+    }
+
     fn outcome(&self) -> Result<Value, Failure> {
         self.failure.clone().map_or_else(|| Ok(self.result.clone().unwrap_or_default()), Err)
     }
@@ -86,6 +103,8 @@ impl JobStatus {
 
 struct Job {
     status: JobStatus,
+    /// How many bytes its result has.
+    size: usize,
     is_cancelled: Arc<AtomicBool>,
     /// The connection whose end cancels it.
     attached: Option<u64>,
@@ -93,6 +112,12 @@ struct Job {
     results: Vec<Ticket>,
     /// Who waits for its status, and the connection of each.
     statuses: Vec<(Option<u64>, Ticket)>,
+}
+
+impl Job {
+    fn has_ended(&self) -> bool {
+        self.status.state.has_ended()
+    }
 }
 
 /// All jobs.
@@ -114,18 +139,23 @@ impl List {
         job.ok_or_else(|| Failure::not_found(format!("there is no job {number}, or it is forgotten")))
     }
 
-    /// Forgets the oldest of those that have ended, if there are too many.
-    fn forget(&mut self) {
-        let ended = self.jobs.iter().filter(|(_, job)| job.status.state.has_ended());
-        let ended: Vec<u64> = ended.map(|(number, _)| *number).collect();
-        for number in ended.iter().take(ended.len().saturating_sub(ENDED)) {
-            self.jobs.remove(number);
-        }
+    /// Forgets the oldest of those that have ended, if there are too many or their results are too large, but not the `last`
+    /// one that has.
+    fn forget(&mut self, last: u64) {
+        let (mut count, mut size) = (1, self.jobs.get(&last).map_or(0, |job| job.size));
+        let others = self.jobs.iter().rev().filter(|(number, job)| **number != last && job.has_ended());
+        let too_many = others.filter(|(_, job)| {
+            count += 1;
+            size += job.size;
+            count > ENDED || size > RESULTS
+        });
+        let too_many: Vec<u64> = too_many.map(|(number, _)| *number).collect();
+        too_many.iter().for_each(|number| drop(self.jobs.remove(number)));
     }
 }
 
-/// What is to be told when no lock is held.
-type Answers = Vec<(Ticket, Result<Value, Failure>)>;
+/// What is to be told when no lock is held: the same may be told to many.
+type Answers = Vec<(Ticket, Arc<Result<Value, Failure>>)>;
 
 impl Jobs {
     pub(crate) fn new(events: Events, clock: Clock) -> Self {
@@ -139,7 +169,7 @@ impl Jobs {
     /// A new one, which waits. `is_attached`: it is cancelled when its caller's connection ends.
     pub(crate) fn add(&self, method: &str, caller: &Caller, is_attached: bool) -> Result<u64, Failure> {
         let mut list = self.list();
-        let open = list.jobs.values().filter(|job| !job.status.state.has_ended()).count();
+        let open = list.jobs.values().filter(|job| !job.has_ended()).count();
         if open >= OPEN {
             return Err(Failure::busy(format!("there are {open} jobs already")));
         }
@@ -160,7 +190,8 @@ impl Jobs {
         };
         let attached = caller.connection.filter(|_| is_attached);
         let (results, statuses) = (Vec::new(), Vec::new());
-        list.jobs.insert(number, Job { status, is_cancelled: Arc::default(), attached, results, statuses });
+        let is_cancelled = Arc::default();
+        list.jobs.insert(number, Job { status, size: 0, is_cancelled, attached, results, statuses });
         drop(list);
         self.events.emit(BEGUN, number.to_string(), json!({ "method": method, "user": user }));
         Ok(number)
@@ -170,7 +201,7 @@ impl Jobs {
     pub(crate) fn answer_result(&self, number: u64, ticket: Ticket) {
         let mut list = self.list();
         let result = match list.find(number) {
-            Ok(job) if !job.status.state.has_ended() => return job.results.push(ticket),
+            Ok(job) if !job.has_ended() => return job.results.push(ticket),
             Ok(job) => job.status.outcome(),
             Err(failure) => Err(failure),
         };
@@ -182,7 +213,7 @@ impl Jobs {
     pub(crate) fn answer_status(&self, number: u64, connection: Option<u64>, ticket: Ticket) {
         let mut list = self.list();
         let status = match list.find(number) {
-            Ok(job) if !job.status.state.has_ended() => return job.statuses.push((connection, ticket)),
+            Ok(job) if !job.has_ended() => return job.statuses.push((connection, ticket)),
             Ok(job) => Ok(json!(job.status)),
             Err(failure) => Err(failure),
         };
@@ -202,19 +233,23 @@ impl Jobs {
 
     /// The job has ended.
     pub(crate) fn end(&self, number: u64, outcome: Result<Value, Failure>) {
+        let size = outcome.as_ref().map_or(0, |result| result.to_string().len());
         let mut list = self.list();
         let Ok(job) = list.find(number) else { return };
+        if !job.has_ended() {
+            job.size = size;
+        }
         let answers = self.finish(job, outcome);
-        list.forget();
+        list.forget(number);
         drop(list);
         answer(answers);
     }
 
     fn finish(&self, job: &mut Job, outcome: Result<Value, Failure>) -> Answers {
-        let status = &mut job.status;
-        if status.state.has_ended() {
+        if job.has_ended() {
             return Vec::new();
         }
+        let status = &mut job.status;
         status.state = match &outcome {
             Ok(_) => JobState::Done,
             Err(failure) if failure.code == Failure::CANCELLED => JobState::Cancelled,
@@ -233,9 +268,10 @@ impl Jobs {
             details["failure"] = json!(failure);
         }
         self.events.emit(ENDED_KIND, status.job.to_string(), details);
+        let told = Arc::new(Ok(json!(job.status)));
+        let outcome = Arc::new(outcome);
         let results = job.results.drain(..).map(|ticket| (ticket, outcome.clone()));
-        let told = json!(job.status);
-        let statuses = job.statuses.drain(..).map(|(_, ticket)| (ticket, Ok(told.clone())));
+        let statuses = job.statuses.drain(..).map(|(_, ticket)| (ticket, told.clone()));
         results.chain(statuses).collect()
     }
 
@@ -244,7 +280,7 @@ impl Jobs {
         let mut list = self.list();
         let job = list.find(number)?;
         let answers = self.cancel_one(job);
-        list.forget();
+        list.forget(number);
         drop(list);
         answer(answers);
         Ok(())
@@ -268,7 +304,7 @@ impl Jobs {
         if connection.is_some() {
             for job in list.jobs.values_mut() {
                 let gone = job.statuses.extract_if(.., |(of, _)| *of == connection);
-                answers.extend(gone.map(|(_, ticket)| (ticket, Err(Failure::cancelled()))));
+                answers.extend(gone.map(|(_, ticket)| (ticket, Arc::new(Err(Failure::cancelled())))));
             }
         }
         drop(list);
@@ -288,7 +324,7 @@ impl Jobs {
     /// All, without their results.
     pub(crate) fn statuses(&self) -> Vec<JobStatus> {
         let list = self.list();
-        list.jobs.values().map(|job| JobStatus { result: None, ..job.status.clone() }).collect()
+        list.jobs.values().map(|job| job.status.without_result()).collect()
     }
 
     fn progress(&self, number: u64, part: f64, text: &str) {
@@ -309,7 +345,7 @@ impl Jobs {
 }
 
 fn answer(answers: Answers) {
-    answers.into_iter().for_each(|(ticket, outcome)| ticket.answer(outcome));
+    answers.into_iter().for_each(|(ticket, outcome)| ticket.answer(Arc::unwrap_or_clone(outcome)));
 }
 
 /// What one who works at a job tells and is told.
@@ -441,5 +477,22 @@ mod tests {
         assert_eq!(jobs.statuses().len(), ENDED);
         assert_eq!(jobs.status(1).unwrap_err().code, Failure::NOT_FOUND);
         assert_eq!(jobs.status(last).unwrap().state, JobState::Done);
+    }
+
+    #[test]
+    fn large_results_are_remembered_for_a_shorter_time() {
+        let (jobs, _history) = jobs();
+        let end = |size: usize| {
+            let number = jobs.add("a", &Caller::own(), false).unwrap();
+            jobs.end(number, Ok(json!("x".repeat(size))));
+            number
+        };
+        let all = [end(RESULTS / 2), end(RESULTS / 3), end(RESULTS / 3)];
+        assert_eq!(all.map(|number| jobs.status(number).is_ok()), [false, true, true]);
+        let large = end(2 * RESULTS);
+        assert!(jobs.status(large).unwrap().result.is_some(), "the last one always is");
+        jobs.end(all[2], Ok(Value::Null));
+        end(0);
+        assert!(jobs.status(large).is_err());
     }
 }

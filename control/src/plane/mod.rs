@@ -12,7 +12,7 @@ use crate::table::{Call, Common, Effect, Method, Prepared, Run, Table};
 use crate::ticket::Ticket;
 use crate::time::Clock;
 use crate::waker::Waker;
-use crate::{Caller, Failure, Role};
+use crate::{Caller, Description, Failure, Role};
 use changes::Changes;
 use repeats::Repeats;
 use serde_json::{Map, Value, json};
@@ -103,6 +103,7 @@ pub struct Plane<D> {
     daemon: D,
     table: Table<D>,
     pub(crate) about: About,
+    pub(crate) description: OnceLock<Description>,
     pub(crate) instance: String,
     pub(crate) jobs: Arc<Jobs>,
     changes: Changes<(Crew, Task)>,
@@ -133,6 +134,7 @@ impl<D: Send + Sync + 'static> Plane<D> {
             daemon,
             table,
             about,
+            description: OnceLock::new(),
             instance: format!("{:x}-{:x}", changes.generation(), std::process::id()),
             jobs: Arc::new(Jobs::new(feed.events(), feed.clock)),
             changes,
@@ -289,7 +291,7 @@ impl<D: Send + Sync + 'static> Plane<D> {
         if effect == Effect::Changes {
             self.changes.check(if_generation)?;
         }
-        let result = prepared(&Call { daemon: &self.daemon, caller: &caller, work });
+        let result = prepared(&Call { daemon: &self.daemon, caller: &caller, work, plane: self });
         match &result {
             _ if effect == Effect::Reads => {}
             Ok(_) => tracing::info!(method = name, user, pid, "carried out"),

@@ -5,7 +5,7 @@ use crate::rpc::{self, Asked, Line};
 use crate::{Caller, Failure, Role};
 use rustix::event::{PollFd, PollFlags};
 use serde_json::Value;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::io::{ErrorKind, Read, Write};
 use std::os::unix::net::UnixStream;
 
@@ -15,11 +15,13 @@ const READERS_REQUEST: usize = 64 << 10;
 /// Bytes to be sent above which no more requests are taken, and above which no more events are.
 pub(super) const ANSWERS: usize = 1 << 20;
 pub(super) const EVENTS: usize = 64 << 10;
-/// How many requests of an administrator and of a reader may be unanswered before no more are taken; of a batch, all are.
+/// How many requests of an administrator and of a reader may be unanswered before no more are taken.
 pub(super) const UNANSWERED: usize = 16;
-const READERS_UNANSWERED: usize = 4;
-/// How many lines are taken in one turn.
+pub(super) const READERS_UNANSWERED: usize = 4;
+/// How many requests are taken in one turn.
 pub(super) const SHARE: usize = 8;
+/// A request is as much work as so many bytes of it, at least.
+pub(super) const EACH: usize = 4 << 10;
 /// How many bytes are received at a time.
 const PORTION: usize = 64 << 10;
 
@@ -45,7 +47,11 @@ pub(super) struct Client {
     /// The lines that are not answered, by number.
     lines: BTreeMap<u64, Answers>,
     last_line: u64,
+    /// The requests of the last line that have not begun.
+    next: VecDeque<Asked>,
     unanswered: usize,
+    /// Bytes of answers that wait for others of their batch.
+    held: usize,
 }
 
 /// The answers to the requests of a line, as far as they are there.
@@ -70,8 +76,14 @@ impl Client {
             is_ready: true,
             lines: BTreeMap::new(),
             last_line: 0,
+            next: VecDeque::new(),
             unanswered: 0,
+            held: 0,
         }
+    }
+
+    pub(super) fn is_reader(&self) -> bool {
+        self.caller.role == Role::Reader
     }
 
     pub(super) fn waiting(&self) -> usize {
@@ -79,19 +91,19 @@ impl Client {
     }
 
     /// How many bytes are kept of what is to be sent.
-    #[cfg(test)]
     pub(super) fn kept(&self) -> usize {
-        self.output.len()
+        self.output.len() + self.held
     }
 
-    /// Whether more requests are taken.
+    /// Whether more requests are taken. Those of a batch always are in the end: they are refused where too much is held.
     fn takes(&self) -> bool {
-        let most = if self.caller.role == Role::Reader { READERS_UNANSWERED } else { UNANSWERED };
-        self.waiting() < ANSWERS && self.unanswered < most
+        let most = if self.is_reader() { READERS_UNANSWERED } else { UNANSWERED };
+        let has_room = self.held < ANSWERS || !self.next.is_empty();
+        self.waiting() < ANSWERS && self.unanswered < most && has_room
     }
 
     fn longest(&self) -> usize {
-        if self.caller.role == Role::Reader { READERS_REQUEST } else { REQUEST }
+        if self.is_reader() { READERS_REQUEST } else { REQUEST }
     }
 
     /// What to wait for.
@@ -107,34 +119,52 @@ impl Client {
         self.has_hung_up = ready.intersects(PollFlags::HUP | PollFlags::ERR);
     }
 
-    /// Hands requests to `begin` with the number of their line, as many as are this turn's share.
-    pub(super) fn take(&mut self, mut begin: impl FnMut(&mut Self, u64, Asked)) -> Result<(), Gone> {
+    /// Hands requests to `begin` with the number of their line, as many as are this turn's share, and no more than all clients
+    /// have `left` of theirs, in bytes.
+    pub(super) fn take(
+        &mut self,
+        left: &mut usize,
+        mut begin: impl FnMut(&mut Self, u64, Asked),
+    ) -> Result<(), Gone> {
         if self.has_hung_up && (self.is_silent || !self.takes()) && !self.has_more() {
             return Err(Gone);
         }
         for _ in 0..SHARE {
-            if !self.takes() {
+            if *left == 0 || !self.takes() {
                 break;
             }
-            let Some(line) = self.line()? else { break };
-            self.last_line += 1;
-            let (is_batch, asked) = match rpc::parse(&line) {
-                Line::One(asked) => (false, vec![asked]),
-                Line::Batch(asked) => (true, asked),
-            };
-            let missing = asked.len();
-            self.unanswered += missing;
-            self.lines.insert(self.last_line, Answers { is_batch, missing, texts: Vec::new() });
-            let number = self.last_line;
-            asked.into_iter().for_each(|asked| begin(self, number, asked));
+            if self.next.is_empty() {
+                let Some(line) = self.line()? else { break };
+                *left = left.saturating_sub(line.len());
+                self.understand(&line);
+            }
+            let Some(mut asked) = self.next.pop_front() else { break };
+            if self.held >= ANSWERS {
+                let why = format!("the answers before this one in the batch have more than {ANSWERS} bytes");
+                asked.what = Err(Failure::busy(why));
+            }
+            *left = left.saturating_sub(EACH);
+            self.unanswered += 1;
+            begin(self, self.last_line, asked);
         }
         Ok(())
+    }
+
+    /// What it says next.
+    fn understand(&mut self, line: &[u8]) {
+        let (is_batch, asked) = match rpc::parse(line) {
+            Line::One(asked) => (false, vec![asked]),
+            Line::Batch(asked) => (true, asked),
+        };
+        self.last_line += 1;
+        self.lines.insert(self.last_line, Answers { is_batch, missing: asked.len(), texts: Vec::new() });
+        self.next = asked.into();
     }
 
     /// Whether there is a request that can be taken.
     pub(super) fn has_more(&mut self) -> bool {
         let is_last = self.is_silent && !self.input.is_empty();
-        self.takes() && (is_last || self.end_of_line().is_some())
+        self.takes() && (is_last || !self.next.is_empty() || self.end_of_line().is_some())
     }
 
     /// The next line, if it is there.
@@ -194,6 +224,7 @@ impl Client {
     /// One request of a line has its answer; those of a batch are told together.
     pub(super) fn answered(&mut self, line: u64, text: Option<String>) {
         let Some(answers) = self.lines.get_mut(&line) else { return };
+        self.held += text.as_ref().map_or(0, String::len);
         answers.texts.extend(text);
         answers.missing -= 1;
         self.unanswered -= 1;
@@ -201,6 +232,7 @@ impl Client {
             return;
         }
         let Some(Answers { is_batch, texts, .. }) = self.lines.remove(&line) else { return };
+        self.held -= texts.iter().map(String::len).sum::<usize>();
         match is_batch {
             _ if texts.is_empty() => {}
             true => self.put(&format!("[{}]", texts.join(","))),
@@ -226,7 +258,7 @@ impl Client {
             }
         }
         let is_over = self.is_silent && self.input.is_empty() && self.waiting() == 0;
-        let owes = self.unanswered > 0 || !self.subscriptions.is_empty();
+        let owes = !self.lines.is_empty() || !self.subscriptions.is_empty();
         if is_over && !owes { Err(Gone) } else { Ok(()) }
     }
 

@@ -20,17 +20,21 @@ use std::time::Duration;
 
 /// How many connections are accepted in one turn.
 const ACCEPTED: usize = 64;
+/// How much is taken from all clients in one turn, in bytes.
+const TURN: usize = 4 << 20;
+/// Most bytes that are kept for all readers.
+const READERS_KEPT: usize = 64 << 20;
 /// How long no client is accepted when none can be.
 const PAUSE: Duration = Duration::from_secs(1);
 
-/// Is told who was refused, and why, as often as that happens.
+/// Is told who was refused or cut off, and why, as often as that happens.
 pub type Refused = Box<dyn FnMut(&Credentials, &Failure) + Send>;
 
 /// Who is let in, and how many.
 pub struct Door {
     /// Who may do what.
     pub rules: AccessRules,
-    /// Most clients at a time; readers get half of it.
+    /// Most clients at a time; readers get half of it, and one user of them an eighth.
     pub clients: usize,
     /// Is told of everybody else.
     pub refused: Refused,
@@ -187,7 +191,8 @@ impl<D: Send + Sync + 'static> Server<D> {
         let ready = stream.set_nonblocking(true).and_then(|()| Credentials::of_peer(&stream));
         // It has gone, most likely.
         let Ok(credentials) = ready else { return };
-        match self.role_of(&credentials) {
+        let role = self.door.rules.role_of(&credentials);
+        match role.and_then(|role| self.has_room(role, credentials.uid).map(|()| role)) {
             Ok(role) => {
                 self.last += 1;
                 let caller = Caller { credentials, role, connection: Some(self.last) };
@@ -201,27 +206,41 @@ impl<D: Send + Sync + 'static> Server<D> {
         }
     }
 
-    fn role_of(&self, credentials: &Credentials) -> Result<Role, Failure> {
-        let role = self.door.rules.role_of(credentials)?;
+    /// Whether there is room for another client.
+    fn has_room(&self, role: Role, uid: u32) -> Result<(), Failure> {
         let most = self.door.clients;
-        let readers = || self.clients.values().filter(|client| client.caller.role == Role::Reader).count();
-        let is_full = match role {
-            Role::Reader => readers() >= most.div_ceil(2),
-            Role::Administrator => false,
-        };
-        match is_full || self.clients.len() >= most {
-            true => Err(Failure::busy(format!("there are {} connections already", self.clients.len()))),
-            false => Ok(role),
+        let refuse =
+            |count, whose| Err(Failure::busy(format!("there are {count} connections{whose} already")));
+        if self.clients.len() >= most {
+            return refuse(self.clients.len(), "");
         }
+        if role == Role::Reader {
+            let readers = || self.clients.values().filter(|client| client.is_reader());
+            let of_user = readers().filter(|client| client.caller.credentials.uid == uid).count();
+            if readers().count() >= most.div_ceil(2) {
+                return refuse(readers().count(), " of readers");
+            }
+            if of_user >= most.div_ceil(8) {
+                return refuse(of_user, " of this user");
+            }
+        }
+        Ok(())
     }
 
     /// Takes requests, from another client first each time.
     fn receive(&mut self) {
+        let mut left = TURN;
         let later: Vec<u64> = self.clients.range(self.first..).map(|(number, _)| *number).collect();
         let earlier: Vec<u64> = self.clients.range(..self.first).map(|(number, _)| *number).collect();
         for number in later.into_iter().chain(earlier) {
+            if left == 0 {
+                // The others come first in the next turn.
+                self.has_more = true;
+                self.first = number;
+                return;
+            }
             let Some(mut client) = self.clients.remove(&number) else { continue };
-            let taken = client.take(|client, line, asked| self.begin(client, number, line, asked));
+            let taken = client.take(&mut left, |client, line, asked| self.begin(client, number, line, asked));
             match taken {
                 Ok(()) => drop(self.clients.insert(number, client)),
                 Err(_) => self.plane.jobs.cancel_of(Some(number)),
@@ -274,6 +293,25 @@ impl<D: Send + Sync + 'static> Server<D> {
             self.has_more |= stays && client.has_more();
             stays
         });
+        self.bound_readers();
+    }
+
+    /// Cuts off who leaves most unread, while too much is kept for readers.
+    fn bound_readers(&mut self) {
+        let readers = self.clients.iter().filter(|(_, client)| client.is_reader());
+        let mut all: Vec<_> = readers.map(|(number, client)| (client.kept(), *number)).collect();
+        all.sort_unstable();
+        let mut total: usize = all.iter().map(|(kept, _)| kept).sum();
+        while total > READERS_KEPT
+            && let Some((kept, number)) = all.pop()
+        {
+            total -= kept;
+            if let Some(client) = self.clients.remove(&number) {
+                self.plane.jobs.cancel_of(Some(number));
+                let why = format!("it left {kept} bytes unread, the most of all readers");
+                (self.door.refused)(&client.caller.credentials, &Failure::busy(why));
+            }
+        }
     }
 }
 

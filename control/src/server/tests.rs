@@ -1,4 +1,4 @@
-use super::client::{ANSWERS, EVENTS, SHARE, UNANSWERED};
+use super::client::{ANSWERS, EACH, EVENTS, READERS_UNANSWERED, SHARE, UNANSWERED};
 use super::*;
 use crate::client::Connection;
 use crate::plane::READS;
@@ -180,6 +180,109 @@ fn who_says_too_much_is_told_and_cut_off() {
     assert_eq!(answers[0]["error"]["code"], Failure::REQUEST);
 }
 
+fn batch(count: usize, method: &str) -> String {
+    let one = rpc::request(1, method, &Value::Null);
+    format!("[{}]\n", vec![one; count].join(","))
+}
+
+#[test]
+fn the_requests_of_a_batch_count_like_others() {
+    let mut world = World::new();
+    let mut reader = world.connect_reader();
+    say(&mut reader, &batch(rpc::BATCH, "number.get"));
+    for _ in 0..10 {
+        world.turn();
+        assert!(world.later.crews().len() <= READERS_UNANSWERED);
+    }
+    let answers = world.values(&mut reader);
+    let all = answers[0].as_array().unwrap();
+    assert!(all.len() == rpc::BATCH && all.iter().all(|one| one["result"] == 5), "{answers:?}");
+}
+
+#[test]
+fn a_batch_that_asks_for_too_much_is_refused_from_there_on() {
+    let mut world = World::new();
+    let mut client = world.connect();
+    say(&mut client, &batch(rpc::BATCH, "number.much"));
+    let answers = world.values(&mut client);
+    let (good, bad): (Vec<_>, Vec<_>) =
+        answers[0].as_array().unwrap().iter().partition(|one| one["result"].is_string());
+    assert!(good.len() >= 2 && good.len() <= UNANSWERED + 2, "{}", good.len());
+    assert!(!bad.is_empty() && bad.iter().all(|one| one["error"]["code"] == Failure::BUSY));
+    assert_eq!(world.server.clients.values().next().unwrap().kept(), 0);
+    say(&mut client, &request(2, "number.get", &Value::Null));
+    assert_eq!(world.values(&mut client)[0]["result"], 5);
+}
+
+#[test]
+fn a_turn_is_so_much_work_however_many_ask() {
+    let mut world = World::with(AccessRules::default(), 400);
+    let much: String = (0..SHARE as u64).map(|id| request(id, "no.such", &Value::Null)).collect();
+    let mut clients: Vec<_> = (0..300).map(|_| world.connect()).collect();
+    while world.server.clients() < 300 {
+        world.turn();
+    }
+    clients.iter_mut().for_each(|client| say(client, &much));
+    let mut answered = |world: &mut World| {
+        world.turn();
+        let mut count = 0;
+        for client in &mut clients {
+            let mut bytes = Vec::new();
+            let _ = client.read_to_end(&mut bytes);
+            count += bytes.iter().filter(|byte| **byte == b'\n').count();
+        }
+        count
+    };
+    let first = answered(&mut world);
+    assert!(first > 0 && first <= TURN / EACH, "{first}");
+    assert!(world.server.has_more);
+    let mut all = first;
+    for _ in 0..300 * SHARE * EACH / TURN {
+        all += answered(&mut world);
+    }
+    assert_eq!(all, 300 * SHARE, "each has had a turn");
+}
+
+#[test]
+fn what_readers_leave_unread_is_bounded_for_all_together() {
+    let mut world = World::with(AccessRules::default(), 100);
+    let mut readers: Vec<_> = (0..40).map(|_| world.connect_reader()).collect();
+    let mut calm = world.connect_reader();
+    for _ in 0..8 {
+        readers.iter_mut().for_each(|reader| drop(reader.write(batch(1, "number.much").as_bytes())));
+        world.turn();
+        world.later.work();
+    }
+    world.settle();
+    let kept: usize = world.server.clients.values().map(Client::kept).sum();
+    assert!(kept <= READERS_KEPT, "{kept}");
+    let cut_off = world.refusals.load(Ordering::SeqCst);
+    assert!(cut_off > 0 && world.server.clients() == 41 - cut_off, "{cut_off}");
+    say(&mut calm, &request(1, "number.get", &Value::Null));
+    assert_eq!(world.values(&mut calm)[0]["result"], 5, "who listens stays");
+}
+
+#[test]
+fn one_user_does_not_take_the_room_of_all_readers() {
+    let mut world = World::with(AccessRules::default(), 16);
+    let _readers = [world.connect_reader(), world.connect_reader()];
+    let uid = Caller::own().credentials.uid;
+    let room = |role, uid| world.server.has_room(role, uid).is_ok();
+    assert!(!room(Role::Reader, uid) && room(Role::Reader, uid + 1) && room(Role::Administrator, uid));
+}
+
+#[test]
+fn what_takes_long_to_tell_is_left_to_workers() {
+    let mut world = World::new();
+    let mut client = world.connect();
+    let methods = ["control.describe", "job.list", "job.show"];
+    methods.into_iter().for_each(|method| say(&mut client, &request(1, method, &json!({ "job": 1 }))));
+    say(&mut client, &request(1, "control.describe", &json!({})));
+    say(&mut client, &request(1, "job.list", &json!({})));
+    world.turn();
+    assert_eq!(world.later.crews(), [crate::Crew::Administrators; 3]);
+}
+
 #[test]
 fn who_does_not_listen_is_bounded() {
     let mut world = World::new();
@@ -220,7 +323,7 @@ fn readers_who_ask_and_go_leave_nothing_behind() {
     let mut client = world.connect();
     say(&mut client, &request(1, "number.count", &json!({ "to": 3 })));
     world.turn();
-    for _ in 0..100 {
+    for _ in 0..READS {
         let mut reader = world.connect_reader();
         let wait = request(1, "job.wait", &json!({ "job": 1 }));
         let get = request(2, "number.get", &Value::Null);
@@ -232,6 +335,8 @@ fn readers_who_ask_and_go_leave_nothing_behind() {
         drop(reader);
         world.turn();
     }
+    // What is refused comes to an end too.
+    (0..rpc::BATCH).for_each(|_| world.turn());
     assert_eq!(world.server.clients(), 1);
     assert_eq!(world.server.plane.jobs.waiting_for(1), 0, "who has gone does not wait for a job");
     let reads = world.later.crews().iter().filter(|crew| **crew == crate::Crew::Readers).count();
