@@ -52,6 +52,7 @@ pub struct Method<D> {
     pub(crate) summary: &'static str,
     pub(crate) effect: Effect,
     pub(crate) is_long: bool,
+    is_in_turn: bool,
     params: fn() -> Schema,
     result: fn() -> Schema,
     pub(crate) run: Run<D>,
@@ -93,6 +94,15 @@ impl<D> Method<D> {
         Self { is_long: true, ..self }
     }
 
+    /// The same, carried out one after the other with all that [changes](Effect::Changes) something.
+    pub fn in_turn(self) -> Self {
+        Self { is_in_turn: true, ..self }
+    }
+
+    pub(crate) fn takes_turn(&self) -> bool {
+        self.is_in_turn || self.effect == Effect::Changes
+    }
+
     pub(crate) fn row<P: JsonSchema, R: JsonSchema>(
         effect: Effect,
         name: &'static str,
@@ -102,7 +112,7 @@ impl<D> Method<D> {
         let params = || SchemaSettings::default().into_generator().into_root_schema_for::<P>();
         let result =
             || SchemaSettings::default().for_serialize().into_generator().into_root_schema_for::<R>();
-        Self { name, summary, effect, is_long: false, params, result, run }
+        Self { name, summary, effect, is_long: false, is_in_turn: false, params, result, run }
     }
 
     /// The method of this crate that it is, if that concerns a connection.

@@ -27,17 +27,24 @@ pub type Task = Box<dyn FnOnce() + Send>;
 /// Who does what may block: so that those who may less, and what takes long, hold up nobody.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub enum Crew {
-    /// What readers ask for.
+    /// What readers want to know.
     Readers,
-    /// What administrators ask for.
+    /// What administrators want to know.
     Administrators,
-    /// Jobs.
+    /// What [acts](Effect::Acts).
+    Acts,
+    /// What takes [turns](Method::in_turn). There is never more than one of these, so it needs one thread.
+    Changes,
+    /// Other jobs.
     Jobs,
 }
 
+/// Something that takes its turn.
+type Change = Box<dyn FnOnce(Turn) + Send>;
+
 /// Threads, which this crate has none of.
 pub trait Workers: Send + Sync {
-    /// Has `task` done, later and on another thread.
+    /// Has `task` done, later and on another thread. One that is dropped instead is answered with an error.
     fn run(&self, crew: Crew, task: Task);
 }
 
@@ -106,7 +113,7 @@ pub struct Plane<D> {
     pub(crate) description: OnceLock<Description>,
     pub(crate) instance: String,
     pub(crate) jobs: Arc<Jobs>,
-    changes: Changes<(Crew, Task)>,
+    changes: Changes<Change>,
     repeats: Arc<Repeats>,
     events: Events,
     workers: Box<dyn Workers>,
@@ -241,13 +248,15 @@ impl<D: Send + Sync + 'static> Plane<D> {
         prepared: Prepared<D>,
         ticket: Ticket,
     ) {
-        let crew = match caller.role {
+        let crew = match (method.effect, caller.role) {
+            _ if method.takes_turn() => Crew::Changes,
             _ if method.is_long => Crew::Jobs,
-            Role::Reader => Crew::Readers,
-            Role::Administrator => Crew::Administrators,
+            (Effect::Reads, Role::Reader) => Crew::Readers,
+            (Effect::Reads, Role::Administrator) => Crew::Administrators,
+            _ => Crew::Acts,
         };
         let (name, effect, if_generation) = (method.name, method.effect, common.if_generation);
-        let room = if effect == Effect::Changes { self.changes.has_room() } else { Ok(()) };
+        let room = if crew == Crew::Changes { self.changes.has_room() } else { Ok(()) };
         let room = room.and_then(|()| (crew == Crew::Readers).then(|| Read::new(self)).transpose());
         let read = match room {
             Ok(read) => read,
@@ -261,7 +270,7 @@ impl<D: Send + Sync + 'static> Plane<D> {
                         true => self.jobs.answer_result(job, ticket),
                         false => ticket.answer(Ok(json!({ "job": job }))),
                     }
-                    Report::Job(job)
+                    Report::job(&self.jobs, job)
                 }
                 Err(failure) => return ticket.answer(Err(failure)),
             },
@@ -269,17 +278,32 @@ impl<D: Send + Sync + 'static> Plane<D> {
         let deed = Deed { name, effect, caller, if_generation, prepared };
         let under_way = (effect != Effect::Reads).then(|| UnderWay::new(self));
         let plane = self.clone();
-        let task: Task = Box::new(move || {
+        let task = move || {
             let _under_way = under_way;
             let _read = read;
-            let _turn = (effect == Effect::Changes).then(|| Turn(&plane));
             report.with(&plane.jobs, |work| plane.perform(deed, work));
-        });
-        let ready =
-            if effect == Effect::Changes { self.changes.enter((crew, task)) } else { Some((crew, task)) };
-        if let Some((crew, task)) = ready {
-            self.workers.run(crew, task);
+        };
+        if crew != Crew::Changes {
+            return self.workers.run(crew, Box::new(task));
         }
+        let change: Change = Box::new(move |turn| {
+            task();
+            drop(turn);
+        });
+        if let Some(change) = self.changes.enter(change) {
+            self.begin(change);
+        }
+    }
+
+    /// It is the turn of `change`, until it has ended, or nobody can carry it out.
+    fn begin(self: &Arc<Self>, change: Change) {
+        let plane = self.clone();
+        let turn = Turn(Some(Box::new(move || {
+            if let Some(next) = plane.changes.ended() {
+                plane.begin(next);
+            }
+        })));
+        self.workers.run(Crew::Changes, Box::new(move || change(turn)));
     }
 
     fn perform(&self, deed: Deed<D>, work: &Work) -> Result<Value, Failure> {
@@ -305,12 +329,6 @@ impl<D: Send + Sync + 'static> Plane<D> {
         self.events.emit(CHANGED, name, json!({ "generation": generation, "user": user }));
         result.map(|result| with_generation(result, generation))
     }
-
-    fn next_change(&self) {
-        if let Some((crew, task)) = self.changes.ended() {
-            self.workers.run(crew, task);
-        }
-    }
 }
 
 /// What a method that changes something answers: its result, an object or nothing, and the generation.
@@ -333,32 +351,39 @@ struct Deed<D> {
     prepared: Prepared<D>,
 }
 
-/// Who is told what comes of it.
+/// Who is told what comes of it, also if nobody can carry it out.
 enum Report {
     To(Ticket),
-    Job(u64),
+    Job(u64, Ticket),
 }
 
 impl Report {
+    fn job(jobs: &Arc<Jobs>, number: u64) -> Self {
+        let jobs = jobs.clone();
+        Self::Job(number, Ticket::new(move |outcome| jobs.end(number, outcome)))
+    }
+
     /// Tells what comes of `deed`, also if it panics, unless the job was cancelled before.
     fn with(self, jobs: &Arc<Jobs>, deed: impl FnOnce(&Work) -> Result<Value, Failure>) {
         match self {
             Self::To(ticket) => ticket.answer(deed(&Work::quiet())),
-            Self::Job(number) => {
-                let Some(work) = jobs.begin(number) else { return };
-                let jobs = jobs.clone();
-                Ticket::new(move |outcome| jobs.end(number, outcome)).answer(deed(&work));
+            Self::Job(number, ticket) => {
+                if let Some(work) = jobs.begin(number) {
+                    ticket.answer(deed(&work));
+                }
             }
         }
     }
 }
 
 /// The turn of a change. When it is over, the next begins.
-struct Turn<'a, D: Send + Sync + 'static>(&'a Plane<D>);
+struct Turn(Option<Task>);
 
-impl<D: Send + Sync + 'static> Drop for Turn<'_, D> {
+impl Drop for Turn {
     fn drop(&mut self) {
-        self.0.next_change();
+        if let Some(ended) = self.0.take() {
+            ended();
+        }
     }
 }
 

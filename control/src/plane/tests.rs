@@ -18,6 +18,15 @@ impl Workers for Later {
     }
 }
 
+/// None can be started.
+struct NoThreads;
+
+impl Workers for NoThreads {
+    fn run(&self, _: Crew, task: Task) {
+        drop(task);
+    }
+}
+
 impl Later {
     pub(crate) fn crews(&self) -> Vec<Crew> {
         self.0.lock().unwrap().iter().map(|(crew, _)| *crew).collect()
@@ -68,6 +77,8 @@ pub(crate) fn table() -> Table<AtomicU32> {
         Method::new(Effect::Changes, "number.set", "Sets it.", set),
         Method::new(Effect::Acts, "number.count", "Counts up.", count).long(),
         Method::new(Effect::Changes, "number.change", "Counts up.", count).long(),
+        Method::new(Effect::Acts, "number.beside", "Counts up.", count).in_turn(),
+        Method::new(Effect::Acts, "number.act", "Counts up.", count),
     ])
 }
 
@@ -185,6 +196,43 @@ fn readers_only_read_and_hold_up_no_administrator() {
     world.ask("number.get", json!({}));
     world.ask("number.count", json!({ "to": 1 }));
     assert_eq!(world.later.crews(), [Crew::Administrators, Crew::Jobs]);
+}
+
+#[test]
+fn what_takes_long_holds_up_neither_changes_nor_who_wants_to_know_something() {
+    let world = World::new();
+    let ask = |method| world.ask(method, json!({ "to": 1 }));
+    for method in ["number.count", "number.act", "number.change", "number.set", "number.beside"] {
+        ask(method);
+    }
+    assert_eq!(world.later.crews(), [Crew::Jobs, Crew::Acts, Crew::Changes], "changes take turns");
+    let (beside, generation) = (ask("number.beside"), world.plane.generation());
+    world.later.work();
+    assert_eq!(beside.recv().unwrap(), Ok(json!(1)));
+    assert_eq!(world.plane.generation(), generation + 2, "what is not a change does not count as one");
+}
+
+#[test]
+fn what_nobody_can_carry_out_is_answered_and_holds_up_nothing() {
+    let feed = feed();
+    let about = About { version: "7", kinds: &[] };
+    let plane = Plane::new(AtomicU32::new(5), table(), about, NoThreads, &feed);
+    let world = World { plane, later: Later::default(), history: History::new(feed.inbox, Vec::new()) };
+    for method in ["number.get", "number.set", "number.count", "number.change", "number.set"] {
+        let params = match method {
+            "number.get" => json!({}),
+            "number.set" => json!({ "to": 1 }),
+            _ => json!({ "to": 1, "wait": true }),
+        };
+        assert_eq!(
+            world.ask(method, params).recv().unwrap().unwrap_err().code,
+            Failure::INTERNAL,
+            "{method}"
+        );
+    }
+    let jobs = world.plane.jobs.statuses();
+    assert!(jobs.len() == 2 && jobs.iter().all(|job| job.state == JobState::Failed), "{jobs:?}");
+    assert!(world.plane.stop(Duration::ZERO), "nothing is under way");
 }
 
 #[test]

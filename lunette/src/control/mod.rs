@@ -67,7 +67,8 @@ pub(crate) fn table() -> Table<Daemon> {
             "config.save",
             "Writes the configuration that is in force to a file.",
             config::save,
-        ),
+        )
+        .in_turn(),
         Method::new(Reads, "unit.list", "All logical units, and where they are seen.", unit::list),
         Method::new(Reads, "unit.show", "One logical unit.", unit::show),
         Method::new(Changes, "unit.create", "Serves a logical unit, if it is not served yet.", unit::create),
@@ -119,15 +120,17 @@ fn no_unit(name: &Name) -> Failure {
 /// What the daemon says of itself.
 pub(crate) const ABOUT: About = About { version: env!("CARGO_PKG_VERSION"), kinds: events::KINDS };
 
-/// How many threads do what is asked for.
-const THREADS: [(Crew, &str, usize); 3] = [
+/// How many threads do what is asked for. A job waits for a unit that may be stuck, so there are several.
+const THREADS: [(Crew, &str, usize); 5] = [
     (Crew::Readers, "control-read", 1),
     (Crew::Administrators, "control", 2),
-    (Crew::Jobs, "control-job", 4),
+    (Crew::Acts, "control-act", 2),
+    (Crew::Changes, "control-change", 1),
+    (Crew::Jobs, "control-job", 16),
 ];
 
 /// A crew of workers each, so that none holds up another.
-struct Crews([(Crew, Workers); 3]);
+struct Crews([(Crew, Workers); 5]);
 
 impl lunette_control::Workers for Crews {
     fn run(&self, crew: Crew, task: Task) {
