@@ -8,6 +8,8 @@ pub(crate) struct Table<const N: usize> {
     rows: Vec<[String; N]>,
     /// Columns that are left out where there is no room for all, the first one first.
     spared: &'static [usize],
+    /// They are, only where there is no room for all even if the others are as narrow as can be.
+    is_spared_last: bool,
 }
 
 /// No column becomes narrower than this, or than its heading, however narrow the terminal is.
@@ -18,12 +20,17 @@ const GAP: usize = 2;
 impl<const N: usize> Table<N> {
     /// One with these headings.
     pub(crate) fn new(headings: [&str; N]) -> Self {
-        Self { rows: vec![headings.map(str::to_owned)], spared: &[] }
+        Self { rows: vec![headings.map(str::to_owned)], spared: &[], is_spared_last: false }
     }
 
     /// The same, which leaves out these columns, one after the other, rather than parts of what stands in others.
     pub(crate) fn sparing(self, spared: &'static [usize]) -> Self {
         Self { spared, ..self }
+    }
+
+    /// The same, which leaves them out only when nothing can be shortened any more.
+    pub(crate) fn sparing_at_last(self, spared: &'static [usize]) -> Self {
+        Self { spared, is_spared_last: true, ..self }
     }
 
     pub(crate) fn row(&mut self, cells: [String; N]) {
@@ -38,7 +45,7 @@ impl<const N: usize> Table<N> {
         let mut widths: Vec<(usize, usize)> = (0..N).map(|column| (column, wanted(column))).collect();
         if let Some(terminal) = terminal {
             let mut spared = self.spared.iter();
-            while room(terminal, &widths) < total(&widths) {
+            while room(terminal, &widths) < self.total(&widths) {
                 let Some(column) = spared.next() else { break };
                 widths.retain(|(other, _)| other != column);
             }
@@ -59,15 +66,27 @@ impl<const N: usize> Table<N> {
         text
     }
 
+    /// How narrow a column that wants this width can become.
+    fn least(&self, column: usize, width: usize) -> usize {
+        let heading = self.rows.first().map_or(0, |row| row[column].width());
+        heading.max(NARROWEST).min(width)
+    }
+
+    /// How wide columns are before any is left out.
+    fn total(&self, widths: &[(usize, usize)]) -> usize {
+        let of = |(column, width): &(usize, usize)| match self.is_spared_last {
+            true => self.least(*column, *width),
+            false => *width,
+        };
+        widths.iter().map(of).sum()
+    }
+
     /// Makes all columns shorter that are longer than some length, which is as long as it can be.
     fn fit(&self, widths: &mut [(usize, usize)], room: usize) {
-        let least = |column: usize, width: usize| {
-            let heading = self.rows.first().map_or(0, |row| row[column].width());
-            heading.max(NARROWEST).min(width)
-        };
         let longest = widths.iter().map(|(_, width)| *width).max().unwrap_or_default();
         let at_most = |most: usize| {
-            let width = |(column, width): &(usize, usize)| (*width).min(most.max(least(*column, *width)));
+            let width =
+                |(column, width): &(usize, usize)| (*width).min(most.max(self.least(*column, *width)));
             widths.iter().map(width).collect::<Vec<_>>()
         };
         let most = (0..=longest).rev().find(|most| at_most(*most).into_iter().sum::<usize>() <= room);
@@ -79,10 +98,6 @@ impl<const N: usize> Table<N> {
 /// What a terminal leaves for columns of these widths.
 fn room(terminal: usize, widths: &[(usize, usize)]) -> usize {
     terminal.saturating_sub(GAP * widths.len().saturating_sub(1))
-}
-
-fn total(widths: &[(usize, usize)]) -> usize {
-    widths.iter().map(|(_, width)| width).sum()
 }
 
 /// A text that is at most so wide: both ends of it, if there is no room for all.

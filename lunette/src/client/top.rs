@@ -5,15 +5,20 @@ use super::{connect, print_text};
 use crate::cli::TopCall;
 use crate::metrics::{Counts, InitiatorStats, ReactorStats, Stats, Times, UnitStats};
 use anyhow::Result;
-use lunette_control::Connection;
+use lunette_control::{Connection, Error};
 use lunette_engine::Histogram;
 use serde::Serialize;
 use serde_json::json;
 use std::collections::HashMap;
 use std::time::Duration;
 
-/// Moves the cursor home, and after the text erases what is below.
+/// Moves the cursor home, and erases the screen from there.
 const HOME: &str = "\x1b[H\x1b[J";
+
+/// Of so many reactors each is told; of more, the average and the most.
+const EACH: usize = 8;
+/// Where a terminal has fewer columns, the longest times are left out.
+const WIDE: usize = 104;
 
 /// What has happened in a time.
 #[derive(PartialEq, Debug, Serialize)]
@@ -67,18 +72,26 @@ pub(super) fn run(call: &TopCall) -> Result<()> {
     let mut before = ask(&mut daemon, call)?;
     loop {
         std::thread::sleep(interval);
-        let now = ask(&mut daemon, call)?;
+        let now = match ask(&mut daemon, call) {
+            // It may be started again.
+            Err(Error::Socket(_)) if !call.once => {
+                if !call.json {
+                    print_text(&format!("{HOME}the daemon has gone; this goes on when it is there again\n"))?;
+                }
+                if let Ok(next) = connect(&call.control) {
+                    (daemon, before) = (next, Stats::default());
+                }
+                continue;
+            }
+            now => now?,
+        };
         let activity = Activity::between(&before, &now);
+        let columns = super::columns(std::io::stdout());
         print_text(&match (call.json, call.once) {
             (true, _) => super::clean(&json!(activity).to_string()) + "\n",
-            (false, true) => activity.text(now.time, super::columns(std::io::stdout()), None),
+            (false, true) => activity.text(now.time, columns, None),
             (false, false) => {
-                HOME.to_owned()
-                    + &activity.text(
-                        now.time,
-                        super::columns(std::io::stdout()),
-                        super::rows(std::io::stdout()),
-                    )
+                HOME.to_owned() + &activity.text(now.time, columns, super::rows(std::io::stdout()))
             }
         })?;
         if call.once {
@@ -88,15 +101,13 @@ pub(super) fn run(call: &TopCall) -> Result<()> {
     }
 }
 
-fn ask(daemon: &mut Connection, call: &TopCall) -> Result<Stats> {
-    Ok(daemon.call("stats.show", &json!({ "unit": call.unit }))?)
+fn ask(daemon: &mut Connection, call: &TopCall) -> Result<Stats, Error> {
+    daemon.call("stats.show", &json!({ "unit": call.unit }))
 }
 
 impl Activity {
+    /// `before` is of the same run of the daemon, or nothing.
     fn between(before: &Stats, now: &Stats) -> Self {
-        // Since it was started, if it was started again.
-        let nothing = Stats::default();
-        let before = if before.time < now.time { before } else { &nothing };
         let interval = (now.time - before.time).max(f64::MIN_POSITIVE);
         let none = ReactorStats::default();
         let reactors = now.reactors.iter().zip(before.reactors.iter().chain(std::iter::repeat(&none)));
@@ -130,31 +141,29 @@ impl Activity {
     /// A screen of it, with as many lines as there is room for.
     fn text(&self, uptime: f64, columns: Option<usize>, rows: Option<usize>) -> String {
         let total = |of: fn(&Line) -> f64| self.nexuses.iter().map(of).sum::<f64>();
-        let shares = |of: fn(&Load) -> f64| {
-            let shares = self.reactors.iter().map(|load| format!("{:.0}%", of(load) * 100.0));
-            shares.collect::<Vec<_>>().join(" ")
-        };
-        let mut text = format!(
-            "up {}, {} IOPS, {}/s read, {}/s written; reactors busy {}, spinning {}\n\n",
-            super::session::age(uptime),
-            count(total(|line| line.iops)),
-            bytes(total(|line| line.read)),
-            bytes(total(|line| line.written)),
-            shares(|load| load.busy),
-            shares(|load| load.spinning),
+        let mut text = folded(
+            &[
+                format!("up {}", super::session::age(uptime)),
+                format!("{} IOPS", count(total(|line| line.iops))),
+                format!("{}/s read", bytes(total(|line| line.read))),
+                format!("{}/s written", bytes(total(|line| line.written))),
+                format!("reactors busy {}", self.shares(|load| load.busy)),
+                format!("spinning {}", self.shares(|load| load.spinning)),
+            ],
+            columns,
         );
-        let mut table = Table::new([
-            "UNIT",
-            "INITIATOR",
-            "IOPS",
-            "READ/s",
-            "WRITTEN/s",
-            "DEPTH",
-            "READ p50 p99 max",
-            "WRITE p50 p99 max",
-            "FAILED/s",
-        ]);
-        let most = rows.map_or(usize::MAX, |rows| rows.saturating_sub(4));
+        text.push('\n');
+        let is_wide = columns.is_none_or(|columns| columns >= WIDE);
+        let (reads, writes) = match is_wide {
+            true => ("READ p50 p99 max", "WRITE p50 p99 max"),
+            false => ("READ p50 p99", "WRITE p50 p99"),
+        };
+        let headings =
+            ["UNIT", "INITIATOR", "IOPS", "READ/s", "WRITTEN/s", "DEPTH", reads, writes, "FAILED/s"];
+        let mut table = Table::new(headings).sparing_at_last(&[8, 5, 7, 6, 4, 3]);
+        // The headings and the line where the cursor stays.
+        let used = text.lines().count() + 2;
+        let most = rows.map_or(usize::MAX, |rows| rows.saturating_sub(used));
         for line in self.nexuses.iter().take(most) {
             table.row([
                 line.unit.clone(),
@@ -163,14 +172,44 @@ impl Activity {
                 bytes(line.read),
                 bytes(line.written),
                 line.under_way.to_string(),
-                line.reads.text(),
-                line.writes.text(),
+                line.reads.text(is_wide),
+                line.writes.text(is_wide),
                 count(line.failures),
             ]);
         }
         text += &table.lines(columns);
         text
     }
+
+    /// What reactors do of the time, for people.
+    fn shares(&self, of: fn(&Load) -> f64) -> String {
+        let shares: Vec<f64> = self.reactors.iter().map(|load| of(load) * 100.0).collect();
+        if shares.len() <= EACH {
+            return shares.iter().map(|share| format!("{share:.0}%")).collect::<Vec<_>>().join(" ");
+        }
+        let average = shares.iter().sum::<f64>() / shares.len() as f64;
+        format!("{average:.0}% (at most {:.0}%)", shares.into_iter().fold(0.0, f64::max))
+    }
+}
+
+/// These with commas between them, in lines that are not longer than a terminal if they can be.
+fn folded(parts: &[String], columns: Option<usize>) -> String {
+    let mut text = String::new();
+    let mut width = 0;
+    for (number, part) in parts.iter().enumerate() {
+        let is_last = number + 1 == parts.len();
+        let part = if is_last { part.clone() } else { format!("{part},") };
+        if width > 0 && columns.is_some_and(|columns| width + 1 + part.len() > columns) {
+            text.push('\n');
+            width = 0;
+        } else if width > 0 {
+            text.push(' ');
+            width += 1;
+        }
+        width += part.len();
+        text += &part;
+    }
+    text + "\n"
 }
 
 impl Line {
@@ -198,10 +237,11 @@ impl Line {
 }
 
 impl Latency {
-    fn text(self) -> String {
-        match self.p50 {
-            None => "-".into(),
-            p50 => format!("{} {} {}", time(p50), time(self.p99), time(self.max)),
+    fn text(self, with_max: bool) -> String {
+        match (self.p50, with_max) {
+            (None, _) => "-".into(),
+            (p50, true) => format!("{} {} {}", time(p50), time(self.p99), time(self.max)),
+            (p50, false) => format!("{} {}", time(p50), time(self.p99)),
         }
     }
 
@@ -242,6 +282,7 @@ fn time(seconds: Option<f64>) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use unicode_width::UnicodeWidthStr;
 
     fn stats(time: f64, reads: u64, busy: f64) -> Stats {
         let counts = Counts {
@@ -269,10 +310,37 @@ mod tests {
         let text = activity.text(12.0, None, None);
         assert!(text.contains("up 12s, 1000 IOPS") && text.contains("busy 75%"), "{text}");
         assert!(text.contains("8.2µs") && text.contains("1.0ms") && !text.contains('\u{1b}'), "{text}");
-        assert_eq!(activity.text(12.0, Some(80), Some(5)).lines().count(), 4);
-        // It was started again.
-        let again = Activity::between(&stats(12.0, 3000, 2.5), &stats(1.0, 10, 0.5));
-        assert_eq!((again.interval, again.nexuses[0].iops), (1.0, 10.0));
+        let since_start = Activity::between(&Stats::default(), &stats(1.0, 10, 0.5));
+        assert_eq!((since_start.interval, since_start.nexuses[0].iops), (1.0, 10.0));
+    }
+
+    #[test]
+    fn it_fits_the_terminal() {
+        let line = |number: usize| Line {
+            unit: format!("a-unit-with-a-long-name-{number}"),
+            initiator: "iqn.2026-11.org.example:a-host-with-a-long-name".into(),
+            port: "p".into(),
+            iops: 123_456.0,
+            read: 1000.0 * 1_048_576.0,
+            written: 1000.0 * 1_048_576.0,
+            reads: Latency { iops: 1.0, p50: Some(0.25), p99: Some(0.5), max: Some(12.34) },
+            writes: Latency { iops: 1.0, p50: Some(0.25), p99: Some(0.5), max: Some(12.34) },
+            others: Latency::default(),
+            under_way: 12_345,
+            failures: 123_456.0,
+        };
+        for reactors in [1, EACH, 64] {
+            let reactors = vec![Load { busy: 1.0, spinning: 1.0 }; reactors];
+            let activity = Activity { interval: 1.0, reactors, nexuses: (0..50).map(line).collect() };
+            for columns in [60, 80, WIDE, 132] {
+                let text = activity.text(1e7, Some(columns), Some(24));
+                assert!(text.lines().all(|line| line.width() <= columns), "{columns}:\n{text}");
+                assert_eq!(text.lines().count(), 23, "the cursor stays below:\n{text}");
+                let has = |heading: &str| text.contains(heading);
+                assert_eq!((has("FAILED/s"), has("max")), (columns >= WIDE, columns >= WIDE), "{text}");
+                assert!(columns < 80 || has("WRITE p50 p99"), "{text}");
+            }
+        }
     }
 
     #[test]
