@@ -118,6 +118,8 @@ fn the_documentation_tells_every_method_event_and_error() {
             assert!(section.contains(&format!("`{parameter}`")), "{} takes {parameter}", method.name);
         }
         assert!(section.contains("socat"), "{} has an example", method.name);
+        let fences = section.lines().filter(|line| line.starts_with("```")).count();
+        assert!(fences % 2 == 0, "what begins as code in {} ends as code", method.name);
     }
     for kind in ABOUT.all_kinds() {
         assert!(
