@@ -2,7 +2,7 @@
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
+use serde_json::{Value, json};
 use std::fmt::Display;
 use thiserror::Error;
 
@@ -74,6 +74,20 @@ impl Failure {
         Self { data: Some(data), ..self }
     }
 
+    /// The same, of what is done all the same if the boolean parameter of this name is true: `data.allowed_by` tells it.
+    pub fn allowed_by(mut self, parameter: &str) -> Self {
+        let data = self.data.get_or_insert_with(|| json!({}));
+        if let Some(data) = data.as_object_mut() {
+            data.insert("allowed_by".to_owned(), parameter.into());
+        }
+        self
+    }
+
+    /// The parameter that allows it, if there is one.
+    pub fn parameter(&self) -> Option<&str> {
+        self.data.as_ref()?.get("allowed_by")?.as_str()
+    }
+
     /// What the request speaks of is not there.
     pub fn not_found(message: impl Display) -> Self {
         Self::new(Self::NOT_FOUND, message)
@@ -95,5 +109,19 @@ impl Failure {
 
     pub(crate) fn busy(message: impl Display) -> Self {
         Self::new(Self::BUSY, message)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_allows_it_is_told_with_the_rest() {
+        let failure = Failure::failed("no").with_data(json!({ "steps": [] })).allowed_by("shrink");
+        assert_eq!(failure.data, Some(json!({ "steps": [], "allowed_by": "shrink" })));
+        assert_eq!(failure.parameter(), Some("shrink"));
+        assert_eq!(Failure::failed("no").allowed_by("x").data, Some(json!({ "allowed_by": "x" })));
+        assert_eq!(Failure::failed("no").parameter(), None);
     }
 }

@@ -70,8 +70,9 @@ fn objects_are_made_shown_changed_and_taken_away() -> Result<()> {
     ] {
         assert!(shown.contains(part), "{part}: {shown}");
     }
+    assert!(tell(&["status"])?.contains("with changes that are not saved"));
     let advice = refused(&lunette, &["lu", "change", "small", "--read-only=off"], 1)?;
-    assert!(advice.contains("`--recreate` allows that"), "{advice}");
+    assert!(advice.contains("`--recreate` goes on all the same"), "{advice}");
     tell(&["lu", "change", "small", "--read-only=off", "--recreate", "--unset", "waiting"])?;
     let shown = tell(&["lu", "show", "small"])?;
     assert!(shown.contains("read-write") && !shown.contains("waiting"), "{shown}");
@@ -170,13 +171,17 @@ fn what_is_wrong_is_told_with_advice_and_a_status() -> Result<()> {
         (&["target", "show", "iqn.2026-11.org.example:disk"], 1, &["did you mean", TARGET]),
         (&["target", "attach", TARGET, "wrk"], 1, &["did you mean `work`?"]),
         (&["export", "delete", "vn"], 1, &["did you mean `vm`?"]),
-        (&["lu", "delete", "work"], 1, &["is shown at 5 of", "`detach`"]),
+        (&["lu", "delete", "work"], 1, &["is shown at 5 of", "`--detach` goes on all the same"]),
         (&["lu", "create", "work", "--store", "ram:8M"], 1, &["there is another unit of the name `work`"]),
         (&["lu", "create", "x"], 1, &["--store"]),
         (&["lu", "create", "x", "--store", "/nonexistent/x.img"], 1, &["/nonexistent/x.img"]),
         (&["lu", "create", "x", "--store", "ram:1M", "--block", "520"], 2, &["--block", "512 or 4096"]),
-        (&["lu", "resize", "work", "1M"], 1, &["1M instead of 4M", "`--shrink` allows that"]),
-        (&["lu", "change", "work", "--store", "ram:1M"], 1, &["1M instead of 4M", "`--shrink` allows that"]),
+        (&["lu", "resize", "work", "1M"], 1, &["1M instead of 4M", "`--shrink` goes on all the same"]),
+        (
+            &["lu", "change", "work", "--store", "ram:1M"],
+            1,
+            &["1M instead of 4M", "`--shrink` goes on all the same"],
+        ),
         (&["lu", "change", "work", "--unset", "wating"], 2, &["waiting"]),
         (&["portal", "delete", "127.0.0.1:1"], 1, &["no portal listens on 127.0.0.1:1"]),
         (&["lu", "lst"], 2, &["list"]),
@@ -192,8 +197,9 @@ fn what_is_wrong_is_told_with_advice_and_a_status() -> Result<()> {
 
 /// What bash makes of a command line of which the words before the last are whole.
 fn completed(lunette: &Lunette<'_>, line: &str) -> Result<Vec<String>> {
-    // Bash takes words apart at colons.
-    let line = line.replace(':', " : ");
+    // Bash takes words apart at colons and equals signs, and between them is nothing.
+    let line = line.replace(':', " : ").replace('=', " = ");
+    let line = line.trim_end_matches(' ');
     let words: Vec<&str> = line.split(' ').collect();
     let quoted: Vec<String> = words.iter().map(|word| format!("'{word}'")).collect();
     let script = format!(
@@ -232,6 +238,16 @@ fn shells_complete_what_the_daemon_has() -> Result<()> {
     // Only what stands behind the colon is new.
     expect("lunette target show iqn.2026-11.org.example:di", &["disks"])?;
     expect("lunette lu create x --known-by f", &["file"])?;
+    // And only what stands behind the equals sign.
+    expect("lunette lu create x --known-by=f", &["file"])?;
+    expect("lunette lu change work --read-only=o", &["off", "on"])?;
+    expect("lunette lu change work --read-only=", &["off", "on"])?;
+    expect("lunette target show --control=/nonexistent iq", &[])?;
+    let control = lunette.path("state/control.sock").display().to_string();
+    expect(&format!("lunette lu --control={control} show w"), &["work"])?;
+    expect("lunette top --unit w", &["work"])?;
+    expect("lunette events --object iq", &[OTHER, TARGET])?;
+    expect("lunette events --kind job.e", &["job.ended"])?;
     expect("lunette lu create x --kn", &["--known-by"])?;
     daemon.stop()?;
     // Without a daemon there are no names, and nobody waits.

@@ -234,10 +234,10 @@ pub(crate) struct EventsCall {
     #[arg(long)]
     pub(crate) json: bool,
     /// Only events of this kind, as in session.begun, or of all kinds of a type, as in session (may be repeated)
-    #[arg(long = "kind", value_name = "KIND")]
+    #[arg(long = "kind", value_name = "KIND", add = ArgValueCandidates::new(names::event_kinds))]
     pub(crate) kinds: Vec<String>,
     /// Only events of this object (may be repeated)
-    #[arg(long = "object", value_name = "NAME")]
+    #[arg(long = "object", value_name = "NAME", add = ArgValueCandidates::new(names::objects))]
     pub(crate) objects: Vec<String>,
     /// First what has happened after the event of this number, as far as the daemon still knows it; 0: all of that
     #[arg(long, value_name = "NUMBER")]
@@ -250,7 +250,7 @@ pub(crate) struct TopCall {
     #[command(flatten)]
     pub(crate) control: ControlSocket,
     /// Only this logical unit
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", add = ArgValueCandidates::new(names::units))]
     pub(crate) unit: Option<String>,
     /// Seconds from one look to the next
     #[arg(long, value_name = "SECONDS", default_value_t = 1.0, value_parser = interval)]
@@ -349,7 +349,7 @@ pub(crate) enum SessionCommand {
 /// Which daemon is spoken to.
 #[derive(Args, Clone, Default, Debug)]
 pub(crate) struct ControlSocket {
-    /// Control socket of the daemon [default: control.sock in the state directory]
+    /// Control socket of the daemon [default: $LUNETTE_CONTROL, control.sock in the state directory, or that of the service]
     #[arg(long, value_name = "SOCKET", global = true, value_hint = ValueHint::FilePath)]
     control: Option<PathBuf>,
     /// State directory of the daemon [default: as for serve]
@@ -360,10 +360,30 @@ pub(crate) struct ControlSocket {
 /// The name of the control socket in a state directory.
 pub(crate) const CONTROL_SOCKET: &str = "control.sock";
 
+/// The control socket of the service (packaging/systemd/lunette-control.socket).
+const CONTROL_OF_SERVICE: &str = "/run/lunette/control.sock";
+
 impl ControlSocket {
-    pub(crate) fn path(&self) -> PathBuf {
-        let state = || self.state_dir.clone().unwrap_or_else(StateDir::default_path);
-        self.control.clone().unwrap_or_else(|| state().join(CONTROL_SOCKET))
+    /// Where the socket is: that which is said, or the places where it may be, in their order.
+    pub(crate) fn places(&self) -> Vec<PathBuf> {
+        self.places_with(|name| std::env::var_os(name).filter(|value| !value.is_empty()))
+    }
+
+    fn places_with(&self, variable: impl Fn(&str) -> Option<OsString>) -> Vec<PathBuf> {
+        let in_state = |directory: &Path| vec![directory.join(CONTROL_SOCKET)];
+        match (&self.control, &self.state_dir) {
+            (Some(control), _) => return vec![control.clone()],
+            (None, Some(directory)) => return in_state(directory),
+            (None, None) => {}
+        }
+        if let Some(control) = variable("LUNETTE_CONTROL") {
+            return vec![control.into()];
+        }
+        let mut places = in_state(&StateDir::default_path());
+        if variable(StateDir::VARIABLE).is_none() {
+            places.push(CONTROL_OF_SERVICE.into());
+        }
+        places
     }
 
     /// Whether the command line says which.
@@ -385,7 +405,8 @@ pub(crate) struct Serve {
     /// Written `TYPE:STORE[,r|w][,key=value…]`. TYPE is `disk`. STORE is the path of a file or block device, or
     /// ram:SIZE. `r` refuses writes. Keys: size= (create a sparse file of this size if there is none),
     /// block=512|4096, direct=on|off, inline=on|off, serial=, wwn= (NAA name), version=spc-3|spc-4, name=,
-    /// rotational=on|off, removable=on|off, pace= (bytes that formatting and sanitizing write in a second, as in
+    /// known-by=name|file (what its identity belongs to), rotational=on|off, removable=on|off, pace= (bytes that
+    /// formatting and sanitizing write in a second, as in
     /// 200M, or off; otherwise 64M), atomic= (bytes to whose multiples WRITE ATOMIC keeps, as in 16K; otherwise it
     /// takes any blocks), waiting= (commands that wait while the store has no room, otherwise 256; the next are
     /// answered TASK SET FULL or BUSY), target= (0 to 255, otherwise 0; not for iSCSI, whose target is 0), lun= (0 to
@@ -492,6 +513,7 @@ pub(crate) struct Serve {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::notation::KEYS;
     use clap::CommandFactory;
 
     #[test]
@@ -541,6 +563,36 @@ mod tests {
         ] {
             let error = call(&[&["lunette", "serve"], words].concat()).unwrap_err().to_string();
             assert!(error.contains(part), "{words:?}: {error}");
+        }
+    }
+
+    #[test]
+    fn the_control_socket_is_the_one_that_is_said_or_where_it_may_be() {
+        let places = |words: &[&str], set: &[(&str, &str)]| {
+            let Call::Client(ClientCall::Status(call)) =
+                call(&[&["lunette", "status"], words].concat()).unwrap()
+            else {
+                panic!("{words:?}");
+            };
+            let value = |name: &str| set.iter().find(|(its, _)| *its == name).map(|(_, value)| value.into());
+            call.control.places_with(value)
+        };
+        let both = [("LUNETTE_CONTROL", "/c"), ("LUNETTE_STATE_DIR", "/s")];
+        assert_eq!(places(&["--control", "/a", "--state-dir", "/b"], &both), [Path::new("/a")]);
+        assert_eq!(places(&["--state-dir", "/b"], &both), [Path::new("/b/control.sock")]);
+        assert_eq!(places(&[], &both), [Path::new("/c")]);
+        assert_eq!(places(&[], &both[1..]).len(), 1, "the state directory is said");
+        let state = StateDir::default_path().join("control.sock");
+        assert_eq!(places(&[], &[]), [state, "/run/lunette/control.sock".into()]);
+    }
+
+    #[test]
+    fn help_tells_every_key_of_a_unit() {
+        let serve = Cli::command().find_subcommand("serve").cloned().unwrap();
+        let units = serve.get_arguments().find(|argument| argument.get_id() == "units").unwrap();
+        let help = units.get_long_help().unwrap().to_string();
+        for key in KEYS {
+            assert!(help.contains(&format!(" {key}=")), "{key}: {help}");
         }
     }
 

@@ -28,30 +28,32 @@ fn completions(shell: Shell, to: &mut impl Write) -> Result<()> {
     let completer = shells.completer(name.get_name()).context("there are no completions for it")?;
     completer.write_registration(VARIABLE, NAME, NAME, NAME, to)?;
     if matches!(shell, Shell::Bash) {
-        to.write_all(COLONS_IN_BASH.as_bytes())?;
+        to.write_all(WORDS_IN_BASH.as_bytes())?;
     }
     Ok(())
 }
 
-/// To bash a colon ends a word, of which names of targets and addresses have some: what it took apart is put together before
-/// it is completed, and of what comes back only the part behind the last colon is new.
-const COLONS_IN_BASH: &str = r#"
+/// To bash a colon ends a word, of which names of targets and addresses have some, and so does the equals sign of an option:
+/// what it took apart is put together before it is completed, and of what comes back only the part behind the last of them is
+/// new.
+const WORDS_IN_BASH: &str = r#"
 _lunette() {
     local words=() glue= index=0 i
     for i in "${!COMP_WORDS[@]}"; do
-        if [[ ${COMP_WORDS[i]} =~ ^:+$ || -n $glue ]] && ((${#words[@]} > 0)); then
+        if [[ ${COMP_WORDS[i]} =~ ^[:=]+$ || -n $glue ]] && ((${#words[@]} > 0)); then
             words[-1]+=${COMP_WORDS[i]}
         else
             words+=("${COMP_WORDS[i]}")
         fi
         glue=
-        [[ ${COMP_WORDS[i]} =~ ^:+$ ]] && glue=1
+        [[ ${COMP_WORDS[i]} =~ ^[:=]+$ ]] && glue=1
         ((i == COMP_CWORD)) && index=$((${#words[@]} - 1))
     done
     local COMP_WORDS=("${words[@]}") COMP_CWORD=$index current=${words[index]}
+    local breaks=${COMP_WORDBREAKS//[^:=]/}
     _clap_complete_lunette "$1" "$current" "$3"
-    if [[ $current == *:* && $COMP_WORDBREAKS == *:* ]]; then
-        COMPREPLY=("${COMPREPLY[@]#"${current%"${current##*:}"}"}")
+    if [[ -n $breaks && $current == *[$breaks]* ]]; then
+        COMPREPLY=("${COMPREPLY[@]#"${current%"${current##*[$breaks]}"}"}")
     fi
 }
 complete -o nospace -o bashdefault -F _lunette lunette

@@ -18,7 +18,7 @@ pub(crate) struct NotationError {
 pub(crate) const MAX_LUNS: u32 = 16384;
 
 /// The keys, for error messages.
-const KEYS: [&str; 19] = [
+pub(crate) const KEYS: [&str; 19] = [
     "target",
     "lun",
     "queues",

@@ -64,11 +64,14 @@ struct Shared {
 }
 
 impl StateDir {
+    /// The variable of the environment that says where it is.
+    pub(crate) const VARIABLE: &str = "LUNETTE_STATE_DIR";
+
     /// The default place: `$LUNETTE_STATE_DIR`, else `/var/lib/lunette` for root, else under `$XDG_STATE_HOME`. A variable
     /// that is set to nothing is not set.
     pub(crate) fn default_path() -> PathBuf {
         let variable = |name| std::env::var_os(name).filter(|value| !value.is_empty());
-        if let Some(path) = variable("LUNETTE_STATE_DIR") {
+        if let Some(path) = variable(Self::VARIABLE) {
             return path.into();
         }
         if rustix::process::geteuid().is_root() {

@@ -26,7 +26,7 @@ pub struct EventKind {
 
 impl EventKind {
     /// The type of the object that it happens to.
-    pub(crate) fn of_type(&self) -> &'static str {
+    pub fn of_type(&self) -> &'static str {
         self.name.split('.').next().unwrap_or_default()
     }
 }

@@ -152,7 +152,9 @@ impl<T: Keyed> Args for Keys<T> {
             };
             let arg = if T::PATHS.contains(&key.as_str()) { arg.value_hint(ValueHint::AnyPath) } else { arg };
             if is_switch(&schema) {
+                let candidates = || ["off", "on"].map(CompletionCandidate::new).into();
                 return arg
+                    .add(ArgValueCandidates::new(candidates))
                     .value_name("on|off")
                     .num_args(0..=1)
                     .require_equals(true)

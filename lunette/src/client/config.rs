@@ -1,6 +1,5 @@
 //! `lunette show`, `apply`, `reload` and `save`: the configuration of a daemon as a whole.
 
-use super::objects::advised;
 use super::progress::wait_for;
 use super::{connect, print_json, print_text};
 use crate::cli::{ApplyCall, Permitted, ReloadCall, SaveCall, ShowCall};
@@ -102,7 +101,7 @@ fn done(daemon: &mut Connection, method: &str, params: &Value, as_json: bool) ->
         job: u64,
     }
     let Begun { job } = daemon.call(method, params)?;
-    let result = wait_for(daemon, job, true).map_err(advised)?;
+    let result = wait_for(daemon, job, true)?;
     if as_json {
         return print_json(&result).map(|()| None);
     }

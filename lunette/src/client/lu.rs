@@ -1,6 +1,6 @@
 //! `lunette lu`.
 
-use super::objects::{Kind, advised, as_configured, call_on, change, create, described, list, tell};
+use super::objects::{Kind, as_configured, call_on, change, create, described, list, tell};
 use super::progress::wait_for;
 use super::table::Table;
 use super::{bytes, connect, print_json, print_text};
@@ -207,7 +207,7 @@ fn long<T: serde::de::DeserializeOwned>(
 fn resize(daemon: &mut Connection, UnitNamed { unit }: &UnitNamed, size: &str, shrink: bool) -> Result<()> {
     let wanted = size::parse(size).map_err(anyhow::Error::msg)?;
     let params = json!({ "name": unit, "size": wanted, "shrink": shrink });
-    let Resized { size } = long(daemon, "unit.resize", &params, unit).map_err(advised)?;
+    let Resized { size } = long(daemon, "unit.resize", &params, unit)?;
     print_text(&format!("unit `{unit}` has {}\n", size::show(size)))
 }
 

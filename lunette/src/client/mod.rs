@@ -15,8 +15,8 @@ mod target;
 mod top;
 
 use crate::cli::{ClientCall, ControlSocket, StatusCall};
-use anyhow::{Context, Result};
-use lunette_control::{Connection, Role, Status};
+use anyhow::{Context, Result, bail};
+use lunette_control::{Connection, Error, Failure, Role, Status};
 use serde_json::{Value, json};
 use std::io::{self, ErrorKind, Write};
 use std::os::fd::AsFd;
@@ -42,8 +42,17 @@ pub(crate) fn run(call: &ClientCall) -> Result<()> {
     match done {
         // Who reads what is printed has seen enough.
         Err(error) if is_broken_pipe(&error) => Ok(()),
-        done => done,
+        Err(error) => Err(advised(error)),
+        Ok(()) => Ok(()),
     }
+}
+
+/// The same, with the option that allows what is refused.
+fn advised(error: anyhow::Error) -> anyhow::Error {
+    let Some(Error::Refused(failure)) = error.downcast_ref() else { return error };
+    let Some(option) = failure.parameter().map(|parameter| parameter.replace('_', "-")) else { return error };
+    let message = format!("{}; `--{option}` goes on all the same", failure.message);
+    Error::Refused(Failure { message, ..failure.clone() }).into()
 }
 
 fn is_broken_pipe(error: &anyhow::Error) -> bool {
@@ -56,24 +65,39 @@ fn status(call: &StatusCall) -> Result<()> {
     if call.json {
         return print_json(&status);
     }
-    let Status { version, pid, generation, role, .. } = serde_json::from_value(status)?;
+    let Status { version, pid, generation, role, unsaved, .. } = serde_json::from_value(status)?;
     let role = match role {
         Role::Administrator => "administrator",
         Role::Reader => "reader",
     };
-    print_text(&format!("lunette {version}, process {pid}, generation {generation}; you are {role}\n"))
+    let unsaved = if unsaved { ", with changes that are not saved" } else { "" };
+    print_text(&format!(
+        "lunette {version}, process {pid}, generation {generation}{unsaved}; you are {role}\n"
+    ))
 }
 
 /// Connects to the daemon that is meant.
 fn connect(control: &ControlSocket) -> Result<Connection> {
-    let socket = control.path();
-    Connection::open(&socket).with_context(|| {
-        let advice = match control.is_said() {
-            true => "",
-            false => " (is one running? `--control` or `--state-dir` says where)",
-        };
-        format!("{}{advice}", socket.display())
-    })
+    let mut failed = None;
+    for place in control.places() {
+        match Connection::open(&place) {
+            Ok(connection) => return Ok(connection),
+            // Why one that is there does not answer says more than that others are not there.
+            Err(error) if failed.is_none() || !is_missing(&error) => failed = Some((place, error)),
+            Err(_) => {}
+        }
+    }
+    let Some((place, error)) = failed else { bail!("no daemon is meant") };
+    let advice = match control.is_said() {
+        true => "",
+        false => " (is one running? `--control` or `--state-dir` says where)",
+    };
+    Err(error).with_context(|| format!("{}{advice}", place.display()))
+}
+
+/// Whether there is no such socket.
+fn is_missing(error: &Error) -> bool {
+    matches!(error, Error::Socket(error) if error.kind() == ErrorKind::NotFound)
 }
 
 fn print_text(text: &str) -> Result<()> {
@@ -135,6 +159,16 @@ fn clean(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_allows_it_is_told_as_an_option() {
+        let refused = |failure: Failure| advised(Error::Refused(failure).into()).to_string();
+        let failure = Failure::failed("a needs a restart");
+        assert_eq!(refused(failure.clone()), "a needs a restart");
+        let expected = "a needs a restart; `--except-restart` goes on all the same";
+        assert_eq!(refused(failure.allowed_by("except_restart")), expected);
+        assert_eq!(advised(anyhow::anyhow!("other")).to_string(), "other");
+    }
 
     #[test]
     fn amounts_are_short() {

@@ -2,9 +2,11 @@
 
 use super::connect;
 use crate::cli::ControlSocket;
+use crate::control::ABOUT;
 use clap::Parser;
 use clap_complete::engine::CompletionCandidate;
 use serde_json::{Value, json};
+use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::time::Duration;
 
@@ -34,6 +36,18 @@ pub(crate) fn exports() -> Vec<CompletionCandidate> {
 /// The names of all that shows units.
 pub(crate) fn targets_and_exports() -> Vec<CompletionCandidate> {
     targets().into_iter().chain(exports()).collect()
+}
+
+/// The names of all units, targets and exports.
+pub(crate) fn objects() -> Vec<CompletionCandidate> {
+    units().into_iter().chain(targets_and_exports()).collect()
+}
+
+/// The kinds of events, and their types.
+pub(crate) fn event_kinds() -> Vec<CompletionCandidate> {
+    let kinds = ABOUT.all_kinds();
+    let names = kinds.iter().flat_map(|kind| [kind.name, kind.of_type()]);
+    BTreeSet::from_iter(names).into_iter().map(CompletionCandidate::new).collect()
 }
 
 /// The numbers of all sessions.
@@ -91,9 +105,9 @@ mod tests {
 
     #[test]
     fn the_daemon_is_the_one_that_is_meant() {
-        let of = |words: &[&str]| said_socket(words.iter().map(OsString::from).collect()).path();
-        assert_eq!(of(&["lunette", "--", "lunette", "lu", "--control", "/a", "sh"]), Path::new("/a"));
-        assert_eq!(of(&["lunette", "lu", "--state-dir=/b", "delete", ""]), Path::new("/b/control.sock"));
-        assert_eq!(of(&["lunette", "lu", "--control"]), ControlSocket::default().path());
+        let of = |words: &[&str]| said_socket(words.iter().map(OsString::from).collect()).places();
+        assert_eq!(of(&["lunette", "--", "lunette", "lu", "--control", "/a", "sh"]), [Path::new("/a")]);
+        assert_eq!(of(&["lunette", "lu", "--state-dir=/b", "delete", ""]), [Path::new("/b/control.sock")]);
+        assert_eq!(of(&["lunette", "lu", "--control"]), ControlSocket::default().places());
     }
 }

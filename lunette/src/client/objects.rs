@@ -116,7 +116,7 @@ pub(super) fn create(
     print_text(&format!("{what} {done}\n"))
 }
 
-/// Changes keys of an object. If that can only be done by taking it away for a moment, what allows it is told.
+/// Changes keys of an object.
 pub(super) fn change<N: Args, T: Keyed>(
     daemon: &mut Connection,
     method: &str,
@@ -133,28 +133,7 @@ pub(super) fn change<N: Args, T: Keyed>(
         keys.insert("recreate".into(), true.into());
     }
     keys.extend(permitted.iter().map(|what| ((*what).to_owned(), true.into())));
-    tell(daemon, method, &keys.into(), &[(kind, name)]).map_err(advised)
-}
-
-/// The same error; if something was refused that can be permitted, with the option which does that.
-pub(super) fn advised(error: anyhow::Error) -> anyhow::Error {
-    let advised = |failure: Failure| {
-        let Some(option) = failure.data.as_ref().and_then(permitting) else { return failure };
-        Failure { message: format!("{}; `{option}` allows that", failure.message), ..failure }
-    };
-    match error.downcast::<Error>() {
-        Ok(Error::Refused(failure)) => Error::Refused(advised(failure)).into(),
-        Ok(error) => error.into(),
-        Err(error) => error,
-    }
-}
-
-fn permitting(data: &Value) -> Option<&'static str> {
-    let goes = |steps: &Vec<Value>| steps.iter().any(|step| step["how"] == "recreate");
-    match data["steps"].as_array().is_some_and(goes) {
-        true => Some("--recreate"),
-        false => data["shrink"].is_object().then_some("--shrink"),
-    }
+    tell(daemon, method, &keys.into(), &[(kind, name)])
 }
 
 /// Places and the units there, as a cell: those that fit into a few words.

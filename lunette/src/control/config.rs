@@ -159,8 +159,9 @@ pub(super) fn reload(call: &Call<'_>, reload: Reload) -> Result<Steps, Failure> 
     };
     if !discard && !is_saved() {
         return Err(Failure::failed(
-            "what was changed while the daemon runs is not saved and would be lost: save it (config.save), or say `discard`",
-        ));
+            "what was changed while the daemon runs is not saved and would be lost: save it first",
+        )
+        .allowed_by("discard"));
     }
     let said = keeper.read().map_err(failure)?;
     let done = become_it(call, said.model.clone(), Permit { except_restart, shrink, ..WHOLE })?;

@@ -177,10 +177,11 @@ fn files_are_read_again_and_written() {
     assert_eq!(done["steps"].as_array().unwrap().len(), 1, "{done}");
     assert_eq!(call("unit.show", json!({ "name": "a" })).unwrap()["size"], 2 << 20);
     // A broken one, and one that would lose bytes.
-    for (broken, part) in [("nmae = 1\n", "unknown key `nmae`"), ("", "shrink")] {
+    for (broken, part) in [("nmae = 1\n", "unknown key `nmae`"), ("", "would become smaller")] {
         write(&format!("{broken}{text}"));
         let failure = reload(json!({})).unwrap_err();
         assert!(failure.message.contains(part), "{failure}");
+        assert_eq!(failure.parameter(), broken.is_empty().then_some("shrink"));
         assert_eq!(call("unit.show", json!({ "name": "a" })).unwrap()["size"], 2 << 20);
     }
     reload(json!({ "shrink": true })).unwrap();

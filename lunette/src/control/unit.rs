@@ -187,8 +187,9 @@ pub(super) fn delete(call: &Call<'_>, Delete { name, detach }: Delete) -> Result
                 if shown.len() > 1 { format!(" and {} more", shown.len() - 1) } else { String::new() };
             let Shown { name: by, at, .. } = first;
             return Err(Failure::failed(format!(
-                "the unit `{name}` is shown at {at} of {by}{others}: detach it first, or say `detach`"
-            )));
+                "the unit `{name}` is shown at {at} of {by}{others}: detach it first"
+            ))
+            .allowed_by("detach"));
         }
         forget(model, &name);
         Ok(())

@@ -83,7 +83,7 @@ impl Running {
         if permit.except_restart {
             wanted.daemon = Daemon { save_changes: wanted.daemon.save_changes, ..before.daemon.clone() };
         } else if !waiting.is_empty() {
-            return Err(listed("needs a restart of the daemon", &waiting));
+            return Err(listed("needs a restart of the daemon", &waiting).allowed_by("except_restart"));
         }
         // What could not be made again before is, if a whole configuration wants it.
         let mut plan = match permit.is_whole {
@@ -97,7 +97,8 @@ impl Running {
         let recreated: Vec<_> =
             plan.steps.iter().filter(|step| step.how == How::Recreate && !permit.recreate).collect();
         if !recreated.is_empty() {
-            return Err(listed("cannot be changed while it is used: it would go and come again", recreated));
+            let why = "cannot be changed while it is used: it would go and come again";
+            return Err(listed(why, recreated).allowed_by("recreate"));
         }
         if !permit.shrink {
             plan.steps.iter().filter_map(|step| self.shrinks(step)).try_for_each(|cut| cut.refused())?;
@@ -227,11 +228,10 @@ impl Cut {
         let Self { name, size, wanted } = self;
         let (shown, told) = (size::exact(*size), size::exact(*wanted));
         let what = format!(
-            "the unit `{name}` would become smaller, {told} instead of {shown}, and lose what is beyond: say `shrink` if that is \
-             meant"
+            "the unit `{name}` would become smaller, {told} instead of {shown}, and lose what is beyond"
         );
         let data = json!({ "shrink": { "name": name, "size": size, "wanted": wanted } });
-        Err(Failure::failed(what).with_data(data))
+        Err(Failure::failed(what).with_data(data).allowed_by("shrink"))
     }
 }
 
