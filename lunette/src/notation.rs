@@ -1,6 +1,7 @@
 //! The notation for logical units: `TYPE:STORE[,r|w][,key=value…]`, as in `disk:/dev/sdb1,w`.
 
-use crate::config::{BlockLength, KnownBy, Unit, UnitLun, Version, did_you_mean};
+use crate::config::{BlockLength, KnownBy, Unit, UnitLun, Version};
+use lunette_control::did_you_mean;
 use lunette_transport_vhost_user::MAX_REQUEST_QUEUES;
 use std::collections::HashSet;
 use std::str::FromStr;

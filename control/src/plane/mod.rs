@@ -8,13 +8,14 @@ pub(crate) use jobs::Jobs;
 pub use jobs::{JobState, JobStatus, Work};
 
 use crate::events::{self, EventKind, Events, Inbox};
-use crate::table::{Call, Common, Effect, Method, Prepared, Run, Table};
+use crate::table::{Call, Common, Effect, Method, Prepared, Run, Table, value};
 use crate::ticket::Ticket;
 use crate::time::Clock;
 use crate::waker::Waker;
 use crate::{Caller, Description, Failure, Role};
 use changes::Changes;
 use repeats::Repeats;
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -37,6 +38,13 @@ pub enum Crew {
     Changes,
     /// Other jobs.
     Jobs,
+}
+
+/// The answer to a request for a job for which nobody waits.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Begun {
+    /// Number of the job.
+    pub job: u64,
 }
 
 /// Something that takes its turn.
@@ -268,7 +276,7 @@ impl<D: Send + Sync + 'static> Plane<D> {
                 Ok(job) => {
                     match common.wait {
                         true => self.jobs.answer_result(job, ticket),
-                        false => ticket.answer(Ok(json!({ "job": job }))),
+                        false => ticket.answer(value(&Begun { job })),
                     }
                     Report::job(&self.jobs, job)
                 }

@@ -5,7 +5,7 @@ use super::{connect, print_json, print_text};
 use crate::cli::{ApplyCall, Permitted, ReloadCall, SaveCall, ShowCall};
 use crate::config::{command, to_toml};
 use anyhow::Result;
-use lunette_control::{Connection, Status};
+use lunette_control::{Begun, Connection, Status};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
@@ -96,10 +96,6 @@ impl Steps {
 
 /// Has a configuration applied. Returns what has come of it, unless that is printed as JSON.
 fn done(daemon: &mut Connection, method: &str, params: &Value, as_json: bool) -> Result<Option<Steps>> {
-    #[derive(Deserialize)]
-    struct Begun {
-        job: u64,
-    }
     let Begun { job } = daemon.call(method, params)?;
     let result = wait_for(daemon, job, true)?;
     if as_json {

@@ -8,9 +8,10 @@ use crate::cli::keys::absolute;
 use crate::cli::objects::{LuCall, LuCommand, Shelf, Showing, UnitNamed};
 use crate::config::Unit;
 use crate::config::values::Name;
+use crate::control::Resized;
 use crate::size;
 use anyhow::{Result, bail};
-use lunette_control::Connection;
+use lunette_control::{Begun, Connection};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
@@ -81,11 +82,6 @@ struct Place {
     name: String,
     at: String,
     rule: Option<usize>,
-}
-
-#[derive(Deserialize)]
-struct Resized {
-    size: u64,
 }
 
 impl Shown {
@@ -196,10 +192,6 @@ fn long<T: serde::de::DeserializeOwned>(
     params: &Value,
     unit: &Name,
 ) -> Result<T> {
-    #[derive(Deserialize)]
-    struct Begun {
-        job: u64,
-    }
     let Begun { job } = call_on(daemon, method, params, &[(Kind::Unit, unit)])?;
     Ok(serde_json::from_value(wait_for(daemon, job, true)?)?)
 }

@@ -38,7 +38,6 @@ pub(crate) use load::{DEFAULT_FILE, from_text};
 pub(crate) use print::{document_to_toml, to_toml};
 pub(crate) use report::{Report, Severity};
 pub(crate) use secret::{SecretSource, is_for_others};
-pub(crate) use suggest::did_you_mean;
 pub(crate) use system::{access, group as group_number, user as user_number};
 pub(crate) use throttle::{Each, Throttle};
 pub(crate) use unit::{BlockLength, KnownBy, Unit, UnitLun, Version};

@@ -1,30 +1,4 @@
-//! What somebody may have meant.
-
-/// Longer words are nobody's slip.
-const LONGEST: usize = 128;
-
-/// The word that is most like `written`, if any is much like it.
-pub(super) fn nearest<'a>(written: &str, words: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
-    if written.len() > LONGEST {
-        return None;
-    }
-    let folded = fold(written);
-    let distance = |word: &'a str| (strsim::damerau_levenshtein(&folded, &fold(word)), word);
-    let short = words.into_iter().filter(|word| word.len() <= LONGEST);
-    let (distance, word) = short.map(distance).min_by_key(|(distance, _)| *distance)?;
-    let longer = folded.chars().count().max(word.chars().count());
-    (distance <= (longer / 3).max(1) && distance < longer).then_some(word)
-}
-
-/// Words that differ only in this are the same to people.
-fn fold(word: &str) -> String {
-    word.to_lowercase().replace('_', "-")
-}
-
-/// `did you mean …?`
-pub(crate) fn did_you_mean<'a>(written: &str, words: impl IntoIterator<Item = &'a str>) -> Option<String> {
-    nearest(written, words).map(|word| format!("did you mean `{word}`?"))
-}
+//! What somebody who has written something wrong can write.
 
 /// What there is, as far as it fits into a line.
 pub(super) fn there_are<'a>(words: impl IntoIterator<Item = &'a str>) -> String {
@@ -41,24 +15,6 @@ pub(super) fn there_are<'a>(words: impl IntoIterator<Item = &'a str>) -> String 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn slips_are_recognised() {
-        let words = ["initiators", "addresses", "units", "chap"];
-        for (written, meant) in [
-            ("initator", Some("initiators")),
-            ("Addreses", Some("addresses")),
-            ("unit", Some("units")),
-            ("chpa", Some("chap")),
-            ("nothing-of-that", None),
-            ("", None),
-            ("x", None),
-        ] {
-            assert_eq!(nearest(written, words), meant, "{written}");
-        }
-        assert_eq!(nearest("read_only", ["read-only"]), Some("read-only"));
-        assert_eq!(nearest(&"x".repeat(1 << 20), words), None);
-    }
 
     #[test]
     fn long_lists_are_cut() {

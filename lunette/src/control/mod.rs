@@ -15,6 +15,7 @@ mod unit;
 pub(crate) use access::{ControlAccess, ControlOptions};
 pub(crate) use portal::PortalStatus;
 pub(crate) use session::End;
+pub(crate) use unit::Resized;
 
 use crate::config::values::Name;
 use crate::metrics::{self, Stats};
