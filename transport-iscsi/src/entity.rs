@@ -17,7 +17,7 @@ use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock, Weak};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// How long the reactors have to say what they have.
 const ANSWER_TIME: Duration = Duration::from_secs(5);
@@ -70,6 +70,8 @@ pub struct NetworkEntity {
     gatekeeper: Mutex<Gatekeeper>,
     sessions: Mutex<SessionTable>,
     log: LineBudget,
+    /// Bounds what is said of reactors that do not answer; that is asked by others than reactors, whose clock begins here.
+    unanswered: (LineBudget, Instant),
     observer: OnceLock<Observer>,
 }
 
@@ -87,6 +89,7 @@ impl NetworkEntity {
             portals: Mutex::default(),
             loads: Loads::default(),
             log: LineBudget::default(),
+            unanswered: (LineBudget::default(), Instant::now()),
             observer: OnceLock::new(),
         })
     }
@@ -200,12 +203,14 @@ impl NetworkEntity {
         };
         let answers = reactors.call_all_within(ANSWER_TIME, list);
         let mut sessions = Vec::new();
+        let (budget, begun) = &self.unanswered;
         for (reactor, answer) in answers.into_iter().enumerate() {
             match answer {
                 Some(theirs) => sessions.extend(theirs),
-                None => {
+                None if budget.allows("iSCSI", begun.elapsed()) => {
                     tracing::warn!(reactor, "the reactor does not answer: its iSCSI sessions are not listed");
                 }
+                None => {}
             }
         }
         sessions.sort_by_key(|session| session.tsih);
