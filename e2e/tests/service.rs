@@ -72,13 +72,18 @@ fn passed_sockets_are_those_of_the_configuration() -> Result<()> {
 #[test]
 fn it_drains_when_the_manager_stops_it() -> Result<()> {
     let lunette = Lunette::new()?;
-    let file = lunette.file("disk.img", 64 << 20)?;
-    let lunette = lunette.lu(format!("disk:{},w,fault=delay:20", file.display())).iscsi();
+    let (file, other) = (lunette.file("disk.img", 64 << 20)?, lunette.file("other.img", 8 << 20)?);
+    let slow = |file: &Path| format!("disk:{},w,fault=delay:20", file.display());
+    let lunette = lunette.lu(slow(&file)).lu(slow(&other)).iscsi();
     let mut manager = Manager::new(&lunette)?;
     let mut daemon = manager.manage(&lunette).start()?;
     assert_eq!(manager.told()?.value("READY"), Some("1"));
     let _bench = daemon.load(&file)?;
+    // The client flushes nothing.
+    let write = ["-t", "unsafe", "-f", "raw", "-c", "write -P 7 1M 64k", &daemon.iscsi_url(1)?];
+    tools::output("qemu-io", write)?.ok()?;
     let said = daemon.stop()?;
+    assert_eq!(fs::read(&other)?[1 << 20..][..65536], [7; 65536]);
     assert_eq!(manager.told()?.value("STOPPING"), Some("1"));
     assert!(!said.stderr.contains("not ended") && !said.stderr.contains("cannot flush"), "{said}");
     Ok(())
@@ -199,6 +204,7 @@ fn no_thread_has_rights_that_it_does_not_need() -> Result<()> {
     tools::output("qemu-io", ["-f", "raw", "-c", "write 0 64k", "-c", "flush", &daemon.iscsi_url(0)?])?
         .ok()?;
     let tasks = Path::new("/proc").join(daemon.pid().to_string()).join("task");
+    let mut reactors = 0;
     for task in fs::read_dir(tasks)? {
         let task = task?.path();
         assert_eq!(status(&task, "Seccomp")?, "2");
@@ -207,8 +213,13 @@ fn no_thread_has_rights_that_it_does_not_need() -> Result<()> {
         let name = status(&task, "Name")?;
         if let Some(number) = name.strip_prefix("lunette-").and_then(|rest| rest.parse::<u16>().ok()) {
             assert_eq!(status(&task, "CapEff")?, "0".repeat(16), "reactor {number}");
+            reactors += 1;
         }
     }
+    let printed = daemon.printed();
+    let expected =
+        if reactors == 1 { ": 1 reactor on ".into() } else { format!(": {reactors} reactors on ") };
+    assert!(reactors > 0 && printed.contains(&expected), "{reactors} were looked at: {printed}");
     daemon.stop()?;
     Ok(())
 }
