@@ -90,7 +90,7 @@ impl Endpoint {
     /// value is dropped.
     pub(crate) fn serve(self, stats: impl Fn() -> Stats + Send + 'static) -> Option<SocketFile> {
         let Self { listener, file } = self;
-        Workers::new("metrics", 1).run(Box::new(move || serve(&listener, &stats)));
+        Workers::new("metrics", 1).run(Box::new(move || serve(&listener, &stats, &Instant::now)));
         file
     }
 }
@@ -121,17 +121,19 @@ impl AsFd for Listener {
     }
 }
 
-fn serve(listener: &Listener, stats: &dyn Fn() -> Stats) {
+fn serve(listener: &Listener, stats: &dyn Fn() -> Stats, clock: &dyn Fn() -> Instant) {
     let mut clients = Vec::<Client>::new();
     let mut pause = None;
+    let mut now = clock();
     loop {
-        let now = Instant::now();
         pause = pause.filter(|end| now < *end);
         let accepts = pause.is_none() && clients.len() < CLIENTS;
         if let Err(error) = wait(accepts.then_some(listener), &clients, pause, now) {
             tracing::error!(%error, "metrics are served no more");
             return;
         }
+        // It may have waited for as long as nobody has asked.
+        now = clock();
         if accepts {
             match listener.accept() {
                 Ok(stream) => clients.push(Client::new(stream, now)),
@@ -239,6 +241,8 @@ fn response(status: &str, fields: &str, body: &str) -> Vec<u8> {
 mod tests {
     use super::*;
     use std::net::Shutdown;
+    use std::sync::atomic::{AtomicU32, Ordering};
+    use std::sync::mpsc;
 
     fn stats() -> Stats {
         Stats { reactors: vec![super::super::ReactorStats::default()], ..Stats::default() }
@@ -305,6 +309,26 @@ mod tests {
         // One that ends before it has asked.
         silent.iter().for_each(|stream| stream.shutdown(Shutdown::Both).unwrap());
         assert!(ask(&mut TcpStream::connect(address).unwrap(), request).ends_with("# EOF\n"));
+    }
+
+    #[test]
+    fn who_comes_after_a_long_silence_has_his_time() {
+        let Endpoint { listener, .. } = Endpoint::open("127.0.0.1:0").unwrap();
+        let Listener::Tcp(tcp) = &listener else { panic!() };
+        let address = tcp.local_addr().unwrap();
+        let (looks, looked) = mpsc::channel();
+        // An hour goes by before the first one comes.
+        let (begin, looked_at) = (Instant::now(), AtomicU32::new(0));
+        let clock = move || {
+            let _ = looks.send(());
+            let hours = looked_at.fetch_add(1, Ordering::Relaxed).min(1);
+            begin + Duration::from_secs(3600) * hours
+        };
+        std::thread::spawn(move || serve(&listener, &stats, &clock));
+        looked.recv().unwrap();
+        let mut stream = TcpStream::connect(address).unwrap();
+        looked.recv().unwrap();
+        assert!(ask(&mut stream, "GET /metrics HTTP/1.1\r\n\r\n").ends_with("# EOF\n"));
     }
 
     #[test]
