@@ -374,6 +374,11 @@ impl Rig {
         Answer { outcome: self.outcome(from), data: Vec::new(), at_once: false }
     }
 
+    /// How late it is, in simulated time.
+    pub(crate) fn now(&mut self) -> Duration {
+        self.sim.cx(0).now()
+    }
+
     /// For what an operator asks of the unit.
     pub(crate) fn poster(&mut self) -> Arc<dyn Post> {
         self.sim.cx(0).poster()

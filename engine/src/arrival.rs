@@ -204,10 +204,14 @@ impl Engine {
     fn enter(&self, itl: &Rc<Itl>, command: &CommandFrame<'_>, plan: Plan, cx: &mut dyn Cx) -> Admission {
         let passes = itl.set.is_quiesced() && is_answered_at_once(command);
         let attribute = if passes { TaskAttribute::Simple } else { command.attribute };
+        let paid = match attribute == TaskAttribute::Simple || !itl.shared.gate.is_limited() {
+            true => Some(0),
+            false => self.pays_on_arrival(itl, command, &plan, cx),
+        };
         let task = Task { attribute, ..Task::new(itl.clone(), command, plan, cx.now()) };
         let (wanted_out, wanted_in) = (task.wanted_out, task.wanted_in);
         let mut tasks = self.tasks.borrow_mut();
-        let Some(id) = tasks.insert(task) else {
+        let Some(id) = paid.and_then(|paid| tasks.insert(Task { paid, ..task })) else {
             if command.attribute == TaskAttribute::Aca {
                 itl.unit().allegiance_task_ended(itl.nexus.id(), command.tag);
             }

@@ -103,6 +103,8 @@ pub struct CommandSpec {
     pub access: Access,
     /// Time-outs.
     pub timeouts: Timeouts,
+    /// Whether it takes from the [limits](crate::Limit) of its nexus.
+    pub limited: bool,
 }
 
 impl CommandSpec {
@@ -124,6 +126,7 @@ impl CommandSpec {
             needs: Needs::Nothing,
             access: Access::Active,
             timeouts: Timeouts::SHORT,
+            limited: false,
         }
     }
 
@@ -191,6 +194,11 @@ impl CommandSpec {
     /// How long it takes.
     pub const fn timeouts(self, timeouts: Timeouts) -> Self {
         Self { timeouts, ..self }
+    }
+
+    /// It takes from the [limits](crate::Limit) of its nexus, as what reads or writes the medium does.
+    pub const fn limited(self) -> Self {
+        Self { limited: true, ..self }
     }
 }
 
@@ -369,11 +377,6 @@ impl Row {
         let reserved = u128::from_be_bytes(mask);
         let is_whole = spec.service_action.is_none();
         Self { index: 0, spec, owner, reserved, length: spec.usage.len(), is_whole }
-    }
-
-    /// Whether it is of the device and moves data to or from the medium.
-    pub(crate) fn moves_data(&self) -> bool {
-        matches!(self.owner, Owner::Device(_)) && self.spec.timeouts == Timeouts::DATA
     }
 
     fn key(&self) -> (u8, Option<u16>) {

@@ -79,6 +79,9 @@ impl Engine {
     /// Lets the part of a task set go on as far as it can.
     pub(crate) fn advance(&self, unit: u64, cx: &mut dyn Cx) {
         let Some(set) = self.known_set(unit) else { return };
+        if set.waits_for_tokens() && set.has_barrier() {
+            self.let_through(unit, cx);
+        }
         for _ in 0..TURNS_AT_A_TIME {
             match set.next() {
                 Next::Wait => return self.offer(&set, cx),

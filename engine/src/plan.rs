@@ -84,6 +84,8 @@ pub struct RunPlan {
     pub wanted_out: u64,
     /// The most bytes of data-in that it gives.
     pub wanted_in: u64,
+    /// Bytes that it writes to the medium, if that is more than it is sent; those of what it copies are counted as it goes.
+    pub writes: u64,
     /// Makes the future.
     pub start: RunStart,
 }
@@ -94,7 +96,7 @@ impl RunPlan {
     where
         F: Future<Output = Result<(), Sense>> + 'static,
     {
-        Self { wanted_out, wanted_in: 0, start: Box::new(|run| Box::pin(steps(run))) }
+        Self { wanted_out, wanted_in: 0, writes: 0, start: Box::new(|run| Box::pin(steps(run))) }
     }
 }
 
@@ -132,6 +134,14 @@ impl Plan {
         F: Future<Output = Result<(), Sense>> + 'static,
     {
         Plan::Run(RunPlan { wanted_in, ..RunPlan::new(wanted_out, steps) })
+    }
+
+    /// Says that several steps write so many bytes to the medium, more than they are sent.
+    pub fn writing(self, writes: u64) -> Self {
+        match self {
+            Plan::Run(run) => Plan::Run(RunPlan { writes, ..run }),
+            plan => plan,
+        }
     }
 
     /// The same, with its range taken if it reads or writes.

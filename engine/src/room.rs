@@ -127,7 +127,8 @@ impl LogicalUnit {
 }
 
 impl Engine {
-    /// Has a task wait until the store has room, or its unit goes on. Its outcome if too many wait already.
+    /// Has a task wait until the store has room, or its unit goes on. Its outcome if too many wait already, and it has not
+    /// waited for anything yet.
     #[cold]
     pub(crate) fn wait_for_room(
         tasks: &mut Tasks,
@@ -138,7 +139,7 @@ impl Engine {
         let task = tasks.get(id)?;
         let set = task.itl.set.clone();
         if task.standing.is_none() {
-            if !set.unit.waiting().enter() {
+            if !set.unit.waiting().enter(task.is_kept) {
                 return Some(Outcome::no_room(task.itl.tasks.get() > 1));
             }
             task.standing = Some(set.queue().standing(Rank::of(task)));
@@ -238,9 +239,15 @@ impl Waiting {
         self.limit.store(limit, Relaxed);
     }
 
-    fn enter(&self) -> bool {
-        let limit = self.limit.load(Relaxed);
+    fn enter(&self, beyond_the_limit: bool) -> bool {
+        let limit = if beyond_the_limit { usize::MAX } else { self.limit.load(Relaxed) };
         self.count.fetch_update(Relaxed, Relaxed, |count| (count < limit).then_some(count + 1)).is_ok()
+    }
+
+    /// How many there are.
+    #[cfg(test)]
+    pub(crate) fn count(&self) -> usize {
+        self.count.load(Relaxed)
     }
 
     fn leave(&self) {

@@ -217,6 +217,8 @@ pub(crate) struct TaskSet {
     running: Cell<Option<Place>>,
     /// Those that wait for room in the store.
     queue: RefCell<Queue>,
+    /// How many wait for tokens.
+    tolls: Cell<u32>,
 }
 
 /// What a part of a task set wants done next.
@@ -245,6 +247,7 @@ impl TaskSet {
             dormant: RefCell::default(),
             running: Cell::new(None),
             queue: RefCell::default(),
+            tolls: Cell::new(0),
         }))
     }
 
@@ -263,6 +266,21 @@ impl TaskSet {
     /// Whether a SIMPLE task takes a place in the order.
     pub(crate) fn is_ordered(&self) -> bool {
         self.holds.has(Holds::ORDER)
+    }
+
+    /// Whether an ORDERED task waits for what came before it, or is at work.
+    pub(crate) fn has_barrier(&self) -> bool {
+        self.is_ordered() && self.unit.coordination().barrier().is_some()
+    }
+
+    /// Whether active tasks of it wait for tokens.
+    pub(crate) fn waits_for_tokens(&self) -> bool {
+        self.tolls.get() > 0
+    }
+
+    /// So many do.
+    pub(crate) fn tolls(&self) -> &Cell<u32> {
+        &self.tolls
     }
 
     /// Whether no task is to begin.

@@ -89,6 +89,8 @@ pub(crate) struct Task {
     pub(crate) paid: usize,
     /// Where it waits for tokens.
     pub(crate) toll: Option<Box<Toll>>,
+    /// It has waited for tokens: it is not turned away any more because too many wait for room.
+    pub(crate) is_kept: bool,
 }
 
 /// The initiator's memory, kept for a task that cannot start yet.
@@ -244,6 +246,7 @@ impl Task {
             running: None,
             paid: 0,
             toll: None,
+            is_kept: false,
         }
     }
 }

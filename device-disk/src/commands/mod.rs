@@ -105,7 +105,8 @@ const fn medium_access(
     direction: Direction,
     reservation: Reservation,
 ) -> CommandSpec {
-    CommandSpec::new(opcode, usage, direction).reservation(reservation).when_ready().timeouts(Timeouts::DATA)
+    let spec = CommandSpec::new(opcode, usage, direction).reservation(reservation).when_ready();
+    spec.timeouts(Timeouts::DATA).limited()
 }
 
 /// Whether a READ or WRITE asks for the medium: by FUA, or by FUA_NV, for which a non-volatile cache would do. In the

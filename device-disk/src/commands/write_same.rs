@@ -45,7 +45,7 @@ fn decode(disk: &Disk, request: &Request<'_>) -> Decoded {
     if !ndob {
         check_data_out(request, wanted)?;
     }
-    Ok(Plan::run(wanted, async move |run| {
+    let plan = Plan::run(wanted, async move |run| {
         let block = if ndob { Vec::new() } else { one_block(&run, geometry)? };
         let _range = run.share(extent.bytes()).await?;
         let medium = Medium { run, geometry };
@@ -56,5 +56,6 @@ fn decode(disk: &Disk, request: &Request<'_>) -> Decoded {
         medium.run.count_transfer(Counted::Write, extent.length, wanted, &result);
         result?;
         medium.flush_if(durable).await
-    }))
+    });
+    Ok(plan.writing(extent.length))
 }

@@ -10,6 +10,7 @@ mod extended_copy;
 mod identity;
 mod information;
 mod lba_status;
+mod limits;
 mod log;
 mod maintenance;
 mod mode;

@@ -1,5 +1,6 @@
 //! Copy sources and copy destinations.
 
+use crate::limit::Cost;
 use crate::{Access, LogicalUnit, Needs, Reservation, Run};
 use lunette_scsi::mode::BlockDescriptor;
 use lunette_scsi::third_party_copy::{Cscd, Segment, SegmentEnd};
@@ -133,6 +134,14 @@ impl End {
         let has_them =
             size_of(&self.unit).is_some_and(|(blocks, block)| bytes.end <= blocks.saturating_mul(block));
         if has_them && !(is_other && self.unit.is_quiesced()) { Ok(()) } else { Err(self.failed()) }
+    }
+
+    /// The nexus of the command could have moved `bytes` itself, so they count for its limits. A copy at work waits for none: who
+    /// copied waits with the next command.
+    pub(super) fn charge(&self, run: &Run, bytes: u64) {
+        if let Some(itl) = run.itl_with(&self.unit).filter(|itl| itl.gate.is_limited()) {
+            itl.limits().iter().for_each(|limit| limit.charge(Cost::bytes(bytes), run.now()));
+        }
     }
 
     /// The unit has refused or failed its part.

@@ -112,6 +112,8 @@ impl Transfer<'_> {
                 self.read(from, bytes, &memory).await.map_err(incomplete)?;
                 self.write(to, bytes, &memory).await.map_err(incomplete)?;
             }
+            self.source.charge(self.run, bytes);
+            self.destination.charge(self.run, bytes);
             if !backwards {
                 self.copy.wrote(bytes);
             }

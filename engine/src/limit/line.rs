@@ -5,6 +5,10 @@ use crate::tasks::TaskId;
 use lunette_store::ReactorId;
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+/// The most bytes for which a command pays in one turn: as much as is moved at once. One that costs more has several turns.
+const PORTION: u64 = 32 << 20;
 
 /// A command that waits.
 #[derive(Clone, Debug)]
@@ -17,6 +21,50 @@ pub(crate) struct Waiter {
     pub(crate) reactor: ReactorId,
     pub(crate) task: TaskId,
     pub(crate) cost: Cost,
+    pub(crate) receipt: Arc<Receipt>,
+}
+
+/// What a command in a line has paid so far, also when it stands there no more. It is looked at while the line is locked.
+#[derive(Default, Debug)]
+pub(crate) struct Receipt {
+    commands: AtomicU64,
+    bytes: AtomicU64,
+}
+
+impl Receipt {
+    fn paid(&self) -> Cost {
+        Cost { commands: self.commands.load(Relaxed), bytes: self.bytes.load(Relaxed) }
+    }
+
+    fn set(&self, paid: Cost) {
+        self.commands.store(paid.commands, Relaxed);
+        self.bytes.store(paid.bytes, Relaxed);
+    }
+
+    /// What was paid is to be given back.
+    pub(super) fn cancel(&self) -> Cost {
+        let paid = self.paid();
+        self.set(Cost::default());
+        paid
+    }
+}
+
+impl Waiter {
+    /// What it takes in its next turn.
+    fn portion(&self) -> Cost {
+        let paid = self.receipt.paid();
+        Cost {
+            commands: self.cost.commands.saturating_sub(paid.commands),
+            bytes: self.cost.bytes.saturating_sub(paid.bytes).min(PORTION),
+        }
+    }
+}
+
+impl Cost {
+    /// Whether it takes several turns.
+    pub(super) fn is_large(self) -> bool {
+        self.bytes > PORTION
+    }
 }
 
 /// The line of one limit.
@@ -35,6 +83,12 @@ pub(super) struct Line {
 impl Line {
     pub(super) fn is_empty(&self) -> bool {
         self.waiting.is_empty()
+    }
+
+    /// Whether a command of the initiator for this unit stands there.
+    pub(super) fn has(&self, initiator: &str, unit: u64) -> bool {
+        let theirs = self.waiting.get(initiator);
+        theirs.is_some_and(|theirs| theirs.values().any(|waiter| waiter.unit == unit))
     }
 
     /// Returns the number by which it [leaves](Self::leave).
@@ -70,31 +124,36 @@ impl Line {
         self.is_watched = false;
     }
 
-    /// The one that is next.
-    pub(super) fn first(&self) -> Option<&Waiter> {
-        self.waiting.get(self.turns.front()?)?.values().next()
+    /// What the one that is next takes.
+    pub(super) fn portion(&self) -> Option<Cost> {
+        self.waiting.get(self.turns.front()?)?.values().next().map(Waiter::portion)
     }
 
-    pub(super) fn take_first(&mut self) -> Option<(u64, Waiter)> {
+    /// The one that is next has taken that, and others have their turn. Returns it if it has paid for everything.
+    pub(super) fn take_turn(&mut self, portion: Cost) -> Option<(u64, Waiter)> {
         let initiator = self.turns.pop_front()?;
         let theirs = self.waiting.get_mut(&initiator)?;
-        let ((_, number), waiter) = theirs.pop_first()?;
+        let first = theirs.first_entry()?;
+        let receipt = &first.get().receipt;
+        let paid = receipt.paid();
+        receipt.set(Cost { commands: paid.commands + portion.commands, bytes: paid.bytes + portion.bytes });
+        let has_paid = receipt.paid() == first.get().cost;
+        let admitted = has_paid.then(|| first.remove_entry()).map(|((_, number), waiter)| (number, waiter));
         if theirs.is_empty() {
             self.waiting.remove(&initiator);
         } else {
             self.turns.push_back(initiator);
         }
-        Some((number, waiter))
+        admitted
     }
 
-    /// Returns whether it has stood there.
-    pub(super) fn leave(&mut self, number: u64, waiter: &Waiter) -> bool {
-        let Some(theirs) = self.waiting.get_mut(&waiter.initiator) else { return false };
-        let stood = theirs.remove(&(waiter.priority, number)).is_some();
+    /// A command stands there no more, if it has.
+    pub(super) fn leave(&mut self, number: u64, waiter: &Waiter) {
+        let Some(theirs) = self.waiting.get_mut(&waiter.initiator) else { return };
+        theirs.remove(&(waiter.priority, number));
         if theirs.is_empty() {
             self.forget_idle();
         }
-        stood
     }
 
     /// Takes those out that `which` says yes to, in the order in which they came.

@@ -3,7 +3,10 @@
 //! A limit is a bucket of tokens for commands and one for bytes, which fill with time. A command takes what it is worth, and may
 //! take more than there is as long as there is anything; the next ones wait until that is made up for. Whoever shares a limit
 //! draws from the same buckets, on whichever reactors. Those that have to wait stand in one line, in which initiators have
-//! turns.
+//! turns, and in one turn pay for no more than is moved at once.
+//!
+//! Nobody waits for the limits of another: what would hold back others of its unit while it waited, as ORDERED commands do and
+//! what came before them, does not wait. It is refused when it comes, or goes on and is made up for.
 
 mod bucket;
 mod line;
@@ -13,6 +16,7 @@ pub use toll::Limiter;
 pub(crate) use toll::{Toll, Watched};
 
 use crate::engine::Engine;
+use crate::order::TURNS_AT_A_TIME;
 use bucket::Bucket;
 use line::{Line, Waiter};
 use lunette_store::{Post, ReactorId};
@@ -34,16 +38,30 @@ pub struct Rate {
 /// What a [`Limit`] allows.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
 pub struct Rates {
-    /// Commands that read or write the medium; `None`: any number.
+    /// Commands that work on the medium; `None`: any number.
     pub commands: Option<Rate>,
-    /// Bytes that these move between initiators and logical units; `None`: any number.
+    /// Bytes that these move between initiators and logical units, or write, if that is more; `None`: any number.
     pub bytes: Option<Rate>,
 }
 
 /// What one command takes.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
 pub(crate) struct Cost {
+    /// One, if it is not a part of a command.
+    pub(crate) commands: u64,
     pub(crate) bytes: u64,
+}
+
+impl Cost {
+    /// Of a command.
+    pub(crate) fn command(bytes: u64) -> Self {
+        Self { commands: 1, bytes }
+    }
+
+    /// Of what a command does beyond what it has paid for.
+    pub(crate) fn bytes(bytes: u64) -> Self {
+        Self { commands: 0, bytes }
+    }
 }
 
 /// What those who share it may do in a time.
@@ -97,21 +115,40 @@ impl Limit {
     /// Takes what a command costs, unless it has to wait.
     #[inline]
     pub(crate) fn pay(&self, cost: Cost, now: Duration) -> bool {
-        !self.is_crowded.load(Ordering::Acquire) && self.draw(cost, now)
+        !cost.is_large() && !self.is_crowded.load(Ordering::Acquire) && self.draw(cost, now)
     }
 
     fn draw(&self, cost: Cost, now: Duration) -> bool {
-        let has_tokens = self.commands.has_tokens(now) && self.bytes.has_tokens(now);
+        let has_tokens = self.has_tokens(now);
         if has_tokens {
-            self.commands.take(1, now);
-            self.bytes.take(cost.bytes, now);
+            self.charge(cost, now);
         }
         has_tokens
     }
 
+    fn has_tokens(&self, now: Duration) -> bool {
+        self.commands.has_tokens(now) && self.bytes.has_tokens(now)
+    }
+
+    /// Whether a command need not wait.
+    fn is_free(&self, now: Duration) -> bool {
+        !self.is_crowded.load(Ordering::Acquire) && self.has_tokens(now)
+    }
+
+    /// Whether a command of the initiator for this unit waits.
+    fn holds_back(&self, initiator: &str, unit: u64) -> bool {
+        self.is_crowded.load(Ordering::Acquire) && self.line().has(initiator, unit)
+    }
+
+    /// Takes what something costs that does not wait.
+    pub(crate) fn charge(&self, cost: Cost, now: Duration) {
+        self.commands.take(cost.commands, now);
+        self.bytes.take(cost.bytes, now);
+    }
+
     /// Gives back what a command has paid that is not carried out after all.
     pub(crate) fn refund(&self, cost: Cost) {
-        self.commands.give_back(1);
+        self.commands.give_back(cost.commands);
         self.bytes.give_back(cost.bytes);
     }
 
@@ -138,19 +175,27 @@ impl Limit {
         if !line.end_watch(watch) {
             return (admitted, None);
         }
-        while let Some(cost) = line.first().map(|first| first.cost)
-            && self.draw(cost, now)
-        {
-            admitted.extend(line.take_first());
+        for _ in 0..TURNS_AT_A_TIME {
+            let Some(portion) = line.portion().filter(|portion| self.draw(*portion, now)) else { break };
+            admitted.extend(line.take_turn(portion));
         }
         self.is_crowded.store(!line.is_empty(), Ordering::Release);
         (admitted, self.watch(&mut line, now))
     }
 
-    /// A command does not wait any more. What it has paid is given back, if it has paid.
+    /// A command does not wait any more, and will not begin for having waited here. What it has paid is given back.
     fn leave(&self, number: u64, waiter: &Waiter) {
-        if !self.line().leave(number, waiter) {
-            self.refund(waiter.cost);
+        let mut line = self.line();
+        line.leave(number, waiter);
+        self.refund(waiter.receipt.cancel());
+        self.open_if_empty(&mut line);
+    }
+
+    /// Who comes next sees when there are tokens by now, if nobody waits.
+    fn open_if_empty(&self, line: &mut Line) {
+        if line.is_empty() {
+            line.end_watches();
+            self.is_crowded.store(false, Ordering::Release);
         }
     }
 
@@ -158,17 +203,14 @@ impl Limit {
     pub(crate) fn call_up(&self, which: impl Fn(&Waiter) -> bool, post: &dyn Post) {
         let mut line = self.line();
         let called = line.take(which);
-        if line.is_empty() {
-            // Who comes next sees when there are tokens by now.
-            line.end_watches();
-            self.is_crowded.store(false, Ordering::Release);
-        }
+        self.open_if_empty(&mut line);
+        called.iter().for_each(|waiter| self.refund(waiter.receipt.cancel()));
         drop(line);
         let reactors: BTreeSet<ReactorId> = called.iter().map(|waiter| waiter.reactor).collect();
         for reactor in reactors {
             let theirs = called.iter().filter(|waiter| waiter.reactor == reactor);
             let tasks: Vec<_> = theirs.map(|waiter| waiter.task).collect();
-            post.post(reactor, Engine::message(move |engine, cx| engine.look_again(&tasks, cx)));
+            post.post(reactor, Engine::message(move |engine, cx| engine.look_again(tasks, cx)));
         }
     }
 }

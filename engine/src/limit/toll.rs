@@ -2,13 +2,15 @@
 
 use super::line::Waiter;
 use super::{Cost, Limit, Limits, Watch};
-use crate::command::Row;
 use crate::engine::{Engine, Token};
+use crate::order::TURNS_AT_A_TIME;
 use crate::plan::{Io, IoKind, Plan};
 use crate::room::Rank;
-use crate::session::Itl;
+use crate::session::{CommandFrame, Itl};
+use crate::task_set::TaskSet;
 use crate::tasks::{Phase, Task, TaskId};
 use crate::{LogicalUnit, Nexus};
+use lunette_scsi::{Cdb, TaskAttribute};
 use lunette_store::{Cx, Post, ReactorId, Sg};
 use std::cell::RefCell;
 use std::collections::{BTreeMap, HashMap};
@@ -17,9 +19,18 @@ use std::sync::Arc;
 
 /// Where a task stands in a line.
 pub(crate) struct Toll {
-    limit: Arc<Limit>,
+    /// All its limits, and at which of them it waits: for those before it has paid.
+    limits: Rc<[Arc<Limit>]>,
+    at: usize,
     number: u64,
     waiter: Waiter,
+    set: Rc<TaskSet>,
+}
+
+impl Drop for Toll {
+    fn drop(&mut self) {
+        self.set.tolls().update(|count| count - 1);
+    }
 }
 
 /// The limits that one reactor looks after, by their numbers, and the numbers of the watches.
@@ -57,11 +68,37 @@ impl Engine {
         data_in: Sg<'_>,
         cx: &mut dyn Cx,
     ) -> bool {
-        let Some(cost) = cost_of_io(io, data_out, data_in) else { return true };
+        let Some(cost) = cost_of_io(io, data_out.len(), data_in.len()) else { return true };
         let limits = itl.limits();
         let unpaid = limits.iter().position(|limit| !limit.pay(cost, cx.now()));
         limits[..unpaid.unwrap_or(0)].iter().for_each(|limit| limit.refund(cost));
         unpaid.is_none()
+    }
+
+    /// Has a command that is not SIMPLE pay when it comes: from then on others may have to wait for it, which have no part in its
+    /// limits. Returns what it has paid; `None` if it cannot be accepted, because it would have to wait, or it is ORDERED and one
+    /// that came before it does.
+    #[cold]
+    pub(crate) fn pays_on_arrival(
+        &self,
+        itl: &Itl,
+        command: &CommandFrame<'_>,
+        plan: &Plan,
+        cx: &dyn Cx,
+    ) -> Option<usize> {
+        let (limits, now) = (itl.limits(), cx.now());
+        let (initiator, unit) = (itl.nexus.name(), itl.unit().number());
+        if command.attribute == TaskAttribute::Ordered
+            && limits.iter().any(|limit| limit.holds_back(initiator, unit))
+        {
+            return None;
+        }
+        let Some(cost) = cost(itl, command.cdb, plan, u64::MAX, u64::MAX) else { return Some(0) };
+        if limits.iter().any(|limit| !limit.is_free(now)) {
+            return None;
+        }
+        limits.iter().for_each(|limit| limit.charge(cost, now));
+        Some(usize::MAX)
     }
 
     /// Has a task pay before it begins. Returns whether it has; otherwise it waits.
@@ -74,11 +111,18 @@ impl Engine {
         data_in: Sg<'_>,
         cx: &mut dyn Cx,
     ) -> bool {
-        let Some(cost) = cost(task, data_out, data_in) else { return true };
-        let (limits, now) = (task.itl.limits(), cx.now());
+        let Task { itl, cdb, plan: Some(plan), attribute, .. } = &*task else { return true };
+        let Some(cost) = cost(itl, cdb, plan, data_out.len(), data_in.len()) else { return true };
+        let (limits, now) = (itl.limits(), cx.now());
+        if *attribute != TaskAttribute::Simple || itl.set.has_barrier() {
+            // The whole unit would wait with it.
+            limits.iter().skip(task.paid).for_each(|limit| limit.charge(cost, now));
+            task.paid = usize::MAX;
+            return true;
+        }
         while let Some(limit) = limits.get(task.paid) {
             if !limit.pay(cost, now) {
-                self.wait_for_tokens(id, task, limit, cost, cx);
+                self.wait_for_tokens(id, task, limits, cost, cx);
                 return false;
             }
             task.paid += 1;
@@ -86,7 +130,16 @@ impl Engine {
         true
     }
 
-    fn wait_for_tokens(&self, id: TaskId, task: &mut Task, limit: &Arc<Limit>, cost: Cost, cx: &mut dyn Cx) {
+    fn wait_for_tokens(
+        &self,
+        id: TaskId,
+        task: &mut Task,
+        limits: Rc<[Arc<Limit>]>,
+        cost: Cost,
+        cx: &mut dyn Cx,
+    ) {
+        let (at, epoch) = (task.paid, task.itl.limits.borrow().0);
+        let Some(limit) = limits.get(at).cloned() else { return };
         let waiter = Waiter {
             initiator: task.itl.nexus.name().clone(),
             priority: Rank::of(task).priority(),
@@ -94,10 +147,18 @@ impl Engine {
             reactor: self.reactor,
             task: id,
             cost,
+            receipt: Arc::default(),
         };
         let (number, watch) = limit.enter(waiter.clone(), cx.now());
-        task.toll = Some(Box::new(Toll { limit: limit.clone(), number, waiter }));
-        self.watch(limit, watch, cx);
+        let set = task.itl.set.clone();
+        set.tolls().update(|count| count + 1);
+        task.toll = Some(Box::new(Toll { limits, at, number, waiter, set }));
+        task.is_kept = true;
+        self.watch(&limit, watch, cx);
+        // Whoever has changed the limits meanwhile may have called up the line before this stood there.
+        if task.itl.shared.limits_epoch() != epoch {
+            Self::post(self.reactor, cx, move |engine, cx| engine.look_again(vec![id], cx));
+        }
     }
 
     fn watch(&self, limit: &Arc<Limit>, watch: Option<Watch>, cx: &mut dyn Cx) {
@@ -117,50 +178,75 @@ impl Engine {
         for (number, waiter) in admitted {
             tasks.entry(waiter.reactor).or_default().push((waiter.task, number));
         }
+        let number = limit.number();
         for (reactor, tasks) in tasks {
             if reactor == self.reactor {
-                self.admitted(&tasks, cx);
+                self.admitted(number, &tasks, cx);
             } else {
-                Self::post(reactor, cx, move |engine, cx| engine.admitted(&tasks, cx));
+                Self::post(reactor, cx, move |engine, cx| engine.admitted(number, &tasks, cx));
             }
         }
     }
 
-    /// These tasks have paid, by their numbers in the line.
-    fn admitted(&self, tasks: &[(TaskId, u64)], cx: &mut dyn Cx) {
+    /// These tasks have paid for this limit, by their numbers in its line.
+    fn admitted(&self, limit: u32, tasks: &[(TaskId, u64)], cx: &mut dyn Cx) {
         for (id, number) in tasks {
-            self.go_on_if(*id, |toll| toll.number == *number, |paid| paid + 1, cx);
+            self.go_on_if(*id, Some((limit, *number)), cx);
         }
     }
 
     /// What holds for these tasks, which wait, has changed.
-    pub(super) fn look_again(&self, tasks: &[TaskId], cx: &mut dyn Cx) {
-        tasks.iter().for_each(|id| self.go_on_if(*id, |_| true, |_| 0, cx));
+    pub(super) fn look_again(&self, mut tasks: Vec<TaskId>, cx: &mut dyn Cx) {
+        let later = tasks.split_off(tasks.len().min(TURNS_AT_A_TIME));
+        tasks.iter().for_each(|id| self.go_on_if(*id, None, cx));
+        if !later.is_empty() {
+            Self::post(self.reactor, cx, move |engine, cx| engine.look_again(later, cx));
+        }
     }
 
-    /// Goes on with a task that waits for tokens, and was not aborted meanwhile.
-    fn go_on_if(
-        &self,
-        id: TaskId,
-        which: impl Fn(&Toll) -> bool,
-        paid: impl Fn(usize) -> usize,
-        cx: &mut dyn Cx,
-    ) {
+    /// An ORDERED task waits for all that came before it for its unit: what waits for tokens here goes on without.
+    #[cold]
+    pub(crate) fn let_through(&self, unit: u64, cx: &mut dyn Cx) {
+        let waits = |task: &Task| task.toll.is_some() && task.itl.unit().number() == unit;
+        let waiting = self.tasks.borrow().select(waits);
+        self.look_again(waiting, cx);
+    }
+
+    /// Goes on with a task that waits for tokens, and was not aborted meanwhile: with what it has paid for where it was admitted, or
+    /// from the beginning.
+    fn go_on_if(&self, id: TaskId, admitted: Option<(u32, u64)>, cx: &mut dyn Cx) {
         let mut tasks = self.tasks.borrow_mut();
         let Some(task) = tasks.get(id).filter(|task| task.phase == Phase::Waiting) else { return };
-        if task.toll.take_if(|toll| which(toll)).is_none() {
-            return;
+        let stands_there = |toll: &Toll| admitted.is_none_or(|place| toll.place() == Some(place));
+        let Some(toll) = task.toll.take_if(|toll| stands_there(toll)) else { return };
+        if admitted.is_some() && Rc::ptr_eq(&toll.limits, &task.itl.limits()) {
+            task.paid = toll.at + 1;
+        } else {
+            toll.give_up();
+            task.paid = 0;
         }
-        task.paid = paid(task.paid);
+        let stood = task.standing.is_some().then(|| task.itl.unit().number());
         drop(tasks);
         self.unpark(id, cx);
+        self.has_room(id);
+        if let Some(unit) = stood {
+            // It may wait for room again, as it did before its limits had changed, and is to be offered it.
+            self.tell(Token::Advance(unit), Ok(0), cx);
+        }
     }
 }
 
 impl Toll {
-    /// The task ends.
+    /// The limit at which it waits, and its number there.
+    fn place(&self) -> Option<(u32, u64)> {
+        self.limits.get(self.at).map(|limit| (limit.number(), self.number))
+    }
+
+    /// The task ends, or begins anew: what it has paid is given back.
     pub(crate) fn give_up(&self) {
-        self.limit.leave(self.number, &self.waiter);
+        let (at, cost) = (self.at, self.waiter.cost);
+        self.limits.iter().take(at).for_each(|limit| limit.refund(cost));
+        self.limits.iter().skip(at).take(1).for_each(|limit| limit.leave(self.number, &self.waiter));
     }
 }
 
@@ -176,28 +262,25 @@ impl Itl {
     }
 }
 
-/// What a task costs that is about to begin, if anything: steering and asking is free, so that it is possible also where
-/// nothing is left.
-fn cost(task: &Task, data_out: Sg<'_>, data_in: Sg<'_>) -> Option<Cost> {
-    match task.plan.as_ref()? {
+/// What a command costs, if anything, when the initiator sends and takes so many bytes: steering and asking is free, so that it
+/// is possible also where nothing is left.
+fn cost(itl: &Itl, cdb: &Cdb, plan: &Plan, data_out: u64, data_in: u64) -> Option<Cost> {
+    match plan {
         Plan::Done(_) => None,
         Plan::Io(io) => cost_of_io(io, data_out, data_in),
         Plan::Run(plan) => {
-            let row = task.itl.unit().commands().find(&task.cdb);
-            if !row.is_ok_and(Row::moves_data) {
-                return None;
-            }
-            let (out, read) = (data_out.len().min(plan.wanted_out), data_in.len().min(plan.wanted_in));
-            Some(Cost { bytes: out.saturating_add(read) })
+            let (out, read) = (data_out.min(plan.wanted_out), data_in.min(plan.wanted_in));
+            let row = itl.unit().commands().find(cdb).ok().filter(|row| row.spec.limited);
+            row.map(|_| Cost::command(out.saturating_add(read).max(plan.writes)))
         }
     }
 }
 
-fn cost_of_io(io: &Io, data_out: Sg<'_>, data_in: Sg<'_>) -> Option<Cost> {
+fn cost_of_io(io: &Io, data_out: u64, data_in: u64) -> Option<Cost> {
     let room = match io.kind {
-        IoKind::Read => data_in.len(),
-        IoKind::Write { .. } => data_out.len(),
+        IoKind::Read => data_in,
+        IoKind::Write { .. } => data_out,
         IoKind::Flush => return None,
     };
-    Some(Cost { bytes: io.length.min(room) })
+    Some(Cost::command(io.length.min(room)))
 }

@@ -13,7 +13,8 @@ pub(crate) static EXTENDED_COPY_LID1: PrimaryCommand = PrimaryCommand {
     )
     .action(service_action::EXTENDED_COPY_LID1)
     .reservation(Reservation::Write)
-    .timeouts(Timeouts::LONG),
+    .timeouts(Timeouts::LONG)
+    .limited(),
     decode,
 };
 

@@ -1,5 +1,7 @@
 use super::*;
+use crate::order::TURNS_AT_A_TIME;
 use crate::{Aborted, Limit, Limiter, Limits, Rate, Rates};
+use lunette_scsi::Status;
 use lunette_store::Post;
 use std::num::NonZeroU64;
 use std::time::Duration;
@@ -85,6 +87,40 @@ fn assert_about(count: u64, expected: u64) {
 }
 
 const SECOND: Duration = Duration::from_secs(1);
+
+const MIB: u64 = 1 << 20;
+
+/// Writes more than it is sent, and reads one byte.
+pub(super) static SAME: Command<Toy> = Command {
+    spec: CommandSpec::new(Opcode::ORWRITE_16, &[0x8b, 0, 0, 0, 0, 0, 0, 0, 0, 0], Direction::None).limited(),
+    decode: |_, _| {
+        let plan = Plan::run(0, async move |run| {
+            let memory = Rc::new(Memory::zeroed(1));
+            run.read(0, &memory, 1).await.map(drop).map_err(|error| crate::sense_of(IoKind::Read, error))
+        });
+        Ok(plan.writing(128 * MIB))
+    },
+};
+
+/// Two initiators, the first of which is limited.
+fn limited_and_not(rig: &mut Rig, limit: &Arc<Limit>) -> [Initiator; 2] {
+    let nexuses = ["a", "b"].map(|name| Nexus::new(name, rig.port.clone()));
+    let both = nexuses.map(|nexus| rig.open(&nexus, 0));
+    limit_by(rig, vec![("a", limits([limit]))]);
+    both
+}
+
+fn statuses(of: &Initiator) -> Vec<Status> {
+    let ended = of.events().into_iter().filter_map(|event| match event {
+        Event::Ended(_, Completion::Ended(outcome)) => Some(outcome.status),
+        _ => None,
+    });
+    ended.collect()
+}
+
+fn status(outcome: Option<Outcome>) -> Option<Status> {
+    outcome.map(|outcome| outcome.status)
+}
 
 #[test]
 fn initiators_of_a_unit_keep_to_its_rate_and_share_it_fairly() {
@@ -209,18 +245,217 @@ fn asking_and_steering_are_free_and_order_is_kept() {
     let a = rig.open(&nexus, 0);
     let limit = Limit::new(commands(10));
     limit_unit(&mut rig, &limit);
-    rig.read(&a, 1, "simple");
+    rig.read(&a, 1, "ordered");
     rig.read(&a, 2, "simple");
-    rig.read(&a, 3, "ordered");
-    rig.read(&a, 4, "simple");
-    assert!(rig.send(&a, 5, "head of queue", &ECHO.spec).is_some());
+    rig.read(&a, 3, "simple");
+    assert!(rig.send(&a, 4, "head of queue", &ECHO.spec).is_some());
     let mut order = Vec::new();
     for _ in 0..60 {
         rig.complete_all();
         order.extend(a.good());
         rig.pass(SECOND / 100);
     }
-    assert_eq!(order, [1, 2, 3, 4]);
+    assert_eq!(order, [1, 2, 3]);
+}
+
+#[test]
+fn what_others_have_to_wait_for_waits_for_no_tokens() {
+    let mut rig = Rig::new(1);
+    let limit = Limit::new(commands(1));
+    let [a, b] = limited_and_not(&mut rig, &limit);
+    rig.read(&a, 1, "simple");
+    rig.read(&a, 2, "simple");
+    // It would come after the second one, and the third would wait itself.
+    assert_eq!(status(rig.send(&a, 3, "ordered", &ECHO.spec)), Some(Status::TASK_SET_FULL));
+    assert_eq!(status(rig.send(&a, 3, "head of queue", &READ.spec)), Some(Status::TASK_SET_FULL));
+    assert_eq!(status(rig.send(&a, 3, "head of queue", &ECHO.spec)), Some(Status::GOOD));
+    rig.complete_all();
+    assert_eq!(a.good(), [1]);
+    // All before an ORDERED command goes on, and is paid for afterwards.
+    rig.read(&b, 10, "ordered");
+    assert_eq!(rig.at_store(), 1);
+    rig.complete_all();
+    assert_eq!((a.good(), b.good()), (vec![2], vec![10]));
+    assert_eq!(status(rig.send(&a, 4, "ordered", &READ.spec)), Some(Status::BUSY));
+    rig.pass(SECOND * 3 / 2);
+    assert_eq!(status(rig.send(&a, 4, "ordered", &READ.spec)), Some(Status::BUSY));
+    rig.pass(SECOND);
+    rig.read(&a, 5, "ordered");
+    rig.read(&a, 6, "simple");
+    rig.complete_all();
+    assert_eq!((a.good(), rig.at_store()), (vec![5], 0), "it has paid for itself");
+    rig.pass(SECOND * 11 / 10);
+    rig.complete_all();
+    assert_eq!(a.good(), [6]);
+    // While tokens are there they cost what others do.
+    rig.pass(SECOND * 2);
+    rig.read(&a, 7, "head of queue");
+    rig.read(&a, 8, "simple");
+    rig.complete_all();
+    assert_eq!(a.good(), [7]);
+}
+
+#[test]
+fn what_came_before_a_limit_and_is_waited_for_goes_into_debt() {
+    let mut rig = Rig::new(1);
+    let nexus = Nexus::new("a", rig.port.clone());
+    let a = rig.open(&nexus, 0);
+    rig.quiesced();
+    (1..=3).for_each(|tag| rig.read(&a, tag, "ordered"));
+    let limit = Limit::new(commands(1));
+    limit_unit(&mut rig, &limit);
+    rig.go_on();
+    rig.complete_all();
+    assert_eq!(a.good(), [1, 2, 3]);
+    rig.read(&a, 4, "simple");
+    rig.pass(SECOND * 29 / 10);
+    assert_eq!(rig.at_store(), 0);
+    rig.pass(SECOND / 5);
+    assert_eq!(rig.at_store(), 1);
+}
+
+#[test]
+fn a_command_that_costs_much_pays_in_turns_with_others() {
+    let mut rig = Rig::new(1);
+    let [a, b] = ["a", "b"].map(|name| Nexus::new(name, rig.port.clone()));
+    let (a, b) = (rig.open(&a, 0), rig.open(&b, 0));
+    let limit = Limit::new(Rates { commands: None, bytes: rate(32 * MIB, 1) });
+    limit_unit(&mut rig, &limit);
+    assert_eq!(rig.send(&a, 1, "simple", &SAME.spec), None);
+    rig.sim.settle();
+    // Nobody waits for more than what is paid at a time, once before him and once beside him.
+    let mut ended = Vec::new();
+    for turn in 0..5 {
+        rig.read(&b, turn, "simple");
+        for _ in 0..21 {
+            rig.pass(SECOND / 10);
+        }
+        rig.complete_all();
+        assert_eq!(b.good(), [turn]);
+        ended.extend(a.good().iter().map(|_| turn));
+    }
+    assert_eq!(ended, [1], "four times what comes in a second");
+    // What it has paid is given back when it is aborted.
+    rig.pass(SECOND);
+    assert_eq!(rig.send(&a, 2, "simple", &SAME.spec), None);
+    rig.pass(SECOND / 10);
+    rig.manage(&a, TaskManagementFunction::AbortTask, 2);
+    rig.sim.settle();
+    assert_eq!(a.events().len(), 2);
+    rig.read(&b, 20, "simple");
+    rig.pass(SECOND / 10);
+    rig.complete_all();
+    assert_eq!(b.good(), [20]);
+}
+
+#[test]
+fn what_waits_for_tokens_after_room_is_offered_room_again() {
+    let mut rig = Rig::new(1);
+    let limit = Limit::new(commands(1));
+    let [a, _] = limited_and_not(&mut rig, &limit);
+    let identity = Identity::new("2", Naa::locally_assigned(2));
+    let neighbour = Held::new(MIB, ROOM);
+    let neighbour = LogicalUnit::new("neighbour", identity, Box::new(Toy), Some(Arc::new(neighbour)));
+    let port =
+        TargetPort::new("other,t,0x0001", 1, Protocol::ISCSI, BTreeMap::from([(0, neighbour.clone())]));
+    let nexus = Nexus::new("neighbour", port);
+    let others = rig.open(&nexus, 0);
+    rig.quiesced();
+    (1..=2).for_each(|tag| rig.read(&a, tag, "simple"));
+    rig.go_on();
+    rig.complete_all();
+    assert_eq!(a.good(), [1]);
+    // Its store has no room because of another unit's commands, when the other one has paid.
+    (1..=ROOM as u64).for_each(|tag| rig.read(&others, tag, "simple"));
+    rig.pass(SECOND * 11 / 10);
+    assert_eq!(rig.at_store(), ROOM);
+    rig.complete_one(Ok(1));
+    rig.pass(Duration::from_millis(2));
+    assert_eq!(rig.at_store(), ROOM, "it has taken the room");
+    rig.complete_all();
+    assert_eq!(a.good(), [2]);
+}
+
+#[test]
+fn what_is_let_go_comes_by_and_by_and_is_not_turned_away() {
+    const MANY: u64 = 300;
+    let mut rig = Rig::new(1);
+    let nexus = Nexus::new("a", rig.port.clone());
+    let a = rig.open(&nexus, 0);
+    rig.unit.limit_waiting(2);
+    let limit = Limit::new(commands(1));
+    limit_unit(&mut rig, &limit);
+    (0..MANY).for_each(|tag| rig.read(&a, tag, "simple"));
+    rig.sim.settle();
+    let post = poster(&mut rig);
+    limit.set(commands(1_000_000_000), &*post);
+    assert!(rig.sim.step(0));
+    let waiting = rig.unit.waiting().count();
+    assert!((1..=TURNS_AT_A_TIME).contains(&waiting), "{waiting}");
+    rig.complete_all();
+    assert_eq!(statuses(&a), vec![Status::GOOD; MANY as usize]);
+    // The same when tokens are there all at once.
+    limit.set(commands(1), &*post);
+    (0..MANY).for_each(|tag| rig.read(&a, tag, "simple"));
+    rig.sim.settle();
+    limit.set(Rates::default(), &*post);
+    rig.complete_all();
+    assert_eq!(statuses(&a), vec![Status::GOOD; MANY as usize]);
+    // And when there were none for a moment.
+    limit.set(commands(100_000), &*post);
+    for tag in 0..1000 {
+        rig.read(&a, tag, "simple");
+        rig.complete_all();
+    }
+    (0..MANY).for_each(|tag| rig.read(&a, tag, "simple"));
+    rig.sim.advance(SECOND);
+    while rig.unit.waiting().count() == 0 {
+        assert!(rig.sim.step(0));
+    }
+    let waiting = rig.unit.waiting().count();
+    assert!((1..=TURNS_AT_A_TIME).contains(&waiting), "{waiting}");
+    rig.complete_all();
+    assert_eq!(statuses(&a), vec![Status::GOOD; 1000 + MANY as usize]);
+}
+
+#[test]
+fn who_is_called_up_has_paid_for_nothing() {
+    let mut rig = Rig::new(1);
+    let limit = Limit::new(commands(1));
+    let [a, b] = limited_and_not(&mut rig, &limit);
+    rig.read(&a, 1, "simple");
+    rig.read(&a, 2, "simple");
+    // It ends before it looks again.
+    limit_by(&mut rig, vec![("b", limits([&limit]))]);
+    rig.manage(&a, TaskManagementFunction::AbortTask, 2);
+    rig.read(&b, 3, "simple");
+    assert_eq!((rig.at_store(), a.events().len()), (1, 2));
+    rig.complete_all();
+    assert!(b.good().is_empty());
+    rig.pass(SECOND * 11 / 10);
+    rig.complete_all();
+    assert_eq!(b.good(), [3]);
+}
+
+#[test]
+fn who_begins_anew_or_not_at_all_gets_back_what_he_has_paid() {
+    let mut rig = Rig::new(1);
+    let [a, b] = ["a", "b"].map(|name| Nexus::new(name, rig.port.clone()));
+    let (a, b) = (rig.open(&a, 0), rig.open(&b, 0));
+    let (unit, own) = (Limit::new(Rates { commands: rate(1, 3), bytes: None }), Limit::new(commands(1)));
+    limit_by(&mut rig, vec![("a", limits([&unit, &own])), ("b", limits([&unit]))]);
+    rig.read(&a, 1, "simple");
+    rig.read(&a, 2, "simple");
+    rig.complete_all();
+    assert_eq!(a.good(), [1]);
+    limit_by(&mut rig, vec![("a", limits([&unit, &own])), ("b", limits([&unit]))]);
+    rig.sim.settle();
+    rig.manage(&a, TaskManagementFunction::AbortTask, 2);
+    rig.sim.settle();
+    assert_eq!(a.events().len(), 2);
+    (3..=5).for_each(|tag| rig.read(&b, tag, "simple"));
+    rig.complete_all();
+    assert_eq!(b.good(), [3, 4]);
 }
 
 #[test]

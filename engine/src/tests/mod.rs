@@ -41,14 +41,16 @@ struct Toy;
 static READ: Command<Toy> = Command {
     spec: CommandSpec::new(Opcode::READ_10, &[0x28, 0, 0, 0, 0, 0, 0, 0, 0, 0], Direction::In)
         .reservation(Reservation::Read)
-        .timeouts(Timeouts::DATA),
+        .timeouts(Timeouts::DATA)
+        .limited(),
     decode: |_, _| Ok(Plan::Io(Io { kind: IoKind::Read, offset: 0, length: 1, granularity: 1 })),
 };
 
 static TWO_STEPS: Command<Toy> = Command {
     spec: CommandSpec::new(Opcode::VERIFY_10, &[0x2f, 0, 0, 0, 0, 0, 0, 0, 0, 0], Direction::None)
         .reservation(Reservation::Read)
-        .timeouts(Timeouts::DATA),
+        .timeouts(Timeouts::DATA)
+        .limited(),
     decode: |toy, request| {
         let failed = toy.io_failed(
             &Io { kind: IoKind::Read, offset: 0, length: 1, granularity: 1 },
@@ -70,7 +72,7 @@ static ECHO: Command<Toy> = Command {
     decode: |_, request| Ok(Plan::data(vec![request.priority, request.reference_number], 2)),
 };
 
-static COMMANDS: [&Command<Toy>; 11] = [
+static COMMANDS: [&Command<Toy>; 12] = [
     &READ,
     &TWO_STEPS,
     &ECHO,
@@ -82,6 +84,7 @@ static COMMANDS: [&Command<Toy>; 11] = [
     &ranges::CLAIM,
     &steps::DETACH,
     &steps::APART,
+    &limits::SAME,
 ];
 
 impl Device for Toy {

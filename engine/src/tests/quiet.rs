@@ -21,13 +21,13 @@ impl Rig {
         quiet
     }
 
-    fn go_on(&mut self) {
+    pub(super) fn go_on(&mut self) {
         let poster = self.sim.cx(0).poster();
         self.unit.resume_commands(&*poster);
     }
 
     /// The same when nothing has begun; ends the flush.
-    fn quiesced(&mut self) {
+    pub(super) fn quiesced(&mut self) {
         let quiet = self.quiesce();
         assert_eq!(self.at_store(), 1, "a flush");
         self.complete_one(Ok(0));
