@@ -1,20 +1,25 @@
 //! The throttles of a configuration at work: which limits count for which commands, also of units and initiators that come later.
 
 use crate::config::{Each, Throttle};
-use lunette_engine::{Limit, Limiter, Limits, LogicalUnit, Nexus};
+use lunette_engine::{Limit, Limiter, Limits, LogicalUnit, Nexus, Rates};
 use lunette_store::Post;
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::Duration;
+
+/// Tells what time it is for reactors.
+type Clock = Arc<dyn Fn() -> Duration + Send + Sync>;
 
 /// All throttles, and the units that they may be about.
-#[derive(Clone, Default)]
+#[derive(Clone)]
 pub(crate) struct Throttles(Arc<Mutex<State>>);
 
-#[derive(Default)]
 struct State {
     active: Arc<[Active]>,
     units: Vec<Weak<LogicalUnit>>,
+    sweep: Sweep,
     exports: Exports,
+    clock: Clock,
 }
 
 /// The names of vhost-user exports by those of their initiator ports.
@@ -25,7 +30,56 @@ struct Active {
     throttle: Throttle,
     shared: Arc<Limit>,
     /// If each has one of its own.
-    own: Mutex<BTreeMap<String, Weak<Limit>>>,
+    own: Mutex<Own>,
+    clock: Clock,
+}
+
+/// The limits of each. Who goes and comes again finds his as he has left it: they are kept until they allow what new ones would.
+#[derive(Clone, Default)]
+struct Own {
+    limits: BTreeMap<String, Arc<Limit>>,
+    sweep: Sweep,
+}
+
+/// When to look for what is of no use any more: when there is twice as much as was left the last time, so that it takes no longer
+/// than what has come since.
+#[derive(Clone, Copy, Default)]
+struct Sweep(usize);
+
+impl Sweep {
+    const LEAST: usize = 16;
+
+    fn is_due(self, count: usize) -> bool {
+        count >= self.0.max(Self::LEAST)
+    }
+
+    fn has_left(&mut self, count: usize) {
+        self.0 = count.saturating_mul(2);
+    }
+}
+
+impl Own {
+    /// So many at most are kept that nobody uses: who has them may be somebody who never comes again.
+    const MOST: usize = 1 << 14;
+
+    fn limit(&mut self, key: String, rates: Rates, now: Duration) -> Arc<Limit> {
+        if let Some(limit) = self.limits.get(&key) {
+            return limit.clone();
+        }
+        if self.sweep.is_due(self.limits.len()) {
+            let mut kept = 0;
+            self.limits.retain(|_, limit| {
+                let is_idle = Arc::strong_count(limit) == 1;
+                let stays = !is_idle || (!limit.has_rested(now) && kept < Self::MOST);
+                kept += usize::from(is_idle && stays);
+                stays
+            });
+            self.sweep.has_left(self.limits.len());
+        }
+        let limit = Limit::new(rates);
+        self.limits.insert(key, limit.clone());
+        limit
+    }
 }
 
 /// Says what counts for one unit.
@@ -40,12 +94,26 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Throttles {
+    /// None yet. `clock` says what time it is for reactors.
+    pub(crate) fn new(clock: impl Fn() -> Duration + Send + Sync + 'static) -> Self {
+        Self(Arc::new(Mutex::new(State {
+            active: Arc::new([]),
+            units: Vec::new(),
+            sweep: Sweep::default(),
+            exports: Exports::default(),
+            clock: Arc::new(clock),
+        })))
+    }
+
     /// These count from now on, and no others, also for what is there already.
     pub(crate) fn set<'a>(&self, throttles: impl Iterator<Item = &'a Throttle>, post: &dyn Post) {
         let mut state = lock(&self.0);
-        let before = state.active.clone();
-        let known = |throttle: &Throttle| before.iter().find(|active| active.throttle.name == throttle.name);
-        state.active = throttles.map(|throttle| Active::new(throttle, known(throttle), post)).collect();
+        let (before, clock) = (state.active.clone(), state.clock.clone());
+        let before: BTreeMap<&str, &Active> =
+            before.iter().map(|active| (active.throttle.name.as_str(), active)).collect();
+        let known = |throttle: &Throttle| before.get(throttle.name.as_str()).copied();
+        state.active =
+            throttles.map(|throttle| Active::new(throttle, known(throttle), &clock, post)).collect();
         state.units.retain(|unit| unit.strong_count() > 0);
         // One change after the other.
         state.units.iter().filter_map(Weak::upgrade).for_each(|unit| state.limit(&unit, post));
@@ -54,7 +122,11 @@ impl Throttles {
     /// They count for `unit` from now on.
     pub(crate) fn add_unit(&self, unit: &Arc<LogicalUnit>, post: &dyn Post) {
         let mut state = lock(&self.0);
-        state.units.retain(|unit| unit.strong_count() > 0);
+        if state.sweep.is_due(state.units.len()) {
+            state.units.retain(|unit| unit.strong_count() > 0);
+            let left = state.units.len();
+            state.sweep.has_left(left);
+        }
         state.units.push(Arc::downgrade(unit));
         state.limit(unit, post);
     }
@@ -62,6 +134,11 @@ impl Throttles {
     /// Who comes by a vhost-user export has this initiator port. To be said before it is served.
     pub(crate) fn add_export(&self, name: &str, initiator: &str) {
         lock(&lock(&self.0).exports).insert(initiator.to_owned(), name.to_owned());
+    }
+
+    /// The export of this initiator port is served no more.
+    pub(crate) fn remove_export(&self, initiator: &str) {
+        lock(&lock(&self.0).exports).remove(initiator);
     }
 }
 
@@ -82,20 +159,20 @@ impl Limiter for OfUnit {
 
 impl Active {
     /// One that goes on with the limits of what was `before`.
-    fn new(throttle: &Throttle, before: Option<&Self>, post: &dyn Post) -> Self {
-        let rates = throttle.rates();
+    fn new(throttle: &Throttle, before: Option<&Self>, clock: &Clock, post: &dyn Post) -> Self {
+        let (rates, throttle, clock) = (throttle.rates(), throttle.clone(), clock.clone());
         let Some(before) = before else {
-            return Self { throttle: throttle.clone(), shared: Limit::new(rates), own: Mutex::default() };
+            return Self { throttle, shared: Limit::new(rates), own: Mutex::default(), clock };
         };
         let own = match before.throttle.each == throttle.each {
             true => lock(&before.own).clone(),
-            false => BTreeMap::new(),
+            false => Own::default(),
         };
         if before.throttle.rates() != rates {
             before.shared.set(rates, post);
-            own.values().filter_map(Weak::upgrade).for_each(|limit| limit.set(rates, post));
+            own.limits.values().for_each(|limit| limit.set(rates, post));
         }
-        Self { throttle: throttle.clone(), shared: before.shared.clone(), own: Mutex::new(own) }
+        Self { throttle, shared: before.shared.clone(), own: Mutex::new(own), clock }
     }
 
     fn counts(&self, unit: &str, nexus: &Nexus, export: Option<&str>) -> bool {
@@ -116,14 +193,7 @@ impl Active {
             // They do not differ by case (RFC 7143 4.2.7).
             Some(Each::Initiator) => nexus.name().to_lowercase(),
         };
-        let mut own = lock(&self.own);
-        if let Some(limit) = own.get(&key).and_then(Weak::upgrade) {
-            return limit;
-        }
-        own.retain(|_, limit| limit.strong_count() > 0);
-        let limit = Limit::new(self.throttle.rates());
-        own.insert(key, Arc::downgrade(&limit));
-        limit
+        lock(&self.own).limit(key, self.throttle.rates(), (self.clock)())
     }
 }
 
@@ -131,12 +201,14 @@ impl Active {
 mod tests {
     use super::*;
     use lunette_device_disk::{Disk, Options};
-    use lunette_engine::{Identity, Rates, TargetPort};
-    use lunette_scsi::{Naa, Protocol};
+    use lunette_engine::{CommandFrame, Completion, Identity, Responder, Session, TargetPort};
+    use lunette_scsi::{Cdb, Lun, Naa, Protocol, ServiceResponse};
     use lunette_store::ram::Ram;
     use lunette_store::sim::Sim;
-    use lunette_store::{Backing, Cx};
+    use lunette_store::{Backing, Cx, Sg};
     use std::path::Path;
+    use std::rc::Rc;
+    use std::sync::atomic::{AtomicU64, Ordering};
 
     fn throttles(text: &str) -> Vec<Throttle> {
         let all = format!(
@@ -179,7 +251,7 @@ mod tests {
     fn who_shares_a_limit_and_who_has_his_own() {
         let sim = &mut Sim::new(1);
         let post = sim.cx(0).poster();
-        let all = Throttles::default();
+        let all = Throttles::new(|| Duration::ZERO);
         all.add_unit(&unit("a"), &*post);
         all.add_export("vm", "naa.1");
         let each = "[[throttle]]\nname = \"each\"\nbandwidth = \"1M\"\ninitiators = [\"iqn.a*\"]\neach = \"initiator\"\n";
@@ -199,7 +271,7 @@ mod tests {
     fn virtual_machines_are_known_by_their_exports() {
         let sim = &mut Sim::new(1);
         let post = sim.cx(0).poster();
-        let all = Throttles::default();
+        let all = Throttles::new(|| Duration::ZERO);
         let vm = Throttle {
             exports: vec!["vm".parse().unwrap()],
             units: Vec::new(),
@@ -216,7 +288,7 @@ mod tests {
     fn a_throttle_that_changes_keeps_its_limit() {
         let sim = &mut Sim::new(1);
         let post = sim.cx(0).poster();
-        let all = Throttles::default();
+        let all = Throttles::new(|| Duration::ZERO);
         all.set(throttles(GOLD).iter(), &*post);
         let [before, _] = limits(&all, "x");
         let faster = throttles(&GOLD.replace("100", "200"));
@@ -230,5 +302,71 @@ mod tests {
         assert_eq!(faster[0].rates(), Rates { bytes: None, ..faster[0].rates() });
         all.set([].iter(), &*post);
         assert_eq!(limits(&all, "x").map(|limits| limits.len()), [0, 0]);
+    }
+
+    /// What becomes of commands does not matter.
+    struct Deaf;
+
+    impl Responder for Deaf {
+        fn command_ended(&self, _: u64, _: Completion, _: &mut dyn Cx) {}
+        fn management_ended(&self, _: u64, _: ServiceResponse, _: &mut dyn Cx) {}
+    }
+
+    /// Has an initiator log in, read so often and log out.
+    fn read(sim: &mut Sim, unit: &Arc<LogicalUnit>, initiator: &str, times: u32) {
+        let port = TargetPort::new("p", 1, Protocol::ISCSI, BTreeMap::from([(0, unit.clone())]));
+        let responder: Rc<dyn Responder> = Rc::new(Deaf);
+        let session = Session::open(Nexus::new(initiator, port), Rc::downgrade(&responder), sim.cx(0));
+        // The first one is told that the unit was powered on.
+        for _ in 0..=times {
+            let cdb = Cdb::new(&[0x28, 0, 0, 0, 0, 0, 0, 0, 1, 0]).unwrap();
+            let frame = CommandFrame::new(Lun::from_index(0), &cdb);
+            session.execute(&frame, Sg::empty(), Sg::empty(), sim.cx(0));
+        }
+        session.close(0, sim.cx(0));
+        sim.settle();
+    }
+
+    #[test]
+    fn who_comes_again_finds_his_limit_as_he_has_left_it() {
+        let sim = &mut Sim::new(1);
+        let post = sim.cx(0).poster();
+        let time = Arc::<AtomicU64>::default();
+        let clock = time.clone();
+        let all = Throttles::new(move || Duration::from_secs(clock.load(Ordering::Relaxed)));
+        let unit = unit("a");
+        all.add_unit(&unit, &*post);
+        let each = GOLD.replace("iops = 100", "iops = 1\neach = \"initiator\"");
+        all.set(throttles(&each).iter(), &*post);
+        let others = |range: std::ops::Range<u32>| {
+            range.for_each(|number| drop(limits(&all, &format!("other {number}"))));
+            lock(&lock(&all.0).active[0].own).limits.len()
+        };
+        read(sim, &unit, "x", 1);
+        let number_of = |initiator: &str| Arc::as_ptr(&limits(&all, initiator)[0][0]);
+        let before = number_of("x");
+        assert!(others(0..100) < 50, "what nobody has used is not kept");
+        assert_eq!(number_of("x"), before);
+        // Also when the throttle is for others for a while.
+        all.set(throttles(&each.replace("\"a\"", "\"b\"")).iter(), &*post);
+        all.set(throttles(&each).iter(), &*post);
+        assert_eq!(number_of("x"), before);
+        time.store(2, Ordering::Relaxed);
+        others(100..200);
+        assert!(!lock(&lock(&all.0).active[0].own).limits.contains_key("x"));
+    }
+
+    #[test]
+    fn what_has_gone_leaves_nothing_behind() {
+        let sim = &mut Sim::new(1);
+        let post = sim.cx(0).poster();
+        let all = Throttles::new(|| Duration::ZERO);
+        for number in 0..1000 {
+            all.add_unit(&unit("a"), &*post);
+            all.add_export("vm", &format!("naa.{number}"));
+            all.remove_export(&format!("naa.{number}"));
+        }
+        let state = lock(&all.0);
+        assert!(state.units.len() <= 2 * Sweep::LEAST && lock(&state.exports).is_empty());
     }
 }

@@ -98,6 +98,12 @@ impl Reactors {
             .map_err(|source| Error::Descriptors { reactor: id.0, source })
     }
 
+    /// What time it is for all of them ([`Cx::now`]), to be asked on any thread.
+    pub fn clock(&self) -> impl Fn() -> Duration + Send + Sync + 'static {
+        let start = self.shared.start;
+        move || start.elapsed()
+    }
+
     /// A sender of messages to the reactors.
     pub fn poster(&self) -> Arc<dyn Post> {
         self.shared.mailboxes.clone()

@@ -44,6 +44,11 @@ impl Bucket {
         self.missing(now) == 0
     }
 
+    /// Whether nothing more comes.
+    pub(super) fn is_full(&self, now: Duration) -> bool {
+        self.interval.load(Relaxed) == 0 || self.full_at.load(Relaxed) <= parts(now)
+    }
+
     /// How long it takes until there is one.
     fn missing(&self, now: Duration) -> u64 {
         let interval = self.interval.load(Relaxed);

@@ -93,6 +93,11 @@ impl Limit {
         Arc::new(limit)
     }
 
+    /// Whether all that may come at once after a pause may come `now`, by the clock of the reactors: a new one would allow the same.
+    pub fn has_rested(&self, now: Duration) -> bool {
+        self.commands.is_full(now) && self.bytes.is_full(now)
+    }
+
     /// Allows more or less from now on, also to those that wait.
     pub fn set(&self, rates: Rates, post: &dyn Post) {
         self.apply(rates);

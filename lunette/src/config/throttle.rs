@@ -71,12 +71,6 @@ impl Throttle {
         }
     }
 
-    /// Whether it counts for what another one does.
-    pub(super) fn is_for_the_same(&self, other: &Self) -> bool {
-        (&self.units, &self.initiators, &self.exports, self.each)
-            == (&other.units, &other.initiators, &other.exports, other.each)
-    }
-
     /// Whether its keys go together.
     ///
     /// # Errors

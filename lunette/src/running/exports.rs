@@ -195,6 +195,7 @@ impl Running {
             );
         }
         drop(ports);
+        self.throttles.remove_export(&record.port_name(PortRole::Initiator).to_string());
         Some(record)
     }
 }

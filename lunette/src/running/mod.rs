@@ -156,7 +156,7 @@ impl Running {
             entity,
             state,
             events,
-            throttles: Throttles::default(),
+            throttles: Throttles::new(reactors.clock()),
             setting,
             ways_in: Arc::new(ways_in),
             keeper,

@@ -99,21 +99,18 @@ impl Planner<'_> {
         }
     }
 
-    /// Throttles go first that are for others afterwards, or for what goes for a moment: in between there is none.
+    /// Throttles go first that are not there afterwards, or are for what goes for a moment: in between there is none.
     fn lift_throttles(&mut self) {
         let leaving: BTreeSet<String> = self.units_in_the_way().iter().map(ToString::to_string).collect();
         let exports = self.exports_in_the_way();
-        let is_for_the_same = |throttle: &Throttle| {
-            let later = self.wanted.throttles.get(&throttle.name);
-            later.is_some_and(|later| later.is_for_the_same(throttle))
+        let stays = |throttle: &Throttle| {
+            self.wanted.throttles.contains_key(&throttle.name)
                 && !throttle.units.iter().any(|unit| leaving.contains(unit.as_str()))
                 && !throttle.exports.iter().any(|export| exports.contains(export))
         };
         let throttles = self.now.throttles.values();
-        let gone: Vec<_> = throttles
-            .filter(|throttle| !is_for_the_same(throttle))
-            .map(|throttle| throttle.name.clone())
-            .collect();
+        let gone: Vec<_> =
+            throttles.filter(|throttle| !stays(throttle)).map(|throttle| throttle.name.clone()).collect();
         for name in gone {
             self.delete(Object::Throttle { name: name.clone() }, Effect::NoThrottle(name));
         }
