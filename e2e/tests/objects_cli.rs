@@ -1,4 +1,4 @@
-//! `lunette lu`, `target`, `portal` and `export`: what they do, print and refuse, and what a shell completes.
+//! `lunette lu`, `target`, `portal`, `export` and `throttle`: what they do, print and refuse, and what a shell completes.
 
 use std::thread;
 
@@ -130,6 +130,16 @@ fn objects_are_made_shown_changed_and_taken_away() -> Result<()> {
     tell(&["export", "detach", "vm3", "db"])?;
     tell(&["export", "delete", "vm3"])?;
 
+    assert_eq!(
+        tell(&["throttle", "create", "slow", "--iops", "100", "--units", "db"])?,
+        "throttle `slow` is served\n"
+    );
+    tell(&["throttle", "change", "slow", "--bandwidth", "4M", "--unset", "units"])?;
+    assert_eq!(table(&tell(&["throttle", "list"])?)[1], ["slow", "100", "4M", "-", "all", "all"]);
+    let shown = tell(&["throttle", "show", "slow"])?;
+    assert!(shown.ends_with("[[throttle]]\nname = \"slow\"\niops = 100\nbandwidth = \"4M\"\n"), "{shown}");
+    tell(&["throttle", "delete", "slow"])?;
+
     tell(&["lu", "delete", "--detach", "db", "small"])?;
     assert_eq!(table(&tell(&["lu", "list"])?).len(), 2);
     daemon.stop()?;
@@ -184,6 +194,8 @@ fn what_is_wrong_is_told_with_advice_and_a_status() -> Result<()> {
         ),
         (&["lu", "change", "work", "--unset", "wating"], 2, &["waiting"]),
         (&["portal", "delete", "127.0.0.1:1"], 1, &["no portal listens on 127.0.0.1:1"]),
+        (&["throttle", "show", "slow"], 1, &["there is no throttle `slow`"]),
+        (&["throttle", "create", "slow"], 1, &["`iops`, `bandwidth`"]),
         (&["lu", "lst"], 2, &["list"]),
     ] {
         let said = refused(&lunette, words, status)?;

@@ -13,7 +13,7 @@ use crate::log::LogLevel;
 use crate::state::StateDir;
 use clap::{Args, Parser, ValueHint};
 use clap_complete::engine::ArgValueCandidates;
-use objects::{ExportCall, LuCall, PortalCall, TargetCall};
+use objects::{ExportCall, LuCall, PortalCall, TargetCall, ThrottleCall};
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
@@ -109,6 +109,8 @@ pub(crate) enum ClientCall {
     Portal(PortalCall),
     /// See, create, change and delete the sockets for virtual machines, and choose what they show
     Export(ExportCall),
+    /// See, create, change and delete limits of commands and bytes a second
+    Throttle(ThrottleCall),
     /// See and end the iSCSI sessions of a daemon
     Session(SessionCall),
     /// See, wait for and cancel what takes long

@@ -1,7 +1,7 @@
 //! The keys of a table of the configuration as options, from its schema: each as it is written in the file, texts without
 //! quotation marks.
 
-use crate::config::{Portal, Target, Unit, VhostUser};
+use crate::config::{Portal, Target, Throttle, Unit, VhostUser};
 use clap::error::ErrorKind;
 use clap::{Arg, ArgMatches, Args, Command, FromArgMatches, ValueHint};
 use clap_complete::engine::{ArgValueCandidates, CompletionCandidate};
@@ -49,6 +49,15 @@ impl Keyed for VhostUser {
 
     fn probe() -> Map<String, Value> {
         object(json!({ "name": "probe", "socket": "/probe" }))
+    }
+}
+
+impl Keyed for Throttle {
+    const ARGUMENTS: &'static [&'static str] = &["name"];
+    const PATHS: &'static [&'static str] = &[];
+
+    fn probe() -> Map<String, Value> {
+        object(json!({ "name": "probe" }))
     }
 }
 
@@ -269,6 +278,10 @@ mod tests {
         ]);
         let expected = json!({ "groups": [2], "units": { "0": "a", "7": "b" }, "access": [{ "initiators": ["iqn.2026-11.x:a"] }] });
         assert_eq!(target.unwrap(), expected);
+        let throttle =
+            keys::<Throttle>(&["--iops", "100", "--bandwidth", "4M", "--units", "a", "--each", "unit"]);
+        let expected = json!({ "iops": 100, "bandwidth": "4M", "units": ["a"], "each": "unit" });
+        assert_eq!(throttle.unwrap(), expected);
         let accounts = "accounts = [{ name = \"a\", secret = { file = \"chap/a\" } }]";
         let own = "target = { name = \"b\", secret = { credential = \"b\" } }";
         let rules =

@@ -1,10 +1,10 @@
-//! The commands about what a daemon serves: units, targets, portals and exports.
+//! The commands about what a daemon serves: units, targets, portals, exports, and throttles.
 
 use super::ControlSocket;
 use super::keys::{self, Keyed, Keys};
 use crate::client::names;
 use crate::config::values::{Label, Name, Place, TargetName, Text};
-use crate::config::{Portal, Target, Unit, VhostUser};
+use crate::config::{Portal, Target, Throttle, Unit, VhostUser};
 use clap::builder::PossibleValuesParser;
 use clap::{Args, Subcommand};
 use clap_complete::engine::ArgValueCandidates;
@@ -239,6 +239,39 @@ pub(crate) enum ExportCommand {
     },
 }
 
+/// `throttle`.
+#[derive(Args, Debug)]
+pub(crate) struct ThrottleCall {
+    #[command(flatten)]
+    pub(crate) control: ControlSocket,
+    #[command(subcommand)]
+    pub(crate) command: ThrottleCommand,
+}
+
+/// What is to be done with throttles.
+#[derive(Subcommand, Debug)]
+pub(crate) enum ThrottleCommand {
+    /// Show all throttles
+    List(Listing),
+    /// Show one, and its keys as in a configuration
+    Show(Showing<ThrottleNamed>),
+    /// Say how many commands and bytes a second there may be
+    ///
+    /// It is about everybody and all units, as far as `--units`, `--initiators` and `--exports` do not say something else. Nothing
+    /// happens if there is the same already.
+    Create {
+        /// Its name
+        #[arg(value_name = "THROTTLE")]
+        name: Label,
+        #[command(flatten)]
+        keys: Keys<Throttle>,
+    },
+    /// Have a throttle count no more; what has waited for it goes on
+    Delete(ThrottleNamed),
+    /// Change keys of a throttle while commands wait
+    Change(Changing<ThrottleNamed, Throttle>),
+}
+
 /// How a list is shown.
 #[derive(Args, Clone, Debug)]
 pub(crate) struct Listing {
@@ -332,6 +365,14 @@ pub(crate) struct ExportNamed {
     /// Name of the export
     #[arg(value_name = "EXPORT", add = ArgValueCandidates::new(names::exports))]
     pub(crate) export: Label,
+}
+
+/// A throttle that there is.
+#[derive(Args, Clone, Debug)]
+pub(crate) struct ThrottleNamed {
+    /// Name of the throttle
+    #[arg(value_name = "THROTTLE", add = ArgValueCandidates::new(names::throttles))]
+    pub(crate) throttle: Label,
 }
 
 /// What shows units.

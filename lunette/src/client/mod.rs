@@ -12,6 +12,7 @@ mod progress;
 mod session;
 mod table;
 mod target;
+mod throttle;
 mod top;
 
 use crate::cli::{ClientCall, ControlSocket, StatusCall};
@@ -34,6 +35,7 @@ pub(crate) fn run(call: &ClientCall) -> Result<()> {
         ClientCall::Target(call) => target::run(call),
         ClientCall::Portal(call) => portal::run(call),
         ClientCall::Export(call) => export::run(call),
+        ClientCall::Throttle(call) => throttle::run(call),
         ClientCall::Session(call) => session::run(call),
         ClientCall::Job(call) => job::run(call),
         ClientCall::Events(call) => events::run(call),

@@ -50,6 +50,11 @@ pub(crate) fn event_kinds() -> Vec<CompletionCandidate> {
     BTreeSet::from_iter(names).into_iter().map(CompletionCandidate::new).collect()
 }
 
+/// The names of all throttles.
+pub(crate) fn throttles() -> Vec<CompletionCandidate> {
+    named("throttle.list", "name")
+}
+
 /// The numbers of all sessions.
 pub(crate) fn sessions() -> Vec<CompletionCandidate> {
     named("session.list", "tsih")

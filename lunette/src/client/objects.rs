@@ -1,4 +1,4 @@
-//! What the commands about units, targets, portals and exports have in common.
+//! What the commands about units, targets, portals, exports and throttles have in common.
 
 use super::table::Table;
 use super::{pretty, print_json, print_table, print_text};
@@ -20,6 +20,7 @@ pub(super) enum Kind {
     Target,
     Portal,
     Export,
+    Throttle,
 }
 
 impl Kind {
@@ -38,6 +39,7 @@ impl Kind {
             Self::Target => ("target.list", "name"),
             Self::Portal => ("portal.list", "address"),
             Self::Export => ("export.list", "name"),
+            Self::Throttle => ("throttle.list", "name"),
         }
     }
 

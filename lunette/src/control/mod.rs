@@ -10,6 +10,7 @@ mod portal;
 mod session;
 mod stats;
 mod target;
+mod throttle;
 mod unit;
 
 pub(crate) use access::{ControlAccess, ControlOptions};
@@ -109,6 +110,11 @@ pub(crate) fn table() -> Table<Daemon> {
         Method::new(Changes, "export.rename", "Calls a vhost-user export otherwise.", export::rename),
         Method::new(Changes, "export.attach", "Has an export show a logical unit.", export::attach),
         Method::new(Changes, "export.detach", "Has it show a logical unit no more.", export::detach),
+        Method::new(Reads, "throttle.list", "All throttles.", throttle::list),
+        Method::new(Reads, "throttle.show", "One throttle.", throttle::show),
+        Method::new(Changes, "throttle.create", "Has a throttle count from now on.", throttle::create),
+        Method::new(Changes, "throttle.delete", "Has a throttle count no more.", throttle::delete),
+        Method::new(Changes, "throttle.change", "Changes keys of a throttle.", throttle::change),
         Method::new(Reads, "stats.show", "What units have done, and for whom.", stats::show),
     ])
 }

@@ -42,6 +42,8 @@ impl Patched for config::Target {}
 
 impl Patched for config::VhostUser {}
 
+impl Patched for config::Throttle {}
+
 impl<T: Patched> Patch<T> {
     /// The name of the object.
     pub(super) fn name<N: DeserializeOwned>(&self) -> Result<N, Failure> {

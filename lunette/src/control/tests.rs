@@ -94,6 +94,18 @@ fn what_is_there_in_another_form_is_a_conflict() {
     let relative = "[[unit]]\nname = \"a\"\nstore = \"a.img\"\n";
     assert_eq!(code("config.plan", json!({ "toml": relative })), Failure::PARAMETERS);
     assert!(call("config.plan", json!({ "toml": relative, "base": "/" })).is_ok());
+    let throttle = json!({ "name": "slow", "iops": 5, "units": ["c"] });
+    assert_eq!(code("throttle.create", throttle.clone()), Failure::FAILED, "there is no such unit");
+    assert!(call("unit.create", json!({ "name": "c", "store": "ram:1M" })).is_ok());
+    assert_eq!(call("throttle.create", throttle.clone()).unwrap()["created"], true);
+    assert_eq!(call("throttle.create", throttle).unwrap()["created"], false);
+    assert_eq!(code("throttle.create", json!({ "name": "slow", "iops": 6 })), Failure::CONFLICT);
+    let changed = call("throttle.change", json!({ "name": "slow", "iops": 7, "units": null })).unwrap();
+    assert_eq!(changed["config"], json!({ "name": "slow", "iops": 7 }));
+    assert_eq!(code("throttle.change", json!({ "name": "slow", "iops": null })), Failure::FAILED);
+    assert_eq!(call("throttle.list", json!({})).unwrap()[0]["config"], changed["config"]);
+    assert!(call("throttle.delete", json!({ "name": "slow" })).is_ok());
+    assert_eq!(code("throttle.show", json!({ "name": "slow" })), Failure::NOT_FOUND);
     let portal = call("portal.create", json!({ "listen": "127.0.0.1:0" })).unwrap();
     assert!(call("portal.delete", json!({ "listen": portal["address"] })).is_ok());
     assert_eq!(code("portal.delete", json!({ "listen": portal["address"] })), Failure::NOT_FOUND);
