@@ -14,6 +14,7 @@
 //! * [`open_iscsi`] is a guest that is an initiator of that network.
 //! * [`iscsi_test_cu`] runs libiscsi's conformance suite test by test.
 //! * [`differences`] compares what several targets answer.
+//! * [`control::Control`] speaks to the control socket.
 //! * [`usage`] says what the daemon holds.
 //! * [`tools`] runs host commands with a time limit; [`checks`] holds what several scenarios share.
 //!
@@ -28,6 +29,7 @@
 //! ```
 
 pub mod checks;
+pub mod control;
 pub mod daemon;
 pub mod differences;
 pub mod guest;

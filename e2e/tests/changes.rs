@@ -1,49 +1,15 @@
 //! What is served changes while initiators use it: by the control socket, and by a changed file.
 
 use std::fs;
-use std::io::{BufRead, BufReader, Write};
-use std::os::unix::net::UnixStream;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use lunette_e2e::checks;
+use lunette_e2e::control::Control;
 use lunette_e2e::daemon::{Daemon, Lunette};
 use lunette_e2e::tools;
 use lunette_e2e::uml::Uml;
 use rustix::process::{Pid, Signal, kill_process};
-use serde_json::{Value, json};
-
-/// A client of the control socket.
-struct Control {
-    to: UnixStream,
-    from: BufReader<UnixStream>,
-}
-
-impl Control {
-    fn of(lunette: &Lunette<'_>) -> Result<Self> {
-        let to = UnixStream::connect(lunette.path("state/control.sock"))?;
-        Ok(Self { from: BufReader::new(to.try_clone()?), to })
-    }
-
-    /// The answer to a request: its result, or its error.
-    fn ask(&mut self, method: &str, params: Value) -> Result<Result<Value, Value>> {
-        let request = json!({ "jsonrpc": "2.0", "id": 1, "method": method, "params": params });
-        self.to.write_all(format!("{request}\n").as_bytes())?;
-        let mut line = String::new();
-        self.from.read_line(&mut line)?;
-        let mut answer: Value = serde_json::from_str(&line).with_context(|| format!("{method}: {line:?}"))?;
-        Ok(match answer.get_mut("error") {
-            Some(error) => Err(error.take()),
-            None => Ok(answer["result"].take()),
-        })
-    }
-
-    fn call(&mut self, method: &str, params: Value) -> Result<Value> {
-        match self.ask(method, params)? {
-            Ok(result) => Ok(result),
-            Err(error) => bail!("{method}: {error}"),
-        }
-    }
-}
+use serde_json::json;
 
 fn hang_up(daemon: &mut Daemon) -> Result<()> {
     let pid = i32::try_from(daemon.pid()).ok().and_then(Pid::from_raw).context("it has no number")?;

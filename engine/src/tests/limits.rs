@@ -145,6 +145,27 @@ fn initiators_of_a_unit_keep_to_its_rate_and_share_it_fairly() {
     assert_about(other, 1000);
 }
 
+/// However late reactors look, tokens that have come by then are used: none are lost, and none are there twice.
+#[test]
+fn who_always_wants_more_gets_exactly_what_he_may() {
+    const STEP: Duration = Duration::from_millis(7);
+    for rates in [commands(1000), Rates { commands: None, bytes: rate(1000, 1) }] {
+        let mut rig = Rig::new(1);
+        let nexus = Nexus::new("a", rig.port.clone());
+        let mut busy = Busy::new(&mut rig, &nexus, 0, 64);
+        limit_unit(&mut rig, &Limit::new(rates));
+        for step in 0..500 {
+            busy.go_on(&mut rig);
+            rig.complete_all();
+            busy.go_on(&mut rig);
+            // What comes in a hundredth of a second is there at first.
+            let most = 10 + 7 * step;
+            assert!((most - 1..=most).contains(&busy.ended), "{} instead of {most}", busy.ended);
+            rig.pass(STEP);
+        }
+    }
+}
+
 #[test]
 fn every_limit_of_a_command_counts() {
     let mut rig = Rig::new(1);
