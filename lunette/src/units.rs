@@ -97,12 +97,12 @@ impl Opened {
     pub(crate) fn open(spec: &config::Unit, other: OtherSize) -> Result<Self> {
         let (backing, description, created): (Arc<dyn Backing>, _, _) = match &spec.store {
             StoreSpec::Path(path) => {
-                let is_new = !path.as_path().exists();
                 // To tell why; what is opened is below them, too.
                 confinement::check(path.as_path())?;
                 let file = open_file(path.as_path(), spec, other)?;
                 let description = format!("{path} ({})", file.mode());
-                (Arc::new(file), description, is_new.then(|| path.as_path().to_owned()))
+                let created = file.was_created().then(|| path.as_path().to_owned());
+                (Arc::new(file), description, created)
             }
             StoreSpec::Ram(bytes) => {
                 let ram = Ram::new(*bytes)

@@ -28,6 +28,7 @@ pub(crate) struct Shared {
     /// How many durable writes have begun, and what came of them is not known here yet.
     durable_writes: AtomicUsize,
     path: PathBuf,
+    created: bool,
     pub(crate) probed: Probed,
     /// For reads, and direct writes, that block a thread.
     pub(crate) workers: Lane,
@@ -67,6 +68,11 @@ impl File {
         let lanes = [&shared.writer, &shared.syncer, &shared.workers].map(Lane::number);
         tracing::debug!(path = %path.display(), probed = ?shared.probed, ?lanes, "opened");
         Ok(Self { shared: Arc::new(shared) })
+    }
+
+    /// Whether there was no file, and opening it has created one.
+    pub fn was_created(&self) -> bool {
+        self.shared.created
     }
 
     /// Where it is.
@@ -130,6 +136,7 @@ impl Backing for File {
 impl Shared {
     pub(crate) fn new(path: &Path, opened: Opened, probed: Probed, witness: Option<Witness>) -> Self {
         Self {
+            created: opened.created,
             fd: opened.fd,
             witness,
             durable_writes: AtomicUsize::new(0),

@@ -126,7 +126,8 @@ fn existing(
 fn create(path: &Path, options: &Options, patience: &mut Patience) -> Result<Option<Opened>, OpenError> {
     let size = match options.create_size {
         Some(size) if !options.read_only => size,
-        _ => return Err(OpenError::Missing(path.to_owned())),
+        Some(_) => return Err(OpenError::MissingReadOnly(path.to_owned())),
+        None => return Err(OpenError::Missing(path.to_owned())),
     };
     let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
     let fd = match lock::open_file(path, flags, options.opener.as_ref()) {
@@ -146,7 +147,7 @@ fn create(path: &Path, options: &Options, patience: &mut Patience) -> Result<Opt
         }
     })?;
     give_size(path, &fd, size).inspect_err(|_| remove(path))?;
-    let opened = measure(path, fd)?;
+    let opened = measure(path, fd).inspect_err(|_| remove(path))?;
     Ok(Some(Opened { created: true, ..opened }))
 }
 

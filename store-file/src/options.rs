@@ -99,6 +99,9 @@ pub enum OpenError {
     /// There is no such file.
     #[error("{} does not exist (size=… creates it)", .0.display())]
     Missing(PathBuf),
+    /// There is no such file, and it was to be read only: an empty one is of no use.
+    #[error("{} does not exist, and is created only where it may be written", .0.display())]
+    MissingReadOnly(PathBuf),
     /// A symbolic link that leads nowhere; nothing is created at its end.
     #[error("{} is a symbolic link to a file that does not exist", .0.display())]
     DanglingLink(PathBuf),

@@ -45,7 +45,8 @@ fn refusals_say_what_to_do() {
     let missing = format!("{shown} does not exist (size=… creates it)");
     assert_eq!(refusal(&path, &plain), missing);
     let reader = Options { read_only: true, ..sized(4096) };
-    assert_eq!(refusal(&path, &reader), missing);
+    let useless = format!("{shown} does not exist, and is created only where it may be written");
+    assert_eq!(refusal(&path, &reader), useless);
 
     std::fs::write(&path, [0; 5000]).unwrap();
     let partial = format!(
@@ -126,6 +127,17 @@ fn the_same_bytes_are_open_once_unless_all_only_read() {
         let _another = File::open(&link, &reader).unwrap();
         assert_eq!(refusal(&path, &writer), in_use);
     }
+}
+
+#[test]
+fn it_is_known_which_file_was_created() {
+    let directory = in_memory();
+    let path = disk_image(&directory);
+    assert!(File::open(&path, &sized(4096)).unwrap().was_created());
+    assert!(!File::open(&path, &sized(4096)).unwrap().was_created());
+    // What somebody else has made, but not given a size, is his.
+    std::fs::write(&path, []).unwrap();
+    assert!(!File::open(&path, &sized(4096)).unwrap().was_created());
 }
 
 #[test]
