@@ -20,7 +20,7 @@ pub enum Effect {
     /// It does something that is no part of the configuration: only administrators may call it.
     Acts,
     /// It changes the configuration. Only administrators may call it; such methods are carried out one after the other, and
-    /// each that succeeds moves the generation.
+    /// each that changes something moves the generation.
     Changes,
 }
 

@@ -228,7 +228,7 @@ impl Jobs {
         job.status.state = JobState::Running;
         let is_cancelled = job.is_cancelled.clone();
         drop(list);
-        Some(Work(Some(Handle { number, is_cancelled, jobs: self.clone() })))
+        Some(Work::of(Some(Handle { number, is_cancelled, jobs: self.clone() })))
     }
 
     /// The job has ended.
@@ -349,7 +349,10 @@ fn answer(answers: Answers) {
 }
 
 /// What one who works at a job tells and is told.
-pub struct Work(Option<Handle>);
+pub struct Work {
+    handle: Option<Handle>,
+    is_idle: AtomicBool,
+}
 
 struct Handle {
     number: u64,
@@ -360,12 +363,26 @@ struct Handle {
 impl Work {
     /// That of what is no job.
     pub const fn quiet() -> Self {
-        Self(None)
+        Self::of(None)
+    }
+
+    const fn of(handle: Option<Handle>) -> Self {
+        Self { handle, is_idle: AtomicBool::new(false) }
+    }
+
+    /// A method that may change something has found nothing to change: the generation stays.
+    pub fn changes_nothing(&self) {
+        self.is_idle.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether that has been said.
+    pub(crate) fn has_changed_nothing(&self) -> bool {
+        self.is_idle.load(Ordering::Relaxed)
     }
 
     /// How much is done, from 0 to 1, and what is being done now.
     pub fn progress(&self, part: f64, text: &str) {
-        if let Some(Handle { number, jobs, .. }) = &self.0 {
+        if let Some(Handle { number, jobs, .. }) = &self.handle {
             jobs.progress(*number, part, text);
         }
     }
@@ -375,7 +392,8 @@ impl Work {
     /// # Errors
     /// When it is to be left, with the answer to give.
     pub fn go_on(&self) -> Result<(), Failure> {
-        let is_cancelled = self.0.as_ref().is_some_and(|handle| handle.is_cancelled.load(Ordering::Relaxed));
+        let is_cancelled =
+            self.handle.as_ref().is_some_and(|handle| handle.is_cancelled.load(Ordering::Relaxed));
         if is_cancelled { Err(Failure::cancelled()) } else { Ok(()) }
     }
 }

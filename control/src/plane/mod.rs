@@ -333,6 +333,9 @@ impl<D: Send + Sync + 'static> Plane<D> {
         if effect != Effect::Changes || !result.as_ref().err().is_none_or(is_partly) {
             return result;
         }
+        if work.has_changed_nothing() && result.is_ok() {
+            return result.map(|result| with_generation(result, self.generation()));
+        }
         let generation = self.changes.moved();
         self.events.emit(CHANGED, name, json!({ "generation": generation, "user": user }));
         result.map(|result| with_generation(result, generation))

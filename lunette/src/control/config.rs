@@ -117,6 +117,7 @@ pub(super) fn apply(call: &Call<'_>, apply: Apply) -> Result<Steps, Failure> {
     let Apply { toml, base, except_restart, shrink, dry_run } = apply;
     let wanted = understand(call, toml, base)?;
     if dry_run {
+        call.work.changes_nothing();
         return would_be(call, wanted);
     }
     let done = become_it(call, wanted, Permit { except_restart, shrink, ..WHOLE })?;
