@@ -61,7 +61,9 @@ impl Running {
             false => self.next(),
         };
         let former = self.set_next(next.clone());
-        if !done.plan.is_empty() || former != next {
+        if done.plan.is_empty() && former == next {
+            work.changes_nothing();
+        } else {
             let carried_out = self.carry_out_all(&done.plan, &before, work);
             if carried_out.is_err() {
                 self.set_next(former);
@@ -271,7 +273,10 @@ fn listed<'a>(why: &str, steps: impl IntoIterator<Item = &'a Step>) -> Failure {
     for step in steps {
         let keys = step.changes.iter().filter(|change| change.how == step.how);
         let keys: Vec<&str> = keys.map(|change| change.key.as_str()).collect();
-        told.push(format!("{} ({})", step.object, keys.join(", ")));
+        told.push(match keys.is_empty() {
+            true => step.object.to_string(),
+            false => format!("{} ({})", step.object, keys.join(", ")),
+        });
         data.push(json!(step));
     }
     Failure::failed(format!("{} {why}", told.join(", "))).with_data(json!({ "steps": data }))

@@ -50,7 +50,7 @@ impl Running {
                     self.show_unit(&unit.name, [units::place(unit), None])
                 }
             },
-            Effect::NoUnit(name) => self.delete_unit(name),
+            Effect::NoUnit(name) => self.delete_unit(name, step.how),
             Effect::Portal(key, portal) => self.set_portal(*key, portal, back),
             Effect::NoPortal(key) => {
                 self.stop_portal(key);
@@ -94,7 +94,7 @@ impl Running {
             Effect::NoPortal(_) | Effect::Portal(..) => self.arrange_groups(),
             Effect::Export(export) => self.show_export(&export.name),
             Effect::AtExport(name, ..) => self.show_export(name),
-            Effect::NoUnit(name) => self.delete_unit(name),
+            Effect::NoUnit(name) => self.delete_unit(name, How::Live),
             _ => Ok(()),
         }
     }

@@ -262,6 +262,29 @@ fn a_store_that_somebody_holds_is_not_opened_twice() {
 }
 
 #[test]
+fn units_that_swap_their_places_stay() {
+    let unit = |name: &str, keys: &str| format!("[[unit]]\nname = \"{name}\"\nstore = \"ram:1M\"\n{keys}\n");
+    let rest = "[[portal]]\nlisten = \"127.0.0.1:0\"\n[[target]]\nname = \"iqn.2026-11.org.example:a\"\n";
+    let text = |a: &str, b: &str| unit("a", a) + &unit("b", b) + rest;
+    let (first, second) = ("lun = 0\nserial = \"x\"", "lun = 1\nserial = \"y\"");
+    let rig = Rig::new(&text(first, second));
+    let known = ["a", "b"].map(|name| rig.running.unit(name).unwrap());
+    let (other_first, other_second) = (first.replace('0', "1"), second.replace('1', "0"));
+    rig.become_(&text(&other_first, &other_second), Permit::default()).unwrap();
+    assert_eq!(rig.shown(TARGET), [(0, "b".to_owned()), (1, "a".to_owned())]);
+    let now = ["a", "b"].map(|name| rig.running.unit(name).unwrap());
+    assert!(known.iter().zip(&now).all(|(known, now)| Arc::ptr_eq(known, now)));
+    // Serial numbers cannot be swapped while somebody sees them.
+    let swapped = text(second, first);
+    let failure = rig.become_(&swapped, Permit::default()).unwrap_err();
+    assert!(failure.message.starts_with("unit a, unit b cannot be changed while"), "{failure}");
+    drop((known, now));
+    rig.become_(&swapped, ANY).unwrap();
+    assert_eq!(rig.running.unit("a").unwrap().identity.serial, "y");
+    assert_eq!(rig.shown(TARGET), [(0, "b".to_owned()), (1, "a".to_owned())]);
+}
+
+#[test]
 fn only_what_differs_is_touched() {
     let rig = Rig::new(BASIS);
     let (a, memory) = (rig.running.unit("a").unwrap(), rig.running.unit("memory").unwrap());

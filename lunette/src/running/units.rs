@@ -4,6 +4,7 @@ use super::Running;
 use super::prepare::Prepared;
 use crate::access::GroupAccess;
 use crate::config;
+use crate::config::diff::How;
 use crate::config::values::{Bytes, Name, Place, StoreSpec};
 use crate::control::events;
 use crate::reasons;
@@ -200,12 +201,16 @@ impl Running {
         }
     }
 
-    /// Takes a unit out of service. What is under way has a moment to end.
-    pub(super) fn delete_unit(&self, name: &Name) -> Result<()> {
-        if let Some(unit) = self.unit(name.as_str())
-            && let Err(error) = self.quiesce(&unit, QUIET)
-        {
-            tracing::warn!("{name} is taken away all the same: {error:#}");
+    /// Takes a unit out of service. What is under way has a moment to end; one that comes again stays if that has not ended.
+    pub(super) fn delete_unit(&self, name: &Name, how: How) -> Result<()> {
+        match self.unit(name.as_str()) {
+            Some(unit) if how == How::Recreate => self.quiesce(&unit, CHANGE)?,
+            Some(unit) => {
+                if let Err(error) = self.quiesce(&unit, QUIET) {
+                    tracing::warn!("{name} is taken away all the same: {error:#}");
+                }
+            }
+            None => {}
         }
         if !self.release_unit(name)? {
             tracing::warn!(

@@ -134,7 +134,14 @@ impl Planner<'_> {
             for (shelf, at) in self.seen_at(&name) {
                 self.detach(shelf, at, &name);
             }
+            let comes_again = self.wanted.units.contains_key(&name);
             self.delete(Object::Unit { name: name.clone() }, Effect::NoUnit(name));
+            self.comes_again(comes_again);
+        }
+        for unit in self.places_in_the_way() {
+            let elsewhere = Arc::new(Unit { lun: None, target: 0, ..(*unit).clone() });
+            let object = Object::Unit { name: unit.name.clone() };
+            self.change(object, &unit, &elsewhere, Effect::Unit(elsewhere.clone()));
         }
         for (name, from) in self.moved() {
             for (shelf, at) in self.seen_at(&name) {
@@ -143,10 +150,21 @@ impl Planner<'_> {
                 }
             }
         }
-        self.exports_in_the_way().into_iter().for_each(|name| self.delete_export(name));
+        for name in self.exports_in_the_way() {
+            let comes_again = self.wanted.exports.contains_key(&name);
+            self.delete_export(name);
+            self.comes_again(comes_again);
+        }
         let clashing: Vec<_> =
             self.now.portals.keys().filter(|key| self.is_in_the_way(**key)).copied().collect();
         clashing.into_iter().for_each(|key| self.delete_portal(key));
+    }
+
+    /// What the last step takes away is made again later.
+    fn comes_again(&mut self, comes_again: bool) {
+        if let Some(step) = self.plan.steps.last_mut().filter(|_| comes_again) {
+            step.how = How::Recreate;
+        }
     }
 
     fn exports_in_the_way(&self) -> Vec<Label> {
@@ -173,18 +191,32 @@ impl Planner<'_> {
             && self.wanted.portals.keys().any(|(other, _)| clashes(other))
     }
 
+    /// Those that have to go.
     fn units_in_the_way(&self) -> BTreeSet<Name> {
+        let goes = |holder: &Unit, claim: &Claim<'_>| {
+            !matches!(claim, Claim::Place(_)) || !self.wanted.units.contains_key(&holder.name)
+        };
+        self.in_the_way(goes).into_iter().map(|unit| unit.name.clone()).collect()
+    }
+
+    /// Those that go on, but not where they are.
+    fn places_in_the_way(&self) -> Vec<Arc<Unit>> {
+        self.in_the_way(|_, claim| matches!(claim, Claim::Place(_)))
+    }
+
+    /// The units that have something which others want, of what `counts`.
+    fn in_the_way(&self, counts: impl Fn(&Unit, &Claim<'_>) -> bool) -> Vec<Arc<Unit>> {
         let is_new = |unit: &&Arc<Unit>| self.now.units.get(&unit.name) != Some(*unit);
         let mut wanted: HashMap<Claim<'_>, Vec<&Unit>> = HashMap::new();
         for unit in self.wanted.units.values().filter(is_new) {
             claims(unit).for_each(|claim| wanted.entry(claim).or_default().push(unit));
         }
         if wanted.is_empty() {
-            return BTreeSet::new();
+            return Vec::new();
         }
         let gives_way = |holder: &&Arc<Unit>| {
             let later = self.wanted.units.get(&holder.name);
-            claims(holder).any(|claim| {
+            claims(holder).filter(|claim| counts(holder, claim)).any(|claim| {
                 let still_reads =
                     || later.is_some_and(|later| later.read_only && claims(later).any(|kept| kept == claim));
                 // Two that only read may share a file, unless one of them writes now or later.
@@ -195,7 +227,7 @@ impl Planner<'_> {
                 others.any(|unit| unit.name != holder.name && !shares(unit))
             })
         };
-        self.now.units.values().filter(gives_way).map(|holder| holder.name.clone()).collect()
+        self.now.units.values().filter(gives_way).cloned().collect()
     }
 
     /// The units that others are to see, and by what they are seen that are to see them no more: these lose them first, so

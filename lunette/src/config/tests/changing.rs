@@ -50,6 +50,39 @@ proptest! {
     }
 }
 
+#[test]
+fn units_swap_their_places_while_they_are_used() {
+    let text = |[a, b]: [&str; 2]| {
+        let unit = |name, keys| format!("[[unit]]\nname = \"{name}\"\nstore = \"ram:1M\"\n{keys}\n");
+        unit("a", a) + &unit("b", b)
+    };
+    let swap = |keys: [&str; 2]| diff(&model(&text(keys)), &model(&text([keys[1], keys[0]])));
+    let expected = "\
+~ unit a
+      lun: 0 -> nothing
+~ unit b
+      lun: 1 -> nothing
+~ unit a
+      lun = 1
+~ unit b
+      lun = 0
+";
+    assert_eq!(swap(["lun = 0", "lun = 1"]).to_string(), expected);
+    let expected = "\
+- unit a (goes and comes again)
+- unit b (goes and comes again)
++ unit a
+      name = \"a\"
+      serial = \"y\"
+      store = \"ram:1M\"
++ unit b
+      name = \"b\"
+      serial = \"x\"
+      store = \"ram:1M\"
+";
+    assert_eq!(swap(["serial = \"x\"", "serial = \"y\""]).to_string(), expected);
+}
+
 const RUNNING: &str = r#"
 [[unit]]
 name = "old"
