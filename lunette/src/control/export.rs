@@ -1,7 +1,7 @@
 //! The methods `export.…`.
 
 use super::patch::Patch;
-use super::{Call, no_unit, place};
+use super::{Call, named_by, no_unit, place};
 use crate::config::values::{Label, Name, Place};
 use crate::config::{self, Model, Places};
 use crate::running::{Permit, places_of_all};
@@ -151,7 +151,13 @@ fn is_absolute(export: &config::VhostUser) -> Result<(), Failure> {
 }
 
 pub(super) fn delete(call: &Call<'_>, Named { name }: Named) -> Result<(), Failure> {
-    let edit = |model: &mut Model| model.exports.remove(&name).map(drop).ok_or_else(|| no_export(&name));
+    let edit = |model: &mut Model| {
+        model.exports.remove(&name).ok_or_else(|| no_export(&name))?;
+        match model.throttles.values().find(|throttle| throttle.exports.contains(&name)) {
+            Some(throttle) => Err(named_by(throttle, &format!("export `{name}`"))),
+            None => Ok(()),
+        }
+    };
     call.daemon.running.change(Permit::default(), call.work, edit).map(drop)
 }
 

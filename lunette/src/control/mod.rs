@@ -18,6 +18,7 @@ pub(crate) use portal::PortalStatus;
 pub(crate) use session::End;
 pub(crate) use unit::Resized;
 
+use crate::config::Throttle;
 use crate::config::values::Name;
 use crate::metrics::{self, Stats};
 use crate::running::Running;
@@ -122,6 +123,14 @@ pub(crate) fn table() -> Table<Daemon> {
 /// There is no such unit.
 fn no_unit(name: &Name) -> Failure {
     Failure::not_found(format!("there is no unit `{name}`"))
+}
+
+/// Something cannot go: without it, the throttle would be for others.
+fn named_by(throttle: &Throttle, what: &str) -> Failure {
+    Failure::failed(format!(
+        "the throttle `{}` names the {what}: leave it out there first, or the throttle out of the configuration (config.apply)",
+        throttle.name
+    ))
 }
 
 /// What the daemon says of itself.

@@ -365,6 +365,77 @@ fn what_could_not_be_changed_back_is_a_change() {
 }
 
 #[test]
+fn what_a_throttle_names_stays() {
+    let throttle = "[[throttle]]\nname = \"slow\"\niops = 5\n";
+    for (names, method, name) in
+        [("units = [\"a\"]\n", "unit.delete", "a"), ("exports = [\"vm\"]\n", "export.delete", "vm")]
+    {
+        let rig = Rig::of_file(&format!("{FILE}{throttle}{names}"));
+        let plane = plane(
+            Daemon { running: rig.running, events: rig.feed.events(), since: Instant::now() },
+            &rig.feed,
+        );
+        let params = match name {
+            "a" => json!({ "name": name, "detach": true }),
+            _ => json!({ "name": name }),
+        };
+        let failure = ask(&plane, method, params).recv().unwrap().unwrap_err();
+        assert!(failure.message.starts_with("the throttle `slow` names the "), "{failure}");
+        assert!(failure.message.contains(&format!("`{name}`")), "{failure}");
+    }
+}
+
+#[test]
+fn the_generation_moves_with_what_changes() {
+    let rig = Rig::of_file(FILE);
+    let toml = file_of(rig.folder.path());
+    let plane =
+        plane(Daemon { running: rig.running, events: rig.feed.events(), since: Instant::now() }, &rig.feed);
+    let call = |method: &str, params: Value| ask(&plane, method, params).recv().unwrap().unwrap();
+    let generation = plane.generation();
+    let larger = toml.replace("ram:1M", "ram:2M");
+    for (method, params) in [
+        ("unit.create", json!({ "name": "a", "store": "ram:1M" })),
+        ("export.attach", json!({ "name": "vm", "unit": "a" })),
+        ("config.reload", json!({ "wait": true })),
+        ("config.apply", json!({ "toml": toml, "wait": true })),
+        ("config.apply", json!({ "toml": larger, "wait": true, "dry_run": true })),
+    ] {
+        let done = call(method, params);
+        assert_eq!((plane.generation(), &done["generation"]), (generation, &json!(generation)), "{method}");
+    }
+    call("config.apply", json!({ "toml": larger, "wait": true }));
+    assert_eq!(plane.generation(), generation + 1);
+}
+
+#[test]
+fn a_size_is_changed_like_anything_else() {
+    let rig = Rig::of_file(&format!("[daemon]\nsave-changes = true\n\n{FILE}"));
+    let folder = rig.folder.path().to_owned();
+    let plane =
+        plane(Daemon { running: rig.running, events: rig.feed.events(), since: Instant::now() }, &rig.feed);
+    let resize = |size: &str| {
+        let params = json!({ "name": "a", "size": size, "wait": true, "shrink": true });
+        ask(&plane, "unit.resize", params).recv().unwrap()
+    };
+    let generation = plane.generation();
+    assert_eq!(resize("1M").unwrap()["generation"], generation, "it has that already");
+    assert_eq!(resize("3M").unwrap()["generation"], generation + 1);
+    assert!(file_of(&folder).contains("ram:3M"));
+    // What cannot be saved is not made.
+    std::fs::write(folder.join("lunette.toml"), "").unwrap();
+    for size in ["2M", "4M"] {
+        let failure = resize(size).unwrap_err();
+        assert!(failure.message.contains("says something else"), "{failure}");
+    }
+    let refreshed = ask(&plane, "unit.refresh", json!({ "name": "a", "wait": true })).recv().unwrap();
+    assert!(refreshed.unwrap_err().message.contains("says something else"));
+    let shown = ask(&plane, "unit.show", json!({ "name": "a" })).recv().unwrap().unwrap();
+    assert_eq!((&shown["size"], plane.generation()), (&json!(3 << 20), generation + 1));
+    assert_eq!(file_of(&folder), "");
+}
+
+#[test]
 fn units_move_from_one_to_the_other() {
     let targets = "[[portal]]\nlisten = \"127.0.0.1:0\"\n[[target]]\nname = \"iqn.2026-11.org.example:a\"\nunits = {}\n";
     let rig = Rig::new(&format!("{FILE}{targets}"));

@@ -1,21 +1,16 @@
 //! The methods `unit.…`.
 
 use super::patch::Patch;
-use super::{Call, export, no_unit, place, target};
+use super::{Call, export, named_by, no_unit, place, target};
 use crate::config::values::{Label, Lun, Name, Place, Size, StoreSpec, TargetName};
 use crate::config::{self, Model};
-use crate::running::{Cut, Now, Permit, Shown, Tell, failure};
+use crate::running::{LONGEST, Now, Permit, Shown, Wanted, failure};
 use crate::units;
 use lunette_control::{Failure, NoParams};
-use lunette_engine::{ChangeRequest, LogicalUnit};
-use lunette_store::Post;
+use lunette_engine::LogicalUnit;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
-use std::time::Duration;
-
-/// How long commands that are under way have to end before a unit is resized or quiet.
-const LONGEST: Duration = Duration::from_secs(600);
 
 /// The name of a unit.
 #[derive(Serialize, Deserialize, JsonSchema)]
@@ -191,6 +186,9 @@ pub(super) fn delete(call: &Call<'_>, Delete { name, detach }: Delete) -> Result
             ))
             .allowed_by("detach"));
         }
+        if let Some(throttle) = model.throttles.values().find(|throttle| throttle.units.contains(&name)) {
+            return Err(named_by(throttle, &format!("unit `{name}`")));
+        }
         forget(model, &name);
         Ok(())
     };
@@ -280,31 +278,17 @@ fn target_of(model: &Model, name: &Label) -> Result<Option<TargetName>, Failure>
 }
 
 pub(super) fn resize(call: &Call<'_>, Resize { name, size, shrink }: Resize) -> Result<Resized, Failure> {
-    let unit = find(call, &name)?;
-    if let Some(cut) = Cut::of(&name, &unit, size.0).filter(|_| !shrink) {
-        cut.refused()?;
-    }
-    resized(call, &unit, |unit, post, tell| unit.resize(size.0, post, tell))
-}
-
-/// Waits until a unit has another size, unless the job is cancelled. Whatever has come of it, the configuration says the size
-/// that there is.
-fn resized(
-    call: &Call<'_>,
-    unit: &Arc<LogicalUnit>,
-    begin: impl FnOnce(&Arc<LogicalUnit>, &dyn Post, Tell<u64>) -> ChangeRequest,
-) -> Result<Resized, Failure> {
-    let running = &call.daemon.running;
-    let size = running.ask_while(unit, LONGEST, || call.work.go_on().is_ok(), begin);
-    running.settle_sizes();
-    let size = size.map_err(|error| call.work.go_on().err().unwrap_or_else(|| failure(error)))?;
-    running.save_change()?;
-    Ok(Resized { size })
+    change_size(call, &name, Wanted::Size { bytes: size.0, shrink })
 }
 
 pub(super) fn refresh(call: &Call<'_>, UnitName { name }: UnitName) -> Result<Resized, Failure> {
-    let unit = find(call, &name)?;
-    resized(call, &unit, |unit, post, tell| unit.refresh(post, tell))
+    change_size(call, &name, Wanted::OfStore)
+}
+
+fn change_size(call: &Call<'_>, name: &Name, wanted: Wanted) -> Result<Resized, Failure> {
+    let unit = find(call, name)?;
+    let size = call.daemon.running.change_size(name, &unit, wanted, call.work)?;
+    Ok(Resized { size })
 }
 
 pub(super) fn quiesce(call: &Call<'_>, UnitName { name }: UnitName) -> Result<(), Failure> {

@@ -183,14 +183,6 @@ impl Running {
         Ok(Some(Saving { keeper, model, to }))
     }
 
-    /// Saves what runs, if every change is to be saved.
-    pub(crate) fn save_change(&self) -> Result<(), Failure> {
-        let saving = self.draft_change(&Plan::default(), &self.model())?;
-        let saved = saving.map_or(Ok(()), |saving| saving.put().map(drop));
-        self.is_saved();
-        saved
-    }
-
     /// Saves what runs to the one file that it was read from, or to another. `overwrite`: also if others have written to it.
     pub(crate) fn save(&self, path: Option<&Path>, overwrite: bool) -> Result<PathBuf, Failure> {
         let _changing = self.changing.lock().unwrap_or_else(PoisonError::into_inner);

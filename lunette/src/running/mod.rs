@@ -11,6 +11,7 @@ mod ports;
 mod prepare;
 mod secrets;
 mod show;
+mod sizes;
 mod step;
 mod targets;
 mod units;
@@ -18,7 +19,8 @@ mod units;
 pub(crate) use change::{Cut, Done, Permit, failure};
 pub(crate) use keep::Keeper;
 pub(crate) use show::{Shown, luns_of_all, places_of_all};
-pub(crate) use units::Tell;
+pub(crate) use sizes::Wanted;
+pub(crate) use units::LONGEST;
 
 use crate::config::values::{Bytes, Label, StoreSpec, TargetName};
 use crate::config::{self, Model, PortalKey, Setting};
@@ -244,11 +246,7 @@ impl Running {
             let Some(said) = units::wanted_size(spec) else { continue };
             let size = units.get(name).and_then(|unit| units::size_of(&unit.unit));
             let Some(size) = size.filter(|size| *size != said) else { continue };
-            let spec = Arc::make_mut(spec);
-            match &mut spec.store {
-                StoreSpec::Ram(said) => *said = size,
-                StoreSpec::Path(_) => spec.size = Some(Bytes(size)),
-            }
+            say_size(spec, size);
         }
     }
 
@@ -299,6 +297,18 @@ impl Running {
         let exports = exports.map(|handle| format!("vhost-user on {}", handle.name()));
         let portals = portals().filter(|portal| !portal.wait(deadline.left()));
         exports.chain(portals.map(|portal| format!("iSCSI on {}", portal.address()))).collect()
+    }
+}
+
+/// Has the configuration of a unit say a size, if it says one.
+fn say_size(spec: &mut Arc<config::Unit>, size: u64) {
+    if units::wanted_size(spec).is_none_or(|said| said == size) {
+        return;
+    }
+    let spec = Arc::make_mut(spec);
+    match &mut spec.store {
+        StoreSpec::Ram(said) => *said = size,
+        StoreSpec::Path(_) => spec.size = Some(Bytes(size)),
     }
 }
 

@@ -24,6 +24,8 @@ use std::time::{Duration, Instant};
 const LOOK: Duration = Duration::from_millis(100);
 /// How long commands that are under way have to end before a unit is changed.
 const CHANGE: Duration = Duration::from_secs(60);
+/// How long when somebody has asked for that alone, and can give it up.
+pub(crate) const LONGEST: Duration = Duration::from_secs(600);
 /// How long they have before a unit is taken away, which happens in any case.
 const QUIET: Duration = Duration::from_secs(5);
 /// How long a unit that is taken away has until nobody has anything of it.
@@ -41,11 +43,11 @@ const PARTS: [Part; 5] = [
     Running::change_access,
     Running::change_waiting,
     Running::change_place,
-    Running::change_size,
+    Running::change_capacity,
 ];
 
 /// Hands over the result of a change.
-pub(crate) type Tell<T> = Box<dyn FnOnce(Result<T, ChangeError>) + Send>;
+pub(super) type Tell<T> = Box<dyn FnOnce(Result<T, ChangeError>) + Send>;
 
 impl Running {
     /// Serves a new unit. It is shown where the running configuration says.
@@ -160,7 +162,7 @@ impl Running {
         }
     }
 
-    fn change_size(&self, unit: &Arc<LogicalUnit>, _: &config::Unit, new: &config::Unit) -> Result<()> {
+    fn change_capacity(&self, unit: &Arc<LogicalUnit>, _: &config::Unit, new: &config::Unit) -> Result<()> {
         wanted_size(new).map_or(Ok(()), |size| self.resize(unit, size))
     }
 
@@ -273,7 +275,7 @@ impl Running {
 
     /// Asks a unit for a change, and waits for it, but withdraws it when `time` has passed or `is_wanted` has become false, and
     /// is wrong only if it takes effect just then.
-    pub(crate) fn ask_while<T: Send + 'static>(
+    pub(super) fn ask_while<T: Send + 'static>(
         &self,
         unit: &Arc<LogicalUnit>,
         time: Duration,
