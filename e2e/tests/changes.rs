@@ -6,7 +6,7 @@ use anyhow::{Context, Result, ensure};
 use lunette_e2e::checks;
 use lunette_e2e::control::Control;
 use lunette_e2e::daemon::{Daemon, Lunette};
-use lunette_e2e::tools;
+use lunette_e2e::tools::{self, Guarded};
 use lunette_e2e::uml::Uml;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::json;
@@ -96,6 +96,37 @@ fn only_what_differs_changes_under_the_load_of_an_initiator() -> Result<()> {
     drop(bench);
     daemon.stop()?;
     Ok(())
+}
+
+#[test]
+fn a_smaller_size_that_nobody_waits_for_takes_nothing_away() -> Result<()> {
+    let lunette = Lunette::new()?;
+    let image = lunette.file("stuck.img", 8 << 20)?;
+    let path = lunette.path("lunette.toml");
+    let text = FILE.replace("busy.img\"", "stuck.img\"\nfault = \"delay:3600000\"").replace("busy", "stuck");
+    fs::write(&path, text)?;
+    let lunette = lunette.arg("--config").arg(&path);
+    let daemon = lunette.start()?;
+    let mut control = Control::of(&lunette)?;
+    let url = daemon.iscsi_url(0)?;
+    let mut reader = tools::command("qemu-img")?;
+    let reader = Guarded::spawn(reader.args(["bench", "-f", "raw", "-c", "1"]).arg(&url))?;
+    tools::wait_until("a read that does not end", || {
+        let told = control.call("stats.show", json!({ "unit": "stuck" }))?;
+        let commands = told["units"][0]["total"]["commands"].as_object().context("they are counted")?;
+        Ok(commands.keys().any(|name| name.starts_with("READ(")))
+    })?;
+    let smaller = json!({ "name": "stuck", "size": "4M", "shrink": true });
+    let job = control.call("unit.resize", smaller)?["job"].clone();
+    tools::wait_until("the smaller size", || Ok(size_of(&url)? == (4 << 20).to_string()))?;
+    assert_eq!(fs::metadata(&image)?.len(), 8 << 20, "the read is still under way");
+    control.call("job.cancel", json!({ "job": job }))?;
+    let ended = control.call("job.wait", json!({ "job": job }))?;
+    assert_eq!(ended["state"], "cancelled", "{ended}");
+    assert_eq!(size_of(&url)?, (8 << 20).to_string());
+    assert_eq!(fs::metadata(&image)?.len(), 8 << 20);
+    drop(reader);
+    daemon.kill()
 }
 
 #[test]
