@@ -2,7 +2,7 @@
 
 use super::Running;
 use super::prepare::Prepared;
-use super::units::{size_of, wanted_size};
+use super::units::{NotAsItWas, size_of, wanted_size};
 use crate::config::check::{Issue, check};
 use crate::config::diff::{Action, Effect, How, Plan, Step, diff};
 use crate::config::values::{Name, TargetName};
@@ -259,7 +259,8 @@ fn number_alike(before: &Model, wanted: &mut Model) {
 
 /// An error as the answer to a request.
 pub(crate) fn failure(error: anyhow::Error) -> Failure {
-    Failure::failed(reasons(&error))
+    let is_as_before = !error.is::<NotAsItWas>();
+    Failure::new(if is_as_before { Failure::FAILED } else { Failure::PARTLY }, reasons(&error))
 }
 
 fn restarts(plan: &Plan) -> Vec<Step> {

@@ -285,6 +285,17 @@ fn units_that_swap_their_places_stay() {
 }
 
 #[test]
+fn errors_tell_whether_everything_is_as_before() {
+    let failed = |after: anyhow::Result<()>| {
+        let error = super::units::with_others(anyhow::anyhow!("no"), [after]).context("unit a");
+        failure(error)
+    };
+    assert_eq!(failed(Ok(())), Failure::failed("unit a: no"));
+    let partly = "unit a: no, and it is not as it was: nor that";
+    assert_eq!(failed(Err(anyhow::anyhow!("nor that"))), Failure::new(Failure::PARTLY, partly));
+}
+
+#[test]
 fn only_what_differs_is_touched() {
     let rig = Rig::new(BASIS);
     let (a, memory) = (rig.running.unit("a").unwrap(), rig.running.unit("memory").unwrap());

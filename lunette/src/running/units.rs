@@ -19,6 +19,7 @@ use std::collections::BTreeSet;
 use std::sync::mpsc::RecvTimeoutError;
 use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
+use thiserror::Error;
 
 /// How often somebody who waits for a unit looks whether that is still wanted.
 const LOOK: Duration = Duration::from_millis(100);
@@ -328,9 +329,16 @@ pub(super) fn with_others(
     let others: Vec<String> = others.into_iter().filter_map(|other| Some(reasons(&other.err()?))).collect();
     match others.is_empty() {
         true => first,
-        false => anyhow!("{}, and it is not as it was: {}", reasons(&first), others.join("; ")),
+        false => {
+            NotAsItWas(format!("{}, and it is not as it was: {}", reasons(&first), others.join("; "))).into()
+        }
     }
 }
+
+/// What could not be done, and has left something else than there was before.
+#[derive(Debug, Error)]
+#[error("{0}")]
+pub(super) struct NotAsItWas(String);
 
 /// Opens the store of a unit that was served before. A file that has gone meanwhile is not made anew: it would be empty.
 pub(super) fn open_again(spec: &config::Unit) -> Result<Opened> {
