@@ -46,7 +46,7 @@ struct Past {
     totals: [Totals; 3],
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Entry {
     number: u64,
     initiator: Arc<str>,
@@ -95,14 +95,18 @@ impl Statistics {
 impl LogicalUnit {
     /// What it has done so far. To be asked on any thread: reactors count without being held up.
     pub fn activity(&self) -> UnitActivity {
-        let kept = self.statistics().kept();
-        let mut total = kept.past.activity.clone();
+        // Nobody who comes or goes waits until all is added up.
+        let (mut total, entries) = {
+            let kept = self.statistics().kept();
+            let used = kept.nexuses.iter().filter(|entry| !entry.parts.is_empty());
+            (kept.past.activity.clone(), used.cloned().collect::<Vec<_>>())
+        };
         let of = |entry: &Entry| {
             let mut activity = Activity::default();
             entry.parts.iter().for_each(|(_, usage)| activity.add_usage(usage, self.commands()));
             NexusActivity { initiator: entry.initiator.to_string(), port: entry.port.to_string(), activity }
         };
-        let nexuses: Vec<_> = kept.nexuses.iter().filter(|entry| !entry.parts.is_empty()).map(of).collect();
+        let nexuses: Vec<_> = entries.iter().map(of).collect();
         nexuses.iter().for_each(|nexus| total.add(&nexus.activity));
         UnitActivity { nexuses, total }
     }

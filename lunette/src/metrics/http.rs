@@ -14,6 +14,7 @@ use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
+use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 /// Most connections at a time.
@@ -22,6 +23,8 @@ const CLIENTS: usize = 16;
 const LONGEST: usize = 8 << 10;
 /// How long a connection lasts at most.
 const TIME: Duration = Duration::from_secs(10);
+/// How often all is looked up and written at most: who asks earlier is told what others were.
+const REST: Duration = Duration::from_secs(1);
 /// How long no connection is accepted when none can be.
 const PAUSE: Duration = Duration::from_secs(1);
 /// Only who is in the group of the daemon reads from a Unix socket, besides its user.
@@ -121,7 +124,36 @@ impl AsFd for Listener {
     }
 }
 
+/// The text that was written last. There is no other one beside it and the one before, however slowly clients read.
+struct Texts<'a> {
+    stats: &'a dyn Fn() -> Stats,
+    last: Option<(Instant, Arc<str>)>,
+    before: Weak<str>,
+}
+
+impl<'a> Texts<'a> {
+    fn new(stats: &'a dyn Fn() -> Stats) -> Self {
+        Self { stats, last: None, before: Arc::<str>::downgrade(&Arc::from("")) }
+    }
+
+    fn at(&mut self, now: Instant) -> Arc<str> {
+        let is_read = self.before.strong_count() > 0;
+        if let Some((written, text)) = &self.last
+            && (is_read || now < *written + REST)
+        {
+            return text.clone();
+        }
+        if let Some((_, text)) = self.last.take() {
+            self.before = Arc::downgrade(&text);
+        }
+        let text: Arc<str> = text::text(&(self.stats)()).into();
+        self.last = Some((now, text.clone()));
+        text
+    }
+}
+
 fn serve(listener: &Listener, stats: &dyn Fn() -> Stats, clock: &dyn Fn() -> Instant) {
+    let mut texts = Texts::new(stats);
     let mut clients = Vec::<Client>::new();
     let mut pause = None;
     let mut now = clock();
@@ -141,7 +173,8 @@ fn serve(listener: &Listener, stats: &dyn Fn() -> Stats, clock: &dyn Fn() -> Ins
                 Err(_) => pause = Some(now + PAUSE),
             }
         }
-        clients.retain_mut(|client| client.until > now && client.go_on(stats).unwrap_or(false));
+        clients
+            .retain_mut(|client| client.until > now && client.go_on(&mut || texts.at(now)).unwrap_or(false));
     }
 }
 
@@ -167,9 +200,26 @@ struct Client {
     stream: Box<dyn Stream>,
     request: Vec<u8>,
     /// Once the request is there.
-    answer: Option<Vec<u8>>,
+    answer: Option<Answer>,
     sent: usize,
     until: Instant,
+}
+
+/// What is sent: a head of its own, and a body that others may have as well.
+struct Answer {
+    head: String,
+    body: Arc<str>,
+}
+
+impl Answer {
+    /// What comes after so many bytes.
+    fn rest(&self, sent: usize) -> &[u8] {
+        let head = self.head.as_bytes().get(sent..).unwrap_or_default();
+        match head.is_empty() {
+            true => self.body.as_bytes().get(sent.saturating_sub(self.head.len())..).unwrap_or_default(),
+            false => head,
+        }
+    }
 }
 
 impl Client {
@@ -183,7 +233,7 @@ impl Client {
     }
 
     /// Goes on as far as it can. Returns whether there is more to come.
-    fn go_on(&mut self, stats: &dyn Fn() -> Stats) -> io::Result<bool> {
+    fn go_on(&mut self, text: &mut dyn FnMut() -> Arc<str>) -> io::Result<bool> {
         if self.answer.is_none() {
             let mut bytes = [0; 4096];
             match self.stream.read(&mut bytes) {
@@ -191,14 +241,14 @@ impl Client {
                 Ok(count) => self.request.extend_from_slice(&bytes[..count]),
                 Err(error) => return later(&error).ok_or(error),
             }
-            self.answer = answer(&self.request, stats);
+            self.answer = answer(&self.request, text);
         }
         let Some(answer) = &self.answer else { return Ok(true) };
-        match self.stream.write(&answer[self.sent..]) {
+        match self.stream.write(answer.rest(self.sent)) {
             Ok(count) => self.sent += count,
             Err(error) => return later(&error).ok_or(error),
         }
-        Ok(self.sent < answer.len())
+        Ok(!answer.rest(self.sent).is_empty())
     }
 }
 
@@ -207,13 +257,14 @@ fn later(error: &io::Error) -> Option<bool> {
 }
 
 /// What is answered to a request; `None` if there is more of it to come.
-fn answer(request: &[u8], stats: &dyn Fn() -> Stats) -> Option<Vec<u8>> {
+fn answer(request: &[u8], text: &mut dyn FnMut() -> Arc<str>) -> Option<Answer> {
     let is_whole =
         [&b"\r\n\r\n"[..], b"\n\n"].iter().any(|end| request.windows(end.len()).any(|at| at == *end));
     if !is_whole {
         let too_long = request.len() > LONGEST;
-        return too_long
-            .then(|| response("431 Request Header Fields Too Large", "", "the request is too long\n"));
+        return too_long.then(|| {
+            response("431 Request Header Fields Too Large", "", "the request is too long\n".into())
+        });
     }
     let line = request.split(|byte| *byte == b'\n').next().unwrap_or_default();
     let mut words = line.trim_ascii().split(|byte| *byte == b' ');
@@ -221,20 +272,21 @@ fn answer(request: &[u8], stats: &dyn Fn() -> Stats) -> Option<Vec<u8>> {
     let path = target.split(|byte| *byte == b'?').next().unwrap_or_default();
     Some(match (method, path) {
         _ if !version.is_some_and(|version| version.starts_with(b"HTTP/1.")) => {
-            response("400 Bad Request", "", "this is no request of HTTP/1.1\n")
+            response("400 Bad Request", "", "this is no request of HTTP/1.1\n".into())
         }
-        (Some(b"GET"), b"/metrics") => {
-            response("200 OK", &format!("Content-Type: {MEDIA_TYPE}\r\n"), &text::text(&stats()))
+        (Some(b"GET"), b"/metrics") => response("200 OK", &format!("Content-Type: {MEDIA_TYPE}\r\n"), text()),
+        (_, b"/metrics") => {
+            response("405 Method Not Allowed", "Allow: GET\r\n", "only GET is possible\n".into())
         }
-        (_, b"/metrics") => response("405 Method Not Allowed", "Allow: GET\r\n", "only GET is possible\n"),
-        _ => response("404 Not Found", "", "there is only /metrics\n"),
+        _ => response("404 Not Found", "", "there is only /metrics\n".into()),
     })
 }
 
-fn response(status: &str, fields: &str, body: &str) -> Vec<u8> {
+fn response(status: &str, fields: &str, body: Arc<str>) -> Answer {
     let fields = if fields.is_empty() { "Content-Type: text/plain\r\n" } else { fields };
     let length = body.len();
-    format!("HTTP/1.1 {status}\r\n{fields}Content-Length: {length}\r\nConnection: close\r\n\r\n{body}").into()
+    let head = format!("HTTP/1.1 {status}\r\n{fields}Content-Length: {length}\r\nConnection: close\r\n\r\n");
+    Answer { head, body }
 }
 
 #[cfg(test)]
@@ -309,6 +361,37 @@ mod tests {
         // One that ends before it has asked.
         silent.iter().for_each(|stream| stream.shutdown(Shutdown::Both).unwrap());
         assert!(ask(&mut TcpStream::connect(address).unwrap(), request).ends_with("# EOF\n"));
+    }
+
+    #[test]
+    fn all_share_one_text_and_slow_ones_keep_no_more_than_one_beside_it() {
+        let written = AtomicU32::new(0);
+        let stats = || Stats { time: written.fetch_add(1, Ordering::Relaxed).into(), ..Stats::default() };
+        let mut texts = Texts::new(&stats);
+        let begin = Instant::now();
+        let mut at = |seconds: u64| texts.at(begin + Duration::from_secs(seconds));
+        let first = at(0);
+        assert!(Arc::ptr_eq(&first, &at(0)));
+        let second = at(1);
+        assert!(!Arc::ptr_eq(&first, &second));
+        // Somebody still reads the first one.
+        assert!(Arc::ptr_eq(&second, &at(9)));
+        drop(first);
+        let third = at(9);
+        assert!(!Arc::ptr_eq(&second, &third));
+        drop((second, third));
+        assert!(at(11).contains("lunette_uptime_seconds 3\n"));
+    }
+
+    #[test]
+    fn a_text_is_sent_in_whatever_pieces() {
+        let answer = Answer { head: "head".into(), body: "body".into() };
+        let (mut sent, mut all) = (0, Vec::new());
+        while let Some(byte) = answer.rest(sent).first() {
+            all.push(*byte);
+            sent += 1;
+        }
+        assert_eq!(all, b"headbody");
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! The text of the metrics, in the format of OpenMetrics 1.0.
 
-use super::snapshot::{Counts, Stats};
+use super::snapshot::{Counts, InitiatorStats, Stats};
 use lunette_engine::Histogram;
 use std::fmt::Write;
 use std::time::Duration;
@@ -14,11 +14,11 @@ pub(super) struct Family {
     pub(super) kind: &'static str,
     unit: &'static str,
     pub(super) help: &'static str,
-    samples: fn(&Stats, &mut Samples<'_>),
+    samples: fn(&Told<'_>, &mut Samples<'_>),
 }
 
 /// All there are.
-pub(super) const FAMILIES: [Family; 15] = [
+pub(super) const FAMILIES: [Family; 16] = [
     Family {
         name: "lunette_build",
         kind: "info",
@@ -31,15 +31,15 @@ pub(super) const FAMILIES: [Family; 15] = [
         kind: "gauge",
         unit: "seconds",
         help: "How long the daemon has been running.",
-        samples: |stats, to| to.sample("", &[], &stats.time.to_string()),
+        samples: |told, to| to.sample("", &[], &told.stats.time.to_string()),
     },
     Family {
         name: "lunette_reactor_busy_seconds",
         kind: "counter",
         unit: "seconds",
         help: "Time that a reactor has worked.",
-        samples: |stats, to| {
-            for (number, reactor) in stats.reactors.iter().enumerate() {
+        samples: |told, to| {
+            for (number, reactor) in told.stats.reactors.iter().enumerate() {
                 to.sample("_total", &[("reactor", &number.to_string())], &reactor.busy.to_string());
             }
         },
@@ -49,8 +49,8 @@ pub(super) const FAMILIES: [Family; 15] = [
         kind: "counter",
         unit: "seconds",
         help: "Time that a reactor has looked for work before it went to sleep.",
-        samples: |stats, to| {
-            for (number, reactor) in stats.reactors.iter().enumerate() {
+        samples: |told, to| {
+            for (number, reactor) in told.stats.reactors.iter().enumerate() {
                 to.sample("_total", &[("reactor", &number.to_string())], &reactor.spinning.to_string());
             }
         },
@@ -60,102 +60,129 @@ pub(super) const FAMILIES: [Family; 15] = [
         kind: "counter",
         unit: "",
         help: "Commands that have come to a logical unit from all initiators, also those that have gone.",
-        samples: |stats, to| units(stats, to, commands),
+        samples: |told, to| units(told, to, commands),
     },
     Family {
         name: "lunette_unit_read_bytes",
         kind: "counter",
         unit: "bytes",
         help: "Bytes that all initiators have read, also those that have gone.",
-        samples: |stats, to| units(stats, to, read),
+        samples: |told, to| units(told, to, read),
     },
     Family {
         name: "lunette_unit_written_bytes",
         kind: "counter",
         unit: "bytes",
         help: "Bytes that all initiators have written, also those that have gone.",
-        samples: |stats, to| units(stats, to, written),
+        samples: |told, to| units(told, to, written),
     },
     Family {
         name: "lunette_unit_failures",
         kind: "counter",
         unit: "",
         help: "Commands of all initiators that have ended with another status than GOOD or CONDITION MET, or with none.",
-        samples: |stats, to| units(stats, to, failures),
+        samples: |told, to| units(told, to, failures),
     },
     Family {
         name: "lunette_initiator_commands",
         kind: "counter",
         unit: "",
         help: "Commands that have come to a logical unit from an initiator.",
-        samples: |stats, to| initiators(stats, to, commands),
+        samples: |told, to| initiators(told, to, commands),
     },
     Family {
         name: "lunette_initiator_read_bytes",
         kind: "counter",
         unit: "bytes",
         help: "Bytes that an initiator has read.",
-        samples: |stats, to| initiators(stats, to, read),
+        samples: |told, to| initiators(told, to, read),
     },
     Family {
         name: "lunette_initiator_written_bytes",
         kind: "counter",
         unit: "bytes",
         help: "Bytes that an initiator has written.",
-        samples: |stats, to| initiators(stats, to, written),
+        samples: |told, to| initiators(told, to, written),
     },
     Family {
         name: "lunette_initiator_failures",
         kind: "counter",
         unit: "",
         help: "Commands of an initiator that have ended with another status than GOOD or CONDITION MET, or with none.",
-        samples: |stats, to| initiators(stats, to, failures),
+        samples: |told, to| initiators(told, to, failures),
     },
     Family {
         name: "lunette_initiator_sense",
         kind: "counter",
         unit: "",
         help: "Commands of an initiator that have ended with CHECK CONDITION.",
-        samples: |stats, to| initiators(stats, to, sense),
+        samples: |told, to| initiators(told, to, sense),
     },
     Family {
         name: "lunette_initiator_commands_under_way",
         kind: "gauge",
         unit: "",
         help: "Commands of an initiator that have not ended.",
-        samples: |stats, to| {
-            initiators(stats, to, |counts, labels, to| to.sample("", labels, &counts.under_way.to_string()));
+        samples: |told, to| {
+            initiators(told, to, |counts, labels, to| to.sample("", labels, &counts.under_way.to_string()));
         },
     },
     Family {
         name: "lunette_initiator_latency_seconds",
         kind: "histogram",
         unit: "seconds",
-        help: "How long commands of an initiator took.",
-        samples: |stats, to| initiators(stats, to, latency),
+        help: "How long READ and WRITE of an initiator took.",
+        samples: |told, to| initiators(told, to, latency),
+    },
+    Family {
+        name: "lunette_initiators_left_out",
+        kind: "gauge",
+        unit: "",
+        help: "Initiators of logical units that are not told of, because there are too many.",
+        samples: |told, to| to.sample("", &[], &told.left_out.to_string()),
     },
 ];
+
+/// What is told.
+struct Told<'a> {
+    stats: &'a Stats,
+    /// By the name of a unit, those that have used it.
+    initiators: Vec<(&'a str, &'a InitiatorStats)>,
+    left_out: usize,
+}
+
+/// Of so many initiators of units is told at most: each takes some kilobytes. The others, which have moved least, are among what is
+/// told of their units.
+const MOST: usize = 8192;
+
+impl<'a> Told<'a> {
+    fn new(stats: &'a Stats, most: usize) -> Self {
+        let of = |unit: &'a super::UnitStats| unit.initiators.iter().map(|one| (unit.unit.as_str(), one));
+        let mut initiators: Vec<_> = stats.units.iter().flat_map(of).collect();
+        let left_out = initiators.len().saturating_sub(most);
+        if left_out > 0 {
+            let moved = |counts: &Counts| counts.bytes_read.saturating_add(counts.bytes_written);
+            initiators.sort_by_key(|(_, one)| std::cmp::Reverse(moved(&one.counts)));
+            initiators.truncate(most);
+        }
+        Self { stats, initiators, left_out }
+    }
+}
 
 /// The ends of the buckets are powers of two of nanoseconds, from 8 µs to 17 s.
 const BUCKETS: std::ops::RangeInclusive<u32> = 13..=34;
 
 type Labels<'a> = [(&'a str, &'a str)];
 
-fn units(stats: &Stats, to: &mut Samples<'_>, each: fn(&Counts, &Labels<'_>, &mut Samples<'_>)) {
-    for unit in &stats.units {
+fn units(told: &Told<'_>, to: &mut Samples<'_>, each: fn(&Counts, &Labels<'_>, &mut Samples<'_>)) {
+    for unit in &told.stats.units {
         each(&unit.total, &[("unit", &unit.unit)], to);
     }
 }
 
-fn initiators(stats: &Stats, to: &mut Samples<'_>, each: fn(&Counts, &Labels<'_>, &mut Samples<'_>)) {
-    for unit in &stats.units {
-        for one in &unit.initiators {
-            each(
-                &one.counts,
-                &[("unit", &unit.unit), ("initiator", &one.initiator), ("port", &one.port)],
-                to,
-            );
-        }
+fn initiators(told: &Told<'_>, to: &mut Samples<'_>, each: fn(&Counts, &Labels<'_>, &mut Samples<'_>)) {
+    for (unit, one) in &told.initiators {
+        each(&one.counts, &[("unit", unit), ("initiator", &one.initiator), ("port", &one.port)], to);
     }
 }
 
@@ -190,7 +217,7 @@ fn sense(counts: &Counts, labels: &Labels<'_>, to: &mut Samples<'_>) {
 }
 
 fn latency(counts: &Counts, labels: &Labels<'_>, to: &mut Samples<'_>) {
-    for (class, times) in [("read", &counts.reads), ("write", &counts.writes), ("other", &counts.others)] {
+    for (class, times) in [("read", &counts.reads), ("write", &counts.writes)] {
         let histogram = Histogram::from(times);
         let all = histogram.count();
         if all == 0 {
@@ -247,7 +274,7 @@ fn escape(value: &str, to: &mut String) {
 
 /// All metrics.
 pub(super) fn text(stats: &Stats) -> String {
-    let mut text = String::new();
+    let (mut text, told) = (String::new(), Told::new(stats, MOST));
     for family in &FAMILIES {
         let Family { name, kind, unit, help, samples } = family;
         let _ = writeln!(text, "# TYPE {name} {kind}");
@@ -255,7 +282,7 @@ pub(super) fn text(stats: &Stats) -> String {
             let _ = writeln!(text, "# UNIT {name} {unit}");
         }
         let _ = writeln!(text, "# HELP {name} {help}");
-        samples(stats, &mut Samples { family, text: &mut text });
+        samples(&told, &mut Samples { family, text: &mut text });
     }
     text + "# EOF\n"
 }
@@ -311,6 +338,27 @@ mod tests {
         has(&format!("{} 3", bucket("+Inf")));
         has(&format!("lunette_initiator_latency_seconds_sum{{{who},class=\"read\"}} 0.5"));
         assert!(text.ends_with("\n# EOF\n") && !text.contains("class=\"write\""));
+    }
+
+    #[test]
+    fn of_too_many_initiators_those_are_told_that_move_most() {
+        let mut stats = example();
+        let one = stats.units[0].initiators[0].clone();
+        stats.units[0].initiators = (0..5)
+            .map(|number| InitiatorStats {
+                initiator: number.to_string(),
+                counts: Counts { bytes_written: [3, 0, 9, 0, 4][number], ..one.counts.clone() },
+                ..one.clone()
+            })
+            .collect();
+        let names = |most| {
+            let told = Told::new(&stats, most);
+            let names: Vec<_> = told.initiators.iter().map(|(_, one)| one.initiator.clone()).collect();
+            (names.join(" "), told.left_out)
+        };
+        assert_eq!(names(5), ("0 1 2 3 4".into(), 0));
+        assert_eq!(names(2), ("2 4".into(), 3));
+        assert!(text(&stats).contains("\nlunette_initiators_left_out 0\n"));
     }
 
     #[test]
