@@ -122,15 +122,7 @@ impl Disk {
 
 /// Refuses to write where that is forbidden (SBC-4 clause 4).
 pub(crate) fn check_writable(unit: &LogicalUnit) -> Result<(), Sense> {
-    if !unit.write_protected() {
-        return Ok(());
-    }
-    // Not by an initiator, which could lift it.
-    let from_outside = unit.is_read_only() || unit.backing().is_some_and(|backing| backing.caps().read_only);
-    Err(Sense::data_protect(match from_outside {
-        true => AdditionalSense::WRITE_PROTECTED,
-        false => AdditionalSense::LOGICAL_UNIT_SOFTWARE_WRITE_PROTECTED,
-    }))
+    unit.write_protection().map_or(Ok(()), |why| Err(Sense::data_protect(why)))
 }
 
 /// Where the number of blocks stands in a CDB, for field pointers.

@@ -239,6 +239,7 @@ impl Flag {
     const TASK_ABORTED_STATUS: u32 = 8;
     const ABORT_ON_ERROR: u32 = 16;
     const ABORT_OWN_ONLY: u32 = 32;
+    const PROTECTED_FROM_OUTSIDE: u32 = 64;
 }
 
 impl LogicalUnit {
@@ -250,6 +251,16 @@ impl LogicalUnit {
     /// Whether writes are refused: SWP of the Control mode page, the operator's wish, or a store that is read-only.
     pub fn write_protected(&self) -> bool {
         self.flags.load(Ordering::Relaxed) & Flag::WRITE_PROTECT != 0
+    }
+
+    /// Why writes are refused, if they are: initiators can lift what SWP of the Control mode page does, but not the operator's
+    /// wish or that the store is read-only.
+    pub fn write_protection(&self) -> Option<AdditionalSense> {
+        let flags = self.flags.load(Ordering::Relaxed);
+        (flags & Flag::WRITE_PROTECT != 0).then_some(match flags & Flag::PROTECTED_FROM_OUTSIDE {
+            0 => AdditionalSense::LOGICAL_UNIT_SOFTWARE_WRITE_PROTECTED,
+            _ => AdditionalSense::WRITE_PROTECTED,
+        })
     }
 
     /// Whether sense data is returned in descriptor format (D_SENSE of the Control mode page).
@@ -316,7 +327,11 @@ impl LogicalUnit {
         if bit(0x08, 2, 0x04) {
             flags |= Flag::WRITE_CACHE;
         }
-        if bit(0x0a, 4, 0x08) || state.read_only || self.backing().is_some_and(|b| b.caps().read_only) {
+        let from_outside = state.read_only || self.backing().is_some_and(|b| b.caps().read_only);
+        if from_outside {
+            flags |= Flag::PROTECTED_FROM_OUTSIDE;
+        }
+        if from_outside || bit(0x0a, 4, 0x08) {
             flags |= Flag::WRITE_PROTECT;
         }
         if bit(0x0a, 2, 0x04) {
