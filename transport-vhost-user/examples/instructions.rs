@@ -6,10 +6,11 @@
 //!     target/release/examples/instructions split indirect write
 //! ```
 //!
-//! The total that Callgrind collects, divided by the number of requests, is what one costs from ring to ring.
+//! The total that Callgrind collects, divided by the number of requests, is what one costs from ring to ring. With `limited`,
+//! every request counts for a limit that allows more.
 
 use lunette_device_disk::{Disk, Options};
-use lunette_engine::{Identity, LogicalUnit, Nexus, TargetPort};
+use lunette_engine::{Identity, Limit, Limiter, Limits, LogicalUnit, Nexus, Rate, Rates, TargetPort};
 use lunette_guest::GuestMemory;
 use lunette_guest::ring::{Element, Form, Format, Ring, Setup};
 use lunette_scsi::{Naa, Protocol};
@@ -17,6 +18,7 @@ use lunette_store::sim::Sim;
 use lunette_store::{Backing, Caps, Cx, IoId, Op, Store, Submit};
 use lunette_transport_vhost_user::fuzzing::{Queues, RingSetup};
 use lunette_vhost_user::SharedRegion;
+use std::num::NonZeroU64;
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -49,13 +51,27 @@ impl Backing for Null {
     }
 }
 
-fn nexus() -> Arc<Nexus> {
+/// The same limit for everybody.
+struct Common(Limits);
+
+impl Limiter for Common {
+    fn limits(&self, _: &Nexus) -> Limits {
+        self.0.clone()
+    }
+}
+
+/// Of commands and bytes, and never reached: the simulated time stands still, so the burst is all there is.
+fn limit() -> Arc<Limit> {
+    let rate = |burst| Rate { per_second: NonZeroU64::new(1 << 20).expect("not 0"), burst };
+    Limit::new(Rates { commands: Some(rate(1 << 20)), bytes: Some(rate(1 << 32)) })
+}
+
+fn unit() -> Arc<LogicalUnit> {
     let store = lunette_store::ram::Ram::new(1 << 20).expect("a megabyte");
     let null = Null(Caps { size: (1 << 30).into(), ..Backing::caps(&store).clone() });
     let disk = Disk::new(&Options::default(), &null.0).expect("a disk");
     let identity = Identity::new("null", Naa::locally_assigned(1));
-    let unit = LogicalUnit::new("null", identity, Box::new(disk), Some(Arc::new(null)));
-    Nexus::new("guest", TargetPort::new("port", 1, Protocol::NONE, [(0, unit)].into()))
+    LogicalUnit::new("null", identity, Box::new(disk), Some(Arc::new(null)))
 }
 
 fn main() {
@@ -81,9 +97,15 @@ fn main() {
     }
 
     let mut sim = Sim::new(1);
+    let unit = unit();
+    if has("limited") {
+        unit.set_limiter(Arc::new(Common([limit()].into())), &*sim.cx(0).poster());
+    }
+    let port = TargetPort::new("port", 1, Protocol::NONE, [(0, unit)].into());
+    let nexus = Nexus::new("guest", port);
     let regions = memory.regions().expect("regions").into_iter();
     let table: Vec<_> = regions.map(|(region, fd)| SharedRegion { region, fd }).collect();
-    let mut queues = Queues::new(&nexus(), &table, sim.cx(0)).expect("memory that can be mapped");
+    let mut queues = Queues::new(&nexus, &table, sim.cx(0)).expect("memory that can be mapped");
     let areas = ring.areas();
     let parts = [&areas.descriptors, &areas.driver, &areas.device].map(|area| area.user_address());
     let setup = RingSetup {
