@@ -17,8 +17,11 @@ const CASES: [(&str, &[&str], f64); 6] = [
     ("4k READ(10), under a limit that allows more", &["split", "indirect", "limited"], 1367.0),
     ("4k WRITE(10), under a limit that allows more", &["split", "indirect", "write", "limited"], 1397.0),
 ];
-/// The function that takes the commands from the ring.
-const COUNTED: &str = "--toggle-collect=lunette_transport_vhost_user::queue::run::*::run";
+/// The functions that take the commands from the ring, and end the turn.
+const COUNTED: [&str; 2] = [
+    "--toggle-collect=lunette_transport_vhost_user::queue::run::*::run",
+    "--toggle-collect=lunette_engine::engine::Engine::end_turn",
+];
 
 pub(crate) fn measure(settings: &Settings) -> Result<Section> {
     let program = std::env::current_exe()?.with_file_name("examples").join("instructions");
@@ -44,7 +47,11 @@ pub(crate) fn measure(settings: &Settings) -> Result<Section> {
 /// The instructions of one request.
 fn count(program: &Path, words: &[&str]) -> Result<f64> {
     let mut valgrind = Command::new("valgrind");
-    valgrind.args(["--tool=callgrind", "--callgrind-out-file=/dev/null", COUNTED]).arg(program).args(words);
+    valgrind
+        .args(["--tool=callgrind", "--callgrind-out-file=/dev/null"])
+        .args(COUNTED)
+        .arg(program)
+        .args(words);
     let output = valgrind.output().context("cannot run valgrind")?;
     ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     let requests = number_before(&String::from_utf8_lossy(&output.stdout), " requests")?;

@@ -89,6 +89,8 @@ enum Benchmark {
     Ring,
     /// The same, with other choices of the guest.
     Options,
+    /// A disk in memory under a limit, and while metrics are read, against itself without.
+    Watched,
     /// Instructions that a READ or WRITE takes from ring to ring.
     Instructions,
     /// iSCSI against tgt and a bare exchange over TCP, and the system calls that it takes.
@@ -107,6 +109,7 @@ impl Benchmark {
             Self::Idle => vhost_user::idle(settings),
             Self::Ring => vhost_user::ring(settings),
             Self::Options => vhost_user::options(settings),
+            Self::Watched => vhost_user::watched(settings),
             Self::Instructions => instructions::measure(settings),
             Self::Iscsi => return Ok(vec![iscsi::compare(settings)?, iscsi::count_calls(settings)?]),
             Self::Scale => return scale::measure(settings),

@@ -87,8 +87,8 @@ impl Engine {
 
     /// Whether a command may go straight to the store as far as limits are concerned.
     #[inline]
-    fn passes(&self, itl: &Itl, io: &Io, data_out: Sg<'_>, data_in: Sg<'_>, cx: &mut dyn Cx) -> bool {
-        !itl.shared.gate.is_limited() || self.pays_at_once(itl, io, data_out, data_in, cx)
+    fn passes(&self, itl: &Rc<Itl>, io: &Io, data_out: Sg<'_>, data_in: Sg<'_>, cx: &mut dyn Cx) -> bool {
+        !itl.shared.gate.is_limited() || self.pays_at_once(itl, io, data_out.len(), data_in.len(), cx)
     }
 
     /// A command is not processed.

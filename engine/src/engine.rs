@@ -3,7 +3,7 @@
 use crate::LogicalUnit;
 use crate::hop::Hops;
 use crate::jobs::{Jobs, Waits};
-use crate::limit::Watched;
+use crate::limit::{Purses, Watched};
 use crate::measure::Unmeasured;
 use crate::session::Sessions;
 use crate::steps::Background;
@@ -28,6 +28,9 @@ pub(crate) struct Engine {
     pub(crate) background: RefCell<Background>,
     pub(crate) unmeasured: Unmeasured,
     pub(crate) watched: Watched,
+    pub(crate) purses: Purses,
+    /// It is told when this turn is over.
+    awaits_end_of_turn: Cell<bool>,
 }
 
 /// What a completion that comes to the engine is about; kept in its token.
@@ -42,8 +45,8 @@ pub(crate) enum Token {
     Job(u32),
     /// A step of this work in the background.
     Work(u32),
-    /// The turn is over in which commands have ended as soon as they came.
-    Measure,
+    /// The turn is over.
+    EndOfTurn,
     /// The limit of this number should have tokens for those that wait.
     Admit(u32),
 }
@@ -55,7 +58,7 @@ impl Token {
     const KIND: u64 = 0b11 << 62;
     /// Of the kind `ADVANCE`; no unit has such a number.
     const OFFER: u64 = 1 << 61;
-    const MEASURE: u64 = Self::ADVANCE | 1 << 60;
+    const END_OF_TURN: u64 = Self::ADVANCE | 1 << 60;
     /// The same.
     const ADMIT: u64 = 1 << 59;
 
@@ -66,7 +69,7 @@ impl Token {
             Token::Offer(unit) => Self::ADVANCE | Self::OFFER | unit,
             Token::Job(job) => Self::JOB | u64::from(job),
             Token::Work(work) => Self::WORK | u64::from(work),
-            Token::Measure => Self::MEASURE,
+            Token::EndOfTurn => Self::END_OF_TURN,
             Token::Admit(limit) => Self::ADVANCE | Self::ADMIT | u64::from(limit),
         }
     }
@@ -74,7 +77,7 @@ impl Token {
     pub(crate) fn decode(token: u64) -> Self {
         match token & Self::KIND {
             Self::WORK => Token::Work(token as u32),
-            Self::ADVANCE if token == Self::MEASURE => Token::Measure,
+            Self::ADVANCE if token == Self::END_OF_TURN => Token::EndOfTurn,
             Self::ADVANCE if token & Self::ADMIT != 0 => Token::Admit(token as u32),
             Self::ADVANCE if token & Self::OFFER != 0 => Token::Offer(token & !(Self::KIND | Self::OFFER)),
             Self::ADVANCE => Token::Advance(token & !Self::KIND),
@@ -100,6 +103,8 @@ impl Engine {
                 background: RefCell::default(),
                 unmeasured: Unmeasured::default(),
                 watched: Watched::default(),
+                purses: Purses::default(),
+                awaits_end_of_turn: Cell::default(),
             });
             engine.sink.set(cx.register(engine.clone()));
             engine
@@ -146,6 +151,20 @@ impl Engine {
         cx.complete(self.id(token), result);
     }
 
+    /// What it does at the end of a turn is done at the end of this one.
+    pub(crate) fn tell_at_end_of_turn(&self, cx: &mut dyn Cx) {
+        if !self.awaits_end_of_turn.replace(true) {
+            cx.defer(self.id(Token::EndOfTurn));
+        }
+    }
+
+    #[inline(never)]
+    fn end_turn(&self, cx: &mut dyn Cx) {
+        self.awaits_end_of_turn.set(false);
+        self.close_purses();
+        self.measure(cx);
+    }
+
     pub(crate) fn id(&self, token: Token) -> IoId {
         IoId { sink: self.sink.get(), token: token.encode() }
     }
@@ -176,7 +195,7 @@ impl Sink for Engine {
             Token::Offer(unit) => self.offer_now(unit, cx),
             Token::Job(job) => self.check_job(job, cx),
             Token::Work(work) => self.go_on(work, Some(result), cx),
-            Token::Measure => self.measure(cx),
+            Token::EndOfTurn => self.end_turn(cx),
             Token::Admit(limit) => self.admit_waiting(limit, cx),
         }
     }

@@ -4,7 +4,7 @@
 //! shown then what has ended: so those are only numbered, and all of them have taken until the end of the turn. One that ends
 //! later ends at the time of that turn.
 
-use crate::engine::{Engine, Token};
+use crate::engine::Engine;
 use crate::outcome::Outcome;
 use crate::session::Itl;
 use crate::statistics::{Class, Usage, is_well};
@@ -37,15 +37,18 @@ impl Engine {
         let mut usages = self.unmeasured.usages.borrow_mut();
         if usages.is_empty() {
             self.unmeasured.since.set(cx.now());
-            cx.defer(self.id(Token::Measure));
+            self.tell_at_end_of_turn(cx);
         }
         usages.push(usage.clone());
     }
 
     /// The turn is over.
     pub(crate) fn measure(&self, cx: &mut dyn Cx) {
-        let time = cx.time().saturating_sub(self.unmeasured.since.get());
-        self.unmeasured.usages.borrow_mut().drain(..).for_each(|usage| usage.measure(time));
+        let mut usages = self.unmeasured.usages.borrow_mut();
+        if !usages.is_empty() {
+            let time = cx.time().saturating_sub(self.unmeasured.since.get());
+            usages.drain(..).for_each(|usage| usage.measure(time));
+        }
     }
 
     /// A command with this operation code that came at `came` has ended.

@@ -1,7 +1,7 @@
 //! An I_T nexus as one reactor uses it: the way in for commands and task management functions.
 
 use crate::engine::Engine;
-use crate::limit::Limit;
+use crate::limit::Purse;
 use crate::nexus::ItlNexus;
 use crate::outcome::Completion;
 use crate::statistics::Usage;
@@ -224,8 +224,7 @@ pub(crate) struct Itl {
     /// How many tasks it has.
     pub(crate) tasks: Cell<u32>,
     pub(crate) usage: Arc<Usage>,
-    /// Its limits, and which time they have been changed.
-    pub(crate) limits: RefCell<(u64, Rc<[Arc<Limit>]>)>,
+    pub(crate) purse: Purse,
     /// How often the nexus had been lost when the session was opened.
     pub(crate) losses: u64,
 }
@@ -398,7 +397,7 @@ impl Session {
     fn meet(&self, unit: &Arc<LogicalUnit>, cx: &mut dyn Cx) -> Option<Rc<Itl>> {
         let shared = self.nexus.itl(unit)?;
         let itl = Rc::new(Itl {
-            limits: RefCell::default(),
+            purse: Purse::default(),
             usage: shared.usage(unit, &self.nexus, self.engine.reactor),
             shared,
             nexus: self.nexus.clone(),

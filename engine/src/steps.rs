@@ -296,7 +296,7 @@ impl Engine {
                     self.go_on(number, Some(Ok(0)), cx);
                 }
             }
-            Token::Advance(_) | Token::Offer(_) | Token::Job(_) | Token::Measure | Token::Admit(_) => {}
+            Token::Advance(_) | Token::Offer(_) | Token::Job(_) | Token::EndOfTurn | Token::Admit(_) => {}
         }
     }
 }

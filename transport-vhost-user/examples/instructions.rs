@@ -3,11 +3,13 @@
 //! ```text
 //! cargo build --release -p lunette-transport-vhost-user --example instructions
 //! valgrind --tool=callgrind --toggle-collect='lunette_transport_vhost_user::queue::run::*::run' \
+//!     --toggle-collect='lunette_engine::engine::Engine::end_turn' \
 //!     target/release/examples/instructions split indirect write
 //! ```
 //!
-//! The total that Callgrind collects, divided by the number of requests, is what one costs from ring to ring. With `limited`,
-//! every request counts for a limit that allows more.
+//! The total that Callgrind collects, divided by the number of requests, is what one costs from ring to ring, with its part of
+//! what is done at the end of a turn. With `limited`, every request counts for a limit that allows more; with `single`, each comes
+//! in a turn of its own.
 
 use lunette_device_disk::{Disk, Options};
 use lunette_engine::{Identity, Limit, Limiter, Limits, LogicalUnit, Nexus, Rate, Rates, TargetPort};
@@ -21,10 +23,13 @@ use lunette_vhost_user::SharedRegion;
 use std::num::NonZeroU64;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
-/// Rounds, and requests in each of them.
-const ROUNDS: u16 = 1000;
+/// Requests, and how many of them come in a turn.
+const REQUESTS: u16 = 32_000;
 const DEPTH: u16 = 32;
+/// How long a turn takes.
+const TURN: Duration = Duration::from_micros(10);
 const REQUEST: u16 = 2;
 
 /// Answers every operation at once and does nothing.
@@ -60,7 +65,7 @@ impl Limiter for Common {
     }
 }
 
-/// Of commands and bytes, and never reached: the simulated time stands still, so the burst is all there is.
+/// Of commands and bytes, and never reached: the burst is enough for everything.
 fn limit() -> Arc<Limit> {
     let rate = |burst| Rate { per_second: NonZeroU64::new(1 << 20).expect("not 0"), burst };
     Limit::new(Rates { commands: Some(rate(1 << 20)), bytes: Some(rate(1 << 32)) })
@@ -119,14 +124,17 @@ fn main() {
         bidirectional: false,
     };
     queues.start(REQUEST.into(), &setup, sim.cx(0));
-    for _ in 0..ROUNDS {
-        (0..DEPTH).for_each(|token| ring.push(token, &elements, form).expect("room in the ring"));
+    let depth = if has("single") { 1 } else { DEPTH };
+    for _ in 0..REQUESTS / depth {
+        sim.advance(TURN);
+        (0..depth).for_each(|token| ring.push(token, &elements, form).expect("room in the ring"));
         ring.publish().expect("a device that keeps the rules");
         assert!(queues.poll(REQUEST.into(), sim.cx(0)));
-        for _ in 0..DEPTH {
+        sim.settle();
+        for _ in 0..depth {
             let used = ring.pop().expect("a device that keeps the rules").expect("a used buffer");
             assert!(used.length >= 108);
         }
     }
-    println!("{} requests", u32::from(ROUNDS) * u32::from(DEPTH));
+    println!("{REQUESTS} requests");
 }

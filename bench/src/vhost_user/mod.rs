@@ -8,6 +8,7 @@ mod no_data;
 mod options;
 mod page_cache;
 mod ring;
+mod watched;
 
 use std::path::{Path, PathBuf};
 
@@ -30,6 +31,7 @@ pub(crate) use no_data::compare as no_data;
 pub(crate) use options::compare as options;
 pub(crate) use page_cache::compare as page_cache;
 pub(crate) use ring::measure as ring;
+pub(crate) use watched::compare as watched;
 
 /// Names of contenders.
 const LUNETTE: &str = "lunette";

@@ -6,6 +6,8 @@ use std::time::Duration;
 
 /// Parts of a nanosecond in which times are counted here, as a power of two: a byte may take less than one.
 const PARTS: u32 = 6;
+/// So many times what is taken ahead must be there.
+const PLENTY: u64 = 8;
 /// What comes in this time may be taken at once in any case: a reactor sees tokens when it looks.
 const SHORTEST: Duration = Duration::from_millis(10);
 
@@ -19,7 +21,8 @@ pub(super) struct Bucket {
     full_at: AtomicU64,
 }
 
-fn parts(time: Duration) -> u64 {
+/// So many parts of a nanosecond: what a moment is here, and how long something takes.
+pub(super) fn parts(time: Duration) -> u64 {
     u64::try_from(time.as_nanos() << PARTS).unwrap_or(u64::MAX)
 }
 
@@ -39,32 +42,50 @@ impl Bucket {
     }
 
     /// Whether there is one.
-    #[inline]
-    pub(super) fn has_tokens(&self, now: Duration) -> bool {
+    pub(super) fn has_tokens(&self, now: u64) -> bool {
         self.missing(now) == 0
     }
 
     /// Whether nothing more comes.
-    pub(super) fn is_full(&self, now: Duration) -> bool {
-        self.interval.load(Relaxed) == 0 || self.full_at.load(Relaxed) <= parts(now)
+    pub(super) fn is_full(&self, now: u64) -> bool {
+        self.interval.load(Relaxed) == 0 || self.full_at.load(Relaxed) <= now
+    }
+
+    /// Whether so many are only a small part of what is there.
+    pub(super) fn has_plenty(&self, tokens: u64, now: u64) -> bool {
+        let time = time_of(tokens, self.interval.load(Relaxed)).saturating_mul(PLENTY);
+        let until_full = self.full_at.load(Relaxed).saturating_sub(now);
+        time == 0 || until_full.saturating_add(time) <= self.depth.load(Relaxed)
     }
 
     /// How long it takes until there is one.
-    fn missing(&self, now: Duration) -> u64 {
+    fn missing(&self, now: u64) -> u64 {
         let interval = self.interval.load(Relaxed);
         if interval == 0 {
             return 0;
         }
-        let until_full = self.full_at.load(Relaxed).saturating_sub(parts(now));
+        let until_full = self.full_at.load(Relaxed).saturating_sub(now);
         until_full.saturating_add(time_of(1, interval)).saturating_sub(self.depth.load(Relaxed))
     }
 
-    /// Takes tokens, also such as are not there yet.
+    /// Takes tokens if there is one, also such as are not there yet. Returns whether it has.
     #[inline]
-    pub(super) fn take(&self, tokens: u64, now: Duration) {
+    pub(super) fn draw(&self, tokens: u64, now: u64) -> bool {
+        let interval = self.interval.load(Relaxed);
+        if interval == 0 {
+            return true;
+        }
+        let time = time_of(tokens, interval);
+        let latest = now.saturating_add(self.depth.load(Relaxed).saturating_sub(time_of(1, interval)));
+        let later = |full_at: u64| (full_at <= latest).then(|| full_at.max(now).saturating_add(time));
+        self.full_at.fetch_update(Relaxed, Relaxed, later).is_ok()
+    }
+
+    /// The same whatever there is.
+    pub(super) fn take(&self, tokens: u64, now: u64) {
         let interval = self.interval.load(Relaxed);
         if interval > 0 {
-            let (time, now) = (time_of(tokens, interval), parts(now));
+            let time = time_of(tokens, interval);
             let later = |full_at: u64| Some(full_at.max(now).saturating_add(time));
             let _ = self.full_at.fetch_update(Relaxed, Relaxed, later);
         }
@@ -76,7 +97,7 @@ impl Bucket {
     }
 
     /// How long until there are tokens.
-    pub(super) fn empty_for(&self, now: Duration) -> Duration {
+    pub(super) fn empty_for(&self, now: u64) -> Duration {
         match self.missing(now) {
             0 => Duration::ZERO,
             time => Duration::from_nanos((time >> PARTS) + 1),
@@ -96,11 +117,13 @@ mod tests {
     }
 
     fn draw(bucket: &Bucket, tokens: u64, now: Duration) -> bool {
-        let there = bucket.has_tokens(now);
-        if there {
-            bucket.take(tokens, now);
-        }
+        let (there, now) = (bucket.has_tokens(parts(now)), parts(now));
+        assert_eq!(bucket.draw(tokens, now), there);
         there
+    }
+
+    fn empty_for(bucket: &Bucket, now: Duration) -> Duration {
+        bucket.empty_for(parts(now))
     }
 
     #[test]
@@ -108,7 +131,7 @@ mod tests {
         let bucket = bucket(10, 5);
         let at = Duration::from_secs(7);
         assert_eq!((0..20).filter(|_| draw(&bucket, 1, at)).count(), 5);
-        let wait = bucket.empty_for(at);
+        let wait = empty_for(&bucket, at);
         assert!(wait >= Duration::from_millis(99) && wait <= Duration::from_millis(101), "{wait:?}");
         assert_eq!((0..20).filter(|n| draw(&bucket, 1, at + Duration::from_millis(50 * n + 1))).count(), 9);
         bucket.set(None);
@@ -120,7 +143,7 @@ mod tests {
         let bucket = bucket(1 << 20, 1 << 20);
         let at = Duration::from_secs(1);
         assert!(draw(&bucket, 4 << 20, at) && !draw(&bucket, 1, at));
-        let wait = bucket.empty_for(at);
+        let wait = empty_for(&bucket, at);
         assert!(wait > Duration::from_millis(2999) && wait < Duration::from_millis(3001), "{wait:?}");
         assert!(!draw(&bucket, 1, at + wait - Duration::from_micros(1)));
         assert!(draw(&bucket, 1, at + wait));
@@ -140,7 +163,7 @@ mod tests {
                 if draw(&bucket, tokens, now) {
                     taken += tokens;
                 } else {
-                    now += bucket.empty_for(now);
+                    now += empty_for(&bucket, now);
                 }
             }
             let allowed = (now - begin).as_secs_f64() * per_second as f64;

@@ -10,14 +10,16 @@
 
 mod bucket;
 mod line;
+mod purse;
 mod toll;
 
+pub(crate) use purse::{Purse, Purses};
 pub use toll::Limiter;
 pub(crate) use toll::{Toll, Watched};
 
 use crate::engine::Engine;
 use crate::order::TURNS_AT_A_TIME;
-use bucket::Bucket;
+use bucket::{Bucket, parts};
 use line::{Line, Waiter};
 use lunette_store::{Post, ReactorId};
 use std::collections::BTreeSet;
@@ -58,6 +60,12 @@ impl Cost {
         Self { commands: 1, bytes }
     }
 
+    /// Of so many that cost the same.
+    fn times(self, count: u64) -> Self {
+        let commands = self.commands.saturating_mul(count);
+        Self { commands, bytes: self.bytes.saturating_mul(count) }
+    }
+
     /// Of what a command does beyond what it has paid for.
     pub(crate) fn bytes(bytes: u64) -> Self {
         Self { commands: 0, bytes }
@@ -65,7 +73,9 @@ impl Cost {
 }
 
 /// What those who share it may do in a time.
+// What commands look at lies in one line of the cache, and whatever else is near in others.
 #[derive(Debug)]
+#[repr(C, align(64))]
 pub struct Limit {
     number: u32,
     commands: Bucket,
@@ -95,7 +105,7 @@ impl Limit {
 
     /// Whether all that may come at once after a pause may come `now`, by the clock of the reactors: a new one would allow the same.
     pub fn has_rested(&self, now: Duration) -> bool {
-        self.commands.is_full(now) && self.bytes.is_full(now)
+        self.commands.is_full(parts(now)) && self.bytes.is_full(parts(now))
     }
 
     /// Allows more or less from now on, also to those that wait.
@@ -123,21 +133,31 @@ impl Limit {
         !cost.is_large() && !self.is_crowded.load(Ordering::Acquire) && self.draw(cost, now)
     }
 
+    #[inline]
     fn draw(&self, cost: Cost, now: Duration) -> bool {
-        let has_tokens = self.has_tokens(now);
-        if has_tokens {
-            self.charge(cost, now);
+        let now = parts(now);
+        if !self.commands.draw(cost.commands, now) {
+            return false;
         }
-        has_tokens
-    }
-
-    fn has_tokens(&self, now: Duration) -> bool {
-        self.commands.has_tokens(now) && self.bytes.has_tokens(now)
+        let has_drawn = self.bytes.draw(cost.bytes, now);
+        if !has_drawn {
+            self.commands.give_back(cost.commands);
+        }
+        has_drawn
     }
 
     /// Whether a command need not wait.
     fn is_free(&self, now: Duration) -> bool {
-        !self.is_crowded.load(Ordering::Acquire) && self.has_tokens(now)
+        let has_tokens = |bucket: &Bucket| bucket.has_tokens(parts(now));
+        !self.is_crowded.load(Ordering::Acquire) && has_tokens(&self.commands) && has_tokens(&self.bytes)
+    }
+
+    /// Whether `cost` is only a small part of what is there, for which nobody waits.
+    fn has_plenty(&self, cost: Cost, now: Duration) -> bool {
+        let now = parts(now);
+        let has_plenty =
+            self.commands.has_plenty(cost.commands, now) && self.bytes.has_plenty(cost.bytes, now);
+        has_plenty && !cost.is_large() && !self.is_crowded.load(Ordering::Acquire)
     }
 
     /// Whether a command of the initiator for this unit waits.
@@ -147,8 +167,8 @@ impl Limit {
 
     /// Takes what something costs that does not wait.
     pub(crate) fn charge(&self, cost: Cost, now: Duration) {
-        self.commands.take(cost.commands, now);
-        self.bytes.take(cost.bytes, now);
+        self.commands.take(cost.commands, parts(now));
+        self.bytes.take(cost.bytes, parts(now));
     }
 
     /// Gives back what a command has paid that is not carried out after all.
@@ -159,7 +179,7 @@ impl Limit {
 
     /// How long until there are tokens again.
     fn patience(&self, now: Duration) -> Duration {
-        self.commands.empty_for(now).max(self.bytes.empty_for(now))
+        self.commands.empty_for(parts(now)).max(self.bytes.empty_for(parts(now)))
     }
 
     /// Has a command stand in the line. Returns its number there, and what the caller has to see to.

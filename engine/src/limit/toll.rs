@@ -58,21 +58,19 @@ impl LogicalUnit {
 }
 
 impl Engine {
-    /// Whether a command of one operation may go straight to the store, which it has paid for then.
-    #[cold]
+    /// Whether a command of one operation may go straight to the store, which it has paid for then. The
+    /// initiator sends and takes so many bytes.
+    #[inline]
     pub(crate) fn pays_at_once(
         &self,
-        itl: &Itl,
+        itl: &Rc<Itl>,
         io: &Io,
-        data_out: Sg<'_>,
-        data_in: Sg<'_>,
+        data_out: u64,
+        data_in: u64,
         cx: &mut dyn Cx,
     ) -> bool {
-        let Some(cost) = cost_of_io(io, data_out.len(), data_in.len()) else { return true };
-        let limits = itl.limits();
-        let unpaid = limits.iter().position(|limit| !limit.pay(cost, cx.now()));
-        limits[..unpaid.unwrap_or(0)].iter().for_each(|limit| limit.refund(cost));
-        unpaid.is_none()
+        let Some(cost) = cost_of_io(io, data_out, data_in) else { return true };
+        itl.purse.pay(cost.bytes, itl.shared.limits_epoch()) || self.draw(itl, cost, cx)
     }
 
     /// Has a command that is not SIMPLE pay when it comes: from then on others may have to wait for it, which have no part in its
@@ -138,7 +136,7 @@ impl Engine {
         cost: Cost,
         cx: &mut dyn Cx,
     ) {
-        let (at, epoch) = (task.paid, task.itl.limits.borrow().0);
+        let (at, epoch) = (task.paid, task.itl.purse.epoch());
         let Some(limit) = limits.get(at).cloned() else { return };
         let waiter = Waiter {
             initiator: task.itl.nexus.name().clone(),
@@ -250,18 +248,6 @@ impl Toll {
     }
 }
 
-impl Itl {
-    /// All limits that commands count for.
-    pub(crate) fn limits(&self) -> Rc<[Arc<Limit>]> {
-        let epoch = self.shared.limits_epoch();
-        let mut known = self.limits.borrow_mut();
-        if known.0 != epoch {
-            *known = (epoch, Rc::from(&**self.shared.limits()));
-        }
-        known.1.clone()
-    }
-}
-
 /// What a command costs, if anything, when the initiator sends and takes so many bytes: steering and asking is free, so that it
 /// is possible also where nothing is left.
 fn cost(itl: &Itl, cdb: &Cdb, plan: &Plan, data_out: u64, data_in: u64) -> Option<Cost> {
@@ -276,6 +262,7 @@ fn cost(itl: &Itl, cdb: &Cdb, plan: &Plan, data_out: u64, data_in: u64) -> Optio
     }
 }
 
+#[inline]
 fn cost_of_io(io: &Io, data_out: u64, data_in: u64) -> Option<Cost> {
     let room = match io.kind {
         IoKind::Read => data_in,

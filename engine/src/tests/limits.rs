@@ -6,7 +6,7 @@ use lunette_store::Post;
 use std::num::NonZeroU64;
 use std::time::Duration;
 
-fn rate(per_second: u64, burst: u64) -> Option<Rate> {
+pub(super) fn rate(per_second: u64, burst: u64) -> Option<Rate> {
     Some(Rate { per_second: NonZeroU64::new(per_second).unwrap(), burst })
 }
 
@@ -37,7 +37,7 @@ fn limit_by(rig: &mut Rig, by: Vec<(&'static str, Limits)>) {
     rig.unit.set_limiter(Arc::new(By(by)), &*post);
 }
 
-fn limit_unit(rig: &mut Rig, limit: &Arc<Limit>) {
+pub(super) fn limit_unit(rig: &mut Rig, limit: &Arc<Limit>) {
     limit_by(rig, vec![("", limits([limit]))]);
 }
 
@@ -86,7 +86,7 @@ fn assert_about(count: u64, expected: u64) {
     assert!(count.abs_diff(expected) <= expected / 50 + 1, "{count} instead of {expected}");
 }
 
-const SECOND: Duration = Duration::from_secs(1);
+pub(super) const SECOND: Duration = Duration::from_secs(1);
 
 const MIB: u64 = 1 << 20;
 

@@ -10,6 +10,7 @@ mod limits;
 mod masking;
 mod ordering;
 mod priority;
+mod purses;
 mod quiet;
 mod ranges;
 mod reservations;
