@@ -45,7 +45,7 @@ impl Purse {
     }
 
     /// Pays for one command of so many bytes from what was paid ahead, if that is enough and `epoch` is that of its limits.
-    #[inline]
+    #[inline(always)]
     pub(super) fn pay(&self, bytes: u64, epoch: u64) -> bool {
         let left = self.left.get();
         let pays = left.commands > 0 && left.bytes >= bytes && self.epoch.get() == epoch;

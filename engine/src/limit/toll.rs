@@ -60,7 +60,7 @@ impl LogicalUnit {
 impl Engine {
     /// Whether a command of one operation may go straight to the store, which it has paid for then. The
     /// initiator sends and takes so many bytes.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn pays_at_once(
         &self,
         itl: &Rc<Itl>,
@@ -262,7 +262,7 @@ fn cost(itl: &Itl, cdb: &Cdb, plan: &Plan, data_out: u64, data_in: u64) -> Optio
     }
 }
 
-#[inline]
+#[inline(always)]
 fn cost_of_io(io: &Io, data_out: u64, data_in: u64) -> Option<Cost> {
     let room = match io.kind {
         IoKind::Read => data_in,
