@@ -135,8 +135,9 @@ fn objects_are_made_shown_changed_and_taken_away() -> Result<()> {
         "throttle `slow` is served\n"
     );
     tell(&["throttle", "change", "slow", "--bandwidth", "4M", "--unset", "units"])?;
-    assert_eq!(table(&tell(&["throttle", "list"])?)[1], ["slow", "100", "4M", "-", "all", "all"]);
+    assert_eq!(table(&tell(&["throttle", "list"])?)[1], ["slow", "100", "4M", "-", "0", "all", "all"]);
     let shown = tell(&["throttle", "show", "slow"])?;
+    assert!(shown.contains("0 commands, 0 have begun to wait so far\n"), "{shown}");
     assert!(shown.ends_with("[[throttle]]\nname = \"slow\"\niops = 100\nbandwidth = \"4M\"\n"), "{shown}");
     tell(&["throttle", "delete", "slow"])?;
 

@@ -101,7 +101,7 @@ pub use device::{Device, StoreLook, sense_of};
 pub use filter::{CommandFilter, FilterError};
 pub use identity::Identity;
 pub use inventory::{Inventory, InventoryChange};
-pub use limit::{Limit, Limiter, Limits, Rate, Rates};
+pub use limit::{Delays, Limit, Limiter, Limits, Rate, Rates};
 pub use lun_map::LunMap;
 pub use mode::{ModePageSpec, PageControl};
 pub use nexus::{AttentionObserver, Nexus, NexusId, TargetPort};

@@ -1,7 +1,8 @@
 //! The throttles of a configuration at work: which limits count for which commands, also of units and initiators that come later.
 
+use crate::config::values::Label;
 use crate::config::{Each, Throttle};
-use lunette_engine::{Limit, Limiter, Limits, LogicalUnit, Nexus, Rates};
+use lunette_engine::{Delays, Limit, Limiter, Limits, LogicalUnit, Nexus, Rates};
 use lunette_store::Post;
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
@@ -28,6 +29,7 @@ type Exports = Arc<Mutex<BTreeMap<String, String>>>;
 /// A throttle and its limits.
 struct Active {
     throttle: Throttle,
+    delays: Arc<Delays>,
     shared: Arc<Limit>,
     /// If each has one of its own.
     own: Mutex<Own>,
@@ -62,7 +64,7 @@ impl Own {
     /// So many at most are kept that nobody uses: who has them may be somebody who never comes again.
     const MOST: usize = 1 << 14;
 
-    fn limit(&mut self, key: String, rates: Rates, now: Duration) -> Arc<Limit> {
+    fn limit(&mut self, key: String, rates: Rates, delays: &Arc<Delays>, now: Duration) -> Arc<Limit> {
         if let Some(limit) = self.limits.get(&key) {
             return limit.clone();
         }
@@ -76,7 +78,7 @@ impl Own {
             });
             self.sweep.has_left(self.limits.len());
         }
-        let limit = Limit::new(rates);
+        let limit = Limit::with_delays(rates, delays.clone());
         self.limits.insert(key, limit.clone());
         limit
     }
@@ -131,6 +133,12 @@ impl Throttles {
         state.limit(unit, post);
     }
 
+    /// What is counted of those who wait for each, by its name.
+    pub(crate) fn delays(&self) -> BTreeMap<Label, Arc<Delays>> {
+        let active = lock(&self.0).active.clone();
+        active.iter().map(|active| (active.throttle.name.clone(), active.delays.clone())).collect()
+    }
+
     /// Who comes by a vhost-user export has this initiator port. To be said before it is served.
     pub(crate) fn add_export(&self, name: &str, initiator: &str) {
         lock(&lock(&self.0).exports).insert(initiator.to_owned(), name.to_owned());
@@ -162,7 +170,9 @@ impl Active {
     fn new(throttle: &Throttle, before: Option<&Self>, clock: &Clock, post: &dyn Post) -> Self {
         let (rates, throttle, clock) = (throttle.rates(), throttle.clone(), clock.clone());
         let Some(before) = before else {
-            return Self { throttle, shared: Limit::new(rates), own: Mutex::default(), clock };
+            let delays = Arc::<Delays>::default();
+            let shared = Limit::with_delays(rates, delays.clone());
+            return Self { throttle, delays, shared, own: Mutex::default(), clock };
         };
         let own = match before.throttle.each == throttle.each {
             true => lock(&before.own).clone(),
@@ -172,7 +182,8 @@ impl Active {
             before.shared.set(rates, post);
             own.limits.values().for_each(|limit| limit.set(rates, post));
         }
-        Self { throttle, shared: before.shared.clone(), own: Mutex::new(own), clock }
+        let (delays, shared) = (before.delays.clone(), before.shared.clone());
+        Self { throttle, delays, shared, own: Mutex::new(own), clock }
     }
 
     fn counts(&self, unit: &str, nexus: &Nexus, export: Option<&str>) -> bool {
@@ -193,7 +204,7 @@ impl Active {
             // They do not differ by case (RFC 7143 4.2.7).
             Some(Each::Initiator) => nexus.name().to_lowercase(),
         };
-        lock(&self.own).limit(key, self.throttle.rates(), (self.clock)())
+        lock(&self.own).limit(key, self.throttle.rates(), &self.delays, (self.clock)())
     }
 }
 

@@ -147,13 +147,14 @@ impl Line {
         admitted
     }
 
-    /// A command stands there no more, if it has.
-    pub(super) fn leave(&mut self, number: u64, waiter: &Waiter) {
-        let Some(theirs) = self.waiting.get_mut(&waiter.initiator) else { return };
-        theirs.remove(&(waiter.priority, number));
+    /// A command stands there no more. Returns whether it has.
+    pub(super) fn leave(&mut self, number: u64, waiter: &Waiter) -> bool {
+        let Some(theirs) = self.waiting.get_mut(&waiter.initiator) else { return false };
+        let has_left = theirs.remove(&(waiter.priority, number)).is_some();
         if theirs.is_empty() {
             self.forget_idle();
         }
+        has_left
     }
 
     /// Takes those out that `which` says yes to, in the order in which they came.

@@ -24,7 +24,7 @@ use line::{Line, Waiter};
 use lunette_store::{Post, ReactorId};
 use std::collections::BTreeSet;
 use std::num::NonZeroU64;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -72,6 +72,34 @@ impl Cost {
     }
 }
 
+/// What is counted of those who wait at limits that share it.
+#[derive(Default, Debug)]
+pub struct Delays {
+    waiting: AtomicU64,
+    waits: AtomicU64,
+}
+
+impl Delays {
+    /// How many commands wait.
+    pub fn waiting(&self) -> u64 {
+        self.waiting.load(Ordering::Relaxed)
+    }
+
+    /// How often a command has begun to wait.
+    pub fn waits(&self) -> u64 {
+        self.waits.load(Ordering::Relaxed)
+    }
+
+    fn begun(&self) {
+        self.waiting.fetch_add(1, Ordering::Relaxed);
+        self.waits.fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn ended(&self, commands: usize) {
+        self.waiting.fetch_sub(commands as u64, Ordering::Relaxed);
+    }
+}
+
 /// What those who share it may do in a time.
 // What commands look at lies in one line of the cache, and whatever else is near in others.
 #[derive(Debug)]
@@ -83,6 +111,7 @@ pub struct Limit {
     /// Somebody stands in the line.
     is_crowded: AtomicBool,
     line: Mutex<Line>,
+    delays: Arc<Delays>,
 }
 
 /// Several, all of which count.
@@ -91,6 +120,11 @@ pub type Limits = Arc<[Arc<Limit>]>;
 impl Limit {
     /// One that nobody has used yet.
     pub fn new(rates: Rates) -> Arc<Self> {
+        Self::with_delays(rates, Arc::default())
+    }
+
+    /// The same, where those who wait are counted in `delays`, perhaps with those of other limits.
+    pub fn with_delays(rates: Rates, delays: Arc<Delays>) -> Arc<Self> {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let limit = Self {
             number: NEXT.fetch_add(1, Ordering::Relaxed),
@@ -98,6 +132,7 @@ impl Limit {
             bytes: Bucket::default(),
             is_crowded: AtomicBool::new(false),
             line: Mutex::default(),
+            delays,
         };
         limit.apply(rates);
         Arc::new(limit)
@@ -186,6 +221,7 @@ impl Limit {
     fn enter(&self, waiter: Waiter, now: Duration) -> (u64, Option<Watch>) {
         let mut line = self.line();
         self.is_crowded.store(true, Ordering::Release);
+        self.delays.begun();
         (line.enter(waiter), self.watch(&mut line, now))
     }
 
@@ -205,13 +241,14 @@ impl Limit {
             admitted.extend(line.take_turn(portion));
         }
         self.is_crowded.store(!line.is_empty(), Ordering::Release);
+        self.delays.ended(admitted.len());
         (admitted, self.watch(&mut line, now))
     }
 
     /// A command does not wait any more, and will not begin for having waited here. What it has paid is given back.
     fn leave(&self, number: u64, waiter: &Waiter) {
         let mut line = self.line();
-        line.leave(number, waiter);
+        self.delays.ended(line.leave(number, waiter).into());
         self.refund(waiter.receipt.cancel());
         self.open_if_empty(&mut line);
     }
@@ -228,6 +265,7 @@ impl Limit {
     pub(crate) fn call_up(&self, which: impl Fn(&Waiter) -> bool, post: &dyn Post) {
         let mut line = self.line();
         let called = line.take(which);
+        self.delays.ended(called.len());
         self.open_if_empty(&mut line);
         called.iter().for_each(|waiter| self.refund(waiter.receipt.cancel()));
         drop(line);

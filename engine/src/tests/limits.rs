@@ -1,6 +1,6 @@
 use super::*;
 use crate::order::TURNS_AT_A_TIME;
-use crate::{Aborted, Limit, Limiter, Limits, Rate, Rates};
+use crate::{Aborted, Delays, Limit, Limiter, Limits, Rate, Rates};
 use lunette_scsi::Status;
 use lunette_store::Post;
 use std::num::NonZeroU64;
@@ -257,6 +257,29 @@ fn what_waits_for_tokens_is_aborted_at_once_and_pays_nothing() {
     assert_eq!((a.good(), b.events().len()), (vec![6, 7], 2));
     rig.read(&a, 9, "simple");
     assert_eq!(rig.at_store(), 1);
+}
+
+#[test]
+fn who_waits_is_counted_however_he_leaves() {
+    let mut rig = Rig::new(2);
+    let [a, b] = ["a", "b"].map(|name| Nexus::new(name, rig.port.clone()));
+    let (a, b) = (rig.open(&a, 0), rig.open(&b, 1));
+    let delays = Arc::<Delays>::default();
+    // Two limits are counted together.
+    let each = [(); 2].map(|()| Limit::with_delays(commands(1), delays.clone()));
+    limit_by(&mut rig, vec![("a", limits([&each[0]])), ("b", limits([&each[1]]))]);
+    (1..=4).for_each(|tag| rig.read(&a, tag, "simple"));
+    (1..=3).for_each(|tag| rig.read(&b, tag, "simple"));
+    let counted = || (delays.waiting(), delays.waits());
+    assert_eq!(counted(), (5, 5));
+    rig.manage(&a, TaskManagementFunction::AbortTask, 3);
+    rig.sim.settle();
+    assert_eq!(counted(), (4, 5));
+    rig.pass(SECOND * 11 / 10);
+    assert_eq!(counted(), (2, 5));
+    limit_by(&mut rig, vec![]);
+    rig.complete_all();
+    assert_eq!((a.events().len(), b.events().len(), counted()), (5, 3, (0, 5)));
 }
 
 #[test]

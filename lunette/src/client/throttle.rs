@@ -36,6 +36,8 @@ pub(super) fn run(what: &ThrottleCall) -> Result<()> {
 #[derive(Deserialize)]
 struct Shown {
     name: String,
+    waiting: u64,
+    waits: u64,
     config: Value,
 }
 
@@ -56,15 +58,16 @@ fn about(config: &Value) -> String {
     if both.is_empty() { "all".to_owned() } else { both.join(" ") }
 }
 
-fn table(throttles: Vec<Shown>) -> Table<6> {
-    let header = ["THROTTLE", "IOPS", "BANDWIDTH", "EACH", "UNITS", "INITIATORS AND EXPORTS"];
-    let mut table = Table::new(header).sparing(&[5, 4]);
-    for Shown { name, config } in throttles {
+fn table(throttles: Vec<Shown>) -> Table<7> {
+    let header = ["THROTTLE", "IOPS", "BANDWIDTH", "EACH", "WAITING", "UNITS", "INITIATORS AND EXPORTS"];
+    let mut table = Table::new(header).sparing(&[6, 5]);
+    for Shown { name, waiting, config, .. } in throttles {
         table.row([
             name,
             said(&config, "iops", "-"),
             said(&config, "bandwidth", "-"),
             said(&config, "each", "-"),
+            waiting.to_string(),
             said(&config, "units", "all"),
             about(&config),
         ]);
@@ -78,8 +81,13 @@ fn show(daemon: &mut Connection, Showing { of, json }: &Showing<ThrottleNamed>) 
     if *json {
         return print_json(&told);
     }
-    let Shown { name, config } = serde_json::from_value(told)?;
-    let lines = [("throttle", name), ("units", said(&config, "units", "all")), ("for", about(&config))];
+    let Shown { name, waiting, waits, config } = serde_json::from_value(told)?;
+    let lines = [
+        ("throttle", name),
+        ("units", said(&config, "units", "all")),
+        ("for", about(&config)),
+        ("waiting", format!("{waiting} commands, {waits} have begun to wait so far")),
+    ];
     let config = as_configured(&config, |throttle: Throttle, all| all.throttles.push(throttle));
     print_text(&(described(&lines) + &config))
 }
@@ -91,11 +99,11 @@ mod tests {
     #[test]
     fn throttles_are_shown_a_line_each() {
         let throttles = json!([
-            { "name": "a", "config": { "name": "a", "iops": 500, "units": ["x", "y"] } },
-            { "name": "b", "config": { "bandwidth": "4M", "each": "initiator", "initiators": ["iqn.*"], "exports": ["vm"] } }
+            { "name": "a", "waiting": 12, "waits": 3456, "config": { "name": "a", "iops": 500, "units": ["x", "y"] } },
+            { "name": "b", "waiting": 0, "waits": 0, "config": { "bandwidth": "4M", "each": "initiator", "initiators": ["iqn.*"], "exports": ["vm"] } }
         ]);
         let text = table(serde_json::from_value(throttles).unwrap()).lines(None);
-        let expected = "THROTTLE  IOPS  BANDWIDTH  EACH       UNITS  INITIATORS AND EXPORTS\na         500   -          -          x y    all\nb         -     4M         initiator  all    iqn.* vm\n";
+        let expected = "THROTTLE  IOPS  BANDWIDTH  EACH       WAITING  UNITS  INITIATORS AND EXPORTS\na         500   -          -          12       x y    all\nb         -     4M         initiator  0        all    iqn.* vm\n";
         assert_eq!(text, expected);
     }
 }

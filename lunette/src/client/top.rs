@@ -3,7 +3,7 @@
 use super::table::Table;
 use super::{connect, print_text};
 use crate::cli::TopCall;
-use crate::metrics::{Counts, InitiatorStats, ReactorStats, Stats, Times, UnitStats};
+use crate::metrics::{Counts, InitiatorStats, ReactorStats, Stats, ThrottleStats, Times, UnitStats};
 use anyhow::Result;
 use lunette_control::{Connection, Error};
 use lunette_engine::Histogram;
@@ -27,6 +27,7 @@ struct Activity {
     interval: f64,
     reactors: Vec<Load>,
     nexuses: Vec<Line>,
+    throttles: Vec<Throttle>,
 }
 
 /// What a reactor has done of the time, from 0 to 1.
@@ -34,6 +35,16 @@ struct Activity {
 struct Load {
     busy: f64,
     spinning: f64,
+}
+
+/// Who has to wait for a throttle.
+#[derive(PartialEq, Debug, Serialize)]
+struct Throttle {
+    throttle: String,
+    /// How many commands wait.
+    waiting: u64,
+    /// How many have begun to wait, in a second.
+    waits: f64,
 }
 
 /// What a unit has done for an initiator.
@@ -135,7 +146,8 @@ impl Activity {
             })
             .collect();
         nexuses.sort_by(|one, other| other.iops.total_cmp(&one.iops));
-        Self { interval, reactors: reactors.collect(), nexuses }
+        let throttles = now.throttles.iter().map(|now| Throttle::between(now, before, interval)).collect();
+        Self { interval, reactors: reactors.collect(), nexuses, throttles }
     }
 
     /// A screen of it, with as many lines as there is room for.
@@ -149,7 +161,10 @@ impl Activity {
                 format!("{}/s written", bytes(total(|line| line.written))),
                 format!("reactors busy {}", self.shares(|load| load.busy)),
                 format!("spinning {}", self.shares(|load| load.spinning)),
-            ],
+            ]
+            .into_iter()
+            .chain(self.delayed())
+            .collect::<Vec<_>>(),
             columns,
         );
         text.push('\n');
@@ -179,6 +194,14 @@ impl Activity {
         }
         text += &table.lines(columns);
         text
+    }
+
+    /// What waits for throttles, if anything has.
+    fn delayed(&self) -> Option<String> {
+        let waiting: u64 = self.throttles.iter().map(|throttle| throttle.waiting).sum();
+        let waits: f64 = self.throttles.iter().map(|throttle| throttle.waits).sum();
+        let text = || format!("{waiting} waiting for throttles");
+        (waiting > 0 || waits > 0.0).then(text)
     }
 
     /// What reactors do of the time, for people.
@@ -233,6 +256,15 @@ impl Line {
             under_way: now.under_way,
             failures: rate(failed(now), failed(before)),
         }
+    }
+}
+
+impl Throttle {
+    fn between(now: &ThrottleStats, before: &Stats, interval: f64) -> Self {
+        let before = before.throttles.iter().find(|before| before.throttle == now.throttle);
+        // One that was made anew begins at 0 again.
+        let waits = now.waits.saturating_sub(before.map_or(0, |before| before.waits));
+        Self { throttle: now.throttle.clone(), waiting: now.waiting, waits: waits as f64 / interval }
     }
 }
 
@@ -296,7 +328,9 @@ mod tests {
             |name: &str, counts: Counts| InitiatorStats { initiator: name.into(), port: "p".into(), counts };
         let initiators = vec![one("idle\u{1b}[2J", Counts::default()), one("busy", counts)];
         let unit = UnitStats { unit: "disk".into(), total: Counts::default(), initiators };
-        Stats { time, reactors: vec![ReactorStats { busy, spinning: 0.0 }], units: vec![unit] }
+        let throttle = ThrottleStats { throttle: "gold".into(), waiting: 5, waits: reads / 2 };
+        let reactors = vec![ReactorStats { busy, spinning: 0.0 }];
+        Stats { time, reactors, units: vec![unit], throttles: vec![throttle] }
     }
 
     #[test]
@@ -308,10 +342,14 @@ mod tests {
         assert_eq!((busy.iops, busy.read, busy.failures, busy.under_way), (1000.0, 4_096_000.0, 100.0, 3));
         assert_eq!((busy.reads.p50, busy.reads.max), (Some(8.192e-6), Some(1.048576e-3)));
         let text = activity.text(12.0, None, None);
+        assert_eq!((activity.throttles[0].waiting, activity.throttles[0].waits), (5, 500.0));
+        assert!(text.contains("spinning 0%, 5 waiting for throttles\n"), "{text}");
         assert!(text.contains("up 12s, 1000 IOPS") && text.contains("busy 75%"), "{text}");
         assert!(text.contains("8.2µs") && text.contains("1.0ms") && !text.contains('\u{1b}'), "{text}");
         let since_start = Activity::between(&Stats::default(), &stats(1.0, 10, 0.5));
         assert_eq!((since_start.interval, since_start.nexuses[0].iops), (1.0, 10.0));
+        let nobody = Stats { throttles: Vec::new(), ..stats(1.0, 10, 0.5) };
+        assert!(!Activity::between(&nobody, &nobody).text(1.0, None, None).contains("throttles"));
     }
 
     #[test]
@@ -331,7 +369,9 @@ mod tests {
         };
         for reactors in [1, EACH, 64] {
             let reactors = vec![Load { busy: 1.0, spinning: 1.0 }; reactors];
-            let activity = Activity { interval: 1.0, reactors, nexuses: (0..50).map(line).collect() };
+            let throttle = Throttle { throttle: "gold".into(), waiting: 123_456, waits: 123_456.0 };
+            let nexuses = (0..50).map(line).collect();
+            let activity = Activity { interval: 1.0, reactors, nexuses, throttles: vec![throttle] };
             for columns in [60, 80, WIDE, 132] {
                 let text = activity.text(1e7, Some(columns), Some(24));
                 assert!(text.lines().all(|line| line.width() <= columns), "{columns}:\n{text}");

@@ -20,7 +20,7 @@ pub(crate) use unit::Resized;
 
 use crate::config::Throttle;
 use crate::config::values::Name;
-use crate::metrics::{self, Stats};
+use crate::metrics::{self, Stats, ThrottleStats};
 use crate::running::Running;
 use anyhow::Result;
 use lunette_control::{About, Crew, Door, Effect, Events, Failure, Feed, Method, Table, Task};
@@ -41,11 +41,13 @@ pub(crate) struct Daemon {
 }
 
 impl Daemon {
-    /// What all units have done, or the one of this name.
+    /// What all units have done, or the one of this name, and who waits for throttles.
     pub(crate) fn stats(&self, unit: Option<&str>) -> Stats {
         let units = self.running.units().into_values().map(|unit| unit.unit);
         let units = units.filter(|known| unit.is_none_or(|wanted| wanted == known.name));
-        metrics::stats(self.running.reactors, units, self.since)
+        let throttles = self.running.delays();
+        let throttles = throttles.iter().map(|(name, delays)| ThrottleStats::new(name, delays)).collect();
+        metrics::stats(self.running.reactors, units, throttles, self.since)
     }
 }
 

@@ -6,6 +6,7 @@ use crate::config::values::Label;
 use crate::config::{Model, Throttle};
 use crate::running::Permit;
 use lunette_control::{Failure, NoParams};
+use lunette_engine::Delays;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -22,6 +23,10 @@ pub(crate) struct Named {
 pub(crate) struct ThrottleStatus {
     /// What it is called.
     name: Label,
+    /// How many commands wait for it.
+    waiting: u64,
+    /// How often a command has begun to wait for it.
+    waits: u64,
     /// Its keys, as in a configuration.
     config: Throttle,
 }
@@ -39,17 +44,23 @@ fn no_throttle(name: &Label) -> Failure {
     Failure::not_found(format!("there is no throttle `{name}`"))
 }
 
-fn status(throttle: &Throttle) -> ThrottleStatus {
-    ThrottleStatus { name: throttle.name.clone(), config: throttle.clone() }
+/// All of them, in the order of their names.
+fn statuses(call: &Call<'_>) -> impl Iterator<Item = ThrottleStatus> {
+    let delays = call.daemon.running.delays();
+    let throttles = call.daemon.running.now().model.throttles.clone();
+    throttles.into_iter().map(move |(name, config)| {
+        let delays = delays.get(&name);
+        let count = |of: fn(&Delays) -> u64| delays.map_or(0, |delays| of(delays));
+        ThrottleStatus { name, waiting: count(Delays::waiting), waits: count(Delays::waits), config }
+    })
 }
 
 pub(super) fn list(call: &Call<'_>, _: NoParams) -> Result<Vec<ThrottleStatus>, Failure> {
-    Ok(call.daemon.running.now().model.throttles.values().map(status).collect())
+    Ok(statuses(call).collect())
 }
 
 pub(super) fn show(call: &Call<'_>, Named { name }: Named) -> Result<ThrottleStatus, Failure> {
-    let now = call.daemon.running.now();
-    now.model.throttles.get(&name).map(status).ok_or_else(|| no_throttle(&name))
+    statuses(call).find(|status| status.name == name).ok_or_else(|| no_throttle(&name))
 }
 
 pub(super) fn create(call: &Call<'_>, throttle: Throttle) -> Result<Created, Failure> {

@@ -5,4 +5,6 @@ mod snapshot;
 mod text;
 
 pub(crate) use http::Endpoint;
-pub(crate) use snapshot::{Counts, InitiatorStats, ReactorStats, Stats, Times, UnitStats, stats};
+pub(crate) use snapshot::{
+    Counts, InitiatorStats, ReactorStats, Stats, ThrottleStats, Times, UnitStats, stats,
+};

@@ -1,6 +1,6 @@
 //! What there is to tell at one moment, in the form in which the control socket tells it.
 
-use lunette_engine::{Activity, Histogram, LogicalUnit};
+use lunette_engine::{Activity, Delays, Histogram, LogicalUnit};
 use lunette_reactor::{ReactorLoad, Reactors};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -17,6 +17,25 @@ pub(crate) struct Stats {
     pub(crate) reactors: Vec<ReactorStats>,
     /// By their names.
     pub(crate) units: Vec<UnitStats>,
+    /// By their names.
+    pub(crate) throttles: Vec<ThrottleStats>,
+}
+
+/// Who has to wait for a throttle.
+#[derive(Clone, Default, PartialEq, Debug, Serialize, Deserialize, JsonSchema)]
+pub(crate) struct ThrottleStats {
+    /// Its name.
+    pub(crate) throttle: String,
+    /// How many commands wait.
+    pub(crate) waiting: u64,
+    /// How often a command has begun to wait since the throttle was made.
+    pub(crate) waits: u64,
+}
+
+impl ThrottleStats {
+    pub(crate) fn new(throttle: impl ToString, delays: &Delays) -> Self {
+        Self { throttle: throttle.to_string(), waiting: delays.waiting(), waits: delays.waits() }
+    }
 }
 
 /// What a reactor has spent its time on. For the rest of it, it has slept.
@@ -131,6 +150,7 @@ fn named<K: ToString>(counts: &BTreeMap<K, u64>) -> BTreeMap<String, u64> {
 pub(crate) fn stats(
     reactors: &Reactors,
     units: impl Iterator<Item = Arc<LogicalUnit>>,
+    throttles: Vec<ThrottleStats>,
     since: Instant,
 ) -> Stats {
     let mut units: Vec<UnitStats> = units.map(|unit| unit_stats(&unit)).collect();
@@ -140,7 +160,7 @@ pub(crate) fn stats(
         spinning: load.spinning.as_secs_f64(),
     };
     let reactors = reactors.loads().into_iter().map(load).collect();
-    Stats { time: since.elapsed().as_secs_f64(), reactors, units }
+    Stats { time: since.elapsed().as_secs_f64(), reactors, units, throttles }
 }
 
 fn unit_stats(unit: &LogicalUnit) -> UnitStats {

@@ -1,6 +1,6 @@
 //! The text of the metrics, in the format of OpenMetrics 1.0.
 
-use super::snapshot::{Counts, InitiatorStats, Stats};
+use super::snapshot::{Counts, InitiatorStats, Stats, ThrottleStats};
 use lunette_engine::Histogram;
 use std::fmt::Write;
 use std::time::Duration;
@@ -18,7 +18,7 @@ pub(super) struct Family {
 }
 
 /// All there are.
-pub(super) const FAMILIES: [Family; 16] = [
+pub(super) const FAMILIES: [Family; 18] = [
     Family {
         name: "lunette_build",
         kind: "info",
@@ -135,6 +135,22 @@ pub(super) const FAMILIES: [Family; 16] = [
         samples: |told, to| initiators(told, to, latency),
     },
     Family {
+        name: "lunette_throttle_commands_waiting",
+        kind: "gauge",
+        unit: "",
+        help: "Commands that wait for a throttle.",
+        samples: |told, to| throttles(told, |labels, one| to.sample("", labels, &one.waiting.to_string())),
+    },
+    Family {
+        name: "lunette_throttle_waits",
+        kind: "counter",
+        unit: "",
+        help: "How often a command has begun to wait for a throttle.",
+        samples: |told, to| {
+            throttles(told, |labels, one| to.sample("_total", labels, &one.waits.to_string()))
+        },
+    },
+    Family {
         name: "lunette_initiators_left_out",
         kind: "gauge",
         unit: "",
@@ -184,6 +200,10 @@ fn initiators(told: &Told<'_>, to: &mut Samples<'_>, each: fn(&Counts, &Labels<'
     for (unit, one) in &told.initiators {
         each(&one.counts, &[("unit", unit), ("initiator", &one.initiator), ("port", &one.port)], to);
     }
+}
+
+fn throttles(told: &Told<'_>, mut each: impl FnMut(&Labels<'_>, &ThrottleStats)) {
+    told.stats.throttles.iter().for_each(|one| each(&[("throttle", &one.throttle)], one));
 }
 
 fn commands(counts: &Counts, labels: &Labels<'_>, to: &mut Samples<'_>) {
@@ -311,7 +331,8 @@ mod tests {
         };
         let unit = UnitStats { unit: "disk".into(), total: counts, initiators: vec![initiator] };
         let reactors = vec![ReactorStats { busy: 1.5, spinning: 0.0 }];
-        Stats { time: 3.25, reactors, units: vec![unit] }
+        let throttle = ThrottleStats { throttle: "gold".into(), waiting: 12, waits: 3456 };
+        Stats { time: 3.25, reactors, units: vec![unit], throttles: vec![throttle] }
     }
 
     #[test]
@@ -329,6 +350,8 @@ mod tests {
         has(&format!("lunette_initiator_read_bytes_total{{{who}}} 4096"));
         has(&format!("lunette_initiator_sense_total{{{who},sense_key=\"ILLEGAL REQUEST\"}} 1"));
         has(&format!("lunette_initiator_commands_under_way{{{who}}} 7"));
+        has("lunette_throttle_commands_waiting{throttle=\"gold\"} 12");
+        has("lunette_throttle_waits_total{throttle=\"gold\"} 3456");
         let bucket = |le: &str| {
             format!("lunette_initiator_latency_seconds_bucket{{{who},class=\"read\",le=\"{le}\"}}")
         };

@@ -35,7 +35,7 @@ use crate::units::Units;
 use anyhow::Result;
 use exports::Export;
 use lunette_control::Events;
-use lunette_engine::LogicalUnit;
+use lunette_engine::{Delays, LogicalUnit};
 use lunette_reactor::Reactors;
 use lunette_store::ReactorId;
 use lunette_transport_iscsi::{NetworkEntity, Portal, PortalOptions};
@@ -254,6 +254,11 @@ impl Running {
     fn throttle(&self) {
         let throttles = self.now().model.throttles.clone();
         self.throttles.set(throttles.values(), &*self.reactors.poster());
+    }
+
+    /// What is counted of those who wait for each throttle.
+    pub(crate) fn delays(&self) -> BTreeMap<Label, Arc<Delays>> {
+        self.throttles.delays()
     }
 
     fn all_reactors(&self) -> Vec<ReactorId> {
