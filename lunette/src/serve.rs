@@ -10,6 +10,7 @@ use crate::iscsi::Plan;
 use crate::log::Log;
 use crate::manager;
 use crate::metrics::Endpoint;
+use crate::reasons;
 use crate::running::{Basis, Keeper, Running};
 use crate::signals::StopSignals;
 use crate::state::StateDir;
@@ -73,7 +74,7 @@ pub(crate) fn serve(options: &Serve, log: &Log) -> Result<()> {
     if model.daemon.save_changes
         && let Err(why) = origin.try_to_write(&model)
     {
-        tracing::error!("`save-changes` will refuse every change: {why}");
+        tracing::error!("`save-changes` will refuse every change: {}", reasons(&why));
     }
     let reactors = Reactors::start(&ReactorOptions {
         reactors: model.daemon.reactors.unwrap_or_default(),

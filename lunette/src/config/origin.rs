@@ -6,11 +6,17 @@ use super::options::{Sockets, configure, daemon, file};
 use super::{Daemon, Model, Report, to_toml};
 use crate::cli::Serve;
 use crate::inherited::Inherited;
-use anyhow::{Result, ensure};
+use anyhow::{Context, Error, Result};
 use std::fs;
 use std::hash::{DefaultHasher, Hasher};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
+use thiserror::Error;
+
+/// The one file that says everything would be written over, and others have written to it.
+#[derive(Debug, Error)]
+#[error("{} says something else than when the daemon has read it: apply it first", .0.display())]
+pub(crate) struct WrittenByOthers(PathBuf);
 
 /// Where the configuration of a daemon comes from.
 pub(crate) struct Origin {
@@ -137,33 +143,27 @@ impl Origin {
     /// Writes `text` beside `path`, or beside the one file, whose place it takes when it is [put](Draft::put) there.
     ///
     /// # Errors
-    /// It cannot be written; or the one file says something else than when it was seen last, unless `overwrite`.
-    pub(crate) fn draft(
-        &self,
-        path: Option<&Path>,
-        text: &str,
-        overwrite: bool,
-    ) -> Result<Draft<'_>, String> {
-        let own = self.file();
-        let path = path.map_or_else(|| own.clone(), |path| Ok(path.to_owned()))?;
-        let told = |error: anyhow::Error| format!("cannot write {}: {error:#}", path.display());
-        let at = place(&path).map_err(|error| told(error.into()))?;
+    /// It cannot be written; or [`WrittenByOthers`], unless `overwrite`.
+    pub(crate) fn draft(&self, path: Option<&Path>, text: &str, overwrite: bool) -> Result<Draft<'_>> {
+        let own = || self.file().map_err(Error::msg);
+        let path = path.map_or_else(own, |path| Ok(path.to_owned()))?;
+        let told = || format!("cannot write {}", path.display());
+        let at = place(&path).with_context(told)?;
         // Whatever way it is named.
         let is_own = self.path().is_some_and(|own| place(own).is_ok_and(|own| own == at));
         let own =
-            is_own.then(|| own.map(|_| Own { origin: self, says: Seen::of(text.as_bytes()), overwrite }));
+            is_own.then(|| own().map(|_| Own { origin: self, says: Seen::of(text.as_bytes()), overwrite }));
         let own = own.transpose()?;
-        own.iter().try_for_each(Own::is_as_seen).map_err(|error| error.to_string())?;
-        Ok(Draft { file: Replacement::write(at, text).map_err(told)?, own })
+        own.iter().try_for_each(Own::is_as_seen)?;
+        Ok(Draft { file: Replacement::write(at, text).with_context(told)?, own })
     }
 
     /// Whether the one file could be written now.
     ///
     /// # Errors
     /// Why not.
-    pub(crate) fn try_to_write(&self, model: &Model) -> Result<(), String> {
-        let text = to_toml(model).map_err(|error| error.to_string())?;
-        self.draft(None, &text, false).map(drop)
+    pub(crate) fn try_to_write(&self, model: &Model) -> Result<()> {
+        self.draft(None, &to_toml(model)?, false).map(drop)
     }
 }
 
@@ -183,14 +183,11 @@ struct Own<'a> {
 }
 
 impl Own<'_> {
-    fn is_as_seen(&self) -> Result<()> {
-        let path = self.origin.path().unwrap_or(Path::new(""));
-        ensure!(
-            self.overwrite || self.origin.is_as_seen(),
-            "{} says something else than when the daemon has read it: apply it first, or say `overwrite`",
-            path.display()
-        );
-        Ok(())
+    fn is_as_seen(&self) -> Result<(), WrittenByOthers> {
+        if self.overwrite || self.origin.is_as_seen() {
+            return Ok(());
+        }
+        Err(WrittenByOthers(self.origin.path().map(Path::to_owned).unwrap_or_default()))
     }
 }
 
@@ -200,7 +197,10 @@ impl Draft<'_> {
         self.own.is_some()
     }
 
-    /// Takes the place, unless the one file says by now something else than when it was seen last.
+    /// Takes the place.
+    ///
+    /// # Errors
+    /// It cannot; or [`WrittenByOthers`] by now.
     pub(crate) fn put(self) -> Result<Put> {
         self.own.iter().try_for_each(Own::is_as_seen)?;
         let put = self.file.put()?;
@@ -241,7 +241,7 @@ mod tests {
         model
     }
 
-    fn put(draft: Result<Draft<'_>, String>) -> PathBuf {
+    fn put(draft: Result<Draft<'_>>) -> PathBuf {
         draft.unwrap().put().unwrap().sync().unwrap()
     }
 
@@ -271,15 +271,15 @@ mod tests {
         let late = origin.draft(None, "# late\n", false).unwrap();
         fs::write(&path, "# theirs\n").unwrap();
         origin.read().unwrap();
-        for refused in [origin.draft(None, "", false).err().unwrap(), late.put().err().unwrap().to_string()] {
-            assert!(refused.contains("says something else"), "{refused}");
+        for refused in [origin.draft(None, "", false).err().unwrap(), late.put().err().unwrap()] {
+            assert!(refused.is::<WrittenByOthers>(), "{refused:#}");
         }
         assert_eq!(fs::read_to_string(&path).unwrap(), "# theirs\n");
         put(origin.draft(Some(&folder.path().join("other.toml")), "", false));
         put(origin.draft(None, "# ours\n", true));
         put(origin.draft(None, "# ours again\n", false));
         let refused = origin.draft(Some(&folder.path().join("no/x.toml")), "", false).err().unwrap();
-        assert!(refused.contains("no/x.toml"), "{refused}");
+        assert!(refused.to_string().contains("no/x.toml"), "{refused:#}");
     }
 
     #[test]
@@ -294,7 +294,7 @@ mod tests {
             assert!(origin.draft(Some(name), "", false).unwrap().is_own(), "{}", name.display());
         }
         fs::write(&path, "# theirs\n").unwrap();
-        assert!(origin.draft(Some(&link), "", false).err().unwrap().contains("says something else"));
+        assert!(origin.draft(Some(&link), "", false).err().unwrap().is::<WrittenByOthers>());
         // A link stays one.
         put(origin.draft(Some(&link), "# by a link\n", true));
         assert!(link.is_symlink() && fs::read_to_string(&path).unwrap() == "# by a link\n");
@@ -322,12 +322,12 @@ mod tests {
         fs::create_dir(folder.path().join("conf.d")).unwrap();
         fs::write(folder.path().join("conf.d/more.toml"), "").unwrap();
         let refused = one.draft(None, "", false).err().unwrap();
-        assert!(refused.contains("conf.d/more.toml among them"), "{refused}");
+        assert!(refused.to_string().contains("conf.d/more.toml among them"), "{refused:#}");
         let refused = one.draft(Some(&folder.path().join("lunette.toml")), "", true).err().unwrap();
-        assert!(refused.contains("conf.d/more.toml among them"), "{refused}");
+        assert!(refused.to_string().contains("conf.d/more.toml among them"), "{refused:#}");
         let options = origin(&["--lu", "disk:ram:1M", "--iscsi", "127.0.0.1:0"]);
         assert!(!options.has_file());
         let refused = options.draft(None, "", false).err().unwrap();
-        assert!(refused.contains("started with options"), "{refused}");
+        assert!(refused.to_string().contains("started with options"), "{refused:#}");
     }
 }

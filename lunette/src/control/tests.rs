@@ -291,6 +291,7 @@ fn changes_are_saved_before_they_are_answered_or_not_made() {
     std::fs::write(folder.join("lunette.toml"), "").unwrap();
     let failure = call("unit.delete", json!({ "name": "b", "detach": true })).unwrap_err();
     assert!(failure.message.contains("says something else"), "{failure}");
+    assert_eq!(failure.parameter(), None, "no change saves over it");
     assert!(call("unit.show", json!({ "name": "b" })).is_ok());
     assert_eq!(
         std::fs::read_dir(&folder)
@@ -299,6 +300,8 @@ fn changes_are_saved_before_they_are_answered_or_not_made() {
             .count(),
         0
     );
+    let failure = call("config.save", json!({})).unwrap_err();
+    assert_eq!(failure.parameter(), Some("overwrite"), "{failure}");
     call("config.save", json!({ "overwrite": true })).unwrap();
     call("unit.delete", json!({ "name": "b", "detach": true })).unwrap();
     assert!(!file_of(&folder).contains("\"b\""));

@@ -161,7 +161,8 @@ impl Running {
         let cuts: Vec<Cut> = plan.steps.iter().filter_map(|step| self.shrinks(step)).collect();
         let former = self.terms_in(plan);
         let done = self.carry_out_each(plan, &mut prepared, work);
-        let done = done.and_then(|()| saving.map_or(Ok(()), |saving| saving.put().map(drop)));
+        let done =
+            done.and_then(|()| saving.map_or(Ok(()), |saving| saving.put().map(drop).map_err(failure)));
         drop(prepared);
         done.map_err(|failure| {
             let mut left: Vec<String> = cuts.iter().filter_map(|cut| self.lost(cut)).collect();

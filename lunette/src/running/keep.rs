@@ -3,10 +3,11 @@
 use super::Running;
 use super::change::failure;
 use crate::config::diff::{Effect, Plan, Step};
-use crate::config::origin::{Draft, Origin, Seen};
+use crate::config::origin::{Draft, Origin, Seen, WrittenByOthers};
 use crate::config::values::{Name, Size, StoreSpec};
 use crate::config::{Daemon, Document, Model, Unit, to_toml};
-use anyhow::Result as AnyResult;
+use crate::reasons;
+use anyhow::{Error, Result as AnyResult, ensure};
 use lunette_control::Failure;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -177,7 +178,8 @@ impl Running {
             Some(said) => To::Said(Box::new(said)),
             None => {
                 let draft = keeper.origin.draft(None, &text(&model)?, false);
-                To::File(draft.map_err(|why| Failure::failed(format!("changes are to be saved: {why}")))?)
+                let told = |why| Failure::failed(format!("changes are to be saved: {}", reasons(&why)));
+                To::File(draft.map_err(told)?)
             }
         };
         Ok(Some(Saving { keeper, model, to }))
@@ -185,13 +187,17 @@ impl Running {
 
     /// Saves what runs to the one file that it was read from, or to another. `overwrite`: also if others have written to it.
     pub(crate) fn save(&self, path: Option<&Path>, overwrite: bool) -> Result<PathBuf, Failure> {
+        let told = |error: Error| match error.is::<WrittenByOthers>() {
+            true => failure(error).allowed_by("overwrite"),
+            false => failure(error),
+        };
         let _changing = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
         let keeper = self.keeper.as_ref().ok_or_else(|| Failure::failed("nothing is saved here"))?;
         let model = keeper.to_keep(self.model());
-        let draft = keeper.origin.draft(path, &text(&model)?, overwrite).map_err(Failure::failed)?;
+        let draft = keeper.origin.draft(path, &text(&model)?, overwrite).map_err(told)?;
         let saved = Saving { keeper, model, to: To::File(draft) }.put();
         self.is_saved();
-        saved
+        saved.map_err(told)
     }
 }
 
@@ -210,26 +216,22 @@ enum To<'a> {
 
 impl Saving<'_> {
     /// Saves it. Returns where.
-    pub(super) fn put(self) -> Result<PathBuf, Failure> {
+    pub(super) fn put(self) -> AnyResult<PathBuf> {
         let Self { keeper, model, to } = self;
         match to {
             To::File(draft) => {
                 let is_own = draft.is_own();
-                let put = draft.put().map_err(failure)?;
+                let put = draft.put()?;
                 if is_own {
                     let mut kept = keeper.kept();
                     (kept.model, kept.found) = (model, Found::new());
                 }
-                put.sync().map_err(failure)
+                put.sync()
             }
             To::Said(said) => {
-                let path = keeper.origin.file().map_err(Failure::failed)?;
-                if keeper.origin.says() != said.seen {
-                    let path = path.display();
-                    return Err(Failure::failed(format!(
-                        "{path} has been changed meanwhile: apply it again"
-                    )));
-                }
+                let path = keeper.origin.file().map_err(Error::msg)?;
+                let is_as_said = keeper.origin.says() == said.seen;
+                ensure!(is_as_said, "{} has been changed meanwhile: apply it again", path.display());
                 keeper.take_over(*said);
                 keeper.kept().model = model;
                 Ok(path)

@@ -65,12 +65,14 @@ impl Running {
             events::step(&self.events, &step);
         }
         let saved = match saving {
-            Some(saving) if matches!(wanted, Wanted::Size { .. }) => saving.put().map(drop),
+            Some(saving) if matches!(wanted, Wanted::Size { .. }) => saving.put().map(drop).map_err(failure),
             Some(saving) => {
                 // It has the size that was not known before.
                 drop(saving);
                 let saving = self.draft_change(&Plan::default(), &after);
-                saving.and_then(|saving| saving.map_or(Ok(()), |saving| saving.put().map(drop)))
+                saving.and_then(|saving| {
+                    saving.map_or(Ok(()), |saving| saving.put().map(drop).map_err(failure))
+                })
             }
             None => Ok(()),
         };
