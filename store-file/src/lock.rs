@@ -7,6 +7,7 @@
 //! Such a lock belongs to an open file, not to a process. A busy one is tried again for a while, longer when no living
 //! process is seen to have it, and then refused: waiting too short is never unsafe, it only starts nothing.
 
+use crate::open::Seen;
 use crate::sys;
 use crate::{OpenError, Opener, Options};
 use rustix::fs::{AtFlags, CWD, Dev, FileType, Mode, OFlags, Stat, StatxFlags, makedev};
@@ -50,17 +51,16 @@ impl Patience {
     }
 }
 
-/// Opens `path`, which has the status `stat`, and locks it.
+/// Opens what was seen at `path`, and locks it.
 pub(crate) fn open(
     path: &Path,
-    stat: &Stat,
+    seen: &Seen,
     options: &Options,
     patience: &mut Patience,
 ) -> Result<OwnedFd, OpenError> {
-    let fd = match FileType::from_raw_mode(stat.st_mode) {
-        FileType::BlockDevice => claim(path, stat, options, patience)?,
-        _ => open_file(path, flags(options), options.opener.as_ref())
-            .map_err(|error| failed("open", path, error))?,
+    let fd = match FileType::from_raw_mode(seen.stat.st_mode) {
+        FileType::BlockDevice => claim(path, seen, options, patience)?,
+        _ => seen.open(path, flags(options), options).map_err(|error| failed("open", path, error))?,
     };
     lock(&fd, path, options, patience)?;
     Ok(fd)
@@ -95,15 +95,15 @@ pub(crate) fn lock(
 
 /// Opens a block device that nobody else has claimed. Readers may share it with one that has: the first reader's claim
 /// keeps writers away for all of them.
-fn claim(path: &Path, stat: &Stat, options: &Options, patience: &mut Patience) -> Result<OwnedFd, OpenError> {
-    let open = |flags| open_file(path, flags, options.opener.as_ref());
+fn claim(path: &Path, seen: &Seen, options: &Options, patience: &mut Patience) -> Result<OwnedFd, OpenError> {
+    let open = |flags| seen.open(path, flags, options);
     loop {
         match open(flags(options) | OFlags::EXCL) {
             Ok(fd) => return Ok(fd),
             Err(error) if Errno::from_io_error(&error) == Some(Errno::BUSY) => {}
             Err(error) => return Err(failed("open", path, error)),
         }
-        if let Some(at) = mounted_on(stat) {
+        if let Some(at) = mounted_on(&seen.stat) {
             let path = path.to_owned();
             return Err(OpenError::Mounted { path, at });
         }

@@ -2,10 +2,10 @@
 
 use crate::lock::{self, Patience, failed};
 use crate::{OpenError, Options, size};
-use rustix::fs::{FileType, OFlags, Stat};
+use rustix::fs::{FileType, Mode, OFlags, Stat};
 use rustix::io::Errno;
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::Path;
 
 /// An open, locked file of the right size.
@@ -23,8 +23,8 @@ pub(crate) fn open(path: &Path, options: &Options) -> Result<Opened, OpenError> 
     check(path, options)?;
     let mut patience = Patience::new(options.lock_wait);
     loop {
-        let opened = match look(path, options) {
-            Ok(stat) => existing(path, &stat, options, &mut patience)?,
+        let opened = match Seen::at(path, options) {
+            Ok(seen) => existing(path, &seen, options, &mut patience)?,
             Err(error) => match Errno::from_io_error(&error) {
                 Some(Errno::NOENT) => match create(path, options, &mut patience)? {
                     Some(opened) => opened,
@@ -35,23 +35,42 @@ pub(crate) fn open(path: &Path, options: &Options) -> Result<Opened, OpenError> 
             },
         };
         // While we waited for the lock, the name may have been given to another file.
-        let named = look(path, options).ok();
-        if named.is_some_and(|now| same(&now, &opened.stat)) {
+        let named = Seen::at(path, options).ok();
+        if named.is_some_and(|now| same(&now.stat, &opened.stat)) {
             check_size(path, opened.size, options)?;
             return Ok(opened);
         }
     }
 }
 
-/// What there is.
-fn look(path: &Path, options: &Options) -> io::Result<Stat> {
-    match &options.opener {
-        Some(opener) => Ok(rustix::fs::fstat(opener.open(path, OFlags::PATH)?)?),
-        None => Ok(rustix::fs::stat(path)?),
+/// What a name leads to, looked at and not opened: of a pipe that could wait, of a device have an effect.
+pub(crate) struct Seen {
+    /// It only names it (`O_PATH`).
+    handle: OwnedFd,
+    pub(crate) stat: Stat,
+}
+
+impl Seen {
+    pub(crate) fn at(path: &Path, options: &Options) -> io::Result<Self> {
+        let flags = OFlags::PATH | OFlags::CLOEXEC;
+        let handle = lock::open_file(path, flags, options.opener.as_ref())?;
+        Ok(Self { stat: rustix::fs::fstat(&handle)?, handle })
+    }
+
+    /// Opens it, whatever has its name by now. (An opener looks itself.)
+    pub(crate) fn open(&self, path: &Path, flags: OFlags, options: &Options) -> io::Result<OwnedFd> {
+        match &options.opener {
+            Some(opener) => opener.open(path, flags),
+            None => {
+                let name = format!("/proc/self/fd/{}", self.handle.as_raw_fd());
+                Ok(rustix::fs::open(name, flags, Mode::empty())?)
+            }
+        }
     }
 }
 
-fn same(a: &Stat, b: &Stat) -> bool {
+/// Whether both are of the same file.
+pub(crate) fn same(a: &Stat, b: &Stat) -> bool {
     (a.st_dev, a.st_ino) == (b.st_dev, b.st_ino)
 }
 
@@ -97,16 +116,16 @@ fn check_size(path: &Path, actual: u64, options: &Options) -> Result<(), OpenErr
 
 fn existing(
     path: &Path,
-    stat: &Stat,
+    seen: &Seen,
     options: &Options,
     patience: &mut Patience,
 ) -> Result<Opened, OpenError> {
-    let block_device = match FileType::from_raw_mode(stat.st_mode) {
+    let block_device = match FileType::from_raw_mode(seen.stat.st_mode) {
         FileType::RegularFile => false,
         FileType::BlockDevice => true,
         _ => return Err(OpenError::NotStorage(path.to_owned())),
     };
-    let fd = lock::open(path, stat, options, patience)?;
+    let fd = lock::open(path, seen, options, patience)?;
     let mut opened = measure(path, fd)?;
     if opened.block_device != block_device {
         return Err(OpenError::NotStorage(path.to_owned()));
@@ -174,4 +193,25 @@ fn measure(path: &Path, fd: OwnedFd) -> Result<Opened, OpenError> {
     let block_device = FileType::from_raw_mode(stat.st_mode) == FileType::BlockDevice;
     let size = size::of(fd.as_fd(), block_device).map_err(|error| failed("measure", path, error))?;
     Ok(Opened { fd, stat, block_device, size, created: false })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rustix::fs::CWD;
+
+    #[test]
+    fn what_was_looked_at_is_opened_whatever_has_its_name_by_now() {
+        let directory = tempfile::tempdir().unwrap();
+        let (path, pipe) = (directory.path().join("disk"), directory.path().join("pipe"));
+        std::fs::write(&path, [0; 512]).unwrap();
+        let options = Options::default();
+        let seen = Seen::at(&path, &options).unwrap();
+        rustix::fs::mknodat(CWD, &pipe, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).unwrap();
+        std::fs::rename(&pipe, &path).unwrap();
+        // To open the pipe would wait for who writes to it.
+        let opened = seen.open(&path, OFlags::RDONLY | OFlags::CLOEXEC, &options).unwrap();
+        assert!(same(&rustix::fs::fstat(&opened).unwrap(), &seen.stat));
+        assert!(matches!(open(&path, &options), Err(OpenError::NotStorage(_))));
+    }
 }

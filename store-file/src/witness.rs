@@ -4,7 +4,8 @@
 //! where that is for want of space it looks as if nothing but this write had been refused. So there is another open file that
 //! nobody writes to, and what it was not told of has not happened. It needs no descriptor: a mapping holds it.
 
-use crate::lock::{self, failed};
+use crate::lock::failed;
+use crate::open::{Seen, same};
 use crate::{OpenError, Options, sys};
 use rustix::fs::{FileType, OFlags, Stat};
 use rustix::io::Errno;
@@ -26,18 +27,21 @@ pub(crate) enum Witness {
 impl Witness {
     /// Opens the file with the status `stat` once more.
     pub(crate) fn open(path: &Path, stat: &Stat, options: &Options) -> Result<Self, OpenError> {
+        let is_it = |now: &Stat| match same(now, stat) {
+            true => Ok(()),
+            false => Err(failed("open", path, Errno::STALE)),
+        };
+        let seen = Seen::at(path, options).map_err(|error| failed("look at", path, error))?;
+        is_it(&seen.stat)?;
         // It only syncs, and who may not write but claims a device gets no other descriptor of it to write by.
         let access = match FileType::from_raw_mode(stat.st_mode) {
             FileType::BlockDevice => OFlags::RDONLY,
             _ => OFlags::RDWR,
         };
-        let fd = lock::open_file(path, access | OFlags::CLOEXEC | OFlags::NOCTTY, options.opener.as_ref());
+        let fd = seen.open(path, access | OFlags::CLOEXEC | OFlags::NOCTTY, options);
         let fd = fd.map_err(|error| failed("open", path, error))?;
-        match rustix::fs::fstat(&fd) {
-            Ok(now) if (now.st_dev, now.st_ino) == (stat.st_dev, stat.st_ino) => {}
-            Ok(_) => return Err(failed("open", path, Errno::STALE)),
-            Err(error) => return Err(failed("look at", path, error)),
-        }
+        // Who opens for us goes by the name.
+        is_it(&rustix::fs::fstat(&fd).map_err(|error| failed("look at", path, error))?)?;
         Ok(sys::Mapping::of(fd.as_fd()).map_or(Self::Open(fd), Self::Mapped))
     }
 
