@@ -101,7 +101,7 @@ impl Engine {
         background.next = background.next.wrapping_add(1);
         let number = background.next;
         let alarm = Alarm::new(self.id(Token::Work(number)), cx);
-        let cell = RunCell::new(Sg::empty(), Sg::empty(), alarm, set.usage.clone());
+        let cell = RunCell::new(Sg::empty(), Sg::empty(), alarm, set.usage().clone());
         let future = start(Steps::new(unit.clone(), cell.clone()));
         let running = Running::new(cell, future, Rank::BACKGROUND);
         background.works.insert(number, Work { running, set });

@@ -13,7 +13,7 @@ use crate::room::Queue;
 use crate::statistics::Usage;
 use crate::tasks::TaskId;
 use lunette_store::{Cx, ReactorId, Store};
-use std::cell::{Cell, RefCell, RefMut};
+use std::cell::{Cell, OnceCell, RefCell, RefMut};
 use std::collections::{BTreeSet, VecDeque};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -206,8 +206,8 @@ impl Coordination {
 pub(crate) struct TaskSet {
     pub(crate) unit: Arc<LogicalUnit>,
     pub(crate) store: Option<Rc<dyn Store>>,
-    /// Of what goes on in the background.
-    pub(crate) usage: Arc<Usage>,
+    /// Of what goes on in the background, from then on.
+    usage: OnceCell<Arc<Usage>>,
     reactor: ReactorId,
     active: Cell<u32>,
     holds: Arc<Holds>,
@@ -240,7 +240,7 @@ impl TaskSet {
         Some(Rc::new(Self {
             unit: unit.clone(),
             store: unit.backing().map(|backing| backing.attach(cx)),
-            usage: unit.statistics().join(),
+            usage: OnceCell::new(),
             reactor,
             active: Cell::new(0),
             holds,
@@ -249,6 +249,11 @@ impl TaskSet {
             queue: RefCell::default(),
             tolls: Cell::new(0),
         }))
+    }
+
+    /// The counters of what goes on in the background.
+    pub(crate) fn usage(&self) -> &Arc<Usage> {
+        self.usage.get_or_init(|| self.unit.statistics().join())
     }
 
     /// There is nothing left to do, and nothing more comes.

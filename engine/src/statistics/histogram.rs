@@ -13,10 +13,15 @@ const LONGEST: u32 = 37;
 const BUCKETS: usize = ((LONGEST - UNIT - PARTS + 1) << PARTS) as usize;
 
 /// In which bucket a time is.
-fn bucket(time: Duration) -> usize {
+pub(super) fn bucket(time: Duration) -> usize {
     let units = (u64::try_from(time.as_nanos()).unwrap_or(u64::MAX) >> UNIT).min((1 << (LONGEST - UNIT)) - 1);
     let above = (units | 1 << PARTS).ilog2() - PARTS;
     ((above as usize) << PARTS) + (units >> above) as usize
+}
+
+/// So many of this time together, in nanoseconds.
+pub(super) fn nanoseconds(time: Duration, commands: u64) -> u64 {
+    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX).saturating_mul(commands)
 }
 
 /// The times from which on a bucket is the next one.
@@ -44,8 +49,7 @@ impl Measured {
     /// So many took this long.
     pub(super) fn count(&self, time: Duration, commands: u64) {
         super::add(&self.counts[bucket(time)], commands);
-        let nanoseconds = u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
-        super::add(&self.sum, nanoseconds.saturating_mul(commands));
+        super::add(&self.sum, nanoseconds(time, commands));
     }
 }
 
@@ -76,13 +80,14 @@ impl Histogram {
     }
 
     pub(super) fn add_measured(&mut self, measured: &Measured) {
-        for (bucket, count) in measured.counts.iter().enumerate() {
-            let count = count.load(Relaxed);
-            if count > 0 {
-                *self.count_of(bucket) += count;
-            }
-        }
-        self.sum = self.sum.saturating_add(Duration::from_nanos(measured.sum.load(Relaxed)));
+        let counts = (0..).zip(measured.counts.iter().map(|count| count.load(Relaxed)));
+        self.add_counts(counts.filter(|(_, count)| *count > 0), measured.sum.load(Relaxed));
+    }
+
+    /// Adds counts by bucket, and all times together, in nanoseconds.
+    pub(super) fn add_counts(&mut self, counts: impl Iterator<Item = (u16, u64)>, sum: u64) {
+        counts.for_each(|(bucket, count)| *self.count_of(bucket.into()) += count);
+        self.sum = self.sum.saturating_add(Duration::from_nanos(sum));
     }
 
     /// Adds another one.

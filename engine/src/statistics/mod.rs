@@ -1,5 +1,6 @@
 //! What a logical unit has done: counted for each I_T nexus on each reactor by itself, and added up when somebody asks.
 
+mod few;
 mod histogram;
 mod record;
 mod usage;

@@ -73,6 +73,14 @@ impl Statistics {
         usage
     }
 
+    /// Whether nobody who has looked at the unit takes more than what everybody does.
+    #[cfg(test)]
+    pub(crate) fn is_small(&self) -> bool {
+        let kept = self.kept();
+        let mut parts = kept.nexuses.iter().flat_map(|entry| &entry.parts);
+        kept.background.is_empty() && parts.all(|(_, usage)| usage.is_small())
+    }
+
     /// A part of a copy, whose bytes go to no initiator of this unit and come from none.
     pub(crate) fn count_copied(&self, work: Counted, bytes: u64, result: IoResult) {
         let totals = &mut self.kept().past.totals[work as usize];
@@ -118,7 +126,7 @@ impl Record {
         let mut kept = unit.statistics().kept();
         kept.last += 1;
         let number = kept.last;
-        let (initiator, port) = (nexus.initiator.as_str().into(), nexus.port.name.as_str().into());
+        let (initiator, port) = (nexus.initiator.as_str().into(), nexus.registrant().port.clone());
         kept.nexuses.push(Entry { number, initiator, port, parts: Vec::new() });
         Self { unit: Arc::downgrade(unit), number }
     }

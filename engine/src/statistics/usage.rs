@@ -1,6 +1,7 @@
 //! What the commands of one I_T nexus for one logical unit have come to on one reactor, which alone writes here.
 
-use super::histogram::{Histogram, Measured};
+use super::few::Few;
+use super::histogram::{Histogram, Measured, bucket, nanoseconds};
 use super::{Counted, Counters, add};
 use crate::command::{CommandTable, Row, Unknown};
 use crate::{Completion, Outcome};
@@ -49,14 +50,48 @@ impl Class {
 #[repr(align(128))]
 pub(crate) struct Usage {
     pub(crate) counters: Counters,
-    /// Commands that have come, by row of the unit's table; in the end those that have none.
-    commands: Box<[AtomicU64]>,
+    /// Commands that have come, by row of the unit's table; in the end those that have none. There from the first one on
+    /// that reads or writes.
+    commands: OnceLock<Box<[AtomicU64]>>,
+    /// How many rows the table has.
+    rows: u16,
+    few: FewCommands,
     times: [OnceLock<Box<Measured>>; 3],
     failures: OnceLock<Box<Failures>>,
     /// Commands that have not ended, but for those that end at once.
     under_way: AtomicU32,
     /// Commands that have ended, but whose time is not counted yet.
     unmeasured: [AtomicU32; 3],
+}
+
+/// What is counted of few commands that neither read nor write, as of those that find a unit.
+#[derive(Default, Debug)]
+struct FewCommands {
+    /// By row, as long as the others are not there.
+    commands: Few<8>,
+    /// How long they took, by bucket.
+    times: Few<8>,
+    /// All times together, in nanoseconds.
+    time: AtomicU64,
+    /// CHECK CONDITION, by sense key.
+    sense_keys: Few<3>,
+}
+
+impl FewCommands {
+    /// So many took this long. Returns whether there was room for that.
+    fn took(&self, time: Duration, commands: u32) -> bool {
+        let has_room = self.times.count(bucket(time) as u16, commands);
+        if has_room {
+            add(&self.time, nanoseconds(time, commands.into()));
+        }
+        has_room
+    }
+
+    /// A command has failed. Returns whether there was room for that.
+    fn failed(&self, outcome: &Outcome) -> bool {
+        let sense = outcome.sense.as_ref().filter(|_| outcome.status == Status::CHECK_CONDITION);
+        sense.is_some_and(|sense| self.sense_keys.count((sense.key.0 & 0xf).into(), 1))
+    }
 }
 
 /// How commands have failed.
@@ -80,16 +115,31 @@ const STATUSES: [Status; 6] = [
 impl Usage {
     /// For the commands of a table.
     pub(super) fn new(table: &CommandTable) -> Self {
-        let commands = (0..=table.rows().len()).map(|_| AtomicU64::new(0)).collect();
-        Self { commands, ..Self::default() }
+        Self { rows: table.rows().len() as u16, ..Self::default() }
     }
 
     /// A command has come.
     #[inline]
     pub(crate) fn has_come(&self, row: Result<&Row, Unknown>) {
-        let index = row.map_or(self.commands.len().wrapping_sub(1), |row| row.index.into());
-        if let Some(count) = self.commands.get(index) {
+        let Some(commands) = self.commands.get() else { return self.has_come_early(row) };
+        let index = row.map_or(commands.len().wrapping_sub(1), |row| row.index.into());
+        if let Some(count) = commands.get(index) {
             add(count, 1);
+        }
+    }
+
+    /// A command has come, and none that reads or writes has before.
+    #[cold]
+    fn has_come_early(&self, row: Result<&Row, Unknown>) {
+        let (index, class) =
+            row.map_or((self.rows, Class::Other), |row| (row.index, Class::of(row.spec.opcode)));
+        if class != Class::Other || !self.few.commands.count(index, 1) {
+            let none = || (0..=self.rows).map(|_| AtomicU64::new(0)).collect();
+            self.commands
+                .get_or_init(none)
+                .get(usize::from(index))
+                .into_iter()
+                .for_each(|count| add(count, 1));
         }
     }
 
@@ -129,12 +179,25 @@ impl Usage {
 
     /// So many commands took this long.
     pub(crate) fn took(&self, class: Class, time: Duration, commands: u32) {
-        self.times[class as usize].get_or_init(Box::default).count(time, commands.into());
+        let times = &self.times[class as usize];
+        if class != Class::Other || times.get().is_some() || !self.few.took(time, commands) {
+            times.get_or_init(Box::default).count(time, commands.into());
+        }
+    }
+
+    /// Whether there is nothing but what is always there.
+    #[cfg(test)]
+    pub(super) fn is_small(&self) -> bool {
+        let has_times = self.times.iter().any(|times| times.get().is_some());
+        self.commands.get().is_none() && self.failures.get().is_none() && !has_times
     }
 
     /// A command has ended otherwise than well.
     #[cold]
     pub(crate) fn failed(&self, outcome: &Outcome) {
+        if self.failures.get().is_none() && self.few.failed(outcome) {
+            return;
+        }
         let failures = self.failures.get_or_init(Box::default);
         if let Some(at) = STATUSES.iter().position(|status| *status == outcome.status) {
             add(&failures.statuses[at], 1);
@@ -185,15 +248,24 @@ pub struct Activity {
 
 impl Activity {
     pub(super) fn add_usage(&mut self, usage: &Usage, table: &CommandTable) {
-        let mut counts = usage.commands.iter().map(|count| count.load(Relaxed));
-        for (row, count) in table.rows().iter().zip(&mut counts).filter(|(_, count)| *count > 0) {
-            *self.commands.entry(row.spec.name).or_default() += count;
+        let counts = usage.commands.get().into_iter().flatten().map(|count| count.load(Relaxed));
+        let counts = (0..).zip(counts).filter(|(_, count)| *count > 0);
+        for (row, count) in usage.few.commands.counts().chain(counts) {
+            match table.rows().get(usize::from(row)) {
+                Some(row) => *self.commands.entry(row.spec.name).or_default() += count,
+                None => self.unknown_commands += count,
+            }
         }
-        self.unknown_commands += counts.next().unwrap_or_default();
         self.bytes_read += usage.counters.totals(Counted::Read).transferred;
         self.bytes_written += usage.counters.totals(Counted::Write).transferred;
         for (time, measured) in self.times.iter_mut().zip(&usage.times) {
             measured.get().into_iter().for_each(|measured| time.add_measured(measured));
+        }
+        let few = &usage.few;
+        self.times[Class::Other as usize].add_counts(few.times.counts(), few.time.load(Relaxed));
+        for (key, count) in few.sense_keys.counts() {
+            *self.sense_keys.entry(SenseKey(key as u8)).or_default() += count;
+            *self.statuses.entry(Status::CHECK_CONDITION).or_default() += count;
         }
         self.under_way += usage.under_way.load(Relaxed);
         let Some(failures) = usage.failures.get() else { return };

@@ -79,6 +79,52 @@ fn failures_are_counted_by_status_and_sense_key() {
     assert_eq!(all, done.commands.values().sum::<u64>() + 1, "each command has ended once");
 }
 
+/// Sends a CDB of six bytes that ends at once.
+fn ask(rig: &mut Rig, from: &Initiator, opcode: u8) {
+    let cdb = Cdb::new(&[opcode, 0, 0, 0, 0, 0]).unwrap();
+    let frame = CommandFrame::new(Lun::from_index(0), &cdb);
+    from.session.execute(&frame, Sg::empty(), Sg::empty(), rig.sim.cx(from.reactor));
+    rig.sim.settle();
+}
+
+#[test]
+fn who_only_looks_at_a_unit_takes_little() {
+    let mut rig = Rig::new(1);
+    let one = nexus(&rig, "one");
+    let a = rig.session(&one, 0);
+    for opcode in [0x00, 0x12, 0x00, 0x00, 0xff] {
+        ask(&mut rig, &a, opcode);
+    }
+    assert!(rig.unit.statistics().is_small());
+    let done = only(&rig);
+    assert_eq!(done.commands, [("TEST UNIT READY", 3), ("INQUIRY", 1)].into());
+    assert_eq!(done.unknown_commands, 1);
+    assert_eq!(done.sense_keys, [(SenseKey::UNIT_ATTENTION, 1), (SenseKey::ILLEGAL_REQUEST, 1)].into());
+    assert_eq!(done.statuses, [(Status::CHECK_CONDITION, 2)].into());
+    assert_eq!(done.times.map(|times| times.count()), [0, 0, 5]);
+    // What was counted until then stays.
+    rig.read(&a, 1, "simple");
+    rig.complete_all();
+    ask(&mut rig, &a, 0x00);
+    assert!(!rig.unit.statistics().is_small());
+    let done = only(&rig);
+    assert_eq!(done.commands, [("READ(10)", 1), ("TEST UNIT READY", 4), ("INQUIRY", 1)].into());
+    assert_eq!((done.unknown_commands, done.bytes_read), (1, 1));
+    assert_eq!(done.times.map(|times| times.count()), [1, 0, 6]);
+}
+
+#[test]
+fn very_many_commands_are_counted_exactly() {
+    let mut rig = Rig::new(1);
+    let one = nexus(&rig, "one");
+    let a = rig.session(&one, 0);
+    const MANY: u64 = 70_000;
+    (0..MANY).for_each(|_| ask(&mut rig, &a, 0x00));
+    let done = only(&rig);
+    assert_eq!(done.commands, [("TEST UNIT READY", MANY)].into());
+    assert_eq!(done.times[Class::Other as usize].count(), MANY);
+}
+
 #[test]
 fn what_a_nexus_has_done_remains_when_it_has_gone() {
     let mut rig = Rig::new(2);
