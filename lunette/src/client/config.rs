@@ -4,27 +4,15 @@ use super::progress::wait_for;
 use super::{connect, print_json, print_text};
 use crate::cli::{ApplyCall, Permitted, ReloadCall, SaveCall, ShowCall};
 use crate::config::{command, to_toml};
+use crate::control::{Saved, Shown, Steps};
 use anyhow::Result;
 use lunette_control::{Begun, Connection, Status};
-use serde::Deserialize;
 use serde_json::{Value, json};
 
 /// Carries out `lunette show`.
 pub(super) fn show(call: &ShowCall) -> Result<()> {
-    #[derive(Deserialize)]
-    struct Shown {
-        toml: String,
-    }
     let Shown { toml } = connect(&call.control)?.call("config.show", &json!({}))?;
     print_text(&toml)
-}
-
-/// What is done, or would be.
-#[derive(Deserialize)]
-struct Steps {
-    steps: Vec<Value>,
-    waiting: Vec<Value>,
-    text: String,
 }
 
 /// Carries out `lunette apply`.
@@ -65,17 +53,13 @@ pub(super) fn reload(call: &ReloadCall) -> Result<()> {
 
 /// Carries out `lunette save`.
 pub(super) fn save(call: &SaveCall) -> Result<()> {
-    #[derive(Deserialize)]
-    struct Saved {
-        path: String,
-    }
     let path = call.file.as_ref().map(std::path::absolute).transpose()?;
     let mut params = json!({ "overwrite": call.overwrite });
     if let Some(path) = path {
         params["path"] = json!(path);
     }
     let Saved { path } = connect(&call.control)?.call("config.save", &params)?;
-    print_text(&format!("{path} is written\n"))
+    print_text(&format!("{} is written\n", path.display()))
 }
 
 fn permitted(permitted: &Permitted) -> Value {

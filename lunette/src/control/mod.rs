@@ -14,6 +14,7 @@ mod throttle;
 mod unit;
 
 pub(crate) use access::{ControlAccess, ControlOptions};
+pub(crate) use config::{Saved, Shown, Steps};
 pub(crate) use portal::PortalStatus;
 pub(crate) use session::End;
 pub(crate) use unit::Resized;
