@@ -28,26 +28,45 @@ pub struct AccessRules {
 impl Default for AccessRules {
     /// The user that this process belongs to, unless others look like him, and root.
     fn default() -> Self {
-        let user = rustix::process::geteuid().as_raw();
-        let text = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
-        let is_shared =
-            stands_for_others(user, &text("/proc/sys/kernel/overflowuid"), &text("/proc/self/uid_map"));
-        let user = if is_shared { Self::NOBODY } else { user };
-        Self { user, administrators: Vec::new(), readers: Vec::new() }
+        Self::new(Vec::new(), Vec::new())
     }
 }
 
-/// Whether the kernel shows users that this user namespace does not know as `user`, too (user_namespaces(7)).
-fn stands_for_others(user: u32, overflow: &str, map: &str) -> bool {
+/// Whether the kernel shows users, or groups, that this user namespace does not know as `number`, too (user_namespaces(7)).
+fn stands_for_others(number: u32, overflow: &str, map: &str) -> bool {
     const USUAL: u32 = 65534;
     let mut fields = map.split_whitespace().map(str::parse);
     let knows_all = fields.next() == Some(Ok(0)) && fields.nth(1) == Some(Ok(u32::MAX));
-    overflow.trim().parse().unwrap_or(USUAL) == user && !knows_all
+    overflow.trim().parse().unwrap_or(USUAL) == number && !knows_all
+}
+
+/// Leaves out the group that others look like.
+fn only_known(mut groups: Vec<u32>, overflow: &str, map: &str) -> Vec<u32> {
+    groups.retain(|group| {
+        let is_known = !stands_for_others(*group, overflow, map);
+        if !is_known {
+            tracing::warn!("the group {group} gives no access: groups that are not known here look the same");
+        }
+        is_known
+    });
+    groups
 }
 
 impl AccessRules {
     /// The number that no user has.
     pub const NOBODY: u32 = u32::MAX;
+
+    /// This process's user, root, and the members of these groups; except a user or group that those look like whom this user
+    /// namespace does not know. Says so of a group.
+    pub fn new(administrators: Vec<u32>, readers: Vec<u32>) -> Self {
+        let text = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
+        let user = rustix::process::geteuid().as_raw();
+        let (overflow, map) = (text("/proc/sys/kernel/overflowuid"), text("/proc/self/uid_map"));
+        let user = if stands_for_others(user, &overflow, &map) { Self::NOBODY } else { user };
+        let (overflow, map) = (text("/proc/sys/kernel/overflowgid"), text("/proc/self/gid_map"));
+        let known = |groups| only_known(groups, &overflow, &map);
+        Self { user, administrators: known(administrators), readers: known(readers) }
+    }
 
     /// What `peer` may do.
     ///
@@ -113,6 +132,15 @@ mod tests {
         assert!(stands_for_others(65534, "", ""), "it is not known");
         assert!(!stands_for_others(1000, "65534\n", container));
         assert!(stands_for_others(99, "99\n", "0 1000 1\n1 100000 4294967294\n"));
+    }
+
+    #[test]
+    fn a_group_that_strangers_look_like_has_no_rights() {
+        let container = "         0     100000      65536\n";
+        assert_eq!(only_known(vec![10, 65534, 11], "65534\n", container), [10, 11]);
+        assert_eq!(only_known(vec![10, 65534], "65534\n", "0 0 4294967295\n"), [10, 65534]);
+        assert_eq!(only_known(vec![99, 65534], "99\n", container), [65534]);
+        assert!(only_known(vec![65534], "", "").is_empty(), "it is not known");
     }
 
     #[test]

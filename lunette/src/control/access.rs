@@ -34,31 +34,23 @@ const CLIENTS: u16 = 256;
 /// Who may do what by the control socket, and how many.
 #[derive(Clone, Debug)]
 pub(crate) struct ControlAccess {
-    administrators: Vec<u32>,
-    readers: Vec<u32>,
+    pub(super) rules: AccessRules,
     pub(super) clients: u16,
 }
 
 impl ControlAccess {
-    /// What a configuration says.
+    /// What a configuration says, for a process of this user.
     pub(crate) fn of(daemon: &config::Daemon) -> Result<Self> {
         let numbers = |groups: &[Principal]| {
             groups.iter().map(group_number).collect::<Result<_, _>>().map_err(|why| anyhow!(why))
         };
         Ok(Self {
-            administrators: numbers(&daemon.control_admin_groups)?,
-            readers: numbers(&daemon.control_read_groups)?,
+            rules: AccessRules::new(
+                numbers(&daemon.control_admin_groups)?,
+                numbers(&daemon.control_read_groups)?,
+            ),
             clients: daemon.control_clients.map_or(CLIENTS, |clients| clients.get()),
         })
-    }
-
-    /// What that means for a process of this user.
-    pub(super) fn rules(&self) -> AccessRules {
-        AccessRules {
-            administrators: self.administrators.clone(),
-            readers: self.readers.clone(),
-            ..AccessRules::default()
-        }
     }
 }
 
@@ -83,7 +75,7 @@ mod tests {
             ..config::Daemon::default()
         };
         let access = ControlAccess::of(&daemon).map_err(|error| error.to_string())?;
-        Ok((access.rules(), access.clients))
+        Ok((access.rules, access.clients))
     }
 
     #[test]

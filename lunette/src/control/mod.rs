@@ -177,7 +177,7 @@ pub(crate) struct ControlSocket {
 impl ControlSocket {
     /// Listens at `path`. Those who have no access cannot connect, as far as the file's mode and group can say that.
     pub(crate) fn open(path: &Path, access: &ControlAccess) -> Result<Self> {
-        let (mode, group) = access.rules().socket_mode();
+        let (mode, group) = access.rules.socket_mode();
         let (listener, file) = SocketFile::bind(path, &Access { mode, user: None, group })?;
         Ok(Self { listener, file: Some(file) })
     }
@@ -201,7 +201,7 @@ pub(crate) fn server(
             tracing::warn!(uid = who.uid, pid = who.pid, "control connection refused: {why}");
         }
     });
-    let door = Door { rules: access.rules(), clients: access.clients.into(), refused };
+    let door = Door { rules: access.rules.clone(), clients: access.clients.into(), refused };
     let (listener, file) = socket.map(|socket| (socket.listener, socket.file)).unzip();
     Ok((Server::new(listener, door, plane, feed)?, file.flatten()))
 }
