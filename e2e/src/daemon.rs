@@ -149,6 +149,13 @@ impl<'a> Lunette<'a> {
 pub fn binary() -> Result<PathBuf> {
     if let Some(path) = std::env::var_os("LUNETTE_BIN") {
         return Ok(fs::canonicalize(path)?);
+    /// Carries out a command that must succeed. Returns what it prints.
+    pub fn tell<S: AsRef<str>>(&self, words: impl IntoIterator<Item = S>) -> Result<String> {
+        let words: Vec<S> = words.into_iter().collect();
+        let told = || words.iter().map(AsRef::as_ref).collect::<Vec<&str>>().join(" ");
+        Ok(self.ask(&words)?.ok().with_context(told)?.stdout)
+    }
+
     }
     let path = tools::profile_dir()?.join("lunette");
     if !path.is_file() {

@@ -157,7 +157,7 @@ fn the_daemon_hears_of_what_waits_for_its_next_start() -> Result<()> {
     fs::write(&file, "[[unit]]\nname = \"a\"\nstore = \"ram:1M\"\nlun = 0\n")?;
     let lunette = lunette.arg("--config").arg(&file);
     let daemon = lunette.start()?;
-    let shown = lunette.ask(["show"])?.ok()?.stdout;
+    let shown = lunette.tell(["show"])?;
     ensure!(shown.contains("[daemon]\n"), "where its stores may be: {shown}");
     fs::write(lunette.path("more.toml"), shown.replace("[daemon]\n", "[daemon]\nreactors = 3\n"))?;
     fs::write(lunette.path("as-before.toml"), &shown)?;

@@ -1,11 +1,12 @@
 //! `lunette lu`, `target`, `portal`, `export` and `throttle`: what they do, print and refuse, and what a shell completes.
 
-use std::thread;
-
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use lunette_e2e::daemon::{Daemon, Lunette, binary};
-use lunette_e2e::tools::{self, Output};
+use lunette_e2e::tools::{self, Capture, Guarded, LIMIT, Output, Waited};
 use serde_json::Value;
+use std::fs::File;
+use std::thread;
+use std::time::Instant;
 
 const TARGET: &str = "iqn.2026-11.org.example:disks";
 const OTHER: &str = "iqn.2026-11.org.example:data";
@@ -24,11 +25,6 @@ fn serve() -> Result<(Lunette<'static>, Daemon)> {
     Ok((lunette, daemon))
 }
 
-/// What it prints, which must succeed.
-fn tell(lunette: &Lunette<'_>, words: &[&str]) -> Result<String> {
-    Ok(lunette.ask(words)?.ok().with_context(|| words.join(" "))?.stdout)
-}
-
 /// What it says when it is refused.
 fn refused(lunette: &Lunette<'_>, words: &[&str], status: i32) -> Result<String> {
     let Output { status: got, stdout, stderr } = lunette.ask(words)?;
@@ -44,7 +40,7 @@ fn table(text: &str) -> Vec<Vec<&str>> {
 #[test]
 fn objects_are_made_shown_changed_and_taken_away() -> Result<()> {
     let (lunette, daemon) = serve()?;
-    let tell = |words: &[&str]| tell(&lunette, words);
+    let tell = |words: &[&str]| lunette.tell(words);
     let create = ["lu", "create", "db", "--store", "db.img", "--size", "8M", "--to", TARGET, "--to", "vm"];
     let expected = format!("unit `db` is served\nunit `db` is LUN 0 of {TARGET}\nunit `db` is LUN 1 of vm\n");
     assert_eq!(tell(&create)?, expected);
@@ -147,11 +143,47 @@ fn objects_are_made_shown_changed_and_taken_away() -> Result<()> {
     Ok(())
 }
 
+/// Who watches is told of each size, however it has come, and of nothing where nothing has changed.
+#[test]
+fn who_watches_learns_the_size_of_a_unit() -> Result<()> {
+    let (lunette, daemon) = serve()?;
+    let tell = |words: &[&str]| lunette.tell(words);
+    tell(&["lu", "create", "db", "--store", "db.img", "--size", "8M"])?;
+    let mut events = tools::command(&binary()?.display().to_string())?;
+    events.args(["events", "--since", "0", "--kind", "unit.changed", "--json", "--state-dir"]);
+    let mut events = Guarded::spawn(events.arg(lunette.path("state")))?;
+    let said = Capture::of(events.child().stdout.take().context("stdout is piped")?);
+    tell(&["lu", "resize", "db", "16M"])?;
+    tell(&["lu", "resize", "db", "16M"])?;
+    tell(&["lu", "resize", "db", "8M", "--shrink"])?;
+    tell(&["lu", "refresh", "db"])?;
+    File::options().write(true).open(lunette.path("db.img"))?.set_len(12 << 20)?;
+    tell(&["lu", "refresh", "db"])?;
+    tell(&["lu", "change", "db", "--size", "16M"])?;
+    tell(&["lu", "change", "db", "--waiting", "3"])?;
+    let found = said.wait_for(0, b"waiting", Instant::now() + LIMIT);
+    ensure!(matches!(found, Waited::Found(_)), "{}", said.text());
+    let text = said.text();
+    let told = text.lines().map(serde_json::from_str).collect::<Result<Vec<Value>, _>>()?;
+    let sizes = [("8M", "16M"), ("16M", "8M"), ("8M", "12M"), ("12M", "16M")];
+    assert_eq!(told.len(), sizes.len() + 1, "{text}");
+    for ((old, new), event) in sizes.iter().zip(&told) {
+        let change = &event["details"]["changes"][0];
+        assert_eq!((&event["kind"], &event["object"]), (&"unit.changed".into(), &"db".into()), "{text}");
+        assert_eq!(
+            (&change["key"], &change["old"], &change["new"]),
+            (&"size".into(), &(*old).into(), &(*new).into())
+        );
+    }
+    daemon.stop()?;
+    Ok(())
+}
+
 /// Who asks for something that takes long can take it back.
 #[test]
 fn a_unit_that_was_to_be_quiet_goes_on_when_that_is_cancelled() -> Result<()> {
     let (lunette, daemon) = serve()?;
-    let tell = |words: &[&str]| tell(&lunette, words);
+    let tell = |words: &[&str]| lunette.tell(words);
     tell(&["lu", "create", "slow", "--store", "ram:1M", "--fault", "delay:600000", "--to", TARGET])?;
     let mut reader = tools::command("iscsi-perf")?;
     let _reader = tools::Guarded::spawn(reader.arg(daemon.iscsi_url(0)?))?;
@@ -236,7 +268,7 @@ fn completed(lunette: &Lunette<'_>, line: &str) -> Result<Vec<String>> {
 #[test]
 fn shells_complete_what_the_daemon_has() -> Result<()> {
     let (lunette, daemon) = serve()?;
-    tell(&lunette, &["target", "create", OTHER])?;
+    lunette.tell(["target", "create", OTHER])?;
     let expect = |line: &str, expected: &[&str]| -> Result<()> {
         let mut found = completed(&lunette, line)?;
         found.sort();

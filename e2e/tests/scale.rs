@@ -1,16 +1,14 @@
 //! Many logical units: each takes one descriptor and no thread, is found, and is the same after a restart; and they leave nothing
 //! behind when they go.
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
+use lunette_e2e::control::Control;
 use lunette_e2e::daemon::{Daemon, Lunette};
 use lunette_e2e::tools;
+use serde_json::json;
 use std::collections::BTreeSet;
-use std::fmt::Write as _;
+use std::fmt::Write;
 use std::fs;
-use std::io::{BufRead, BufReader, Write};
-use std::os::unix::net::UnixStream;
-
-use serde_json::{Value, json};
 
 const UNITS: usize = 500;
 
@@ -71,25 +69,6 @@ fn a_unit_takes_a_descriptor_and_no_thread() -> Result<()> {
     Ok(())
 }
 
-/// The control socket.
-struct Control(BufReader<UnixStream>);
-
-impl Control {
-    fn connect(lunette: &Lunette<'_>) -> Result<Self> {
-        Ok(Self(BufReader::new(UnixStream::connect(lunette.path("state/control.sock"))?)))
-    }
-
-    fn call(&mut self, method: &str, params: &Value) -> Result<Value> {
-        let request = json!({ "jsonrpc": "2.0", "id": 1, "method": method, "params": params });
-        writeln!(self.0.get_mut(), "{request}")?;
-        let mut line = String::new();
-        self.0.read_line(&mut line)?;
-        let mut answer: Value = serde_json::from_str(&line)?;
-        ensure!(answer.get("error").is_none(), "{method} {params}: {answer}");
-        Ok(answer["result"].take())
-    }
-}
-
 /// Bytes of memory that belong to no file.
 fn memory(daemon: &mut Daemon) -> Result<u64> {
     let status = fs::read_to_string(format!("/proc/{}/status", daemon.pid()))?;
@@ -107,7 +86,7 @@ fn units_that_have_gone_leave_nothing_in_memory() -> Result<()> {
     };
     let lunette = Lunette::new()?.iscsi();
     let mut daemon = lunette.start()?;
-    let mut control = Control::connect(&lunette)?;
+    let mut control = Control::of(&lunette)?;
     let file = lunette.file("disk", 1 << 20)?;
     let (mut before, mut descriptors) = (0, 0);
     for cycle in 0..all {
@@ -116,8 +95,8 @@ fn units_that_have_gone_leave_nothing_in_memory() -> Result<()> {
             descriptors = holdings(&mut daemon)?.0;
         }
         let name = format!("unit{cycle}");
-        control.call("unit.create", &json!({ "name": name, "store": file, "lun": 1 }))?;
-        control.call("unit.delete", &json!({ "name": name, "detach": true }))?;
+        control.call("unit.create", json!({ "name": name, "store": file, "lun": 1 }))?;
+        control.call("unit.delete", json!({ "name": name, "detach": true }))?;
     }
     let after = memory(&mut daemon)?;
     assert!(after < before + growth, "{before} bytes of memory have become {after}");

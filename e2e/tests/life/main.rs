@@ -57,11 +57,6 @@ name = "iqn.2026-11.org.example:disks"
 units = { 5 = "remote" }
 "#;
 
-/// A command that must succeed. Returns what it has printed.
-fn tell(lunette: &Lunette<'_>, words: &str) -> Result<String> {
-    Ok(lunette.ask(words.split(' '))?.ok().with_context(|| words.to_owned())?.stdout)
-}
-
 #[test]
 fn a_life() -> Result<()> {
     tools::need(["fio", "mkfs.ext4", "resize2fs", "fsck.ext4"])?;
@@ -125,13 +120,13 @@ fn many_create_at_once(lunette: &Lunette<'_>) -> Result<()> {
     let own = (0..CLIENTS).map(|client| format!("own-{client}"));
     let words: Vec<String> = ["lu".into(), "delete".into()].into_iter().chain(own).collect();
     lunette.ask(&words)?.ok()?;
-    tell(lunette, "lu delete shared wanted")?;
+    lunette.tell(["lu", "delete", "shared", "wanted"])?;
     Ok(())
 }
 
 /// The names of all units.
 fn units(lunette: &Lunette<'_>) -> Result<BTreeSet<String>> {
-    let listed: serde_json::Value = serde_json::from_str(&tell(lunette, "lu list --json")?)?;
+    let listed: serde_json::Value = serde_json::from_str(&lunette.tell(["lu", "list", "--json"])?)?;
     let names =
         listed.as_array().context("a list")?.iter().map(|unit| unit["name"].as_str().map(str::to_owned));
     names.collect::<Option<_>>().context("names")
@@ -147,10 +142,10 @@ fn plug_in_and_out(lunette: &Lunette<'_>, guest: &mut Guest) -> Result<()> {
             .map(|client| {
                 scope.spawn(move || {
                     let plug = |number: usize| {
-                        let words = format!(
-                            "lu create plug-{number} --store ram:1M --serial PLUG{number:04} --to vm"
-                        );
-                        let said = tell(lunette, &words)?;
+                        let (name, serial) = (format!("plug-{number}"), format!("PLUG{number:04}"));
+                        let words =
+                            ["lu", "create", &name, "--store", "ram:1M", "--serial", &serial, "--to", "vm"];
+                        let said = lunette.tell(words)?;
                         let place =
                             said.lines().last().and_then(|line| line.split(' ').nth(4)?.parse::<u32>().ok());
                         place.with_context(|| format!("no place is told: {said}"))
@@ -178,7 +173,7 @@ fn plug_in_and_out(lunette: &Lunette<'_>, guest: &mut Guest) -> Result<()> {
             .map(|client| {
                 scope.spawn(move || {
                     of_client(client).try_for_each(|number| {
-                        tell(lunette, &format!("lu delete --detach plug-{number}")).map(drop)
+                        lunette.tell(["lu", "delete", "--detach", &format!("plug-{number}")]).map(drop)
                     })
                 })
             })
@@ -196,7 +191,7 @@ fn grow_a_mounted_file_system(lunette: &Lunette<'_>, guest: &mut Guest) -> Resul
         "mkfs.ext4 -q -F $(disk 1 0); mkdir -p /run/files; mount $(disk 1 0) /run/files
          dd if=/dev/urandom of=/run/files/a bs=1M count=40 status=none; md5sum /run/files/a >/run/sum",
     )?;
-    let said = tell(lunette, "lu resize files 256M")?;
+    let said = lunette.tell(["lu", "resize", "files", "256M"])?;
     assert_eq!(said, "unit `files` has 256 MiB\n");
     // Linux hears of it and asks.
     guest.check(
@@ -217,23 +212,31 @@ fn grow_a_mounted_file_system(lunette: &Lunette<'_>, guest: &mut Guest) -> Resul
 fn throttle(lunette: &Lunette<'_>, guest: &mut Guest) -> Result<()> {
     const IOPS: u64 = 100;
     const BANDWIDTH: u64 = 1 << 20;
-    let shown = tell(lunette, "show")?;
+    let shown = lunette.tell(["show"])?;
     let throttled = format!("{shown}\n[[throttle]]\nname = \"files\"\nunits = [\"files\"]\niops = {IOPS}\n");
     fs::write(lunette.path("throttled.toml"), throttled)?;
     fs::write(lunette.path("free.toml"), &shown)?;
-    tell(lunette, "apply throttled.toml")?;
+    lunette.tell(["apply", "throttled.toml"])?;
     let mut control = Control::of(lunette)?;
     let (commands, _) = counted(&mut control, guest, 1000)?;
     commands.keeps_to(IOPS, 1, "commands")?;
     guest.check("rounds_wait 1")?;
-    tell(lunette, &format!("throttle change files --unset iops --bandwidth {BANDWIDTH}"))?;
+    lunette.tell([
+        "throttle",
+        "change",
+        "files",
+        "--unset",
+        "iops",
+        "--bandwidth",
+        &BANDWIDTH.to_string(),
+    ])?;
     let (_, bytes) = counted(&mut control, guest, 1000)?;
     bytes.keeps_to(BANDWIDTH, BLOCK, "bytes")?;
     // It would take a quarter of an hour if the throttle still counted.
-    tell(lunette, "throttle change files --unset bandwidth --iops 1")?;
-    tell(lunette, "apply free.toml")?;
+    lunette.tell(["throttle", "change", "files", "--unset", "bandwidth", "--iops", "1"])?;
+    lunette.tell(["apply", "free.toml"])?;
     guest.check(&fio(1000))?;
-    assert_eq!(tell(lunette, "show")?, shown);
+    assert_eq!(lunette.tell(["show"])?, shown);
     Ok(())
 }
 
@@ -297,13 +300,13 @@ fn end_a_session(lunette: &Lunette<'_>, guest: &mut Guest) -> Result<()> {
         "dd if=/dev/urandom of=$(disk 5 1) bs=1M count=4 oflag=direct; md5sum $(disk 5 1) >/run/remote",
     )?;
     let session = |lunette: &Lunette<'_>| -> Result<u64> {
-        let listed: serde_json::Value = serde_json::from_str(&tell(lunette, "session list --json")?)?;
+        let listed: serde_json::Value = serde_json::from_str(&lunette.tell(["session", "list", "--json"])?)?;
         let session =
             listed.as_array().and_then(|sessions| sessions.iter().find(|one| one["target"] == TARGET));
         session.and_then(|session| session["tsih"].as_u64()).context("no session")
     };
     let first = session(lunette)?;
-    tell(lunette, &format!("session end {first} --now"))?;
+    lunette.tell(["session", "end", &first.to_string(), "--now"])?;
     tools::wait_until("another session", || Ok(session(lunette).is_ok_and(|again| again != first)))?;
     guest.check("md5sum -c /run/remote")?;
     Ok(())
@@ -311,7 +314,7 @@ fn end_a_session(lunette: &Lunette<'_>, guest: &mut Guest) -> Result<()> {
 
 /// A file that says something else about much of what is there becomes true at once, without what is worked on noticing.
 fn apply_a_changed_file(lunette: &Lunette<'_>, guest: &mut Guest) -> Result<()> {
-    let shown = tell(lunette, "show")?;
+    let shown = lunette.tell(["show"])?;
     let files = lunette.path("files.img").display().to_string();
     ensure!(shown.contains(&files) && shown.contains("size = \"256M\""), "{shown}");
     let changed = shown
@@ -319,7 +322,7 @@ fn apply_a_changed_file(lunette: &Lunette<'_>, guest: &mut Guest) -> Result<()> 
         .replace("units = { 5 = \"remote\" }", "units = { 5 = \"remote\", 6 = \"files\" }")
         + "\n[[unit]]\nname = \"more\"\nstore = \"ram:2M\"\nserial = \"MORE1\"\n";
     fs::write(lunette.path("changed.toml"), &changed)?;
-    let plan = tell(lunette, "apply --dry-run changed.toml")?;
+    let plan = lunette.tell(["apply", "--dry-run", "changed.toml"])?;
     for part in [
         "+ unit more",
         "+ unit more at 3 of vhost-user export vm",
@@ -327,10 +330,10 @@ fn apply_a_changed_file(lunette: &Lunette<'_>, guest: &mut Guest) -> Result<()> 
     ] {
         ensure!(plan.contains(part), "{part} is not planned: {plan}");
     }
-    assert_eq!(tell(lunette, "show")?, shown, "a plan changes nothing");
-    let done = tell(lunette, "apply changed.toml")?;
+    assert_eq!(lunette.tell(["show"])?, shown, "a plan changes nothing");
+    let done = lunette.tell(["apply", "changed.toml"])?;
     ensure!(done.starts_with(&plan) && done.contains(" done\n"), "{done}");
-    assert_eq!(tell(lunette, "apply changed.toml")?, "nothing changes\n");
+    assert_eq!(lunette.tell(["apply", "changed.toml"])?, "nothing changes\n");
     guest.check(
         "until [ -e /sys/class/scsi_disk/0:0:0:3 -a ! -e /sys/class/scsi_disk/0:0:0:1 ]; do rounds_run; sleep 0.1; done
          grep -aq MORE1 /sys/class/scsi_disk/0:0:0:3/device/vpd_pg80
@@ -340,23 +343,26 @@ fn apply_a_changed_file(lunette: &Lunette<'_>, guest: &mut Guest) -> Result<()> 
          rounds_wait 1",
     )?;
     // All or nothing: the last of these cannot be done.
-    let before = tell(lunette, "show")?;
+    let before = lunette.tell(["show"])?;
     let broken = changed
         + "\n[[unit]]\nname = \"fine\"\nstore = \"ram:1M\"\n"
         + "\n[[unit]]\nname = \"nowhere\"\nstore = \"/nonexistent/disk.img\"\n";
     fs::write(lunette.path("broken.toml"), broken)?;
     let refused = lunette.ask(["apply", "broken.toml"])?.fails()?;
     ensure!(refused.stderr.contains("/nonexistent/disk.img"), "{refused}");
-    assert_eq!(tell(lunette, "show")?, before, "nothing has changed");
+    assert_eq!(lunette.tell(["show"])?, before, "nothing has changed");
     Ok(())
 }
 
 /// A unit goes from one export to another, with what is in it, while its guest works on others.
 fn move_between_exports(lunette: &Lunette<'_>, guest: &mut Guest) -> Result<()> {
     guest.check("dd if=/dev/urandom of=$(disk 3 0) bs=64k count=4 oflag=direct; md5sum $(disk 3 0) | cut -d' ' -f1 >/run/more")?;
-    assert_eq!(tell(lunette, "lu move more vm other")?, "unit `more` is LUN 0 of other\n");
+    assert_eq!(lunette.tell(["lu", "move", "more", "vm", "other"])?, "unit `more` is LUN 0 of other\n");
     guest.check("until [ ! -e /sys/class/scsi_disk/0:0:0:3 ]; do rounds_run; sleep 0.1; done")?;
-    assert_eq!(tell(lunette, "lu move more other vm --at 1:9")?, "unit `more` is LUN 1:9 of vm\n");
+    assert_eq!(
+        lunette.tell(["lu", "move", "more", "other", "vm", "--at", "1:9"])?,
+        "unit `more` is LUN 1:9 of vm\n"
+    );
     guest.check(
         "until [ -b /dev/$(ls /sys/class/scsi_device/0:0:1:9/device/block 2>/dev/null) ]; do rounds_run; sleep 0.1; done
          disk=/dev/$(ls /sys/class/scsi_device/0:0:1:9/device/block)
@@ -368,15 +374,15 @@ fn move_between_exports(lunette: &Lunette<'_>, guest: &mut Guest) -> Result<()> 
 
 /// What a daemon shows is all that another one needs.
 fn start_again(lunette: &Lunette<'_>, daemon: Daemon) -> Result<()> {
-    let shown = tell(lunette, "show")?;
-    let listed = tell(lunette, "lu list --json")?;
+    let shown = lunette.tell(["show"])?;
+    let listed = lunette.tell(["lu", "list", "--json"])?;
     let file = lunette.path("lunette.toml").display().to_string();
-    assert_eq!(tell(lunette, "save")?, format!("{file} is written\n"));
-    assert_eq!(tell(lunette, "reload")?, "0 steps done\n");
+    assert_eq!(lunette.tell(["save"])?, format!("{file} is written\n"));
+    assert_eq!(lunette.tell(["reload"])?, "0 steps done\n");
     daemon.stop()?;
     let daemon = lunette.start()?;
-    assert_eq!(tell(lunette, "show")?, shown);
-    assert_eq!(tell(lunette, "lu list --json")?, listed, "the same units with the same identities");
+    assert_eq!(lunette.tell(["show"])?, shown);
+    assert_eq!(lunette.tell(["lu", "list", "--json"])?, listed, "the same units with the same identities");
     daemon.stop()?;
     Ok(())
 }
