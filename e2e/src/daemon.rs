@@ -2,12 +2,14 @@
 
 use std::ffi::{OsStr, OsString};
 use std::fs;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
 use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
+use rustix::io::fcntl_dupfd_cloexec;
 use rustix::process::Signal;
 use tempfile::TempDir;
 
@@ -23,6 +25,7 @@ pub struct Lunette<'a> {
     netns: Option<&'a Netns>,
     /// Where its stores may be.
     allowed: Vec<PathBuf>,
+    inherited: Vec<Arc<OwnedFd>>,
     home: Arc<TempDir>,
 }
 
@@ -34,6 +37,7 @@ impl<'a> Lunette<'a> {
             wrapper: Vec::new(),
             netns: None,
             allowed: vec![std::env::temp_dir(), "/var/tmp".into(), "/dev".into()],
+            inherited: Vec::new(),
             home: Arc::new(tools::temp_dir()?),
         })
     }
@@ -63,6 +67,12 @@ impl<'a> Lunette<'a> {
     /// Lets the daemon have stores below these directories only. Otherwise it may have them where tests put them.
     pub fn allow_only(mut self, directories: impl IntoIterator<Item = impl Into<PathBuf>>) -> Self {
         self.allowed = directories.into_iter().map(Into::into).collect();
+        self
+    }
+
+    /// Lets the daemon inherit a descriptor, with the same number.
+    pub fn inherits(mut self, descriptor: Arc<OwnedFd>) -> Self {
+        self.inherited.push(descriptor);
         self
     }
 
@@ -112,7 +122,7 @@ impl<'a> Lunette<'a> {
 
     /// Starts the daemon and waits until everything listens.
     pub fn start(&self) -> Result<Daemon> {
-        let mut process = Guarded::spawn(&self.command()?)?;
+        let mut process = Guarded::spawn_inheriting(&self.command()?, &self.inherited)?;
         let stdout = process.child().stdout.take();
         let stderr = process.child().stderr.take();
         let daemon = Daemon {
@@ -139,16 +149,6 @@ impl<'a> Lunette<'a> {
         Ok(said)
     }
 
-    /// Runs a daemon that is expected to refuse its arguments, and gives what it said.
-    pub fn refused(&self) -> Result<Output> {
-        tools::run(&mut self.command()?, LIMIT)?.fails()
-    }
-}
-
-/// The daemon's binary: `LUNETTE_BIN`, or the one built beside the running test.
-pub fn binary() -> Result<PathBuf> {
-    if let Some(path) = std::env::var_os("LUNETTE_BIN") {
-        return Ok(fs::canonicalize(path)?);
     /// Carries out a command that must succeed. Returns what it prints.
     pub fn tell<S: AsRef<str>>(&self, words: impl IntoIterator<Item = S>) -> Result<String> {
         let words: Vec<S> = words.into_iter().collect();
@@ -156,6 +156,23 @@ pub fn binary() -> Result<PathBuf> {
         Ok(self.ask(&words)?.ok().with_context(told)?.stdout)
     }
 
+    /// Runs a daemon that is expected to refuse its arguments, and gives what it said.
+    pub fn refused(&self) -> Result<Output> {
+        let mut command = self.command()?;
+        tools::inherit(&mut command, &self.inherited);
+        tools::run(&mut command, LIMIT)?.fails()
+    }
+}
+
+/// A copy of `descriptor` to be [inherited](Lunette::inherits), with a number that shells leave alone.
+pub fn to_inherit(descriptor: impl AsFd) -> Result<Arc<OwnedFd>> {
+    Ok(Arc::new(fcntl_dupfd_cloexec(descriptor, 20)?))
+}
+
+/// The daemon's binary: `LUNETTE_BIN`, or the one built beside the running test.
+pub fn binary() -> Result<PathBuf> {
+    if let Some(path) = std::env::var_os("LUNETTE_BIN") {
+        return Ok(fs::canonicalize(path)?);
     }
     let path = tools::profile_dir()?.join("lunette");
     if !path.is_file() {

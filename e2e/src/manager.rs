@@ -1,22 +1,21 @@
 //! A stand-in for systemd as far as a daemon sees it: it passes sockets (sd_listen_fds(3)), receives notifications with the
 //! credentials of their sender and the descriptors for its store (sd_notify(3)), and watches.
 
-use crate::daemon::Lunette;
+use crate::daemon::{self, Lunette};
 use crate::tools::LIMIT;
 use anyhow::{Context, Result, ensure};
-use rustix::io::{FdFlags, fcntl_dupfd_cloexec, fcntl_setfd};
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg, sockopt};
 use std::collections::BTreeMap;
 use std::io::IoSliceMut;
 use std::mem::MaybeUninit;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::net::UnixDatagram;
+use std::sync::Arc;
 
 /// The manager of one daemon.
 pub struct Manager {
     socket: UnixDatagram,
-    /// What is passed, with numbers that shells leave alone.
-    passed: Vec<(String, OwnedFd)>,
+    passed: Vec<(String, Arc<OwnedFd>)>,
     watchdog: Option<u64>,
     /// What the daemon has stored, by name.
     pub store: BTreeMap<String, Vec<OwnedFd>>,
@@ -48,10 +47,8 @@ impl Manager {
     }
 
     /// Passes a socket, which the daemon is told to be called `name`.
-    pub fn pass(mut self, name: &str, socket: impl Into<OwnedFd>) -> Result<Self> {
-        let socket = fcntl_dupfd_cloexec(socket.into(), 20)?;
-        fcntl_setfd(&socket, FdFlags::empty())?;
-        self.passed.push((name.to_owned(), socket));
+    pub fn pass(mut self, name: &str, socket: impl AsFd) -> Result<Self> {
+        self.passed.push((name.to_owned(), daemon::to_inherit(socket)?));
         Ok(self)
     }
 
@@ -62,11 +59,13 @@ impl Manager {
 
     /// The daemon as this manager starts it. (Other shells know no descriptors above 9.)
     pub fn manage<'a>(&self, lunette: &Lunette<'a>) -> Lunette<'a> {
+        let mut lunette = lunette.clone();
         let mut script = String::new();
         let mut names = Vec::new();
         for (number, (name, socket)) in (3..).zip(&self.passed) {
             script += &format!("exec {number}<&{0} {0}<&-\n", socket.as_raw_fd());
             names.push(name.as_str());
+            lunette = lunette.inherits(Arc::clone(socket));
         }
         script += &format!("export NOTIFY_SOCKET='{}'\n", lunette.path("notify").display());
         if !names.is_empty() {
@@ -77,7 +76,7 @@ impl Manager {
             script += &format!("export WATCHDOG_USEC={time} WATCHDOG_PID=$$\n");
         }
         script += "exec \"$@\"";
-        lunette.clone().wrapped(["bash", "-c", &script, "manager"])
+        lunette.wrapped(["bash", "-c", &script, "manager"])
     }
 
     /// The next that the daemon says; signs of life are left out. Descriptors go to the store.

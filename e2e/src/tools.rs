@@ -5,6 +5,7 @@ use std::fmt;
 use std::fs;
 use std::io::Read;
 use std::net::TcpListener;
+use std::os::fd::OwnedFd;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -12,6 +13,7 @@ use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
+use rustix::io::{FdFlags, fcntl_setfd};
 use rustix::process::{Pid, Signal, kill_process, kill_process_group};
 use tempfile::TempDir;
 
@@ -157,6 +159,17 @@ pub fn run(command: &mut Command, limit: Duration) -> Result<Output> {
     Ok(output)
 }
 
+/// Has what `command` starts, and nobody else who is started meanwhile, inherit descriptors with their numbers.
+pub fn inherit(command: &mut Command, descriptors: &[Arc<OwnedFd>]) {
+    if descriptors.is_empty() {
+        return;
+    }
+    let descriptors = descriptors.to_vec();
+    let keep = move || Ok(descriptors.iter().try_for_each(|one| fcntl_setfd(one, FdFlags::empty()))?);
+    // SAFETY: in the child there is one system call for each descriptor, and nothing is allocated or locked.
+    unsafe { command.pre_exec(keep) };
+}
+
 /// A long-running process in a process group of its own. The whole group is killed when the value
 /// is dropped, and also when this process dies without dropping it.
 pub struct Guarded {
@@ -167,11 +180,20 @@ impl Guarded {
     /// Starts `command`, whose standard input becomes `/dev/null`. The process that `child` shows
     /// is the command's own.
     pub fn spawn(command: &Command) -> Result<Guarded> {
-        Guarded::spawn_with(command, Stdio::piped())
+        Guarded::start(command, Stdio::piped(), &[])
     }
 
     /// Starts `command` with its standard output where the caller wants it.
     pub fn spawn_with(command: &Command, stdout: Stdio) -> Result<Guarded> {
+        Guarded::start(command, stdout, &[])
+    }
+
+    /// Starts `command`, which [inherits](inherit) descriptors.
+    pub fn spawn_inheriting(command: &Command, descriptors: &[Arc<OwnedFd>]) -> Result<Guarded> {
+        Guarded::start(command, Stdio::piped(), descriptors)
+    }
+
+    fn start(command: &Command, stdout: Stdio, descriptors: &[Arc<OwnedFd>]) -> Result<Guarded> {
         // The guard reads from us: it meets the end of the file when we are gone.
         let guard = r#"exec 9<&0 </dev/null; (cat <&9; kill -KILL 0) >/dev/null 2>&1 &
                        exec "$@" 9<&-"#;
@@ -184,6 +206,7 @@ impl Guarded {
         if let Some(folder) = command.get_current_dir() {
             guarded.current_dir(folder);
         }
+        inherit(&mut guarded, descriptors);
         let child = guarded
             .process_group(0)
             .stdin(Stdio::piped())

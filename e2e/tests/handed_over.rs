@@ -3,16 +3,16 @@
 use std::fs;
 use std::io::{Read, Write};
 use std::net::TcpListener;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::{MetadataExt, symlink};
 use std::os::unix::net::{UnixDatagram, UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use lunette_e2e::daemon::{self, Lunette};
+use lunette_e2e::daemon::{self, Lunette, to_inherit};
 use lunette_e2e::tools::{self, LIMIT};
-use rustix::io::{FdFlags, fcntl_dupfd_cloexec, fcntl_setfd};
 
 /// Asks the back end at the other end of `socket` for its features (vhost-user GET_FEATURES) and expects VIRTIO_F_VERSION_1.
 fn serves(mut socket: &UnixStream) -> Result<()> {
@@ -28,16 +28,10 @@ fn serves(mut socket: &UnixStream) -> Result<()> {
     Ok(())
 }
 
-/// A copy of `descriptor` that programs started from now on inherit, with a number that shells leave alone.
-fn inheritable(descriptor: impl AsFd) -> Result<OwnedFd> {
-    let copy = fcntl_dupfd_cloexec(descriptor, 20)?;
-    fcntl_setfd(&copy, FdFlags::empty())?;
-    Ok(copy)
-}
-
 /// Adds `--fd`.
-fn with<'a>(lunette: &Lunette<'a>, descriptor: &OwnedFd) -> Lunette<'a> {
-    lunette.clone().arg("--fd").arg(descriptor.as_raw_fd().to_string())
+fn with<'a>(lunette: &Lunette<'a>, descriptor: &Arc<OwnedFd>) -> Lunette<'a> {
+    let number = descriptor.as_raw_fd().to_string();
+    lunette.clone().arg("--fd").arg(number).inherits(Arc::clone(descriptor))
 }
 
 fn refuses<const N: usize>(lunette: &Lunette<'_>, words: [&str; N]) -> Result<()> {
@@ -51,7 +45,7 @@ fn refuses<const N: usize>(lunette: &Lunette<'_>, words: [&str; N]) -> Result<()
 #[test]
 fn a_connected_descriptor_is_served_until_it_ends() -> Result<()> {
     let (ours, theirs) = UnixStream::pair()?;
-    let theirs = inheritable(theirs)?;
+    let theirs = to_inherit(theirs)?;
     let daemon = with(&Lunette::new()?.lu("disk:ram:1M"), &theirs).start()?;
     drop(theirs);
     assert!(!daemon.printed().contains("iSCSI"), "{}", daemon.printed());
@@ -65,7 +59,7 @@ fn a_connected_descriptor_is_served_until_it_ends() -> Result<()> {
 #[test]
 fn what_else_is_served_outlives_a_connected_descriptor() -> Result<()> {
     let (ours, theirs) = UnixStream::pair()?;
-    let theirs = inheritable(theirs)?;
+    let theirs = to_inherit(theirs)?;
     let lunette = Lunette::new()?.lu("disk:ram:1M").vhost_user("vm.sock");
     let mut daemon = with(&lunette, &theirs).start()?;
     serves(&ours)?;
@@ -81,7 +75,7 @@ fn what_else_is_served_outlives_a_connected_descriptor() -> Result<()> {
 fn a_listening_descriptor_is_served_like_a_path() -> Result<()> {
     let lunette = Lunette::new()?.lu("disk:ram:1M");
     let path = lunette.path("vm.sock");
-    let listener = inheritable(UnixListener::bind(&path)?)?;
+    let listener = to_inherit(UnixListener::bind(&path)?)?;
     let daemon = with(&lunette, &listener).start()?;
     assert!(daemon.printed().contains(&format!("path={}", path.display())), "{}", daemon.printed());
     for _ in 0..2 {
@@ -96,12 +90,12 @@ fn a_listening_descriptor_is_served_like_a_path() -> Result<()> {
 fn other_descriptors_are_refused() -> Result<()> {
     let lunette = Lunette::new()?.lu("disk:ram:1M");
     refuses(&lunette.clone().arg("--fd=999999"), ["--fd 999999", "not open"])?;
-    refuses(&with(&lunette, &inheritable(fs::File::open("/dev/null")?)?), ["is no socket"])?;
-    refuses(&with(&lunette, &inheritable(TcpListener::bind("127.0.0.1:0")?)?), ["no Unix stream socket"])?;
+    refuses(&with(&lunette, &to_inherit(fs::File::open("/dev/null")?)?), ["is no socket"])?;
+    refuses(&with(&lunette, &to_inherit(TcpListener::bind("127.0.0.1:0")?)?), ["no Unix stream socket"])?;
     let (datagrams, _other) = UnixDatagram::pair()?;
-    refuses(&with(&lunette, &inheritable(datagrams)?), ["no Unix stream socket"])?;
+    refuses(&with(&lunette, &to_inherit(datagrams)?), ["no Unix stream socket"])?;
     let (one, _other) = UnixStream::pair()?;
-    let one = inheritable(one)?;
+    let one = to_inherit(one)?;
     refuses(&with(&with(&lunette, &one), &one), ["given twice"])
 }
 
