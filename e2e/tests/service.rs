@@ -151,36 +151,50 @@ fn secrets_belong_to_the_user_that_the_daemon_becomes() -> Result<()> {
     const NOBODY: u32 = 65534;
     let lunette = Lunette::new()?;
     fs::set_permissions(lunette.path(""), fs::Permissions::from_mode(0o755))?;
-    let secret = |text: &str, owner: u32| -> Result<()> {
-        let path = lunette.path("joe");
+    let secret = |name: &str, text: &str, owner: u32| -> Result<()> {
+        let path = lunette.path(name);
         fs::write(&path, text)?;
         fs::set_permissions(&path, fs::Permissions::from_mode(0o600))?;
         Ok(std::os::unix::fs::chown(&path, Some(owner), Some(owner))?)
     };
     let account = "accounts = [{ name = \"joe\", secret = { file = \"joe\" } }]";
-    let target = "[[target]]\nname = \"iqn.2026-11.dev.lunette:a\"\nunits = { 0 = \"a\" }\n";
+    let target_name = "iqn.2026-11.dev.lunette:a";
+    let target = format!("[[target]]\nname = \"{target_name}\"\nunits = {{ 0 = \"a\" }}\n");
+    let rules = |file: &str| {
+        let path = lunette.path(file).display().to_string();
+        format!(
+            "[{{ addresses = [\"127.0.0.0/8\"], chap = {{ accounts = [{{ name = \"joe\", secret = {{ file = \"{path}\" }} }}] }} }}]"
+        )
+    };
     let unit = "[[unit]]\nname = \"a\"\nstore = \"ram:1M\"\n[[portal]]\nlisten = \"127.0.0.1:0\"\n";
     let text = format!("{unit}{target}[[target.access]]\n[target.access.chap]\n{account}\n");
     fs::write(lunette.path("lunette.toml"), format!("[daemon]\nuser = \"nobody\"\n{text}"))?;
     let of = lunette.clone().arg("--config").arg("lunette.toml");
-    secret("the_first_secret", NOBODY)?;
+    secret("joe", "the_first_secret", NOBODY)?;
     let daemon = of.start()?;
     let log_in = |secret: &str| -> Result<tools::Output> {
         let url = daemon.iscsi_url(0)?.replace("iscsi://", &format!("iscsi://joe%{secret}@"));
         tools::output("iscsi-readcapacity16", ["-s", &url])
     };
-    assert_eq!(lunette.ask(["reload"])?.ok()?.stdout, "0 steps done\n");
-    secret("the_second_one", NOBODY)?;
+    assert_eq!(lunette.tell(["reload"])?, "0 steps done\n");
+    secret("joe", "the_second_one", NOBODY)?;
     let done = lunette.ask(["reload"])?.ok()?;
     assert_eq!(done.stdout, "1 step done\n");
     log_in("the_second_one")?.ok()?;
     log_in("the_first_secret")?.fails()?;
     // One that the user can read no more stays what it is, and everything else goes on.
-    secret("of root only", 0)?;
+    secret("joe", "of root only", 0)?;
     let more = "[[unit]]\nname = \"b\"\nstore = \"ram:1M\"\nlun = 1\n";
     fs::write(lunette.path("lunette.toml"), format!("[daemon]\nuser = \"nobody\"\n{text}{more}"))?;
-    assert_eq!(lunette.ask(["reload"])?.ok()?.stdout, "1 step done\n");
-    daemon.wait_for_log("secrets stay what they were")?;
+    assert_eq!(lunette.tell(["reload"])?, "1 step done\n");
+    daemon.wait_for_log("a secret stays what it was")?;
+    log_in("the_second_one")?.ok()?;
+    // Also when the rules become others; what nobody has read yet is refused.
+    lunette.tell(["target", "change", target_name, "--access", &rules("joe")])?;
+    log_in("the_second_one")?.ok()?;
+    secret("unread", "of root, too", 0)?;
+    let refused = lunette.ask(["target", "change", target_name, "--access", &rules("unread")])?.fails()?;
+    assert!(refused.stderr.contains("unread: Permission denied"), "{refused}");
     log_in("the_second_one")?.ok()?;
     daemon.stop()?;
     let daemon = of.start()?;

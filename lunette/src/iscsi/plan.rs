@@ -1,5 +1,6 @@
 //! What is to be served by iSCSI, in the words of the transport, with all secrets.
 
+use super::secrets::{SecretReader, Secrets};
 use crate::config::values::{Bytes, Length, Text};
 use crate::config::{self, Chap, Digest, Luns, Model};
 use anyhow::{Context, Result, anyhow};
@@ -18,6 +19,8 @@ use std::time::Duration;
 /// The targets, and what concerns all of them.
 pub(crate) struct Plan {
     pub(crate) options: EntityOptions,
+    /// The secrets of the options.
+    pub(crate) secrets: Secrets,
     pub(crate) targets: Vec<Target>,
 }
 
@@ -37,6 +40,8 @@ pub(crate) struct Target {
     pub(crate) redirect: Option<Redirect>,
     pub(crate) settings: Settings,
     pub(crate) access: Vec<Rule>,
+    /// The secrets of the rules.
+    pub(crate) secrets: Secrets,
 }
 
 /// Who is let in how, and sees what.
@@ -53,26 +58,28 @@ impl Plan {
     pub(crate) fn new(model: &Model) -> Result<Self> {
         let becomes = model.daemon.user.as_ref().map(config::user_number).transpose();
         let becomes = becomes.map_err(|why| anyhow!(why))?;
-        let options = options(&model.iscsi, becomes)?;
-        let targets = model.targets.values().map(|wanted| target(wanted, becomes)).collect::<Result<_>>()?;
-        Ok(Self { options, targets })
+        let (options, secrets) = options(&model.iscsi, SecretReader::before(becomes))?;
+        let target = |wanted| target(wanted, SecretReader::before(becomes));
+        let targets = model.targets.values().map(target).collect::<Result<_>>()?;
+        Ok(Self { options, secrets, targets })
     }
 }
 
-/// What concerns all of iSCSI. Reads the secrets, before the daemon `becomes` another user.
-pub(crate) fn options(wanted: &config::Iscsi, becomes: Option<u32>) -> Result<EntityOptions> {
+/// What concerns all of iSCSI, and its secrets.
+pub(crate) fn options(wanted: &config::Iscsi, mut reader: SecretReader) -> Result<(EntityOptions, Secrets)> {
     let config::Iscsi { addresses, discovery, limits: wanted_limits, times: wanted_times } = wanted;
     let discovery = DiscoveryAccess {
         addresses: inner(&discovery.addresses),
         chap: discovery
             .chap
             .as_ref()
-            .map(|policy| chap(policy, becomes))
+            .map(|policy| chap(policy, &mut reader))
             .transpose()
             .context("[discovery]")?,
     };
     let logins = limits(wanted_limits);
-    Ok(EntityOptions { addresses: inner(addresses), discovery, logins, ..times(wanted_times) })
+    let options = EntityOptions { addresses: inner(addresses), discovery, logins, ..times(wanted_times) };
+    Ok((options, reader.all()))
 }
 
 /// How long initiators have to log out when they are to go.
@@ -92,20 +99,21 @@ impl From<&config::Portal> for Portal {
     }
 }
 
-/// What a target is. Reads the secrets, before the daemon `becomes` another user.
-pub(crate) fn target(wanted: &config::Target, becomes: Option<u32>) -> Result<Target> {
-    with_secrets(wanted, becomes).with_context(|| format!("target {}", wanted.name))
+/// What a target is, with its secrets.
+pub(crate) fn target(wanted: &config::Target, reader: SecretReader) -> Result<Target> {
+    with_secrets(wanted, reader).with_context(|| format!("target {}", wanted.name))
 }
 
-fn with_secrets(wanted: &config::Target, becomes: Option<u32>) -> Result<Target> {
-    let rule = |rule: &config::Access| {
+fn with_secrets(wanted: &config::Target, mut reader: SecretReader) -> Result<Target> {
+    let mut rule = |rule: &config::Access| {
         Ok(Rule {
             initiators: inner(&rule.initiators),
             addresses: inner(&rule.addresses),
-            chap: rule.chap.as_ref().map(|policy| chap(policy, becomes)).transpose()?,
+            chap: rule.chap.as_ref().map(|policy| chap(policy, &mut reader)).transpose()?,
             luns: rule.units.clone(),
         })
     };
+    let access = wanted.access.iter().map(&mut rule).collect::<Result<_>>()?;
     Ok(Target {
         name: wanted.name.to_string(),
         alias: wanted.alias.clone(),
@@ -115,24 +123,27 @@ fn with_secrets(wanted: &config::Target, becomes: Option<u32>) -> Result<Target>
             .as_ref()
             .map(|redirect| Redirect { address: redirect.address.0, permanent: redirect.permanent }),
         settings: settings(&wanted.parameters),
-        access: wanted.access.iter().map(rule).collect::<Result<_>>()?,
+        access,
+        secrets: reader.all(),
     })
 }
 
 /// Who may log in, with his secret.
-fn chap(policy: &Chap, becomes: Option<u32>) -> Result<ChapPolicy> {
-    let load = |account: &config::Account| {
-        let secret = account.secret.load(policy.short_secrets, becomes)?;
+fn chap(policy: &Chap, reader: &mut SecretReader) -> Result<ChapPolicy> {
+    let mut load = |account: &config::Account| {
+        let secret = reader.read(&account.secret, policy.short_secrets)?;
         anyhow::Ok(Credentials { name: account.name.to_string(), secret })
     };
-    let accounts = policy.accounts.iter().map(load).map(|account| account.map(|it| (it.name, it.secret)));
+    let accounts =
+        policy.accounts.iter().map(&mut load).map(|account| account.map(|it| (it.name, it.secret)));
+    let accounts = accounts.collect::<Result<_>>()?;
     let algorithms = match policy.algorithms.is_empty() {
         true => Algorithm::ALL.into(),
         false => inner(&policy.algorithms),
     };
     Ok(ChapPolicy {
         algorithms,
-        accounts: Arc::new(Known(accounts.collect::<Result<_>>()?)),
+        accounts: Arc::new(Known(accounts)),
         own: policy.target.as_ref().map(load).transpose()?,
     })
 }

@@ -68,6 +68,8 @@ pub(crate) struct Running {
 pub(crate) struct Now {
     pub(crate) model: Model,
     pub(crate) units: Units,
+    /// The secrets of discovery.
+    secrets: iscsi::Secrets,
     targets: BTreeMap<TargetName, Target>,
     portals: BTreeMap<PortalKey, Gate>,
     exports: BTreeMap<Label, Export>,
@@ -144,6 +146,7 @@ impl Running {
         let now = Now {
             model,
             units,
+            secrets: plan.secrets,
             targets: BTreeMap::new(),
             portals: BTreeMap::new(),
             exports: BTreeMap::new(),

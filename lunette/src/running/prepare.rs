@@ -21,7 +21,7 @@ pub(super) struct Prepared {
     pub(super) units: BTreeMap<Name, Record>,
     pub(super) targets: BTreeMap<TargetName, iscsi::Target>,
     pub(super) exports: BTreeMap<Label, Entry>,
-    pub(super) iscsi: Option<EntityOptions>,
+    pub(super) iscsi: Option<(EntityOptions, iscsi::Secrets)>,
 }
 
 impl Running {
@@ -73,31 +73,29 @@ impl Running {
     /// Prepares what is no new unit.
     fn prepare_other(&self, effect: &Effect, now: &Model, prepared: &mut Prepared) -> Result<()> {
         match effect {
-            Effect::Target(target) => prepared.target(target),
+            Effect::Target(target) => self.prepare_target(target, prepared),
             Effect::Rules(name, rules) => {
                 let target = now.targets.get(name).with_context(|| format!("there is no target {name}"))?;
-                prepared.target(&config::Target { access: rules.clone(), ..target.clone() })
+                self.prepare_target(&config::Target { access: rules.clone(), ..target.clone() }, prepared)
             }
             Effect::Export(export) => self.prepare_export(export, prepared),
             Effect::Iscsi(iscsi) => {
-                prepared.iscsi = Some(iscsi::options(iscsi, None)?);
+                prepared.iscsi = Some(self.read_options(iscsi)?);
                 Ok(())
             }
             _ => Ok(()),
         }
     }
 
+    fn prepare_target(&self, target: &config::Target, prepared: &mut Prepared) -> Result<()> {
+        prepared.targets.insert(target.name.clone(), self.read_target(target)?);
+        Ok(())
+    }
+
     fn prepare_export(&self, export: &config::VhostUser, prepared: &mut Prepared) -> Result<()> {
         let mut records = self.state.identities(&[exports::key(export)?])?;
         let record = records.pop().context("there is no identity")?;
         prepared.exports.insert(export.name.clone(), Entry::of(export, record)?);
-        Ok(())
-    }
-}
-
-impl Prepared {
-    fn target(&mut self, target: &config::Target) -> Result<()> {
-        self.targets.insert(target.name.clone(), iscsi::target(target, None)?);
         Ok(())
     }
 }

@@ -1,15 +1,26 @@
-//! Secrets that are others by now, in the files that the configuration names as before.
+//! Secrets that are read again, and are others by now.
 
 use super::Running;
 use crate::config::diff::{Action, Change, Effect, How, Object, Plan, Step};
-use crate::config::{Chap, Model, Target, is_for_others};
-use crate::iscsi;
+use crate::config::{Chap, Iscsi, Model, Target};
+use crate::iscsi::{self, SecretReader, Secrets};
 use anyhow::Result;
-use lunette_transport_iscsi::ChapPolicy;
+use lunette_transport_iscsi::{ChapPolicy, EntityOptions};
 
 impl Running {
-    /// Adds the steps by which they count, for those that no other step reads. A secret that only others can read by now, as
-    /// a file of root's after the daemon has become somebody else, stays what it was.
+    /// What a target is to be.
+    pub(super) fn read_target(&self, wanted: &Target) -> Result<iscsi::Target> {
+        let known = self.now().targets.get(&wanted.name).map(|target| target.secrets().clone());
+        iscsi::target(wanted, SecretReader::again(known.unwrap_or_default()))
+    }
+
+    /// What all of iSCSI is to be.
+    pub(super) fn read_options(&self, wanted: &Iscsi) -> Result<(EntityOptions, Secrets)> {
+        let known = self.now().secrets.clone();
+        iscsi::options(wanted, SecretReader::again(known))
+    }
+
+    /// Adds the steps by which others count, for those that no other step reads.
     pub(super) fn add_other_secrets(&self, plan: &mut Plan, wanted: &Model) -> Result<()> {
         let is_read =
             |plan: &Plan, is_it: &dyn Fn(&Effect) -> bool| plan.steps.iter().any(|step| is_it(&step.effect));
@@ -32,15 +43,15 @@ impl Running {
 
     fn has_other_discovery(&self, wanted: &Model) -> Result<bool> {
         let Some(policy) = &wanted.iscsi.discovery.chap else { return Ok(false) };
-        let read = readable(iscsi::options(&wanted.iscsi, None))?.and_then(|read| read.discovery.chap);
-        Ok(differ(policy, self.entity.options().discovery.chap.as_ref(), read.as_ref()))
+        let (read, _) = self.read_options(&wanted.iscsi)?;
+        Ok(differ(policy, self.entity.options().discovery.chap.as_ref(), read.discovery.chap.as_ref()))
     }
 
     fn has_other_secrets(&self, wanted: &Target) -> Result<bool> {
         if wanted.access.iter().all(|rule| rule.chap.is_none()) {
             return Ok(false);
         }
-        let Some(read) = readable(iscsi::target(wanted, None))? else { return Ok(false) };
+        let read = self.read_target(wanted)?;
         let now = self.now();
         let in_force = now.targets.get(&wanted.name).map(|target| target.rules()).unwrap_or_default();
         let mut rules = wanted.access.iter().zip(in_force).zip(&read.access);
@@ -48,17 +59,6 @@ impl Running {
             let policy = wanted.chap.as_ref();
             policy.is_some_and(|policy| differ(policy, in_force.chap.as_ref(), read.chap.as_ref()))
         }))
-    }
-}
-
-/// What was read, unless others have to.
-fn readable<T>(read: Result<T>) -> Result<Option<T>> {
-    match read {
-        Err(error) if is_for_others(&error) => {
-            tracing::warn!("secrets stay what they were: {error:#}");
-            Ok(None)
-        }
-        read => read.map(Some),
     }
 }
 

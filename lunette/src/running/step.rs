@@ -39,8 +39,9 @@ impl Running {
         match &step.effect {
             Effect::Daemon(_) => Ok(()),
             Effect::Iscsi(_) => {
-                let options = prepared.iscsi.take().context("nothing is prepared")?;
+                let (options, secrets) = prepared.iscsi.take().context("nothing is prepared")?;
                 self.entity.configure(options);
+                self.now_mut().secrets = secrets;
                 Ok(())
             }
             Effect::Unit(unit) => match back {

@@ -189,6 +189,11 @@ impl Target {
         &self.terms.access
     }
 
+    /// The secrets of its rules.
+    pub(super) fn secrets(&self) -> &iscsi::Secrets {
+        &self.terms.secrets
+    }
+
     /// Shows what the configuration says.
     fn take_luns(&mut self, wanted: &config::Target) {
         self.terms.luns.clone_from(&wanted.units);
