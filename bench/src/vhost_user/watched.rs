@@ -23,20 +23,23 @@ const INTERVAL: Duration = Duration::from_secs(1);
 const THROTTLE: &str =
     "[[throttle]]\nname = \"all\"\niops = 1000000000\nbandwidth = \"1T\"\nunits = [\"disk\"]\n";
 
-fn configuration(cell: &GuestCell, throttled: bool, settings: &Settings) -> String {
+/// For a daemon at `home`.
+fn configuration(cell: &GuestCell, throttled: bool, settings: &Settings, home: &Path) -> String {
     let poll = if cell.is_polled() { "always" } else { settings.poll.as_str() };
     let throttle = if throttled { THROTTLE } else { "" };
+    let metrics = home.join(METRICS);
     format!(
-        "[daemon]\nreactors = 1\npoll = \"{poll}\"\nmetrics = \"{METRICS}\"\n\
+        "[daemon]\nreactors = 1\npoll = \"{poll}\"\nmetrics = {metrics:?}\n\
          [[unit]]\nname = \"disk\"\nstore = \"ram:256M\"\nlun = 0\n\
          [[vhost-user]]\nname = \"guest\"\nsocket = \"{SOCKET}\"\n{throttle}"
     )
 }
 
-fn serve(program: &Path, configuration: &str, cell: &GuestCell, settings: &Settings) -> Result<Daemon> {
+fn serve(program: &Path, cell: &GuestCell, throttled: bool, settings: &Settings) -> Result<Daemon> {
     let mut written = Ok(());
     let mut daemon = Daemon::start(program, settings, cell.pinned, |command| {
         let home = command.get_current_dir().unwrap_or(Path::new("."));
+        let configuration = configuration(cell, throttled, settings, home);
         written = fs::write(home.join("lunette.toml"), configuration);
         command.args(["serve", "--config", "lunette.toml", "--state-dir", "state"]);
     })?;
@@ -78,7 +81,7 @@ impl Reader {
 
 fn run(cell: &GuestCell, throttled: bool, is_read: bool, settings: &Settings) -> Result<Sample> {
     let program = settings.lunette.as_ref().context("no lunette")?;
-    let daemon = serve(program, &configuration(cell, throttled, settings), cell, settings)?;
+    let daemon = serve(program, cell, throttled, settings)?;
     let reader = is_read.then(|| Reader::start(&daemon));
     let sample = measure_scsi(&daemon, cell, false, settings)?;
     reader.map_or(Ok(()), Reader::finish)?;

@@ -2,7 +2,8 @@
 //!
 //! Commands come in flocks: a turn takes from a queue what is there. The first one of a turn pays for as many as the last turn had,
 //! so for the others paying is a subtraction. Only a small part of what is there is taken in this way, and what has not been used
-//! is given back at the end of the turn, so no other ever waits because of it.
+//! is given back at the end of the turn, so others hardly ever wait because of it, and then for the time of a token. It is given
+//! back at the rate that holds by then: where rates are changed in the middle of a turn, a burst more may come.
 
 use super::{Cost, Limit};
 use crate::engine::Engine;
