@@ -1,7 +1,7 @@
 //! The methods `export.…`.
 
 use super::patch::Patch;
-use super::{Call, named_by, no_unit, place};
+use super::{Call, create_once, named_by, no_unit, place, taken};
 use crate::config::values::{Label, Name, Place};
 use crate::config::{self, Model, Places};
 use crate::running::{Permit, places_of_all};
@@ -96,10 +96,6 @@ fn no_export(name: &Label) -> Failure {
     Failure::not_found(format!("there is no export `{name}`"))
 }
 
-fn taken(name: &Label) -> Failure {
-    Failure::new(Failure::CONFLICT, format!("there is another export of the name `{name}`"))
-}
-
 pub(super) fn list(call: &Call<'_>, _: NoParams) -> Result<Vec<ExportStatus>, Failure> {
     let now = call.daemon.running.now();
     Ok(now
@@ -129,14 +125,7 @@ pub(super) fn create(call: &Call<'_>, export: config::VhostUser) -> Result<Creat
     let name = export.name.clone();
     let edit = |model: &mut Model| {
         is_absolute(&export)?;
-        match model.exports.get(&export.name) {
-            Some(known) if *known == export => Ok(false),
-            Some(_) => Err(taken(&export.name)),
-            None => {
-                model.exports.insert(export.name.clone(), export);
-                Ok(true)
-            }
-        }
+        create_once(&mut model.exports, "export", export.name.clone(), export)
     };
     let (created, _) = call.daemon.running.change(Permit::default(), call.work, edit)?;
     Ok(Created { created, export: show(call, Named { name })? })
@@ -176,7 +165,7 @@ pub(super) fn change(call: &Call<'_>, patch: Patch<config::VhostUser>) -> Result
 pub(super) fn rename(call: &Call<'_>, Rename { name, to }: Rename) -> Result<(), Failure> {
     let edit = |model: &mut Model| {
         if model.exports.contains_key(&to) && name != to {
-            return Err(taken(&to));
+            return Err(taken("export", &to));
         }
         let export = model.exports.remove(&name).ok_or_else(|| no_export(&name))?;
         let throttled = model.throttles.values_mut().flat_map(|throttle| &mut throttle.exports);

@@ -28,6 +28,9 @@ use lunette_control::{About, Crew, Door, Effect, Events, Failure, Feed, Method, 
 use lunette_reactor::Workers;
 use lunette_store::log::LineBudget;
 use lunette_transport_vhost_user::{Access, SocketFile};
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
+use std::fmt::Display;
 use std::os::unix::net::UnixListener;
 use std::path::Path;
 use std::sync::Arc;
@@ -126,6 +129,28 @@ pub(crate) fn table() -> Table<Daemon> {
 /// There is no such unit.
 fn no_unit(name: &Name) -> Failure {
     Failure::not_found(format!("there is no unit `{name}`"))
+}
+
+/// A `kind` of object has this name, and is another.
+fn taken(kind: &str, name: impl Display) -> Failure {
+    Failure::new(Failure::CONFLICT, format!("there is another {kind} of the name `{name}`"))
+}
+
+/// Has there be an object of this `kind` and name, to be said as often as one likes. Returns whether it was not there before.
+fn create_once<N: Ord + Display, T: PartialEq>(
+    known: &mut BTreeMap<N, T>,
+    kind: &str,
+    name: N,
+    object: T,
+) -> Result<bool, Failure> {
+    match known.entry(name) {
+        Entry::Vacant(place) => {
+            place.insert(object);
+            Ok(true)
+        }
+        Entry::Occupied(known) if *known.get() == object => Ok(false),
+        Entry::Occupied(known) => Err(taken(kind, known.key())),
+    }
 }
 
 /// Something cannot go: without it, the throttle would be for others.

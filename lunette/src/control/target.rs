@@ -1,7 +1,7 @@
 //! The methods `target.…`.
 
 use super::patch::Patch;
-use super::{Call, no_unit, place};
+use super::{Call, create_once, no_unit, place};
 use crate::config::values::{Lun, Name, TargetName};
 use crate::config::{self, Luns, Model, Rebase};
 use crate::running::{Permit, luns_of_all};
@@ -113,17 +113,7 @@ fn status(call: &Call<'_>, model: &Model, target: &config::Target) -> TargetStat
 pub(super) fn create(call: &Call<'_>, target: config::Target) -> Result<Created, Failure> {
     let name = target.name.clone();
     is_absolute(&target)?;
-    let edit = |model: &mut Model| match model.targets.get(&target.name) {
-        Some(known) if *known == target => Ok(false),
-        Some(_) => Err(Failure::new(
-            Failure::CONFLICT,
-            format!("there is another target of the name {}", target.name),
-        )),
-        None => {
-            model.targets.insert(target.name.clone(), target);
-            Ok(true)
-        }
-    };
+    let edit = |model: &mut Model| create_once(&mut model.targets, "target", target.name.clone(), target);
     let (created, _) = call.daemon.running.change(Permit::default(), call.work, edit)?;
     Ok(Created { created, target: show(call, Named { name })? })
 }

@@ -1,7 +1,7 @@
 //! The methods `throttle.…`.
 
-use super::Call;
 use super::patch::Patch;
+use super::{Call, create_once};
 use crate::config::values::Label;
 use crate::config::{Model, Throttle};
 use crate::running::Permit;
@@ -65,17 +65,8 @@ pub(super) fn show(call: &Call<'_>, Named { name }: Named) -> Result<ThrottleSta
 
 pub(super) fn create(call: &Call<'_>, throttle: Throttle) -> Result<Created, Failure> {
     let name = throttle.name.clone();
-    let edit = |model: &mut Model| match model.throttles.get(&throttle.name) {
-        Some(known) if *known == throttle => Ok(false),
-        Some(_) => Err(Failure::new(
-            Failure::CONFLICT,
-            format!("there is another throttle of the name `{}`", throttle.name),
-        )),
-        None => {
-            model.throttles.insert(throttle.name.clone(), throttle);
-            Ok(true)
-        }
-    };
+    let edit =
+        |model: &mut Model| create_once(&mut model.throttles, "throttle", throttle.name.clone(), throttle);
     let (created, _) = call.daemon.running.change(Permit::default(), call.work, edit)?;
     Ok(Created { created, throttle: show(call, Named { name })? })
 }

@@ -1,7 +1,7 @@
 //! The methods `unit.…`.
 
 use super::patch::Patch;
-use super::{Call, export, named_by, no_unit, place, target};
+use super::{Call, create_once, export, named_by, no_unit, place, target};
 use crate::config::values::{Label, Lun, Name, Place, Size, StoreSpec, TargetName};
 use crate::config::{self, Model};
 use crate::running::{LONGEST, Now, Permit, Shown, Wanted, failure};
@@ -144,17 +144,7 @@ pub(super) fn create(call: &Call<'_>, unit: config::Unit) -> Result<Created, Fai
     let edit = |model: &mut Model| {
         is_absolute(&unit)?;
         unit.check().map_err(|(key, why)| Failure::parameters(format!("{key}: {why}")))?;
-        match model.units.get(&unit.name) {
-            Some(known) if **known == unit => Ok(false),
-            Some(_) => Err(Failure::new(
-                Failure::CONFLICT,
-                format!("there is another unit of the name `{}`", unit.name),
-            )),
-            None => {
-                model.units.insert(unit.name.clone(), unit.into());
-                Ok(true)
-            }
-        }
+        create_once(&mut model.units, "unit", unit.name.clone(), Arc::new(unit))
     };
     let (created, _) = call.daemon.running.change(Permit::default(), call.work, edit)?;
     Ok(Created { created, unit: show(call, UnitName { name })? })
