@@ -93,6 +93,12 @@ impl Ledger {
         self.records.len()
     }
 
+    /// How many names its segments hold.
+    #[cfg(test)]
+    pub(super) fn held(&self) -> usize {
+        self.segments.iter().flat_map(BTreeMap::values).map(|segment| segment.names.len()).sum()
+    }
+
     /// All records, the oldest first.
     pub(super) fn oldest(&self) -> Vec<&Record> {
         let mut all: Vec<_> = self.records.values().collect();
@@ -183,20 +189,23 @@ impl Ledger {
         }
         new.names.sort_unstable();
         new.names.dedup();
-        self.write(number, &new, segments.is_empty())?;
+        if segments.is_empty() {
+            // Nobody before it holds what is forgotten.
+            new.names.retain(|naa| self.records.contains_key(naa));
+        }
+        self.write(number, &new)?;
         segments.insert(number, new);
         self.segments = Some(segments);
         self.remove_files(superseded);
         Ok(())
     }
 
-    /// Writes a segment; `is_first`: there is none before it.
-    fn write(&self, number: u64, segment: &Segment, is_first: bool) -> Result<()> {
+    /// Writes a segment.
+    fn write(&self, number: u64, segment: &Segment) -> Result<()> {
         let (kept, forgotten): (Vec<_>, Vec<_>) =
             segment.names.iter().partition(|naa| self.records.contains_key(naa));
         let mut records: Vec<_> = kept.into_iter().filter_map(|naa| self.records.get(naa)).collect();
         records.sort_unstable_by_key(|numbered| numbered.number);
-        let forgotten = if is_first { Vec::new() } else { forgotten };
         let saved = Saved {
             from: segment.from,
             records: records.into_iter().map(|numbered| Cow::Borrowed(&numbered.record)).collect(),

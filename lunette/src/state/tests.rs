@@ -239,6 +239,17 @@ fn of_units_that_nobody_needs_the_last_are_kept() {
 }
 
 #[test]
+fn what_is_forgotten_takes_no_room() {
+    let (_temporary, state) = dir();
+    let most = 4 * (MOST_UNUSED + MANY_MORE + 1);
+    for number in 0..100 * MOST_UNUSED {
+        state.identities(&[named(&number.to_string())]).unwrap();
+        let held = state.turn().unwrap().ledger.held();
+        assert!(held <= most, "{held} names after {number} units");
+    }
+}
+
+#[test]
 fn what_an_older_version_has_kept_is_taken_over_once() {
     let (temporary, state) = dir();
     let old = |version: u32, serial: &str| {
