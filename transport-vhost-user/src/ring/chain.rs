@@ -26,6 +26,8 @@ pub(crate) struct Chain {
     readable: usize,
     readable_bytes: u64,
     writable_bytes: u64,
+    /// It was taken before, by a process that has not returned it.
+    again: bool,
 }
 
 impl Chain {
@@ -41,6 +43,17 @@ impl Chain {
         Sg::of_length(&self.segs.segs()[self.readable..], self.writable_bytes)
     }
 
+    /// Whether it was taken before, by a process that has not returned it.
+    #[inline]
+    pub(crate) fn is_taken_again(&self) -> bool {
+        self.again
+    }
+
+    #[inline]
+    pub(super) fn set_again(&mut self) {
+        self.again = true;
+    }
+
     /// How much work it is, about: one for a small request (some 100 ns), eight more for each page, and one for every
     /// eight segments.
     #[inline]
@@ -52,7 +65,7 @@ impl Chain {
     #[inline]
     pub(super) fn clear(&mut self) {
         self.segs.clear();
-        (self.readable, self.readable_bytes, self.writable_bytes) = (0, 0, 0);
+        (self.readable, self.readable_bytes, self.writable_bytes, self.again) = (0, 0, 0, false);
     }
 }
 

@@ -5,10 +5,12 @@
 //! before it is used. What cannot be right is a [`RingError`], after which the ring is to be stopped.
 
 mod chain;
+mod notes;
 mod packed;
 mod split;
 
 pub(crate) use chain::Chain;
+pub(crate) use notes::NoteMemory;
 
 use crate::memory::MemoryMap;
 use packed::Packed;
@@ -53,6 +55,12 @@ pub(crate) enum RingError {
     TooShort { readable: u64, writable: u64 },
     #[error("a control request has the unknown type {0}")]
     ControlType(u32),
+    #[error("there is no room for the notes of queue {queue}, of {size} descriptors")]
+    NoRoomForNotes { queue: u16, size: u16 },
+    #[error("the notes of what is in flight have version {version} and are of {count} descriptors")]
+    OtherNotes { version: u16, count: u16 },
+    #[error("the notes of what is in flight contradict themselves or the ring")]
+    WrongNotes,
     #[error("guest memory is gone: the front end has truncated its file, or there are no huge pages left")]
     MemoryGone,
 }
@@ -82,6 +90,8 @@ pub(crate) struct Head {
     pub(crate) id: u16,
     /// How many descriptors of the ring it takes; not counted in a split ring.
     pub(crate) descriptors: u16,
+    /// Where it is noted, in a packed ring with notes.
+    pub(crate) note: u16,
 }
 
 /// A running ring.
@@ -111,6 +121,17 @@ impl Ring {
             true => Self::Packed(Packed::new(memory, layout, base)?),
             false => Self::Split(Split::new(memory, layout, base)?),
         })
+    }
+
+    /// Notes from now on what is in flight, in the part of the memory that is for this queue. What stands there as being in
+    /// flight was taken by a former process: it is taken again first, in the order of that time.
+    pub(crate) fn note(&mut self, memory: &NoteMemory, queue: u16) -> Result<(), RingError> {
+        either!(self, ring => ring.note(memory, queue))
+    }
+
+    /// The ring is let go of. If nothing is in flight, that is noted.
+    pub(crate) fn end(&self) {
+        either!(self, ring => ring.end())
     }
 
     /// Goes on in other memory. Returns the old one, to be kept until nothing of it is in use.

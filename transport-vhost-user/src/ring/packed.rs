@@ -2,6 +2,7 @@
 //! writes over them what it has used, each in ring order.
 
 use super::chain::{Chain, DESCRIPTOR_SIZE, Descriptor, INDIRECT, NEXT, Space, Table, WRITE, Word};
+use super::notes::{NoteMemory, Noted, PackedNotes, Used, moment};
 use super::{Head, Layout, RingError, locate};
 use crate::memory::MemoryMap;
 use std::ptr::NonNull;
@@ -103,6 +104,9 @@ pub(crate) struct Packed {
     burst: u16,
     /// Whether nothing has been published yet: the first time always notifies.
     first: bool,
+    notes: Option<PackedNotes>,
+    /// Chains that a former process has taken and not returned, the last one first.
+    again: Vec<Noted>,
 }
 
 impl Packed {
@@ -118,8 +122,21 @@ impl Packed {
         let parts = Parts::find(&memory, &layout)?;
         let space = Space::new(memory);
         let (hidden, unpublished, burst, first) = ((0, 0), 0, 0, true);
-        let mut ring =
-            Self { layout, space, parts, available, used, taken, hidden, unpublished, burst, first };
+        let (notes, again) = (None, Vec::new());
+        let mut ring = Self {
+            layout,
+            space,
+            parts,
+            available,
+            used,
+            taken,
+            hidden,
+            unpublished,
+            burst,
+            first,
+            notes,
+            again,
+        };
         if base == 0 {
             let wrap = ring.is_in_first_lap();
             ring.available.wrap = wrap;
@@ -147,6 +164,46 @@ impl Packed {
             })
     }
 
+    pub(super) fn note(&mut self, memory: &NoteMemory, queue: u16) -> Result<(), RingError> {
+        let mut notes = PackedNotes::new(memory, queue, self.layout.size)?;
+        let is_shown = |(index, wrap)| {
+            let flags = u16::from_le(self.flags(index).load(Ordering::Acquire));
+            !Position { index, wrap }.is_available(flags)
+        };
+        if let Some((used, again)) = notes.recover((self.used.index, self.used.wrap), is_shown)? {
+            self.go_on_from(used, again)?;
+        }
+        self.notes = Some(notes);
+        Ok(())
+    }
+
+    /// Goes on where a former process was, whatever the front end knows of it.
+    fn go_on_from(&mut self, (index, wrap): Used, mut again: Vec<Noted>) -> Result<(), RingError> {
+        let count: usize = again.iter().map(|chain| chain.descriptors.len()).sum();
+        self.taken =
+            u16::try_from(count).ok().filter(|n| *n <= self.layout.size).ok_or(RingError::WrongNotes)?;
+        self.used = Position { index, wrap };
+        self.available = self.used.after(self.taken, self.layout.size);
+        let mut position = self.used;
+        for _ in 0..self.taken {
+            // Some of a burst that was never shown may say that they are used. They would be believed with the next burst.
+            let flags =
+                u16::from_le(self.flags(position.index).load(Ordering::Relaxed)) & !(AVAILABLE | USED);
+            let flags = flags | if position.wrap { AVAILABLE } else { USED };
+            self.flags(position.index).store(flags.to_le(), Ordering::Relaxed);
+            position = position.after(1, self.layout.size);
+        }
+        again.reverse();
+        self.again = again;
+        Ok(())
+    }
+
+    pub(super) fn end(&self) {
+        if let Some(notes) = self.notes.as_ref().filter(|_| self.taken == 0) {
+            notes.end();
+        }
+    }
+
     pub(super) fn remap(&mut self, memory: Arc<MemoryMap>) -> Result<Arc<MemoryMap>, RingError> {
         self.parts = Parts::find(&memory, &self.layout)?;
         Ok(std::mem::replace(&mut self.space, Space::new(memory)).memory)
@@ -171,6 +228,9 @@ impl Packed {
 
     #[inline]
     pub(super) fn take(&mut self, chain: &mut Chain) -> Result<Option<Head>, RingError> {
+        if let Some(noted) = self.again.pop() {
+            return self.take_again(&noted, chain).map(Some);
+        }
         let start = self.available;
         let mut flags = u16::from_le(self.flags(start.index).load(Ordering::Acquire));
         if !start.is_available(flags) {
@@ -187,6 +247,10 @@ impl Packed {
             count += 1;
             // SAFETY: the ring was found in the memory of `self.space`.
             let descriptor = unsafe { ring.get(position.index) }?;
+            if let Some(notes) = &mut self.notes {
+                let fields = [descriptor.fields[0], flags];
+                notes.take(count == 1, &Descriptor { fields, ..descriptor })?;
+            }
             if flags & INDIRECT == 0 {
                 self.space.append(start.index, (descriptor.address, descriptor.length), flags, chain)?;
             } else {
@@ -197,10 +261,29 @@ impl Packed {
                 self.available = position;
                 self.taken += count;
                 // The last descriptor of a chain has its id.
-                return Ok(Some(Head { id: descriptor.fields[0], descriptors: count }));
+                let note = self.notes.as_mut().map_or(0, PackedNotes::taken);
+                return Ok(Some(Head { id: descriptor.fields[0], descriptors: count, note }));
             }
             flags = u16::from_le(self.flags(position.index).load(Ordering::Relaxed));
         }
+    }
+
+    /// Takes a chain as it was noted; in the ring, others may have been written over it.
+    #[cold]
+    fn take_again(&mut self, noted: &Noted, chain: &mut Chain) -> Result<Head, RingError> {
+        chain.clear();
+        let mut head = Head { id: 0, descriptors: 0, note: noted.note };
+        for descriptor in &noted.descriptors {
+            let &Descriptor { address, length, fields: [id, flags] } = descriptor;
+            head = Head { id, descriptors: head.descriptors + 1, ..head };
+            if flags & INDIRECT == 0 {
+                self.space.append(noted.note, (address, length), flags, chain)?;
+            } else {
+                self.append_table(noted.note, descriptor, flags, chain)?;
+            }
+        }
+        chain.set_again();
+        Ok(head)
     }
 
     /// Appends all buffers of an indirect table, which stand in order (VIRTIO 1.2 2.8.7).
@@ -243,13 +326,19 @@ impl Packed {
         // The driver looks at used descriptors in order, so it sees none while the first one's flags are missing.
         match self.unpublished {
             0 => self.hidden = (index, flags),
-            _ => self.flags(index).store(flags.to_le(), Ordering::Relaxed),
+            _ => {
+                moment();
+                self.flags(index).store(flags.to_le(), Ordering::Relaxed);
+            }
         }
         self.unpublished += 1;
         // A driver that takes descriptors back before they are shown gets more out of a burst than the ring holds.
         self.burst = self.burst.saturating_add(head.descriptors);
         self.taken -= head.descriptors;
         self.used = self.used.after(head.descriptors, self.layout.size);
+        if let Some(notes) = &mut self.notes {
+            notes.returned(head.note);
+        }
     }
 
     #[inline]
@@ -259,8 +348,8 @@ impl Packed {
 
     #[inline]
     pub(super) fn has_waiting(&self, count: u16) -> bool {
-        if count >= self.layout.size - self.taken {
-            return false;
+        if !self.again.is_empty() || count >= self.layout.size - self.taken {
+            return !self.again.is_empty();
         }
         let there = self.available.after(count, self.layout.size);
         there.is_available(u16::from_le(self.flags(there.index).load(Ordering::Relaxed)))
@@ -272,7 +361,15 @@ impl Packed {
             return false;
         }
         let (index, flags) = self.hidden;
+        let used = (self.used.index, self.used.wrap);
+        if let Some(notes) = &mut self.notes {
+            notes.show(used);
+        }
+        moment();
         self.flags(index).store(flags.to_le(), Ordering::Release);
+        if let Some(notes) = &mut self.notes {
+            notes.shown(used);
+        }
         self.unpublished = 0;
         let burst = std::mem::take(&mut self.burst);
         // The driver writes its wish and then looks at the descriptor; we write the descriptor and then read its wish.
@@ -305,7 +402,7 @@ impl Packed {
         // As in `publish`, with the roles exchanged.
         fence(Ordering::SeqCst);
         let flags = self.flags(self.available.index).load(Ordering::Relaxed);
-        Ok(self.available.is_available(u16::from_le(flags)))
+        Ok(self.available.is_available(u16::from_le(flags)) || !self.again.is_empty())
     }
 
     /// Tells the driver when to notify us.

@@ -1,6 +1,7 @@
 //! A split virtqueue (VIRTIO 1.2 2.7).
 
 use super::chain::{Chain, DESCRIPTOR_SIZE, Descriptor, INDIRECT, NEXT, Space, Table, Word};
+use super::notes::{NoteMemory, SplitNotes, moment};
 use super::{Head, Layout, RingError, locate};
 use crate::memory::MemoryMap;
 use std::ptr::NonNull;
@@ -50,6 +51,11 @@ pub(crate) struct Split {
     published: u16,
     /// Whether nothing has been published yet: the first time always notifies.
     first: bool,
+    notes: Option<SplitNotes>,
+    /// Chains that a former process has taken and not returned, the last one first.
+    again: Vec<u16>,
+    /// Chains that were taken and not returned, where that is noted.
+    in_flight: u16,
 }
 
 impl Split {
@@ -68,10 +74,33 @@ impl Split {
             next_used: 0,
             published: 0,
             first: true,
+            notes: None,
+            again: Vec::new(),
+            in_flight: 0,
         };
         ring.next_used = u16::from_le(ring.used(1).load(Ordering::Acquire));
         ring.published = ring.next_used;
         Ok(ring)
+    }
+
+    pub(super) fn note(&mut self, memory: &NoteMemory, queue: u16) -> Result<(), RingError> {
+        let mut notes = SplitNotes::new(memory, queue, self.layout.size)?;
+        if let Some(mut again) = notes.recover(self.next_used)? {
+            // Whoever starts the ring may know no more than what was returned.
+            self.next_available = self.next_used.wrapping_add(again.len() as u16);
+            self.seen_available = self.next_available;
+            self.in_flight = again.len() as u16;
+            again.reverse();
+            self.again = again;
+        }
+        self.notes = Some(notes);
+        Ok(())
+    }
+
+    pub(super) fn end(&self) {
+        if let Some(notes) = self.notes.as_ref().filter(|_| self.in_flight == 0) {
+            notes.end();
+        }
     }
 
     pub(super) fn remap(&mut self, memory: Arc<MemoryMap>) -> Result<Arc<MemoryMap>, RingError> {
@@ -127,6 +156,11 @@ impl Split {
 
     #[inline]
     pub(super) fn take(&mut self, chain: &mut Chain) -> Result<Option<Head>, RingError> {
+        if let Some(head) = self.again.pop() {
+            self.walk(head, chain)?;
+            chain.set_again();
+            return Ok(Some(Head { id: head, descriptors: 0, note: 0 }));
+        }
         if !self.look()? {
             return Ok(None);
         }
@@ -134,7 +168,11 @@ impl Split {
         let head = u16::from_le(self.available(2 + entry).load(Ordering::Relaxed));
         self.next_available = self.next_available.wrapping_add(1);
         self.walk(head, chain)?;
-        Ok(Some(Head { id: head, descriptors: 0 }))
+        if let Some(notes) = &mut self.notes {
+            notes.taken(head);
+            self.in_flight += 1;
+        }
+        Ok(Some(Head { id: head, descriptors: 0, note: 0 }))
     }
 
     /// Collects the bytes of the chain that starts at `head`.
@@ -186,10 +224,15 @@ impl Split {
     #[inline]
     pub(super) fn push(&mut self, head: Head, length: u32) {
         let entry = usize::from(self.next_used & self.mask());
+        moment();
         let word = Word((u64::from(length) << 32 | u64::from(head.id)).to_le());
         // SAFETY: the entry is inside the used ring (`Parts::find`), which is mapped while `self.space` lives.
         unsafe { self.parts.used.add(2 + 4 * entry).cast::<Word>().write_volatile(word) };
         self.next_used = self.next_used.wrapping_add(1);
+        if let Some(notes) = &self.notes {
+            notes.returned(head.id);
+            self.in_flight = self.in_flight.saturating_sub(1);
+        }
     }
 
     #[inline]
@@ -200,7 +243,7 @@ impl Split {
     #[inline]
     pub(super) fn has_waiting(&self, count: u16) -> bool {
         let now = u16::from_le(self.available(1).load(Ordering::Relaxed));
-        now.wrapping_sub(self.next_available) > count
+        !self.again.is_empty() || now.wrapping_sub(self.next_available) > count
     }
 
     #[inline]
@@ -209,8 +252,12 @@ impl Split {
         if old == new {
             return false;
         }
+        moment();
         self.used(1).store(new.to_le(), Ordering::Release);
         self.published = new;
+        if let Some(notes) = &self.notes {
+            notes.shown(new.wrapping_sub(old), new);
+        }
         // The driver writes its wish and then reads the index; we write the index and then read its wish.
         fence(Ordering::SeqCst);
         if std::mem::take(&mut self.first) {
@@ -240,7 +287,7 @@ impl Split {
         }
         // As in `publish`, with the roles exchanged.
         fence(Ordering::SeqCst);
-        self.look()
+        Ok(self.look()? || !self.again.is_empty())
     }
 }
 
