@@ -4,7 +4,7 @@ use crate::queue::{Queue, State};
 use crate::ring::{Head, RingError};
 use crate::targets::Sessions;
 use crate::wire::{Command, Expected, Response, ResponseField};
-use lunette_engine::{CommandFrame, Completion, Started};
+use lunette_engine::{Aborted, CommandFrame, Completion, Started};
 use lunette_store::{Cx, Sg};
 
 impl Queue {
@@ -42,10 +42,18 @@ impl Queue {
         Ok(())
     }
 
+    /// Whether somebody will go on with what is in flight: it was noted, and the front end has gone before it has ended.
+    fn is_kept(&self) -> bool {
+        let state = self.state();
+        state.setup.notes.is_some() && !state.setup.started
+    }
+
     pub(crate) fn command_answered(&self, cookie: u64, completion: Completion, cx: &mut dyn Cx) {
+        let is_kept = self.is_kept();
         let respond = |field: &ResponseField<'_>| match &completion {
-            Completion::Ended(outcome) => field.end(outcome),
-            Completion::Aborted(why) => field.fail((*why).into()),
+            Completion::Ended(outcome) => Some(field.end(outcome)),
+            Completion::Aborted(Aborted::NexusLost) if is_kept => None,
+            Completion::Aborted(why) => Some(field.fail((*why).into())),
         };
         self.ended(cookie, respond, cx);
     }

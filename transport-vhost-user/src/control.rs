@@ -170,7 +170,7 @@ impl Queue {
     }
 
     fn answer_control(&self, number: u16, response: Response, cx: &mut dyn Cx) {
-        self.ended(u64::from(number), |field| field.bytes.copy_in(0, &[response.0]) as u32, cx);
+        self.ended(u64::from(number), |field| Some(field.bytes.copy_in(0, &[response.0]) as u32), cx);
     }
 
     /// The engine has carried a function out.

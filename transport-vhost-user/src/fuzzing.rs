@@ -89,6 +89,7 @@ impl Queues {
             enabled: true,
             layout,
             base: 0,
+            notes: None,
             sizes: Sizes::DEFAULT,
             bidirectional: false,
             fds: Fds::default(),

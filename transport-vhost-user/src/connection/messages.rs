@@ -80,6 +80,7 @@ impl Connection {
         let export = &self.place.name;
         match event {
             Event::Reply(message) => state.then = Then::Send(message),
+            Event::Change(Change::SetInflight { area, fd }, ack) => self.map_notes(state, area, fd, ack, cx),
             Event::Change(change, ack) => match MemoryChange::of(change) {
                 Ok(change) => self.map(state, change, ack, cx),
                 Err(change) => self.change(state, change, ack, cx)?,
@@ -97,7 +98,7 @@ impl Connection {
             Event::ReadConfig { reply, .. } => {
                 state.then = Then::Send(reply.from_space(&state.config.bytes()));
             }
-            Event::GetInflight { reply, .. } => state.then = Then::Send(reply.none()),
+            Event::GetInflight { area, reply } => self.make_notes(state, area, reply, cx),
             Event::Refused { request, fault, reply } => {
                 if self.place.may_log(cx) {
                     tracing::warn!(%export, "{request} refused: {fault}");

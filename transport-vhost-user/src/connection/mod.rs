@@ -6,6 +6,7 @@
 mod descriptors;
 mod memory;
 mod messages;
+mod notes;
 mod offer;
 mod state;
 
@@ -62,6 +63,8 @@ enum Token {
     Mapped,
     /// Memory of a former epoch has been unmapped.
     Unmapped,
+    /// Memory for notes has been made or mapped.
+    Noted,
 }
 
 /// What the connection waits for from the engine.
@@ -336,6 +339,7 @@ impl Connection {
         let made = match token {
             Token::Vetted => self.vetted(&mut state),
             Token::Mapped => self.mapped(&mut state, cx),
+            Token::Noted => self.noted(&mut state, cx),
             _ => {
                 state.epochs -= 1;
                 Ok(())
@@ -350,7 +354,7 @@ impl Connection {
 
 impl Sink for Connection {
     fn complete(&self, token: u64, _result: IoResult, cx: &mut dyn Cx) {
-        let calls = [Token::Vetted, Token::Mapped, Token::Unmapped];
+        let calls = [Token::Vetted, Token::Mapped, Token::Unmapped, Token::Noted];
         match calls.into_iter().find(|call| *call as u64 == token) {
             Some(call) => self.called(call, cx),
             None => self.advance(cx),

@@ -35,7 +35,8 @@ pub(super) fn offer(request_queues: u16) -> Offer {
             | ProtocolFeatures::CONFIG
             | ProtocolFeatures::BACKEND_REQ
             | ProtocolFeatures::CONFIGURE_MEM_SLOTS
-            | ProtocolFeatures::RESET_DEVICE,
+            | ProtocolFeatures::RESET_DEVICE
+            | ProtocolFeatures::INFLIGHT_SHMFD,
         queues: FIXED_QUEUES + request_queues,
         max_queue_size: MAX_SIZE,
         max_memory_slots: MEMORY_SLOTS,

@@ -2,13 +2,14 @@
 
 use super::descriptors::Vetting;
 use super::memory::Mapping;
+use super::notes::Noting;
 use super::offer::{INOUT, LAYOUTS, offer};
 use crate::aside::Foreign;
 use crate::memory::MemoryMap;
 use crate::notify::{Kind, Notifier};
 use crate::place::Place;
 use crate::queue::{Fds, Setup};
-use crate::ring::Layout;
+use crate::ring::{Layout, NoteMemory};
 use crate::wire::ConfigSpace;
 use lunette_vhost_user::{Backend, Change, Decoder, Features, Message, VringBaseReply};
 use std::os::fd::OwnedFd;
@@ -42,6 +43,10 @@ pub(super) struct State {
     pub(super) vetting: Option<Vetting>,
     /// Memory that is being mapped.
     pub(super) mapping: Option<Mapping>,
+    /// Memory for notes that is being made or mapped.
+    pub(super) noting: Option<Noting>,
+    /// Where queues note what is in flight, if the front end keeps that.
+    pub(super) notes: Option<NoteMemory>,
     /// Former memory maps that are still in use, or are being unmapped.
     pub(super) epochs: usize,
     /// With how many of them the next message is carried out.
@@ -103,6 +108,8 @@ impl State {
             resetting: false,
             vetting: None,
             mapping: None,
+            noting: None,
+            notes: None,
             epochs: 0,
             epochs_allowed: 0,
             then: Then::Nothing,
@@ -125,7 +132,8 @@ impl State {
 
     /// Whether queues or calls that may block are still to answer.
     pub(super) fn is_busy(&self) -> bool {
-        self.waiting > 0 || self.unheard > 0 || self.vetting.is_some() || self.mapping.is_some()
+        let is_aside = self.vetting.is_some() || self.mapping.is_some() || self.noting.is_some();
+        self.waiting > 0 || self.unheard > 0 || is_aside
     }
 
     /// Carries a change out as far as this side is concerned.
@@ -188,6 +196,7 @@ impl State {
                 indirect: session.features.contains(Features::INDIRECT_DESC),
             },
             base: vring.base,
+            notes: self.notes.clone().map(|memory| (memory, index)),
             sizes: self.config.sizes,
             bidirectional: session.features.contains(INOUT),
             fds: self.fds[usize::from(index)].clone(),

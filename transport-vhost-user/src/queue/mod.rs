@@ -16,7 +16,7 @@ use crate::local::{ConnectionId, Local, post};
 use crate::memory::MemoryMap;
 use crate::notify::Notifier;
 use crate::place::Place;
-use crate::ring::{Layout, Ring, RingError};
+use crate::ring::{Layout, NoteMemory, Ring, RingError};
 use crate::targets::Sessions;
 use crate::wire::Sizes;
 use lunette_engine::{Completion, Responder};
@@ -73,6 +73,8 @@ pub(crate) struct Setup {
     pub(crate) enabled: bool,
     pub(crate) layout: Layout,
     pub(crate) base: u32,
+    /// Where is noted what is in flight, and as which queue; counts from the next start too.
+    pub(crate) notes: Option<(NoteMemory, u16)>,
     pub(crate) sizes: Sizes,
     /// A request may have data in both directions (VIRTIO_SCSI_F_INOUT).
     pub(crate) bidirectional: bool,
@@ -214,7 +216,7 @@ impl Queue {
         {
             state.base = ring.base();
             state.publish();
-            state.ring = None;
+            state.ring.take().inspect(Ring::end);
         }
         let Some(round) = state.round.take() else { return };
         let (connection, base) = (self.connection, state.base);

@@ -163,11 +163,12 @@ impl Queue {
         self.state().publish();
     }
 
-    /// A request that was under way has ended: `respond` writes its response and says how many bytes were written.
+    /// A request that was under way has ended: `respond` writes its response and says how many bytes were written; nothing if
+    /// it is left for who goes on with the ring.
     pub(crate) fn ended(
         &self,
         cookie: u64,
-        respond: impl FnOnce(&ResponseField<'_>) -> u32,
+        respond: impl FnOnce(&ResponseField<'_>) -> Option<u32>,
         cx: &mut dyn Cx,
     ) {
         let mut state = self.state();
@@ -178,7 +179,9 @@ impl Queue {
             && epoch >= state.first_epoch
         {
             let written = respond(&ResponseField { bytes: slot.response.as_sg(), expected });
-            ring.push(head, written);
+            if let Some(written) = written {
+                ring.push(head, written);
+            }
         }
         slot.response.clear();
         state.let_go(epoch);

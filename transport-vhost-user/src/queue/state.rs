@@ -113,7 +113,10 @@ impl State {
     }
 
     fn begin(&mut self, memory: Arc<MemoryMap>) -> Result<(), RingError> {
-        let ring = Ring::new(memory, self.setup.layout, self.base)?;
+        let mut ring = Ring::new(memory, self.setup.layout, self.base)?;
+        if let Some((notes, queue)) = &self.setup.notes {
+            ring.note(notes, *queue)?;
+        }
         self.slots.make_room(match self.setup.layout.packed {
             true => 1 << u16::BITS,
             false => self.setup.layout.size.into(),

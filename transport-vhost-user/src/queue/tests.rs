@@ -54,6 +54,7 @@ fn setup(ring: &DriverRing) -> Setup {
         enabled: true,
         layout: ring.layout(false, false),
         base: 0,
+        notes: None,
         sizes: Sizes::DEFAULT,
         bidirectional: false,
         fds: Fds::default(),

@@ -1,0 +1,122 @@
+//! The memory in which is noted what is in flight: made for a front end that asks for it, and taken over from one that has it.
+
+use super::state::{Concerned, Then};
+use super::{Connection, EndReason, Phase, State, Token};
+use crate::memory::{MemoryMap, Unused};
+use crate::ring::NoteMemory;
+use lunette_store::Cx;
+use lunette_vhost_user::{Ack, InflightArea, InflightReply, MemoryRegion, SharedRegion};
+use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, ftruncate, memfd_create};
+use std::io;
+use std::os::fd::OwnedFd;
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// Something that is done aside, and what becomes of it.
+pub(super) enum Noting {
+    /// Memory is made, of so many bytes.
+    Make(InflightReply, u64, Made<OwnedFd>),
+    /// Memory is mapped.
+    Map(Ack, Made<NoteMemory>),
+}
+
+type Made<T> = Arc<Mutex<Option<Result<T, String>>>>;
+
+impl Connection {
+    /// Makes memory for the notes of as many queues as the front end asks for.
+    pub(super) fn make_notes(
+        &self,
+        state: &mut State,
+        area: InflightArea,
+        reply: InflightReply,
+        cx: &mut dyn Cx,
+    ) {
+        let length = NoteMemory::needed(area.queues, area.queue_size);
+        if length == 0 {
+            state.then = Then::Send(reply.none());
+            return;
+        }
+        let made = Made::default();
+        state.noting = Some(Noting::Make(reply, length, made.clone()));
+        self.do_aside(made, move || make(length).map_err(|error| error.to_string()), cx);
+    }
+
+    /// Maps the memory that a front end has kept.
+    pub(super) fn map_notes(
+        &self,
+        state: &mut State,
+        area: InflightArea,
+        fd: OwnedFd,
+        ack: Ack,
+        cx: &mut dyn Cx,
+    ) {
+        let made = Made::default();
+        state.noting = Some(Noting::Map(ack, made.clone()));
+        let aside = self.place.aside.clone();
+        let release = move |unused: Unused| aside.post(move || drop(unused));
+        let map = move || {
+            let InflightArea { mmap_size: size, mmap_offset, queues, queue_size } = area;
+            let region = MemoryRegion { guest_address: 0, size, user_address: 0, mmap_offset };
+            let map = MemoryMap::new(&[SharedRegion { region, fd }]).map_err(|error| error.to_string())?;
+            Ok(NoteMemory::new(map.released_to(Box::new(release)), size, queues, queue_size))
+        };
+        self.do_aside(made, map, cx);
+    }
+
+    fn do_aside<T: Send + 'static>(
+        &self,
+        made: Made<T>,
+        make: impl FnOnce() -> Result<T, String> + Send + 'static,
+        cx: &mut dyn Cx,
+    ) {
+        let work = move || {
+            *made.lock().unwrap_or_else(PoisonError::into_inner) = Some(make());
+            Ok(0)
+        };
+        self.place.aside.run(work, self.id(Token::Noted), cx);
+    }
+
+    /// Goes on with what was made.
+    pub(super) fn noted(&self, state: &mut State, cx: &mut dyn Cx) -> Result<(), EndReason> {
+        let Some(noting) = state.noting.take() else { return Ok(()) };
+        if state.phase != Phase::Open {
+            return Ok(());
+        }
+        match noting {
+            Noting::Make(reply, length, made) => {
+                let reply = match take(&made) {
+                    Ok(fd) => reply.share(length, 0, fd),
+                    Err(error) => {
+                        if self.place.may_log(cx) {
+                            let export = &self.place.name;
+                            tracing::warn!(%export, "no memory to note what is in flight: {error}");
+                        }
+                        reply.none()
+                    }
+                };
+                state.then = Then::Send(reply);
+                Ok(())
+            }
+            Noting::Map(ack, made) => {
+                let mapped = take(&made).map(|notes| {
+                    state.notes = Some(notes);
+                    // Counts from the next start of a ring.
+                    Concerned::None
+                });
+                self.conclude(state, mapped, ack, cx)
+            }
+        }
+    }
+}
+
+fn take<T>(made: &Made<T>) -> Result<T, String> {
+    let made = made.lock().unwrap_or_else(PoisonError::into_inner).take();
+    made.unwrap_or_else(|| Err("it was not made".to_owned()))
+}
+
+/// Zeroed memory that nobody can truncate.
+fn make(length: u64) -> io::Result<OwnedFd> {
+    let fd = memfd_create("lunette-in-flight", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)?;
+    ftruncate(&fd, length)?;
+    fcntl_add_seals(&fd, SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL)?;
+    Ok(fd)
+}
