@@ -20,6 +20,7 @@
 
 pub mod block;
 mod error;
+mod in_flight;
 mod memory;
 mod monitor;
 pub mod ring;
@@ -29,6 +30,7 @@ mod wire;
 
 pub use block::BlockDriver;
 pub use error::{Error, Violation};
+pub use in_flight::InFlight;
 pub use memory::{Backing, GuestMemory, Piece, View};
 pub use monitor::{Monitor, Queue, Waiting};
 pub use scsi::{Answer, CANARY, Completion, Data, Options, ScsiDriver};

@@ -44,7 +44,8 @@ impl Default for Wanted {
                 .union(ProtocolFeatures::REPLY_ACK)
                 .union(ProtocolFeatures::CONFIG)
                 .union(ProtocolFeatures::CONFIGURE_MEM_SLOTS)
-                .union(ProtocolFeatures::RESET_DEVICE),
+                .union(ProtocolFeatures::RESET_DEVICE)
+                .union(ProtocolFeatures::INFLIGHT_SHMFD),
         }
     }
 }

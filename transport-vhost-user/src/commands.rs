@@ -33,6 +33,11 @@ impl Queue {
         }
         let cookie = state.slots.next().into();
         let command = Command::read(&readable, sizes);
+        if state.chain.is_taken_again() && !may_repeat(&mut state.sessions, &command, cx) {
+            let written = field.fail(Response::RESET);
+            state.answer(head, written);
+            return Ok(());
+        }
         match execute(&mut state.sessions, &command, cookie, &field, data_out, data_in, cx) {
             Some(written) => state.answer(head, written),
             None => {
@@ -43,7 +48,7 @@ impl Queue {
     }
 
     /// Whether somebody will go on with what is in flight: it was noted, and the front end has gone before it has ended.
-    fn is_kept(&self) -> bool {
+    pub(crate) fn is_kept(&self) -> bool {
         let state = self.state();
         state.setup.notes.is_some() && !state.setup.started
     }
@@ -57,6 +62,15 @@ impl Queue {
         };
         self.ended(cookie, respond, cx);
     }
+}
+
+/// Whether a command that a former process has taken, and may have carried out, is carried out by us. If not, all that can
+/// be said of it is that a reset has come between (VIRTIO_SCSI_S_RESET), which is true: drivers do not take that for an
+/// answer of the device, retry by themselves only what they know to be repeatable, and tell others.
+#[cold]
+fn may_repeat(sessions: &mut Sessions, command: &Command, cx: &mut dyn Cx) -> bool {
+    let reached = command.address.and_then(|address| Some((address.lun, sessions.reach(address, cx)?)));
+    reached.is_none_or(|(lun, session)| session.may_repeat(lun, &command.cdb))
 }
 
 /// Carries a command out. How many bytes were written, if it has ended and been answered.

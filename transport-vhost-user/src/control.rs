@@ -8,7 +8,7 @@ use crate::local::{ConnectionId, post};
 use crate::queue::{Queue, State};
 use crate::ring::{Head, RingError};
 use crate::targets::Sessions;
-use crate::wire::{Address, ControlRequest, Expected, Response};
+use crate::wire::{Address, ControlRequest, Expected, Response, ResponseField};
 use lunette_engine::Management;
 use lunette_scsi::{NotificationClasses, ServiceResponse};
 use lunette_store::{Cx, ReactorId};
@@ -170,7 +170,10 @@ impl Queue {
     }
 
     fn answer_control(&self, number: u16, response: Response, cx: &mut dyn Cx) {
-        self.ended(u64::from(number), |field| Some(field.bytes.copy_in(0, &[response.0]) as u32), cx);
+        // If it is kept, it is asked for again with the commands that it was to abort.
+        let is_kept = self.is_kept();
+        let answer = |field: &ResponseField<'_>| field.bytes.copy_in(0, &[response.0]) as u32;
+        self.ended(u64::from(number), |field| (!is_kept).then(|| answer(field)), cx);
     }
 
     /// The engine has carried a function out.

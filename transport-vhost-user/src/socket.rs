@@ -3,9 +3,10 @@
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::net::{
-    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendFlags, recvmsg, send,
+    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer,
+    SendAncillaryMessage, SendFlags, recvmsg, send, sendmsg,
 };
-use std::io::{self, IoSliceMut};
+use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, OwnedFd};
 
@@ -50,12 +51,23 @@ pub(crate) fn receive(socket: impl AsFd, buffer: &mut [u8]) -> io::Result<Receiv
     }
 }
 
-/// Sends what the socket has room for; returns how many bytes that was.
-pub(crate) fn transmit(socket: impl AsFd, bytes: &[u8]) -> io::Result<usize> {
-    match send(&socket, bytes, SendFlags::DONTWAIT | SendFlags::NOSIGNAL) {
+/// Sends what the socket has room for, and a descriptor beside the first byte; returns how many bytes that was.
+pub(crate) fn transmit(socket: impl AsFd, bytes: &[u8], fd: Option<&OwnedFd>) -> io::Result<usize> {
+    let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
+    let sent = match fd {
+        None => send(&socket, bytes, flags),
+        Some(fd) => {
+            let fds = [fd.as_fd()];
+            let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+            let mut control = SendAncillaryBuffer::new(&mut space);
+            control.push(SendAncillaryMessage::ScmRights(&fds));
+            sendmsg(&socket, &[IoSlice::new(bytes)], &mut control, flags)
+        }
+    };
+    match sent {
         Ok(sent) => Ok(sent),
         Err(Errno::AGAIN) => Ok(0),
-        Err(Errno::INTR) => transmit(socket, bytes),
+        Err(Errno::INTR) => transmit(socket, bytes, fd),
         Err(error) => Err(error.into()),
     }
 }

@@ -22,6 +22,7 @@ mod gone;
 mod held_back;
 mod late;
 mod management;
+mod recovery;
 mod rings;
 mod stuck;
 mod targets;

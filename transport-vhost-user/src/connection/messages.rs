@@ -1,6 +1,7 @@
 //! Messages: received, carried out and answered, one after the other.
 
 use super::memory::MemoryChange;
+use super::offer::CONTROL_QUEUE;
 use super::state::{Concerned, Phase, Then};
 use super::{Connection, EndReason, State, Step, Token};
 use crate::socket::{self, Received};
@@ -34,8 +35,10 @@ impl Connection {
             return if socket::has_ended(&self.socket) { Err(None) } else { Ok(Step::Wait) };
         }
         if let Then::Send(message) = std::mem::replace(&mut state.then, Then::Nothing) {
-            // No reply of ours carries descriptors.
-            state.outbox.extend(message.into_parts().0);
+            let (bytes, fds) = message.into_parts();
+            state.outbox.extend(bytes);
+            // No reply carries more than one.
+            state.outbox_fd = fds.into_iter().next();
         }
         if !state.outbox.is_empty() {
             return self.send(state, cx);
@@ -52,8 +55,11 @@ impl Connection {
     }
 
     fn send(&self, state: &mut State, cx: &mut dyn Cx) -> Result<Step, EndReason> {
-        let sent = socket::transmit(&self.socket, &state.outbox).map_err(reason)?;
+        let sent = socket::transmit(&self.socket, &state.outbox, state.outbox_fd.as_ref()).map_err(reason)?;
         state.outbox.drain(..sent);
+        if sent > 0 {
+            state.outbox_fd = None;
+        }
         cx.cancel(self.id(Token::Writable));
         if state.outbox.is_empty() {
             return Ok(Step::Again);
@@ -162,6 +168,10 @@ impl Connection {
         };
         state.then = reply.map_or(Then::Nothing, Then::Send);
         concerned.queues(state.fds.len()).for_each(|index| self.tell(state, index, true, cx));
+        if state.control_waits && !state.commands_are_missing() {
+            state.control_waits = false;
+            self.tell(state, CONTROL_QUEUE, false, cx);
+        }
         Ok(())
     }
 }

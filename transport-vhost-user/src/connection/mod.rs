@@ -24,6 +24,7 @@ use crate::wire::ConfigSpace;
 use lunette_engine::{Completion, Management, Nexus, Responder, Session};
 use lunette_scsi::{Lun, ServiceResponse, TaskManagementFunction};
 use lunette_store::{Cx, Interest, IoId, IoResult, Sink, SinkId};
+use offer::CONTROL_QUEUE;
 use state::{Phase, State, Then};
 use std::cell::{Cell, RefCell, RefMut};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
@@ -257,6 +258,10 @@ impl Connection {
 
     fn tell_as(&self, state: &mut State, index: u16, started: bool, wait: bool, cx: &mut dyn Cx) {
         let setup = state.setup(index, started);
+        if index == CONTROL_QUEUE {
+            let vring = &state.backend.state().vrings[usize::from(index)];
+            state.control_waits = vring.enabled && !setup.enabled;
+        }
         state.told[usize::from(index)] = Some(started);
         let round = wait.then_some(state.round);
         state.waiting += usize::from(wait);

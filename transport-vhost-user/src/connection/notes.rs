@@ -51,6 +51,10 @@ impl Connection {
     ) {
         let made = Made::default();
         state.noting = Some(Noting::Map(ack, made.clone()));
+        if area.mmap_size == 0 || area.queues == 0 {
+            let refusal = "memory for notes is empty".to_owned();
+            return self.do_aside(made, || Err(refusal), cx);
+        }
         let aside = self.place.aside.clone();
         let release = move |unused: Unused| aside.post(move || drop(unused));
         let map = move || {

@@ -6,6 +6,8 @@ use lunette_vhost_user::{Features, Offer, ProtocolFeatures};
 
 /// Control and event queue (VIRTIO 1.2 5.6.2).
 pub(crate) const FIXED_QUEUES: u16 = 2;
+/// The control queue.
+pub(super) const CONTROL_QUEUE: u16 = 0;
 /// The event queue.
 pub(super) const EVENT_QUEUE: u16 = 1;
 /// Most regions of guest memory: as many as the kernel's vhost takes.

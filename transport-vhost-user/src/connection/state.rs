@@ -3,7 +3,7 @@
 use super::descriptors::Vetting;
 use super::memory::Mapping;
 use super::notes::Noting;
-use super::offer::{INOUT, LAYOUTS, offer};
+use super::offer::{CONTROL_QUEUE, FIXED_QUEUES, INOUT, LAYOUTS, offer};
 use crate::aside::Foreign;
 use crate::memory::MemoryMap;
 use crate::notify::{Kind, Notifier};
@@ -11,7 +11,7 @@ use crate::place::Place;
 use crate::queue::{Fds, Setup};
 use crate::ring::{Layout, NoteMemory};
 use crate::wire::ConfigSpace;
-use lunette_vhost_user::{Backend, Change, Decoder, Features, Message, VringBaseReply};
+use lunette_vhost_user::{Backend, Change, Decoder, Features, Message, Vring, VringBaseReply};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
@@ -22,6 +22,8 @@ pub(super) struct State {
     pub(super) held: Vec<Foreign>,
     /// Bytes of a reply that the socket had no room for.
     pub(super) outbox: Vec<u8>,
+    /// A descriptor of ours that goes with the first of them.
+    pub(super) outbox_fd: Option<OwnedFd>,
     pub(super) memory: Arc<MemoryMap>,
     pub(super) config: ConfigSpace,
     /// Features that forbid to start any ring.
@@ -47,6 +49,8 @@ pub(super) struct State {
     pub(super) noting: Option<Noting>,
     /// Where queues note what is in flight, if the front end keeps that.
     pub(super) notes: Option<NoteMemory>,
+    /// The control queue is not looked at because [commands are missing](State::commands_are_missing).
+    pub(super) control_waits: bool,
     /// Former memory maps that are still in use, or are being unmapped.
     pub(super) epochs: usize,
     /// With how many of them the next message is carried out.
@@ -96,6 +100,7 @@ impl State {
             decoder: Decoder::new(),
             held: Vec::new(),
             outbox: Vec::new(),
+            outbox_fd: None,
             memory,
             config,
             forbidding: Features::empty(),
@@ -110,6 +115,7 @@ impl State {
             mapping: None,
             noting: None,
             notes: None,
+            control_waits: false,
             epochs: 0,
             epochs_allowed: 0,
             then: Then::Nothing,
@@ -185,7 +191,7 @@ impl State {
         let address = vring.address.as_ref();
         Setup {
             started,
-            enabled: vring.enabled,
+            enabled: vring.enabled && !(index == CONTROL_QUEUE && self.commands_are_missing()),
             layout: Layout {
                 size: vring.size,
                 packed: session.features.contains(Features::RING_PACKED),
@@ -201,6 +207,19 @@ impl State {
             bidirectional: session.features.contains(INOUT),
             fds: self.fds[usize::from(index)].clone(),
         }
+    }
+}
+
+impl State {
+    /// Whether there are commands in flight of which we know only by the notes: their queues are not served yet. A task
+    /// management function would not find them, and say that all is well.
+    pub(super) fn commands_are_missing(&self) -> bool {
+        let Some(notes) = &self.notes else { return false };
+        let session = self.backend.state();
+        let packed = session.features.contains(Features::RING_PACKED);
+        let is_served = |vring: &Vring| vring.started && vring.enabled;
+        let mut requests = (0..).zip(&session.vrings).skip(FIXED_QUEUES.into());
+        requests.any(|(index, vring)| !is_served(vring) && notes.has_some(index, packed))
     }
 }
 

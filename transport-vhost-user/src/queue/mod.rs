@@ -236,6 +236,7 @@ impl Queue {
         }
         state.publish();
         if let Some(ring) = state.ring.take() {
+            ring.forget();
             state.base = ring.base();
             state.retire(ring.memory().clone());
         }

@@ -114,8 +114,9 @@ impl State {
 
     fn begin(&mut self, memory: Arc<MemoryMap>) -> Result<(), RingError> {
         let mut ring = Ring::new(memory, self.setup.layout, self.base)?;
+        let mut goes_on = false;
         if let Some((notes, queue)) = &self.setup.notes {
-            ring.note(notes, *queue)?;
+            goes_on = ring.note(notes, *queue)?;
         }
         self.slots.make_room(match self.setup.layout.packed {
             true => 1 << u16::BITS,
@@ -124,6 +125,10 @@ impl State {
         self.ring = Some(ring);
         self.first_epoch = self.epoch;
         self.awake = false;
+        if goes_on {
+            // The former process may have shown something and died before it said so.
+            self.signal();
+        }
         Ok(())
     }
 
@@ -142,9 +147,9 @@ impl State {
         Ok(())
     }
 
-    /// Whether the front end has truncated the ring's memory.
+    /// Whether the front end has truncated the ring's memory, or that of its notes.
     pub(super) fn memory_is_gone(&self) -> bool {
-        self.ring.as_ref().is_some_and(|ring| ring.memory().is_lost())
+        self.ring.as_ref().is_some_and(Ring::is_lost)
     }
 
     /// Keeps memory that is no more the ring's for the requests that are under way in it.

@@ -13,6 +13,7 @@ pub(crate) use chain::Chain;
 pub(crate) use notes::NoteMemory;
 
 use crate::memory::MemoryMap;
+use notes::Notes;
 use packed::Packed;
 use split::Split;
 use std::ptr::NonNull;
@@ -124,14 +125,27 @@ impl Ring {
     }
 
     /// Notes from now on what is in flight, in the part of the memory that is for this queue. What stands there as being in
-    /// flight was taken by a former process: it is taken again first, in the order of that time.
-    pub(crate) fn note(&mut self, memory: &NoteMemory, queue: u16) -> Result<(), RingError> {
+    /// flight was taken by a former process: it is taken again first, in the order of that time. Whether there was a former
+    /// process.
+    pub(crate) fn note(&mut self, memory: &NoteMemory, queue: u16) -> Result<bool, RingError> {
         either!(self, ring => ring.note(memory, queue))
     }
 
     /// The ring is let go of. If nothing is in flight, that is noted.
     pub(crate) fn end(&self) {
         either!(self, ring => ring.end())
+    }
+
+    /// The ring is broken: nobody will go on with it.
+    pub(crate) fn forget(&self) {
+        if let Some(notes) = either!(self, ring => ring.notes()) {
+            notes.end();
+        }
+    }
+
+    /// Whether the front end has truncated the memory of the ring or of its notes.
+    pub(crate) fn is_lost(&self) -> bool {
+        self.memory().is_lost() || either!(self, ring => ring.notes()).is_some_and(Notes::is_lost)
     }
 
     /// Goes on in other memory. Returns the old one, to be kept until nothing of it is in use.

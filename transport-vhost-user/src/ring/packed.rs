@@ -2,7 +2,7 @@
 //! writes over them what it has used, each in ring order.
 
 use super::chain::{Chain, DESCRIPTOR_SIZE, Descriptor, INDIRECT, NEXT, Space, Table, WRITE, Word};
-use super::notes::{NoteMemory, Noted, PackedNotes, Used, moment};
+use super::notes::{NoteMemory, Noted, Notes, PackedNotes, Used, moment};
 use super::{Head, Layout, RingError, locate};
 use crate::memory::MemoryMap;
 use std::ptr::NonNull;
@@ -164,17 +164,23 @@ impl Packed {
             })
     }
 
-    pub(super) fn note(&mut self, memory: &NoteMemory, queue: u16) -> Result<(), RingError> {
+    pub(super) fn note(&mut self, memory: &NoteMemory, queue: u16) -> Result<bool, RingError> {
         let mut notes = PackedNotes::new(memory, queue, self.layout.size)?;
         let is_shown = |(index, wrap)| {
             let flags = u16::from_le(self.flags(index).load(Ordering::Acquire));
             !Position { index, wrap }.is_available(flags)
         };
-        if let Some((used, again)) = notes.recover((self.used.index, self.used.wrap), is_shown)? {
+        let found = notes.recover((self.used.index, self.used.wrap), is_shown)?;
+        let is_found = found.is_some();
+        if let Some((used, again)) = found {
             self.go_on_from(used, again)?;
         }
         self.notes = Some(notes);
-        Ok(())
+        Ok(is_found)
+    }
+
+    pub(super) fn notes(&self) -> Option<&Notes> {
+        self.notes.as_ref().map(PackedNotes::notes)
     }
 
     /// Goes on where a former process was, whatever the front end knows of it.
@@ -199,7 +205,7 @@ impl Packed {
     }
 
     pub(super) fn end(&self) {
-        if let Some(notes) = self.notes.as_ref().filter(|_| self.taken == 0) {
+        if let Some(notes) = self.notes().filter(|_| self.taken == 0) {
             notes.end();
         }
     }

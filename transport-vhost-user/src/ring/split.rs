@@ -1,7 +1,7 @@
 //! A split virtqueue (VIRTIO 1.2 2.7).
 
 use super::chain::{Chain, DESCRIPTOR_SIZE, Descriptor, INDIRECT, NEXT, Space, Table, Word};
-use super::notes::{NoteMemory, SplitNotes, moment};
+use super::notes::{NoteMemory, Notes, SplitNotes, moment};
 use super::{Head, Layout, RingError, locate};
 use crate::memory::MemoryMap;
 use std::ptr::NonNull;
@@ -83,9 +83,11 @@ impl Split {
         Ok(ring)
     }
 
-    pub(super) fn note(&mut self, memory: &NoteMemory, queue: u16) -> Result<(), RingError> {
+    pub(super) fn note(&mut self, memory: &NoteMemory, queue: u16) -> Result<bool, RingError> {
         let mut notes = SplitNotes::new(memory, queue, self.layout.size)?;
-        if let Some(mut again) = notes.recover(self.next_used)? {
+        let found = notes.recover(self.next_used)?;
+        let is_found = found.is_some();
+        if let Some(mut again) = found {
             // Whoever starts the ring may know no more than what was returned.
             self.next_available = self.next_used.wrapping_add(again.len() as u16);
             self.seen_available = self.next_available;
@@ -94,11 +96,15 @@ impl Split {
             self.again = again;
         }
         self.notes = Some(notes);
-        Ok(())
+        Ok(is_found)
+    }
+
+    pub(super) fn notes(&self) -> Option<&Notes> {
+        self.notes.as_ref().map(SplitNotes::notes)
     }
 
     pub(super) fn end(&self) {
-        if let Some(notes) = self.notes.as_ref().filter(|_| self.in_flight == 0) {
+        if let Some(notes) = self.notes().filter(|_| self.in_flight == 0) {
             notes.end();
         }
     }

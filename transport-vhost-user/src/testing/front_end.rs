@@ -20,7 +20,8 @@ pub(crate) const ALL_PROTOCOL: ProtocolFeatures = ProtocolFeatures::MQ
     .union(ProtocolFeatures::CONFIG)
     .union(ProtocolFeatures::BACKEND_REQ)
     .union(ProtocolFeatures::CONFIGURE_MEM_SLOTS)
-    .union(ProtocolFeatures::RESET_DEVICE);
+    .union(ProtocolFeatures::RESET_DEVICE)
+    .union(ProtocolFeatures::INFLIGHT_SHMFD);
 
 /// A ring and its eventfds.
 pub(crate) struct Vring {

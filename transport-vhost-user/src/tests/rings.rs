@@ -8,9 +8,9 @@ use lunette_guest::{Command, Data, Options, Piece, ScsiDriver, Waiting};
 use lunette_reactor::Io;
 use lunette_vhost_user::Features;
 
-const ALL: Features = Features::EVENT_IDX.union(Features::INDIRECT_DESC);
+pub(super) const ALL: Features = Features::EVENT_IDX.union(Features::INDIRECT_DESC);
 
-fn read_10(block: u16) -> [u8; 10] {
+pub(super) fn read_10(block: u16) -> [u8; 10] {
     let [high, low] = block.to_be_bytes();
     [0x28, 0, 0, 0, high, low, 0, 0, 1, 0]
 }
@@ -34,7 +34,7 @@ fn connect(rig: &Rig, options: &Options) -> ScsiDriver {
     driver
 }
 
-fn options(features: Features, form: Form, queue_size: u16, slots: u16) -> Options {
+pub(super) fn options(features: Features, form: Form, queue_size: u16, slots: u16) -> Options {
     let events = queue_size.min(4);
     let mut options = Options { form, queue_size, slots, events, room: 512, ..Options::default() };
     options.wanted.optional = features;
@@ -42,7 +42,7 @@ fn options(features: Features, form: Form, queue_size: u16, slots: u16) -> Optio
 }
 
 /// Begins a command of one block with the buffer of a slot.
-fn submit(driver: &mut ScsiDriver, queue: u16, slot: u16, cdb: &[u8]) {
+pub(super) fn submit(driver: &mut ScsiDriver, queue: u16, slot: u16, cdb: &[u8]) {
     let buffer = driver.data(queue, slot);
     let piece = [Piece { address: buffer.address(), length: 512 }];
     let data = match cdb[0] {

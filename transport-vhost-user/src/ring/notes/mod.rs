@@ -47,9 +47,15 @@ impl NoteMemory {
         Self { map: Arc::new(map), queues, queue_size, stride }
     }
 
-    /// Whether the front end has truncated it.
-    pub(crate) fn is_lost(&self) -> bool {
-        self.map.is_lost()
+    /// Whether the notes of a queue say that something is in flight.
+    pub(crate) fn has_some(&self, queue: u16, packed: bool) -> bool {
+        let of = |size| match packed {
+            true => PackedNotes::new(self, queue, size).map(|notes| notes.has_some()),
+            false => SplitNotes::new(self, queue, size).map(|notes| notes.has_some()),
+        };
+        // Their size stands where it does in either layout.
+        let count = self.of(queue, 0, PackedNotes::length(0)).map(|notes| notes.half(COUNT_AT));
+        count.and_then(of).unwrap_or(false)
     }
 
     /// The notes of a queue of `size` descriptors, of `length` bytes.
@@ -57,14 +63,14 @@ impl NoteMemory {
         let start = u64::from(queue) * self.stride;
         let fits = queue < self.queues && size <= self.queue_size && length <= self.stride;
         let start = if fits { self.map.user(start, length) } else { None };
-        let start = start.filter(|start| start.as_ptr() as usize % size_of::<u64>() == 0);
+        let start = start.filter(|start| (start.as_ptr() as usize).is_multiple_of(size_of::<u64>()));
         let start = start.ok_or(RingError::NoRoomForNotes { queue, size })?;
         Ok(Notes { memory: self.clone(), start, length: length as usize })
     }
 }
 
 /// The notes of one queue, as bytes.
-struct Notes {
+pub(super) struct Notes {
     /// Keeps `start` mapped.
     memory: NoteMemory,
     start: NonNull<u8>,
@@ -91,7 +97,7 @@ impl Notes {
     /// An atomic number at a multiple of its size.
     #[inline]
     fn at<A>(&self, at: usize) -> &A {
-        assert!(at % size_of::<A>() == 0 && at + size_of::<A>() <= self.length);
+        assert!(at.is_multiple_of(size_of::<A>()) && at + size_of::<A>() <= self.length);
         // SAFETY: the bytes are mapped while `memory` lives and aligned, as the start is to eight bytes; no access of this
         // process to them is another than by atomic numbers, which take any bits.
         unsafe { self.start.add(at).cast::<A>().as_ref() }
@@ -116,9 +122,14 @@ impl Notes {
         self.set_half(VERSION_AT, VERSION);
     }
 
-    /// Nothing is noted any more.
-    fn end(&self) {
+    /// Nothing is noted any more: whoever starts the ring next says where.
+    pub(super) fn end(&self) {
         self.set_half(VERSION_AT, 0);
+    }
+
+    /// Whether the front end has truncated the memory.
+    pub(super) fn is_lost(&self) -> bool {
+        self.memory.map.is_lost()
     }
 }
 

@@ -118,6 +118,12 @@ impl PackedNotes {
         Ok(Some((used, noted)))
     }
 
+    /// Whether something is in flight.
+    pub(super) fn has_some(&self) -> bool {
+        self.notes.is_begun(self.size) == Ok(true)
+            && (0..self.size).any(|index| self.notes.byte(self.note(index) + IN_FLIGHT) != 0)
+    }
+
     /// Reads which notes are free.
     fn read_free(&mut self, first: u16, is_free: &mut [bool]) -> Result<(), RingError> {
         self.free = first;
@@ -252,9 +258,8 @@ impl PackedNotes {
         self.set_used(used, used);
     }
 
-    /// Nothing is in flight any more, and the ring stops: whoever starts it next says where.
-    pub(in crate::ring) fn end(&self) {
-        self.notes.end();
+    pub(in crate::ring) fn notes(&self) -> &Notes {
+        &self.notes
     }
 
     #[inline]

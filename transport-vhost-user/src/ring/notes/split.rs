@@ -57,6 +57,12 @@ impl SplitNotes {
         Ok(Some(found.into_iter().map(|(_, head)| head).collect()))
     }
 
+    /// Whether something is in flight.
+    pub(super) fn has_some(&self) -> bool {
+        self.notes.is_begun(self.size) == Ok(true)
+            && (0..self.size).any(|head| self.notes.byte(self.note(head) + IN_FLIGHT) != 0)
+    }
+
     /// A chain has been taken.
     #[inline]
     pub(in crate::ring) fn taken(&mut self, head: u16) {
@@ -94,8 +100,7 @@ impl SplitNotes {
         Ok(())
     }
 
-    /// Nothing is in flight any more, and the ring stops: whoever starts it next says where.
-    pub(in crate::ring) fn end(&self) {
-        self.notes.end();
+    pub(in crate::ring) fn notes(&self) -> &Notes {
+        &self.notes
     }
 }

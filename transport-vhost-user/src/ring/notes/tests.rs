@@ -58,11 +58,11 @@ impl Driver {
         match self {
             Self::Split(ring, out, _) => {
                 let head = number % (SIZE / 4) * 4;
-                if !out.contains_key(&head) {
+                out.entry(head).or_insert_with(|| {
                     ring.chain(guest, head, &parts);
                     ring.offer(guest, head);
-                    out.insert(head, parts);
-                }
+                    parts
+                });
             }
             Self::Packed(ring, out) => {
                 let needed = if table { 1 } else { parts.len() as u16 };
