@@ -105,6 +105,10 @@ pub struct CommandSpec {
     pub timeouts: Timeouts,
     /// Whether it takes from the [limits](crate::Limit) of its nexus.
     pub limited: bool,
+    /// Whether it may be carried out a second time, though nobody knows whether it was before: it then does and says what it
+    /// would have done and said if it had only now been carried out for the first time. So what was asked for once more by a
+    /// transport that has lost the answer is answered truly.
+    pub repeatable: bool,
 }
 
 impl CommandSpec {
@@ -127,6 +131,7 @@ impl CommandSpec {
             access: Access::Active,
             timeouts: Timeouts::SHORT,
             limited: false,
+            repeatable: true,
         }
     }
 
@@ -199,6 +204,11 @@ impl CommandSpec {
     /// It takes from the [limits](crate::Limit) of its nexus, as what reads or writes the medium does.
     pub const fn limited(self) -> Self {
         Self { limited: true, ..self }
+    }
+
+    /// It is not [repeatable](Self::repeatable).
+    pub const fn once(self) -> Self {
+        Self { repeatable: false, ..self }
     }
 }
 

@@ -270,6 +270,14 @@ impl Session {
         &self.nexus
     }
 
+    /// Whether a command whose answer was lost may be [carried out again](crate::CommandSpec::repeatable). One that may not is to
+    /// be answered as if a reset had ended it: its initiator then knows that it may have been carried out or not.
+    pub fn may_repeat(&self, lun: Lun, cdb: &Cdb) -> bool {
+        let inventory = self.luns.inventory();
+        // What there is not does nothing, however often.
+        inventory.resolve(lun).commands().find(cdb).map_or(true, |row| row.spec.repeatable)
+    }
+
     /// Takes a command into the task set. It stays on this reactor, wherever its logical unit lives.
     pub fn admit(&self, command: &CommandFrame<'_>, cx: &mut dyn Cx) -> Admission {
         let itl = self.itl(command.lun, cx);

@@ -14,7 +14,9 @@ pub(crate) static COMPARE_AND_WRITE: DiskCommand = DiskCommand {
         &[0x89, 0x18, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0, 0, 0, 0xff, 0, 0],
         Direction::Out,
         Reservation::Write,
-    ),
+    )
+    // The second time it finds what the first one wrote, and says MISCOMPARE though it was successful.
+    .once(),
     decode,
 };
 

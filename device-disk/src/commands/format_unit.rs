@@ -14,7 +14,9 @@ pub(crate) static FORMAT_UNIT: DiskCommand = DiskCommand {
     spec: CommandSpec::new(Opcode::FORMAT_UNIT, &[0x04, 0x3f, 0, 0, 0, 0], Direction::Out)
         .reservation(Reservation::Write)
         .when_idle()
-        .timeouts(Timeouts::LONG),
+        .timeouts(Timeouts::LONG)
+        // As with SANITIZE.
+        .once(),
     decode,
 };
 

@@ -24,7 +24,9 @@ macro_rules! sanitize {
             .action(service_action::$action)
             .reservation(Reservation::Write)
             .when_idle()
-            .timeouts(Timeouts::LONG),
+            .timeouts(Timeouts::LONG)
+            // What others have written since may be lost by the second time, and nobody expects that any more.
+            .once(),
             decode: $decode,
         }
     };

@@ -14,7 +14,9 @@ pub(crate) static XDWRITEREAD_10: DiskCommand = DiskCommand {
         &[0x53, 0x1e, 0xff, 0xff, 0xff, 0xff, 0, 0xff, 0xff, 0],
         Direction::Both,
         Reservation::Write,
-    ),
+    )
+    // The second time its data-in is the difference to what the first one wrote.
+    .once(),
     decode,
 };
 

@@ -123,3 +123,31 @@ fn commands_that_are_filtered_out_are_not_there() {
     assert_eq!(rig.ask(&cdb(Opcode::READ_16, 0, 1), &[], 512).good().len(), 512);
     assert_eq!(report(&mut rig, 0, 0, 0).refused(), INVALID_OPCODE);
 }
+
+/// Each has the reason beside its row.
+#[test]
+fn commands_that_must_not_be_carried_out_twice() {
+    let rig = Rig::with(Options::default(), |_| {});
+    let table = table(&rig);
+    let once: Vec<_> = table.values().filter(|spec| !spec.repeatable).map(|spec| spec.name).collect();
+    let expected = [
+        "FORMAT UNIT",
+        "SANITIZE OVERWRITE",
+        "SANITIZE BLOCK ERASE",
+        "SANITIZE CRYPTOGRAPHIC ERASE",
+        "SANITIZE EXIT FAILURE MODE",
+        "XDWRITEREAD(10)",
+        "PERSISTENT RESERVE OUT REGISTER",
+        "PERSISTENT RESERVE OUT RESERVE",
+        "PERSISTENT RESERVE OUT RELEASE",
+        "PERSISTENT RESERVE OUT CLEAR",
+        "PERSISTENT RESERVE OUT PREEMPT",
+        "PERSISTENT RESERVE OUT PREEMPT AND ABORT",
+        "PERSISTENT RESERVE OUT REGISTER AND IGNORE EXISTING KEY",
+        "PERSISTENT RESERVE OUT REGISTER AND MOVE",
+        "EXTENDED COPY(LID1)",
+        "COMPARE AND WRITE",
+        "SET TIMESTAMP",
+    ];
+    assert_eq!(once, expected);
+}

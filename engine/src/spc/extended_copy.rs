@@ -14,7 +14,9 @@ pub(crate) static EXTENDED_COPY_LID1: PrimaryCommand = PrimaryCommand {
     .action(service_action::EXTENDED_COPY_LID1)
     .reservation(Reservation::Write)
     .timeouts(Timeouts::LONG)
-    .limited(),
+    .limited()
+    // A segment may read what a later one has written by the first time.
+    .once(),
     decode,
 };
 

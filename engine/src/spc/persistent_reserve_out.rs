@@ -22,7 +22,10 @@ macro_rules! row {
                 Direction::Out,
             )
             .action(service_action::$action)
-            .access(Access::Standby),
+            .access(Access::Standby)
+            // The second time the key may be another one, and the answer RESERVATION CONFLICT though it was successful; or
+            // others have reserved or preempted since.
+            .once(),
             decode: |_, request| decode(request, service_action::$action, $change),
         };
     };

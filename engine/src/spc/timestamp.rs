@@ -23,7 +23,9 @@ pub(crate) static SET_TIMESTAMP: PrimaryCommand = PrimaryCommand {
         Direction::Out,
     )
     .action(service_action::SET_TIMESTAMP)
-    .reservation(Reservation::Write),
+    .reservation(Reservation::Write)
+    // The second time it is late.
+    .once(),
     decode: set,
 };
 
