@@ -150,7 +150,7 @@ impl Queue {
         state.round = round.or(state.round);
         state.suspended &= state.setup.started;
         let changed = match state.ring.as_ref().map(Ring::memory) {
-            None if starts => state.start(memory),
+            None if starts => state.start(memory).map(|noted| self.tell_of(noted, cx)),
             None if state.suspended => state.resume(memory),
             Some(old) if !Arc::ptr_eq(old, &memory) => state.remap(memory),
             _ => Ok(()),
@@ -176,6 +176,19 @@ impl Queue {
         }
         self.wake(&mut state, cx);
         self.settle(&mut state, cx);
+    }
+
+    /// Says that the ring goes on where a former process was.
+    fn tell_of(&self, noted: Option<usize>, cx: &mut dyn Cx) {
+        let Some(in_flight) = noted else { return };
+        if self.role == Role::Event {
+            // Nobody was there to tell of what has happened since.
+            self.place.events.miss();
+        }
+        if in_flight > 0 && self.place.may_log(cx) {
+            let export = &self.place.name;
+            tracing::info!(%export, queue = self.index, in_flight, "going on with what was in flight");
+        }
     }
 
     /// Listens to the kick descriptor, if there should be one.

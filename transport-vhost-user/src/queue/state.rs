@@ -100,24 +100,25 @@ impl State {
         self.past.is_empty() && !(self.stops() && self.in_flight > 0)
     }
 
-    pub(super) fn start(&mut self, memory: Arc<MemoryMap>) -> Result<(), RingError> {
+    /// Starts the ring; how many requests of a former process are in flight, if there was one.
+    pub(super) fn start(&mut self, memory: Arc<MemoryMap>) -> Result<Option<usize>, RingError> {
         self.base = self.setup.base;
         self.begin(memory)
     }
 
     /// Goes on where the ring stood, if its memory is there again.
     pub(super) fn resume(&mut self, memory: Arc<MemoryMap>) -> Result<(), RingError> {
-        let resumed = self.begin(memory);
+        let resumed = self.begin(memory).map(drop);
         self.suspended = matches!(resumed, Err(RingError::Outside { .. }));
         if self.suspended { Ok(()) } else { resumed }
     }
 
-    fn begin(&mut self, memory: Arc<MemoryMap>) -> Result<(), RingError> {
+    fn begin(&mut self, memory: Arc<MemoryMap>) -> Result<Option<usize>, RingError> {
         let mut ring = Ring::new(memory, self.setup.layout, self.base)?;
-        let mut goes_on = false;
-        if let Some((notes, queue)) = &self.setup.notes {
-            goes_on = ring.note(notes, *queue)?;
-        }
+        let noted = match &self.setup.notes {
+            Some((notes, queue)) => ring.note(notes, *queue)?,
+            None => None,
+        };
         self.slots.make_room(match self.setup.layout.packed {
             true => 1 << u16::BITS,
             false => self.setup.layout.size.into(),
@@ -125,11 +126,11 @@ impl State {
         self.ring = Some(ring);
         self.first_epoch = self.epoch;
         self.awake = false;
-        if goes_on {
+        if noted.is_some() {
             // The former process may have shown something and died before it said so.
             self.signal();
         }
-        Ok(())
+        Ok(noted)
     }
 
     pub(super) fn remap(&mut self, memory: Arc<MemoryMap>) -> Result<(), RingError> {

@@ -125,9 +125,9 @@ impl Ring {
     }
 
     /// Notes from now on what is in flight, in the part of the memory that is for this queue. What stands there as being in
-    /// flight was taken by a former process: it is taken again first, in the order of that time. Whether there was a former
-    /// process.
-    pub(crate) fn note(&mut self, memory: &NoteMemory, queue: u16) -> Result<bool, RingError> {
+    /// flight was taken by a former process: it is taken again first, in the order of that time. How many chains these are, if
+    /// there was a former process.
+    pub(crate) fn note(&mut self, memory: &NoteMemory, queue: u16) -> Result<Option<usize>, RingError> {
         either!(self, ring => ring.note(memory, queue))
     }
 

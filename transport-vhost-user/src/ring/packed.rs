@@ -164,19 +164,19 @@ impl Packed {
             })
     }
 
-    pub(super) fn note(&mut self, memory: &NoteMemory, queue: u16) -> Result<bool, RingError> {
+    pub(super) fn note(&mut self, memory: &NoteMemory, queue: u16) -> Result<Option<usize>, RingError> {
         let mut notes = PackedNotes::new(memory, queue, self.layout.size)?;
         let is_shown = |(index, wrap)| {
             let flags = u16::from_le(self.flags(index).load(Ordering::Acquire));
             !Position { index, wrap }.is_available(flags)
         };
         let found = notes.recover((self.used.index, self.used.wrap), is_shown)?;
-        let is_found = found.is_some();
+        let count = found.as_ref().map(|(_, again)| again.len());
         if let Some((used, again)) = found {
             self.go_on_from(used, again)?;
         }
         self.notes = Some(notes);
-        Ok(is_found)
+        Ok(count)
     }
 
     pub(super) fn notes(&self) -> Option<&Notes> {

@@ -83,10 +83,10 @@ impl Split {
         Ok(ring)
     }
 
-    pub(super) fn note(&mut self, memory: &NoteMemory, queue: u16) -> Result<bool, RingError> {
+    pub(super) fn note(&mut self, memory: &NoteMemory, queue: u16) -> Result<Option<usize>, RingError> {
         let mut notes = SplitNotes::new(memory, queue, self.layout.size)?;
         let found = notes.recover(self.next_used)?;
-        let is_found = found.is_some();
+        let count = found.as_ref().map(Vec::len);
         if let Some(mut again) = found {
             // Whoever starts the ring may know no more than what was returned.
             self.next_available = self.next_used.wrapping_add(again.len() as u16);
@@ -96,7 +96,7 @@ impl Split {
             self.again = again;
         }
         self.notes = Some(notes);
-        Ok(is_found)
+        Ok(count)
     }
 
     pub(super) fn notes(&self) -> Option<&Notes> {

@@ -1,0 +1,121 @@
+//! The daemon is killed under load, again and again, and real kernels go on as if nothing had happened.
+
+mod relay;
+
+use anyhow::{Result, ensure};
+use lunette_e2e::checks;
+use lunette_e2e::daemon::{Daemon, Lunette};
+use lunette_e2e::guest::Guest;
+use lunette_e2e::qemu::Qemu;
+use lunette_e2e::tools;
+use lunette_e2e::uml::Uml;
+use relay::Relay;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+/// What the guest's kernel says of a disk that has failed it.
+const COMPLAINTS: [&str; 4] = ["I/O error", "offline", "hung", "blocked for more than"];
+
+/// Random numbers from a seed, which is said so that they can be had again.
+struct Random(u64);
+
+impl Random {
+    fn new() -> Result<Self> {
+        let seed = match std::env::var("LUNETTE_TEST_SEED") {
+            Ok(seed) => seed.parse()?,
+            Err(_) => std::process::id().into(),
+        };
+        println!("LUNETTE_TEST_SEED={seed}");
+        Ok(Self(seed))
+    }
+
+    /// A duration below `most`.
+    fn pause(&mut self, most: Duration) -> Duration {
+        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        most * (self.0 >> 40) as u32 / (1 << 24)
+    }
+}
+
+/// Kills and restarts the daemon at random moments, while the guest of `boot` writes its disk and checks what it wrote, and
+/// holds it reserved.
+fn kill_under_load(boot: impl FnOnce(&Path) -> Result<Guest>) -> Result<()> {
+    checks::need_tools()?;
+    tools::need(["sg_persist"])?;
+    let lunette = Lunette::new()?;
+    let file = lunette.file("disk.img", 64 << 20)?;
+    let lunette =
+        lunette.lu(format!("disk:{},w,direct=on,fault=delay:5", file.display())).vhost_user("vm.sock");
+    let mut daemon = lunette.start()?;
+    let relay = Relay::start(&lunette.path("relay.sock"), lunette.path("vm.sock"))?;
+    let mut guest = boot(&lunette.path("relay.sock"))?;
+    guest.check(
+        "disk=$(disk 0); sg=$(generic $disk)
+         sg_persist --out --register-ignore --param-sark=0x1234 --param-aptpl $sg
+         sg_persist --out --reserve --param-rk=0x1234 --prout-type=1 $sg
+         rounds_begin $disk --size=16M --iodepth=16",
+    )?;
+    let wanted = if tools::full() { 50 } else { 5 };
+    let mut random = Random::new()?;
+    let (begin, mut kills, mut again) = (Instant::now(), 0, 0);
+    // One that finds nothing in flight tries nothing.
+    while kills < wanted || again == 0 {
+        kills += 1;
+        std::thread::sleep(random.pause(Duration::from_secs(2)));
+        daemon = kill_once(daemon, &lunette, &mut random, &relay, kills)?;
+        guest.check("rounds_run")?;
+        again += in_flight(&daemon.log());
+    }
+    println!("{kills} kills in {:?}, {again} requests taken again", begin.elapsed());
+    guest.check("rounds_wait 1; rounds_end")?;
+    let kept = guest
+        .check("sg=$(generic $(disk 0)); sg_persist --read-keys $sg; sg_persist --read-reservation $sg")?;
+    ensure!(kept.matches("0x1234").count() == 2 && kept.contains("Write Exclusive"), "{kept}");
+    let log = guest.kernel_log();
+    let complaint = log.lines().find(|line| COMPLAINTS.iter().any(|complaint| line.contains(complaint)));
+    ensure!(complaint.is_none(), "{complaint:?}");
+    guest.power_off()?;
+    daemon.stop()?;
+    Ok(())
+}
+
+fn kill_once<'a>(
+    daemon: Daemon,
+    lunette: &Lunette<'a>,
+    random: &mut Random,
+    relay: &Relay,
+    kill: u64,
+) -> Result<Daemon> {
+    daemon.kill()?;
+    std::thread::sleep(random.pause(Duration::from_millis(200)));
+    let mut daemon = lunette.start()?;
+    tools::wait_until("the relay to find the next daemon", || {
+        daemon.alive()?;
+        Ok(relay.taken_over() >= kill)
+    })?;
+    Ok(daemon)
+}
+
+/// How many requests of its predecessor a daemon has gone on with.
+fn in_flight(log: &str) -> u64 {
+    let counts =
+        log.split("in_flight").skip(1).map(|rest| rest.trim_start_matches(|c: char| !c.is_ascii_digit()));
+    counts.filter_map(|rest| rest.split(|c: char| !c.is_ascii_digit()).next()?.parse::<u64>().ok()).sum()
+}
+
+/// One processor, a packed ring.
+#[test]
+fn user_mode_linux_lives_through_kills() -> Result<()> {
+    kill_under_load(|socket| Uml::new().memory_mib(512).vhost_user_scsi(socket).boot())
+}
+
+/// Two processors with a split ring each.
+#[test]
+fn a_debian_kernel_lives_through_kills() -> Result<()> {
+    kill_under_load(|socket| Qemu::new().vhost_user_scsi(socket, ",virtqueue_size=256").boot())
+}
+
+/// Two processors with a packed ring each.
+#[test]
+fn a_debian_kernel_with_packed_rings_lives_through_kills() -> Result<()> {
+    kill_under_load(|socket| Qemu::new().vhost_user_scsi(socket, ",virtqueue_size=256,packed=on").boot())
+}
