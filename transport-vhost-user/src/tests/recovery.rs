@@ -6,7 +6,8 @@ use crate::local::Local;
 use crate::testing::held::{held, release, release_some, wait_held};
 use lunette_guest::ring::Form;
 use lunette_guest::{
-    Command, Error, GuestMemory, InFlight, Monitor, Options, ScsiDriver, Session, address, function, response,
+    Command, Data, Error, GuestMemory, InFlight, Monitor, Options, Piece, ScsiDriver, Session, address,
+    function, response,
 };
 use lunette_store::{Cx, ReactorId};
 use lunette_vhost_user::{Features, InflightArea};
@@ -365,5 +366,56 @@ fn without_notes_everything_is_as_before() {
         }
         let ended = driver.poll(0).unwrap().unwrap();
         assert!(ended.response == response::RESET || ended.response == 0, "{ended:?}");
+    }
+}
+
+fn wait_broken(driver: &ScsiDriver, queue: u16) {
+    while !driver.monitor.queue(queue).is_broken() {
+        std::thread::yield_now();
+    }
+}
+
+#[test]
+fn a_broken_ring_leaves_no_notes() {
+    for features in LAYOUTS {
+        let rig = Rig::held();
+        let mut guest = Survivor::begin(&rig, set(features, Form::Chained));
+        guest.read(0, &[0]);
+        wait_for(&rig, 0, 1);
+        let version = |guest: &Survivor| {
+            let mut bytes = [0; 2];
+            let at = 2 * guest.notes.area.mmap_size / u64::from(QUEUES) + 8;
+            File::from(guest.notes.fd.try_clone().unwrap()).read_exact_at(&mut bytes, at).unwrap();
+            u16::from_ne_bytes(bytes)
+        };
+        assert_eq!(version(&guest), 1);
+        let nowhere = [Piece { address: 1 << 40, length: 512 }];
+        let data = Data { data_out: &[], data_in: &nowhere };
+        guest.driver.submit(0, 1, &Command::new(&read_10(1)), &data).unwrap();
+        guest.driver.flush(0).unwrap();
+        wait_broken(&guest.driver, 2);
+        assert_eq!(version(&guest), 0);
+        give_up(&[&rig]);
+    }
+}
+
+#[test]
+fn notes_that_are_truncated_break_their_ring() {
+    for features in LAYOUTS {
+        let rig = Rig::held();
+        let options = set(features, Form::Chained);
+        let memory_of_guest = GuestMemory::with_size(4 << 20).unwrap();
+        let mut monitor = Monitor::connect(&rig.socket, memory_of_guest, &options.wanted).unwrap();
+        let area = InflightArea { mmap_size: 16384, mmap_offset: 0, queues: QUEUES, queue_size: SIZE };
+        let notes = InFlight { area, fd: memory(area.mmap_size) };
+        monitor.session.give_notes(&notes).unwrap();
+        let mut driver = ScsiDriver::new(monitor, &options).unwrap();
+        driver.start().unwrap();
+        driver.execute(0, &Command::new(&TEST_UNIT_READY), &[], 0).unwrap();
+        ftruncate(&notes.fd, 0).unwrap();
+        driver.send(0, &Command::new(&TEST_UNIT_READY), &[], 0).unwrap();
+        wait_broken(&driver, 2);
+        // The connection stands.
+        driver.monitor.session.queues().unwrap();
     }
 }
