@@ -163,7 +163,12 @@ pub const TABLE: &[Row] = &[
         "the service manager; whether somebody listens at a socket that is there"
     ),
     row!([SYS_socketpair], WORKER, Only::Any, "signals, and what they wake"),
-    row!([SYS_memfd_create], OURS, Only::Any, "disks in memory, notes of what is in flight, long lines for the journal"),
+    row!(
+        [SYS_memfd_create],
+        OURS,
+        Only::Any,
+        "disks in memory, notes of what is in flight, long lines for the journal"
+    ),
     // Reactors.
     row!([SYS_io_uring_enter], REACTOR, Only::Any, "all that rings are restricted to"),
     row!([SYS_io_uring_setup SYS_io_uring_register], START, Only::Any, "rings, each made and restricted at its start"),

@@ -9,7 +9,7 @@
 //!
 //! The total that Callgrind collects, divided by the number of requests, is what one costs from ring to ring, with its part of
 //! what is done at the end of a turn. With `limited`, every request counts for a limit that allows more; with `single`, each comes
-//! in a turn of its own.
+//! in a turn of its own; with `noted`, it is noted while it is in flight.
 
 use lunette_device_disk::{Disk, Options};
 use lunette_engine::{Identity, Limit, Limiter, Limits, LogicalUnit, Nexus, Rate, Rates, TargetPort};
@@ -19,7 +19,7 @@ use lunette_scsi::{Naa, Protocol};
 use lunette_store::sim::Sim;
 use lunette_store::{Backing, Caps, Cx, IoId, Op, Store, Submit};
 use lunette_transport_vhost_user::fuzzing::{Queues, RingSetup};
-use lunette_vhost_user::SharedRegion;
+use lunette_vhost_user::{MemoryRegion, SharedRegion};
 use std::num::NonZeroU64;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -111,6 +111,12 @@ fn main() {
     let regions = memory.regions().expect("regions").into_iter();
     let table: Vec<_> = regions.map(|(region, fd)| SharedRegion { region, fd }).collect();
     let mut queues = Queues::new(&nexus, &table, sim.cx(0)).expect("memory that can be mapped");
+    if has("noted") {
+        let region = GuestMemory::with_size(1 << 16).expect("memory").regions().expect("regions").pop();
+        let (region, fd) = region.expect("one region");
+        let region = MemoryRegion { user_address: 0, ..region };
+        assert!(queues.keep_notes(SharedRegion { region, fd }, setup.size));
+    }
     let areas = ring.areas();
     let parts = [&areas.descriptors, &areas.driver, &areas.device].map(|area| area.user_address());
     let setup = RingSetup {

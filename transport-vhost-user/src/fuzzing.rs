@@ -7,7 +7,7 @@ use crate::local::{ConnectionId, ExportId, Local};
 use crate::memory::{FENCED, MemoryMap};
 use crate::place::{Observer, Place};
 use crate::queue::{Fds, Queue, Setup};
-use crate::ring::Layout;
+use crate::ring::{Layout, NoteMemory};
 use crate::targets::Targets;
 use crate::wire::Sizes;
 use lunette_engine::Nexus;
@@ -98,6 +98,18 @@ impl Queues {
         let queues =
             (0..).zip(&setups).map(|(index, setup)| Queue::on(&local, connection, index, &place, setup, cx));
         Some(Self { queues: queues.collect(), memory: Arc::new(MemoryMap::new(memory).ok()?), setups })
+    }
+
+    /// Has the queues note what is in flight, from their next start on. `region` begins at address 0, and is for queues of as
+    /// many descriptors as said. Whether it can be mapped.
+    pub fn keep_notes(&mut self, region: SharedRegion, queue_size: u16) -> bool {
+        let length = region.region.size;
+        let Ok(map) = MemoryMap::new(&[region]) else { return false };
+        let notes = NoteMemory::new(map, length, self.setups.len() as u16, queue_size);
+        for (index, setup) in (0..).zip(&mut self.setups) {
+            setup.notes = Some((notes.clone(), index));
+        }
+        true
     }
 
     /// Starts a queue, or changes what counts while it runs. The driver has no way to notify it, so it looks at its ring

@@ -234,8 +234,8 @@ impl Packed {
 
     #[inline]
     pub(super) fn take(&mut self, chain: &mut Chain) -> Result<Option<Head>, RingError> {
-        if let Some(noted) = self.again.pop() {
-            return self.take_again(&noted, chain).map(Some);
+        if !self.again.is_empty() {
+            return self.take_again(chain);
         }
         let start = self.available;
         let mut flags = u16::from_le(self.flags(start.index).load(Ordering::Acquire));
@@ -276,7 +276,8 @@ impl Packed {
 
     /// Takes a chain as it was noted; in the ring, others may have been written over it.
     #[cold]
-    fn take_again(&mut self, noted: &Noted, chain: &mut Chain) -> Result<Head, RingError> {
+    fn take_again(&mut self, chain: &mut Chain) -> Result<Option<Head>, RingError> {
+        let Some(noted) = self.again.pop() else { return Ok(None) };
         chain.clear();
         let mut head = Head { id: 0, descriptors: 0, note: noted.note };
         for descriptor in &noted.descriptors {
@@ -289,7 +290,7 @@ impl Packed {
             }
         }
         chain.set_again();
-        Ok(head)
+        Ok(Some(head))
     }
 
     /// Appends all buffers of an indirect table, which stand in order (VIRTIO 1.2 2.8.7).

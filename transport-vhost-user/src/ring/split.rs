@@ -162,10 +162,8 @@ impl Split {
 
     #[inline]
     pub(super) fn take(&mut self, chain: &mut Chain) -> Result<Option<Head>, RingError> {
-        if let Some(head) = self.again.pop() {
-            self.walk(head, chain)?;
-            chain.set_again();
-            return Ok(Some(Head { id: head, descriptors: 0, note: 0 }));
+        if !self.again.is_empty() {
+            return self.take_again(chain);
         }
         if !self.look()? {
             return Ok(None);
@@ -178,6 +176,15 @@ impl Split {
             notes.taken(head);
             self.in_flight += 1;
         }
+        Ok(Some(Head { id: head, descriptors: 0, note: 0 }))
+    }
+
+    /// Takes a chain that a former process has taken.
+    #[cold]
+    fn take_again(&mut self, chain: &mut Chain) -> Result<Option<Head>, RingError> {
+        let Some(head) = self.again.pop() else { return Ok(None) };
+        self.walk(head, chain)?;
+        chain.set_again();
         Ok(Some(Head { id: head, descriptors: 0, note: 0 }))
     }
 

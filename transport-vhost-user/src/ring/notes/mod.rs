@@ -43,7 +43,7 @@ impl NoteMemory {
 
     /// The `length` bytes at address 0 of `map`.
     pub(crate) fn new(map: MemoryMap, length: u64, queues: u16, queue_size: u16) -> Self {
-        let stride = length / u64::from(queues.max(1));
+        let stride = length / u64::from(queues.max(1)) / ALIGN * ALIGN;
         Self { map: Arc::new(map), queues, queue_size, stride }
     }
 
