@@ -7,6 +7,7 @@ use crate::limit::{Purses, Watched};
 use crate::measure::Unmeasured;
 use crate::session::Sessions;
 use crate::steps::Background;
+use crate::stuck::Patrol;
 use crate::task_set::TaskSet;
 use crate::tasks::{TaskId, Tasks};
 use lunette_store::{Cx, IoId, IoResult, Message, ReactorId, Sink, SinkId};
@@ -31,6 +32,7 @@ pub(crate) struct Engine {
     pub(crate) purses: Purses,
     /// It is told when this turn is over.
     awaits_end_of_turn: Cell<bool>,
+    pub(crate) patrol: Patrol,
 }
 
 /// What a completion that comes to the engine is about; kept in its token.
@@ -49,6 +51,8 @@ pub(crate) enum Token {
     EndOfTurn,
     /// The limit of this number should have tokens for those that wait.
     Admit(u32),
+    /// It is time to look at what stores have.
+    Look,
 }
 
 impl Token {
@@ -59,6 +63,7 @@ impl Token {
     /// Of the kind `ADVANCE`; no unit has such a number.
     const OFFER: u64 = 1 << 61;
     const END_OF_TURN: u64 = Self::ADVANCE | 1 << 60;
+    const LOOK: u64 = Self::ADVANCE | 1 << 58;
     /// The same.
     const ADMIT: u64 = 1 << 59;
 
@@ -70,6 +75,7 @@ impl Token {
             Token::Job(job) => Self::JOB | u64::from(job),
             Token::Work(work) => Self::WORK | u64::from(work),
             Token::EndOfTurn => Self::END_OF_TURN,
+            Token::Look => Self::LOOK,
             Token::Admit(limit) => Self::ADVANCE | Self::ADMIT | u64::from(limit),
         }
     }
@@ -78,6 +84,7 @@ impl Token {
         match token & Self::KIND {
             Self::WORK => Token::Work(token as u32),
             Self::ADVANCE if token == Self::END_OF_TURN => Token::EndOfTurn,
+            Self::ADVANCE if token == Self::LOOK => Token::Look,
             Self::ADVANCE if token & Self::ADMIT != 0 => Token::Admit(token as u32),
             Self::ADVANCE if token & Self::OFFER != 0 => Token::Offer(token & !(Self::KIND | Self::OFFER)),
             Self::ADVANCE => Token::Advance(token & !Self::KIND),
@@ -105,6 +112,7 @@ impl Engine {
                 watched: Watched::default(),
                 purses: Purses::default(),
                 awaits_end_of_turn: Cell::default(),
+                patrol: Patrol::default(),
             });
             engine.sink.set(cx.register(engine.clone()));
             engine
@@ -126,6 +134,10 @@ impl Engine {
             sets.retain(|_, set| !set.is_orphan());
         }
         sets.insert(unit.number(), set.clone());
+        drop(sets);
+        if unit.patience.get().is_some() {
+            self.begin_patrol(cx);
+        }
         Some(set)
     }
 
@@ -133,6 +145,11 @@ impl Engine {
     pub(crate) fn let_go_of(&self, unit: u64, cx: &mut dyn Cx) {
         let set = self.sets.borrow_mut().remove(&unit);
         set.into_iter().for_each(|set| set.leave(cx));
+    }
+
+    /// What `look` finds at each part of a task set here.
+    pub(crate) fn each_set<T>(&self, look: impl Fn(&TaskSet) -> T) -> Vec<T> {
+        self.sets.borrow().values().map(|set| look(set)).collect()
     }
 
     /// How many parts of task sets there are.
@@ -196,6 +213,7 @@ impl Sink for Engine {
             Token::Job(job) => self.check_job(job, cx),
             Token::Work(work) => self.go_on(work, Some(result), cx),
             Token::EndOfTurn => self.end_turn(cx),
+            Token::Look => self.look(cx),
             Token::Admit(limit) => self.admit_waiting(limit, cx),
         }
     }

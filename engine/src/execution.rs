@@ -204,6 +204,7 @@ impl Engine {
             Some(Abort::Told) => Completion::Ended(Outcome::status(Status::TASK_ABORTED)),
             Some(Abort::TurnedBack) => Completion::Ended(Outcome::status(Status::BUSY)),
             Some(Abort::Retired) => Completion::Ended(retired(task.itl.unit())),
+            Some(Abort::NotReady) => Completion::Ended(not_ready(task.itl.unit())),
         };
         task.itl.usage.completed(&completion);
         self.ended(&task.itl, task.cdb.opcode(), task.came, cx);
@@ -246,6 +247,12 @@ impl Engine {
 /// What a command comes to whose unit is there no more.
 fn retired(unit: &LogicalUnit) -> Outcome {
     Outcome::failed(unit, Sense::illegal_request(AdditionalSense::LOGICAL_UNIT_NOT_SUPPORTED))
+}
+
+/// What a command comes to that has waited for a unit that is not ready. By now it may be.
+fn not_ready(unit: &LogicalUnit) -> Outcome {
+    let ready = unit.ready();
+    ready.map_or_else(|sense| Outcome::failed(unit, sense), |()| Outcome::status(Status::BUSY))
 }
 
 /// The operation on the store: as much of it as there is room or data for, in whole blocks.

@@ -85,6 +85,7 @@ mod session;
 pub mod spc;
 mod statistics;
 mod steps;
+mod stuck;
 mod task_set;
 mod tasks;
 mod turn_back;

@@ -19,6 +19,9 @@ pub struct NotReady {
     pub progress: Option<Arc<Progress>>,
 }
 
+/// Its store does not answer.
+const STUCK: NotReady = NotReady::because(AdditionalSense::LOGICAL_UNIT_COMMUNICATION_TIME_OUT);
+
 /// Who wants to know when a unit is not ready.
 pub(crate) type Observer = Box<dyn Fn(Option<&NotReady>) + Send + Sync>;
 
@@ -174,7 +177,8 @@ impl State {
         if self.damaged {
             return Some(NotReady::because(why));
         }
-        self.testing.as_ref().or(self.not_ready.as_ref()).cloned()
+        let stuck = || (!self.stuck.is_empty()).then_some(STUCK);
+        self.testing.as_ref().or(self.not_ready.as_ref()).cloned().or_else(stuck)
     }
 
     /// Whether commands need not ask.

@@ -202,7 +202,12 @@ impl Engine {
                     self.has_room(task);
                 }
                 Token::Work(work) => self.work_again(work, cx),
-                Token::Advance(_) | Token::Offer(_) | Token::Job(_) | Token::EndOfTurn | Token::Admit(_) => {}
+                Token::Advance(_)
+                | Token::Offer(_)
+                | Token::Job(_)
+                | Token::EndOfTurn
+                | Token::Admit(_)
+                | Token::Look => {}
             }
             if set.queue().is_first(standing) {
                 return self.ask_again(set, cx);

@@ -1,11 +1,14 @@
 //! Work of several steps as the engine holds it.
 
+use crate::LogicalUnit;
 use crate::room::{Rank, Standing};
 use crate::run::{RunCell, RunFuture, Step};
+use crate::stuck::AtStore;
 use crate::task_set::TaskSet;
 use lunette_scsi::Sense;
 use lunette_store::IoResult;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
 /// Work of several steps in progress, as the engine holds it.
@@ -90,6 +93,17 @@ impl Running {
                 Progress::Wants(step.expect("work awaits only its own steps"))
             }
         }
+    }
+
+    /// Whether a store, or a call that may block, has its last step.
+    pub(crate) fn is_at_work(&self) -> bool {
+        self.idle.is_none()
+    }
+
+    /// What a store has of it, which is work for `unit` known by `token`.
+    pub(crate) fn at_store(&self, unit: &Arc<LogicalUnit>, token: u64) -> AtStore {
+        let unit = self.cell.elsewhere().unwrap_or_else(|| unit.clone());
+        AtStore { unit, token, since: Some(self.cell.now()) }
     }
 
     /// From now on it is idle.

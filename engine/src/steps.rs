@@ -5,6 +5,7 @@ use crate::engine::{Engine, Token};
 use crate::room::Rank;
 use crate::run::{RunCell, RunFuture, Step, Steps};
 use crate::running::{Idle, Place, Progress, Running};
+use crate::stuck::AtStore;
 use crate::task_set::TaskSet;
 use crate::tasks::TaskId;
 use crate::{IoKind, LogicalUnit, Run, sense_of};
@@ -28,6 +29,15 @@ pub(crate) struct Background {
 struct Work {
     running: Running,
     set: Rc<TaskSet>,
+}
+
+impl Background {
+    /// What stores have of it.
+    pub(crate) fn at_stores(&self) -> impl Iterator<Item = AtStore> {
+        let works = self.works.iter().filter(|(_, work)| work.running.is_at_work());
+        works
+            .map(|(number, Work { running, set })| running.at_store(&set.unit, Token::Work(*number).encode()))
+    }
 }
 
 impl LogicalUnit {
@@ -296,7 +306,12 @@ impl Engine {
                     self.go_on(number, Some(Ok(0)), cx);
                 }
             }
-            Token::Advance(_) | Token::Offer(_) | Token::Job(_) | Token::EndOfTurn | Token::Admit(_) => {}
+            Token::Advance(_)
+            | Token::Offer(_)
+            | Token::Job(_)
+            | Token::EndOfTurn
+            | Token::Admit(_)
+            | Token::Look => {}
         }
     }
 }

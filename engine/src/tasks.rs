@@ -56,6 +56,8 @@ pub(crate) enum Abort {
     TurnedBack,
     /// With LOGICAL UNIT NOT SUPPORTED.
     Retired,
+    /// As commands end that need a ready unit: it has not begun.
+    NotReady,
 }
 
 pub(crate) struct Task {
@@ -185,6 +187,11 @@ impl Tasks {
     pub(crate) fn get(&mut self, id: TaskId) -> Option<&mut Task> {
         let slot = self.slots.get_mut(id.index as usize)?;
         slot.task.as_mut().filter(|_| slot.generation == id.generation)
+    }
+
+    pub(crate) fn peek(&self, id: TaskId) -> Option<&Task> {
+        let slot = self.slots.get(id.index as usize)?;
+        slot.task.as_ref().filter(|_| slot.generation == id.generation)
     }
 
     /// The task counts as active from now on.

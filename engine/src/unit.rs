@@ -19,11 +19,13 @@ use crate::saved::{Saved, StateError, StateKeeper};
 use crate::self_test::SelfTests;
 use crate::spc::IdentifyingInformation;
 use crate::statistics::Statistics;
+use crate::stuck::Patience;
 use crate::task_set::Coordination;
 use crate::turns::Turns;
 use crate::{CommandFilter, Decoded, Device, Identity, Nexus, NexusId, Request, spc};
 use lunette_scsi::AdditionalSense;
 use lunette_store::{Backing, Post, ReactorId};
+use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, Weak};
@@ -57,6 +59,7 @@ pub struct LogicalUnit {
     buffers: Buffers,
     copies: Copies,
     clock: Clock,
+    pub(crate) patience: Patience,
     state: Mutex<State>,
     coordination: Mutex<Coordination>,
 }
@@ -71,6 +74,8 @@ pub(crate) struct State {
     pub(crate) not_ready: Option<NotReady>,
     /// A self-test in the foreground.
     pub(crate) testing: Option<NotReady>,
+    /// The reactors whose operations its store has for too long.
+    pub(crate) stuck: BTreeSet<ReactorId>,
     /// What is kept of the unit cannot be used. Nothing but a restart makes it ready.
     pub(crate) damaged: bool,
     /// The operator forbids to write.
@@ -143,6 +148,7 @@ impl LogicalUnit {
             buffers: Buffers::default(),
             copies: Copies::default(),
             clock: Clock::default(),
+            patience: Patience::default(),
             state: Mutex::default(),
             coordination: Mutex::default(),
         };

@@ -411,7 +411,8 @@ pub(crate) struct Serve {
     /// formatting and sanitizing write in a second, as in
     /// 200M, or off; otherwise 64M), atomic= (bytes to whose multiples WRITE ATOMIC keeps, as in 16K; otherwise it
     /// takes any blocks), waiting= (commands that wait while the store has no room, otherwise 256; the next are
-    /// answered TASK SET FULL or BUSY), target= (0 to 255, otherwise 0; not for iSCSI, whose target is 0), lun= (0 to
+    /// answered TASK SET FULL or BUSY), stuck-after= (seconds that the store may take for an operation; then commands
+    /// fail at once until it answers; otherwise as long as it takes), target= (0 to 255, otherwise 0; not for iSCSI, whose target is 0), lun= (0 to
     /// 16383, otherwise numbered from 0 in each target, in the order given), queues= (request queues, as in 0, 0-3 or
     /// 1+4, on whose reactors the unit lives), filter= (commands that the unit carries out, as in
     /// deny:unmap+write-same-16 or allow:read+inquiry+9e/10), access= (how it is accessible through target port

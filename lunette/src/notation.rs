@@ -19,7 +19,7 @@ pub(crate) struct NotationError {
 pub(crate) const MAX_LUNS: u32 = 16384;
 
 /// The keys, for error messages.
-pub(crate) const KEYS: [&str; 19] = [
+pub(crate) const KEYS: [&str; 20] = [
     "target",
     "lun",
     "queues",
@@ -37,6 +37,7 @@ pub(crate) const KEYS: [&str; 19] = [
     "pace",
     "atomic",
     "waiting",
+    "stuck-after",
     "filter",
     "access",
 ];
@@ -147,6 +148,11 @@ fn set(unit: &mut Unit, key: &str, value: &str) -> Result<(), String> {
             let number =
                 value.parse().map_err(|_| format!("waiting={value}: not a number up to {}", u16::MAX));
             unit.waiting = Some(number?);
+        }
+        "stuck-after" => {
+            let seconds = value.parse();
+            let wrong = |_| format!("stuck-after={value}: not a number of seconds from 1 to {}", u16::MAX);
+            unit.stuck_after = Some(seconds.map_err(wrong)?);
         }
         "filter" => unit.filter = Some(value.parse()?),
         "access" => unit.access = Some(value.parse()?),
@@ -279,6 +285,7 @@ mod tests {
             ("disk:/a,colours=1", "the keys are target, "),
             ("disk:/a,sreial=1", "did you mean `serial`?"),
             ("disk:/a,waiting=65536", "not a number"),
+            ("disk:/a,stuck-after=0", "from 1 to 65535"),
             ("disk:/a,lun=16384", "0 to 16383"),
             ("disk:/a,target=256", "0 to 255"),
             ("disk:/a,queues=", "request queues are written"),

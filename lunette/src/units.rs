@@ -17,7 +17,7 @@ use lunette_store_file::{File, OpenError, Options as FileOptions};
 use std::collections::{BTreeMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 /// All units, by their names.
 pub(crate) type Units = BTreeMap<Name, Unit>;
@@ -197,6 +197,7 @@ pub(crate) fn build(
     if let Some(limit) = spec.waiting {
         unit.limit_waiting(limit.into());
     }
+    unit.set_stuck_after(patience(spec));
     for &GroupAccess { group, state, preferred } in spec.access.iter().flat_map(|access| &access.0) {
         unit.configure_access(group, state, preferred).with_context(|| name.to_string())?;
     }
@@ -207,6 +208,11 @@ pub(crate) fn build(
     let queues = spec.queues.as_ref().map(|queues| queues.0.clone()).unwrap_or_default();
     opened.created = None;
     Ok(Unit { unit, description: std::mem::take(&mut opened.description), queues, place: place(spec) })
+}
+
+/// How long its store may take for an operation.
+pub(crate) fn patience(spec: &config::Unit) -> Option<Duration> {
+    spec.stuck_after.map(|seconds| Duration::from_secs(seconds.get().into()))
 }
 
 /// Where exports show it that say nothing of their own.

@@ -183,6 +183,11 @@ impl RunCell {
         self.now.set(now);
     }
 
+    /// When the last step has begun.
+    pub(crate) fn now(&self) -> Duration {
+        self.now.get()
+    }
+
     /// The unit whose store the last step is for, if it is another than that of the command.
     pub(crate) fn elsewhere(&self) -> Option<Arc<LogicalUnit>> {
         self.elsewhere.borrow().clone()

@@ -18,6 +18,7 @@ mod retirement;
 mod room;
 mod simulation;
 mod steps;
+mod stuck;
 mod task_management;
 mod units;
 
@@ -43,7 +44,8 @@ static READ: Command<Toy> = Command {
     spec: CommandSpec::new(Opcode::READ_10, &[0x28, 0, 0, 0, 0, 0, 0, 0, 0, 0], Direction::In)
         .reservation(Reservation::Read)
         .timeouts(Timeouts::DATA)
-        .limited(),
+        .limited()
+        .when_ready(),
     decode: |_, _| Ok(Plan::Io(Io { kind: IoKind::Read, offset: 0, length: 1, granularity: 1 })),
 };
 
@@ -51,7 +53,8 @@ static TWO_STEPS: Command<Toy> = Command {
     spec: CommandSpec::new(Opcode::VERIFY_10, &[0x2f, 0, 0, 0, 0, 0, 0, 0, 0, 0], Direction::None)
         .reservation(Reservation::Read)
         .timeouts(Timeouts::DATA)
-        .limited(),
+        .limited()
+        .when_ready(),
     decode: |toy, request| {
         let failed = toy.io_failed(
             &Io { kind: IoKind::Read, offset: 0, length: 1, granularity: 1 },

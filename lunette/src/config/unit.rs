@@ -12,6 +12,7 @@ use serde::de::{self, Deserializer, Visitor};
 use serde::{Deserialize, Serialize, Serializer};
 use std::borrow::Cow;
 use std::fmt;
+use std::num::NonZeroU16;
 
 /// `[[unit]]`: a logical unit.
 ///
@@ -65,6 +66,9 @@ pub(crate) struct Unit {
     /// Commands that wait while the store has no room; otherwise 256.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) waiting: Option<u16>,
+    /// Seconds that the store may take for an operation; then commands fail at once until it answers. Otherwise as long as it takes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) stuck_after: Option<NonZeroU16>,
     /// Request queues on whose reactors the unit lives, as in `0-3` or `1+4`; otherwise all.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) queues: Option<Queues>,
@@ -113,6 +117,7 @@ impl Unit {
             pace: None,
             atomic: None,
             waiting: None,
+            stuck_after: None,
             queues: None,
             filter: None,
             access: None,

@@ -5,6 +5,7 @@ use crate::config::values::Name;
 use crate::units::{Unit, Units};
 use lunette_control::{EventKind, Events};
 use lunette_engine::NotReady;
+use lunette_scsi::AdditionalSense;
 use lunette_transport_iscsi::{NetworkEntity, SessionChange, SessionEvent};
 use lunette_transport_vhost_user::ExportEvent;
 use serde_json::json;
@@ -155,6 +156,9 @@ pub(crate) fn watch_unit(name: &Name, unit: &Unit, events: &Events) {
 }
 
 fn readiness(events: &Events, name: &str, why: Option<&NotReady>) {
+    if why.is_some_and(|why| why.additional == AdditionalSense::LOGICAL_UNIT_COMMUNICATION_TIME_OUT) {
+        tracing::error!("{name}: its store does not answer; commands fail until it does");
+    }
     match why {
         Some(why) => events.emit(UNIT_NOT_READY, name, json!({ "why": why.additional.to_string() })),
         None => events.emit(UNIT_READY, name, json!({})),

@@ -39,10 +39,11 @@ const LOCK_STEP: Duration = Duration::from_millis(10);
 type Part = fn(&Running, &Arc<LogicalUnit>, &config::Unit, &config::Unit) -> Result<()>;
 
 /// What changes while a unit is used. The size is last: what a smaller one cuts off does not come back.
-const PARTS: [Part; 5] = [
+const PARTS: [Part; 6] = [
     Running::change_protection,
     Running::change_access,
     Running::change_waiting,
+    Running::change_patience,
     Running::change_place,
     Running::change_capacity,
 ];
@@ -145,6 +146,14 @@ impl Running {
     fn change_waiting(&self, unit: &Arc<LogicalUnit>, old: &config::Unit, new: &config::Unit) -> Result<()> {
         if old.waiting != new.waiting {
             unit.limit_waiting(new.waiting.map_or(LogicalUnit::WAITING, usize::from));
+        }
+        Ok(())
+    }
+
+    fn change_patience(&self, unit: &Arc<LogicalUnit>, old: &config::Unit, new: &config::Unit) -> Result<()> {
+        if old.stuck_after != new.stuck_after {
+            unit.set_stuck_after(units::patience(new));
+            unit.look_after_store(&*self.reactors.poster());
         }
         Ok(())
     }

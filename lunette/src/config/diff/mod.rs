@@ -256,7 +256,7 @@ fn put<K: Ord>(map: Option<&mut std::collections::BTreeMap<K, Name>>, key: K, un
 }
 
 /// The keys of a unit that change while it is used.
-const LIVE_OF_UNITS: [&str; 6] = ["read-only", "size", "access", "waiting", "target", "lun"];
+const LIVE_OF_UNITS: [&str; 7] = ["read-only", "size", "access", "waiting", "stuck-after", "target", "lun"];
 
 /// The keys of the daemon that change while it runs.
 const LIVE_OF_DAEMON: [&str; 1] = ["save-changes"];

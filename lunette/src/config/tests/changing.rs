@@ -186,6 +186,7 @@ fn what_changes_while_it_is_used_says_so() {
         ("read-only = true\n", How::Live),
         ("size = \"1G\"\n", How::Live),
         ("waiting = 1\n", How::Live),
+        ("stuck-after = 9\n", How::Live),
         ("target = 1\n", How::Live),
         ("serial = \"x\"\n", How::Recreate),
         ("read-only = true\ndirect = true\n", How::Recreate),

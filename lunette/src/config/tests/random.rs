@@ -50,6 +50,7 @@ prop_compose! {
         pace in maybe(any::<u64>().prop_map(Bytes)),
         atomic in maybe((1..=u64::from(u32::MAX)).prop_map(Bytes)),
         waiting in maybe(any::<u16>()),
+        stuck_after in maybe(any::<std::num::NonZeroU16>()),
         queues in maybe(one(&["0", "0-3", "1+4-5+2"])),
         filter in maybe(one(&["deny:unmap", "allow:read+inquiry+9e/10"])),
         access in maybe(one(ACCESSES)),
@@ -59,7 +60,7 @@ prop_compose! {
     ) -> Unit {
         Unit {
             name, store, read_only, removable, rotational, block: BlockLength(block), serial, wwn, pace, atomic, waiting,
-            queues, filter, access, target, lun, fault,
+            stuck_after, queues, filter, access, target, lun, fault,
             version: if spc3 { Version::Spc3 } else { Version::Spc4 },
             known_by: if by_file { KnownBy::File } else { KnownBy::Name },
             ..Unit { size, direct, inline, ..Unit::new("ram:1M".parse().unwrap()) }
