@@ -55,7 +55,6 @@ impl Shared {
     /// Of what was written before nothing is to get lost here without notice, as the kernel reports it to each descriptor
     /// once.
     fn sync(&self) -> Result<(), IoError> {
-        let result = rustix::fs::fsync(self.borrow()).map_err(IoError::from);
-        result.map_err(|error| if matches!(error, IoError::Os(_)) { self.fail(error) } else { error })
+        rustix::fs::fsync(self.borrow()).map_err(|error| self.fail(error.into()))
     }
 }
