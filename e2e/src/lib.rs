@@ -39,6 +39,7 @@ pub mod netns;
 pub mod open_iscsi;
 pub mod proxy;
 pub mod qemu;
+pub mod strace;
 pub mod tools;
 pub mod uml;
 pub mod usage;
