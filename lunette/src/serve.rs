@@ -104,7 +104,7 @@ pub(crate) fn serve(options: &Serve, log: &Log) -> Result<()> {
     metrics.iter().for_each(|metrics| say(&metrics.summary()));
     say("ready\n");
     manager::ready(&running.status());
-    let mut watchdog = Watchdog::start(reactors.poster(), reactors.count())?;
+    let mut watchdog = Watchdog::start(reactors.poster(), reactors.count(), &events)?;
     let plane = control::plane(Daemon { running, events: events.clone(), since: Instant::now() }, &feed);
     let served = plane.clone();
     let metrics_file = metrics.and_then(|metrics| metrics.serve(move || served.daemon().stats(None)));

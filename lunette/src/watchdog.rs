@@ -1,12 +1,15 @@
 //! The watchdog of the service manager: it is told that the daemon is alive only as long as every reactor answers. The thread
 //! that serves the control socket asks them and tells it, so that also this one must go on.
 
+use crate::control::events::{ANSWERS, SILENT};
 use crate::manager;
 use anyhow::{Context, Result};
+use lunette_control::Events;
 use lunette_store::{Cx, Post, ReactorId};
 use rustix::time::{
     Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec, timerfd_create, timerfd_settime,
 };
+use serde_json::json;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -23,13 +26,18 @@ pub(crate) struct Watchdog {
 
 impl Watchdog {
     /// For the time that the service manager gives; `None` if it does not watch.
-    pub(crate) fn start(post: Arc<dyn Post>, reactors: u16) -> Result<Option<Self>> {
+    pub(crate) fn start(post: Arc<dyn Post>, reactors: u16, events: &Events) -> Result<Option<Self>> {
         let Some(time) = sd_notify::watchdog_enabled().filter(|time| !time.is_zero()) else {
             return Ok(None);
         };
         let timer = every(time / QUESTIONS).context("cannot make the timer of the watchdog")?;
         tracing::info!(seconds = time.as_secs_f64(), "the service manager watches over the daemon");
-        Ok(Some(Self { timer, rounds: Rounds::new(post, reactors) }))
+        let events = events.clone();
+        let observer = Box::new(move |silent: &[u16]| match silent {
+            [] => events.emit(ANSWERS, "", json!({})),
+            silent => events.emit(SILENT, "", json!({ "reactors": silent })),
+        });
+        Ok(Some(Self { timer, rounds: Rounds::new(post, reactors, observer) }))
     }
 
     /// Tells the manager that the daemon is alive, if it is time for that and all reactors have answered.
@@ -56,17 +64,22 @@ fn every(period: Duration) -> Result<OwnedFd> {
     Ok(timer)
 }
 
+/// Is told which reactors do not answer, and of none when all do again.
+type Observer = Box<dyn Fn(&[u16])>;
+
 /// Questions to all reactors, one after the other.
 struct Rounds {
     post: Arc<dyn Post>,
     /// For each reactor whether it was asked and has not answered.
     silent: Arc<[AtomicBool]>,
     was_alive: bool,
+    observer: Observer,
 }
 
 impl Rounds {
-    fn new(post: Arc<dyn Post>, reactors: u16) -> Self {
-        Self { post, silent: (0..reactors).map(|_| AtomicBool::new(false)).collect(), was_alive: true }
+    fn new(post: Arc<dyn Post>, reactors: u16, observer: Observer) -> Self {
+        let silent = (0..reactors).map(|_| AtomicBool::new(false)).collect();
+        Self { post, silent, was_alive: true, observer }
     }
 
     /// Returns whether all have answered, and asks those again.
@@ -82,9 +95,13 @@ impl Rounds {
         let is_alive = silent.is_empty();
         match (self.was_alive, is_alive) {
             (true, false) => {
-                tracing::error!(reactors = ?silent, "no answer: the service manager is not told of life")
+                tracing::error!(reactors = ?silent, "no answer: the service manager is not told of life");
+                (self.observer)(&silent);
             }
-            (false, true) => tracing::warn!("all reactors answer again"),
+            (false, true) => {
+                tracing::warn!("all reactors answer again");
+                (self.observer)(&[]);
+            }
             _ => {}
         }
         self.was_alive = is_alive;
@@ -113,7 +130,9 @@ mod tests {
     fn a_reactor_that_hangs_ends_the_signs_of_life_until_it_goes_on() {
         let options = Options { reactors: 2, poll: Poll::Never, ..Options::default() };
         let reactors = Reactors::start(&options).unwrap();
-        let mut rounds = Rounds::new(reactors.poster(), 2);
+        let (tell, told) = channel();
+        let observer = Box::new(move |silent: &[u16]| tell.send(silent.to_vec()).unwrap());
+        let mut rounds = Rounds::new(reactors.poster(), 2, observer);
         let answered = |reactor| assert!(reactors.call(ReactorId(reactor), |_| ()).is_some());
         for _ in 0..3 {
             assert!(rounds.next());
@@ -129,6 +148,7 @@ mod tests {
         drop(release);
         (0..2).for_each(answered);
         assert!(rounds.next());
+        assert_eq!(told.try_iter().collect::<Vec<_>>(), [vec![1], vec![]], "once each");
     }
 
     #[test]

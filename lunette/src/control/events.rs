@@ -14,6 +14,15 @@ use serde_json::json;
 pub(crate) const STOPPING: EventKind =
     EventKind { name: "daemon.stopping", summary: "The daemon is about to end. Details: `why`." };
 
+/// Reactors have not answered in time.
+pub(crate) const SILENT: EventKind = EventKind {
+    name: "daemon.silent",
+    summary: "Reactors do not answer, and what they serve stands still; told where the service manager watches. Details: `reactors`.",
+};
+/// All reactors answer again.
+pub(crate) const ANSWERS: EventKind =
+    EventKind { name: "daemon.answers", summary: "All reactors answer again." };
+
 const SESSION_BEGUN: EventKind = EventKind {
     name: "session.begun",
     summary: "An iSCSI initiator has logged in. Details: `initiator`, `address`, `target` (null: for discovery), `account`.",
@@ -101,6 +110,8 @@ pub(crate) const KINDS: &[EventKind] = &[
     THROTTLE_CHANGED,
     THROTTLE_DELETED,
     STOPPING,
+    SILENT,
+    ANSWERS,
     SESSION_BEGUN,
     SESSION_ENDED,
     SESSION_REFUSED,
