@@ -2,8 +2,9 @@
 //! outlives the program: a disk starts with its medium in and running.
 
 use crate::operation::{Kind, Operation};
-use lunette_engine::{ChangeError, LogicalUnit, Nexus, NexusId, NotReady, Progress, Run};
+use lunette_engine::{ChangeError, LogicalUnit, Nexus, NexusId, NotReady, Progress, Run, Saved, StateError};
 use lunette_scsi::{AdditionalSense, Sense};
+use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -29,6 +30,35 @@ struct State {
     recovering: BTreeMap<u64, AdditionalSense>,
     /// It becomes larger or smaller, so no operation on all of it begins.
     resizing: bool,
+}
+
+/// Where it is handed over.
+const SECTION: &str = "medium";
+
+/// What another process goes on with.
+#[derive(PartialEq, Default, Serialize, Deserialize)]
+#[serde(default)]
+struct Handed {
+    ejected: bool,
+    cycles: u32,
+}
+
+/// The same of a nexus.
+#[derive(PartialEq, Default, Serialize, Deserialize)]
+#[serde(default)]
+struct HandedNexus {
+    stops: bool,
+    prevents: bool,
+}
+
+/// Nothing, if that is what there is to say.
+fn section<T: Serialize + Default + PartialEq>(value: &T) -> Saved {
+    let mut saved = Saved::default();
+    if *value != T::default() {
+        // Flags and numbers can always be written.
+        let _ = saved.set(SECTION, value);
+    }
+    saved
 }
 
 /// How an operation keeps commands out.
@@ -273,6 +303,43 @@ impl Condition {
             state.preventing.remove(&nexus);
             state.stopped_by.remove(&nexus);
         });
+    }
+
+    /// What is not saved of it, for another process.
+    pub(crate) fn hand_over(&self) -> Saved {
+        let state = self.state();
+        section(&Handed { ejected: state.ejected, cycles: state.cycles })
+    }
+
+    /// Goes on from there.
+    pub(crate) fn take_over(&self, unit: &LogicalUnit, from: &Saved) -> Result<(), StateError> {
+        let Handed { ejected, cycles } = from.get(SECTION)?;
+        self.change(unit, |state| (state.ejected, state.cycles) = (ejected, cycles));
+        Ok(())
+    }
+
+    /// What a nexus does to it, for another process.
+    pub(crate) fn hand_over_nexus(&self, nexus: NexusId) -> Saved {
+        let state = self.state();
+        section(&HandedNexus {
+            stops: state.stopped_by.contains(&nexus),
+            prevents: state.preventing.contains(&nexus),
+        })
+    }
+
+    /// A nexus goes on doing that.
+    pub(crate) fn take_over_nexus(
+        &self,
+        unit: &LogicalUnit,
+        nexus: NexusId,
+        from: &Saved,
+    ) -> Result<(), StateError> {
+        let HandedNexus { stops, prevents } = from.get(SECTION)?;
+        self.change(unit, |state| {
+            state.stopped_by.extend(stops.then_some(nexus));
+            state.preventing.extend(prevents.then_some(nexus));
+        });
+        Ok(())
     }
 
     fn change<R>(&self, unit: &LogicalUnit, change: impl FnOnce(&mut State) -> R) -> R {

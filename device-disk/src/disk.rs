@@ -7,8 +7,8 @@ use crate::operation::Worker;
 use crate::room::{self, KnownRoom};
 use crate::{Options, OptionsError, pages, undo};
 use lunette_engine::{
-    ChangeError, CommandSpec, Decoded, Device, Io, LogicalUnit, ModePageSpec, NexusId, Request, StateError,
-    StoreLook, Turns, sense_of,
+    ChangeError, CommandSpec, Decoded, Device, Io, LogicalUnit, ModePageSpec, NexusId, Request, Saved,
+    StateError, StoreLook, Turns, sense_of,
 };
 use lunette_scsi::inquiry::version_descriptor;
 use lunette_scsi::log::{LogPageCode, LogParameter};
@@ -179,6 +179,22 @@ impl Device for Disk {
 
     fn preempted(&self, _: &LogicalUnit, nexus: NexusId) {
         self.condition.allow(nexus);
+    }
+
+    fn hand_over(&self) -> Saved {
+        self.condition.hand_over()
+    }
+
+    fn take_over(&self, unit: &LogicalUnit, from: &Saved) -> Result<(), StateError> {
+        self.condition.take_over(unit, from)
+    }
+
+    fn hand_over_nexus(&self, nexus: NexusId) -> Saved {
+        self.condition.hand_over_nexus(nexus)
+    }
+
+    fn take_over_nexus(&self, unit: &LogicalUnit, nexus: NexusId, from: &Saved) -> Result<(), StateError> {
+        self.condition.take_over_nexus(unit, nexus, from)
     }
 
     fn version_descriptors(&self) -> &'static [u16] {

@@ -98,7 +98,7 @@ impl Default for Group {
 }
 
 /// What SET TARGET PORT GROUPS has changed, as it is saved.
-#[derive(Clone, Default, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Default, Debug, Serialize, Deserialize)]
 pub(crate) struct ExplicitAccess {
     /// By target port group.
     groups: BTreeMap<u16, ExplicitState>,
@@ -107,7 +107,7 @@ pub(crate) struct ExplicitAccess {
 }
 
 /// A state that was set in place of a configured one, and lasts until another is configured.
-#[derive(Clone, Copy, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Debug, Serialize, Deserialize)]
 struct ExplicitState {
     configured: u8,
     state: u8,
@@ -267,6 +267,11 @@ impl Paths {
             changes.push(Change::Group(id, state));
         }
         Ok(ExplicitChanges { changes, explicit })
+    }
+
+    /// What SET TARGET PORT GROUPS has changed.
+    pub(crate) fn explicit(&self) -> ExplicitAccess {
+        self.explicit.clone()
     }
 
     /// Puts explicit changes into effect again.

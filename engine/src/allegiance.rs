@@ -25,6 +25,17 @@ pub(crate) struct Allegiance {
     task: Option<u64>,
 }
 
+impl Allegiance {
+    /// After a command of `faulted` has failed.
+    pub(crate) fn of(faulted: NexusId) -> Self {
+        Self { faulted, task: None }
+    }
+
+    pub(crate) fn is_of(&self, nexus: NexusId) -> bool {
+        self.faulted == nexus
+    }
+}
+
 impl LogicalUnit {
     /// Whether the condition is established: some commands then wait until it is cleared.
     pub fn has_allegiance(&self) -> bool {
@@ -38,7 +49,7 @@ impl LogicalUnit {
         if of.shared.has_left() {
             return;
         }
-        state.allegiance.get_or_insert(Allegiance { faulted: of.nexus.id(), task: None });
+        state.allegiance.get_or_insert(Allegiance::of(of.nexus.id()));
         state.itls().for_each(|itl| itl.set_allegiance(true));
     }
 
@@ -115,7 +126,7 @@ impl LogicalUnit {
     }
 
     fn is_faulted(&self, nexus: NexusId) -> bool {
-        self.state().allegiance.as_ref().is_some_and(|allegiance| allegiance.faulted == nexus)
+        self.state().allegiance.as_ref().is_some_and(|allegiance| allegiance.is_of(nexus))
     }
 }
 

@@ -49,6 +49,19 @@ impl Attentions {
         self.pending.retain(|other| *other != condition);
     }
 
+    /// All of them, in that order.
+    pub(crate) fn all(&self) -> impl Iterator<Item = AdditionalSense> {
+        self.pending.iter().copied()
+    }
+
+    /// `before` were pending already where the nexus comes from, so it was not powered on; what has come since stays.
+    pub(crate) fn go_on(&mut self, before: impl IntoIterator<Item = AdditionalSense>) {
+        let since = std::mem::take(&mut self.pending);
+        let power_on = AdditionalSense::POWER_ON_RESET_OR_BUS_DEVICE_RESET_OCCURRED;
+        let since = since.into_iter().filter(|condition| *condition != power_on);
+        before.into_iter().chain(since).for_each(|condition| self.establish(condition));
+    }
+
     /// The condition that would be reported next.
     pub(crate) fn peek(&self) -> Option<AdditionalSense> {
         self.pending.front().copied()
@@ -101,6 +114,20 @@ mod tests {
         a.establish(AdditionalSense::BUS_DEVICE_RESET_FUNCTION_OCCURRED);
         a.give_back(capacity);
         assert_eq!(all(&mut a), [AdditionalSense::BUS_DEVICE_RESET_FUNCTION_OCCURRED]);
+    }
+
+    #[test]
+    fn who_goes_on_has_what_was_pending_and_what_has_come_since() {
+        let power_on = AdditionalSense::POWER_ON_RESET_OR_BUS_DEVICE_RESET_OCCURRED;
+        let (capacity, modes) =
+            (AdditionalSense::CAPACITY_DATA_HAS_CHANGED, AdditionalSense::MODE_PARAMETERS_CHANGED);
+        let mut a = Attentions::default();
+        a.establish(power_on);
+        a.establish(capacity);
+        a.go_on([modes]);
+        assert_eq!(a.all().collect::<Vec<_>>(), [modes, capacity]);
+        a.go_on([power_on]);
+        assert_eq!(all(&mut a), [power_on, modes, capacity]);
     }
 
     #[test]

@@ -1,7 +1,8 @@
 //! What a peripheral device type is to the engine.
 
 use crate::{
-    ChangeError, CommandSpec, Decoded, Io, IoKind, LogicalUnit, ModePageSpec, NexusId, Request, StateError,
+    ChangeError, CommandSpec, Decoded, Io, IoKind, LogicalUnit, ModePageSpec, NexusId, Request, Saved,
+    StateError,
 };
 use lunette_scsi::log::{LogPageCode, LogParameter};
 use lunette_scsi::mode::BlockDescriptor;
@@ -120,6 +121,35 @@ pub trait Device: Send + Sync {
     /// Goes on with the operations that were going on when the state was saved.
     fn resume(&self, unit: &Arc<LogicalUnit>, post: &dyn Post) {
         let _ = (unit, post);
+    }
+
+    /// What it knows that is neither configured nor saved, for a process that goes on with the unit.
+    fn hand_over(&self) -> Saved {
+        Saved::default()
+    }
+
+    /// Goes on from there, before the first command.
+    ///
+    /// # Errors
+    /// When that is not what this device hands over.
+    fn take_over(&self, unit: &LogicalUnit, from: &Saved) -> Result<(), StateError> {
+        let _ = (unit, from);
+        Ok(())
+    }
+
+    /// What a nexus has asked for that ends with it, for a process that goes on with the nexus.
+    fn hand_over_nexus(&self, nexus: NexusId) -> Saved {
+        let _ = nexus;
+        Saved::default()
+    }
+
+    /// Goes on from there, before the first command of the nexus.
+    ///
+    /// # Errors
+    /// When that is not what this device hands over.
+    fn take_over_nexus(&self, unit: &LogicalUnit, nexus: NexusId, from: &Saved) -> Result<(), StateError> {
+        let _ = (unit, nexus, from);
+        Ok(())
     }
 
     /// The sense data for a store operation that failed; a device can add where (INFORMATION).

@@ -55,6 +55,7 @@ mod engine;
 mod execution;
 mod failure;
 mod filter;
+mod handover;
 mod hop;
 mod identity;
 mod inventory;
@@ -100,6 +101,7 @@ pub use command::{
 };
 pub use device::{Device, StoreLook, sense_of};
 pub use filter::{CommandFilter, FilterError};
+pub use handover::{NexusState, UnitState};
 pub use identity::Identity;
 pub use inventory::{Inventory, InventoryChange};
 pub use limit::{Delays, Limit, Limiter, Limits, Rate, Rates};

@@ -91,6 +91,12 @@ pub(crate) struct SavedModes(BTreeMap<String, HexBytes>);
 impl SavedModes {
     /// Its section of the saved state.
     pub(crate) const SECTION: &str = "mode-pages";
+
+    /// The values of a page, if they are of its length.
+    fn of(&self, page: &Page) -> Option<&[u8]> {
+        let HexBytes(bytes) = self.0.get(&page.spec.code.to_string())?;
+        (bytes.len() == page.spec.default.len()).then_some(bytes)
+    }
 }
 
 /// PS of a page's header: its values can be saved.
@@ -206,12 +212,24 @@ impl ModePages {
         SavedModes(values.collect())
     }
 
+    /// What is in force of all that can be changed.
+    pub(crate) fn in_force(&self) -> SavedModes {
+        self.to_save(&Selection { pages: Vec::new(), changes: false })
+    }
+
+    /// The same in force again. Pages that are not there, or have another length, are left out.
+    pub(crate) fn put_in_force(&mut self, modes: &SavedModes) {
+        for page in &mut self.pages {
+            if let Some(bytes) = modes.of(page) {
+                page.current = page.merged(bytes);
+            }
+        }
+    }
+
     /// These values have been saved. Pages that are not there any more, or have another length, are left out.
     pub(crate) fn set_saved(&mut self, saved: &SavedModes) {
         for page in &mut self.pages {
-            if let Some(HexBytes(bytes)) = saved.0.get(&page.spec.code.to_string())
-                && bytes.len() == page.spec.default.len()
-            {
+            if let Some(bytes) = saved.of(page) {
                 page.saved = page.merged(bytes);
             }
         }

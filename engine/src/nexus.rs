@@ -246,9 +246,7 @@ impl Nexus {
             unit.lose(self);
             unit.end_allegiance(|faulted| faulted == self.id, post);
         }
-        if let Some(observer) = &self.observer {
-            observer.inventory_changed(after, changes);
-        }
+        self.tell_of_inventory(after, changes);
     }
 
     /// How often the nexus was lost so far: what a session sends that was opened before the last time comes too late.
@@ -278,6 +276,18 @@ impl Nexus {
             itls.insert(unit.number(), itl.clone());
             itl
         })
+    }
+
+    /// The same, if it was asked for before.
+    pub(crate) fn known_itl(&self, unit: &LogicalUnit) -> Option<Arc<ItlNexus>> {
+        self.itls().get(&unit.number()).cloned()
+    }
+
+    /// Tells the observer that the initiator sees something else than it knows.
+    pub(crate) fn tell_of_inventory(&self, after: &Inventory, changes: &[InventoryChange]) {
+        if let Some(observer) = &self.observer {
+            observer.inventory_changed(after, changes);
+        }
     }
 
     fn itls(&self) -> MutexGuard<'_, HashMap<u64, Arc<ItlNexus>>> {
@@ -525,6 +535,16 @@ impl ItlNexus {
 
     pub(crate) fn forget_attention(&self, condition: AdditionalSense) {
         self.with(|attentions| attentions.forget(condition));
+    }
+
+    /// All conditions that are pending.
+    pub(crate) fn attentions(&self) -> Vec<AdditionalSense> {
+        self.with(|attentions| attentions.all().collect())
+    }
+
+    /// It goes on from elsewhere, where these were pending.
+    pub(crate) fn go_on(&self, before: impl IntoIterator<Item = AdditionalSense>) {
+        self.with(|attentions| attentions.go_on(before));
     }
 
     pub(crate) fn attention(&self) -> Option<AdditionalSense> {

@@ -1,9 +1,10 @@
 //! Priorities of I_T_L nexuses: those of commands that name none (SPC-4 6.44, SAM-5 8.7).
 
-use crate::reservation::Registrant;
+use crate::reservation::{HandedRegistrant, Registrant};
 use crate::unit::State;
 use crate::{LogicalUnit, Nexus};
 use lunette_scsi::{AdditionalSense, Sense};
+use serde::{Deserialize, Serialize};
 use std::collections::{HashMap, HashSet};
 
 /// The initial command priority: between the highest, 1, and the lowest, 15.
@@ -16,7 +17,32 @@ const LIMIT: usize = 1024;
 #[derive(Default)]
 pub(crate) struct Priorities(HashMap<Registrant, u8>);
 
+/// The priority of a nexus for another process.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub(crate) struct HandedPriority {
+    nexus: HandedRegistrant,
+    priority: u8,
+}
+
 impl Priorities {
+    /// All of them for another process.
+    pub(crate) fn hand_over(&self) -> Vec<HandedPriority> {
+        let handed = |(nexus, priority): (&Registrant, &u8)| HandedPriority {
+            nexus: nexus.into(),
+            priority: *priority,
+        };
+        self.0.iter().map(handed).collect()
+    }
+
+    /// Those of another process.
+    pub(crate) fn take_over(&mut self, from: Vec<HandedPriority>) {
+        let of = |handed: HandedPriority| {
+            let priority = Some(handed.priority).filter(|priority| (1..16).contains(priority))?;
+            Some((handed.nexus.restore()?, priority))
+        };
+        self.0 = from.into_iter().filter_map(of).take(LIMIT).collect();
+    }
+
     /// The priority of a nexus, if it is not the initial one.
     pub(crate) fn of(&self, nexus: &Registrant) -> Option<u8> {
         self.0.get(nexus).copied()

@@ -93,7 +93,8 @@ impl StateKeeper for RamKeeper {
 pub struct StateError(pub String);
 
 /// The saved state, by the names of its sections. What an older or newer program has left is kept.
-#[derive(Clone, PartialEq, Default, Debug)]
+#[derive(Clone, PartialEq, Default, Debug, Serialize, Deserialize)]
+#[serde(transparent)]
 pub struct Saved(BTreeMap<String, Value>);
 
 impl Saved {
@@ -114,6 +115,11 @@ impl Saved {
         let Some(value) = self.0.get(section) else { return Ok(T::default()) };
         let damaged = |error| StateError(format!("damaged state, section `{section}`: {error}"));
         T::deserialize(value).map_err(damaged)
+    }
+
+    /// Whether nothing is in it.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
     }
 
     /// The names of the sections.

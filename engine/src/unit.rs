@@ -93,6 +93,8 @@ pub(crate) struct State {
     pub(crate) paths: Paths,
     pub(crate) allegiance: Option<Allegiance>,
     pub(crate) limiter: Option<Arc<dyn Limiter>>,
+    /// What is not as nexuses know it that go on from another process.
+    pub(crate) news: Vec<AdditionalSense>,
 }
 
 /// A nexus that has met the unit.

@@ -1,4 +1,5 @@
-//! How reservations that persist are saved. PRGENERATION is not: it starts anew with the program (SPC-4 6.15.2).
+//! How reservations that persist are saved. PRGENERATION is not: it starts anew with the program (SPC-4 6.15.2). To another
+//! process that goes on with the unit, all is handed over.
 
 use super::{Held, MAX_REGISTRATIONS, Registrant, Registration, Reservations};
 use crate::saved::HexBytes;
@@ -7,6 +8,45 @@ use lunette_scsi::{ReservationType, TransportId};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error};
 use std::collections::HashSet;
 use std::sync::Arc;
+
+/// All reservations, for another process.
+#[derive(Clone, PartialEq, Default, Debug, Serialize, Deserialize)]
+pub(crate) struct HandedReservations {
+    generation: u32,
+    persist: bool,
+    #[serde(flatten)]
+    kept: Reservations,
+}
+
+/// An I_T nexus, for another process.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub(crate) struct HandedRegistrant {
+    /// The TransportID.
+    initiator: HexBytes,
+    port: String,
+}
+
+impl From<&Registrant> for HandedRegistrant {
+    fn from(nexus: &Registrant) -> Self {
+        Self { initiator: HexBytes(nexus.initiator.encode()), port: nexus.port.to_string() }
+    }
+}
+
+impl HandedRegistrant {
+    pub(crate) fn restore(self) -> Option<Registrant> {
+        registrant(&self.initiator, &self.port)
+    }
+}
+
+impl Reservations {
+    pub(crate) fn hand_over(&self) -> HandedReservations {
+        HandedReservations { generation: self.generation, persist: self.persist, kept: self.clone() }
+    }
+
+    pub(crate) fn take_over(from: HandedReservations) -> Self {
+        Self { generation: from.generation, persist: from.persist, ..from.kept }
+    }
+}
 
 #[derive(Serialize, Deserialize)]
 struct Kept {
@@ -81,9 +121,13 @@ impl Kept {
 
 impl KeptRegistration {
     fn restore(&self) -> Option<Registration> {
-        let HexBytes(bytes) = &self.initiator;
-        let (initiator, length) = TransportId::parse(bytes).ok()?;
-        let nexus = Registrant { initiator, port: Arc::from(&*self.port) };
-        (length == bytes.len() && self.key != 0).then_some(Registration { nexus, key: self.key })
+        let nexus = registrant(&self.initiator, &self.port)?;
+        (self.key != 0).then_some(Registration { nexus, key: self.key })
     }
+}
+
+/// `None` if `initiator` is no TransportID.
+fn registrant(HexBytes(bytes): &HexBytes, port: &str) -> Option<Registrant> {
+    let (initiator, length) = TransportId::parse(bytes).ok()?;
+    (length == bytes.len()).then(|| Registrant { initiator, port: Arc::from(port) })
 }

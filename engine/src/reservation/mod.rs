@@ -9,6 +9,7 @@ mod unit;
 mod tests;
 
 pub(crate) use actions::Existing;
+pub(crate) use kept::{HandedRegistrant, HandedReservations};
 
 use crate::nexus::Exclusion;
 use lunette_scsi::{AdditionalSense, ReservationType, TransportId};

@@ -88,7 +88,7 @@ impl State {
         }
     }
 
-    fn judge_all(&self) {
+    pub(crate) fn judge_all(&self) {
         for met in &self.nexuses {
             if let (Some(nexus), Some(itl)) = (met.nexus.upgrade(), met.itl.upgrade()) {
                 itl.exclude(self.judge(&nexus));

@@ -27,12 +27,12 @@ impl Rig {
         }
     }
 
-    fn status(&mut self, from: &Initiator, control: u8) -> Option<Status> {
+    pub(super) fn status(&mut self, from: &Initiator, control: u8) -> Option<Status> {
         self.controlled(from, 99, TaskAttribute::Simple, control).map(|outcome| outcome.status)
     }
 
     /// Two nexuses, of which the first has an auto contingent allegiance.
-    fn with_allegiance(&mut self) -> (Initiator, Initiator) {
+    pub(super) fn with_allegiance(&mut self) -> (Initiator, Initiator) {
         let (a, b) = (self.initiator(0), self.initiator(1));
         assert_eq!(self.controlled(&a, 1, TaskAttribute::Simple, NACA), None);
         assert_eq!(self.at_store(), 1);

@@ -4,6 +4,7 @@ mod access;
 mod activity;
 mod allegiance;
 mod copy;
+mod handover;
 mod hop;
 mod inventory;
 mod limits;
@@ -153,7 +154,12 @@ struct Rig {
 
 impl Rig {
     fn new(reactors: u16) -> Self {
-        let backing = Held::new(1 << 20, ROOM);
+        Self::with_unit(reactors, 1 << 20)
+    }
+
+    /// With a unit of so many bytes.
+    fn with_unit(reactors: u16, size: u64) -> Self {
+        let backing = Held::new(size, ROOM);
         let identity = Identity::new("1", Naa::locally_assigned(1));
         let unit = LogicalUnit::new("toy", identity, Box::new(Toy), Some(Arc::new(backing)));
         let port = TargetPort::new("toy,t,0x0001", 1, Protocol::ISCSI, BTreeMap::from([(0, unit.clone())]));

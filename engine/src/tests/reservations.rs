@@ -14,18 +14,18 @@ const READ_RESERVATION: [u8; 10] = [0x5e, 1, 0, 0, 0, 0, 0, 0, 255, 0];
 const READ: [u8; 10] = [0x28, 0, 0, 0, 0, 0, 0, 0, 0, 0];
 const INQUIRY: [u8; 6] = [0x12, 0, 0, 0, 255, 0];
 const TEST_UNIT_READY: [u8; 6] = [0; 6];
-const RESERVE_6: [u8; 6] = [0x16, 0, 0, 0, 0, 0];
+pub(super) const RESERVE_6: [u8; 6] = [0x16, 0, 0, 0, 0, 0];
 const RELEASE_6: [u8; 6] = [0x17, 0, 0, 0, 0, 0];
 
-const REGISTER: (u16, Type) = (service_action::REGISTER, Type(0));
+pub(super) const REGISTER: (u16, Type) = (service_action::REGISTER, Type(0));
 
-fn reserve(kind: Type) -> (u16, Type) {
+pub(super) fn reserve(kind: Type) -> (u16, Type) {
     (service_action::RESERVE, kind)
 }
 
 impl Rig {
     /// A nexus of the initiator `name`, which has learnt that it is new.
-    fn named(&mut self, name: &str, reactor: usize) -> Initiator {
+    pub(super) fn named(&mut self, name: &str, reactor: usize) -> Initiator {
         let nexus = Nexus::new(name, self.port.clone());
         let mut initiator = self.session(&nexus, reactor);
         initiator.memory = Memory::zeroed(255);
@@ -34,7 +34,13 @@ impl Rig {
     }
 
     /// Starts a command; its outcome if it has ended by itself.
-    fn try_run(&mut self, from: &Initiator, tag: u64, cdb: &[u8], data_out: &[u8]) -> Option<Outcome> {
+    pub(super) fn try_run(
+        &mut self,
+        from: &Initiator,
+        tag: u64,
+        cdb: &[u8],
+        data_out: &[u8],
+    ) -> Option<Outcome> {
         let (cdb, data) = (Cdb::new(cdb).unwrap(), Memory::from_bytes(data_out));
         let length = data_out.len() as u64;
         let frame = CommandFrame {
@@ -59,7 +65,7 @@ impl Rig {
         }
     }
 
-    fn run(&mut self, from: &Initiator, cdb: &[u8], data_out: &[u8]) -> Outcome {
+    pub(super) fn run(&mut self, from: &Initiator, cdb: &[u8], data_out: &[u8]) -> Outcome {
         self.try_run(from, 77, cdb, data_out).expect("it ends by itself")
     }
 
@@ -72,23 +78,23 @@ impl Rig {
         self.run(from, &cdb, &list)
     }
 
-    fn good(&mut self, from: &Initiator, of: (u16, Type), key: u64, action_key: u64) {
+    pub(super) fn good(&mut self, from: &Initiator, of: (u16, Type), key: u64, action_key: u64) {
         let outcome = self.out(from, of, key, action_key);
         assert_eq!((outcome.status, &outcome.sense), (Status::GOOD, &None), "{of:?}");
     }
 
-    fn keys(&mut self, from: &Initiator) -> Vec<u64> {
+    pub(super) fn keys(&mut self, from: &Initiator) -> Vec<u64> {
         assert_eq!(self.run(from, &READ_KEYS, &[]).status, Status::GOOD);
         parse_keys(&from.memory.to_vec()).1
     }
 
-    fn reservation(&mut self, from: &Initiator) -> Option<(u64, Type)> {
+    pub(super) fn reservation(&mut self, from: &Initiator) -> Option<(u64, Type)> {
         assert_eq!(self.run(from, &READ_RESERVATION, &[]).status, Status::GOOD);
         parse_reservation(&from.memory.to_vec()).1
     }
 
     /// Whether a READ is let through.
-    fn reads(&mut self, from: &Initiator) -> bool {
+    pub(super) fn reads(&mut self, from: &Initiator) -> bool {
         match self.try_run(from, 78, &READ, &[]) {
             None => {
                 self.complete_all();
@@ -103,14 +109,14 @@ impl Rig {
     }
 
     /// The unit attention condition that is reported next.
-    fn told(&mut self, from: &Initiator) -> Option<AdditionalSense> {
+    pub(super) fn told(&mut self, from: &Initiator) -> Option<AdditionalSense> {
         let outcome = self.run(from, &TEST_UNIT_READY, &[]);
         let sense = outcome.sense?;
         assert_eq!(sense.key, SenseKey::UNIT_ATTENTION);
         Some(sense.additional)
     }
 
-    fn close(&mut self, from: &Initiator) {
+    pub(super) fn close(&mut self, from: &Initiator) {
         from.session.close(1, self.sim.cx(from.reactor));
         self.sim.settle();
     }
