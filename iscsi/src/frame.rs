@@ -91,6 +91,16 @@ impl Framer {
         (self.have > 0 || !matches!(self.state, State::Header)).then_some(self.whole)
     }
 
+    /// What has come of a header; `None` if more than that has come of a PDU.
+    pub(crate) fn begun(&self) -> Option<&[u8]> {
+        matches!(self.state, State::Header).then(|| &self.header[..self.have])
+    }
+
+    /// Longest data segment that is taken.
+    pub(crate) fn max_data(&self) -> u32 {
+        self.max_data
+    }
+
     /// Consumes the next part; returns how many bytes that took.
     pub(crate) fn step<'a>(&mut self, input: &'a [u8]) -> Result<(usize, Part<'a>), Error> {
         match self.state {

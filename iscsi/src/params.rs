@@ -6,9 +6,11 @@ use crate::limits::{
     LOGIN_DATA_SEGMENT,
 };
 use crate::text::{self, answer};
+use serde::{Deserialize, Serialize};
 
 /// Operational parameters: what one side wants, or what both agreed on.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Parameters {
     /// CRC32C over headers.
     pub header_digest: bool,
@@ -80,6 +82,12 @@ impl Parameters {
         protocol_level: Self::SCSI_FEATURES,
         ..Self::DEFAULT
     };
+}
+
+impl Default for Parameters {
+    fn default() -> Self {
+        Self::DEFAULT
+    }
 }
 
 type Flag = fn(&mut Parameters) -> &mut bool;
@@ -198,7 +206,7 @@ impl Spec {
 }
 
 /// One negotiation: what we want, what was agreed so far, which keys were seen.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Negotiation {
     ours: Parameters,
     /// Which digests must be agreed on.

@@ -2,6 +2,7 @@
 
 mod connection;
 mod directory;
+mod handover;
 mod login;
 mod receive;
 mod respond;
@@ -16,6 +17,7 @@ pub use connection::{Command, Connection, Event, Received, TaskManagement};
 pub use directory::{
     Admission, Directory, Identity, Portal, Refusal, SecurityMethod, SecurityStep, TargetRecord,
 };
+pub use handover::{NoSession, SessionState};
 pub use login::{Accepted, Login, Progress, Settings};
 pub use respond::{AsyncMessage, Residual, Response};
 pub use session::{Session, SessionInfo, SessionType};

@@ -5,9 +5,10 @@ use super::tasks::Tasks;
 use super::window::{Arrival, CommandWindow};
 use crate::limits::MAX_IMMEDIATE_TASKS;
 use crate::params::Parameters;
+use serde::{Deserialize, Serialize};
 
 /// Kind of a session.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum SessionType {
     /// SCSI commands to one target.
     #[default]
@@ -17,7 +18,7 @@ pub enum SessionType {
 }
 
 /// Who talks to whom.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SessionInfo {
     /// InitiatorName.
     pub initiator_name: String,

@@ -29,6 +29,11 @@ impl TextExchange {
         *self = Self { transfer_tag: self.transfer_tag, ..Self::default() };
     }
 
+    /// Whether no request is under way: none that continues, and none whose answer does.
+    pub(super) fn is_idle(&self) -> bool {
+        self.incoming.is_empty() && self.sent == self.outgoing.len()
+    }
+
     pub(super) fn footprint(&self) -> usize {
         self.incoming.capacity() + self.outgoing.capacity()
     }

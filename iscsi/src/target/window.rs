@@ -30,6 +30,8 @@ pub(crate) struct CommandWindow {
     early: Vec<(u32, Option<TaskId>)>,
     /// Tasks whose turn has come.
     due: VecDeque<TaskId>,
+    /// `max` stays where it is.
+    frozen: bool,
 }
 
 impl CommandWindow {
@@ -38,7 +40,36 @@ impl CommandWindow {
         let size = u32::from(size);
         let max = first.wrapping_add(size).wrapping_sub(1);
         let told = Cell::new(max);
-        Self { expected: first, max, told, size, credit: 0, early: Vec::new(), due: VecDeque::new() }
+        Self {
+            expected: first,
+            max,
+            told,
+            size,
+            credit: 0,
+            early: Vec::new(),
+            due: VecDeque::new(),
+            frozen: false,
+        }
+    }
+
+    /// The initiator may send no more than it may now.
+    pub(crate) fn freeze(&mut self) {
+        self.frozen = true;
+    }
+
+    /// The initiator has been told of this MaxCmdSN, which is no more than that of this new window.
+    pub(crate) fn go_on(&mut self, told: u32) {
+        self.told.set(told);
+    }
+
+    /// MaxCmdSN as the initiator knows it.
+    pub(crate) fn told(&self) -> u32 {
+        self.told.get()
+    }
+
+    /// How many commands it is for.
+    pub(crate) fn size(&self) -> u16 {
+        self.size as u16
     }
 
     /// ExpCmdSN.
@@ -112,7 +143,10 @@ impl CommandWindow {
     }
 
     fn room(&self) -> u32 {
-        self.size - self.max.wrapping_sub(self.expected).wrapping_add(1)
+        match self.frozen {
+            true => 0,
+            false => self.size - self.max.wrapping_sub(self.expected).wrapping_add(1),
+        }
     }
 
     fn settle(&mut self) {
