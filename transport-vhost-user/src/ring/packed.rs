@@ -196,6 +196,7 @@ impl Packed {
             let flags =
                 u16::from_le(self.flags(position.index).load(Ordering::Relaxed)) & !(AVAILABLE | USED);
             let flags = flags | if position.wrap { AVAILABLE } else { USED };
+            moment();
             self.flags(position.index).store(flags.to_le(), Ordering::Relaxed);
             position = position.after(1, self.layout.size);
         }

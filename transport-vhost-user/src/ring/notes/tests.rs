@@ -120,6 +120,20 @@ impl Rig {
         ring.note(&self.memory(), QUEUE)?;
         Ok(ring)
     }
+
+    /// The ring of a process that has lived long enough to start it. Each one before it dies when it has stored so often.
+    fn ring_after(&self, deaths: &[u8]) -> Ring {
+        for stores in deaths {
+            death::after((*stores).into());
+            match catch_unwind(AssertUnwindSafe(|| self.ring(self.driver.base()))) {
+                Ok(ring) => drop(ring.unwrap()),
+                Err(death) if death.is::<death::Died>() => {}
+                Err(panic) => std::panic::resume_unwind(panic),
+            }
+        }
+        death::never();
+        self.ring(self.driver.base()).unwrap()
+    }
 }
 
 /// The life of one process after the other.
@@ -129,6 +143,8 @@ struct Life {
     taken: VecDeque<Head>,
     /// Chains that were returned and have not been seen to be shown.
     hidden: Vec<u16>,
+    /// Those who go on die as well, after so many stores.
+    deaths: Vec<u8>,
 }
 
 #[derive(Clone, Debug)]
@@ -138,8 +154,8 @@ enum Step {
     Return(u8),
     Publish,
     Collect,
-    /// The process dies when it has stored so often from here on.
-    Die(u8),
+    /// The process dies when it has stored so often from here on, and those who go on with it when they have.
+    Die(u8, Vec<u8>),
 }
 
 fn step() -> impl Strategy<Value = Step> {
@@ -149,7 +165,7 @@ fn step() -> impl Strategy<Value = Step> {
         4 => any::<u8>().prop_map(Step::Return),
         2 => Just(Step::Publish),
         2 => Just(Step::Collect),
-        1 => (0u8..40).prop_map(Step::Die),
+        1 => (0u8..40, prop::collection::vec(0u8..80, 0..4)).prop_map(|(after, next)| Step::Die(after, next)),
     ]
 }
 
@@ -188,7 +204,10 @@ impl Life {
                 let out = self.rig.driver.out();
                 self.hidden.retain(|id| out.contains_key(id));
             }
-            Step::Die(after) => death::after(after.into()),
+            Step::Die(after, ref next) => {
+                death::after(after.into());
+                self.deaths.clone_from(next);
+            }
             _ => {}
         }
     }
@@ -201,7 +220,7 @@ impl Life {
         let mut left: Vec<u16> =
             had.iter().chain(&self.hidden).copied().filter(|id| out.contains_key(id)).collect();
         self.hidden.clear();
-        let mut ring = self.rig.ring(self.rig.driver.base()).unwrap();
+        let mut ring = self.rig.ring_after(&self.deaths);
         let mut again = Vec::new();
         loop {
             let mut chain = Chain::default();
@@ -227,10 +246,12 @@ proptest! {
     #[test]
     fn nothing_is_lost_or_returned_twice(
         packed in any::<bool>(),
+        deaths in prop::collection::vec(0u8..80, 0..4),
         steps in prop::collection::vec(step(), 1..200),
     ) {
-        let mut life = Life { rig: Rig::new(packed), taken: VecDeque::new(), hidden: Vec::new() };
-        let mut ring = life.rig.ring(if packed { 0x8000_8000 } else { 0 }).unwrap();
+        let rig = Rig::new(packed);
+        let mut ring = rig.ring_after(&deaths);
+        let mut life = Life { rig, taken: VecDeque::new(), hidden: Vec::new(), deaths };
         for step in &steps {
             let lived = catch_unwind(AssertUnwindSafe(|| life.carry_out(&mut ring, step)));
             match lived {
