@@ -16,7 +16,13 @@ pub(super) enum Noting {
     /// Memory is made, of so many bytes.
     Make(InflightReply, u64, Made<OwnedFd>),
     /// Memory is mapped.
-    Map(Ack, Made<NoteMemory>),
+    Map(Ack, Made<Mapped>),
+}
+
+pub(super) struct Mapped {
+    notes: NoteMemory,
+    /// Why it could not be pinned.
+    pinned: io::Result<()>,
 }
 
 type Made<T> = Arc<Mutex<Option<Result<T, String>>>>;
@@ -56,12 +62,15 @@ impl Connection {
             return self.do_aside(made, || Err(refusal), cx);
         }
         let aside = self.place.aside.clone();
+        let pin = self.place.pin_memory;
         let release = move |unused: Unused| aside.post(move || drop(unused));
         let map = move || {
             let InflightArea { mmap_size: size, mmap_offset, queues, queue_size } = area;
             let region = MemoryRegion { guest_address: 0, size, user_address: 0, mmap_offset };
             let map = MemoryMap::new(&[SharedRegion { region, fd }]).map_err(|error| error.to_string())?;
-            Ok(NoteMemory::new(map.released_to(Box::new(release)), size, queues, queue_size))
+            let pinned = if pin { map.pin() } else { Ok(()) };
+            let map = map.released_to(Box::new(release));
+            Ok(Mapped { notes: NoteMemory::new(map, size, queues, queue_size), pinned })
         };
         self.do_aside(made, map, cx);
     }
@@ -101,7 +110,13 @@ impl Connection {
                 Ok(())
             }
             Noting::Map(ack, made) => {
-                let mapped = take(&made).map(|notes| {
+                let mapped = take(&made).map(|Mapped { notes, pinned }| {
+                    if let Err(error) = pinned
+                        && self.place.may_log(cx)
+                    {
+                        let export = &self.place.name;
+                        tracing::warn!(%export, %error, "memory for notes is not pinned (RLIMIT_MEMLOCK?)");
+                    }
                     state.notes = Some(notes);
                     // Counts from the next start of a ring.
                     Concerned::None

@@ -4,6 +4,7 @@ use super::*;
 use crate::connection;
 use crate::local::Local;
 use lunette_store::Cx;
+use lunette_vhost_user::InflightArea;
 use rustix::event::{EventfdFlags, eventfd};
 
 #[test]
@@ -315,6 +316,16 @@ fn memory_can_be_pinned() {
     let limit = rustix::process::getrlimit(rustix::process::Resource::Memlock).current;
     if rustix::process::geteuid().is_root() || limit.is_none_or(|limit| limit >= 16 << 20) {
         assert!(locked >= 16 << 10, "{locked} kB");
+        // So is the memory for notes, which every command writes to.
+        let fd = memfd(1 << 16);
+        let area = InflightArea { mmap_size: 1 << 16, mmap_offset: 0, queues: 3, queue_size: 64 };
+        let message = front.protocol.set_inflight_fd(area, fd.try_clone().unwrap());
+        front.done(message);
+        let inode = rustix::fs::fstat(&fd).unwrap().st_ino.to_string();
+        let maps = std::fs::read_to_string("/proc/self/smaps").unwrap();
+        let mut lines = maps.lines().skip_while(|line| line.split_whitespace().nth(4) != Some(&inode));
+        let locked = lines.find_map(|line| line.strip_prefix("Locked:")).unwrap();
+        assert_ne!(locked.trim(), "0 kB");
     }
     let mut ring = front.start(2, 0, 64);
     front.command(&mut ring, &TEST_UNIT_READY, &[], 0);
