@@ -1,7 +1,7 @@
 //! Commands: what is done with the requests of a request queue.
 
-use crate::queue::{Queue, State};
-use crate::ring::{Head, RingError};
+use crate::queue::{Queue, State, Stop};
+use crate::ring::{Head, Ring, RingError};
 use crate::targets::Sessions;
 use crate::wire::{Command, Expected, Response, ResponseField};
 use lunette_engine::{Aborted, CommandFrame, Completion, Started};
@@ -47,10 +47,12 @@ impl Queue {
         Ok(())
     }
 
-    /// Whether somebody will go on with what is in flight: it was noted, and the front end has gone before it has ended.
+    /// Whether somebody will go on with what is in flight: it is noted, and the front end has gone before it has ended.
     pub(crate) fn is_kept(&self) -> bool {
         let state = self.state();
-        state.setup.notes.is_some() && !state.setup.started
+        !state.setup.started
+            && state.setup.stop == Stop::Keep
+            && state.ring.as_ref().is_some_and(Ring::has_notes)
     }
 
     pub(crate) fn command_answered(&self, cookie: u64, completion: Completion, cx: &mut dyn Cx) {

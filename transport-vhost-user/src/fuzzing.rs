@@ -6,7 +6,7 @@ use crate::events::Events;
 use crate::local::{ConnectionId, ExportId, Local};
 use crate::memory::{FENCED, MemoryMap};
 use crate::place::{Observer, Place};
-use crate::queue::{Fds, Queue, Setup};
+use crate::queue::{Fds, Queue, Setup, Stop};
 use crate::ring::{Layout, NoteMemory};
 use crate::targets::Targets;
 use crate::wire::Sizes;
@@ -86,6 +86,7 @@ impl Queues {
         };
         let setup = Setup {
             started: false,
+            stop: Stop::Answer,
             enabled: true,
             layout,
             base: 0,

@@ -23,6 +23,7 @@ mod held_back;
 mod late;
 mod management;
 mod recovery;
+mod reset;
 mod rings;
 mod stuck;
 mod targets;

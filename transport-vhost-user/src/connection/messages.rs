@@ -34,6 +34,7 @@ impl Connection {
             // What is waited for may never come; that nobody waits for us any more must be noticed all the same.
             return if socket::has_ended(&self.socket) { Err(None) } else { Ok(Step::Wait) };
         }
+        state.forget_if_reset();
         if let Then::Send(message) = std::mem::replace(&mut state.then, Then::Nothing) {
             let (bytes, fds) = message.into_parts();
             state.outbox.extend(bytes);
@@ -122,6 +123,7 @@ impl Connection {
         if let Change::SetFeatures { acked, .. } = &change {
             self.place.events.set_features(*acked);
         }
+        state.forgetting = resets;
         let sets_config = matches!(change, Change::SetConfig(_));
         let made = match state.make(change, &self.place) {
             // It was the guest that wrote there, which must not cost its VMM the device.

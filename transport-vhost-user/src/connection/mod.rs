@@ -258,6 +258,7 @@ impl Connection {
 
     fn tell_as(&self, state: &mut State, index: u16, started: bool, wait: bool, cx: &mut dyn Cx) {
         let setup = state.setup(index, started);
+        state.served[usize::from(index)] |= setup.started && setup.enabled;
         if index == CONTROL_QUEUE {
             let vring = &state.backend.state().vrings[usize::from(index)];
             state.control_waits = vring.enabled && !setup.enabled;
@@ -327,6 +328,7 @@ impl Connection {
             Phase::Draining => self.close_nexuses(&mut state, cx),
             Phase::Closing => {
                 state.phase = Phase::Leaving;
+                state.forget_if_reset();
                 self.leave_memory(&mut state);
             }
             Phase::Leaving if state.epochs == 0 => {

@@ -118,6 +118,7 @@ impl Connection {
                         tracing::warn!(%export, %error, "memory for notes is not pinned (RLIMIT_MEMLOCK?)");
                     }
                     state.notes = Some(notes);
+                    state.served.fill(false);
                     // Counts from the next start of a ring.
                     Concerned::None
                 });

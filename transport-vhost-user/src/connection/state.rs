@@ -8,7 +8,7 @@ use crate::aside::Foreign;
 use crate::memory::MemoryMap;
 use crate::notify::{Kind, Notifier};
 use crate::place::Place;
-use crate::queue::{Fds, Setup};
+use crate::queue::{Fds, Setup, Stop};
 use crate::ring::{Layout, NoteMemory};
 use crate::wire::ConfigSpace;
 use lunette_vhost_user::{Backend, Change, Decoder, Features, Message, Vring, VringBaseReply};
@@ -49,6 +49,10 @@ pub(super) struct State {
     pub(super) noting: Option<Noting>,
     /// Where queues note what is in flight, if the front end keeps that.
     pub(super) notes: Option<NoteMemory>,
+    /// Queues that have been served since these notes came, so that nothing of theirs is known by the notes alone.
+    pub(super) served: Vec<bool>,
+    /// The device is being reset: when all queues have stopped, nothing is noted any more.
+    pub(super) forgetting: bool,
     /// The control queue is not looked at because [commands are missing](State::commands_are_missing).
     pub(super) control_waits: bool,
     /// Former memory maps that are still in use, or are being unmapped.
@@ -115,6 +119,8 @@ impl State {
             mapping: None,
             noting: None,
             notes: None,
+            served: vec![false; count],
+            forgetting: false,
             control_waits: false,
             epochs: 0,
             epochs_allowed: 0,
@@ -191,6 +197,7 @@ impl State {
         let address = vring.address.as_ref();
         Setup {
             started,
+            stop: self.stop(),
             enabled: vring.enabled && !(index == CONTROL_QUEUE && self.commands_are_missing()),
             layout: Layout {
                 size: vring.size,
@@ -218,8 +225,27 @@ impl State {
         let session = self.backend.state();
         let packed = session.features.contains(Features::RING_PACKED);
         let is_served = |vring: &Vring| vring.started && vring.enabled;
-        let mut requests = (0..).zip(&session.vrings).skip(FIXED_QUEUES.into());
-        requests.any(|(index, vring)| !is_served(vring) && notes.has_some(index, packed))
+        let queues = (0..).zip(session.vrings.iter().zip(&self.served));
+        let mut unserved = queues.filter(|(_, (vring, served))| !(**served || is_served(vring)));
+        unserved.any(|(index, _)| index >= FIXED_QUEUES && notes.has_some(index, packed))
+    }
+
+    /// How queues stop that are told to.
+    fn stop(&self) -> Stop {
+        match self.phase {
+            _ if self.forgetting => Stop::Forget,
+            Phase::Silencing => Stop::Keep,
+            _ => Stop::Answer,
+        }
+    }
+
+    /// All queues have stopped: nobody waits for what was in flight when the device was reset.
+    pub(super) fn forget_if_reset(&mut self) {
+        if std::mem::take(&mut self.forgetting)
+            && let Some(notes) = &self.notes
+        {
+            notes.forget();
+        }
     }
 }
 

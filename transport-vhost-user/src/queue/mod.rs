@@ -64,11 +64,24 @@ pub(crate) struct Fds {
     pub(crate) error: Option<Arc<Notifier>>,
 }
 
+/// What becomes of requests that are in flight, and noted, when their ring stops.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Stop {
+    /// They are answered. What was not taken again stays noted: the driver still waits for it.
+    Answer,
+    /// The front end has gone: what is aborted by that is left for whoever goes on with the notes.
+    Keep,
+    /// The device is reset: nobody waits for them.
+    Forget,
+}
+
 /// What a queue should be.
 #[derive(Clone, Debug)]
 pub(crate) struct Setup {
     /// The ring is looked at; a change of layout and base counts from the next start.
     pub(crate) started: bool,
+    /// How it stops, if it is not started.
+    pub(crate) stop: Stop,
     /// Requests are taken from it.
     pub(crate) enabled: bool,
     pub(crate) layout: Layout,
@@ -229,7 +242,8 @@ impl Queue {
         {
             state.base = ring.base();
             state.publish();
-            state.ring.take().inspect(Ring::end);
+            let let_go = if state.setup.stop == Stop::Forget { Ring::forget } else { Ring::end };
+            state.ring.take().inspect(let_go);
         }
         let Some(round) = state.round.take() else { return };
         let (connection, base) = (self.connection, state.base);

@@ -51,6 +51,7 @@ fn place(cx: &mut dyn Cx) -> Arc<Place> {
 fn setup(ring: &DriverRing) -> Setup {
     Setup {
         started: true,
+        stop: Stop::Answer,
         enabled: true,
         layout: ring.layout(false, false),
         base: 0,

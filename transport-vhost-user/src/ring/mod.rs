@@ -136,11 +136,16 @@ impl Ring {
         either!(self, ring => ring.end())
     }
 
-    /// The ring is broken: nobody will go on with it.
+    /// The ring is broken or has been reset: nobody will go on with it.
     pub(crate) fn forget(&self) {
         if let Some(notes) = either!(self, ring => ring.notes()) {
             notes.end();
         }
+    }
+
+    /// Whether what is in flight is noted.
+    pub(crate) fn has_notes(&self) -> bool {
+        either!(self, ring => ring.notes()).is_some()
     }
 
     /// Whether the front end has truncated the memory of the ring or of its notes.

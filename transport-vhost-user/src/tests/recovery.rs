@@ -17,27 +17,27 @@ use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileExt;
 use std::os::unix::net::UnixStream;
 
-const QUEUES: u16 = 4;
-const SIZE: u16 = 16;
-const LAYOUTS: [Features; 2] = [ALL, ALL.union(Features::RING_PACKED)];
+pub(super) const QUEUES: u16 = 4;
+pub(super) const SIZE: u16 = 16;
+pub(super) const LAYOUTS: [Features; 2] = [ALL, ALL.union(Features::RING_PACKED)];
 const FORMS: [Form; 2] = [Form::Chained, Form::Indirect];
 const COMPARE_AND_WRITE: [u8; 16] = [0x89, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0];
 
-fn set(features: Features, form: Form) -> Options {
+pub(super) fn set(features: Features, form: Form) -> Options {
     let mut options = options(features, form, SIZE, 4);
     (options.request_queues, options.room) = (2, 1024);
     options
 }
 
 /// A guest, and what its monitor keeps for the next daemon.
-struct Survivor {
-    driver: ScsiDriver,
-    options: Options,
-    notes: InFlight,
+pub(super) struct Survivor {
+    pub(super) driver: ScsiDriver,
+    pub(super) options: Options,
+    pub(super) notes: InFlight,
 }
 
 impl Survivor {
-    fn begin(rig: &Rig, options: Options) -> Self {
+    pub(super) fn begin(rig: &Rig, options: Options) -> Self {
         let memory = GuestMemory::with_size(4 << 20).unwrap();
         let mut monitor = Monitor::connect(&rig.socket, memory, &options.wanted).unwrap();
         let notes = monitor.session.begin_notes(QUEUES, SIZE).unwrap().unwrap();
@@ -62,13 +62,7 @@ impl Survivor {
         self.notes = self.killed();
         let (end, _) = UnixStream::pair().unwrap();
         self.driver.monitor.session = Session::new(end).unwrap();
-        let has_left = |cx: &mut dyn Cx| {
-            Local::on(cx).connections.borrow().values().all(|connection| connection.has_noticed_its_end())
-        };
-        while !rig.reactors.call(ReactorId(0), has_left).unwrap() {
-            std::thread::yield_now();
-        }
-        settle(rig);
+        wait_left(rig);
     }
 
     /// Goes over to another daemon, whose queues are still to be started.
@@ -78,12 +72,12 @@ impl Survivor {
     }
 
     /// Has another daemon serve all queues but the second request queue.
-    fn go_on(&mut self, from: &Rig, to: &Rig) {
+    pub(super) fn go_on(&mut self, from: &Rig, to: &Rig) {
         self.reconnect(from, to);
         (0..3).for_each(|queue| self.driver.monitor.start(queue).unwrap());
     }
 
-    fn read(&mut self, queue: u16, blocks: &[u16]) {
+    pub(super) fn read(&mut self, queue: u16, blocks: &[u16]) {
         blocks.iter().for_each(|block| submit(&mut self.driver, queue, *block, &read_10(*block)));
         self.driver.flush(queue).unwrap();
     }
@@ -94,8 +88,27 @@ impl Survivor {
     }
 }
 
+/// The version of a queue's notes: 0 if there are none.
+pub(super) fn version(guest: &Survivor, queue: u64) -> u16 {
+    let mut bytes = [0; 2];
+    let at = queue * guest.notes.area.mmap_size / u64::from(QUEUES) + 8;
+    File::from(guest.notes.fd.try_clone().unwrap()).read_exact_at(&mut bytes, at).unwrap();
+    u16::from_ne_bytes(bytes)
+}
+
+/// The daemon has noticed that its front end is gone.
+pub(super) fn wait_left(rig: &Rig) {
+    let has_left = |cx: &mut dyn Cx| {
+        Local::on(cx).connections.borrow().values().all(|connection| connection.has_noticed_its_end())
+    };
+    while !rig.reactors.call(ReactorId(0), has_left).unwrap() {
+        std::thread::yield_now();
+    }
+    settle(rig);
+}
+
 /// Messages between reactors have arrived.
-fn settle(rig: &Rig) {
+pub(super) fn settle(rig: &Rig) {
     [0, 1, 0, 1].into_iter().for_each(|on| rig.reactors.call(ReactorId(on), |_| ()).unwrap());
 }
 
@@ -105,14 +118,14 @@ fn memory(size: u64) -> OwnedFd {
     fd
 }
 
-fn wait_for(rig: &Rig, on: u16, count: usize) {
+pub(super) fn wait_for(rig: &Rig, on: u16, count: usize) {
     while held(&rig.reactors, on) != count {
         std::thread::yield_now();
     }
 }
 
 /// What a rig still holds ends when its export is stopped, and is no more of interest.
-fn give_up(rigs: &[&Rig]) {
+pub(super) fn give_up(rigs: &[&Rig]) {
     rigs.iter().for_each(|rig| [0, 1].into_iter().for_each(|on| release(&rig.reactors, on, 0xee)));
 }
 
@@ -382,19 +395,13 @@ fn a_broken_ring_leaves_no_notes() {
         let mut guest = Survivor::begin(&rig, set(features, Form::Chained));
         guest.read(0, &[0]);
         wait_for(&rig, 0, 1);
-        let version = |guest: &Survivor| {
-            let mut bytes = [0; 2];
-            let at = 2 * guest.notes.area.mmap_size / u64::from(QUEUES) + 8;
-            File::from(guest.notes.fd.try_clone().unwrap()).read_exact_at(&mut bytes, at).unwrap();
-            u16::from_ne_bytes(bytes)
-        };
-        assert_eq!(version(&guest), 1);
+        assert_eq!(version(&guest, 2), 1);
         let nowhere = [Piece { address: 1 << 40, length: 512 }];
         let data = Data { data_out: &[], data_in: &nowhere };
         guest.driver.submit(0, 1, &Command::new(&read_10(1)), &data).unwrap();
         guest.driver.flush(0).unwrap();
         wait_broken(&guest.driver, 2);
-        assert_eq!(version(&guest), 0);
+        assert_eq!(version(&guest, 2), 0);
         give_up(&[&rig]);
     }
 }

@@ -58,6 +58,12 @@ impl NoteMemory {
         count.and_then(of).unwrap_or(false)
     }
 
+    /// Nothing is in flight any more in any queue, none of which is running.
+    pub(crate) fn forget(&self) {
+        let all = (0..self.queues).filter_map(|queue| self.of(queue, 0, PackedNotes::length(0)).ok());
+        all.for_each(|notes| notes.end());
+    }
+
     /// The notes of a queue of `size` descriptors, of `length` bytes.
     fn of(&self, queue: u16, size: u16, length: u64) -> Result<Notes, RingError> {
         let start = u64::from(queue) * self.stride;
