@@ -112,7 +112,8 @@ pub struct CommandSpec {
 }
 
 impl CommandSpec {
-    /// A command that steers or asks, and takes little time; the rest of the row is said by what follows.
+    /// A command that steers or asks, takes little time and must not be carried out twice; the rest of the row is said by what
+    /// follows.
     ///
     /// # Panics
     /// If the operation code has no name.
@@ -131,7 +132,7 @@ impl CommandSpec {
             access: Access::Active,
             timeouts: Timeouts::SHORT,
             limited: false,
-            repeatable: true,
+            repeatable: false,
         }
     }
 
@@ -206,7 +207,12 @@ impl CommandSpec {
         Self { limited: true, ..self }
     }
 
-    /// It is not [repeatable](Self::repeatable).
+    /// It is [repeatable](field@Self::repeatable).
+    pub const fn repeatable(self) -> Self {
+        Self { repeatable: true, ..self }
+    }
+
+    /// It is not [repeatable](field@Self::repeatable), for the reason that stands beside the row.
     pub const fn once(self) -> Self {
         Self { repeatable: false, ..self }
     }

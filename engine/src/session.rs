@@ -270,7 +270,7 @@ impl Session {
         &self.nexus
     }
 
-    /// Whether a command whose answer was lost may be [carried out again](crate::CommandSpec::repeatable). One that may not is to
+    /// Whether a command whose answer was lost may be [carried out again](field@crate::CommandSpec::repeatable). One that may not is to
     /// be answered as if a reset had ended it: its initiator then knows that it may have been carried out or not.
     pub fn may_repeat(&self, lun: Lun, cdb: &Cdb) -> bool {
         let inventory = self.luns.inventory();

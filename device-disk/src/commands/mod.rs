@@ -105,7 +105,7 @@ const fn medium_access(
     direction: Direction,
     reservation: Reservation,
 ) -> CommandSpec {
-    let spec = CommandSpec::new(opcode, usage, direction).reservation(reservation).when_ready();
+    let spec = CommandSpec::new(opcode, usage, direction).repeatable().reservation(reservation).when_ready();
     spec.timeouts(Timeouts::DATA).limited()
 }
 

@@ -8,6 +8,7 @@ use lunette_scsi::{Cdb, Opcode};
 /// the unit is reset. It can be said while there is no medium: the next one is meant.
 pub(crate) static PREVENT_ALLOW_MEDIUM_REMOVAL: DiskCommand = DiskCommand {
     spec: CommandSpec::new(Opcode::PREVENT_ALLOW_MEDIUM_REMOVAL, &[0x1e, 0, 0, 0, 0x01, 0], Direction::None)
+        .repeatable()
         .reservation_by(Reservation::Write, reservation)
         .when_idle(),
     decode: |disk, request| {

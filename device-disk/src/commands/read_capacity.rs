@@ -7,6 +7,7 @@ use lunette_scsi::{Capacity, Opcode, service_action};
 
 pub(crate) static READ_CAPACITY_10: DiskCommand = DiskCommand {
     spec: CommandSpec::new(Opcode::READ_CAPACITY_10, &[0x25, 0, 0, 0, 0, 0, 0, 0, 0, 0], Direction::In)
+        .repeatable()
         .when_ready()
         .access(Access::Standby),
     decode: |disk, _| Ok(Plan::data(capacity(disk).encode_10().to_vec(), 8)),
@@ -18,6 +19,7 @@ pub(crate) static READ_CAPACITY_16: DiskCommand = DiskCommand {
         &[0x9e, 0x10, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, 0xff, 0xff, 0, 0],
         Direction::In,
     )
+    .repeatable()
     .action(service_action::READ_CAPACITY_16)
     .when_ready()
     .access(Access::Standby),

@@ -9,6 +9,7 @@ use lunette_scsi::{AdditionalSense, Cdb, Opcode, Sense};
 // IMMED; POWER CONDITION MODIFIER; POWER CONDITION, NO_FLUSH, LOEJ and START.
 pub(crate) static START_STOP_UNIT: DiskCommand = DiskCommand {
     spec: CommandSpec::new(Opcode::START_STOP_UNIT, &[0x1b, 0x01, 0, 0x0f, 0xf7, 0], Direction::None)
+        .repeatable()
         .reservation_by(Reservation::Write, reservation)
         .when_idle(),
     decode,

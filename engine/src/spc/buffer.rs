@@ -11,6 +11,7 @@ pub(crate) static READ_BUFFER_10: PrimaryCommand = PrimaryCommand {
         &[0x3c, 0x1f, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x00],
         Direction::In,
     )
+    .repeatable()
     .reservation(Reservation::Read)
     .access(Access::Any),
     decode: read,
@@ -22,6 +23,7 @@ pub(crate) static WRITE_BUFFER: PrimaryCommand = PrimaryCommand {
         &[0x3b, 0x1f, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x00],
         Direction::Out,
     )
+    .repeatable()
     .reservation(Reservation::Write)
     .access(Access::Any),
     decode: write,

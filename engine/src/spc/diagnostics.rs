@@ -10,6 +10,7 @@ use lunette_scsi::{AdditionalSense, Opcode, Sense};
 // SELF-TEST CODE, PF, SELFTEST, DEVOFFL and UNITOFFL.
 pub(crate) static SEND_DIAGNOSTIC: PrimaryCommand = PrimaryCommand {
     spec: CommandSpec::new(Opcode::SEND_DIAGNOSTIC, &[0x1d, 0xf7, 0x00, 0xff, 0xff, 0x00], Direction::Out)
+        .repeatable()
         .reservation(Reservation::Write)
         .timeouts(Timeouts::LONG)
         .access(Access::Standby),
@@ -23,6 +24,7 @@ pub(crate) static RECEIVE_DIAGNOSTIC_RESULTS: PrimaryCommand = PrimaryCommand {
         &[0x1c, 0x01, 0xff, 0xff, 0xff, 0x00],
         Direction::In,
     )
+    .repeatable()
     .reservation(Reservation::Read)
     .access(Access::Standby),
     decode: receive,

@@ -14,6 +14,7 @@ pub(crate) static REPORT_IDENTIFYING_INFORMATION: PrimaryCommand = PrimaryComman
         &[0xa3, 0x05, 0x00, 0x00, 0x00, 0x00, 0xff, 0xff, 0xff, 0xff, 0xfe, 0x00],
         Direction::In,
     )
+    .repeatable()
     .action(service_action::REPORT_IDENTIFYING_INFORMATION)
     .reservation(Reservation::Exempt)
     .access(Access::Standby),
@@ -26,6 +27,7 @@ pub(crate) static SET_IDENTIFYING_INFORMATION: PrimaryCommand = PrimaryCommand {
         &[0xa4, 0x06, 0x00, 0x00, 0x00, 0x00, 0xff, 0xff, 0xff, 0xff, 0xfe, 0x00],
         Direction::Out,
     )
+    .repeatable()
     .action(service_action::SET_IDENTIFYING_INFORMATION)
     .reservation(Reservation::Write),
     decode: set,

@@ -7,6 +7,7 @@ use lunette_scsi::{AccessState, Opcode, Sense, service_action};
 
 pub(crate) static INQUIRY: PrimaryCommand = PrimaryCommand {
     spec: CommandSpec::new(Opcode::INQUIRY, &[0x12, 0x01, 0xff, 0xff, 0xff, 0x00], Direction::In)
+        .repeatable()
         .attention(Attention::Kept)
         .reservation(Reservation::Exempt)
         .access(Access::Any),

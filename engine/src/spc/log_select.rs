@@ -12,6 +12,7 @@ pub(crate) static LOG_SELECT: PrimaryCommand = PrimaryCommand {
         &[0x4c, 0x02, 0xff, 0xff, 0x00, 0x00, 0x00, 0xff, 0xff, 0x00],
         Direction::Out,
     )
+    .repeatable()
     .reservation(Reservation::Write)
     .access(Access::Standby),
     decode,

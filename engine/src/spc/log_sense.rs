@@ -16,6 +16,7 @@ pub(crate) static LOG_SENSE: PrimaryCommand = PrimaryCommand {
         &[0x4d, 0x00, 0xff, 0xff, 0x00, 0xff, 0xff, 0xff, 0xff, 0x00],
         Direction::In,
     )
+    .repeatable()
     .reservation(Reservation::Exempt)
     .access(Access::Standby),
     decode,

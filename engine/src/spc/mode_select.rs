@@ -10,6 +10,7 @@ use lunette_scsi::{Opcode, Sense};
 
 pub(crate) static MODE_SELECT_6: PrimaryCommand = PrimaryCommand {
     spec: CommandSpec::new(Opcode::MODE_SELECT_6, &[0x15, 0x11, 0x00, 0x00, 0xff, 0x00], Direction::Out)
+        .repeatable()
         .reservation(Reservation::Write)
         .when_idle()
         .access(Access::Standby),
@@ -22,6 +23,7 @@ pub(crate) static MODE_SELECT_10: PrimaryCommand = PrimaryCommand {
         &[0x55, 0x11, 0x00, 0x00, 0x00, 0x00, 0x00, 0xff, 0xff, 0x00],
         Direction::Out,
     )
+    .repeatable()
     .reservation(Reservation::Write)
     .when_idle()
     .access(Access::Standby),

@@ -7,6 +7,7 @@ use lunette_scsi::{Cdb, Opcode, Sense};
 
 pub(crate) static MODE_SENSE_6: PrimaryCommand = PrimaryCommand {
     spec: CommandSpec::new(Opcode::MODE_SENSE_6, &[0x1a, 0x08, 0xff, 0xff, 0xff, 0x00], Direction::In)
+        .repeatable()
         .reservation(Reservation::Read)
         .access(Access::Standby),
     decode: |unit, request| sense(unit, request.cdb, ModeForm::Six, false, request.cdb.u8(4).into()),
@@ -18,6 +19,7 @@ pub(crate) static MODE_SENSE_10: PrimaryCommand = PrimaryCommand {
         &[0x5a, 0x18, 0xff, 0xff, 0x00, 0x00, 0x00, 0xff, 0xff, 0x00],
         Direction::In,
     )
+    .repeatable()
     .reservation(Reservation::Read)
     .access(Access::Standby),
     decode: |unit, Request { cdb, .. }| sense(unit, cdb, ModeForm::Ten, cdb.bit(1, 4), cdb.u16(7).into()),

@@ -16,6 +16,7 @@ macro_rules! row {
                 &[0x5e, service_action::$action as u8, 0, 0, 0, 0, 0, 0xff, 0xff, 0],
                 Direction::In,
             )
+            .repeatable()
             .action(service_action::$action)
             .access(Access::Standby),
             decode: |unit, request| answer(unit, request, $data),

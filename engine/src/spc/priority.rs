@@ -12,6 +12,7 @@ pub(crate) static REPORT_PRIORITY: PrimaryCommand = PrimaryCommand {
         &[0xa3, 0x0e, 0xc0, 0x00, 0x00, 0x00, 0xff, 0xff, 0xff, 0xff, 0x00, 0x00],
         Direction::In,
     )
+    .repeatable()
     .action(service_action::REPORT_PRIORITY)
     .access(Access::Standby),
     decode: report,
@@ -23,6 +24,7 @@ pub(crate) static SET_PRIORITY: PrimaryCommand = PrimaryCommand {
         &[0xa4, 0x0e, 0xc0, 0x00, 0x00, 0x00, 0xff, 0xff, 0xff, 0xff, 0x00, 0x00],
         Direction::Out,
     )
+    .repeatable()
     .action(service_action::SET_PRIORITY)
     .reservation(Reservation::Write),
     decode: set,

@@ -12,6 +12,7 @@ pub(crate) static RECEIVE_COPY_STATUS_LID1: PrimaryCommand = PrimaryCommand {
         &[0x84, 0x00, 0xff, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, 0xff, 0xff, 0, 0],
         Direction::In,
     )
+    .repeatable()
     .action(service_action::RECEIVE_COPY_STATUS_LID1),
     decode: status,
 };
@@ -22,6 +23,7 @@ pub(crate) static RECEIVE_COPY_FAILURE_DETAILS_LID1: PrimaryCommand = PrimaryCom
         &[0x84, 0x04, 0xff, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, 0xff, 0xff, 0, 0],
         Direction::In,
     )
+    .repeatable()
     .action(service_action::RECEIVE_COPY_FAILURE_DETAILS_LID1),
     decode: failure_details,
 };
@@ -32,6 +34,7 @@ pub(crate) static RECEIVE_COPY_OPERATING_PARAMETERS: PrimaryCommand = PrimaryCom
         &[0x84, 0x03, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, 0xff, 0xff, 0, 0],
         Direction::In,
     )
+    .repeatable()
     .action(service_action::RECEIVE_COPY_OPERATING_PARAMETERS),
     decode: |_, request| Ok(Plan::data(LIMITS.encode_operating_parameters(), request.cdb.u32(10).into())),
 };

@@ -11,6 +11,7 @@ pub(crate) static REPORT_LUNS: PrimaryCommand = PrimaryCommand {
         &[0xa0, 0x00, 0xff, 0x00, 0x00, 0x00, 0xff, 0xff, 0xff, 0xff, 0x00, 0x00],
         Direction::In,
     )
+    .repeatable()
     .attention(Attention::Kept)
     .reservation(Reservation::Exempt)
     .access(Access::Any),

@@ -11,6 +11,7 @@ pub(crate) static REPORT_SUPPORTED_OPERATION_CODES: PrimaryCommand = PrimaryComm
         &[0xa3, 0x0c, 0x87, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x00, 0x00],
         Direction::In,
     )
+    .repeatable()
     .action(service_action::REPORT_SUPPORTED_OPERATION_CODES)
     .reservation(Reservation::Read)
     .access(Access::Standby),

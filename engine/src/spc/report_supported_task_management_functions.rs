@@ -11,6 +11,7 @@ pub(crate) static REPORT_SUPPORTED_TASK_MANAGEMENT_FUNCTIONS: PrimaryCommand = P
         &[0xa3, 0x0d, 0x80, 0x00, 0x00, 0x00, 0xff, 0xff, 0xff, 0xff, 0x00, 0x00],
         Direction::In,
     )
+    .repeatable()
     .action(service_action::REPORT_SUPPORTED_TASK_MANAGEMENT_FUNCTIONS)
     .reservation(Reservation::Read)
     .access(Access::Standby),

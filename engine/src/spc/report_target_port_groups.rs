@@ -11,6 +11,7 @@ pub(crate) static REPORT_TARGET_PORT_GROUPS: PrimaryCommand = PrimaryCommand {
         &[0xa3, 0xea, 0x00, 0x00, 0x00, 0x00, 0xff, 0xff, 0xff, 0xff, 0x00, 0x00],
         Direction::In,
     )
+    .repeatable()
     .action(service_action::REPORT_TARGET_PORT_GROUPS)
     .access(Access::Any),
     decode,

@@ -6,6 +6,7 @@ use lunette_scsi::{Opcode, SenseFormat};
 
 pub(crate) static REQUEST_SENSE: PrimaryCommand = PrimaryCommand {
     spec: CommandSpec::new(Opcode::REQUEST_SENSE, &[0x03, 0x01, 0x00, 0x00, 0xff, 0x00], Direction::In)
+        .repeatable()
         .attention(Attention::Delivered)
         .reservation(Reservation::Exempt)
         .access(Access::Any),

@@ -16,13 +16,13 @@ pub(crate) static RELEASE_6: PrimaryCommand = release(Opcode::RELEASE_6, RELEASE
 pub(crate) static RELEASE_10: PrimaryCommand = release(Opcode::RELEASE_10, RELEASE_10_USAGE);
 
 const fn reserve(opcode: Opcode, usage: &'static [u8]) -> PrimaryCommand {
-    let spec = CommandSpec::new(opcode, usage, Direction::None);
+    let spec = CommandSpec::new(opcode, usage, Direction::None).repeatable();
     PrimaryCommand { spec, decode: |_, _| in_turn(LogicalUnit::reserve) }
 }
 
 /// Nobody is kept from it, but to others than the holder it does nothing.
 const fn release(opcode: Opcode, usage: &'static [u8]) -> PrimaryCommand {
-    let spec = CommandSpec::new(opcode, usage, Direction::None).reservation(Reservation::Exempt);
+    let spec = CommandSpec::new(opcode, usage, Direction::None).repeatable().reservation(Reservation::Exempt);
     PrimaryCommand { spec, decode: |_, _| in_turn(LogicalUnit::release) }
 }
 

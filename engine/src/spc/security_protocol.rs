@@ -11,6 +11,7 @@ pub(crate) static SECURITY_PROTOCOL_IN: PrimaryCommand = PrimaryCommand {
         &[0xa2, 0xff, 0xff, 0xff, 0x80, 0x00, 0xff, 0xff, 0xff, 0xff, 0x00, 0x00],
         Direction::In,
     )
+    .repeatable()
     .reservation(Reservation::Read),
     decode: read,
 };
@@ -21,6 +22,7 @@ pub(crate) static SECURITY_PROTOCOL_OUT: PrimaryCommand = PrimaryCommand {
         &[0xb5, 0xff, 0xff, 0xff, 0x80, 0x00, 0xff, 0xff, 0xff, 0xff, 0x00, 0x00],
         Direction::Out,
     )
+    .repeatable()
     .reservation(Reservation::Write),
     // The one protocol here only gives information.
     decode: |_, _| Err(Sense::invalid_field_in_cdb(1, None)),

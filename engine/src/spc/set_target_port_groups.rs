@@ -10,6 +10,7 @@ pub(crate) static SET_TARGET_PORT_GROUPS: PrimaryCommand = PrimaryCommand {
         &[0xa4, 0x0a, 0x00, 0x00, 0x00, 0x00, 0xff, 0xff, 0xff, 0xff, 0x00, 0x00],
         Direction::Out,
     )
+    .repeatable()
     .action(service_action::SET_TARGET_PORT_GROUPS)
     .reservation(Reservation::Write)
     .access(Access::Unavailable),

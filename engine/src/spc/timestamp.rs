@@ -11,6 +11,7 @@ pub(crate) static REPORT_TIMESTAMP: PrimaryCommand = PrimaryCommand {
         &[0xa3, 0x0f, 0x00, 0x00, 0x00, 0x00, 0xff, 0xff, 0xff, 0xff, 0x00, 0x00],
         Direction::In,
     )
+    .repeatable()
     .action(service_action::REPORT_TIMESTAMP)
     .access(Access::Standby),
     decode: report,
