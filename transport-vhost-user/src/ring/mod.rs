@@ -89,10 +89,8 @@ pub(crate) struct Layout {
 pub(crate) struct Head {
     /// The index of the first descriptor or, in a packed ring, the number that the driver gave to the chain: any.
     pub(crate) id: u16,
-    /// How many descriptors of the ring it takes; not counted in a split ring.
-    pub(crate) descriptors: u16,
-    /// Where it is noted, in a packed ring with notes.
-    pub(crate) note: u16,
+    /// Of a packed ring: how many descriptors it takes or, if it is noted, its first note, which says that too.
+    pub(crate) extent: u16,
 }
 
 /// A running ring.

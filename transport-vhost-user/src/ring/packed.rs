@@ -235,9 +235,23 @@ impl Packed {
 
     #[inline]
     pub(super) fn take(&mut self, chain: &mut Chain) -> Result<Option<Head>, RingError> {
-        if !self.again.is_empty() {
-            return self.take_again(chain);
+        match self.notes {
+            None => self.take_next::<false>(chain),
+            Some(_) => self.take_noted(chain),
         }
+    }
+
+    /// Takes a chain of a former process or the next one, and notes it.
+    #[inline(never)]
+    fn take_noted(&mut self, chain: &mut Chain) -> Result<Option<Head>, RingError> {
+        match self.again.is_empty() {
+            true => self.take_next::<true>(chain),
+            false => self.take_again(chain),
+        }
+    }
+
+    #[inline]
+    fn take_next<const NOTED: bool>(&mut self, chain: &mut Chain) -> Result<Option<Head>, RingError> {
         let start = self.available;
         let mut flags = u16::from_le(self.flags(start.index).load(Ordering::Acquire));
         if !start.is_available(flags) {
@@ -254,7 +268,7 @@ impl Packed {
             count += 1;
             // SAFETY: the ring was found in the memory of `self.space`.
             let descriptor = unsafe { ring.get(position.index) }?;
-            if let Some(notes) = &mut self.notes {
+            if NOTED && let Some(notes) = &mut self.notes {
                 let fields = [descriptor.fields[0], flags];
                 notes.take(count == 1, &Descriptor { fields, ..descriptor })?;
             }
@@ -268,8 +282,11 @@ impl Packed {
                 self.available = position;
                 self.taken += count;
                 // The last descriptor of a chain has its id.
-                let note = self.notes.as_mut().map_or(0, PackedNotes::taken);
-                return Ok(Some(Head { id: descriptor.fields[0], descriptors: count, note }));
+                let extent = match &mut self.notes {
+                    Some(notes) if NOTED => notes.taken(),
+                    _ => count,
+                };
+                return Ok(Some(Head { id: descriptor.fields[0], extent }));
             }
             flags = u16::from_le(self.flags(position.index).load(Ordering::Relaxed));
         }
@@ -280,10 +297,10 @@ impl Packed {
     fn take_again(&mut self, chain: &mut Chain) -> Result<Option<Head>, RingError> {
         let Some(noted) = self.again.pop() else { return Ok(None) };
         chain.clear();
-        let mut head = Head { id: 0, descriptors: 0, note: noted.note };
+        let mut head = Head { id: 0, extent: noted.note };
         for descriptor in &noted.descriptors {
             let &Descriptor { address, length, fields: [id, flags] } = descriptor;
-            head = Head { id, descriptors: head.descriptors + 1, ..head };
+            head.id = id;
             if flags & INDIRECT == 0 {
                 self.space.append(noted.note, (address, length), flags, chain)?;
             } else {
@@ -339,14 +356,15 @@ impl Packed {
                 self.flags(index).store(flags.to_le(), Ordering::Relaxed);
             }
         }
+        let descriptors = match &mut self.notes {
+            None => head.extent,
+            Some(notes) => notes.returned(head.extent),
+        };
         self.unpublished += 1;
         // A driver that takes descriptors back before they are shown gets more out of a burst than the ring holds.
-        self.burst = self.burst.saturating_add(head.descriptors);
-        self.taken -= head.descriptors;
-        self.used = self.used.after(head.descriptors, self.layout.size);
-        if let Some(notes) = &mut self.notes {
-            notes.returned(head.note);
-        }
+        self.burst = self.burst.saturating_add(descriptors);
+        self.taken -= descriptors;
+        self.used = self.used.after(descriptors, self.layout.size);
     }
 
     #[inline]

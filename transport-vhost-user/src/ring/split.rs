@@ -176,7 +176,7 @@ impl Split {
             notes.taken(head);
             self.in_flight += 1;
         }
-        Ok(Some(Head { id: head, descriptors: 0, note: 0 }))
+        Ok(Some(Head { id: head, extent: 0 }))
     }
 
     /// Takes a chain that a former process has taken.
@@ -185,7 +185,7 @@ impl Split {
         let Some(head) = self.again.pop() else { return Ok(None) };
         self.walk(head, chain)?;
         chain.set_again();
-        Ok(Some(Head { id: head, descriptors: 0, note: 0 }))
+        Ok(Some(Head { id: head, extent: 0 }))
     }
 
     /// Collects the bytes of the chain that starts at `head`.

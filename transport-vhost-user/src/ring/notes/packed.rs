@@ -226,10 +226,11 @@ impl PackedNotes {
         note
     }
 
-    /// A chain stands in the ring, where the driver does not see it yet.
+    /// A chain stands in the ring, where the driver does not see it yet. How many descriptors it has.
     #[inline]
-    pub(in crate::ring) fn returned(&mut self, note: u16) {
+    pub(in crate::ring) fn returned(&mut self, note: u16) -> u16 {
         self.returned.push(note);
+        self.chains[usize::from(note)].count
     }
 
     /// The driver is about to see what was returned, and the next chain comes to `used`.

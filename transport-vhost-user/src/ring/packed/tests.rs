@@ -33,7 +33,7 @@ fn a_burst_is_seen_as_a_whole_and_chains_are_skipped_by_their_length() {
     driver.offer(&guest, 0, &[(DATA, 8, false)]);
     let mut chain = Chain::default();
     let heads: Vec<_> = std::iter::from_fn(|| ring.take(&mut chain).unwrap()).collect();
-    let of = |id, descriptors| Head { id, descriptors, note: 0 };
+    let of = |id, extent| Head { id, extent };
     assert_eq!(heads, [of(0xffff, 2), of(3, 3), of(0, 1)]);
     assert_eq!((lengths(&chain.readable()), lengths(&chain.writable())), (vec![8], vec![]));
     // In another order than they came.
@@ -102,7 +102,7 @@ fn all_descriptors_of_a_table_count_in_their_order() {
     let parts: Vec<Part> = (0..600).map(|n| (DATA + n, 1 + n as u32, n >= 200)).collect();
     let mut chain = Chain::default();
     driver.offer_indirect(&guest, 9, &parts, TABLES + 8);
-    assert_eq!(ring.take(&mut chain), Ok(Some(Head { id: 9, descriptors: 1, note: 0 })));
+    assert_eq!(ring.take(&mut chain), Ok(Some(Head { id: 9, extent: 1 })));
     assert_eq!(lengths(&chain.readable()), (1..=200).collect::<Vec<_>>());
     assert_eq!(lengths(&chain.writable()), (201..=600).collect::<Vec<_>>());
 }
@@ -313,7 +313,7 @@ proptest! {
                         true => driver.offer_indirect(&guest, id, &parts, TABLES + 64 * number as u64 * 2),
                         false => driver.offer(&guest, id, &parts),
                     }
-                    waiting.push_back((Head { id, descriptors: needed, note: 0 }, parts));
+                    waiting.push_back((Head { id, extent: needed }, parts));
                 }
                 Step::Take => {
                     let mut chain = Chain::default();
@@ -337,8 +337,8 @@ proptest! {
                 Step::Publish => {
                     let notify = ring.publish();
                     let mut passed = false;
-                    for (Head { id, descriptors, .. }, length) in pushed.drain(..) {
-                        passed |= (0..descriptors).any(|n| driver.used.on(n, size) == event);
+                    for (Head { id, extent }, length) in pushed.drain(..) {
+                        passed |= (0..extent).any(|n| driver.used.on(n, size) == event);
                         prop_assert_eq!(driver.collect(&guest), Some((id, length, length > 0)));
                     }
                     prop_assert_eq!(notify, passed);
@@ -389,7 +389,7 @@ proptest! {
                 // Broken, and not looked at again.
                 Err(_) => break,
             }
-            prop_assert!(taken.iter().map(|head: &Head| head.descriptors).sum::<u16>() <= 7);
+            prop_assert!(taken.iter().map(|head: &Head| head.extent).sum::<u16>() <= 7);
             if push && let Some(head) = taken.pop() {
                 ring.push(head, 1);
                 ring.publish();

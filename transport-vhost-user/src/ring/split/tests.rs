@@ -9,7 +9,7 @@ const RAM: u64 = 0x10_0000;
 const DATA: u64 = 0x2_0000;
 
 fn head(id: u16) -> Head {
-    Head { id, descriptors: 0, note: 0 }
+    Head { id, extent: 0 }
 }
 
 /// Takes the next chain, whatever its bytes.
