@@ -31,7 +31,7 @@ enum State {
 pub(crate) struct Framer {
     state: State,
     /// BHS, additional header segments, header digest.
-    header: [u8; BHS + MAX_AHS + DIGEST],
+    header: [u8; Self::LONGEST_HEADER],
     /// Bytes gathered in `header` or `trailer`.
     have: usize,
     /// Padding and data digest.
@@ -44,10 +44,13 @@ pub(crate) struct Framer {
 }
 
 impl Framer {
+    /// Most bytes of a header, with its digest.
+    pub(crate) const LONGEST_HEADER: usize = BHS + MAX_AHS + DIGEST;
+
     pub(crate) fn new(max_data: u32) -> Self {
         Self {
             state: State::Header,
-            header: [0; BHS + MAX_AHS + DIGEST],
+            header: [0; Self::LONGEST_HEADER],
             have: 0,
             trailer: [0; 3 + DIGEST],
             digests: Digests::default(),

@@ -7,6 +7,7 @@ use crate::limits::{
 };
 use crate::text::{self, answer};
 use serde::{Deserialize, Serialize};
+use std::ops::RangeInclusive;
 
 /// Operational parameters: what one side wants, or what both agreed on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -84,6 +85,22 @@ impl Parameters {
     };
 }
 
+impl Parameters {
+    /// Lengths of data segments that can be declared, in bytes (RFC 7143 13.12).
+    pub(crate) const DATA_SEGMENT: RangeInclusive<u32> = LEAST_LENGTH..=LENGTH_MAX;
+
+    /// Whether a negotiation can have come to this.
+    pub(crate) fn are_possible(mut self) -> bool {
+        TABLE.iter().all(|spec| match spec.rule {
+            Rule::Min(field, low, high)
+            | Rule::Max(field, low, high)
+            | Rule::Capped(field, low, high, _)
+            | Rule::Declare(field, low, high) => (low..=high).contains(field(&mut self)),
+            Rule::And(_) | Rule::Or(_) | Rule::Digest(_) | Rule::TaskReporting => true,
+        })
+    }
+}
+
 impl Default for Parameters {
     fn default() -> Self {
         Self::DEFAULT
@@ -132,6 +149,7 @@ struct Spec {
     rule: Rule,
 }
 
+const LEAST_LENGTH: u32 = 512;
 const LENGTH_MAX: u32 = (1 << 24) - 1;
 
 const fn row(key: &'static str, scope: Scope, rule: Rule) -> Spec {
@@ -158,16 +176,16 @@ static TABLE: [Spec; 16] = [
         key: "MaxRecvDataSegmentLength",
         scope: Scope::Connection,
         any_time: true,
-        rule: Rule::Declare(|p| &mut p.max_recv_data_segment_length, 512, LENGTH_MAX),
+        rule: Rule::Declare(|p| &mut p.max_recv_data_segment_length, LEAST_LENGTH, LENGTH_MAX),
     },
     normal("MaxConnections", Rule::Min(|p| &mut p.max_connections, 1, 65_535)),
     normal("InitialR2T", Rule::Or(|p| &mut p.initial_r2t)),
     normal("ImmediateData", Rule::And(|p| &mut p.immediate_data)),
-    normal("MaxBurstLength", Rule::Min(|p| &mut p.max_burst_length, 512, LENGTH_MAX)),
+    normal("MaxBurstLength", Rule::Min(|p| &mut p.max_burst_length, LEAST_LENGTH, LENGTH_MAX)),
     // RFC 7143 13.14
     normal(
         "FirstBurstLength",
-        Rule::Capped(|p| &mut p.first_burst_length, 512, LENGTH_MAX, |p| &mut p.max_burst_length),
+        Rule::Capped(|p| &mut p.first_burst_length, LEAST_LENGTH, LENGTH_MAX, |p| &mut p.max_burst_length),
     ),
     session("DefaultTime2Wait", Rule::Max(|p| &mut p.default_time_to_wait, 0, 3600)),
     session("DefaultTime2Retain", Rule::Min(|p| &mut p.default_time_to_retain, 0, 3600)),

@@ -81,6 +81,21 @@ fn nothing_is_handed_over_that_is_under_way() {
 }
 
 #[test]
+fn nothing_is_handed_over_before_what_is_missing_has_come() {
+    let mut pair = plain();
+    let ping = |tag: u32, cmd_sn: u32| {
+        wire(
+            NopOut { task_tag: tag.into(), cmd_sn: cmd_sn.into(), opcode: Opcode(0), ..Default::default() },
+            b"",
+        )
+    };
+    pair.inject(&ping(6, 2));
+    assert_eq!(state(&pair), None, "the one before it would be taken, and then nothing more");
+    pair.inject(&ping(5, 1));
+    assert!(state(&pair).is_some());
+}
+
+#[test]
 fn half_a_header_goes_along() {
     let mut pair = plain();
     let ping = wire(NopOut { task_tag: 9.into(), opcode: Opcode(0x40), ..Default::default() }, b"data");
@@ -91,6 +106,10 @@ fn half_a_header_goes_along() {
     assert_alive(&mut pair);
 }
 
+fn is_refused(state: serde_json::Value) -> bool {
+    serde_json::from_value::<SessionState>(state).unwrap().resume().is_err()
+}
+
 #[test]
 fn what_is_no_session_is_refused() {
     let state = serde_json::to_value(state(&plain()).unwrap()).unwrap();
@@ -98,7 +117,16 @@ fn what_is_no_session_is_refused() {
     for (field, value) in wrong {
         let mut state = state.clone();
         state[field] = value.into();
-        let state: SessionState = serde_json::from_value(state).unwrap();
-        assert!(state.resume().is_err(), "{field} {value}");
+        assert!(is_refused(state), "{field} {value}");
     }
+    for (part, field) in [("agreed", "max_burst_length"), ("agreed", "max_recv_data_segment_length")] {
+        for owner in ["", "/negotiation"] {
+            let mut state = state.clone();
+            state.pointer_mut(&format!("{owner}/{part}")).unwrap()[field] = 0.into();
+            assert!(is_refused(state), "{owner} {field}");
+        }
+    }
+    let mut state = state.clone();
+    state["info"]["initiator_name"] = "x".repeat(1 << 20).into();
+    assert!(is_refused(state), "a name that is none");
 }

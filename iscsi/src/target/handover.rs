@@ -4,11 +4,11 @@
 //! all of that is answered, there is a moment without tasks, and the rest of the stream is the other process's.
 
 use super::receive::Sink;
-use super::text::TextExchange;
+use super::text::{TextExchange, is_name};
 use super::{Connection, Session, SessionInfo};
 use crate::digest::Digests;
 use crate::frame::Framer;
-use crate::limits::MAX_COMMAND_WINDOW;
+use crate::limits::{MAX_BINARY_VALUE, MAX_COMMAND_WINDOW};
 use crate::params::{Negotiation, Parameters};
 use serde::{Deserialize, Serialize};
 
@@ -47,12 +47,20 @@ impl Session {
 }
 
 impl Connection {
-    /// The state for another process; `None` as long as a task is open, a text exchange is under way, or data of a PDU is still to come.
+    /// Whether there is a state for another process: no task is open, no request before others is missing, no text exchange is
+    /// under way, and no data of a PDU is still to come.
+    pub fn is_between_requests(&self, session: &Session) -> bool {
+        let window = &session.window;
+        self.framer.begun().is_some()
+            && session.tasks().next().is_none()
+            && !window.is_due()
+            && !window.has_gap()
+            && self.text.is_idle()
+    }
+
+    /// The state for another process, [if there is one](Self::is_between_requests).
     pub fn hand_over(&self, session: &Session) -> Option<SessionState> {
-        let begun = self.framer.begun()?;
-        if session.tasks().next().is_some() || session.window.is_due() || !self.text.is_idle() {
-            return None;
-        }
+        let begun = self.framer.begun().filter(|_| self.is_between_requests(session))?;
         Some(SessionState {
             info: session.info().clone(),
             agreed: *session.parameters(),
@@ -68,6 +76,16 @@ impl Connection {
     }
 }
 
+impl SessionInfo {
+    /// Whether a login may have left it.
+    fn makes_sense(&self) -> bool {
+        let texts = [Some(&self.initiator_alias), self.authenticated.as_ref()];
+        is_name(&self.initiator_name)
+            && (self.target_name.is_empty() || is_name(&self.target_name))
+            && texts.into_iter().flatten().all(|text| text.len() <= MAX_BINARY_VALUE)
+    }
+}
+
 impl SessionState {
     /// Goes on. Also returns what of the stream comes before what is still to be received.
     ///
@@ -75,13 +93,17 @@ impl SessionState {
     /// When this is no state that was ever [handed over](Connection::hand_over).
     pub fn resume(self) -> Result<(Connection, Session, Vec<u8>), NoSession> {
         let ahead = self.told.wrapping_sub(self.expected).wrapping_add(1);
+        let agreed = self.negotiation.agreed();
         let makes_sense = (1..=MAX_COMMAND_WINDOW).contains(&self.window)
             && ahead <= u32::from(self.window)
-            && self.agreed.max_recv_data_segment_length > 0;
+            && self.agreed.are_possible()
+            && agreed.are_possible()
+            && Parameters::DATA_SEGMENT.contains(&self.max_data)
+            && self.begun.len() <= Framer::LONGEST_HEADER
+            && self.info.makes_sense();
         if !makes_sense {
             return Err(NoSession);
         }
-        let agreed = self.negotiation.agreed();
         let digests = Digests { header: agreed.header_digest, data: agreed.data_digest };
         let mut framer = Framer::new(self.max_data);
         framer.set_digests(digests);

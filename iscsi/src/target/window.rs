@@ -120,6 +120,11 @@ impl CommandWindow {
         self.due.pop_front()
     }
 
+    /// Whether numbers before some that were received are missing.
+    pub(crate) fn has_gap(&self) -> bool {
+        !self.early.is_empty()
+    }
+
     /// Whether the turn of a task has come that was early.
     pub(crate) fn is_due(&self) -> bool {
         !self.due.is_empty()
