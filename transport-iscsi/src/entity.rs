@@ -15,12 +15,12 @@ use lunette_store::{Cx, Message, ReactorId};
 use std::collections::BTreeMap;
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock, Weak};
 use std::time::{Duration, Instant};
 
 /// How long the reactors have to say what they have.
-const ANSWER_TIME: Duration = Duration::from_secs(5);
+pub(crate) const ANSWER_TIME: Duration = Duration::from_secs(5);
 
 /// How a network entity behaves.
 #[derive(Clone, Debug)]
@@ -66,6 +66,8 @@ pub struct NetworkEntity {
     options: RwLock<Arc<EntityOptions>>,
     targets: RwLock<BTreeMap<String, Arc<Target>>>,
     portals: Mutex<Vec<Weak<Shared>>>,
+    /// No connections are accepted.
+    holding: AtomicBool,
     pub(crate) loads: Loads,
     gatekeeper: Mutex<Gatekeeper>,
     sessions: Mutex<SessionTable>,
@@ -87,6 +89,7 @@ impl NetworkEntity {
             options: RwLock::new(Arc::new(options)),
             targets: RwLock::default(),
             portals: Mutex::default(),
+            holding: AtomicBool::new(false),
             loads: Loads::default(),
             log: LineBudget::default(),
             unanswered: (LineBudget::default(), Instant::now()),
@@ -257,11 +260,25 @@ impl NetworkEntity {
         portals.push(Arc::downgrade(portal));
     }
 
+    /// The portals that there are.
+    pub(crate) fn portals(&self) -> Vec<Arc<Shared>> {
+        let portals = self.portals.lock().unwrap_or_else(PoisonError::into_inner);
+        portals.iter().filter_map(Weak::upgrade).collect()
+    }
+
+    /// Whether portals are to accept nothing.
+    pub(crate) fn is_holding(&self) -> bool {
+        self.holding.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn set_holding(&self, holding: bool) {
+        self.holding.store(holding, Ordering::Release);
+    }
+
     /// Where `target` can be reached, for one who has reached `reached` through the portal `through`: this first.
     pub(crate) fn portals_of(&self, target: &Offer, through: &Shared, reached: SocketAddr) -> Vec<Portal> {
         let mut found = Vec::new();
-        let portals = self.portals.lock().unwrap_or_else(PoisonError::into_inner);
-        let portals: Vec<_> = portals.iter().filter_map(Weak::upgrade).collect();
+        let portals = self.portals();
         let (first, others): (Vec<_>, Vec<_>) =
             portals.iter().partition(|portal| std::ptr::eq(&raw const ***portal, through));
         for portal in first.into_iter().chain(others) {

@@ -72,6 +72,8 @@ pub(crate) enum End {
     ColdReset,
     #[error("the portal is stopped")]
     Stopped,
+    #[error("it goes on in another process")]
+    HandedOver,
 }
 
 impl End {

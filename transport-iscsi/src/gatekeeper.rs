@@ -140,6 +140,12 @@ impl Gatekeeper {
         Ok(evicted)
     }
 
+    /// A connection goes on from `address` that another process has let in: it has logged in, and counts as one.
+    pub(crate) fn readmit(&mut self, address: IpAddr) {
+        self.connections += 1;
+        self.record(Origin::of(address)).connections += 1;
+    }
+
     /// A login is over, well or not. Nothing happens if that was known.
     pub(crate) fn login_ended(&mut self, place: Place) {
         if let Some(index) = self.logins.iter().position(|(login, _)| *login == place) {

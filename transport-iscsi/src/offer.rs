@@ -98,6 +98,17 @@ impl Offer {
         own.unwrap_or_else(|| port.luns())
     }
 
+    /// As one of which access rule a session would be let in again whose initiator has come from `address`.
+    pub(crate) fn admits(&self, session: &SessionInfo, address: IpAddr) -> Result<Option<usize>, Denied> {
+        let number = self.rule_for(&session.initiator_name, address)?;
+        let rule = number.and_then(|number| self.rule(number));
+        if let Some(chap) = rule.and_then(|rule| rule.chap.as_ref()) {
+            let account = session.authenticated.as_deref();
+            account.and_then(|account| chap.accounts.secret(account)).ok_or(Denied::Proof)?;
+        }
+        Ok(number)
+    }
+
     /// Whether a session may go on, as one of which access rule, that has `nexus` in a portal group and whose initiator has
     /// come from `address`: if it would be let in again, and sees then what it is to see.
     pub(crate) fn readmit(
@@ -108,12 +119,7 @@ impl Offer {
         nexus: &Nexus,
     ) -> Result<Option<RuleId>, Denied> {
         let port = self.port(group_tag).filter(|port| Arc::ptr_eq(port, &nexus.port)).ok_or(Denied::View)?;
-        let number = self.rule_for(&session.initiator_name, address)?;
-        let rule = number.and_then(|number| self.rule(number));
-        if let Some(chap) = rule.and_then(|rule| rule.chap.as_ref()) {
-            let account = session.authenticated.as_deref();
-            account.and_then(|account| chap.accounts.secret(account)).ok_or(Denied::Proof)?;
-        }
+        let number = self.admits(session, address)?;
         let (wanted, seen) = (self.map(group_tag, number, port), nexus.luns());
         // What is for everybody may change without being asked for here.
         let is_for_all = |map| Arc::ptr_eq(map, port.luns());

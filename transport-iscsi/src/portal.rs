@@ -8,16 +8,15 @@ use crate::local::{self, Local, Place};
 use crate::{Error, NetworkEntity};
 use lunette_engine::TargetPort;
 use lunette_reactor::Reactors;
-use lunette_store::{Cx, Interest, IoId, IoResult, Message, ReactorId, Sink, SinkId};
+use lunette_store::{Cx, Interest, IoId, IoResult, Message, Post, ReactorId, Sink, SinkId};
 use rustix::net::{Shutdown, shutdown, sockopt};
 use std::cell::Cell;
 use std::io;
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
-use std::ops::Deref;
 use std::os::fd::AsRawFd;
 use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, OnceLock, PoisonError, Weak};
 use std::time::Duration;
 
 /// An address on which initiators reach the targets of a network entity (RFC 7143 4.4).
@@ -25,7 +24,7 @@ use std::time::Duration;
 /// A portal that is dropped goes on until the reactors end.
 pub struct Portal {
     shared: Arc<Shared>,
-    listener: SinkId,
+    socket: Weak<Socket>,
 }
 
 /// What a portal is to initiators.
@@ -55,6 +54,8 @@ pub(crate) struct Shared {
     pub(crate) group_tag: u16,
     /// What is told instead of the address; empty: that.
     advertised: Mutex<Vec<SocketAddr>>,
+    /// Who accepts connections.
+    listener: OnceLock<SinkId>,
     connections: AtomicUsize,
     /// Not told to stop.
     listening: AtomicBool,
@@ -98,7 +99,7 @@ impl Portal {
     ) -> Result<Self, Error> {
         let socket = listen(address, || std::thread::sleep(BIND_PAUSE))
             .map_err(|source| Error::Listen { address, source })?;
-        Self::open(Socket::Own(socket), options, entity, reactors)
+        Self::open(Socket::new(socket, true), options, entity, reactors)
     }
 
     /// Takes over a socket that listens already, as service managers pass them.
@@ -111,7 +112,7 @@ impl Portal {
         entity: &Arc<NetworkEntity>,
         reactors: &Reactors,
     ) -> Result<Self, Error> {
-        Self::open(Socket::Adopted(socket), options, entity, reactors)
+        Self::open(Socket::new(socket, false), options, entity, reactors)
     }
 
     fn open(
@@ -120,16 +121,18 @@ impl Portal {
         entity: &Arc<NetworkEntity>,
         reactors: &Reactors,
     ) -> Result<Self, Error> {
-        let shared = Arc::new(Shared::new(&socket, options, entity)?);
+        let shared = Arc::new(Shared::new(&socket.listener, options, entity)?);
         let (address, group_tag) = (shared.address, shared.group_tag);
-        socket.set_nonblocking(true).map_err(|source| Error::Listen { address, source })?;
+        socket.listener.set_nonblocking(true).map_err(|source| Error::Listen { address, source })?;
         entity.loads.spread_over(reactors.count());
-        let portal = shared.clone();
+        let (portal, socket) = (shared.clone(), Arc::new(socket));
+        let known = Arc::downgrade(&socket);
         let listener = reactors.call(HOME, move |cx| Listener::start(socket, portal, cx));
         let listener = listener.ok_or(Error::NoReactor(address))?;
+        shared.listener.get_or_init(|| listener);
         entity.add_portal(&shared);
         tracing::info!(%address, group_tag, "listening for iSCSI initiators");
-        Ok(Self { shared, listener })
+        Ok(Self { shared, socket: known })
     }
 
     /// The address it listens on.
@@ -147,6 +150,17 @@ impl Portal {
         *self.shared.advertised.lock().unwrap_or_else(PoisonError::into_inner) = addresses;
     }
 
+    /// The socket that it listens on, for another process: that goes on listening when this portal stops.
+    ///
+    /// # Errors
+    /// When there is no descriptor for it, or the portal has stopped.
+    pub fn share(&self) -> io::Result<TcpListener> {
+        let socket = self.socket.upgrade().ok_or(io::ErrorKind::NotConnected)?;
+        let shared = socket.listener.try_clone()?;
+        socket.own.store(false, Ordering::Relaxed);
+        Ok(shared)
+    }
+
     /// How many connections are open.
     pub fn connection_count(&self) -> usize {
         self.shared.connections.load(Ordering::Acquire)
@@ -155,12 +169,12 @@ impl Portal {
     /// Stops listening, and asks the initiators to log out. The connections of those that have not done so after
     /// [`EntityOptions::stop_time`](crate::EntityOptions) are closed. Returns at once.
     pub fn begin_stop(&self, reactors: &Reactors) {
-        let (shared, listener, count) = (self.shared.clone(), self.listener, reactors.count());
+        let (shared, count) = (self.shared.clone(), reactors.count());
         let stop = move |cx: &mut dyn Cx| {
             if !shared.listening.swap(false, Ordering::AcqRel) {
                 return;
             }
-            cx.unregister(listener);
+            shared.listener.get().into_iter().for_each(|listener| cx.unregister(*listener));
             // From here, so that connections that were accepted before are there already.
             (0..count)
                 .for_each(|reactor| cx.poster().post(ReactorId(reactor), shared.clone().stop_connections()));
@@ -205,6 +219,7 @@ impl Shared {
             takes_ipv4: address.is_ipv6() && !sockopt::ipv6_v6only(socket).unwrap_or(true),
             group_tag,
             advertised: Mutex::new(advertised),
+            listener: OnceLock::new(),
             connections: AtomicUsize::new(0),
             listening: AtomicBool::new(true),
             ended: Mutex::default(),
@@ -215,6 +230,28 @@ impl Shared {
     /// Whether it has not been told to stop.
     pub(crate) fn is_listening(&self) -> bool {
         self.listening.load(Ordering::Acquire)
+    }
+
+    /// Whether connections to this address come here.
+    pub(crate) fn listens_on(&self, address: SocketAddr) -> bool {
+        let (own, address) = (canonical(self.address), canonical(address));
+        own == address || own.port() == address.port() && own.ip().is_unspecified()
+    }
+
+    /// Counts a connection that another process has let in.
+    pub(crate) fn readmit(&self, address: IpAddr) {
+        self.entity.gatekeeper().readmit(address);
+        self.connections.fetch_add(1, Ordering::AcqRel);
+    }
+
+    /// Takes the connections that have come while none were accepted.
+    pub(crate) fn accept_again(self: Arc<Self>, post: &dyn Post) {
+        let look = move |cx: &mut dyn Cx| {
+            if let Some(sink) = self.listener.get().copied().filter(|_| self.is_listening()) {
+                cx.complete(IoId { sink, token: Listener::READY }, Ok(0));
+            }
+        };
+        post.post(HOME, Box::new(look));
     }
 
     /// The addresses to tell one who has come to `reached`, here or at another portal.
@@ -275,27 +312,23 @@ impl Shared {
 }
 
 /// A socket that listens.
-enum Socket {
-    /// Made here, and nobody else's.
-    Own(TcpListener),
-    /// Whoever has made it may listen on.
-    Adopted(TcpListener),
+struct Socket {
+    listener: TcpListener,
+    /// It was made here, and nobody else has it.
+    own: AtomicBool,
 }
 
-impl Deref for Socket {
-    type Target = TcpListener;
-
-    fn deref(&self) -> &TcpListener {
-        let (Self::Own(socket) | Self::Adopted(socket)) = self;
-        socket
+impl Socket {
+    fn new(listener: TcpListener, own: bool) -> Self {
+        Self { listener, own: AtomicBool::new(own) }
     }
 }
 
 impl Drop for Socket {
     /// io_uring keeps the file of what it watches until it has heard of the end of that: to close the file is not enough.
     fn drop(&mut self) {
-        if let Self::Own(socket) = self
-            && let Err(error) = shutdown(socket, Shutdown::Read)
+        if *self.own.get_mut()
+            && let Err(error) = shutdown(&self.listener, Shutdown::Read)
         {
             tracing::warn!(%error, "cannot stop listening for iSCSI initiators");
         }
@@ -303,7 +336,7 @@ impl Drop for Socket {
 }
 
 struct Listener {
-    socket: Socket,
+    socket: Arc<Socket>,
     portal: Arc<Shared>,
     sink: Cell<SinkId>,
     /// Why the last connection was refused, which has been said.
@@ -318,8 +351,8 @@ impl Listener {
     const READY: u64 = 0;
     const RETRY: u64 = 1;
 
-    fn start(socket: Socket, portal: Arc<Shared>, cx: &mut dyn Cx) -> SinkId {
-        let fd = socket.as_raw_fd();
+    fn start(socket: Arc<Socket>, portal: Arc<Shared>, cx: &mut dyn Cx) -> SinkId {
+        let fd = socket.listener.as_raw_fd();
         let listener = Rc::new(Self {
             socket,
             portal,
@@ -375,11 +408,11 @@ impl Sink for Listener {
         if token == Self::RETRY {
             self.pausing.set(false);
         }
-        if self.pausing.get() {
+        if self.pausing.get() || self.portal.entity.is_holding() {
             return;
         }
         for _ in 0..ACCEPTS_PER_TURN {
-            match self.socket.accept() {
+            match self.socket.listener.accept() {
                 Ok((socket, peer)) => {
                     self.in_trouble.set(false);
                     self.accepted(socket, peer, cx);

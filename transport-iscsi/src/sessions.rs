@@ -7,6 +7,7 @@ use lunette_iscsi::params::Parameters;
 use lunette_iscsi::target::SessionInfo;
 use std::collections::hash_map::{self, HashMap};
 use std::fmt;
+use std::net::IpAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 /// The initiator's end of a session.
@@ -63,6 +64,11 @@ pub(crate) struct Entry {
 }
 
 impl Entry {
+    /// Of a session that `rule` has let in, from `address`.
+    pub(crate) fn new(rule: Option<RuleId>, info: &SessionInfo, address: IpAddr) -> Self {
+        Self { rule, account: info.authenticated.clone(), origin: Origin::of(address) }
+    }
+
     /// Whether it may have what `holder` has. Initiators give themselves their names: without this, anybody could take over
     /// anybody's session.
     fn may_take_over(&self, holder: &Self) -> bool {
@@ -176,6 +182,25 @@ impl SessionTable {
         }
         self.open.insert(tsih, Record { place, nexus, entry, leading: None, is_ending: false });
         Ok((tsih, replaces))
+    }
+
+    /// A session of another process goes on at `place`, under its handle and with what its connection has agreed on. False: there
+    /// is one of this handle or nexus.
+    pub(crate) fn resume(
+        &mut self,
+        tsih: u16,
+        nexus: NexusKey,
+        entry: Entry,
+        place: Place,
+        leading: (u16, Parameters),
+    ) -> bool {
+        if self.open.contains_key(&tsih) || self.by_nexus.contains_key(&nexus) {
+            return false;
+        }
+        self.by_nexus.insert(nexus.clone(), Holders { latest: Some(tsih), ending: None });
+        let record = Record { place, nexus: Some(nexus), entry, leading: Some(leading), is_ending: false };
+        self.open.insert(tsih, record);
+        true
     }
 
     /// Where a nexus is, and who has it: its latest session, or else what is still ending.

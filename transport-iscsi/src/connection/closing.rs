@@ -1,12 +1,16 @@
 //! Ending in good order: what is still asked for, answered or sent before a connection is closed.
 
+use super::departure::Departure;
 use super::{Connection, Phase, State, Token};
 use crate::error::End;
 use crate::events;
+use crate::linger::linger;
+use crate::offer::Offer;
 use crate::{EndHow, Target};
 use lunette_iscsi::Outbox;
 use lunette_iscsi::pdu::{AsyncEvent, LogoutResult};
 use lunette_store::Cx;
+use std::net::{Shutdown, TcpStream};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -75,6 +79,15 @@ impl Connection {
         match target.offer().readmit(info, self.peer.ip(), group, nexus) {
             Ok(rule) => self.portal.entity.table().readmit(*tsih, rule),
             Err(why) => self.drop_connection(state, &End::Denied(why.reason()), cx),
+        }
+    }
+
+    /// Looks at a session that has just begun if its target is not what it was when that let it in: who has changed it has not
+    /// found this session.
+    pub(super) fn look_whether_current(&self, state: &mut State, offer: &Arc<Offer>, cx: &mut dyn Cx) {
+        let is_current = |target: &Arc<Target>| !target.is_removed() && Arc::ptr_eq(offer, &target.offer());
+        if !state.target.as_ref().is_none_or(is_current) {
+            self.look_whether_admitted(state, cx);
         }
     }
 
@@ -155,5 +168,36 @@ impl Connection {
             }
         };
         self.end(state, &why, cx);
+    }
+
+    /// Closes the socket. The rest is freed when the engine lets go of it.
+    pub(super) fn end(&self, state: &mut State, why: &End, cx: &mut dyn Cx) {
+        let Some(socket) = self.take_socket(state, why, cx) else { return };
+        let logging_out = matches!(state.closing, Some(Closing::Logout(_)));
+        if let State { phase: Phase::FullFeature(full), out, .. } = state {
+            out.clear(|token| full.sent(token));
+        }
+        state.drop_buffers();
+        if !state.nexus_closed && !logging_out {
+            self.close_nexus(state, cx);
+        }
+        self.release_memory();
+        self.finish_if_over(state, cx);
+        // Now, so that an initiator that sees the end of its connection finds that of its session.
+        let _ = socket.shutdown(Shutdown::Write);
+        if why.has_last_word() {
+            linger(socket, self.portal.entity.options().stop_time, &self.local, cx);
+        }
+    }
+
+    /// Has nothing more to do with the socket, which nobody else has from now on.
+    pub(super) fn take_socket(&self, state: &mut State, why: &End, cx: &mut dyn Cx) -> Option<TcpStream> {
+        let socket = state.socket.take()?;
+        self.say_why(state, why, cx);
+        for token in [Token::READABLE, Token::WRITABLE, Token::TICK, Token::LATE] {
+            cx.cancel(self.id(token));
+        }
+        state.departure = Departure::None;
+        Some(socket)
     }
 }

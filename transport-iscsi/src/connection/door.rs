@@ -2,7 +2,6 @@
 
 use super::Connection;
 use crate::access::{Denied, DiscoveryAccess};
-use crate::gatekeeper::Origin;
 use crate::local::Place;
 use crate::offer::Offer;
 use crate::patterns::among;
@@ -47,7 +46,7 @@ impl Visitor {
     /// As what it is let in.
     fn entry(&self, info: &SessionInfo, peer: SocketAddr) -> Entry {
         let rule = self.offer.as_ref().and_then(|offer| offer.id_of(self.rule));
-        Entry { rule, account: info.authenticated.clone(), origin: Origin::of(peer.ip()) }
+        Entry::new(rule, info, peer.ip())
     }
 }
 

@@ -161,6 +161,11 @@ impl FullFeature {
         self.running == 0
     }
 
+    /// Whether all that has come is answered.
+    pub(super) fn is_drained(&self) -> bool {
+        self.machine.is_between_requests(&self.session) && self.slots.iter().next().is_none()
+    }
+
     /// Gives up the commands that wait for the initiator.
     pub(crate) fn abandon_waiting(&mut self, cx: &mut dyn Cx) {
         let waiting = self.slots.iter().filter(|(_, slot)| slot.stage.takes_data());

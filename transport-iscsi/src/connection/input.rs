@@ -51,7 +51,7 @@ impl Connection {
             if state.waiting {
                 return still_there(state);
             }
-            if state.paused || state.closing.is_some() || state.socket.is_none() {
+            if state.paused || state.closing.is_some() || state.socket.is_none() || state.is_still() {
                 return Ok(());
             }
             if state.turn_is_over() {

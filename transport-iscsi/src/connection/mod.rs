@@ -1,6 +1,7 @@
 //! A connection: its socket, its phases and its end.
 
 mod closing;
+mod departure;
 mod door;
 mod full_feature;
 mod input;
@@ -8,17 +9,18 @@ mod manage;
 mod occupancy;
 mod output;
 mod patience;
+mod resumption;
 mod status;
 
 use crate::error::End;
 use crate::events::Events;
 use crate::limits::OUTBOX;
-use crate::linger::linger;
 use crate::local::{self, Local, Place};
 use crate::portal::Shared;
 use crate::sessions::Turn;
 use crate::{NetworkEntity, SessionChange, SessionEvent, Target};
 use closing::Closing;
+use departure::Departure;
 use door::{Door, Opened, Visitor};
 use full_feature::{Env, FullFeature, Wish};
 use lunette_engine::{Completion, Responder, Session};
@@ -28,11 +30,13 @@ use lunette_scsi::ServiceResponse;
 use lunette_store::{Cx, Interest, IoError, IoId, IoResult, Sink, SinkId};
 use patience::{Patience, Ping};
 use std::cell::{Cell, RefCell};
-use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::net::{SocketAddr, TcpStream};
 use std::os::fd::AsRawFd;
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::time::Duration;
+
+pub(crate) use resumption::Returning;
 
 /// What a connection is told of.
 pub(crate) struct Token;
@@ -98,6 +102,7 @@ struct State {
     closing: Option<Closing>,
     /// The initiator has been asked to log out until then, or else this is why the connection is closed.
     leaving: Option<(Duration, End)>,
+    departure: Departure,
     /// The engine holds nothing more of this nexus.
     nexus_closed: bool,
     /// Of a normal session.
@@ -140,9 +145,21 @@ impl Connection {
             portal.entity.loads.remove(place.reactor);
             return portal.connection_ended(peer.ip(), place);
         };
+        let login_time = portal.entity.options().login_time;
+        let connection = Self::open(socket, (peer, reached), place, portal, cx);
+        cx.timer(login_time, connection.id(Token::TICK));
+    }
+
+    /// A connection at its beginning, which is told of what comes.
+    fn open(
+        socket: TcpStream,
+        (peer, reached): (SocketAddr, SocketAddr),
+        place: Place,
+        portal: Arc<Shared>,
+        cx: &mut dyn Cx,
+    ) -> Rc<Self> {
         let fd = socket.as_raw_fd();
         let local = Local::of(cx);
-        let login_time = portal.entity.options().login_time;
         let login = Login::new(Settings::default());
         let connection = Rc::new_cyclic(|me| Self {
             place,
@@ -160,7 +177,7 @@ impl Connection {
         connection.sink.set(cx.register(connection.clone()));
         connection.local.add(&connection);
         cx.watch(fd, Interest::Readable, connection.id(Token::READABLE));
-        cx.timer(login_time, connection.id(Token::TICK));
+        connection
     }
 
     pub(crate) fn entity(&self) -> &Arc<NetworkEntity> {
@@ -263,12 +280,8 @@ impl Connection {
         state.phase = Phase::FullFeature(Box::new(FullFeature::new(accepted, nexus, &self.local.budget)));
         let options = self.portal.entity.options();
         self.tick_after(if state.waiting { options.login_time } else { options.idle_time }, cx);
-        let is_current = |target: &Arc<Target>| {
-            !target.is_removed() && offer.as_ref().is_some_and(|offer| Arc::ptr_eq(offer, &target.offer()))
-        };
-        if !state.target.as_ref().is_none_or(is_current) {
-            // Who has changed the target has not found this session.
-            self.look_whether_admitted(state, cx);
+        if let Some(offer) = offer {
+            self.look_whether_current(state, &offer, cx);
         }
     }
 
@@ -360,31 +373,8 @@ impl Connection {
         if let Some(Closing::Flush(why)) = state.closing.take_if(|closing| closing.is_over(&state.out)) {
             return self.end(state, &why, cx);
         }
+        state.come_to_rest();
         self.count_memory(state, cx);
-    }
-
-    /// Closes the socket. The rest is freed when the engine lets go of it.
-    fn end(&self, state: &mut State, why: &End, cx: &mut dyn Cx) {
-        let Some(socket) = state.socket.take() else { return };
-        self.say_why(state, why, cx);
-        for token in [Token::READABLE, Token::WRITABLE, Token::TICK, Token::LATE] {
-            cx.cancel(self.id(token));
-        }
-        let logging_out = matches!(state.closing, Some(Closing::Logout(_)));
-        if let State { phase: Phase::FullFeature(full), out, .. } = state {
-            out.clear(|token| full.sent(token));
-        }
-        state.drop_buffers();
-        if !state.nexus_closed && !logging_out {
-            self.close_nexus(state, cx);
-        }
-        self.release_memory();
-        self.finish_if_over(state, cx);
-        // Now, so that an initiator that sees the end of its connection finds that of its session.
-        let _ = socket.shutdown(Shutdown::Write);
-        if why.has_last_word() {
-            linger(socket, self.portal.entity.options().stop_time, &self.local, cx);
-        }
     }
 
     fn say_why(&self, state: &State, why: &End, cx: &dyn Cx) {
@@ -459,6 +449,7 @@ impl State {
             receive_due: false,
             closing: None,
             leaving: None,
+            departure: Departure::None,
             nexus_closed: false,
             target: None,
             tsih: None,

@@ -169,6 +169,8 @@ impl Connection {
             return;
         }
         let next = match state.phase {
+            // Nothing is received, so nobody is late.
+            Phase::FullFeature(_) if state.is_still() => Ok(self.portal.entity.options().idle_time),
             Phase::FullFeature(_) if !state.waiting => self.try_patience(state, cx),
             Phase::FullFeature(_) => self.login_time_left(state, cx).ok_or(End::Blocked),
             Phase::Login(..) => self.wait_for_login(state, cx),

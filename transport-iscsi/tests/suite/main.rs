@@ -8,6 +8,7 @@ mod commands;
 mod events;
 mod gate;
 mod greedy;
+mod handover;
 mod hostile;
 mod live;
 mod management;

@@ -311,7 +311,7 @@ fn knock(client: &mut Client) {
 }
 
 /// Ends what the store holds.
-fn release(rig: &Rig) {
+pub(crate) fn release(rig: &Rig) {
     for n in 0..2 {
         let complete = |cx: &mut dyn lunette_store::Cx| {
             while let Some(operation) = held::take(0, cx) {
