@@ -101,7 +101,7 @@ fn check_state(backend: &Backend) {
     assert!(ends.zip(starts).all(|(end, next)| end <= next));
     assert!(memory.iter().all(|region| region.size > 0));
     // Another process can go on with it.
-    assert_eq!(Backend::resume(offer.clone(), state.clone()).state(), state);
+    assert_eq!(Backend::resume(offer.clone(), state.clone()).unwrap().state(), state);
 }
 
 /// A message, and how many file descriptors belong to it.

@@ -123,6 +123,13 @@ pub(crate) fn give(path: &Path, access: &Access) -> Result<(), Error> {
     chmod(format!("/proc/self/fd/{}", file.as_raw_fd()), Mode::from_raw_mode(access.mode)).map_err(wrap)
 }
 
+impl SocketFile {
+    /// Leaves the file to who listens from now on.
+    pub(crate) fn leave(mut self) {
+        self.identity = None;
+    }
+}
+
 impl Drop for SocketFile {
     fn drop(&mut self) {
         if self.identity.is_some()

@@ -9,6 +9,7 @@ use lunette_engine::{AttentionObserver, Inventory, InventoryChange, LogicalUnit}
 use lunette_scsi::{AdditionalSense, Lun, NotificationClasses, PeripheralDeviceType};
 use lunette_store::{Cx, Post, ReactorId};
 use lunette_vhost_user::Features;
+use serde::{Deserialize, Serialize};
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard};
 
@@ -19,6 +20,8 @@ pub(crate) const CHANGE: Features = Features::from_bits_retain(1 << 2);
 
 /// Most events on their way to the event queue's reactor; more are dropped.
 const LIMIT: usize = 256;
+/// Most subscriptions that are taken over.
+const MOST_SUBSCRIPTIONS: usize = 1 << 16;
 
 /// `struct virtio_scsi_event`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -134,6 +137,16 @@ pub(crate) struct Events {
     state: Mutex<State>,
 }
 
+/// What is handed over of the events of an export.
+#[derive(Clone, PartialEq, Default, Debug, Serialize, Deserialize)]
+#[serde(default)]
+pub(crate) struct HandedEvents {
+    features: Features,
+    /// Targets, logical units and notification classes.
+    subscriptions: Vec<(u8, u32, u8)>,
+    missed: bool,
+}
+
 #[derive(Default)]
 struct State {
     features: Features,
@@ -180,6 +193,28 @@ impl Events {
         state.subscriptions.clear();
         state.pending.clear();
         state.missed = false;
+    }
+
+    /// For another process. What was not delivered counts as missed.
+    pub(crate) fn hand_over(&self) -> HandedEvents {
+        let state = self.state();
+        let subscriptions = state.subscriptions.iter();
+        HandedEvents {
+            features: state.features,
+            subscriptions: subscriptions.map(|(&(target, lun), classes)| (target, lun, classes.0)).collect(),
+            missed: state.missed || !state.pending.is_empty(),
+        }
+    }
+
+    /// Goes on from there.
+    pub(crate) fn take_over(&self, from: &HandedEvents) {
+        let mut state = self.state();
+        state.features = from.features;
+        let subscriptions = from.subscriptions.iter().take(MOST_SUBSCRIPTIONS);
+        state.subscriptions = subscriptions
+            .map(|&(target, lun, classes)| ((target, lun), NotificationClasses(classes)))
+            .collect();
+        state.missed |= from.missed;
     }
 
     /// The next event to deliver, in the form that the driver reads.

@@ -5,12 +5,13 @@ use crate::bind::{Access, SocketFile, give};
 use crate::connection::Connection;
 use crate::endpoint::{Endpoint, Entrance};
 use crate::events::Events;
+use crate::handover::{HandedConnection, HandedExport, Role};
 use crate::local::{ExportId, Local};
 use crate::notify::Kind;
 use crate::place::{ExportEvent, Observer, Place};
 use crate::raise::Raiser;
 use crate::targets::{Removal, Targets};
-use lunette_engine::TargetPort;
+use lunette_engine::{NexusState, TargetPort};
 use lunette_store::log::LineBudget;
 use lunette_store::{Cx, Interest, IoId, IoResult, Post, ReactorId, Sink, SinkId};
 use rustix::event::{EventfdFlags, eventfd};
@@ -119,12 +120,21 @@ pub struct VhostUserExport {
     targets: BTreeMap<u8, Arc<TargetPort>>,
     ended: Option<Box<dyn FnOnce() + Send>>,
     observer: Observer,
+    nexuses: BTreeMap<u8, NexusState>,
+    resumed: Option<HandedConnection>,
 }
 
 impl VhostUserExport {
     /// An export of `targets`, by target number.
     pub fn new(options: Options, targets: BTreeMap<u8, Arc<TargetPort>>) -> Self {
-        Self { options, targets, ended: None, observer: Observer::default() }
+        Self {
+            options,
+            targets,
+            ended: None,
+            observer: Observer::default(),
+            nexuses: BTreeMap::new(),
+            resumed: None,
+        }
     }
 
     /// Has `act` called, on whatever thread, when the export has ended: because it was stopped, or because the front end
@@ -138,10 +148,20 @@ impl VhostUserExport {
         Self { observer: Observer(Some(Box::new(act))), ..self }
     }
 
+    /// Goes on with the nexuses of another process, by target number, as [`Handle::nexuses`] gave them there.
+    pub fn with_nexuses(self, nexuses: BTreeMap<u8, NexusState>) -> Self {
+        Self { nexuses, ..self }
+    }
+
+    /// Goes on with the connection of another process. One that cannot be gone on with is closed, with a line in the log.
+    pub fn with_connection(self, connection: HandedConnection) -> Self {
+        Self { resumed: Some(connection), ..self }
+    }
+
     /// Listens from now on. The connection, its control and its event queue live on the first of `reactors`; the request
     /// queues are spread over all of them, round robin.
     pub fn start(self, poster: Arc<dyn Post>, reactors: &[ReactorId]) -> Result<Handle, Error> {
-        let Self { options, targets, ended, observer } = self;
+        let Self { options, targets, ended, observer, nexuses, resumed } = self;
         if !(1..=MAX_REQUEST_QUEUES).contains(&options.request_queues) {
             return Err(Error::RequestQueues(options.request_queues));
         }
@@ -167,9 +187,12 @@ impl VhostUserExport {
             log: LineBudget::default(),
             observer,
         };
+        if let Err(error) = place.targets.take_over(&nexuses) {
+            tracing::warn!(export = %place.name, %error, "not all that was handed over of the nexuses is of use");
+        }
         let (place, request_queues) = (Arc::new(place), options.request_queues);
         let end = End { ended, _done: done };
-        let listener = Blueprint { place: place.clone(), request_queues, entrance, end };
+        let listener = Blueprint { place: place.clone(), request_queues, entrance, resumed, end };
         poster.post(home, Box::new(move |cx| Listener::open(id, listener, cx)));
         let (file, is_done) = (Mutex::new(file), Mutex::new(is_done));
         Ok(Handle { id, name, path, place, poster, file, is_done })
@@ -235,18 +258,45 @@ impl Handle {
         true
     }
 
+    /// What another process needs to go on with the nexuses, by target number. To be asked when nothing is in flight any more.
+    pub fn nexuses(&self) -> BTreeMap<u8, NexusState> {
+        self.place.targets.hand_over()
+    }
+
+    /// Leaves the socket and the connection to another process. No more messages are read, what is in flight ends, and
+    /// the rest stays in the rings; the front end is told nothing. Then, on one of the reactors, `done` is called, which must
+    /// not wait, and the export ends. Whoever does not want to wait for that [stops](Self::begin_stop) it.
+    pub fn begin_hand_over(&self, done: impl FnOnce(HandedExport) + Send + 'static) {
+        let file = self.file.lock().unwrap_or_else(PoisonError::into_inner).take();
+        file.into_iter().for_each(SocketFile::leave);
+        self.on_listener(move |listener, cx| listener.hand_over(done, cx));
+    }
+
+    /// Has `done` called, on one of the reactors, with what another process needs to go on with the connection if this one
+    /// should die now; nothing if there is none. It goes on only if the front end keeps memory for notes of what is in flight.
+    pub fn snapshot(&self, done: impl FnOnce(Option<HandedConnection>) + Send + 'static) {
+        self.on_listener(move |listener, _| {
+            let current = listener.current.borrow();
+            done(current.as_ref().and_then(|connection| connection.snapshot()));
+        });
+    }
+
+    fn on_listener(&self, act: impl FnOnce(&Listener, &mut dyn Cx) + Send + 'static) {
+        let id = self.id;
+        let act = move |cx: &mut dyn Cx| {
+            let listener = Local::on(cx).listeners.borrow().get(&id).cloned();
+            if let Some(listener) = listener {
+                act(&listener, cx);
+            }
+        };
+        self.poster.post(self.place.home, Box::new(act));
+    }
+
     /// Removes the socket and ends the connection, if there is one, as soon as all that is in flight has finished.
     /// Returns at once.
     pub fn begin_stop(&self) {
         drop(self.file.lock().unwrap_or_else(PoisonError::into_inner).take());
-        let id = self.id;
-        let stop = move |cx: &mut dyn Cx| {
-            let listener = Local::on(cx).listeners.borrow().get(&id).cloned();
-            if let Some(listener) = listener {
-                listener.stop(cx);
-            }
-        };
-        self.poster.post(self.place.home, Box::new(stop));
+        self.on_listener(Listener::stop);
     }
 
     /// Waits, for `most` at most, until an export that has [begun to stop](Self::begin_stop) has ended. Returns whether it has: a
@@ -284,6 +334,7 @@ struct Blueprint {
     place: Arc<Place>,
     request_queues: u16,
     entrance: Entrance,
+    resumed: Option<HandedConnection>,
     end: End,
 }
 
@@ -342,8 +393,42 @@ impl Listener {
         if let Some(descriptor) = descriptor {
             cx.watch(descriptor, Interest::Readable, listener.id(Token::Accept));
         }
-        if let Some(stream) = connected {
+        if let Some(handed) = from.resumed {
+            listener.resume(handed, cx);
+        } else if let Some(stream) = connected {
             *listener.current.borrow_mut() = Some(listener.serve(stream, cx));
+        }
+    }
+
+    /// Goes on with the front end of another process.
+    fn resume(&self, mut handed: HandedConnection, cx: &mut dyn Cx) {
+        match handed.fds.remove(&Role::Socket).map(Endpoint::adopt) {
+            Some(Ok(Endpoint::Connected(stream))) => {
+                let connection = self.serve(stream, cx);
+                connection.resume(handed, self.request_queues, cx);
+                *self.current.borrow_mut() = Some(connection);
+            }
+            _ => {
+                tracing::warn!(export = %self.place.name, "a connection that was handed over is none");
+                self.place.aside.post(move || drop(handed));
+            }
+        }
+    }
+
+    /// Leaves the socket and the connection to another process.
+    fn hand_over(&self, done: impl FnOnce(HandedExport) + 'static, cx: &mut dyn Cx) {
+        cx.cancel(self.id(Token::Accept));
+        let listener = self.socket.take().map(Into::into);
+        let current = self.current.borrow().clone();
+        match current {
+            Some(connection) => {
+                let taker = move |connection| done(HandedExport { listener, connection });
+                connection.hand_over(Box::new(taker), cx);
+            }
+            None => {
+                done(HandedExport { listener, connection: None });
+                self.close(cx);
+            }
         }
     }
 

@@ -39,6 +39,7 @@ mod events;
 mod export;
 #[doc(hidden)]
 pub mod fuzzing;
+mod handover;
 mod local;
 mod memory;
 mod notify;
@@ -58,4 +59,5 @@ mod tests;
 pub use bind::{Access, SocketFile};
 pub use endpoint::Endpoint;
 pub use export::{Error, Handle, MAX_REQUEST_QUEUES, Options, VhostUserExport};
+pub use handover::{HandedConnection, HandedExport, NoRole, Record, Role};
 pub use place::{ExportEvent, reactor_of};

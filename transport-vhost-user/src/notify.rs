@@ -76,6 +76,14 @@ impl Notifier {
         }
     }
 
+    /// What it notifies by.
+    pub(crate) fn descriptor(&self) -> BorrowedFd<'_> {
+        match self {
+            Self::Event(fd, _) => fd.as_fd(),
+            Self::Stream(stream) => stream.fd.as_fd(),
+        }
+    }
+
     /// Notifies. That a counter, pipe or socket is full means that the other side has not looked since the last time.
     pub(crate) fn notify(&self) {
         match self {

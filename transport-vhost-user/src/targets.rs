@@ -7,7 +7,7 @@ use crate::events::Events;
 use crate::local::{Local, post};
 use crate::place::Place;
 use crate::wire::Address;
-use lunette_engine::{Completion, Nexus, Responder, Session, TargetPort};
+use lunette_engine::{Completion, Nexus, NexusState, Responder, Session, StateError, TargetPort};
 use lunette_scsi::{Lun, ServiceResponse};
 use lunette_store::{Cx, ReactorId};
 use std::cell::RefCell;
@@ -41,6 +41,18 @@ impl Targets {
             inventory.units().values().filter_map(|unit| unit.device().max_transfer()).min()
         };
         self.nexuses().values().filter_map(limit).min()
+    }
+
+    /// The states of the nexuses for another process.
+    pub(crate) fn hand_over(&self) -> BTreeMap<u8, NexusState> {
+        self.nexuses().iter().map(|(target, nexus)| (*target, nexus.hand_over())).collect()
+    }
+
+    /// Goes on from there; why a target's part is of no use.
+    pub(crate) fn take_over(&self, from: &BTreeMap<u8, NexusState>) -> Result<(), StateError> {
+        let nexuses = self.nexuses();
+        let known = from.iter().filter_map(|(target, state)| Some((nexuses.get(target)?, state)));
+        known.fold(Ok(()), |result, (nexus, state)| result.and(nexus.take_over(state)))
     }
 
     /// One target with the number 0.

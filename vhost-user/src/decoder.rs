@@ -71,6 +71,17 @@ impl Decoder {
         }
     }
 
+    /// The bytes of the message that has not come whole. [Fed](Self::feed) to another decoder together with the
+    /// [descriptors](Self::begun_fds) they make it go on with that message.
+    pub fn begun(&self) -> &[u8] {
+        &self.bytes
+    }
+
+    /// The descriptors of the message that has not come whole.
+    pub fn begun_fds(&self) -> impl Iterator<Item = &OwnedFd> {
+        self.fds.iter().map(|(_, fd)| fd)
+    }
+
     /// The header at an offset, if it is whole, and the payload size that it announces.
     fn header_at(&self, offset: usize) -> Result<Option<(Header, usize)>, Error> {
         let Ok((header, _)) = Header::read_from_prefix(&self.bytes[offset..]) else {

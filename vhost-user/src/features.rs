@@ -1,13 +1,15 @@
 //! The two sets of feature bits a session negotiates: virtio's and the protocol's own.
 
 use bitflags::bitflags;
+use serde::{Deserialize, Serialize};
 
 bitflags! {
     /// Virtio feature bits (VIRTIO 1.2 clause 6) and the vhost bits that share their word.
     ///
     /// Only the bits that concern the transport have names. Bits 0 to 23 belong to the device type and are carried
     /// through.
-    #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
+    #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+    #[serde(from = "u64", into = "u64")]
     pub struct Features: u64 {
         /// Interrupt when the ring runs empty, even if the driver suppressed interrupts (legacy).
         const NOTIFY_ON_EMPTY = 1 << 24;
@@ -46,7 +48,8 @@ bitflags! {
 
 bitflags! {
     /// Protocol feature bits (vhost-user, "Protocol features").
-    #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
+    #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+    #[serde(from = "u64", into = "u64")]
     pub struct ProtocolFeatures: u64 {
         /// The back end tells how many queues it has.
         const MQ = 1 << 0;
@@ -92,3 +95,23 @@ bitflags! {
         const _ = !0;
     }
 }
+
+/// Any bits are kept, and written as one number.
+macro_rules! as_number {
+    ($flags:ident) => {
+        impl From<u64> for $flags {
+            fn from(bits: u64) -> Self {
+                Self::from_bits_retain(bits)
+            }
+        }
+
+        impl From<$flags> for u64 {
+            fn from(flags: $flags) -> Self {
+                flags.bits()
+            }
+        }
+    };
+}
+
+as_number!(Features);
+as_number!(ProtocolFeatures);

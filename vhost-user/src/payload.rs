@@ -3,6 +3,7 @@
 use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes, KnownLayout};
 
 use crate::error::Fault;
+use serde::{Deserialize, Serialize};
 
 /// Most regions in one memory table message.
 pub const MAX_TABLE_REGIONS: usize = 8;
@@ -22,7 +23,21 @@ pub struct VringState {
 
 /// The addresses of a ring's three parts. They are user addresses, or I/O virtual addresses once
 /// [`ACCESS_PLATFORM`](crate::Features::ACCESS_PLATFORM) has been negotiated.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[derive(
+    Debug,
+    Clone,
+    Copy,
+    PartialEq,
+    Eq,
+    FromBytes,
+    IntoBytes,
+    Immutable,
+    KnownLayout,
+    Default,
+    Serialize,
+    Deserialize,
+)]
+#[serde(default)]
 #[repr(C)]
 pub struct VringAddress {
     /// The queue.
@@ -70,7 +85,21 @@ impl From<VringFd> for u64 {
 }
 
 /// A region of guest memory behind a file descriptor.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[derive(
+    Debug,
+    Clone,
+    Copy,
+    PartialEq,
+    Eq,
+    FromBytes,
+    IntoBytes,
+    Immutable,
+    KnownLayout,
+    Default,
+    Serialize,
+    Deserialize,
+)]
+#[serde(default)]
 #[repr(C)]
 pub struct MemoryRegion {
     /// Guest physical address of the first byte.
@@ -230,7 +259,7 @@ pub struct VringArea {
 }
 
 /// The memory that tracks requests in flight.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct InflightArea {
     /// Size in bytes; 0 in a request for memory, and in a reply that offers none.
     pub mmap_size: u64,

@@ -252,7 +252,7 @@ fn a_session_goes_on_in_another_process() {
     s.acked(FrontendRequest::SET_PROTOCOL_FEATURES, |f| f.set_protocol_features(ProtocolFeatures::REPLY_ACK));
     s.acked(FrontendRequest::SET_VRING_NUM, |f| f.set_vring_num(1, 64));
     let (offer, state) = (s.backend.offer().clone(), s.backend.state().clone());
-    s.backend = Backend::resume(offer, state.clone());
+    s.backend = Backend::resume(offer, state.clone()).unwrap();
     assert_eq!(*s.backend.state(), state);
     s.acked(FrontendRequest::SET_VRING_ENABLE, |f| f.set_vring_enable(1, true));
     assert_eq!(s.backend.state().vrings[1].size, 64);

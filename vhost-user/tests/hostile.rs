@@ -23,6 +23,7 @@ fn backend(negotiated: ProtocolFeatures) -> Backend {
         max_memory_slots: 4,
     };
     Backend::resume(offer, State { protocol_features: negotiated & Backend::SUPPORTED, ..State::default() })
+        .unwrap()
 }
 
 fn check_invariants(backend: &Backend) {

@@ -93,7 +93,7 @@ const FILE_SYSTEMS: [u32; 7] = [
     0xf2f5_2010, // F2FS
 ];
 
-fn vet(fd: &OwnedFd) -> Result<(), &'static str> {
+pub(super) fn vet(fd: &OwnedFd) -> Result<(), &'static str> {
     // Only files in memory know of seals.
     if Kind::of(fd) != Kind::Other || fcntl_get_seals(fd).is_ok() {
         return Ok(());

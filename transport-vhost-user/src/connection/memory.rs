@@ -7,6 +7,7 @@
 
 use super::state::{Concerned, Then};
 use super::{Connection, EndReason, Phase, State, Token};
+use crate::aside::{Aside, Foreign};
 use crate::local::{ConnectionId, Local};
 use crate::memory::{MapError, MemoryMap, Unused};
 use lunette_store::{Cx, IoResult, Post, ReactorId};
@@ -43,7 +44,26 @@ impl MemoryChange {
             Self::Remove(region) => Ok(memory.without(region)),
         }
     }
+
+    /// Keeps the descriptors in step with the regions.
+    fn keep(self, files: &mut Vec<RegionFile>, aside: &Aside) {
+        let file = |SharedRegion { region, fd }| (region, Foreign::new(fd, aside));
+        match self {
+            Self::Replace(table) => *files = table.into_iter().map(file).collect(),
+            Self::Add(region) => files.push(file(region)),
+            Self::Remove(region) => {
+                if let Some(at) =
+                    files.iter().position(|(kept, _)| kept.guest_address == region.guest_address)
+                {
+                    files.remove(at);
+                }
+            }
+        }
+    }
 }
+
+/// A region of guest memory and the file that it is in, which another process would have to map.
+pub(super) type RegionFile = (MemoryRegion, Foreign);
 
 /// A change of memory on its way.
 pub(super) struct Mapping {
@@ -53,6 +73,7 @@ pub(super) struct Mapping {
 
 struct Mapped {
     map: Result<MemoryMap, MapError>,
+    change: MemoryChange,
     /// Why it could not be pinned.
     pinned: io::Result<()>,
 }
@@ -83,7 +104,7 @@ impl Connection {
         let work = move || {
             let map = change.apply(&old);
             let pinned = map.as_ref().map_or(Ok(()), |map| if pin { map.pin() } else { Ok(()) });
-            *mapped.lock().unwrap_or_else(PoisonError::into_inner) = Some(Mapped { map, pinned });
+            *mapped.lock().unwrap_or_else(PoisonError::into_inner) = Some(Mapped { map, change, pinned });
             Ok(0)
         };
         self.place.aside.run(work, self.id(Token::Mapped), cx);
@@ -93,8 +114,9 @@ impl Connection {
     pub(super) fn mapped(&self, state: &mut State, cx: &mut dyn Cx) -> Result<(), EndReason> {
         let Some(Mapping { ack, mapped }) = state.mapping.take() else { return Ok(()) };
         let mapped = mapped.lock().unwrap_or_else(PoisonError::into_inner).take();
-        let Mapped { map, pinned } = mapped.expect("mapped before we were told");
+        let Mapped { map, change, pinned } = mapped.expect("mapped before we were told");
         if state.phase != Phase::Open {
+            self.discard(change);
             // Comes back to be unmapped, like any other that is in use no more.
             if let Ok(map) = map {
                 state.epochs += 1;
@@ -105,6 +127,7 @@ impl Connection {
         let map = match map {
             Ok(map) => map,
             Err(error) => {
+                self.discard(change);
                 state.backend.undo_memory_change();
                 return self.conclude(state, Err(error.to_string()), ack, cx);
             }
@@ -115,6 +138,7 @@ impl Connection {
             tracing::warn!(export = %self.place.name, %error, "guest memory is not pinned (RLIMIT_MEMLOCK?)");
         }
         let map = owned(map, self.id, self.place.home, cx.poster());
+        change.keep(&mut state.files, &self.place.aside);
         self.change_memory(state, map);
         state.begin_round();
         (0..state.fds.len() as u16).for_each(|index| self.tell(state, index, false, cx));
@@ -122,6 +146,24 @@ impl Connection {
         state.epochs_allowed = if reply.is_some() { 0 } else { MOST_EPOCHS };
         state.then = reply.map_or(Then::Nothing, Then::Send);
         Ok(())
+    }
+
+    /// Closes the descriptors of a change that did not happen.
+    fn discard(&self, change: MemoryChange) {
+        self.place.aside.post(move || drop(change));
+    }
+
+    /// Takes memory on that another process had.
+    pub(super) fn adopt_memory(
+        &self,
+        state: &mut State,
+        map: MemoryMap,
+        files: Vec<SharedRegion>,
+        cx: &mut dyn Cx,
+    ) {
+        MemoryChange::Replace(files).keep(&mut state.files, &self.place.aside);
+        let map = owned(map, self.id, self.place.home, cx.poster());
+        self.change_memory(state, map);
     }
 
     fn change_memory(&self, state: &mut State, map: Arc<MemoryMap>) {

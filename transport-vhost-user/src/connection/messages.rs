@@ -23,6 +23,11 @@ impl Connection {
             match self.step(&mut state, cx) {
                 Ok(Step::Again) => {}
                 Ok(Step::Wait) => return,
+                Ok(Step::Leave) => {
+                    state.phase = Phase::HandingOver;
+                    self.stop_queues(&mut state, cx);
+                    return self.proceed(state, cx);
+                }
                 Err(reason) => return self.lose(state, reason, cx),
             }
         }
@@ -40,6 +45,9 @@ impl Connection {
             state.outbox.extend(bytes);
             // No reply carries more than one.
             state.outbox_fd = fds.into_iter().next();
+        }
+        if state.taker.is_some() {
+            return Ok(Step::Leave);
         }
         if !state.outbox.is_empty() {
             return self.send(state, cx);

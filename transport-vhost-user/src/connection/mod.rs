@@ -4,10 +4,12 @@
 //! is answered when all have done what it says, so no reply comes before its effect.
 
 mod descriptors;
+mod handover;
 mod memory;
 mod messages;
 mod notes;
 mod offer;
+mod resume;
 mod state;
 
 #[cfg(test)]
@@ -47,6 +49,8 @@ pub(crate) struct Connection {
 enum Step {
     Again,
     Wait,
+    /// The connection is left to another process.
+    Leave,
 }
 
 /// Why a connection ends; `None` if the front end has closed it.
@@ -66,6 +70,8 @@ enum Token {
     Unmapped,
     /// Memory for notes has been made or mapped.
     Noted,
+    /// What another process had is mapped.
+    Resumed,
 }
 
 /// What the connection waits for from the engine.
@@ -162,7 +168,10 @@ impl Connection {
     /// Ends the connection from our side: what is in flight is finished, or answered with BUSY if it has not begun.
     pub(crate) fn stop(&self, cx: &mut dyn Cx) {
         let mut state = self.state();
-        if state.phase == Phase::Open {
+        if matches!(state.phase, Phase::Open | Phase::HandingOver) {
+            if let Some(taker) = state.taker.take() {
+                taker(None);
+            }
             self.place.observer.tell(ExportEvent::Disconnected(Some("the export is stopped")));
             state.phase = Phase::Draining;
             self.stop_queues(&mut state, cx);
@@ -178,6 +187,9 @@ impl Connection {
             _ if !self.place.may_log(cx) => {}
             None => tracing::info!(%export, "the front end has disconnected"),
             Some(reason) => tracing::warn!(%export, "closing the connection: {reason}"),
+        }
+        if let Some(taker) = state.taker.take() {
+            taker(None);
         }
         state.phase = Phase::Silencing;
         self.stop_queues(&mut state, cx);
@@ -298,7 +310,7 @@ impl Connection {
     }
 
     /// A queue has become what it was told in `round`, and stands or stood at `base`.
-    pub(crate) fn settled(&self, round: u64, base: u32, cx: &mut dyn Cx) {
+    pub(crate) fn settled(&self, index: u16, round: u64, base: u32, cx: &mut dyn Cx) {
         let mut state = self.state();
         if round != state.round {
             return;
@@ -307,6 +319,9 @@ impl Connection {
             Then::SendBase(reply) => Then::Send(state.backend.vring_stopped(reply, base)),
             other => other,
         };
+        if state.phase == Phase::HandingOver && state.is_started(index) {
+            state.backend.vring_left(index, base);
+        }
         self.arrived(state, cx);
     }
 
@@ -324,6 +339,11 @@ impl Connection {
             Phase::Open => {
                 drop(state);
                 self.advance(cx);
+            }
+            Phase::HandingOver => {
+                self.leave(&mut state, cx);
+                state.phase = Phase::Leaving;
+                self.leave_memory(&mut state);
             }
             Phase::Draining => self.close_nexuses(&mut state, cx),
             Phase::Closing => {
@@ -347,6 +367,7 @@ impl Connection {
             Token::Vetted => self.vetted(&mut state),
             Token::Mapped => self.mapped(&mut state, cx),
             Token::Noted => self.noted(&mut state, cx),
+            Token::Resumed => self.resumed(&mut state, cx),
             _ => {
                 state.epochs -= 1;
                 Ok(())
@@ -361,7 +382,7 @@ impl Connection {
 
 impl Sink for Connection {
     fn complete(&self, token: u64, _result: IoResult, cx: &mut dyn Cx) {
-        let calls = [Token::Vetted, Token::Mapped, Token::Unmapped, Token::Noted];
+        let calls = [Token::Vetted, Token::Mapped, Token::Unmapped, Token::Noted, Token::Resumed];
         match calls.into_iter().find(|call| *call as u64 == token) {
             Some(call) => self.called(call, cx),
             None => self.advance(cx),

@@ -2,6 +2,7 @@
 
 use super::state::{Concerned, Then};
 use super::{Connection, EndReason, Phase, State, Token};
+use crate::aside::{Aside, Foreign};
 use crate::memory::{MemoryMap, Unused};
 use crate::ring::NoteMemory;
 use lunette_store::Cx;
@@ -19,8 +20,11 @@ pub(super) enum Noting {
     Map(Ack, Made<Mapped>),
 }
 
+/// Memory for notes that is mapped.
 pub(super) struct Mapped {
-    notes: NoteMemory,
+    pub(super) notes: NoteMemory,
+    pub(super) area: InflightArea,
+    pub(super) fd: OwnedFd,
     /// Why it could not be pinned.
     pinned: io::Result<()>,
 }
@@ -63,16 +67,7 @@ impl Connection {
         }
         let aside = self.place.aside.clone();
         let pin = self.place.pin_memory;
-        let release = move |unused: Unused| aside.post(move || drop(unused));
-        let map = move || {
-            let InflightArea { mmap_size: size, mmap_offset, queues, queue_size } = area;
-            let region = MemoryRegion { guest_address: 0, size, user_address: 0, mmap_offset };
-            let map = MemoryMap::new(&[SharedRegion { region, fd }]).map_err(|error| error.to_string())?;
-            let pinned = if pin { map.pin() } else { Ok(()) };
-            let map = map.released_to(Box::new(release));
-            Ok(Mapped { notes: NoteMemory::new(map, size, queues, queue_size), pinned })
-        };
-        self.do_aside(made, map, cx);
+        self.do_aside(made, move || Mapped::new(area, fd, pin, &aside), cx);
     }
 
     fn do_aside<T: Send + 'static>(
@@ -86,6 +81,20 @@ impl Connection {
             Ok(0)
         };
         self.place.aside.run(work, self.id(Token::Noted), cx);
+    }
+
+    /// Notes what begins from now on in that memory.
+    pub(super) fn adopt_notes(&self, state: &mut State, mapped: Mapped, cx: &mut dyn Cx) {
+        let Mapped { notes, area, fd, pinned } = mapped;
+        if let Err(error) = pinned
+            && self.place.may_log(cx)
+        {
+            let export = &self.place.name;
+            tracing::warn!(%export, %error, "memory for notes is not pinned (RLIMIT_MEMLOCK?)");
+        }
+        state.notes = Some(notes);
+        state.notes_file = Some((area, Foreign::new(fd, &self.place.aside)));
+        state.served.fill(false);
     }
 
     /// Goes on with what was made.
@@ -110,15 +119,8 @@ impl Connection {
                 Ok(())
             }
             Noting::Map(ack, made) => {
-                let mapped = take(&made).map(|Mapped { notes, pinned }| {
-                    if let Err(error) = pinned
-                        && self.place.may_log(cx)
-                    {
-                        let export = &self.place.name;
-                        tracing::warn!(%export, %error, "memory for notes is not pinned (RLIMIT_MEMLOCK?)");
-                    }
-                    state.notes = Some(notes);
-                    state.served.fill(false);
+                let mapped = take(&made).map(|mapped| {
+                    self.adopt_notes(state, mapped, cx);
                     // Counts from the next start of a ring.
                     Concerned::None
                 });
@@ -131,6 +133,21 @@ impl Connection {
 fn take<T>(made: &Made<T>) -> Result<T, String> {
     let made = made.lock().unwrap_or_else(PoisonError::into_inner).take();
     made.unwrap_or_else(|| Err("it was not made".to_owned()))
+}
+
+impl Mapped {
+    /// Maps memory for notes, and pins it if `pin`. It may take its time.
+    pub(super) fn new(area: InflightArea, fd: OwnedFd, pin: bool, aside: &Aside) -> Result<Self, String> {
+        let InflightArea { mmap_size: size, mmap_offset, queues, queue_size } = area;
+        let aside = aside.clone();
+        let release = move |unused: Unused| aside.post(move || drop(unused));
+        let region = MemoryRegion { guest_address: 0, size, user_address: 0, mmap_offset };
+        let shared = SharedRegion { region, fd };
+        let map = MemoryMap::new(std::slice::from_ref(&shared)).map_err(|error| error.to_string())?;
+        let pinned = if pin { map.pin() } else { Ok(()) };
+        let notes = NoteMemory::new(map.released_to(Box::new(release)), size, queues, queue_size);
+        Ok(Self { notes, area, fd: shared.fd, pinned })
+    }
 }
 
 /// Zeroed memory that nobody can truncate.

@@ -1,17 +1,19 @@
 //! What a connection has and where it stands.
 
 use super::descriptors::Vetting;
-use super::memory::Mapping;
+use super::memory::{Mapping, RegionFile};
 use super::notes::Noting;
 use super::offer::{CONTROL_QUEUE, FIXED_QUEUES, INOUT, LAYOUTS, offer};
+use super::resume::Resuming;
 use crate::aside::Foreign;
+use crate::handover::HandedConnection;
 use crate::memory::MemoryMap;
 use crate::notify::{Kind, Notifier};
 use crate::place::Place;
 use crate::queue::{Fds, Setup, Stop};
 use crate::ring::{Layout, NoteMemory};
 use crate::wire::ConfigSpace;
-use lunette_vhost_user::{Backend, Change, Decoder, Features, Message, Vring, VringBaseReply};
+use lunette_vhost_user::{Backend, Change, Decoder, Features, InflightArea, Message, Vring, VringBaseReply};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
@@ -25,6 +27,8 @@ pub(super) struct State {
     /// A descriptor of ours that goes with the first of them.
     pub(super) outbox_fd: Option<OwnedFd>,
     pub(super) memory: Arc<MemoryMap>,
+    /// The files of guest memory, in the order of its regions.
+    pub(super) files: Vec<RegionFile>,
     pub(super) config: ConfigSpace,
     /// Features that forbid to start any ring.
     pub(super) forbidding: Features,
@@ -53,6 +57,12 @@ pub(super) struct State {
     pub(super) served: Vec<bool>,
     /// The device is being reset: when all queues have stopped, nothing is noted any more.
     pub(super) forgetting: bool,
+    /// What that memory is, for another process.
+    pub(super) notes_file: Option<(InflightArea, Foreign)>,
+    /// What another process had is being mapped.
+    pub(super) resuming: Option<Resuming>,
+    /// Who takes the connection to another process.
+    pub(super) taker: Option<Taker>,
     /// The control queue is not looked at because [commands are missing](State::commands_are_missing).
     pub(super) control_waits: bool,
     /// Former memory maps that are still in use, or are being unmapped.
@@ -67,6 +77,9 @@ pub(super) struct State {
 /// Whether a queue was told to be started.
 type Started = bool;
 
+/// Who takes the connection to another process.
+pub(crate) type Taker = Box<dyn FnOnce(Option<HandedConnection>)>;
+
 pub(super) enum Then {
     Nothing,
     Send(Message),
@@ -77,6 +90,8 @@ pub(super) enum Then {
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Phase {
     Open,
+    /// The queues finish what is in flight, for another process.
+    HandingOver,
     /// The queues finish what is in flight, and turn back what has not begun.
     Draining,
     /// The queues are told to take no more.
@@ -106,6 +121,7 @@ impl State {
             outbox: Vec::new(),
             outbox_fd: None,
             memory,
+            files: Vec::new(),
             config,
             forbidding: Features::empty(),
             fds: vec![Fds::default(); count],
@@ -121,6 +137,9 @@ impl State {
             notes: None,
             served: vec![false; count],
             forgetting: false,
+            notes_file: None,
+            resuming: None,
+            taker: None,
             control_waits: false,
             epochs: 0,
             epochs_allowed: 0,
@@ -137,6 +156,12 @@ impl State {
         self.resetting = false;
     }
 
+    /// Whether a queue works as the front end takes it.
+    pub(super) fn is_started(&self, index: u16) -> bool {
+        let vring = self.backend.state().vrings.get(usize::from(index));
+        vring.is_some_and(|vring| vring.started) && self.forbidding.is_empty()
+    }
+
     /// Whether something has to end before the next message.
     pub(super) fn is_waiting(&self) -> bool {
         self.is_busy() || self.epochs > self.epochs_allowed
@@ -144,7 +169,10 @@ impl State {
 
     /// Whether queues or calls that may block are still to answer.
     pub(super) fn is_busy(&self) -> bool {
-        let is_aside = self.vetting.is_some() || self.mapping.is_some() || self.noting.is_some();
+        let is_aside = self.vetting.is_some()
+            || self.mapping.is_some()
+            || self.noting.is_some()
+            || self.resuming.is_some();
         self.waiting > 0 || self.unheard > 0 || is_aside
     }
 
@@ -249,14 +277,18 @@ impl State {
     }
 }
 
-fn notifier(fd: Option<OwnedFd>, index: u16, place: &Place) -> Result<Option<Arc<Notifier>>, String> {
+pub(super) fn notifier(
+    fd: Option<OwnedFd>,
+    index: u16,
+    place: &Place,
+) -> Result<Option<Arc<Notifier>>, String> {
     let Some(fd) = fd else { return Ok(None) };
     let notifier = Notifier::new(fd, place.reactor(index), &place.aside);
     notifier.map(|notifier| Some(Arc::new(notifier))).map_err(|error| error.to_string())
 }
 
 /// A descriptor that is only polled. To poll or close another than an eventfd may wait for whoever is behind it.
-fn kick(fd: OwnedFd) -> Result<Arc<OwnedFd>, String> {
+pub(super) fn kick(fd: OwnedFd) -> Result<Arc<OwnedFd>, String> {
     match Kind::of(&fd) {
         Kind::Event => Ok(Arc::new(fd)),
         _ => Err("a kick descriptor is no eventfd".to_owned()),

@@ -246,10 +246,10 @@ impl Queue {
             state.ring.take().inspect(let_go);
         }
         let Some(round) = state.round.take() else { return };
-        let (connection, base) = (self.connection, state.base);
+        let (connection, index, base) = (self.connection, self.index, state.base);
         post(self.place.home, cx, move |local, cx| {
             if let Some(connection) = local.connection(connection) {
-                connection.settled(round, base, cx);
+                connection.settled(index, round, base, cx);
             }
         });
     }

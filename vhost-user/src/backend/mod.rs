@@ -66,15 +66,26 @@ impl Backend {
 
     /// A back end at the start of a connection.
     pub fn new(offer: Offer) -> Self {
-        Self::resume(offer, State::default())
+        Self::with(offer, State::default())
     }
 
-    /// A back end in the middle of a session that another process began with the same offer.
-    pub fn resume(mut offer: Offer, mut state: State) -> Self {
+    /// A back end in the middle of a session that another process began. Its offer may have been a smaller one.
+    ///
+    /// # Errors
+    /// When no session with `offer` can have come to that state.
+    pub fn resume(offer: Offer, state: State) -> Result<Self, Fault> {
+        let backend = Self::with(offer, state);
+        backend.state.check(&backend.offer)?;
+        Ok(backend)
+    }
+
+    fn with(mut offer: Offer, mut state: State) -> Self {
         offer.protocol_features &= Self::SUPPORTED;
         offer.features.set(Features::PROTOCOL_FEATURES, !offer.protocol_features.is_empty());
         offer.queues = offer.queues.min(MAX_QUEUES);
-        state.vrings.resize_with(offer.queues.into(), Vring::default);
+        if state.vrings.len() < offer.queues.into() {
+            state.vrings.resize_with(offer.queues.into(), Vring::default);
+        }
         Self { offer, state, former_memory: Vec::new(), was_started: false }
     }
 
@@ -99,6 +110,14 @@ impl Backend {
     pub fn undo_kick(&mut self, index: u16) {
         if let Some(vring) = self.state.vrings.get_mut(usize::from(index)) {
             vring.started = self.was_started;
+        }
+    }
+
+    /// The ring of queue `index`, which has been stopped for another process, is at `base`, in the form of [`Vring::base`]. The
+    /// front end is not told, and takes it for started.
+    pub fn vring_left(&mut self, index: u16, base: u32) {
+        if let Some(vring) = self.state.vrings.get_mut(usize::from(index)) {
+            vring.base = base;
         }
     }
 

@@ -1,7 +1,9 @@
 //! What a session starts from and what it has come to.
 
+use crate::error::Fault;
 use crate::features::{Features, ProtocolFeatures};
 use crate::payload::{MemoryRegion, VringAddress};
+use serde::{Deserialize, Serialize};
 
 /// Most queues that a session can have: SET_VRING_KICK has eight bits for the index.
 pub const MAX_QUEUES: u16 = 256;
@@ -22,8 +24,9 @@ pub struct Offer {
 }
 
 /// What a session has agreed upon so far: plain data, enough to go on with the session in another process together
-/// with the descriptors.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+/// with the descriptors. What is missing in a serialised state is as at the start of a session.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct State {
     /// Whether SET_OWNER has come.
     pub owned: bool,
@@ -42,7 +45,8 @@ pub struct State {
 }
 
 /// One ring as the front end has set it up.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Vring {
     /// Number of descriptors; 0 until set.
     pub size: u16,
@@ -57,4 +61,44 @@ pub struct Vring {
     pub told: bool,
     /// Whether the ring is looked at at all: from SET_VRING_KICK to GET_VRING_BASE or SET_VRING_BASE.
     pub started: bool,
+}
+
+impl State {
+    /// Whether a session with `offer` can have come to this.
+    pub(super) fn check(&self, offer: &Offer) -> Result<(), Fault> {
+        let features = self.features - offer.features;
+        if !features.is_empty() {
+            return Err(Fault::Value { field: "features", value: features.bits() });
+        }
+        let protocol = self.protocol_features - offer.protocol_features;
+        if !protocol.is_empty() {
+            return Err(Fault::Value { field: "protocol features", value: protocol.bits() });
+        }
+        if self.vrings.len() > offer.queues.into() {
+            return Err(Fault::NoSuchQueue { index: self.vrings.len() as u32 - 1, queues: offer.queues });
+        }
+        let slots = usize::from(offer.max_memory_slots);
+        if self.memory.len() > slots {
+            return Err(Fault::TooManyRegions(slots));
+        }
+        for (n, region) in self.memory.iter().enumerate() {
+            region.check()?;
+            super::no_overlap(region, &self.memory[..n])?;
+        }
+        let packed = self.features.contains(Features::RING_PACKED);
+        self.vrings.iter().try_for_each(|vring| vring.check(packed, offer.max_queue_size))
+    }
+}
+
+impl Vring {
+    fn check(&self, packed: bool, max: u16) -> Result<(), Fault> {
+        let size = self.size;
+        if size > max || !(packed || size == 0 || size.is_power_of_two()) {
+            return Err(Fault::Value { field: "queue size", value: size.into() });
+        }
+        if !packed && self.base > u16::MAX.into() {
+            return Err(Fault::Value { field: "vring base", value: self.base.into() });
+        }
+        Ok(())
+    }
 }

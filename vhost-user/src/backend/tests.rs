@@ -16,7 +16,7 @@ fn offer() -> Offer {
 
 fn backend(negotiated: ProtocolFeatures) -> Backend {
     let state = State { protocol_features: negotiated, ..State::default() };
-    Backend::resume(offer(), state)
+    Backend::with(offer(), state)
 }
 
 fn fd() -> OwnedFd {
@@ -394,4 +394,51 @@ fn resets_touch_the_rings() {
     backend.handle(request(FrontendRequest::SET_FEATURES, [0; 8])).unwrap();
     backend.handle(request(FrontendRequest::RESET_DEVICE, [])).unwrap();
     assert_eq!(backend.state().vrings, vec![Vring { enabled: true, ..Vring::default() }; 3]);
+}
+
+#[test]
+fn a_state_survives_being_written_down() {
+    let mut backend = backend(ProtocolFeatures::MQ | ProtocolFeatures::CONFIGURE_MEM_SLOTS);
+    backend.handle(request(FrontendRequest::SET_FEATURES, Features::VERSION_1.bits().to_ne_bytes())).unwrap();
+    backend.handle(single(FrontendRequest::ADD_MEM_REG, 0x1000, 1)).unwrap();
+    backend.handle(vring(FrontendRequest::SET_VRING_NUM, 1, 64)).unwrap();
+    backend.vring_left(1, 7);
+    let text = serde_json::to_string(backend.state()).unwrap();
+    let state: State = serde_json::from_str(&text).unwrap();
+    assert_eq!(Backend::resume(offer(), state).unwrap().state(), backend.state());
+    assert_eq!(backend.state().vrings[1].base, 7);
+}
+
+#[test]
+fn a_state_of_another_version_is_taken_as_far_as_it_goes() {
+    let text = r#"{"owned": true, "later": [1], "vrings": [{"size": 8, "later": 2}]}"#;
+    let state: State = serde_json::from_str(text).unwrap();
+    let backend = Backend::resume(offer(), state).unwrap();
+    assert!(backend.state().owned);
+    assert_eq!(backend.state().vrings[0], Vring { size: 8, ..Vring::default() });
+    assert_eq!(backend.state().vrings.len(), 3);
+}
+
+#[test]
+fn a_state_that_no_session_comes_to_is_refused() {
+    let empty = MemoryRegion { size: 0, ..region(0) };
+    let endless = MemoryRegion { size: 2, ..region(u64::MAX) };
+    let memory = |memory: &[MemoryRegion]| State { memory: memory.to_vec(), ..State::default() };
+    let vring = |vring: Vring| State { vrings: vec![vring], ..State::default() };
+    let states = [
+        State { features: Features::RING_PACKED, ..State::default() },
+        State { protocol_features: ProtocolFeatures::XEN_MMAP, ..State::default() },
+        State { vrings: vec![Vring::default(); 4], ..State::default() },
+        memory(&[empty]),
+        memory(&[endless]),
+        memory(&[region(0), region(0xfff)]),
+        memory(&[region(0), region(0x1000), region(0x2000), region(0x3000)]),
+        vring(Vring { size: 512, ..Vring::default() }),
+        vring(Vring { size: 3, ..Vring::default() }),
+        vring(Vring { base: 0x1_0000, ..Vring::default() }),
+    ];
+    for state in states {
+        assert!(Backend::resume(offer(), state.clone()).is_err(), "{state:?}");
+    }
+    assert!(Backend::resume(offer(), memory(&[region(0), region(0x1000), region(0x2000)])).is_ok());
 }

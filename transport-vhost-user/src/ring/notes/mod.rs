@@ -64,6 +64,12 @@ impl NoteMemory {
         all.for_each(|notes| notes.end());
     }
 
+    /// Whether anybody has begun to take notes of a queue, and has not ended.
+    pub(crate) fn is_begun(&self, queue: u16) -> bool {
+        let notes = self.of(queue, 0, PackedNotes::length(0));
+        notes.is_ok_and(|notes| notes.half(VERSION_AT) != 0)
+    }
+
     /// The notes of a queue of `size` descriptors, of `length` bytes.
     fn of(&self, queue: u16, size: u16, length: u64) -> Result<Notes, RingError> {
         let start = u64::from(queue) * self.stride;
