@@ -19,6 +19,7 @@ use std::sync::Arc;
 mod adopted;
 mod events;
 mod gone;
+mod handover;
 mod held_back;
 mod late;
 mod management;

@@ -1,0 +1,203 @@
+//! A connection goes on in another process: another export with reactors and targets of its own stands for that.
+
+use super::rings::{ALL, options, read_10, submit};
+use super::{Rig, TEST_UNIT_READY};
+use crate::testing::held::{held, release, release_some, wait_held};
+use crate::{HandedConnection, HandedExport, Options, Record, Role, VhostUserExport};
+use lunette_guest::ring::Form;
+use lunette_guest::{Command, Error, GuestMemory, InFlight, Monitor, Options as GuestOptions, ScsiDriver};
+use lunette_reactor::Io;
+use lunette_store::ReactorId;
+use lunette_vhost_user::{Features, Reply};
+use std::fs::File;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::FileExt;
+use std::sync::mpsc;
+
+const QUEUES: u16 = 4;
+const SIZE: u16 = 16;
+const LAYOUTS: [Features; 2] = [ALL, ALL.union(Features::RING_PACKED)];
+
+fn set(features: Features) -> GuestOptions {
+    let mut options = options(features, Form::Chained, SIZE, 4);
+    (options.request_queues, options.room) = (2, 1024);
+    options
+}
+
+/// A guest whose driver has seen the unit attention of its start.
+fn begin(rig: &Rig, features: Features) -> (ScsiDriver, InFlight) {
+    let (memory, options) = (GuestMemory::with_size(4 << 20).unwrap(), set(features));
+    let mut monitor = Monitor::connect(&rig.socket, memory, &options.wanted).unwrap();
+    let notes = monitor.session.begin_notes(QUEUES, SIZE).unwrap().unwrap();
+    let mut driver = ScsiDriver::new(monitor, &options).unwrap();
+    driver.start().unwrap();
+    assert_eq!(driver.execute(0, &Command::new(&TEST_UNIT_READY), &[], 0).unwrap().status, 2);
+    (driver, notes)
+}
+
+fn begin_hand_over(rig: &Rig) -> mpsc::Receiver<HandedExport> {
+    let (tell, told) = mpsc::channel();
+    rig.export.as_ref().unwrap().begin_hand_over(move |handed| drop(tell.send(handed)));
+    told
+}
+
+fn snapshot(rig: &Rig) -> HandedConnection {
+    let (tell, told) = mpsc::channel();
+    rig.export.as_ref().unwrap().snapshot(move |handed| tell.send(handed).unwrap());
+    told.recv().unwrap().unwrap()
+}
+
+/// As it comes out of another process.
+fn through_text(mut handed: HandedConnection) -> HandedConnection {
+    handed.record = serde_json::from_str(&serde_json::to_string(&handed.record).unwrap()).unwrap();
+    handed
+}
+
+/// Has another rig go on. `from` is the rig whose nexuses go along.
+fn go_on(rig: &mut Rig, from: Option<&Rig>, handed: HandedConnection) {
+    rig.export.take().unwrap().stop();
+    let nexuses = from.map(|from| from.export.as_ref().unwrap().nexuses()).unwrap_or_default();
+    let export = VhostUserExport::new(Options::new(&rig.socket), rig.targets.clone());
+    let export = export.with_nexuses(nexuses).with_connection(through_text(handed));
+    rig.export = Some(export.start(rig.reactors.poster(), &[ReactorId(0), ReactorId(1)]).unwrap());
+}
+
+fn status(driver: &mut ScsiDriver, queue: u16) -> u8 {
+    driver.execute(queue, &Command::new(&TEST_UNIT_READY), &[], 0).unwrap().status
+}
+
+/// The rig's export has left its socket's file to others.
+fn clear(rig: &Rig) {
+    let _ = std::fs::remove_file(&rig.socket);
+}
+
+#[test]
+fn what_has_begun_ends_and_the_rest_is_taken_by_the_next() {
+    for features in LAYOUTS {
+        let (old, mut new) = (Rig::held(), Rig::held());
+        let (mut driver, _notes) = begin(&old, features);
+        submit(&mut driver, 0, 0, &read_10(0));
+        driver.flush(0).unwrap();
+        wait_held(&old.reactors, 0);
+        let handed = begin_hand_over(&old);
+        // The queue of the other reactor has heard when nothing is left to be told.
+        (0..4).for_each(|n| old.reactors.call(ReactorId(n % 2), |_| ()).unwrap());
+        submit(&mut driver, 0, 1, &read_10(1));
+        driver.flush(0).unwrap();
+        assert!(handed.try_recv().is_err());
+        release(&old.reactors, 0, 0x11);
+        let handed = handed.recv().unwrap();
+        assert!(handed.listener.is_some() && old.socket.exists());
+        let connection = handed.connection.unwrap();
+        go_on(&mut new, Some(&old), connection);
+        wait_held(&new.reactors, 0);
+        assert_eq!(held(&old.reactors, 0), 0);
+        release(&new.reactors, 0, 0x22);
+        for (slot, byte) in [(0, 0x11), (1, 0x22)] {
+            let ended = driver.wait_for(0, slot).unwrap();
+            assert_eq!((ended.response, ended.status), (0, 0));
+            assert_eq!(driver.data(0, slot).bytes(0, 512), [byte; 512]);
+        }
+        // No unit attention, on any queue; and messages are understood.
+        assert_eq!((status(&mut driver, 0), status(&mut driver, 1)), (0, 0));
+        driver.stop(0).unwrap();
+        driver.restart(0).unwrap();
+        assert_eq!(status(&mut driver, 0), 0);
+        clear(&old);
+    }
+}
+
+#[test]
+fn a_message_that_has_come_in_part_is_read_to_its_end() {
+    let (old, mut new) = (Rig::ram(Io::Auto), Rig::ram(Io::Auto));
+    let (mut driver, _notes) = begin(&old, ALL);
+    let handed = begin_hand_over(&old);
+    let mut connection = handed.recv().unwrap().connection.unwrap();
+    let message = driver.monitor.session.frontend().get_queue_num();
+    driver.monitor.session.send(message).unwrap();
+    // As if the first process had read so much of it.
+    let mut part = [0; 5];
+    rustix::io::read(&connection.fds[&Role::Socket], &mut part).unwrap();
+    connection.record.unread = part.to_vec();
+    go_on(&mut new, Some(&old), connection);
+    let reply = driver.monitor.session.reply().unwrap();
+    assert!(matches!(reply, Reply::Queues(queues) if queues == u64::from(crate::MAX_REQUEST_QUEUES) + 2));
+    assert_eq!(status(&mut driver, 0), 0);
+    clear(&old);
+}
+
+#[test]
+fn after_a_kill_each_command_is_answered_once() {
+    for features in LAYOUTS {
+        let (old, mut new) = (Rig::held(), Rig::held());
+        let (mut driver, notes) = begin(&old, features);
+        (0..3).for_each(|slot| submit(&mut driver, 0, slot, &read_10(slot)));
+        driver.flush(0).unwrap();
+        while held(&old.reactors, 0) != 3 {
+            std::thread::yield_now();
+        }
+        assert_eq!(release_some(&old.reactors, 0, 2), 1);
+        let ended = driver.wait(0).unwrap().slot;
+        let mut handed = snapshot(&old);
+        handed.fds.insert(Role::Notes, copy(&notes));
+        // Who is dead takes nothing from the rings any more.
+        let _left = begin_hand_over(&old);
+        (0..4).for_each(|n| old.reactors.call(ReactorId(n % 2), |_| ()).unwrap());
+        go_on(&mut new, None, handed);
+        let left: Vec<u16> = (0..3).filter(|slot| *slot != ended).collect();
+        // As after a power loss: the oldest is told of it.
+        let first = driver.wait_for(0, left[0]).unwrap();
+        assert_eq!((first.response, first.status), (0, 2));
+        wait_held(&new.reactors, 0);
+        assert_eq!(held(&new.reactors, 0), 1);
+        release(&new.reactors, 0, 0x33);
+        let second = driver.wait_for(0, left[1]).unwrap();
+        assert_eq!((second.response, second.status), (0, 0));
+        assert_eq!(driver.outstanding(0), 0);
+        assert_eq!(status(&mut driver, 0), 0);
+        release(&old.reactors, 0, 0);
+        clear(&old);
+    }
+}
+
+/// The notes as they are when the process dies.
+fn copy(notes: &InFlight) -> OwnedFd {
+    let fd = crate::testing::memfd(notes.area.mmap_size);
+    let mut bytes = vec![0; notes.area.mmap_size as usize];
+    File::from(notes.fd.try_clone().unwrap()).read_exact_at(&mut bytes, 0).unwrap();
+    File::from(fd.try_clone().unwrap()).write_all_at(&bytes, 0).unwrap();
+    fd
+}
+
+#[test]
+fn what_cannot_be_gone_on_with_is_closed() {
+    type Spoil = fn(&mut HandedConnection);
+    let spoilt: [Spoil; 7] = [
+        |handed| handed.record.unread = vec![0; 1 << 20],
+        |handed| handed.record.sizes = Some((96, 0)),
+        |handed| drop(handed.fds.remove(&Role::Memory(0))),
+        |handed| drop(handed.fds.remove(&Role::Notes)),
+        |handed| drop(handed.fds.insert(Role::Kick(2), crate::testing::memfd(8))),
+        |handed| drop(handed.fds.insert(Role::Memory(0), crate::testing::memfd(8))),
+        |handed| {
+            handed.record.notes = None;
+            handed.fds.remove(&Role::Notes);
+            handed.record.drained = false;
+        },
+    ];
+    for spoil in spoilt {
+        let (old, mut new) = (Rig::ram(Io::Auto), Rig::ram(Io::Auto));
+        let (mut driver, _notes) = begin(&old, ALL);
+        let mut connection = begin_hand_over(&old).recv().unwrap().connection.unwrap();
+        spoil(&mut connection);
+        go_on(&mut new, Some(&old), connection);
+        assert!(matches!(driver.monitor.session.queues(), Err(Error::Closed | Error::System { .. })));
+        // The next one is served.
+        let mut next = ScsiDriver::connect(&new.socket, &set(ALL)).unwrap();
+        next.start().unwrap();
+        status(&mut next, 0);
+        assert_eq!(status(&mut next, 0), 0);
+        clear(&old);
+    }
+    assert_eq!(serde_json::from_str::<Record>(r#"{"later": 1}"#).unwrap(), Record::default());
+}
