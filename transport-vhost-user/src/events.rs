@@ -313,3 +313,29 @@ impl AttentionObserver for Observer {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use lunette_store::sim::Sim;
+
+    #[test]
+    fn subscriptions_go_along_and_what_was_not_delivered_is_missed() {
+        let mut sim = Sim::new(1);
+        let poster = sim.cx(0).poster();
+        let make = || Events::new(ExportId::next(), ReactorId(0), poster.clone());
+        let (before, after) = (make(), make());
+        before.set_features(HOTPLUG | CHANGE);
+        before.subscribe(3, 5, NotificationClasses::OPERATIONAL_CHANGE);
+        assert!(!before.hand_over().missed);
+        before.target_came(3);
+        let handed = serde_json::to_string(&before.hand_over()).unwrap();
+        after.take_over(&serde_json::from_str(&handed).unwrap());
+        let state = after.state();
+        assert_eq!(state.features, HOTPLUG | CHANGE);
+        assert_eq!(state.subscriptions, [((3, 5), NotificationClasses::OPERATIONAL_CHANGE)].into());
+        drop(state);
+        assert_eq!(after.next(), Some(Event::NOTHING.bytes(true)));
+        assert_eq!(after.next(), None);
+    }
+}

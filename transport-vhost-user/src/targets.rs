@@ -51,8 +51,12 @@ impl Targets {
     /// Goes on from there; why a target's part is of no use.
     pub(crate) fn take_over(&self, from: &BTreeMap<u8, NexusState>) -> Result<(), StateError> {
         let nexuses = self.nexuses();
-        let known = from.iter().filter_map(|(target, state)| Some((nexuses.get(target)?, state)));
-        known.fold(Ok(()), |result, (nexus, state)| result.and(nexus.take_over(state)))
+        let mut result = Ok(());
+        for (target, state) in from {
+            let Some(nexus) = nexuses.get(target) else { continue };
+            result = result.and(nexus.take_over(state));
+        }
+        result
     }
 
     /// One target with the number 0.
