@@ -434,11 +434,21 @@ fn a_state_that_no_session_comes_to_is_refused() {
         memory(&[region(0), region(0xfff)]),
         memory(&[region(0), region(0x1000), region(0x2000), region(0x3000)]),
         vring(Vring { size: 512, ..Vring::default() }),
-        vring(Vring { size: 3, ..Vring::default() }),
-        vring(Vring { base: 0x1_0000, ..Vring::default() }),
     ];
     for state in states {
         assert!(Backend::resume(offer(), state.clone()).is_err(), "{state:?}");
     }
     assert!(Backend::resume(offer(), memory(&[region(0), region(0x1000), region(0x2000)])).is_ok());
+}
+
+#[test]
+fn a_ring_that_was_set_up_for_another_layout_is_a_state_like_any_other() {
+    let offer = Offer { features: Features::RING_PACKED, ..offer() };
+    let mut backend = Backend::new(offer.clone());
+    let features = |features: Features| request(FrontendRequest::SET_FEATURES, features.bits().to_ne_bytes());
+    backend.handle(features(Features::RING_PACKED)).unwrap();
+    backend.handle(vring(FrontendRequest::SET_VRING_NUM, 1, 3)).unwrap();
+    backend.handle(vring(FrontendRequest::SET_VRING_BASE, 1, 0x1_8000)).unwrap();
+    backend.handle(features(Features::empty())).unwrap();
+    assert!(Backend::resume(offer, backend.state().clone()).is_ok());
 }
