@@ -1,6 +1,6 @@
 //! Commands: what is done with the requests of a request queue.
 
-use crate::queue::{Queue, State, Stop};
+use crate::queue::{Queue, Role, State, Stop};
 use crate::ring::{Head, Ring, RingError};
 use crate::targets::Sessions;
 use crate::wire::{Command, Expected, Response, ResponseField};
@@ -33,11 +33,6 @@ impl Queue {
         }
         let cookie = state.slots.next().into();
         let command = Command::read(&readable, sizes);
-        if state.chain.is_taken_again() && !may_repeat(&mut state.sessions, &command, cx) {
-            let written = field.fail(Response::RESET);
-            state.answer(head, written);
-            return Ok(());
-        }
         match execute(&mut state.sessions, &command, cookie, &field, data_out, data_in, cx) {
             Some(written) => state.answer(head, written),
             None => {
@@ -45,6 +40,30 @@ impl Queue {
             }
         }
         Ok(())
+    }
+
+    /// Answers the request in `state.chain`, which a former process has taken and may have carried out, if it is a command that
+    /// must not be carried out twice. Whether it has. All that can be said of it is that a reset has come between
+    /// (VIRTIO_SCSI_S_RESET), which is true: drivers do not take that for an answer of the device, retry by themselves only
+    /// what they know to be repeatable, and tell others.
+    #[cold]
+    pub(crate) fn refuse_again(&self, state: &mut State, head: Head, cx: &mut dyn Cx) -> bool {
+        let sizes = state.setup.sizes;
+        let (readable, writable) = (state.chain.readable(), state.chain.writable());
+        let lengths =
+            (readable.len().checked_sub(sizes.command()), writable.len().checked_sub(sizes.response()));
+        let (Role::Requests, (Some(data_out), Some(data_in))) = (self.role, lengths) else { return false };
+        let command = Command::read(&readable, sizes);
+        let Some(address) = command.address else { return false };
+        let session = state.sessions.reach(address, cx);
+        if session.is_none_or(|session| session.may_repeat(address.lun, &command.cdb)) {
+            return false;
+        }
+        let expected = Expected { data_in, data_out };
+        let field = ResponseField { bytes: writable.part(0, sizes.response()), expected };
+        let written = field.fail(Response::RESET);
+        state.answer(head, written);
+        true
     }
 
     /// Whether somebody will go on with what is in flight: it is noted, and the front end has gone before it has ended.
@@ -64,15 +83,6 @@ impl Queue {
         };
         self.ended(cookie, respond, cx);
     }
-}
-
-/// Whether a command that a former process has taken, and may have carried out, is carried out by us. If not, all that can
-/// be said of it is that a reset has come between (VIRTIO_SCSI_S_RESET), which is true: drivers do not take that for an
-/// answer of the device, retry by themselves only what they know to be repeatable, and tell others.
-#[cold]
-fn may_repeat(sessions: &mut Sessions, command: &Command, cx: &mut dyn Cx) -> bool {
-    let reached = command.address.and_then(|address| Some((address.lun, sessions.reach(address, cx)?)));
-    reached.is_none_or(|(lun, session)| session.may_repeat(lun, &command.cdb))
 }
 
 /// Carries a command out. How many bytes were written, if it has ended and been answered.

@@ -99,7 +99,7 @@ pub(crate) struct Queue {
     pub(crate) index: u16,
     pub(crate) place: Arc<Place>,
     sink: Cell<SinkId>,
-    role: Role,
+    pub(crate) role: Role,
     state: RefCell<State>,
 }
 

@@ -122,6 +122,9 @@ impl Queue {
         if state.slots.is_busy(head.id) {
             return Err(RingError::Busy(head.id));
         }
+        if state.chain.is_taken_again() && self.refuse_again(state, head, cx) {
+            return Ok(true);
+        }
         match self.role {
             Role::Control => self.take_control(state, head, cx)?,
             _ => self.take_command(state, head, cx)?,

@@ -147,8 +147,14 @@ impl Ring {
     }
 
     /// Whether the front end has truncated the memory of the ring or of its notes.
+    #[inline]
     pub(crate) fn is_lost(&self) -> bool {
-        self.memory().is_lost() || either!(self, ring => ring.notes()).is_some_and(Notes::is_lost)
+        self.memory().is_lost() || self.has_lost_notes()
+    }
+
+    #[inline(never)]
+    fn has_lost_notes(&self) -> bool {
+        either!(self, ring => ring.notes()).is_some_and(Notes::is_lost)
     }
 
     /// Goes on in other memory. Returns the old one, to be kept until nothing of it is in use.
@@ -180,7 +186,7 @@ impl Ring {
 
     /// Returns a chain to the driver, of whose writable bytes the first `length` were written. The driver sees it after
     /// [`publish`](Self::publish).
-    #[inline]
+    #[inline(always)]
     pub(crate) fn push(&mut self, head: Head, length: u32) {
         either!(self, ring => ring.push(head, length))
     }

@@ -233,7 +233,7 @@ impl Packed {
         unsafe { AtomicU16::from_ptr(self.parts.descriptors.add(index.into()).cast::<u16>().add(7).as_ptr()) }
     }
 
-    #[inline]
+    #[inline(never)]
     pub(super) fn take(&mut self, chain: &mut Chain) -> Result<Option<Head>, RingError> {
         match self.notes {
             None => self.take_next::<false>(chain),
@@ -275,7 +275,7 @@ impl Packed {
             if flags & INDIRECT == 0 {
                 self.space.append(start.index, (descriptor.address, descriptor.length), flags, chain)?;
             } else {
-                self.append_table(start.index, &descriptor, flags, chain)?;
+                self.append_table::<NOTED>(start.index, &descriptor, flags, chain)?;
             }
             position = position.after(1, self.layout.size);
             if flags & NEXT == 0 {
@@ -304,7 +304,7 @@ impl Packed {
             if flags & INDIRECT == 0 {
                 self.space.append(noted.note, (address, length), flags, chain)?;
             } else {
-                self.append_table(noted.note, descriptor, flags, chain)?;
+                self.append_table::<true>(noted.note, descriptor, flags, chain)?;
             }
         }
         chain.set_again();
@@ -313,7 +313,7 @@ impl Packed {
 
     /// Appends all buffers of an indirect table, which stand in order (VIRTIO 1.2 2.8.7).
     #[inline]
-    fn append_table(
+    fn append_table<const NOTED: bool>(
         &mut self,
         head: u16,
         descriptor: &Descriptor,
@@ -336,8 +336,23 @@ impl Packed {
         Ok(())
     }
 
-    #[inline]
+    #[inline(always)]
     pub(super) fn push(&mut self, head: Head, length: u32) {
+        match self.notes {
+            None => self.put(head.id, length, head.extent),
+            Some(_) => self.push_noted(head, length),
+        }
+    }
+
+    #[inline(never)]
+    fn push_noted(&mut self, head: Head, length: u32) {
+        let descriptors = self.notes.as_mut().map_or(0, |notes| notes.returned(head.extent));
+        self.put(head.id, length, descriptors);
+    }
+
+    /// Writes that a chain of so many descriptors is used, where the driver does not see it yet.
+    #[inline(always)]
+    fn put(&mut self, id: u16, length: u32, descriptors: u16) {
         let Position { index, .. } = self.used;
         let written = if length > 0 { WRITE } else { 0 };
         let flags = self.used.used_flags() | written;
@@ -346,7 +361,7 @@ impl Packed {
         unsafe {
             let descriptor = self.parts.descriptors.add(index.into());
             descriptor.cast::<u32>().add(2).write_volatile(length.to_le());
-            descriptor.cast::<u16>().add(6).write_volatile(head.id.to_le());
+            descriptor.cast::<u16>().add(6).write_volatile(id.to_le());
         }
         // The driver looks at used descriptors in order, so it sees none while the first one's flags are missing.
         match self.unpublished {
@@ -356,10 +371,6 @@ impl Packed {
                 self.flags(index).store(flags.to_le(), Ordering::Relaxed);
             }
         }
-        let descriptors = match &mut self.notes {
-            None => head.extent,
-            Some(notes) => notes.returned(head.extent),
-        };
         self.unpublished += 1;
         // A driver that takes descriptors back before they are shown gets more out of a burst than the ring holds.
         self.burst = self.burst.saturating_add(descriptors);
@@ -374,7 +385,7 @@ impl Packed {
 
     #[inline]
     pub(super) fn has_waiting(&self, count: u16) -> bool {
-        if !self.again.is_empty() || count >= self.layout.size - self.taken {
+        if count >= self.layout.size - self.taken || !self.again.is_empty() {
             return !self.again.is_empty();
         }
         let there = self.available.after(count, self.layout.size);
@@ -386,17 +397,37 @@ impl Packed {
         if self.unpublished == 0 {
             return false;
         }
-        let (index, flags) = self.hidden;
+        if self.notes.is_some() {
+            return self.publish_noted();
+        }
+        self.show();
+        self.is_notified()
+    }
+
+    #[inline(never)]
+    fn publish_noted(&mut self) -> bool {
         let used = (self.used.index, self.used.wrap);
         if let Some(notes) = &mut self.notes {
             notes.show(used);
         }
-        moment();
-        self.flags(index).store(flags.to_le(), Ordering::Release);
+        self.show();
         if let Some(notes) = &mut self.notes {
             notes.shown(used);
         }
+        self.is_notified()
+    }
+
+    #[inline(always)]
+    fn show(&mut self) {
+        let (index, flags) = self.hidden;
+        moment();
+        self.flags(index).store(flags.to_le(), Ordering::Release);
         self.unpublished = 0;
+    }
+
+    /// Whether the driver wants to be notified of the burst that it was shown.
+    #[inline(always)]
+    fn is_notified(&mut self) -> bool {
         let burst = std::mem::take(&mut self.burst);
         // The driver writes its wish and then looks at the descriptor; we write the descriptor and then read its wish.
         fence(Ordering::SeqCst);

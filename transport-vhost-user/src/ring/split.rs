@@ -160,36 +160,44 @@ impl Split {
         Ok(self.seen_available != self.next_available)
     }
 
-    #[inline]
+    #[inline(never)]
     pub(super) fn take(&mut self, chain: &mut Chain) -> Result<Option<Head>, RingError> {
-        if !self.again.is_empty() {
-            return self.take_again(chain);
+        match self.notes {
+            None => self.take_next(chain),
+            Some(_) => self.take_noted(chain),
         }
+    }
+
+    /// Takes a chain of a former process or the next one, and notes it.
+    #[inline(never)]
+    fn take_noted(&mut self, chain: &mut Chain) -> Result<Option<Head>, RingError> {
+        if let Some(id) = self.again.pop() {
+            self.walk(id, chain)?;
+            chain.set_again();
+            return Ok(Some(Head { id, extent: 0 }));
+        }
+        let head = self.take_next(chain)?;
+        if let (Some(notes), Some(head)) = (&mut self.notes, head) {
+            notes.taken(head.id);
+            self.in_flight += 1;
+        }
+        Ok(head)
+    }
+
+    #[inline(always)]
+    fn take_next(&mut self, chain: &mut Chain) -> Result<Option<Head>, RingError> {
         if !self.look()? {
             return Ok(None);
         }
         let entry = usize::from(self.next_available & self.mask());
-        let head = u16::from_le(self.available(2 + entry).load(Ordering::Relaxed));
+        let id = u16::from_le(self.available(2 + entry).load(Ordering::Relaxed));
         self.next_available = self.next_available.wrapping_add(1);
-        self.walk(head, chain)?;
-        if let Some(notes) = &mut self.notes {
-            notes.taken(head);
-            self.in_flight += 1;
-        }
-        Ok(Some(Head { id: head, extent: 0 }))
-    }
-
-    /// Takes a chain that a former process has taken.
-    #[cold]
-    fn take_again(&mut self, chain: &mut Chain) -> Result<Option<Head>, RingError> {
-        let Some(head) = self.again.pop() else { return Ok(None) };
-        self.walk(head, chain)?;
-        chain.set_again();
-        Ok(Some(Head { id: head, extent: 0 }))
+        self.walk(id, chain)?;
+        Ok(Some(Head { id, extent: 0 }))
     }
 
     /// Collects the bytes of the chain that starts at `head`.
-    #[inline]
+    #[inline(always)]
     fn walk(&mut self, head: u16, chain: &mut Chain) -> Result<(), RingError> {
         chain.clear();
         let table = Table { first: self.parts.descriptors, count: self.layout.size };
@@ -211,7 +219,7 @@ impl Split {
     }
 
     /// Collects the bytes of the chain in the table that `descriptor`, the last of its chain, names.
-    #[inline]
+    #[inline(always)]
     fn walk_table(&mut self, head: u16, descriptor: &Descriptor, chain: &mut Chain) -> Result<(), RingError> {
         if !self.layout.indirect || descriptor.fields[0] & NEXT != 0 {
             return Err(RingError::Indirect);
@@ -234,7 +242,7 @@ impl Split {
         Err(RingError::Loop(head))
     }
 
-    #[inline]
+    #[inline(always)]
     pub(super) fn push(&mut self, head: Head, length: u32) {
         let entry = usize::from(self.next_used & self.mask());
         moment();
@@ -242,8 +250,15 @@ impl Split {
         // SAFETY: the entry is inside the used ring (`Parts::find`), which is mapped while `self.space` lives.
         unsafe { self.parts.used.add(2 + 4 * entry).cast::<Word>().write_volatile(word) };
         self.next_used = self.next_used.wrapping_add(1);
+        if self.notes.is_some() {
+            self.note_returned(head.id);
+        }
+    }
+
+    #[inline(never)]
+    fn note_returned(&mut self, head: u16) {
         if let Some(notes) = &self.notes {
-            notes.returned(head.id);
+            notes.returned(head);
             self.in_flight = self.in_flight.saturating_sub(1);
         }
     }
@@ -261,16 +276,37 @@ impl Split {
 
     #[inline]
     pub(super) fn publish(&mut self) -> bool {
-        let (old, new) = (self.published, self.next_used);
-        if old == new {
-            return false;
+        if self.notes.is_some() {
+            return self.publish_noted();
         }
-        moment();
-        self.used(1).store(new.to_le(), Ordering::Release);
-        self.published = new;
-        if let Some(notes) = &self.notes {
+        let old = self.show();
+        old != self.published && self.is_notified_since(old)
+    }
+
+    #[inline(never)]
+    fn publish_noted(&mut self) -> bool {
+        let (old, new) = (self.show(), self.published);
+        if let Some(notes) = self.notes.as_ref().filter(|_| old != new) {
             notes.shown(new.wrapping_sub(old), new);
         }
+        old != new && self.is_notified_since(old)
+    }
+
+    /// Shows the driver what was returned. Returns the index that it saw before.
+    #[inline(always)]
+    fn show(&mut self) -> u16 {
+        let (old, new) = (self.published, self.next_used);
+        if old != new {
+            moment();
+            self.used(1).store(new.to_le(), Ordering::Release);
+            self.published = new;
+        }
+        old
+    }
+
+    /// Whether the driver wants to be notified of what it was shown since the index `old`.
+    #[inline(always)]
+    fn is_notified_since(&mut self, old: u16) -> bool {
         // The driver writes its wish and then reads the index; we write the index and then read its wish.
         fence(Ordering::SeqCst);
         if std::mem::take(&mut self.first) {
@@ -281,6 +317,7 @@ impl Split {
         }
         let wished = 2 + usize::from(self.layout.size);
         let event = u16::from_le(self.available(wished).load(Ordering::Relaxed));
+        let new = self.published;
         new.wrapping_sub(event).wrapping_sub(1) < new.wrapping_sub(old)
     }
 

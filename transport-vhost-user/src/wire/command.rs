@@ -50,7 +50,7 @@ pub(crate) struct Command {
 
 impl Command {
     /// Reads the header at the start of the readable bytes, which are at least [`Sizes::command`].
-    #[inline]
+    #[inline(always)]
     pub(crate) fn read(readable: &Sg<'_>, sizes: Sizes) -> Self {
         let mut bytes = [0; COMMAND_FIXED + Cdb::CAPACITY];
         let cdb_size = usize::from(sizes.cdb).min(Cdb::CAPACITY);
