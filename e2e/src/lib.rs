@@ -32,6 +32,7 @@ pub mod checks;
 pub mod control;
 pub mod daemon;
 pub mod differences;
+pub mod frozen;
 pub mod guest;
 pub mod iscsi_test_cu;
 pub mod manager;

@@ -1,100 +1,28 @@
 //! What a killed daemon has given to a block device that is slow comes before anything that the next daemon does.
 
-use std::path::{Path, PathBuf};
 use std::{fs, thread};
 
 use anyhow::{Context, Result, ensure};
 use lunette_e2e::daemon::Lunette;
-use lunette_e2e::tools;
+use lunette_e2e::{frozen, tools};
 use lunette_guest::{Command, GuestMemory, Monitor, Options, ScsiDriver};
 
-const MIB: u64 = 1 << 20;
+const MIB: usize = 1 << 20;
 const QUEUES: u16 = 3;
 /// WRITE(10) of eight blocks at the first one.
 const WRITE: [u8; 10] = [0x2a, 0, 0, 0, 0, 0, 0, 0, 8, 0];
 const LENGTH: usize = 4096;
 
-/// A block device whose writes wait while the file system below it is frozen.
-struct Device {
-    folder: tempfile::TempDir,
-    loops: Vec<String>,
-}
-
-impl Device {
-    fn new() -> Result<Self> {
-        let folder = tools::temp_dir()?;
-        let mut device = Self { loops: Vec::new(), folder };
-        let image = device.path("image");
-        fs::File::create(&image)?.set_len(64 * MIB)?;
-        tools::output("mkfs.ext4", ["-q", &image.display().to_string()])?.ok()?;
-        let below = device.attach(&image)?;
-        fs::create_dir(device.path("mount"))?;
-        tools::output("mount", [below, device.path("mount").display().to_string()])?.ok()?;
-        let file = device.path("mount/disk");
-        fs::write(&file, vec![0; 8 * MIB as usize])?;
-        device.attach(&file)?;
-        Ok(device)
-    }
-
-    fn attach(&mut self, file: &Path) -> Result<String> {
-        let mut attach = tools::command("losetup")?;
-        attach.args(["--find", "--show", "--direct-io=on"]).arg(file);
-        let said = tools::run(&mut attach, tools::LIMIT)?.ok()?;
-        self.loops.push(said.stdout.trim().to_owned());
-        Ok(said.stdout.trim().to_owned())
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.folder.path().join(name)
-    }
-
-    fn name(&self) -> &str {
-        &self.loops[1]
-    }
-
-    fn freeze(&self, freeze: bool) -> Result<()> {
-        let mount = self.path("mount").display().to_string();
-        tools::output("fsfreeze", [if freeze { "-f" } else { "-u" }, &mount])?.ok()?;
-        Ok(())
-    }
-
-    /// How many writes it has that have not ended.
-    fn writes(&self) -> Result<u64> {
-        let name = self.name().trim_start_matches("/dev/");
-        let counts = fs::read_to_string(format!("/sys/block/{name}/inflight"))?;
-        Ok(counts.split_whitespace().nth(1).context("reads and writes")?.parse()?)
-    }
-}
-
-impl Drop for Device {
-    fn drop(&mut self) {
-        let mount = self.path("mount").display().to_string();
-        let _ = tools::output("fsfreeze", ["-u", &mount]);
-        if let Some(name) = self.loops.get(1) {
-            let _ = tools::output("losetup", ["--detach", name]);
-        }
-        let _ = tools::output("umount", [&mount]);
-        if let Some(name) = self.loops.first() {
-            let _ = tools::output("losetup", ["--detach", name]);
-        }
-    }
-}
-
 #[test]
 fn nothing_of_a_killed_daemon_comes_late() -> Result<()> {
-    if !rustix::process::geteuid().is_root() {
-        eprintln!("skipped: loop devices take root");
-        return Ok(());
-    }
-    tools::need(["mkfs.ext4", "losetup", "fsfreeze", "mount", "umount"])?;
-    let device = Device::new()?;
+    let Some(device) = frozen::Device::new()? else { return Ok(()) };
     let lunette = Lunette::new()?;
     let (socket, log) = (lunette.path("vm.sock"), lunette.path("next.log"));
     let lunette = lunette.lu(format!("disk:{},w,direct=on", device.name())).vhost_user("vm.sock");
     let daemon = lunette.start()?;
 
     let options = Options::default();
-    let mut monitor = Monitor::connect(&socket, GuestMemory::with_size(16 * MIB as usize)?, &options.wanted)?;
+    let mut monitor = Monitor::connect(&socket, GuestMemory::with_size(16 * MIB)?, &options.wanted)?;
     let notes = monitor.session.begin_notes(QUEUES, options.queue_size)?.context("memory for notes")?;
     let mut driver = ScsiDriver::new(monitor, &options)?;
     driver.start()?;
@@ -121,7 +49,7 @@ fn nothing_of_a_killed_daemon_comes_late() -> Result<()> {
     })?;
     // The old write has landed, before the new daemon does anything.
     ensure!(device.writes()? == 0);
-    ensure!(fs::read(device.path("mount/disk"))?[..LENGTH] == [0x0b; LENGTH]);
+    ensure!(fs::read(device.file())?[..LENGTH] == [0x0b; LENGTH]);
 
     driver.monitor.reconnect(&socket, &options.wanted, Some(&notes))?;
     (0..QUEUES).try_for_each(|queue| driver.monitor.start(queue))?;
@@ -131,6 +59,6 @@ fn nothing_of_a_killed_daemon_comes_late() -> Result<()> {
     ensure!(driver.execute(0, &Command::new(&WRITE), &[0x0c; LENGTH], 0)?.status == 0);
     drop(driver);
     daemon.stop()?;
-    ensure!(fs::read(device.path("mount/disk"))?[..LENGTH] == [0x0c; LENGTH]);
+    ensure!(fs::read(device.file())?[..LENGTH] == [0x0c; LENGTH]);
     Ok(())
 }
