@@ -23,6 +23,7 @@ mod iscsi_initiator;
 mod iscsi_target;
 mod iscsi_wire;
 mod lists;
+mod notes;
 mod parameter_lists;
 mod parsers;
 mod vhost;
@@ -35,6 +36,7 @@ pub use control::control;
 pub use decode::decode;
 pub use iscsi_initiator::iscsi_initiator;
 pub use iscsi_target::iscsi_target;
+pub use notes::notes;
 pub use parameter_lists::parameter_lists;
 pub use parsers::parsers;
 pub use vhost::session::vhost_user_session;
@@ -53,6 +55,7 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("decode", decode),
     ("iscsi_initiator", iscsi_initiator),
     ("iscsi_target", iscsi_target),
+    ("notes", notes),
     ("parameter_lists", parameter_lists),
     ("parsers", parsers),
     ("vhost_user_messages", vhost_user_messages),

@@ -106,6 +106,11 @@ fn iscsi_target() {
 }
 
 #[test]
+fn notes() {
+    run_some("notes", 100);
+}
+
+#[test]
 fn parameter_lists() {
     run("parameter_lists");
 }

@@ -99,6 +99,12 @@ impl PackedRing {
         self.areas.descriptors.u16(Self::offset(index) + FLAGS).load(Acquire).to_le()
     }
 
+    /// Whether a descriptor with these flags is as the driver has left it, as far as the wrap counters tell: a device that
+    /// goes on after another may have undone what that one wrote and never showed.
+    fn is_available(&self, index: u16, flags: u16) -> bool {
+        (flags ^ self.flags[usize::from(index)]) & (AVAILABLE | USED) == 0
+    }
+
     fn store_flags(&self, index: u16, flags: u16) {
         self.areas.descriptors.u16(Self::offset(index) + FLAGS).store(flags.to_le(), Release);
     }
@@ -150,7 +156,7 @@ impl PackedRing {
         for skipped in 1..count {
             let Place { index, .. } = self.used.forward(skipped, self.size);
             let (flags, expected) = (self.load_flags(index), self.flags[usize::from(index)]);
-            if flags != expected {
+            if !self.is_available(index, flags) {
                 return Err(Violation::Overwritten { index, flags, expected });
             }
         }
@@ -209,14 +215,15 @@ impl Driver for PackedRing {
     }
 
     fn has_used(&self) -> bool {
-        self.load_flags(self.used.index) != self.flags[usize::from(self.used.index)]
+        let Place { index, .. } = self.used;
+        !self.is_available(index, self.load_flags(index))
     }
 
     fn pop(&mut self) -> Result<Option<Used>, Violation> {
         let Place { index, wrap } = self.used;
         let flags = self.load_flags(index);
         let expected = self.flags[usize::from(index)];
-        if flags == expected {
+        if self.is_available(index, flags) {
             return Ok(None);
         }
         if self.free == self.size {
