@@ -1,7 +1,7 @@
 //! What is asked of a store, what it answers, and what it can do.
 
 use crate::{Cx, IoId, Lane, Sg, Size};
-use std::os::fd::RawFd;
+use std::os::fd::{BorrowedFd, RawFd};
 use thiserror::Error;
 
 /// One operation on a store. Offsets and lengths are in bytes and multiples of the store's logical block.
@@ -289,6 +289,11 @@ pub trait Backing: Send + Sync {
 
     /// The file that keeps its bytes, each where it is, if one does: [`Op::Copy`] can have them from there.
     fn descriptor(&self) -> Option<RawFd> {
+        None
+    }
+
+    /// The memory file that its bytes are in, if they end with the last process that has it.
+    fn memory(&self) -> Option<BorrowedFd<'_>> {
         None
     }
 

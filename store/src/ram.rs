@@ -2,10 +2,11 @@
 
 use crate::{Backing, Caps, Cx, Discard, IoError, IoId, IoResult, Lane, Op, Sg, Store, Submit, seek};
 use region::Region;
-use rustix::fs::{FallocateFlags, MemfdFlags};
+use rustix::fs::{FallocateFlags, MemfdFlags, SealFlags, SeekFrom};
+use rustix::io::Errno;
 use std::io;
 use std::ops::Range;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::rc::Rc;
 use std::sync::{Arc, Mutex, PoisonError};
 use touched::CHUNK;
@@ -14,7 +15,7 @@ mod region;
 mod touched;
 
 /// Bytes in memory, taken as they are first written and given back when they are discarded; reading takes none. They end
-/// with the process.
+/// with the process, unless another one goes on with them.
 #[derive(Clone, Debug)]
 pub struct Ram {
     map: Arc<Map>,
@@ -37,8 +38,28 @@ impl Ram {
     /// # Errors
     /// What the operating system says when it cannot make or map a memory file of this size.
     pub fn new(size: u64) -> io::Result<Self> {
-        let file = rustix::fs::memfd_create("lunette-ram", MemfdFlags::CLOEXEC)?;
+        let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
+        let file = rustix::fs::memfd_create("lunette-ram", flags)?;
         rustix::fs::ftruncate(&file, size)?;
+        Self::of(file, size)
+    }
+
+    /// Goes on with the [memory](Backing::memory) of a store of `size` bytes that another process had.
+    ///
+    /// # Errors
+    /// When it is no memory file of so many bytes that nobody else can make shorter, or cannot be mapped.
+    pub fn adopt(file: OwnedFd, size: u64) -> io::Result<Self> {
+        rustix::fs::fcntl_add_seals(&file, SealFlags::SHRINK)?;
+        let length = u64::try_from(rustix::fs::fstat(&file)?.st_size).unwrap_or(0);
+        if length < size {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        let ram = Self::of(file, size)?;
+        ram.map.look_for_data(size)?;
+        Ok(ram)
+    }
+
+    fn of(file: OwnedFd, size: u64) -> io::Result<Self> {
         let first = Region::map(file.as_fd(), 0, size)?;
         let caps = Caps {
             size: size.into(),
@@ -86,6 +107,10 @@ impl Backing for Ram {
 
     fn lane(&self) -> Option<&Lane> {
         Some(&self.map.lane)
+    }
+
+    fn memory(&self) -> Option<BorrowedFd<'_>> {
+        Some(self.map.file.as_fd())
     }
 
     fn is_resizable(&self) -> bool {
@@ -183,6 +208,20 @@ impl Map {
             rustix::fs::fallocate(&self.file, mode, offset, length).map_err(IoError::from)?;
         }
         Ok(0)
+    }
+
+    /// Takes note of what a file holds that somebody else has filled.
+    fn look_for_data(&self, size: u64) -> io::Result<()> {
+        let mut at = 0;
+        while at < size {
+            let data = match rustix::fs::seek(&self.file, SeekFrom::Data(at)) {
+                Err(Errno::NXIO) => break,
+                found => found?.min(size),
+            };
+            at = rustix::fs::seek(&self.file, SeekFrom::Hole(data))?.clamp(data, size);
+            self.each_region(data as usize..at as usize, Region::touch);
+        }
+        Ok(())
     }
 
     /// Has room for `size` bytes.
@@ -334,6 +373,43 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn another_process_goes_on_with_the_same_bytes() {
+        let ram = Ram::new(1 << 20).unwrap();
+        assert_eq!(ram.resize(3 << 20), Ok(()));
+        let ones = Memory::from_bytes(&[1; 4096]);
+        let segs = [ones.seg()];
+        let write =
+            |ram: &Ram, offset| submit(ram, Op::Write { offset, from: Sg::new(&segs), durable: false });
+        for offset in [300, 512 << 10, (3 << 20) - 4096] {
+            write(&ram, offset);
+        }
+        let file = || Backing::memory(&ram).unwrap().try_clone_to_owned().unwrap();
+        let next = Ram::adopt(file(), 3 << 20).unwrap();
+        let bytes = |ram: &Ram| {
+            let back = Memory::zeroed(3 << 20);
+            submit(ram, Op::Read { offset: 0, to: Sg::new(&[back.seg()]) });
+            back.to_vec()
+        };
+        assert_eq!(bytes(&next), bytes(&ram));
+        assert_eq!(bytes(&next).iter().map(|byte| usize::from(*byte)).sum::<usize>(), 3 * 4096);
+        assert_eq!(Store::caps(&next).size.get(), 3 << 20);
+        write(&next, 1 << 20);
+        assert!(rustix::fs::ftruncate(file(), 0).is_err(), "nobody can make it shorter");
+    }
+
+    #[test]
+    fn what_is_no_memory_of_that_size_is_not_gone_on_with() {
+        let ram = Ram::new(4096).unwrap();
+        let file = || Backing::memory(&ram).unwrap().try_clone_to_owned().unwrap();
+        assert!(Ram::adopt(file(), 4097).is_err() && Ram::adopt(file(), u64::MAX).is_err());
+        let other = std::fs::File::open("/proc/self/exe").unwrap();
+        assert!(Ram::adopt(other.into(), 1).is_err());
+        let flags = MemfdFlags::CLOEXEC;
+        let unsealed = rustix::fs::memfd_create("test", flags).unwrap();
+        assert!(Ram::adopt(unsealed, 0).is_err(), "others could cut it off");
     }
 
     #[test]

@@ -4,6 +4,7 @@ use crate::{
     Backing, Caps, Cx, IoError, IoId, IoResult, Lane, Op, Pending, Relay, Room, Seg, Sg, Sink, Store, Submit,
     attach_relay,
 };
+use std::os::fd::BorrowedFd;
 use std::rc::Rc;
 use std::str::FromStr;
 use std::sync::Arc;
@@ -125,6 +126,10 @@ impl Backing for Fault {
 
     fn lane(&self) -> Option<&Lane> {
         self.inner.lane()
+    }
+
+    fn memory(&self) -> Option<BorrowedFd<'_>> {
+        self.inner.memory()
     }
 
     fn room(&self) -> Result<Room, IoError> {
