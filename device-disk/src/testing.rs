@@ -436,6 +436,15 @@ impl Rig {
         self.port.luns().change(&*poster, |units| units.insert(0, unit));
     }
 
+    /// Goes on from where another process stopped, in which were as many initiators.
+    pub(crate) fn take_over(&mut self, before: &Rig) {
+        let state = before.unit.hand_over(Duration::ZERO, Duration::ZERO);
+        self.unit.take_over(state, Duration::ZERO, Duration::ZERO).unwrap();
+        for (now, before) in self.initiators.iter().zip(&before.initiators) {
+            now.session.nexus().take_over(&before.session.nexus().hand_over()).unwrap();
+        }
+    }
+
     /// A logical unit reset by the first initiator, which then has seen its unit attention.
     pub(crate) fn reset(&mut self) {
         self.manage(0, TaskManagementFunction::LogicalUnitReset);

@@ -121,6 +121,33 @@ fn prevention_ends_with_its_nexus_or_a_reset() {
 }
 
 #[test]
+fn the_condition_of_the_medium_goes_on_in_another_process() {
+    let mut before = removable();
+    let other = before.log_in();
+    before.ask(&EJECT, &[], 0).good();
+    before.ask_from(other, &PREVENT, &[], 0).good();
+    let mut rig = removable();
+    rig.log_in();
+    rig.take_over(&before);
+    assert_eq!(rig.ask(&TEST_UNIT_READY, &[], 0).refused(), NO_MEDIUM);
+    assert_eq!(rig.ask(&LOAD, &[], 0).refused(), PREVENTED);
+    rig.ask_from(other, &ALLOW, &[], 0).good();
+    rig.ask(&LOAD, &[], 0).good();
+    assert_eq!(rig.ask_from(other, &TEST_UNIT_READY, &[], 0).refused(), CHANGED);
+
+    let mut before = Rig::new();
+    before.log_in();
+    before.ask_from(other, &STOP, &[], 0).good();
+    let mut rig = Rig::new();
+    rig.log_in();
+    rig.take_over(&before);
+    assert_eq!(rig.ask(&TEST_UNIT_READY, &[], 0).refused(), STOPPED);
+    // It is the nexus's that went along.
+    rig.close(other);
+    rig.ask(&TEST_UNIT_READY, &[], 0).good();
+}
+
+#[test]
 fn prevention_ends_with_a_registration_that_is_preempted_and_aborted() {
     let mut rig = removable();
     let (other, third) = (rig.log_in(), rig.log_in());
