@@ -115,6 +115,19 @@ impl Portal {
         Self::open(Socket::new(socket, false), options, entity, reactors)
     }
 
+    /// Goes on listening at a socket that a portal of another process has [shared](Self::share).
+    ///
+    /// # Errors
+    /// When it has no address, or there are no reactors.
+    pub fn resume(
+        socket: TcpListener,
+        options: PortalOptions,
+        entity: &Arc<NetworkEntity>,
+        reactors: &Reactors,
+    ) -> Result<Self, Error> {
+        Self::open(Socket::new(socket, true), options, entity, reactors)
+    }
+
     fn open(
         socket: Socket,
         options: PortalOptions,

@@ -124,9 +124,24 @@ pub(crate) fn give(path: &Path, access: &Access) -> Result<(), Error> {
 }
 
 impl SocketFile {
-    /// Leaves the file to who listens from now on.
-    pub(crate) fn leave(mut self) {
-        self.identity = None;
+    /// Leaves the file to who listens from now on. Returns which it is: device and inode.
+    pub(crate) fn leave(mut self) -> Option<(u64, u64)> {
+        self.identity.take()
+    }
+
+    /// Looks after a socket file that another process has [left](Self::leave), if it is still there, and gives it to those who
+    /// should have it.
+    pub(crate) fn keep(path: &Path, access: &Access, identity: (u64, u64)) -> Option<Self> {
+        let _lock = lock(path);
+        let identity = Some(identity);
+        if self::identity(path).ok() != identity {
+            return None;
+        }
+        let file = Self { path: path.to_owned(), identity };
+        if let Err(error) = give(path, access) {
+            tracing::warn!("who may connect stays as it was: {error}");
+        }
+        Some(file)
     }
 }
 

@@ -73,11 +73,22 @@ impl Endpoint {
         }
     }
 
-    /// Opens it, and gives the file that it has made.
-    pub(crate) fn open(self) -> Result<(Entrance, Option<SocketFile>), Error> {
+    /// Opens it, and gives the file that it has made; or goes on with the socket at its path that another process has made, and
+    /// the file of that.
+    pub(crate) fn open(
+        self,
+        made: Option<(UnixListener, (u64, u64))>,
+    ) -> Result<(Entrance, Option<SocketFile>), Error> {
         match self {
             Self::Path { path, access } => {
-                let (listener, file) = SocketFile::bind(&absolute(&path), &access)?;
+                let path = absolute(&path);
+                if let Some((listener, identity)) = made
+                    && let Some(file) = SocketFile::keep(&path, &access, identity)
+                    && listener.set_nonblocking(true).is_ok()
+                {
+                    return Ok((Entrance::Listening(listener), Some(file)));
+                }
+                let (listener, file) = SocketFile::bind(&path, &access)?;
                 Ok((Entrance::Listening(listener), Some(file)))
             }
             Self::Listening(listener) => {

@@ -122,6 +122,8 @@ pub struct VhostUserExport {
     observer: Observer,
     nexuses: BTreeMap<u8, NexusState>,
     resumed: Option<HandedConnection>,
+    name: Option<String>,
+    listener: Option<(UnixListener, (u64, u64))>,
 }
 
 impl VhostUserExport {
@@ -134,6 +136,8 @@ impl VhostUserExport {
             observer: Observer::default(),
             nexuses: BTreeMap::new(),
             resumed: None,
+            name: None,
+            listener: None,
         }
     }
 
@@ -158,10 +162,21 @@ impl VhostUserExport {
         Self { resumed: Some(connection), ..self }
     }
 
+    /// Is called `name`, as in another process, which may have known its endpoint by another number.
+    pub fn named(self, name: String) -> Self {
+        Self { name: Some(name), ..self }
+    }
+
+    /// Goes on listening at a socket that another process has made at the path of the endpoint: its file is the one of this device
+    /// and inode. If that is there no more, the socket is made anew.
+    pub fn with_listener(self, socket: UnixListener, file: (u64, u64)) -> Self {
+        Self { listener: Some((socket, file)), ..self }
+    }
+
     /// Listens from now on. The connection, its control and its event queue live on the first of `reactors`; the request
     /// queues are spread over all of them, round robin.
     pub fn start(self, poster: Arc<dyn Post>, reactors: &[ReactorId]) -> Result<Handle, Error> {
-        let Self { options, targets, ended, observer, nexuses, resumed } = self;
+        let Self { options, targets, ended, observer, nexuses, resumed, name, listener } = self;
         if !(1..=MAX_REQUEST_QUEUES).contains(&options.request_queues) {
             return Err(Error::RequestQueues(options.request_queues));
         }
@@ -170,9 +185,9 @@ impl VhostUserExport {
             return Err(Error::NoTargets);
         }
         check_kernel(reactors)?;
-        let name = options.endpoint.name();
+        let name = name.unwrap_or_else(|| options.endpoint.name());
         let path = options.endpoint.path();
-        let (entrance, file) = options.endpoint.open()?;
+        let (entrance, file) = options.endpoint.open(listener)?;
         let (done, is_done) = mpsc::channel();
         let id = ExportId::next();
         let events = Arc::new(Events::new(id, home, poster.clone()));
@@ -268,7 +283,8 @@ impl Handle {
     /// not wait, and the export ends. Whoever does not want to wait for that [stops](Self::begin_stop) it.
     pub fn begin_hand_over(&self, done: impl FnOnce(HandedExport) + Send + 'static) {
         let file = self.file.lock().unwrap_or_else(PoisonError::into_inner).take();
-        file.into_iter().for_each(SocketFile::leave);
+        let file = file.and_then(SocketFile::leave);
+        let done = move |handed: HandedExport| done(HandedExport { file, ..handed });
         self.on_listener(move |listener, cx| listener.hand_over(done, cx));
     }
 
@@ -411,6 +427,9 @@ impl Listener {
             _ => {
                 tracing::warn!(export = %self.place.name, "a connection that was handed over is none");
                 self.place.aside.post(move || drop(handed));
+                if self.socket.borrow().is_none() {
+                    self.close(cx);
+                }
             }
         }
     }
@@ -422,11 +441,11 @@ impl Listener {
         let current = self.current.borrow().clone();
         match current {
             Some(connection) => {
-                let taker = move |connection| done(HandedExport { listener, connection });
+                let taker = move |connection| done(HandedExport { listener, file: None, connection });
                 connection.hand_over(Box::new(taker), cx);
             }
             None => {
-                done(HandedExport { listener, connection: None });
+                done(HandedExport { listener, file: None, connection: None });
                 self.close(cx);
             }
         }

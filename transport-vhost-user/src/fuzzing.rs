@@ -87,6 +87,7 @@ impl Queues {
         let setup = Setup {
             started: false,
             stop: Stop::Answer,
+            broken: false,
             enabled: true,
             layout,
             base: 0,

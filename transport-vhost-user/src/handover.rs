@@ -6,7 +6,7 @@
 use crate::events::HandedEvents;
 use lunette_vhost_user::{Features, InflightArea, State};
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::os::fd::OwnedFd;
 use std::str::FromStr;
@@ -86,6 +86,8 @@ pub struct Record {
     /// The rings have been stopped: they go on at their bases. Otherwise at what their notes say.
     pub(crate) drained: bool,
     pub(crate) backend: State,
+    /// Rings that were found broken: they are left alone until the driver starts them anew.
+    pub(crate) broken: BTreeSet<u16>,
     /// Of sense data and of CDBs, in bytes, if the driver may have changed them.
     pub(crate) sizes: Option<(u16, u16)>,
     /// Features that forbid to start any ring.
@@ -112,6 +114,8 @@ pub struct HandedConnection {
 pub struct HandedExport {
     /// The listening socket, if there is one.
     pub listener: Option<OwnedFd>,
+    /// Device and inode of its file, if that was made for it.
+    pub file: Option<(u64, u64)>,
     /// The connection, if a front end was there and stays.
     pub connection: Option<HandedConnection>,
 }

@@ -62,6 +62,7 @@ impl Connection {
         let record = Record {
             drained,
             backend: state.backend.state().clone(),
+            broken: state.broken.clone(),
             sizes: Some((sizes.sense, sizes.cdb)),
             forbidding: state.forbidding,
             unread: state.decoder.begun().to_vec(),

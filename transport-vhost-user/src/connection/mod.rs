@@ -19,7 +19,7 @@ pub(crate) use offer::FIXED_QUEUES;
 use crate::aside::Foreign;
 use crate::local::{ConnectionId, Local, post};
 use crate::place::{ExportEvent, Place};
-use crate::queue::Queue;
+use crate::queue::{Queue, Rest};
 use crate::socket;
 use crate::targets::Sessions;
 use crate::wire::ConfigSpace;
@@ -276,6 +276,9 @@ impl Connection {
             state.control_waits = vring.enabled && !setup.enabled;
         }
         state.told[usize::from(index)] = Some(started);
+        if !started {
+            state.broken.remove(&index);
+        }
         let round = wait.then_some(state.round);
         state.waiting += usize::from(wait);
         let (id, place, memory) = (self.id, self.place.clone(), state.memory.clone());
@@ -309,18 +312,19 @@ impl Connection {
         }
     }
 
-    /// A queue has become what it was told in `round`, and stands or stood at `base`.
-    pub(crate) fn settled(&self, index: u16, round: u64, base: u32, cx: &mut dyn Cx) {
+    /// A queue has become what it was told in `round`.
+    pub(crate) fn settled(&self, index: u16, round: u64, rest: Rest, cx: &mut dyn Cx) {
         let mut state = self.state();
         if round != state.round {
             return;
         }
         state.then = match std::mem::replace(&mut state.then, Then::Nothing) {
-            Then::SendBase(reply) => Then::Send(state.backend.vring_stopped(reply, base)),
+            Then::SendBase(reply) => Then::Send(state.backend.vring_stopped(reply, rest.base)),
             other => other,
         };
         if state.phase == Phase::HandingOver && state.is_started(index) {
-            state.backend.vring_left(index, base);
+            state.backend.vring_left(index, rest.base);
+            state.broken.extend(rest.broken.then_some(index));
         }
         self.arrived(state, cx);
     }

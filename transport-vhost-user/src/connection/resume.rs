@@ -67,6 +67,7 @@ impl Connection {
             return Ok(());
         }
         state.backend = backend;
+        state.broken = std::mem::take(&mut record.broken);
         state.forbidding = record.forbidding & LAYOUTS;
         if let Some((sense, cdb)) = record.sizes {
             state.config.sizes = Sizes { sense, cdb };

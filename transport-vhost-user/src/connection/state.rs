@@ -14,6 +14,7 @@ use crate::queue::{Fds, Setup, Stop};
 use crate::ring::{Layout, NoteMemory};
 use crate::wire::ConfigSpace;
 use lunette_vhost_user::{Backend, Change, Decoder, Features, InflightArea, Message, Vring, VringBaseReply};
+use std::collections::BTreeSet;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
@@ -33,6 +34,8 @@ pub(super) struct State {
     /// Features that forbid to start any ring.
     pub(super) forbidding: Features,
     pub(super) fds: Vec<Fds>,
+    /// Rings that another process has found broken, until they stop.
+    pub(super) broken: BTreeSet<u16>,
     /// What each queue was last told; `None` for those that were never started.
     pub(super) told: Vec<Option<Started>>,
     /// Stays open: closing it means to the front end that the device was unplugged.
@@ -125,6 +128,7 @@ impl State {
             config,
             forbidding: Features::empty(),
             fds: vec![Fds::default(); count],
+            broken: BTreeSet::new(),
             told: vec![None; count],
             channel: None,
             round: 0,
@@ -226,6 +230,7 @@ impl State {
         Setup {
             started,
             stop: self.stop(),
+            broken: self.broken.contains(&index),
             enabled: vring.enabled && !(index == CONTROL_QUEUE && self.commands_are_missing()),
             layout: Layout {
                 size: vring.size,

@@ -82,6 +82,8 @@ pub(crate) struct Setup {
     pub(crate) started: bool,
     /// How it stops, if it is not started.
     pub(crate) stop: Stop,
+    /// Another process has found the ring broken, so nothing is looked at before the next start.
+    pub(crate) broken: bool,
     /// Requests are taken from it.
     pub(crate) enabled: bool,
     pub(crate) layout: Layout,
@@ -92,6 +94,14 @@ pub(crate) struct Setup {
     /// A request may have data in both directions (VIRTIO_SCSI_F_INOUT).
     pub(crate) bidirectional: bool,
     pub(crate) fds: Fds,
+}
+
+/// Where a queue stands or stood.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Rest {
+    pub(crate) base: u32,
+    /// Its ring was found broken since its start.
+    pub(crate) broken: bool,
 }
 
 pub(crate) struct Queue {
@@ -162,7 +172,12 @@ impl Queue {
         let old = std::mem::replace(&mut state.setup, setup);
         state.round = round.or(state.round);
         state.suspended &= state.setup.started;
+        if starts {
+            state.broken = state.setup.broken;
+            state.base = state.setup.base;
+        }
         let changed = match state.ring.as_ref().map(Ring::memory) {
+            None if state.broken => Ok(()),
             None if starts => state.start(memory).map(|noted| self.tell_of(noted, cx)),
             None if state.suspended => state.resume(memory),
             Some(old) if !Arc::ptr_eq(old, &memory) => state.remap(memory),
@@ -246,10 +261,11 @@ impl Queue {
             state.ring.take().inspect(let_go);
         }
         let Some(round) = state.round.take() else { return };
-        let (connection, index, base) = (self.connection, self.index, state.base);
+        let (connection, index, rest) =
+            (self.connection, self.index, Rest { base: state.base, broken: state.broken });
         post(self.place.home, cx, move |local, cx| {
             if let Some(connection) = local.connection(connection) {
-                connection.settled(index, round, base, cx);
+                connection.settled(index, round, rest, cx);
             }
         });
     }
@@ -267,6 +283,7 @@ impl Queue {
             state.base = ring.base();
             state.retire(ring.memory().clone());
         }
+        state.broken = true;
         state.taking = false;
         state.suspended = false;
         self.leave_behind(state, cx);

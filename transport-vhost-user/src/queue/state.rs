@@ -19,6 +19,8 @@ pub(crate) struct State {
     pub(crate) sessions: Sessions,
     /// While started and not broken, and until the last request has ended.
     pub(crate) ring: Option<Ring>,
+    /// The ring was found broken since its start.
+    pub(super) broken: bool,
     /// The front end has taken the ring's own memory away; the ring goes on when it is there again.
     pub(super) suspended: bool,
     /// Where the ring stands or stood.
@@ -65,6 +67,7 @@ impl State {
             setup,
             sessions,
             ring: None,
+            broken: false,
             suspended: false,
             base: 0,
             taking: false,
@@ -102,7 +105,6 @@ impl State {
 
     /// Starts the ring; how many requests of a former process are in flight, if there was one.
     pub(super) fn start(&mut self, memory: Arc<MemoryMap>) -> Result<Option<usize>, RingError> {
-        self.base = self.setup.base;
         self.begin(memory)
     }
 

@@ -52,6 +52,7 @@ fn setup(ring: &DriverRing) -> Setup {
     Setup {
         started: true,
         stop: Stop::Answer,
+        broken: false,
         enabled: true,
         layout: ring.layout(false, false),
         base: 0,

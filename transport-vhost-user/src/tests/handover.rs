@@ -2,6 +2,7 @@
 
 use super::rings::{ALL, options, read_10, submit};
 use super::{Rig, TEST_UNIT_READY};
+use crate::testing::front_end::FrontEnd;
 use crate::testing::held::{held, release, release_some, wait_held};
 use crate::{HandedConnection, HandedExport, Options, Record, Role, VhostUserExport};
 use lunette_guest::ring::Form;
@@ -167,6 +168,79 @@ fn copy(notes: &InFlight) -> OwnedFd {
     File::from(notes.fd.try_clone().unwrap()).read_exact_at(&mut bytes, 0).unwrap();
     File::from(fd.try_clone().unwrap()).write_all_at(&bytes, 0).unwrap();
     fd
+}
+
+#[test]
+fn who_does_not_wait_for_a_connection_gets_the_socket_alone() {
+    let (old, mut new) = (Rig::held(), Rig::ram(Io::Auto));
+    let (mut driver, _notes) = begin(&old, ALL);
+    submit(&mut driver, 0, 0, &read_10(0));
+    driver.flush(0).unwrap();
+    wait_held(&old.reactors, 0);
+    let handed = begin_hand_over(&old);
+    old.export.as_ref().unwrap().begin_stop();
+    let HandedExport { listener, file, connection } = handed.recv().unwrap();
+    assert!(connection.is_none());
+    release(&old.reactors, 0, 0x11);
+    assert!(matches!(driver.monitor.session.queues(), Err(Error::Closed | Error::System { .. })));
+    let listener = std::os::unix::net::UnixListener::from(listener.unwrap());
+    let inode = || std::os::unix::fs::MetadataExt::ino(&std::fs::symlink_metadata(&old.socket).unwrap());
+    let (device, number) = file.unwrap();
+    assert_eq!(number, inode());
+    // The file of another socket is left alone: this one cannot be listened at any more.
+    new.export.take().unwrap().stop();
+    for (file, stays) in [((device, number + 1), false), ((device, number), true)] {
+        let export = VhostUserExport::new(Options::new(&old.socket), new.targets.clone());
+        let export = export.with_listener(listener.try_clone().unwrap(), file);
+        let started = export.start(new.reactors.poster(), &[ReactorId(0), ReactorId(1)]);
+        match (started, stays) {
+            (Err(crate::Error::InUse(_)), false) => {}
+            (Ok(export), true) => new.export = Some(export),
+            _ => panic!("{file:?}"),
+        }
+        assert_eq!(number, inode());
+    }
+    drop(listener);
+    let mut next = ScsiDriver::connect(&old.socket, &set(ALL)).unwrap();
+    next.start().unwrap();
+    status(&mut next, 0);
+    assert_eq!(status(&mut next, 0), 0);
+    new.export.take().unwrap().stop();
+    assert!(!old.socket.exists(), "it is its own");
+}
+
+#[test]
+fn a_broken_ring_stays_broken_until_it_is_started_anew() {
+    let (mut old, size) = (Rig::ram(Io::Auto), 16);
+    let mut front = FrontEnd::ready(&old.socket, super::MEMORY);
+    let (broken, mut whole) = (front.start(2, 0, size), front.start(3, 0x1_0000, size));
+    front.command(&mut whole, &TEST_UNIT_READY, &[], 0);
+    // More than there is room for.
+    broken.ring.set_available_index(&front.guest, 1000);
+    broken.kick();
+    broken.wait_broken();
+    let _ = rustix::io::read(broken.error(), &mut [0; 8]);
+    // It looks well by now.
+    broken.ring.set_available_index(&front.guest, 0);
+    // From one to the next, and on.
+    for _ in 0..2 {
+        let mut new = Rig::ram(Io::Auto);
+        let connection = begin_hand_over(&old).recv().unwrap().connection.unwrap();
+        go_on(&mut new, Some(&old), connection);
+        clear(&old);
+        assert_eq!(front.command(&mut whole, &TEST_UNIT_READY, &[], 0).status, 0);
+        let message = front.protocol.set_vring_enable(2, true);
+        front.done(message);
+        front.offer_command(&broken, 1, super::DATA + 0x2_0000, &TEST_UNIT_READY, &[], 0);
+        assert_eq!(front.command(&mut whole, &TEST_UNIT_READY, &[], 0).status, 0);
+        assert_eq!(broken.ring.used_index(&front.guest), 0);
+        broken.ring.set_available_index(&front.guest, 0);
+        old = new;
+    }
+    assert!(!broken.is_broken(), "it was told of that already");
+    assert_eq!(front.stop(2), 0);
+    let mut again = front.start(2, 0, size);
+    assert_eq!(front.command(&mut again, &TEST_UNIT_READY, &[], 0).status, 0);
 }
 
 #[test]
