@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 
 /// Who is who, and what the system is: read, and no directories of them where there are secrets.
 const SYSTEM: &[&str] = &[
+    "/dev/null",
     "/proc",
     "/sys",
     "/etc/group",
