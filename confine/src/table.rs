@@ -162,6 +162,12 @@ pub const TABLE: &[Row] = &[
         Only::Any,
         "the service manager; whether somebody listens at a socket that is there"
     ),
+    row!(
+        [SYS_pipe2],
+        MAIN,
+        Only::Any,
+        "whether who keeps descriptors for the next daemon has read all that it was sent"
+    ),
     row!([SYS_socketpair], WORKER, Only::Any, "signals, and what they wake"),
     row!(
         [SYS_memfd_create],

@@ -102,16 +102,8 @@ impl<'a> Lunette<'a> {
     }
 
     fn command(&self) -> Result<Command> {
-        let mut words = self.wrapper.clone();
-        words.push(binary()?.into());
-        let program = words.remove(0).into_string().ok();
-        let program = program.context("the path of the daemon is not UTF-8")?;
-        let mut command = match self.netns {
-            Some(netns) => netns.command(&program)?,
-            None => tools::command(&program)?,
-        };
+        let mut command = self.program(self.wrapper.clone())?;
         command
-            .args(words)
             .arg("serve")
             .args(&self.arguments)
             .args(self.allowed.iter().flat_map(|path| [OsStr::new("--allow-path"), path.as_os_str()]))
@@ -120,9 +112,34 @@ impl<'a> Lunette<'a> {
         Ok(command)
     }
 
+    /// The program where the daemon is, after `words`.
+    fn program(&self, mut words: Vec<OsString>) -> Result<Command> {
+        words.push(binary()?.into());
+        let program = words.remove(0).into_string().ok();
+        let program = program.context("the path of the daemon is not UTF-8")?;
+        let mut command = match self.netns {
+            Some(netns) => netns.command(&program)?,
+            None => tools::command(&program)?,
+        };
+        command.args(words);
+        Ok(command)
+    }
+
     /// Starts the daemon and waits until everything listens.
     pub fn start(&self) -> Result<Daemon> {
-        let mut process = Guarded::spawn_inheriting(&self.command()?, &self.inherited)?;
+        self.serving(Guarded::spawn_inheriting(&self.command()?, &self.inherited)?)
+    }
+
+    /// Has a program take the place of a daemon (`lunette upgrade`), and waits until it serves and the other has ended well.
+    pub fn upgrade(&self, before: Daemon) -> Result<Daemon> {
+        let mut command = self.program(Vec::new())?;
+        command.args(["upgrade", "--state-dir"]).arg(self.path("state"));
+        let daemon = self.serving(Guarded::spawn(&command)?)?;
+        before.ended()?;
+        Ok(daemon)
+    }
+
+    fn serving(&self, mut process: Guarded) -> Result<Daemon> {
         let stdout = process.child().stdout.take();
         let stderr = process.child().stderr.take();
         let daemon = Daemon {
@@ -280,9 +297,14 @@ impl Daemon {
         }
     }
 
+    /// Asks it to end (SIGTERM).
+    pub fn terminate(&self) -> Result<()> {
+        self.process.signal(Signal::TERM)
+    }
+
     /// Asks it to end (SIGTERM), and fails unless it ends with status 0.
     pub fn stop(self) -> Result<Output> {
-        self.process.signal(Signal::TERM)?;
+        self.terminate()?;
         self.ended().context("after SIGTERM")
     }
 

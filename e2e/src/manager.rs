@@ -1,24 +1,29 @@
 //! A stand-in for systemd as far as a daemon sees it: it passes sockets (sd_listen_fds(3)), receives notifications with the
-//! credentials of their sender and the descriptors for its store (sd_notify(3)), and watches.
+//! credentials of their sender (sd_notify(3)), keeps descriptors in a store for the next start, and watches.
 
-use crate::daemon::{self, Lunette};
+use crate::daemon::{self, Daemon, Lunette};
 use crate::tools::LIMIT;
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg, sockopt};
 use std::collections::BTreeMap;
 use std::io::IoSliceMut;
 use std::mem::MaybeUninit;
+use std::net::Shutdown;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::net::UnixDatagram;
-use std::sync::Arc;
+use std::sync::mpsc::{self, Receiver};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-/// The manager of one daemon.
+/// The manager of one daemon at a time.
 pub struct Manager {
-    socket: UnixDatagram,
+    /// Read by a thread, as the daemon may wait until that is done.
+    socket: Arc<UnixDatagram>,
+    told: Receiver<Result<Told>>,
     passed: Vec<(String, Arc<OwnedFd>)>,
     watchdog: Option<u64>,
-    /// What the daemon has stored, by name.
-    pub store: BTreeMap<String, Vec<OwnedFd>>,
+    store: Arc<Store>,
+    /// The daemon is told that there is a store.
+    has_store: bool,
 }
 
 /// What the daemon has said at once.
@@ -37,13 +42,49 @@ impl Told {
     }
 }
 
+/// Descriptors by name.
+#[derive(Default)]
+struct Store(Mutex<BTreeMap<String, Vec<Arc<OwnedFd>>>>);
+
+impl Store {
+    fn all(&self) -> MutexGuard<'_, BTreeMap<String, Vec<Arc<OwnedFd>>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn keep(&self, told: &Told, descriptors: Vec<OwnedFd>) -> Result<()> {
+        let name = told.value("FDNAME").unwrap_or("stored").to_owned();
+        if told.value("FDSTORE") == Some("1") {
+            let mut all = self.all();
+            let kept = all.entry(name).or_default();
+            for descriptor in descriptors {
+                kept.push(daemon::to_inherit(descriptor)?);
+            }
+        } else if told.value("FDSTOREREMOVE") == Some("1") {
+            self.all().remove(&name);
+        } else if told.value("BARRIER") != Some("1") {
+            ensure!(descriptors.is_empty(), "descriptors that are not for the store: {told:?}");
+        }
+        Ok(())
+    }
+}
+
 impl Manager {
     /// One that listens in the directory of `lunette`.
     pub fn new(lunette: &Lunette<'_>) -> Result<Self> {
-        let socket = UnixDatagram::bind(lunette.path("notify"))?;
-        socket.set_read_timeout(Some(LIMIT))?;
-        sockopt::set_socket_passcred(&socket, true)?;
-        Ok(Self { socket, passed: Vec::new(), watchdog: None, store: BTreeMap::new() })
+        let socket = Arc::new(UnixDatagram::bind(lunette.path("notify"))?);
+        sockopt::set_socket_passcred(&*socket, true)?;
+        let ((tell, told), store) = (mpsc::channel(), Arc::<Store>::default());
+        let (source, kept) = (socket.clone(), store.clone());
+        std::thread::spawn(move || {
+            loop {
+                match receive(&source, &kept) {
+                    Ok(None) => return,
+                    Ok(Some(told)) => _ = tell.send(Ok(told)),
+                    Err(error) => _ = tell.send(Err(error)),
+                }
+            }
+        });
+        Ok(Self { socket, told, passed: Vec::new(), watchdog: None, store, has_store: false })
     }
 
     /// Passes a socket, which the daemon is told to be called `name`.
@@ -53,8 +94,26 @@ impl Manager {
     }
 
     /// Expects a sign of life in each so many microseconds. (Nobody is ended for a missing one.)
-    pub fn watch(self, microseconds: u64) -> Self {
-        Self { watchdog: Some(microseconds), ..self }
+    pub fn watch(mut self, microseconds: u64) -> Self {
+        self.watchdog = Some(microseconds);
+        self
+    }
+
+    /// Has a store, and tells the daemon so.
+    pub fn storing(mut self) -> Self {
+        self.has_store = true;
+        self
+    }
+
+    /// The names of what the daemon has stored.
+    pub fn stored(&self) -> Vec<String> {
+        self.store.all().keys().cloned().collect()
+    }
+
+    /// Puts something else into the store than the daemon has.
+    pub fn replace(&self, name: &str, descriptor: impl AsFd) -> Result<()> {
+        self.store.all().insert(name.to_owned(), vec![daemon::to_inherit(descriptor)?]);
+        Ok(())
     }
 
     /// The daemon as this manager starts it. (Other shells know no descriptors above 9.)
@@ -62,10 +121,19 @@ impl Manager {
         let mut lunette = lunette.clone();
         let mut script = String::new();
         let mut names = Vec::new();
-        for (number, (name, socket)) in (3..).zip(&self.passed) {
-            script += &format!("exec {number}<&{0} {0}<&-\n", socket.as_raw_fd());
+        let stored = self.store.all();
+        let stored = stored.iter().flat_map(|(name, all)| all.iter().map(move |one| (name, one)));
+        let passed = self.passed.iter().map(|(name, socket)| (name, socket));
+        let all: Vec<_> = passed.chain(stored).collect();
+        // Those that are moved first must not be where others go, so all go up first.
+        let above = 1000;
+        for (number, (_, descriptor)) in (above..).zip(&all) {
+            script += &format!("exec {number}<&{0} {0}<&-\n", descriptor.as_raw_fd());
+        }
+        for (number, (name, descriptor)) in (3..).zip(all) {
+            script += &format!("exec {number}<&{0} {0}<&-\n", number - 3 + above);
             names.push(name.as_str());
-            lunette = lunette.inherits(Arc::clone(socket));
+            lunette = lunette.inherits(Arc::clone(descriptor));
         }
         script += &format!("export NOTIFY_SOCKET='{}'\n", lunette.path("notify").display());
         if !names.is_empty() {
@@ -75,63 +143,75 @@ impl Manager {
         if let Some(time) = self.watchdog {
             script += &format!("export WATCHDOG_USEC={time} WATCHDOG_PID=$$\n");
         }
+        if self.has_store {
+            script += "export FDSTORE=10000\n";
+        }
         script += "exec \"$@\"";
         lunette.wrapped(["bash", "-c", &script, "manager"])
     }
 
-    /// The next that the daemon says; signs of life are left out. Descriptors go to the store.
-    pub fn told(&mut self) -> Result<Told> {
+    /// Ends a daemon and starts another in its place, as `systemctl restart` does.
+    pub fn restart(&self, daemon: Daemon, lunette: &Lunette<'_>) -> Result<Daemon> {
+        daemon.stop()?;
+        self.manage(lunette).start()
+    }
+
+    /// The next that the daemon says; signs of life, and what is about the store, are left out.
+    pub fn told(&self) -> Result<Told> {
         loop {
-            let told = self.receive()?;
-            if told.text.trim() != "WATCHDOG=1" {
+            let told = self.next()?;
+            let others = ["FDSTORE", "FDSTOREREMOVE", "BARRIER"];
+            if told.text.trim() != "WATCHDOG=1" && others.iter().all(|name| told.value(name).is_none()) {
                 return Ok(told);
             }
         }
     }
 
     /// Waits for a sign of life.
-    pub fn is_alive(&mut self) -> Result<()> {
-        while self.receive()?.value("WATCHDOG") != Some("1") {}
+    pub fn is_alive(&self) -> Result<()> {
+        while self.next()?.value("WATCHDOG") != Some("1") {}
         Ok(())
     }
 
-    fn receive(&mut self) -> Result<Told> {
-        let mut bytes = [0; 4096];
-        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(16), ScmCredentials(1))];
-        let mut ancillary = RecvAncillaryBuffer::new(&mut space);
-        let received = recvmsg(
-            &self.socket,
-            &mut [IoSliceMut::new(&mut bytes)],
-            &mut ancillary,
-            RecvFlags::CMSG_CLOEXEC,
-        );
-        let length = received.context("the service manager is told nothing")?.bytes;
-        let (mut pid, mut descriptors) = (None, Vec::new());
-        for message in ancillary.drain() {
-            match message {
-                RecvAncillaryMessage::ScmCredentials(credentials) => {
-                    pid = Some(credentials.pid.as_raw_nonzero().get().unsigned_abs());
-                }
-                RecvAncillaryMessage::ScmRights(rights) => descriptors.extend(rights),
-                _ => {}
-            }
+    fn next(&self) -> Result<Told> {
+        match self.told.recv_timeout(LIMIT) {
+            Ok(told) => told,
+            Err(_) => bail!("the service manager is told nothing"),
         }
-        let pid = pid.context("a notification without credentials")?;
-        let told = Told { pid, text: String::from_utf8_lossy(&bytes[..length]).trim().to_owned() };
-        self.keep(&told, descriptors)?;
-        Ok(told)
     }
+}
 
-    fn keep(&mut self, told: &Told, descriptors: Vec<OwnedFd>) -> Result<()> {
-        let name = told.value("FDNAME").unwrap_or("stored").to_owned();
-        if told.value("FDSTORE") == Some("1") {
-            self.store.entry(name).or_default().extend(descriptors);
-        } else {
-            ensure!(descriptors.is_empty(), "descriptors that are not for the store: {told:?}");
-            if told.value("FDSTOREREMOVE") == Some("1") {
-                self.store.remove(&name);
-            }
-        }
-        Ok(())
+impl Drop for Manager {
+    fn drop(&mut self) {
+        let _ = self.socket.shutdown(Shutdown::Both);
     }
+}
+
+/// What is said next; nothing, if nobody listens any more.
+fn receive(socket: &UnixDatagram, store: &Store) -> Result<Option<Told>> {
+    let mut bytes = [0; 4096];
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(16), ScmCredentials(1))];
+    let mut ancillary = RecvAncillaryBuffer::new(&mut space);
+    let slice = &mut [IoSliceMut::new(&mut bytes)];
+    let Ok(received) = recvmsg(socket, slice, &mut ancillary, RecvFlags::CMSG_CLOEXEC) else {
+        return Ok(None);
+    };
+    let (mut pid, mut descriptors) = (None, Vec::new());
+    for message in ancillary.drain() {
+        match message {
+            RecvAncillaryMessage::ScmCredentials(credentials) => {
+                pid = Some(credentials.pid.as_raw_nonzero().get().unsigned_abs());
+            }
+            RecvAncillaryMessage::ScmRights(rights) => descriptors.extend(rights),
+            _ => {}
+        }
+    }
+    if received.bytes == 0 {
+        return Ok(None);
+    }
+    let text = bytes.get(..received.bytes).unwrap_or_default();
+    let pid = pid.context("a notification without credentials")?;
+    let told = Told { pid, text: String::from_utf8_lossy(text).trim().to_owned() };
+    store.keep(&told, descriptors)?;
+    Ok(Some(told))
 }

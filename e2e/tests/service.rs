@@ -14,7 +14,7 @@ use lunette_e2e::tools;
 #[test]
 fn the_manager_is_told_how_things_are_and_watches() -> Result<()> {
     let lunette = Lunette::new()?.lu("disk:ram:1M").iscsi();
-    let mut manager = Manager::new(&lunette)?.watch(400_000);
+    let manager = Manager::new(&lunette)?.watch(400_000);
     let mut daemon = manager.manage(&lunette).start()?;
     let ready = manager.told()?;
     assert_eq!(ready.pid, daemon.pid());
@@ -27,7 +27,7 @@ fn the_manager_is_told_how_things_are_and_watches() -> Result<()> {
     let stopping = manager.told()?;
     assert_eq!(stopping.value("STOPPING"), Some("1"));
     assert!(stopping.value("STATUS").is_some_and(|text| text.starts_with("stopping")), "{stopping:?}");
-    assert!(manager.store.is_empty(), "the lock of a store would outlive the daemon");
+    assert!(manager.stored().is_empty(), "the lock of a store would outlive the daemon");
     Ok(())
 }
 
@@ -49,7 +49,7 @@ fn passed_sockets_are_those_of_the_configuration() -> Result<()> {
         ),
     )?;
     let lunette = lunette.arg("--config").arg(&file);
-    let mut manager = Manager::new(&lunette)?
+    let manager = Manager::new(&lunette)?
         .pass("portal", portal)?
         .pass("vm", UnixListener::bind(&path)?)?
         .pass("control", UnixListener::bind(&control)?)?;
@@ -68,6 +68,18 @@ fn passed_sockets_are_those_of_the_configuration() -> Result<()> {
     Ok(())
 }
 
+/// It needs nothing of `/dev` but what everybody may have.
+#[test]
+fn virtual_machines_are_served_wherever_stores_may_be() -> Result<()> {
+    let lunette = Lunette::new()?;
+    let inside = lunette.path("inside");
+    fs::create_dir(&inside)?;
+    let daemon = lunette.clone().allow_only([&inside]).lu("disk:ram:1M").vhost_user("vm.sock").start()?;
+    UnixStream::connect(lunette.path("vm.sock"))?;
+    daemon.stop()?;
+    Ok(())
+}
+
 /// Commands under way end, and what was answered is in the file when the manager sees the daemon's end.
 #[test]
 fn it_drains_when_the_manager_stops_it() -> Result<()> {
@@ -75,7 +87,7 @@ fn it_drains_when_the_manager_stops_it() -> Result<()> {
     let (file, other) = (lunette.file("disk.img", 64 << 20)?, lunette.file("other.img", 8 << 20)?);
     let slow = |file: &Path| format!("disk:{},w,fault=delay:20", file.display());
     let lunette = lunette.lu(slow(&file)).lu(slow(&other)).iscsi();
-    let mut manager = Manager::new(&lunette)?;
+    let manager = Manager::new(&lunette)?;
     let mut daemon = manager.manage(&lunette).start()?;
     assert_eq!(manager.told()?.value("READY"), Some("1"));
     let _bench = daemon.load(&file)?;

@@ -101,6 +101,11 @@ pub(crate) enum ClientCall {
     Reload(ReloadCall),
     /// Have a daemon write its configuration to the file that it was started from, or to another
     Save(SaveCall),
+    /// Take the place of a daemon, and serve on
+    ///
+    /// This program, maybe a newer one, becomes the daemon, with the same arguments: virtual machines and iSCSI sessions see a pause. A
+    /// daemon that a service manager looks after is restarted there.
+    Upgrade(UpgradeCall),
     /// See, create, change and delete logical units
     Lu(LuCall),
     /// See, create, change and delete iSCSI targets, and choose what they show
@@ -225,6 +230,16 @@ pub(crate) struct SaveCall {
     /// Also if somebody else has changed that
     #[arg(long)]
     pub(crate) overwrite: bool,
+}
+
+/// `upgrade`.
+#[derive(Args, Debug)]
+pub(crate) struct UpgradeCall {
+    #[command(flatten)]
+    pub(crate) control: ControlSocket,
+    /// Also if changes that were made since the start, and are not saved, are lost
+    #[arg(long)]
+    pub(crate) discard: bool,
 }
 
 /// `events`.

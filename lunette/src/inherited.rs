@@ -1,22 +1,68 @@
-//! Sockets that the program was started with: those of `--fd`, and those of a service manager (sd_listen_fds(3)).
+//! Descriptors that the program was started with: those of `--fd`, and those of a service manager (sd_listen_fds(3)): sockets that
+//! it has made, and what another daemon has [handed over](crate::handover).
 
+use crate::handover::{self, Handed};
 use anyhow::{Context, Result, bail, ensure};
 use lunette_transport_vhost_user::Endpoint;
-use rustix::io::{FdFlags, fcntl_setfd};
+use rustix::fs::fstat;
+use rustix::io::{FdFlags, fcntl_dupfd_cloexec, fcntl_setfd};
 use rustix::net::sockopt::{socket_acceptconn, socket_domain, socket_type};
 use rustix::net::{AddressFamily, SocketType};
 use std::collections::HashSet;
 use std::net::{SocketAddr, TcpListener};
-use std::os::fd::{FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixListener;
 
 /// What came in by descriptors.
 #[derive(Default, Debug)]
 pub(crate) struct Inherited {
-    pub(crate) vhost_user: Vec<Endpoint>,
+    pub(crate) vhost_user: Vec<FrontEnds>,
     pub(crate) iscsi: Vec<TcpListener>,
     /// The control socket.
     pub(crate) control: Option<UnixListener>,
+    /// All of these that listen.
+    pub(crate) given: GivenSockets,
+    /// What another daemon has left.
+    pub(crate) handed: Handed,
+}
+
+/// Where front ends come from.
+#[derive(Debug)]
+pub(crate) struct FrontEnds {
+    /// What it is called.
+    pub(crate) name: String,
+    pub(crate) endpoint: Endpoint,
+}
+
+impl From<Endpoint> for FrontEnds {
+    fn from(endpoint: Endpoint) -> Self {
+        Self { name: endpoint.name(), endpoint }
+    }
+}
+
+/// Listening sockets that the program was started with, which the next is to be started with too.
+#[derive(Default, Debug)]
+pub(crate) struct GivenSockets(Vec<(String, OwnedFd)>);
+
+impl GivenSockets {
+    pub(crate) fn add(&mut self, name: &str, socket: &OwnedFd) -> Result<()> {
+        if socket_acceptconn(socket).unwrap_or(false) {
+            self.0.push((name.to_owned(), socket.try_clone()?));
+        }
+        Ok(())
+    }
+
+    /// With what they are called.
+    pub(crate) fn all(&self) -> &[(String, OwnedFd)] {
+        &self.0
+    }
+
+    /// Whether a socket is one of them.
+    pub(crate) fn has(&self, socket: BorrowedFd<'_>) -> bool {
+        let inode = |socket: BorrowedFd<'_>| fstat(socket).ok().map(|stat| (stat.st_dev, stat.st_ino));
+        let wanted = inode(socket);
+        self.0.iter().any(|(_, given)| inode(given.as_fd()) == wanted)
+    }
 }
 
 /// What the service manager calls the control socket (`FileDescriptorName=`).
@@ -35,8 +81,10 @@ impl Inherited {
             ensure!(taken.insert(number), "--fd {number} is given twice");
             // SAFETY: the caller's promise, and it is not taken yet.
             let socket = unsafe { own(number) }.with_context(|| format!("--fd {number}"))?;
-            inherited.vhost_user.push(Endpoint::adopt(socket).context("--fd")?);
+            inherited.given.add("fd", &socket)?;
+            inherited.vhost_user.push(Endpoint::adopt(socket).context("--fd")?.into());
         }
+        let mut kept = Vec::new();
         // SAFETY: the caller's promise.
         let passed = unsafe { sd_notify::listen_fds_with_names_and_unset_env() };
         for (number, name) in passed.context("cannot take over the sockets of the service manager")? {
@@ -46,11 +94,29 @@ impl Inherited {
             );
             // SAFETY: as above.
             let socket = unsafe { own(number) }?;
+            if handover::is_kept(&name) {
+                kept.push((name, socket));
+                continue;
+            }
             let of = || format!("socket `{name}` of the service manager (descriptor {number})");
             inherited.sort(socket, &name).with_context(of)?;
             tracing::info!("serving {}", of());
         }
+        inherited.take_over(Handed::read(kept));
         Ok(inherited)
+    }
+
+    /// Takes the sockets that another daemon was started with; what else it has left is taken by those whom it concerns.
+    fn take_over(&mut self, mut handed: Handed) {
+        for (name, socket) in handed.given() {
+            if let Err(error) = self.sort(socket, &name) {
+                tracing::warn!("a socket `{name}` of another process is not served: {error:#}");
+            }
+        }
+        for (name, stream) in handed.connected() {
+            self.vhost_user.push(FrontEnds { name, endpoint: Endpoint::Connected(stream) });
+        }
+        self.handed = handed;
     }
 
     /// The TCP socket that listens at `address`.
@@ -61,6 +127,7 @@ impl Inherited {
 
     /// Puts a socket of the service manager where it belongs.
     fn sort(&mut self, socket: OwnedFd, name: &str) -> Result<()> {
+        self.given.add(name, &socket)?;
         match (socket_domain(&socket), socket_type(&socket)) {
             (Ok(AddressFamily::INET | AddressFamily::INET6), Ok(SocketType::STREAM)) => {
                 ensure!(socket_acceptconn(&socket)?, "it does not listen: say Accept=no in its unit");
@@ -71,7 +138,7 @@ impl Inherited {
                 Endpoint::Listening(listener) if name == CONTROL => {
                     ensure!(self.control.replace(listener).is_none(), "there is a control socket already");
                 }
-                listening => self.vhost_user.push(listening),
+                listening => self.vhost_user.push(listening.into()),
             },
             _ => bail!("it is neither a Unix (vhost-user) nor a TCP (iSCSI) stream socket"),
         }
@@ -91,6 +158,24 @@ unsafe fn own(number: RawFd) -> Result<OwnedFd> {
     let socket = unsafe { OwnedFd::from_raw_fd(number) };
     fcntl_setfd(&socket, FdFlags::CLOEXEC)?;
     Ok(socket)
+}
+
+/// Puts descriptors where the program finds them that this process is about to become (sd_listen_fds(3)).
+///
+/// # Safety
+/// Nothing else in this process has a descriptor from 3 on that it will use or close.
+pub(crate) unsafe fn pass_on(fds: Vec<OwnedFd>) -> Result<()> {
+    const FIRST: RawFd = 3;
+    let count = RawFd::try_from(fds.len())?;
+    // Out of the way of where they go.
+    let above = FIRST + count;
+    let moved = fds.into_iter().map(|fd| fcntl_dupfd_cloexec(fd, above)).collect::<Result<Vec<_>, _>>()?;
+    for (number, fd) in (FIRST..).zip(moved) {
+        // SAFETY: nobody else has this number, by the caller's promise.
+        let passed = unsafe { libc::dup2(fd.as_raw_fd(), number) };
+        ensure!(passed == number, "{}", std::io::Error::last_os_error());
+    }
+    Ok(())
 }
 
 #[cfg(test)]

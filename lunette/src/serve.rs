@@ -5,6 +5,8 @@ use crate::config;
 use crate::config::origin::Origin;
 use crate::confinement;
 use crate::control::{self, ControlAccess, ControlSocket, Daemon, Plane};
+use crate::custodian::Custodian;
+use crate::handover::Heir;
 use crate::inherited::Inherited;
 use crate::iscsi::Plan;
 use crate::log::Log;
@@ -26,7 +28,7 @@ use serde_json::{Map, Value, json};
 use std::io::Write;
 use std::os::unix::net::UnixListener;
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, SystemTime};
 
 /// How long what was asked for by the control socket has to end.
 const CONTROL_TIME: Duration = Duration::from_secs(2);
@@ -38,6 +40,7 @@ const OTHER_DESCRIPTORS: u64 = 64;
 pub(crate) fn serve(options: &Serve, log: &Log) -> Result<()> {
     // SAFETY: the program has done nothing but parse its command line.
     let mut inherited = unsafe { Inherited::take(&options.fds) }?;
+    inherited.handed.settle();
     let descriptors = allow_descriptors();
     let origin = Origin::new(options, &inherited)?;
     if let Some(file) = origin.described() {
@@ -66,7 +69,7 @@ pub(crate) fn serve(options: &Serve, log: &Log) -> Result<()> {
         );
     }
     let exports_time = stop::exports_time(plan.options.stop_time);
-    let units = units::open(model.units.values(), &state)?;
+    let units = units::open(model.units.values(), &state, &mut inherited.handed)?;
     let access = ControlAccess::of(&model.daemon)?;
     // To give it to its group may take a right that is given up then.
     let control = open_control(inherited.control.take(), &model.daemon, &access, &state)?;
@@ -94,7 +97,8 @@ pub(crate) fn serve(options: &Serve, log: &Log) -> Result<()> {
     let feed = Feed::new(SystemTime::now, state.generation())?;
     let events = feed.events();
     control::events::watch_units(&units, &events);
-    let all_ended = Box::new(signals.waker());
+    let (all_ended, heir) = (Box::new(signals.waker()), Heir::new(signals.waker()));
+    let given = std::mem::take(&mut inherited.given);
     let keeper = Some(Keeper::new(origin, model.clone()));
     let basis = Basis { reactors, state, events: events.clone(), keeper, all_ended };
     let running = Running::start(model, plan, units, inherited, basis)?;
@@ -105,23 +109,28 @@ pub(crate) fn serve(options: &Serve, log: &Log) -> Result<()> {
     say("ready\n");
     manager::ready(&running.status());
     let mut watchdog = Watchdog::start(reactors.poster(), reactors.count(), &events)?;
-    let plane = control::plane(Daemon { running, events: events.clone(), since: Instant::now() }, &feed);
+    let plane = control::plane(Daemon::new(running, events.clone(), heir), &feed);
     let served = plane.clone();
     let metrics_file = metrics.and_then(|metrics| metrics.serve(move || served.daemon().stats(None)));
     let (mut server, control_file) = control::server(control, &access, plane.clone(), feed)?;
     confinement::settle();
     let why = signals.wait(&mut server, watchdog.as_mut(), || reload(&plane));
-    match why {
-        Some(signal) => tracing::info!("{signal}: stopping; another one ends the program at once"),
-        None => tracing::info!("the last virtual machine has gone: stopping"),
+    let heir = plane.daemon().heir.take();
+    match (why, &heir) {
+        (Some(signal), _) => tracing::info!("{signal}: stopping; another one ends the program at once"),
+        (None, Some(_)) => tracing::info!("another program takes over: stopping"),
+        (None, None) => tracing::info!("the last virtual machine has gone: stopping"),
     }
+    let why = match &heir {
+        Some(_) => "another program takes over",
+        None => why.unwrap_or("the last virtual machine has gone"),
+    };
     manager::stopping();
     if !plane.daemon().running.is_saved() {
         tracing::warn!(
             "what was changed while the daemon ran is not saved, and will not be there after the next start"
         );
     }
-    let why = why.unwrap_or("the last virtual machine has gone");
     events.emit(control::events::STOPPING, "", json!({ "why": why }));
     if !plane.stop(CONTROL_TIME) {
         tracing::warn!("what was asked for by the control socket has not ended within {CONTROL_TIME:?}");
@@ -129,7 +138,14 @@ pub(crate) fn serve(options: &Serve, log: &Log) -> Result<()> {
     // The last answers and events.
     server.turn();
     drop((server, control_file, metrics_file));
-    stop::stop(&plane.daemon().running, exports_time, stop::FLUSH)
+    let running = &plane.daemon().running;
+    let custodian = heir.map(Ok).or_else(|| (why == "SIGTERM").then(Custodian::manager).flatten());
+    match custodian.map(|custodian| stop::hand_over(running, &given, custodian?, exports_time)) {
+        Some(Ok(())) => return Ok(()),
+        Some(Err(error)) => tracing::error!("nothing is handed over, everything is ended: {error:#}"),
+        None => {}
+    }
+    stop::stop(running, exports_time, stop::FLUSH)
 }
 
 /// Applies the files again from which the daemon was started. What is wrong with them is logged, and nothing changes then, as
@@ -162,7 +178,7 @@ fn one_line(done: &Value) -> String {
 
 /// Raises the soft limit of open descriptors, which is meant for programs that use `select`, to the hard one.
 /// Returns how many there may be, unless that is unlimited.
-fn allow_descriptors() -> Option<u64> {
+pub(crate) fn allow_descriptors() -> Option<u64> {
     let limit = getrlimit(Resource::Nofile);
     match setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit }) {
         Ok(()) => limit.maximum,

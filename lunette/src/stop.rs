@@ -4,6 +4,9 @@
 //! flushed, or the program from ending.
 
 use crate::config::values::Name;
+use crate::custodian::Custodian;
+use crate::handover;
+use crate::inherited::GivenSockets;
 use crate::running::Running;
 use crate::units::Units;
 use anyhow::{Result, anyhow};
@@ -23,6 +26,8 @@ pub(crate) const EXPORTS: Duration = Duration::from_secs(10);
 const AFTERWARDS: Duration = Duration::from_secs(5);
 /// The longest time that these may be given.
 pub(crate) const LONGEST: Duration = Duration::from_secs(20);
+/// How long what is handed over has to come to rest.
+pub(crate) const DRAIN: Duration = Duration::from_secs(5);
 /// How long the units have to be flushed. All together are less than the 90 seconds after which systemd kills.
 pub(crate) const FLUSH: Duration = Duration::from_secs(60);
 
@@ -62,6 +67,29 @@ pub(crate) fn stop(running: &Running, exports_time: Duration, flush_time: Durati
         true => flushed,
         false => flushed.and(Err(anyhow!("not ended: {}", stuck.join(", ")))),
     }
+}
+
+/// Hands everything over to another process. A service manager may end the service instead of starting it again, so every unit is
+/// flushed before that, while it is still served.
+pub(crate) fn hand_over(
+    running: &Running,
+    given: &GivenSockets,
+    mut custodian: Custodian,
+    exports_time: Duration,
+) -> Result<()> {
+    if custodian.is_manager() {
+        // What cannot be flushed is logged; initiators hear of it when they ask for it.
+        let _ = flush(&running.units(), running.reactors, Deadline::after(FLUSH));
+    }
+    let begin = Instant::now();
+    let left = running.leave(DRAIN, exports_time);
+    for name in &left.stuck {
+        tracing::warn!("{name} has not ended within {:?}: it is not handed over", DRAIN + exports_time);
+    }
+    let (sessions, exports) = (left.sessions.len(), left.exports.len());
+    handover::give(left, given, &mut custodian)?;
+    tracing::info!(sessions, exports, "everything is handed over, after {:?}", begin.elapsed());
+    Ok(())
 }
 
 /// Flushes every writable unit; the first that cannot be flushed is reported. Those that do not answer hold up no other.

@@ -4,6 +4,7 @@ use crate::access::GroupAccess;
 use crate::config::values::{Bytes, Name, Place, StoreSpec, Text};
 use crate::config::{self, KnownBy, UnitLun};
 use crate::confinement;
+use crate::handover::Handed;
 use crate::size;
 use crate::state::{Key, Record, StateDir, UnitState};
 use anyhow::{Context, Result, bail};
@@ -32,6 +33,8 @@ pub(crate) struct Unit {
     pub(crate) queues: Vec<u16>,
     /// Where exports show it that say nothing of their own.
     pub(crate) place: Option<Place>,
+    /// Who it is.
+    pub(crate) record: Record,
 }
 
 /// What is to be done about a file of another size than `size` says.
@@ -43,15 +46,23 @@ pub(crate) enum OtherSize {
     Take,
 }
 
-/// Opens all units.
+/// Opens all units, those in memory with the bytes that another process has left.
 pub(crate) fn open<'a>(
     specs: impl IntoIterator<Item = &'a Arc<config::Unit>>,
     state: &StateDir,
+    handed: &mut Handed,
 ) -> Result<Units> {
     let specs: Vec<_> = specs.into_iter().collect();
-    let opened = specs.iter().map(|spec| Opened::open(spec, OtherSize::Take)).collect::<Result<Vec<_>>>()?;
+    let opened = specs.iter().map(|spec| match Opened::handed(spec, handed) {
+        Some(opened) => Ok(opened),
+        None => Opened::open(spec, OtherSize::Take),
+    });
+    let opened = opened.collect::<Result<Vec<_>>>()?;
     let keys = specs.iter().map(|spec| key(spec)).collect::<Result<Vec<_>>>()?;
-    let records = state.identities(&keys)?;
+    let mut records = state.identities(&keys)?;
+    for (spec, record) in specs.iter().zip(&mut records).filter(|(_, record)| !record.lasts()) {
+        handed.record(spec.name.as_str()).into_iter().for_each(|before| *record = before);
+    }
     let mut names = HashSet::new();
     let naa = |(spec, record): (&&Arc<config::Unit>, &Record)| naa(spec, record);
     if let Some(naa) = specs.iter().zip(&records).map(naa).find(|naa| !names.insert(*naa)) {
@@ -110,11 +121,35 @@ impl Opened {
                 (Arc::new(if spec.read_only { ram.read_only() } else { ram }), "memory".to_owned(), None)
             }
         };
-        let backing = match &spec.fault {
-            Some(plan) => Arc::new(Fault::new(backing, plan.value.clone())),
-            None => backing,
-        };
-        Ok(Self { backing: Some(backing), description, created })
+        Ok(Self { backing: Some(layered(backing, spec)), description, created })
+    }
+
+    /// A disk in memory with the bytes that another process has left, if they are of use.
+    fn handed(spec: &config::Unit, handed: &mut Handed) -> Option<Self> {
+        let StoreSpec::Ram(wanted) = spec.store else { return None };
+        let (file, size) = handed.memory(spec.name.as_str())?;
+        let ram = Ram::adopt(file, size)
+            .inspect_err(|error| {
+                tracing::warn!("{} is empty, as its bytes were not handed over: {error}", spec.name)
+            })
+            .ok()?;
+        if size != wanted {
+            let (size, wanted) = (size::exact(size), size::exact(wanted));
+            tracing::warn!(
+                "{} has a size of {size}, not {wanted}: it goes on as it is; resize it",
+                spec.name
+            );
+        }
+        let backing: Arc<dyn Backing> = Arc::new(if spec.read_only { ram.read_only() } else { ram });
+        Some(Self { backing: Some(layered(backing, spec)), description: "memory".to_owned(), created: None })
+    }
+}
+
+/// A store with the layers before it that its unit has.
+fn layered(backing: Arc<dyn Backing>, spec: &config::Unit) -> Arc<dyn Backing> {
+    match &spec.fault {
+        Some(plan) => Arc::new(Fault::new(backing, plan.value.clone())),
+        None => backing,
     }
 }
 
@@ -207,7 +242,8 @@ pub(crate) fn build(
     unit.set_clock(clock.as_millis() as u64);
     let queues = spec.queues.as_ref().map(|queues| queues.0.clone()).unwrap_or_default();
     opened.created = None;
-    Ok(Unit { unit, description: std::mem::take(&mut opened.description), queues, place: place(spec) })
+    let description = std::mem::take(&mut opened.description);
+    Ok(Unit { unit, description, queues, place: place(spec), record: record.clone() })
 }
 
 /// How long its store may take for an operation.
@@ -243,7 +279,7 @@ mod tests {
         let spec =
             Arc::new(config::Unit { name: Name::of("x"), ..config::Unit::new(StoreSpec::Ram(1 << 20)) });
         let ready = |state| {
-            let units = open([&spec], state).unwrap();
+            let units = open([&spec], state, &mut Handed::default()).unwrap();
             units.values().all(|unit| unit.unit.ready().is_ok())
         };
         assert!(ready(&state));
@@ -262,8 +298,11 @@ mod tests {
         let ram = |name| config::Unit { name: Name::of(name), ..config::Unit::new(StoreSpec::Ram(1 << 20)) };
         let wwn = Some(Text(lunette_scsi::Naa::locally_assigned(5)));
         let units = ["a", "b"].map(|name| Arc::new(config::Unit { wwn, ..ram(name) }));
-        let refusal = open(&units, &state).err().unwrap().to_string();
+        let refusal = open(&units, &state, &mut Handed::default()).err().unwrap().to_string();
         assert!(refusal.contains("the world-wide name naa.3000000000000005"));
-        assert_eq!(open(&["a", "b"].map(ram).map(Arc::new), &state).unwrap().len(), 2);
+        assert_eq!(
+            open(&["a", "b"].map(ram).map(Arc::new), &state, &mut Handed::default()).unwrap().len(),
+            2
+        );
     }
 }

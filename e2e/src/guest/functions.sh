@@ -55,36 +55,38 @@ iscsi_node() {
 }
 
 # rounds_begin DISK FIO-OPTION...: writes and checks the disk in the background, with other data each time, until told to
-# end. The number of rounds so far is in /run/rounds.
+# end. The number of rounds so far is in $ROUNDS, which is /run/rounds unless said otherwise.
 rounds_begin() {
-    local disk=$1
+    local disk=$1 rounds=${ROUNDS:-/run/rounds}
     shift
-    rm -f /run/enough
-    echo 0 >/run/rounds
+    rm -f $rounds.enough
+    echo 0 >$rounds
     (
         set +x
         round=0
-        until [ -e /run/enough ]; do
+        until [ -e $rounds.enough ]; do
             round=$((round + 1))
             fio --name=rounds --filename="$disk" --direct=1 --ioengine=libaio --iodepth=8 --rw=randwrite \
                 --bsrange=4k-64k --randseed=$round --verify=crc32c --verify_fatal=1 --verify_state_save=0 "$@" \
-                >/run/rounds.log 2>&1 || exit
-            echo $round >/run/rounds
+                >$rounds.log 2>&1 || exit
+            echo $round >$rounds
         done
-        echo well >>/run/rounds.log
+        echo well >>$rounds.log
     ) </dev/null >/dev/null 2>&1 &
-    echo $! >/run/rounds.pid
+    echo $! >$rounds.pid
 }
 
 # rounds_run: fails unless they are still run.
 rounds_run() {
-    kill -0 "$(cat /run/rounds.pid)" || { cat /run/rounds.log; return 1; }
+    local rounds=${ROUNDS:-/run/rounds}
+    kill -0 "$(cat $rounds.pid)" || { cat $rounds.log; return 1; }
 }
 
 # rounds_wait COUNT: waits for so many more rounds from their beginning to their end.
 rounds_wait() {
-    local wanted=$(($(cat /run/rounds) + $1 + 1))
-    until [ "$(cat /run/rounds)" -ge $wanted ]; do
+    local rounds=${ROUNDS:-/run/rounds}
+    local wanted=$(($(cat $rounds) + $1 + 1))
+    until [ "$(cat $rounds)" -ge $wanted ]; do
         rounds_run
         sleep 0.1
     done
@@ -92,9 +94,28 @@ rounds_wait() {
 
 # rounds_end: waits for the last round, and fails unless all went well.
 rounds_end() {
-    touch /run/enough
+    local rounds=${ROUNDS:-/run/rounds}
+    touch $rounds.enough
     while rounds_run 2>/dev/null; do
         sleep 0.1
     done
-    grep -x well /run/rounds.log
+    grep -x well $rounds.log
+}
+
+# pulse_begin NAME DISK: reads a block of the disk now and then, until told to end.
+pulse_begin() {
+    fio --name=pulse --filename="$2" --direct=1 --ioengine=psync --rw=randread --bs=512 --rate_iops=50 --time_based \
+        --runtime=100000 --output-format=json --output="/run/$1.pulse" </dev/null >/dev/null 2>&1 &
+    echo $! >"/run/$1.pulse.pid"
+}
+
+# pulse_end NAME: prints how long the longest of these reads took, in milliseconds, and fails if one has failed.
+pulse_end() {
+    local process
+    process=$(cat "/run/$1.pulse.pid")
+    kill -INT "$process"
+    while kill -0 "$process" 2>/dev/null; do
+        sleep 0.1
+    done
+    sed -n '/^{/,$p' "/run/$1.pulse" | jq -M -e '.jobs[0] | select(.error == 0) | .read.clat_ns.max / 1000000 | floor'
 }

@@ -14,6 +14,7 @@ mod table;
 mod target;
 mod throttle;
 mod top;
+mod upgrade;
 
 use crate::cli::{ClientCall, ControlSocket, StatusCall};
 use anyhow::{Context, Result, bail};
@@ -31,6 +32,7 @@ pub(crate) fn run(call: &ClientCall) -> Result<()> {
         ClientCall::Apply(call) => config::apply(call),
         ClientCall::Reload(call) => config::reload(call),
         ClientCall::Save(call) => config::save(call),
+        ClientCall::Upgrade(call) => upgrade::run(call),
         ClientCall::Lu(call) => lu::run(call),
         ClientCall::Target(call) => target::run(call),
         ClientCall::Portal(call) => portal::run(call),

@@ -2,6 +2,7 @@
 
 mod access;
 mod config;
+mod daemon;
 pub(crate) mod events;
 mod export;
 mod patch;
@@ -15,12 +16,14 @@ mod unit;
 
 pub(crate) use access::{ControlAccess, ControlOptions};
 pub(crate) use config::{Saved, Shown, Steps};
+pub(crate) use daemon::HandOver;
 pub(crate) use portal::PortalStatus;
 pub(crate) use session::End;
 pub(crate) use unit::Resized;
 
 use crate::config::Throttle;
 use crate::config::values::Name;
+use crate::handover::{Heir, Invocation};
 use crate::metrics::{self, Stats, ThrottleStats};
 use crate::running::Running;
 use anyhow::Result;
@@ -42,9 +45,18 @@ pub(crate) struct Daemon {
     pub(crate) events: Events,
     /// When it was started.
     pub(crate) since: Instant,
+    /// How it was started.
+    pub(crate) invocation: Invocation,
+    /// Who asks for all of it.
+    pub(crate) heir: Heir,
 }
 
 impl Daemon {
+    /// A daemon that has just been started.
+    pub(crate) fn new(running: Running, events: Events, heir: Heir) -> Self {
+        Self { running, events, since: Instant::now(), invocation: Invocation::own(), heir }
+    }
+
     /// What all units have done, or the one of this name, and who waits for throttles.
     pub(crate) fn stats(&self, unit: Option<&str>) -> Stats {
         let units = self.running.units().into_values().map(|unit| unit.unit);
@@ -63,6 +75,13 @@ pub(crate) type Server = lunette_control::Server<Daemon>;
 pub(crate) fn table() -> Table<Daemon> {
     use Effect::{Acts, Changes, Reads};
     Table::new([
+        Method::new(Reads, "daemon.invocation", "How the daemon was started.", daemon::invocation),
+        Method::new(
+            Acts,
+            "daemon.hand_over",
+            "Ends the daemon, and hands all that it serves over to another program.",
+            daemon::hand_over,
+        ),
         Method::new(Reads, "session.list", "All iSCSI sessions.", session::list),
         Method::new(Acts, "session.end", "Ends an iSCSI session.", session::end),
         Method::new(Reads, "config.show", "The configuration that is in force.", config::show),

@@ -21,8 +21,7 @@ fn ask(plane: &Arc<Plane>, method: &str, params: Value) -> Receiver<Result<Value
 fn many_who_create_at_once_get_one_object_of_each_name() {
     let portal = "[[portal]]\nlisten = \"127.0.0.1:0\"\n";
     let rig = Rig::new(&format!("{portal}[[target]]\nname = \"iqn.2026-11.org.example:a\"\nunits = {{}}\n"));
-    let plane =
-        plane(Daemon { running: rig.running, events: rig.feed.events(), since: Instant::now() }, &rig.feed);
+    let plane = plane(Daemon::new(rig.running, rig.feed.events(), Heir::new(|| ())), &rig.feed);
     let create = |client: usize| {
         let plane = plane.clone();
         std::thread::spawn(move || {
@@ -58,8 +57,7 @@ fn many_who_create_at_once_get_one_object_of_each_name() {
 fn what_is_there_in_another_form_is_a_conflict() {
     let rig = Rig::new("[[unit]]\nname = \"a\"\nstore = \"ram:1M\"\n");
     let vm = rig.folder.path().join("vm.sock").display().to_string();
-    let plane =
-        plane(Daemon { running: rig.running, events: rig.feed.events(), since: Instant::now() }, &rig.feed);
+    let plane = plane(Daemon::new(rig.running, rig.feed.events(), Heir::new(|| ())), &rig.feed);
     let call = |method: &str, params: Value| ask(&plane, method, params).recv().unwrap();
     let code = |method: &str, params: Value| call(method, params).unwrap_err().code;
     assert_eq!(call("unit.create", json!({ "name": "a", "store": "ram:1M" })).unwrap()["created"], false);
@@ -171,8 +169,7 @@ const FILE: &str = "[[unit]]\nname = \"a\"\nstore = \"ram:1M\"\n\n\
 fn files_are_read_again_and_written() {
     let rig = Rig::of_file(FILE);
     let folder = rig.folder.path().to_owned();
-    let plane =
-        plane(Daemon { running: rig.running, events: rig.feed.events(), since: Instant::now() }, &rig.feed);
+    let plane = plane(Daemon::new(rig.running, rig.feed.events(), Heir::new(|| ())), &rig.feed);
     let call = |method: &str, params: Value| ask(&plane, method, params).recv().unwrap();
     let reload = |params: Value| {
         let mut params = params;
@@ -229,8 +226,7 @@ fn files_are_read_again_and_written() {
 fn what_waits_for_a_restart_is_saved_and_not_in_force() {
     let rig = Rig::of_file(FILE);
     let folder = rig.folder.path().to_owned();
-    let plane =
-        plane(Daemon { running: rig.running, events: rig.feed.events(), since: Instant::now() }, &rig.feed);
+    let plane = plane(Daemon::new(rig.running, rig.feed.events(), Heir::new(|| ())), &rig.feed);
     let call = |method: &str, params: Value| ask(&plane, method, params).recv().unwrap();
     let toml = format!("[daemon]\nreactors = 3\n{}", file_of(&folder).replace("ram:1M", "ram:2M"));
     let failure = call("config.apply", json!({ "toml": toml, "wait": true })).unwrap_err();
@@ -249,8 +245,7 @@ fn what_waits_for_a_restart_is_saved_and_not_in_force() {
 fn what_root_does_at_the_next_start_is_not_changed_here() {
     let rig = Rig::of_file(&format!("[daemon]\nuser = \"0\"\n\n{FILE}"));
     let folder = rig.folder.path().to_owned();
-    let plane =
-        plane(Daemon { running: rig.running, events: rig.feed.events(), since: Instant::now() }, &rig.feed);
+    let plane = plane(Daemon::new(rig.running, rig.feed.events(), Heir::new(|| ())), &rig.feed);
     let call = |method: &str, params: Value| ask(&plane, method, params).recv().unwrap();
     let before = file_of(&folder);
     for (old, new) in [("user = \"0\"", ""), ("[daemon]", "[daemon]\nallowed-paths = [\"/\"]")] {
@@ -278,8 +273,7 @@ fn what_root_does_at_the_next_start_is_not_changed_here() {
 fn changes_are_saved_before_they_are_answered_or_not_made() {
     let rig = Rig::of_file(&format!("[daemon]\nsave-changes = true\n\n{FILE}"));
     let folder = rig.folder.path().to_owned();
-    let plane =
-        plane(Daemon { running: rig.running, events: rig.feed.events(), since: Instant::now() }, &rig.feed);
+    let plane = plane(Daemon::new(rig.running, rig.feed.events(), Heir::new(|| ())), &rig.feed);
     let call = |method: &str, params: Value| ask(&plane, method, params).recv().unwrap();
     call("unit.create", json!({ "name": "b", "store": "ram:1M" })).unwrap();
     assert!(file_of(&folder).contains("\"b\""));
@@ -313,8 +307,7 @@ fn units_become_smaller_only_when_that_is_said() {
         "[[unit]]\nname = \"a\"\nstore = \"@/a.img\"\nsize = \"3M\"\n[[unit]]\nname = \"m\"\nstore = \"ram:3M\"\n",
     );
     let image = rig.folder.path().join("a.img");
-    let plane =
-        plane(Daemon { running: rig.running, events: rig.feed.events(), since: Instant::now() }, &rig.feed);
+    let plane = plane(Daemon::new(rig.running, rig.feed.events(), Heir::new(|| ())), &rig.feed);
     let call = |method: &str, params: &Value| ask(&plane, method, params.clone()).recv().unwrap();
     let change = |key: &str, value: &str| {
         ("unit.change", json!({ "name": if key == "size" { "a" } else { "m" }, key: value }))
@@ -350,8 +343,7 @@ fn units_become_smaller_only_when_that_is_said() {
 fn what_could_not_be_changed_back_is_a_change() {
     let rig = Rig::of_file(&FILE.replace("ram:1M", "@/a.img\"\nsize = \"1M"));
     let folder = rig.folder.path().to_owned();
-    let plane =
-        plane(Daemon { running: rig.running, events: rig.feed.events(), since: Instant::now() }, &rig.feed);
+    let plane = plane(Daemon::new(rig.running, rig.feed.events(), Heir::new(|| ())), &rig.feed);
     let call = |method: &str, params: Value| ask(&plane, method, params).recv().unwrap();
     let generation = plane.generation();
     call("unit.change", json!({ "name": "a", "block": 4096 })).unwrap_err();
@@ -374,10 +366,7 @@ fn what_a_throttle_names_stays() {
         [("units = [\"a\"]\n", "unit.delete", "a"), ("exports = [\"vm\"]\n", "export.delete", "vm")]
     {
         let rig = Rig::of_file(&format!("{FILE}{throttle}{names}"));
-        let plane = plane(
-            Daemon { running: rig.running, events: rig.feed.events(), since: Instant::now() },
-            &rig.feed,
-        );
+        let plane = plane(Daemon::new(rig.running, rig.feed.events(), Heir::new(|| ())), &rig.feed);
         let params = match name {
             "a" => json!({ "name": name, "detach": true }),
             _ => json!({ "name": name }),
@@ -392,8 +381,7 @@ fn what_a_throttle_names_stays() {
 fn the_generation_moves_with_what_changes() {
     let rig = Rig::of_file(FILE);
     let toml = file_of(rig.folder.path());
-    let plane =
-        plane(Daemon { running: rig.running, events: rig.feed.events(), since: Instant::now() }, &rig.feed);
+    let plane = plane(Daemon::new(rig.running, rig.feed.events(), Heir::new(|| ())), &rig.feed);
     let call = |method: &str, params: Value| ask(&plane, method, params).recv().unwrap().unwrap();
     let generation = plane.generation();
     let larger = toml.replace("ram:1M", "ram:2M");
@@ -415,8 +403,7 @@ fn the_generation_moves_with_what_changes() {
 fn a_size_is_changed_like_anything_else() {
     let rig = Rig::of_file(&format!("[daemon]\nsave-changes = true\n\n{FILE}"));
     let folder = rig.folder.path().to_owned();
-    let plane =
-        plane(Daemon { running: rig.running, events: rig.feed.events(), since: Instant::now() }, &rig.feed);
+    let plane = plane(Daemon::new(rig.running, rig.feed.events(), Heir::new(|| ())), &rig.feed);
     let resize = |size: &str| {
         let params = json!({ "name": "a", "size": size, "wait": true, "shrink": true });
         ask(&plane, "unit.resize", params).recv().unwrap()
@@ -442,8 +429,7 @@ fn a_size_is_changed_like_anything_else() {
 fn units_move_from_one_to_the_other() {
     let targets = "[[portal]]\nlisten = \"127.0.0.1:0\"\n[[target]]\nname = \"iqn.2026-11.org.example:a\"\nunits = {}\n";
     let rig = Rig::new(&format!("{FILE}{targets}"));
-    let plane =
-        plane(Daemon { running: rig.running, events: rig.feed.events(), since: Instant::now() }, &rig.feed);
+    let plane = plane(Daemon::new(rig.running, rig.feed.events(), Heir::new(|| ())), &rig.feed);
     let call = |method: &str, params: Value| ask(&plane, method, params).recv().unwrap();
     let target = "iqn.2026-11.org.example:a";
     let moved = call("unit.move", json!({ "unit": "a", "from": "vm", "to": target, "at": "7" })).unwrap();

@@ -5,14 +5,19 @@ use super::{Now, Running, WayIn};
 use crate::config::values::{Label, Name, Place};
 use crate::config::{self, Places};
 use crate::control::events;
+use crate::handover::Handed;
+use crate::inherited::FrontEnds;
 use crate::state::{Key, PortRole, Record};
 use crate::units::Units;
 use anyhow::{Context, Result, anyhow};
-use lunette_engine::{LogicalUnit, TargetPort};
+use lunette_engine::{LogicalUnit, NexusState, TargetPort};
 use lunette_scsi::Protocol;
 use lunette_store::Post;
-use lunette_transport_vhost_user::{Endpoint, ExportEvent, Handle, Options, VhostUserExport};
+use lunette_transport_vhost_user::{
+    Endpoint, ExportEvent, HandedConnection, Handle, Options, VhostUserExport,
+};
 use std::collections::BTreeMap;
+use std::os::unix::net::UnixListener;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -37,22 +42,39 @@ pub(super) struct Export {
     name: Arc<Mutex<String>>,
     /// Whether a front end is connected.
     connected: Arc<AtomicBool>,
-    _way_in: Option<WayIn>,
+    way_in: Option<WayIn>,
 }
 
 /// What an export is made from.
 pub(super) struct Entry {
     name: String,
-    endpoint: Endpoint,
+    front_ends: FrontEnds,
     group: u16,
     record: Record,
+    before: Before,
+}
+
+/// What another daemon has left of it.
+#[derive(Default)]
+struct Before {
+    nexuses: BTreeMap<u8, NexusState>,
+    connection: Option<HandedConnection>,
+    listener: Option<(UnixListener, (u64, u64))>,
+}
+
+impl Before {
+    /// That of the endpoint of this name.
+    fn of(name: &str, handed: &mut Handed) -> Self {
+        let (listener, connection) = (handed.listener(name), handed.connection(name));
+        Self { nexuses: handed.nexuses(name), connection, listener }
+    }
 }
 
 impl Entry {
     /// That of the configuration.
     pub(super) fn of(export: &config::VhostUser, record: Record) -> Result<Self> {
-        let endpoint = endpoint(export)?;
-        Ok(Self { name: export.name.to_string(), endpoint, group: export.port_group.0, record })
+        let (name, group) = (export.name.to_string(), export.port_group.0);
+        Ok(Self { name, front_ends: endpoint(export)?.into(), group, record, before: Before::default() })
     }
 }
 
@@ -72,25 +94,28 @@ impl Running {
     pub(super) fn start_exports(
         &self,
         exports: &BTreeMap<Label, config::VhostUser>,
-        mut given: Vec<Endpoint>,
+        mut given: Vec<FrontEnds>,
+        handed: &mut Handed,
     ) -> Result<()> {
-        let mut endpoints = Vec::new();
+        let mut all = Vec::new();
         for export in exports.values() {
-            let own = endpoint(export)?;
-            let at = given.iter().position(|given| given.name() == own.name());
-            endpoints.push(at.map_or(own, |at| given.remove(at)));
+            let own = FrontEnds::from(endpoint(export)?);
+            let at = given.iter().position(|given| given.name == own.name);
+            all.push(at.map_or(own, |at| given.remove(at)));
         }
         // Before those that end by themselves, with which the daemon would end if there were no others.
-        given.sort_by_key(|endpoint| matches!(endpoint, Endpoint::Connected(_)));
-        endpoints.append(&mut given);
-        let keys: Vec<Key> = endpoints.iter().map(|endpoint| Key::endpoint(&endpoint.name())).collect();
+        given.sort_by_key(|front_ends| matches!(front_ends.endpoint, Endpoint::Connected(_)));
+        all.append(&mut given);
+        let keys: Vec<Key> = all.iter().map(|front_ends| Key::endpoint(&front_ends.name)).collect();
         let records = self.state.identities(&keys)?;
-        let mut entries = endpoints.into_iter().zip(records);
-        for (export, (endpoint, record)) in exports.values().zip(&mut entries) {
-            self.start_export(export, Entry { endpoint, ..Entry::of(export, record)? })?;
+        let mut entries = all.into_iter().zip(records);
+        for (export, (front_ends, record)) in exports.values().zip(&mut entries) {
+            let before = Before::of(&front_ends.name, handed);
+            self.start_export(export, Entry { front_ends, before, ..Entry::of(export, record)? })?;
         }
-        for (endpoint, record) in entries {
-            let entry = Entry { name: endpoint.name(), endpoint, group: TargetPort::DEFAULT_GROUP, record };
+        for (front_ends, record) in entries {
+            let (name, before) = (front_ends.name.clone(), Before::of(&front_ends.name, handed));
+            let entry = Entry { name, front_ends, group: TargetPort::DEFAULT_GROUP, record, before };
             let wanted = everything(&self.now().units);
             let export = self.export(entry, wanted)?;
             self.now_mut().adopted_exports.push(export);
@@ -106,7 +131,9 @@ impl Running {
         Ok(())
     }
 
-    fn export(&self, Entry { name, endpoint, group, record }: Entry, wanted: Targets) -> Result<Export> {
+    fn export(&self, entry: Entry, wanted: Targets) -> Result<Export> {
+        let Entry { name, front_ends: FrontEnds { name: endpoint_name, endpoint }, group, record, before } =
+            entry;
         let ids = self.now().ids.clone();
         let ports = wanted
             .into_iter()
@@ -126,13 +153,21 @@ impl Running {
             let name = called.lock().unwrap_or_else(PoisonError::into_inner).clone();
             events::export(&events, &name, event);
         });
+        let Before { nexuses, connection, listener } = before;
+        export = export.named(endpoint_name).with_nexuses(nexuses);
+        if let Some((socket, file)) = listener {
+            export = export.with_listener(socket, file);
+        }
+        if let Some(connection) = connection {
+            export = export.with_connection(connection);
+        }
         if is_connected {
             let ways_in = self.ways_in.clone();
             export = export.when_ended(move || ways_in.one_ended());
         }
         let handle = export.start(self.reactors.poster(), &self.all_reactors())?;
         let way_in = (!is_connected).then(|| self.ways_in.open());
-        Ok(Export { handle, record, group, ports, name, connected, _way_in: way_in })
+        Ok(Export { handle, record, group, ports, name, connected, way_in })
     }
 
     /// Has an export show what the running configuration says.
@@ -214,6 +249,11 @@ impl Now {
 impl Export {
     pub(super) fn is_connected(&self) -> bool {
         self.connected.load(Ordering::Relaxed)
+    }
+
+    /// Whether it ends with its connection.
+    pub(super) fn ends_with_connection(&self) -> bool {
+        self.way_in.is_none()
     }
 
     /// The numbers of its targets.

@@ -6,6 +6,7 @@
 
 mod change;
 mod exports;
+mod handover;
 mod keep;
 mod ports;
 mod prepare;
@@ -45,7 +46,7 @@ use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
-use targets::{Gate, Target};
+use targets::{Gate, PortalSocket, Target};
 
 /// What is served.
 pub(crate) struct Running {
@@ -131,7 +132,7 @@ impl Running {
         model: Model,
         plan: iscsi::Plan,
         units: Units,
-        inherited: Inherited,
+        mut inherited: Inherited,
         basis: Basis,
     ) -> Result<Self> {
         let Basis { reactors, state, events, keeper, all_ended } = basis;
@@ -172,6 +173,7 @@ impl Running {
         running.keeper.iter().for_each(|keeper| keeper.begin(&running.now().model));
         running.throttle();
         running.units().values().for_each(|unit| running.throttles.add_unit(&unit.unit, &*reactors.poster()));
+        running.take_units_over(&mut inherited.handed);
         match running.open_ways_in(plan.targets, inherited) {
             Ok(()) => Ok(running),
             Err(error) => {
@@ -184,8 +186,15 @@ impl Running {
     fn open_ways_in(&self, targets: Vec<iscsi::Target>, mut inherited: Inherited) -> Result<()> {
         let model = self.now().model.clone();
         self.now().units.values().for_each(|unit| self.bind(unit));
-        let socket = |wanted: &config::Portal| inherited.at_address(wanted.listen.0);
-        let sockets: Vec<_> = model.portals.values().map(socket).collect();
+        let mut handed = std::mem::take(&mut inherited.handed);
+        if handed.is_planned() {
+            self.entity.hold();
+        }
+        let socket = |(key, wanted): (&PortalKey, &config::Portal)| {
+            let given = inherited.at_address(wanted.listen.0).map(PortalSocket::Given);
+            given.or_else(|| handed.portal(key).map(PortalSocket::Handed))
+        };
+        let sockets: Vec<_> = model.portals.iter().map(socket).collect();
         self.now_mut().has_sockets = !inherited.iscsi.is_empty();
         for terms in targets {
             if let Ok(name) = terms.name.parse() {
@@ -201,9 +210,15 @@ impl Running {
             self.now_mut().adopted_portals.push(portal);
         }
         let connected =
-            inherited.vhost_user.iter().filter(|endpoint| matches!(endpoint, Endpoint::Connected(_)));
+            inherited.vhost_user.iter().filter(|one| matches!(one.endpoint, Endpoint::Connected(_)));
         self.ways_in.connected.store(connected.count(), Ordering::Release);
-        self.start_exports(&model.exports, inherited.vhost_user)
+        self.start_exports(&model.exports, inherited.vhost_user, &mut handed)?;
+        if handed.is_planned() {
+            let (sessions, exports) = (handed.sessions(), self.now().exports.len());
+            let (all, resumed) = (sessions.len(), self.entity.resume(sessions, self.reactors));
+            tracing::info!(exports, "going on with {resumed} of {all} iSCSI sessions of another process");
+        }
+        Ok(())
     }
 
     /// What there is now, to be looked at for a moment.

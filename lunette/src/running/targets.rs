@@ -30,6 +30,14 @@ pub(super) struct Gate {
     _way_in: WayIn,
 }
 
+/// A socket that listens already.
+pub(super) enum PortalSocket {
+    /// The program was started with it.
+    Given(TcpListener),
+    /// Another daemon has made it, and left it.
+    Handed(TcpListener),
+}
+
 /// Logical units by logical unit number.
 type Shown = BTreeMap<u32, Arc<LogicalUnit>>;
 
@@ -125,11 +133,14 @@ impl Running {
         &self,
         key: PortalKey,
         wanted: &config::Portal,
-        socket: Option<TcpListener>,
+        socket: Option<PortalSocket>,
     ) -> Result<()> {
         let iscsi::Portal { listen, options } = wanted.into();
         let portal = match socket {
-            Some(socket) => Portal::adopt(socket, options, &self.entity, self.reactors)?,
+            Some(PortalSocket::Given(socket)) => Portal::adopt(socket, options, &self.entity, self.reactors)?,
+            Some(PortalSocket::Handed(socket)) => {
+                Portal::resume(socket, options, &self.entity, self.reactors)?
+            }
             None => Portal::start(listen, options, &self.entity, self.reactors)?,
         };
         let gate = Gate { portal, _way_in: self.ways_in.open() };

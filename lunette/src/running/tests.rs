@@ -7,6 +7,7 @@ use crate::cli::Call;
 use crate::config::origin::Origin;
 use crate::config::values::Name;
 use crate::config::{self, Model, from_text};
+use crate::handover::Handed;
 use crate::iscsi::Plan;
 use crate::units;
 use change::Done;
@@ -51,7 +52,7 @@ impl Rig {
         let reactors: &'static Reactors = Box::leak(Box::new(Reactors::start(&options).unwrap()));
         let feed = Feed::new(SystemTime::now, 0).unwrap();
         let state = StateDir::open(&folder.path().join("state")).unwrap();
-        let units = units::open(model.units.values(), &state).unwrap();
+        let units = units::open(model.units.values(), &state, &mut Handed::default()).unwrap();
         let plan = Plan::new(&model).unwrap();
         let basis = Basis { reactors, state, events: feed.events(), keeper, all_ended: Box::new(|| ()) };
         let running = Running::start(model, plan, units, Inherited::default(), basis).unwrap();
@@ -390,7 +391,7 @@ fn sizes_are_those_that_units_have() {
     let later = rig.model(BASIS);
     rig.become_("", ANY).unwrap();
     let state = StateDir::open(&rig.folder.path().join("state")).unwrap();
-    let units = units::open(later.units.values(), &state).unwrap();
+    let units = units::open(later.units.values(), &state, &mut Handed::default()).unwrap();
     assert_eq!(units["a"].unit.backing().unwrap().caps().size.get(), 5 << 20);
 }
 

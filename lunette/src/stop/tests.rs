@@ -16,6 +16,7 @@ use lunette_store::ram::Ram;
 use lunette_store::{Caps, local_or_insert};
 use rustix::net::sockopt::set_socket_linger;
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
+use serde_json::json;
 use std::cell::RefCell;
 use std::io::IoSlice;
 use std::mem::MaybeUninit;
@@ -93,9 +94,11 @@ fn units(some: u32, answer: Answer, others: u32) -> (Units, Arc<AtomicUsize>) {
         let identity = Identity::new(lun.to_string(), Naa::locally_assigned(lun.into()));
         let unit = LogicalUnit::new(format!("lun{lun}"), identity, Box::new(disk), Some(Arc::new(store)));
         let place = Some(Place { target: 0, lun });
+        let record = json!({ "serial": "1", "naa": Naa::locally_assigned(lun.into()).to_string() });
+        let record = serde_json::from_value(record).unwrap();
         (
             Name::of(&format!("lun{lun:04}")),
-            Unit { unit, description: String::new(), queues: Vec::new(), place },
+            Unit { unit, description: String::new(), queues: Vec::new(), place, record },
         )
     };
     ((0..some + others).map(unit).collect(), flushed)

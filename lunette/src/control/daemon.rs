@@ -1,0 +1,40 @@
+//! The methods `daemon.…`.
+
+use super::Call;
+use crate::handover::Invocation;
+use lunette_control::{Failure, NoParams};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use std::path::PathBuf;
+
+/// The parameters of `daemon.hand_over`.
+#[derive(Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct HandOver {
+    /// Path of a datagram socket, to which descriptors are sent as to a service manager's store (sd_notify(3)).
+    pub(crate) socket: PathBuf,
+    /// Also if changes that were made since the start, and are not saved, are lost.
+    #[serde(default)]
+    pub(crate) discard: bool,
+}
+
+pub(super) fn invocation(call: &Call<'_>, _: NoParams) -> Result<Invocation, Failure> {
+    Ok(call.daemon.invocation.clone())
+}
+
+pub(super) fn hand_over(call: &Call<'_>, HandOver { socket, discard }: HandOver) -> Result<(), Failure> {
+    if std::env::var_os("NOTIFY_SOCKET").is_some() {
+        return Err(Failure::failed(
+            "a service manager looks after this daemon: have it start the new program (systemctl restart)",
+        ));
+    }
+    if !discard && call.daemon.running.is_unsaved() {
+        let message = "what was changed while the daemon ran is not saved, and would be lost";
+        return Err(Failure::failed(message).allowed_by("discard"));
+    }
+    match call.daemon.heir.ask(&socket) {
+        Ok(true) => Ok(()),
+        Ok(false) => Err(Failure::new(Failure::CONFLICT, "the daemon is being handed over already")),
+        Err(error) => Err(Failure::failed(format!("cannot reach {}: {error}", socket.display()))),
+    }
+}

@@ -1,0 +1,139 @@
+//! A stand-in for a service manager's store of descriptors.
+
+use crate::state::random;
+use anyhow::{Context, Result};
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::io::Errno;
+use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg, sockopt};
+use rustix::process::Pid;
+use std::fs::{self, Permissions};
+use std::io::IoSliceMut;
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixDatagram;
+use std::path::{Path, PathBuf};
+
+/// What was handed over, with its names.
+pub(crate) type Kept = Vec<(String, OwnedFd)>;
+
+/// Keeps what the process `of` hands over, as a service manager's store does.
+pub(crate) struct StandIn {
+    socket: UnixDatagram,
+    path: PathBuf,
+    /// Whose they are: others are not listened to.
+    of: Pid,
+}
+
+impl StandIn {
+    pub(crate) fn listen(of: Pid) -> Result<Self> {
+        let path = std::env::temp_dir().join(format!("lunette-upgrade-{:016x}.sock", random()?));
+        let socket = UnixDatagram::bind(&path).with_context(|| path.display().to_string())?;
+        let stand_in = Self { socket, path, of };
+        sockopt::set_socket_passcred(&stand_in.socket, true)?;
+        stand_in.socket.set_nonblocking(true)?;
+        // The daemon may be another user.
+        fs::set_permissions(&stand_in.path, Permissions::from_mode(0o666))?;
+        Ok(stand_in)
+    }
+
+    /// Where it listens.
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// All that comes until the daemon says that it is all; nothing if it ends before.
+    pub(crate) fn collect(&self, process: &OwnedFd) -> Result<Option<Kept>> {
+        let mut kept = Kept::new();
+        loop {
+            let mut ends = [&self.socket as &dyn AsFd, process]
+                .map(|end| PollFd::from_borrowed_fd(end.as_fd(), PollFlags::IN));
+            match poll(&mut ends, None) {
+                Err(Errno::INTR) => continue,
+                polled => polled?,
+            };
+            let has_ended = !ends[1].revents().is_empty();
+            loop {
+                match self.receive(&mut kept) {
+                    Ok(Told::All) => return Ok(Some(kept)),
+                    Ok(Told::Some) => {}
+                    Err(Errno::AGAIN) if has_ended => return Ok(None),
+                    Err(Errno::AGAIN) => break,
+                    Err(Errno::INTR) => {}
+                    Err(error) => return Err(error).context("cannot receive what is handed over"),
+                }
+            }
+        }
+    }
+
+    fn receive(&self, kept: &mut Kept) -> Result<Told, Errno> {
+        let mut bytes = [0; 512];
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1), ScmCredentials(1))];
+        let mut ancillary = RecvAncillaryBuffer::new(&mut space);
+        let flags = RecvFlags::CMSG_CLOEXEC;
+        let length = recvmsg(&self.socket, &mut [IoSliceMut::new(&mut bytes)], &mut ancillary, flags)?.bytes;
+        let (mut fd, mut is_its) = (None, false);
+        for message in ancillary.drain() {
+            match message {
+                RecvAncillaryMessage::ScmRights(mut rights) => fd = rights.next(),
+                RecvAncillaryMessage::ScmCredentials(credentials) => is_its = credentials.pid == self.of,
+                _ => {}
+            }
+        }
+        let text = String::from_utf8_lossy(bytes.get(..length).unwrap_or_default()).into_owned();
+        let value = |name: &str| text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix('='));
+        match (value("FDSTORE"), value("FDNAME"), fd) {
+            _ if !is_its => {}
+            _ if value("BARRIER").is_some() => return Ok(Told::All),
+            (Some("1"), Some(name), Some(fd)) => kept.push((name.to_owned(), fd)),
+            _ => {}
+        }
+        Ok(Told::Some)
+    }
+}
+
+impl Drop for StandIn {
+    fn drop(&mut self) {
+        let _ = fs::remove_file(&self.path);
+    }
+}
+
+/// What a datagram says.
+enum Told {
+    Some,
+    All,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::custodian::Custodian;
+    use rustix::process::getpid;
+
+    #[test]
+    fn only_the_daemon_is_listened_to() {
+        let file = || std::fs::File::open("/dev/null").unwrap();
+        let (stand_in, other) = (StandIn::listen(getpid()).unwrap(), StandIn::listen(Pid::INIT).unwrap());
+        for to in [&stand_in, &other] {
+            let mut custodian = Custodian::heir(&to.path).unwrap();
+            assert_eq!(custodian.keep(file().as_fd()).unwrap(), "d0");
+            let settled = std::thread::spawn(move || custodian.settle());
+            let mut kept = Kept::new();
+            let told = loop {
+                match to.receive(&mut kept) {
+                    Err(Errno::AGAIN) => std::thread::yield_now(),
+                    told => break told,
+                }
+            };
+            assert!(matches!(told, Ok(Told::Some)));
+            assert_eq!(kept.len(), usize::from(std::ptr::eq(to, &stand_in)));
+            while matches!(to.receive(&mut kept), Err(Errno::AGAIN)) {
+                std::thread::yield_now();
+            }
+            settled.join().unwrap().unwrap();
+        }
+        let path = stand_in.path.clone();
+        drop(stand_in);
+        assert!(!path.exists());
+    }
+}

@@ -1,0 +1,216 @@
+//! The new daemon's side.
+
+use super::document::{
+    self, Document, GUEST, Guest, KeptExport, KeptListener, KeptMemory, KeptSession, STATE,
+};
+use crate::config::PortalKey;
+use crate::custodian::{Custodian, DESCRIPTOR};
+use crate::state::Record;
+use lunette_engine::{NexusState, UnitState};
+use lunette_transport_iscsi::HandedSession;
+use lunette_transport_vhost_user::{HandedConnection, Role};
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+use std::collections::{BTreeMap, HashMap};
+use std::net::TcpListener;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::{UnixListener, UnixStream};
+
+/// What another process has left, and nobody has taken yet.
+#[derive(Default, Debug)]
+pub(crate) struct Handed {
+    /// By what names the custodian knows it.
+    names: Vec<String>,
+    /// All has come to rest there, and goes on here.
+    is_planned: bool,
+    document: Document,
+    pub(super) guests: HashMap<String, Guest>,
+    descriptors: Descriptors,
+}
+
+/// Whether a custodian keeps something of a daemon by this name, rather than a socket that it has made.
+pub(crate) fn is_kept(name: &str) -> bool {
+    name == STATE
+        || name
+            .strip_prefix([GUEST, DESCRIPTOR])
+            .is_some_and(|number| !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit()))
+}
+
+impl Handed {
+    /// Looks at what a custodian has given back. What is wrong with it is logged.
+    pub(crate) fn read(kept: Vec<(String, OwnedFd)>) -> Self {
+        let mut handed =
+            Self { names: kept.iter().map(|(name, _)| name.clone()).collect(), ..Self::default() };
+        let mut said = Vec::new();
+        for (name, fd) in kept {
+            match name.starts_with(DESCRIPTOR) {
+                true => handed.descriptors.insert(name, fd),
+                false => said.push((name, fd)),
+            }
+        }
+        for (name, file) in said {
+            let read = match name.as_str() {
+                STATE => document::read(file).map(|document| handed.plan(document)),
+                _ => document::read(file)
+                    .map(|guest: Guest| drop(handed.guests.insert(guest.export.clone(), guest))),
+            };
+            if let Err(error) = read {
+                tracing::warn!("what another process has handed over as `{name}` is of no use: {error}");
+            }
+        }
+        handed.count();
+        handed
+    }
+
+    fn plan(&mut self, document: Document) {
+        self.is_planned = true;
+        self.document = document;
+    }
+
+    /// Counts what descriptors are for, so that the last of those who share one gets it.
+    fn count(&mut self) {
+        let Document { memories, portals, exports, sessions, given, .. } = &self.document;
+        let guests = self.guests.values().flat_map(|guest| guest.descriptors.values());
+        let listeners = exports.values().filter_map(|export| export.listener.as_ref());
+        let names = guests
+            .chain(memories.values().map(|memory| &memory.descriptor))
+            .chain(portals.iter().map(|portal| &portal.descriptor))
+            .chain(listeners.map(|listener| &listener.descriptor))
+            .chain(sessions.iter().map(|session| &session.descriptor))
+            .chain(given.iter().map(|(_, descriptor)| descriptor));
+        for name in names {
+            self.descriptors.expect(name);
+        }
+    }
+
+    /// Has the custodian keep nothing of that any more: if this process should end as well, it would be out of date.
+    pub(crate) fn settle(&self) {
+        let Some(custodian) = Custodian::manager().filter(|_| !self.names.is_empty()) else { return };
+        let told = custodian.and_then(|custodian| {
+            self.names.iter().try_for_each(|name| custodian.forget(name))?;
+            custodian.settle()
+        });
+        if let Err(error) = told {
+            tracing::warn!("the service manager may still keep what was handed over: {error:#}");
+        }
+    }
+
+    /// Whether another process has come to rest for this one.
+    pub(crate) fn is_planned(&self) -> bool {
+        self.is_planned
+    }
+
+    /// The sockets that the other process was started with, and what they were called.
+    pub(crate) fn given(&mut self) -> Vec<(String, OwnedFd)> {
+        let given = std::mem::take(&mut self.document.given);
+        given
+            .into_iter()
+            .filter_map(|(name, descriptor)| Some((name, self.descriptors.take(&descriptor)?)))
+            .collect()
+    }
+
+    /// The exports that end with their connections, with these.
+    pub(crate) fn connected(&mut self) -> Vec<(String, UnixStream)> {
+        let Self { document, guests, descriptors, .. } = self;
+        let connected = document.exports.iter().filter(|(_, export)| export.is_connected);
+        let mut socket = |name: &str| {
+            let socket = guests.get(name)?.descriptors.get(&Role::Socket.to_string())?;
+            descriptors.expect(socket);
+            Some((name.to_owned(), UnixStream::from(descriptors.take(socket)?)))
+        };
+        connected.filter_map(|(name, _)| socket(name)).collect()
+    }
+
+    /// The bytes of the disk in memory that has this name, and how many.
+    pub(crate) fn memory(&mut self, unit: &str) -> Option<(OwnedFd, u64)> {
+        let KeptMemory { descriptor, size, .. } = self.document.memories.get(unit)?;
+        Some((self.descriptors.take(descriptor)?, *size))
+    }
+
+    /// By what initiators know the disk in memory that has this name.
+    pub(crate) fn record(&mut self, unit: &str) -> Option<Record> {
+        self.document.memories.get_mut(unit)?.record.take()
+    }
+
+    /// The state of a unit, by its world-wide name.
+    pub(crate) fn unit(&mut self, naa: &str) -> Option<UnitState> {
+        self.document.units.remove(naa)
+    }
+
+    /// The socket of a portal.
+    pub(crate) fn portal(&mut self, (listen, number): &PortalKey) -> Option<TcpListener> {
+        let portals = &mut self.document.portals;
+        let at = portals.iter().position(|portal| portal.listen == *listen && portal.number == *number)?;
+        let portal = portals.swap_remove(at);
+        Some(self.descriptors.take(&portal.descriptor)?.into())
+    }
+
+    /// The socket of an export, with device and inode of its file.
+    pub(crate) fn listener(&mut self, export: &str) -> Option<(UnixListener, (u64, u64))> {
+        let KeptListener { descriptor, file } = self.document.exports.get_mut(export)?.listener.take()?;
+        Some((self.descriptors.take(&descriptor)?.into(), file))
+    }
+
+    /// The states of the nexuses of an export, by target.
+    pub(crate) fn nexuses(&mut self, export: &str) -> BTreeMap<u8, NexusState> {
+        let KeptExport { nexuses, .. } = self.document.exports.remove(export).unwrap_or_default();
+        understand(export, nexuses).unwrap_or_default()
+    }
+
+    /// The connection of an export.
+    pub(crate) fn connection(&mut self, export: &str) -> Option<HandedConnection> {
+        let Guest { descriptors, record, .. } = self.guests.remove(export)?;
+        let take = |(role, name): (String, String)| {
+            Some((role.parse::<Role>().ok()?, self.descriptors.take(&name)?))
+        };
+        Some(HandedConnection { record, fds: descriptors.into_iter().filter_map(take).collect() })
+    }
+
+    /// The iSCSI sessions.
+    pub(crate) fn sessions(&mut self) -> Vec<HandedSession> {
+        let sessions = std::mem::take(&mut self.document.sessions);
+        let session = |KeptSession { descriptor, state }| {
+            let socket = self.descriptors.take(&descriptor);
+            Some(HandedSession { state: understand("an iSCSI session", state)?, socket: socket? })
+        };
+        sessions.into_iter().filter_map(session).collect()
+    }
+}
+
+/// A part of what was said. If it cannot be understood, what it is about begins anew.
+fn understand<T: DeserializeOwned>(what: &str, value: Value) -> Option<T> {
+    match value {
+        Value::Null => None,
+        value => serde_json::from_value(value)
+            .inspect_err(|error| {
+                tracing::warn!("{what} begins anew, as what was handed over is of no use: {error}")
+            })
+            .ok(),
+    }
+}
+
+/// Descriptors by their names, and how many more want them.
+#[derive(Default, Debug)]
+struct Descriptors(HashMap<String, (OwnedFd, usize)>);
+
+impl Descriptors {
+    fn insert(&mut self, name: String, fd: OwnedFd) {
+        self.0.insert(name, (fd, 0));
+    }
+
+    /// One more will ask for it.
+    fn expect(&mut self, name: &str) {
+        if let Some((_, wanted)) = self.0.get_mut(name) {
+            *wanted += 1;
+        }
+    }
+
+    fn take(&mut self, name: &str) -> Option<OwnedFd> {
+        let (fd, wanted) = self.0.get_mut(name)?;
+        *wanted = wanted.saturating_sub(1);
+        match wanted {
+            0 => self.0.remove(name).map(|(fd, _)| fd),
+            _ => fd.try_clone().ok(),
+        }
+    }
+}

@@ -1,0 +1,152 @@
+//! From one daemon to the next, and what nobody can use.
+
+use super::document::{self, Document, VERSION};
+use super::*;
+use crate::custodian::{Custodian, Kept, StandIn};
+use crate::inherited::GivenSockets;
+use lunette_engine::UnitState;
+use lunette_transport_vhost_user::{HandedConnection, HandedExport, Record, Role};
+use rustix::fs::{MemfdFlags, memfd_create};
+use rustix::process::{PidfdFlags, getpid, pidfd_open};
+use serde_json::json;
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::Write;
+use std::net::TcpListener;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::{UnixListener, UnixStream};
+
+/// What a custodian has when `left` is given to it.
+fn kept(left: Left, given: &GivenSockets) -> Kept {
+    let stand_in = StandIn::listen(getpid()).unwrap();
+    let mut custodian = Custodian::heir(stand_in.path()).unwrap();
+    std::thread::scope(|scope| {
+        let collect = scope.spawn(|| stand_in.collect(&pidfd_open(getpid(), PidfdFlags::empty()).unwrap()));
+        give(left, given, &mut custodian).unwrap();
+        collect.join().unwrap().unwrap().unwrap()
+    })
+}
+
+fn memory(text: &str) -> OwnedFd {
+    let file = File::from(memfd_create("test", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING).unwrap());
+    (&file).write_all(text.as_bytes()).unwrap();
+    file.into()
+}
+
+fn is_same(one: impl AsFd, other: impl AsFd) -> bool {
+    let [one, other] = [one.as_fd(), other.as_fd()].map(|fd| rustix::fs::fstat(fd).unwrap().st_ino);
+    one == other
+}
+
+#[test]
+fn what_one_leaves_the_next_finds() {
+    let folder = tempfile::tempdir().unwrap();
+    let tcp = || TcpListener::bind("127.0.0.1:0").unwrap();
+    let (portal, given_portal) = (tcp(), tcp());
+    let key = ("127.0.0.1:0".parse().unwrap(), 1);
+    let mut given = GivenSockets::default();
+    given.add("portal", &given_portal.try_clone().unwrap().into()).unwrap();
+    let listener = UnixListener::bind(folder.path().join("vm.sock")).unwrap();
+    let (ours, theirs) = UnixStream::pair().unwrap();
+    let shared = memory("of the guest");
+    // Two regions in one file.
+    let fds = [(Role::Socket, ours.try_clone().unwrap().into())]
+        .into_iter()
+        .chain([0, 1].map(|region| (Role::Memory(region), shared.try_clone().unwrap())));
+    let connection = HandedConnection { record: Record::default(), fds: fds.collect() };
+    let export = |listener: Option<&UnixListener>, connection| LeftExport {
+        is_connected: listener.is_none(),
+        nexuses: BTreeMap::new(),
+        handed: HandedExport {
+            listener: listener.map(|listener| listener.try_clone().unwrap().into()),
+            file: listener.map(|_| (1, 2)),
+            connection,
+        },
+    };
+    let disk = memory("of a disk");
+    let left = Left {
+        units: [("naa.1".to_owned(), UnitState::default())].into(),
+        memories: [("ram".to_owned(), Memory { file: disk.try_clone().unwrap(), size: 9, record: None })]
+            .into(),
+        portals: vec![(key, portal.try_clone().unwrap()), ((key.0, 2), given_portal.try_clone().unwrap())],
+        exports: [
+            ("/vm.sock".to_owned(), export(Some(&listener), None)),
+            ("fd:7".to_owned(), export(None, Some(connection))),
+        ]
+        .into(),
+        ..Left::default()
+    };
+    let kept = kept(left, &given);
+    assert!(kept.iter().all(|(name, _)| is_kept(name)));
+    let mut handed = Handed::read(kept);
+    assert!(handed.is_planned());
+    let [(name, socket)] = <[_; 1]>::try_from(handed.given()).unwrap();
+    assert!(name == "portal" && is_same(socket, given_portal));
+    assert!(is_same(handed.portal(&key).unwrap(), portal));
+    assert!(handed.portal(&(key.0, 2)).is_none(), "it was given");
+    let (socket, file) = handed.listener("/vm.sock").unwrap();
+    assert!(is_same(socket, listener) && file == (1, 2) && handed.listener("/vm.sock").is_none());
+    let [(name, socket)] = <[_; 1]>::try_from(handed.connected()).unwrap();
+    assert!(name == "fd:7" && is_same(&socket, &ours) && handed.nexuses("fd:7").is_empty());
+    let connection = handed.connection("fd:7").unwrap();
+    for role in [Role::Memory(0), Role::Memory(1)] {
+        assert!(is_same(&connection.fds[&role], &shared));
+    }
+    assert!(is_same(&connection.fds[&Role::Socket], &ours));
+    let (file, size) = handed.memory("ram").unwrap();
+    assert!(is_same(file, disk) && size == 9 && handed.memory("other").is_none());
+    assert!(handed.unit("naa.1").is_some() && handed.unit("naa.1").is_none());
+    drop((connection, socket, ours, handed));
+    let mut end = [0];
+    assert_eq!(std::io::Read::read(&mut &theirs, &mut end).unwrap(), 0, "nobody has it any more");
+}
+
+#[test]
+fn what_is_of_no_use_is_done_without() {
+    let sealed = |value: &serde_json::Value| document::write(value).unwrap();
+    let useless = [
+        memory(r#"{"version": 1}"#),
+        File::open("/dev/zero").unwrap().into(),
+        UnixStream::pair().unwrap().0.into(),
+        sealed(&json!({ "version": VERSION + 1 })),
+        sealed(&json!({})),
+        sealed(&json!("no")),
+        sealed(&json!({ "version": VERSION, "units": { "naa.1": 7 } })),
+    ];
+    for file in useless {
+        let mut handed = Handed::read(vec![("state".into(), file.try_clone().unwrap()), ("g1".into(), file)]);
+        assert!(!handed.is_planned() && handed.guests.is_empty());
+        assert!(handed.given().is_empty() && handed.sessions().is_empty() && handed.connected().is_empty());
+    }
+    // One part is wrong, or what it is about has not come.
+    let state = json!({
+        "version": VERSION, "later": true,
+        "portals": [{ "listen": "127.0.0.1:1", "number": 0, "descriptor": "d9" }],
+        "exports": { "a": { "nexuses": { "300": {} }, "is_connected": true, "listener": null } },
+        "sessions": [{ "descriptor": "d0", "state": { "session": 7 } }],
+        "given": [["control", "d9"]],
+    });
+    let socket: OwnedFd = UnixStream::pair().unwrap().0.into();
+    let mut handed = Handed::read(vec![("state".into(), sealed(&state)), ("d0".into(), socket)]);
+    assert!(handed.is_planned());
+    assert!(handed.portal(&("127.0.0.1:1".parse().unwrap(), 0)).is_none());
+    assert!(handed.given().is_empty() && handed.sessions().is_empty() && handed.connected().is_empty());
+    assert!(handed.nexuses("a").is_empty() && handed.connection("a").is_none());
+}
+
+#[test]
+fn documents_are_sealed_and_what_is_missing_has_a_value() {
+    let file = document::write(&json!({ "version": VERSION })).unwrap();
+    assert!(File::from(file.try_clone().unwrap()).write_all(b"x").is_err());
+    assert!(document::read::<Document>(file).unwrap().units.is_empty());
+}
+
+#[test]
+fn sockets_of_a_service_manager_are_told_from_what_it_keeps() {
+    for name in ["state", "g0", "g12", "d7"] {
+        assert!(is_kept(name), "{name}");
+    }
+    for name in ["control", "lunette.socket", "g", "d", "dx", "d1.sock", "states", ""] {
+        assert!(!is_kept(name), "{name}");
+    }
+}

@@ -1,0 +1,102 @@
+//! Handing what is served over to another process, and going on with what another one has served.
+
+use super::Running;
+use crate::config::values::Name;
+use crate::handover::{Handed, Left, LeftExport, Memory};
+use crate::stop::Deadline;
+use crate::units::Unit;
+use lunette_engine::UnitState;
+use lunette_transport_vhost_user::{HandedExport, Handle};
+use std::collections::BTreeMap;
+use std::sync::mpsc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+/// What time it is by the clock of the machine, since the beginning of 1970.
+fn wall() -> Duration {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
+}
+
+impl Running {
+    /// Goes on with what another process has left of the units.
+    pub(super) fn take_units_over(&self, handed: &mut Handed) {
+        let (now, wall) = (self.reactors.clock()(), wall());
+        for (name, unit) in self.units() {
+            let Some(state) = handed.unit(&unit.unit.identity.naa.to_string()) else { continue };
+            if let Err(error) = unit.unit.take_over(state, now, wall) {
+                tracing::warn!("{name} does not go on in all as it was in another process: {error}");
+            }
+        }
+    }
+
+    /// States of units by their world-wide names, and the bytes of those in memory by their names.
+    fn leave_units(&self) -> (BTreeMap<String, UnitState>, BTreeMap<String, Memory>) {
+        let (now, wall) = (self.reactors.clock()(), wall());
+        let all = self.units();
+        let states =
+            all.values().map(|unit| (unit.unit.identity.naa.to_string(), unit.unit.hand_over(now, wall)));
+        let memory = |(name, unit): (&Name, &Unit)| {
+            let backing = unit.unit.backing()?;
+            let file = backing.memory()?.try_clone_to_owned();
+            let file = file.inspect_err(|error| tracing::warn!("{name} is not handed over: {error}")).ok()?;
+            let record = (!unit.record.lasts()).then(|| unit.record.clone());
+            Some((name.to_string(), Memory { file, size: backing.caps().size.get(), record }))
+        };
+        (states.collect(), all.iter().filter_map(memory).collect())
+    }
+
+    /// Brings everything to rest, for another process. What has not come to rest after `drain` is ended as at a stop, and given up
+    /// after `rest`.
+    pub(crate) fn leave(&self, drain: Duration, rest: Duration) -> Left {
+        let now = self.now();
+        let exports: BTreeMap<String, _> = now
+            .exports
+            .values()
+            .chain(&now.adopted_exports)
+            .map(|export| (export.handle.name().to_owned(), export))
+            .collect();
+        let deadline = Deadline::after(drain);
+        let (tell, told) = mpsc::channel();
+        for (name, export) in &exports {
+            let (tell, name) = (tell.clone(), name.clone());
+            export.handle.begin_hand_over(move |handed| drop(tell.send((name, handed))));
+        }
+        drop(tell);
+        let sessions = self.entity.hand_over(drain, self.reactors);
+        let share = |(key, gate): (_, &super::Gate)| {
+            let shared = gate.portal.share();
+            let warn = |error: &_| tracing::warn!(address = %gate.portal.address(), %error, "a portal is not handed over");
+            Some((key, shared.inspect_err(warn).ok()?))
+        };
+        let portals = now.portals.iter().filter_map(|(key, gate)| share((*key, gate))).collect();
+        let gates = || now.portals.values().map(|gate| &gate.portal).chain(&now.adopted_portals);
+        gates().for_each(|portal| portal.begin_stop(self.reactors));
+        let mut handed: BTreeMap<String, HandedExport> = BTreeMap::new();
+        let mut collect = |deadline: Deadline| {
+            while let Ok((name, export)) = told.recv_timeout(deadline.left()) {
+                handed.insert(name, export);
+            }
+            exports
+                .iter()
+                .filter(|(name, _)| !handed.contains_key(*name))
+                .map(|(_, export)| &export.handle)
+                .collect::<Vec<_>>()
+        };
+        collect(deadline).into_iter().for_each(Handle::begin_stop);
+        let deadline = Deadline::after(rest);
+        let late = collect(deadline).into_iter().map(|handle| format!("vhost-user on {}", handle.name()));
+        let late: Vec<_> = late.collect();
+        let portals_late = gates().filter(|portal| !portal.wait(deadline.left()));
+        let stuck = late
+            .into_iter()
+            .chain(portals_late.map(|portal| format!("iSCSI on {}", portal.address())))
+            .collect();
+        // By now nothing is under way.
+        let exports = exports.iter().filter_map(|(name, export)| {
+            let (nexuses, is_connected) = (export.handle.nexuses(), export.ends_with_connection());
+            Some((name.clone(), LeftExport { handed: handed.remove(name)?, nexuses, is_connected }))
+        });
+        let exports = exports.collect();
+        let (units, memories) = self.leave_units();
+        Left { units, memories, portals, exports, sessions, stuck }
+    }
+}
