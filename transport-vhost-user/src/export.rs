@@ -6,6 +6,7 @@ use crate::connection::Connection;
 use crate::endpoint::{Endpoint, Entrance};
 use crate::events::Events;
 use crate::handover::{HandedConnection, HandedExport, Role};
+use crate::lease::Lease;
 use crate::local::{ExportId, Local};
 use crate::notify::Kind;
 use crate::place::{ExportEvent, Observer, Place};
@@ -124,6 +125,7 @@ pub struct VhostUserExport {
     resumed: Option<HandedConnection>,
     name: Option<String>,
     listener: Option<(UnixListener, (u64, u64))>,
+    lease: Option<Arc<dyn Lease>>,
 }
 
 impl VhostUserExport {
@@ -138,6 +140,7 @@ impl VhostUserExport {
             resumed: None,
             name: None,
             listener: None,
+            lease: None,
         }
     }
 
@@ -173,10 +176,16 @@ impl VhostUserExport {
         Self { listener: Some((socket, file)), ..self }
     }
 
+    /// Serves its units only while `lease` says so, since another process may serve them too. Without one, they are served
+    /// whenever rings run.
+    pub fn with_lease(self, lease: Arc<dyn Lease>) -> Self {
+        Self { lease: Some(lease), ..self }
+    }
+
     /// Listens from now on. The connection, its control and its event queue live on the first of `reactors`; the request
     /// queues are spread over all of them, round robin.
     pub fn start(self, poster: Arc<dyn Post>, reactors: &[ReactorId]) -> Result<Handle, Error> {
-        let Self { options, targets, ended, observer, nexuses, resumed, name, listener } = self;
+        let Self { options, targets, ended, observer, nexuses, resumed, name, listener, lease } = self;
         if !(1..=MAX_REQUEST_QUEUES).contains(&options.request_queues) {
             return Err(Error::RequestQueues(options.request_queues));
         }
@@ -201,6 +210,7 @@ impl VhostUserExport {
             aside: Aside::new(home, poster.clone()),
             log: LineBudget::default(),
             observer,
+            lease,
         };
         if let Err(error) = place.targets.take_over(&nexuses) {
             tracing::warn!(export = %place.name, %error, "not all that was handed over of the nexuses is of use");

@@ -73,6 +73,7 @@ impl Queues {
             aside: Aside::new(reactor, cx.poster()),
             log: LineBudget::default(),
             observer: Observer::default(),
+            lease: None,
         };
         let (place, connection, local) = (Arc::new(place), ConnectionId::next(), Local::on(cx));
         let layout = Layout {

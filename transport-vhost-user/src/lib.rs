@@ -34,12 +34,14 @@ mod bind;
 mod commands;
 mod connection;
 mod control;
+mod device_state;
 mod endpoint;
 mod events;
 mod export;
 #[doc(hidden)]
 pub mod fuzzing;
 mod handover;
+mod lease;
 mod local;
 mod memory;
 mod notify;
@@ -57,7 +59,9 @@ mod testing;
 mod tests;
 
 pub use bind::{Access, SocketFile};
+pub use device_state::DeviceState;
 pub use endpoint::Endpoint;
 pub use export::{Error, Handle, MAX_REQUEST_QUEUES, Options, VhostUserExport};
 pub use handover::{HandedConnection, HandedExport, NoRole, Record, Role};
+pub use lease::{Given, Lease, Taken};
 pub use place::{ExportEvent, reactor_of};

@@ -2,6 +2,7 @@
 
 use crate::aside::Aside;
 use crate::events::Events;
+use crate::lease::Lease;
 use crate::targets::Targets;
 use lunette_store::log::LineBudget;
 use lunette_store::{Cx, ReactorId};
@@ -29,6 +30,8 @@ pub(crate) struct Place {
     pub(crate) aside: Aside,
     pub(crate) log: LineBudget,
     pub(crate) observer: Observer,
+    /// Whom to ask whether the units may be served here, if anybody.
+    pub(crate) lease: Option<Arc<dyn Lease>>,
 }
 
 /// Something that has happened to an export.

@@ -45,6 +45,7 @@ fn place(cx: &mut dyn Cx) -> Arc<Place> {
         aside: Aside::new(home, cx.poster()),
         log: Default::default(),
         observer: Default::default(),
+        lease: None,
     })
 }
 
