@@ -77,6 +77,11 @@ fn handle(backend: &mut Backend, message: Message) {
             assert!(area.queues <= QUEUES && area.queue_size <= QUEUE_SIZE);
             Some(reply.share(4096, 0, fd()))
         }
+        Event::MoveState { reply, .. } => {
+            assert!(backend.state().vrings.iter().all(|vring| !vring.started));
+            Some(reply.done(true))
+        }
+        Event::CheckState(reply) => Some(reply.done(false)),
         Event::Reply(reply) | Event::Refused { reply, .. } => Some(reply),
         Event::Ignored { .. } => None,
     });
@@ -110,7 +115,7 @@ pub(crate) fn message(input: &mut Input<'_>) -> (Vec<u8>, usize) {
     let payload = payload(request, input);
     let fds = match request {
         5 => payload.first().map_or(0, |regions| usize::from(*regions)),
-        6 | 7 | 21 | 32 | 37 => 1,
+        6 | 7 | 21 | 32 | 37 | 42 => 1,
         12..=14 => payload.get(1).map_or(0, |no_fd| usize::from(*no_fd == 0)),
         _ => 0,
     };
@@ -140,6 +145,7 @@ fn payload(request: u32, input: &mut Input<'_>) -> Vec<u8> {
             let VringAddress { flags, descriptor, used, available, log, .. } = address;
             [words(index, flags), [descriptor, used, available, log].map(u64::to_ne_bytes).concat()].concat()
         }
+        42 => words(input.pick(&[0, 1, 2]), input.pick(&[0, 0, 0, 1])),
         10 | 11 | 18 | 35 => words(index, input.pick(&[0, 1, 2, 0xffff, 0x1_0000])),
         12..=14 => (u64::from(index) | u64::from(input.u8() & 1) << 8).to_ne_bytes().to_vec(),
         24 | 25 => {

@@ -237,6 +237,13 @@ impl SgList {
         self.segs.extend(sg.iter());
     }
 
+    /// Replaces the content by `segs`.
+    #[inline]
+    pub fn copy_from(&mut self, segs: &[Seg]) {
+        self.segs.clear();
+        self.segs.extend_from_slice(segs);
+    }
+
     /// The list, to read from or write to.
     pub fn as_sg(&self) -> Sg<'_> {
         Sg::new(&self.segs)

@@ -147,6 +147,16 @@ pub(crate) struct HandedEvents {
     missed: bool,
 }
 
+#[cfg(test)]
+impl HandedEvents {
+    /// Operational changes of these targets and units are subscribed to.
+    pub(crate) fn subscribed(units: Vec<(u8, u32)>) -> Self {
+        let class = NotificationClasses::OPERATIONAL_CHANGE.0;
+        let subscriptions = units.into_iter().map(|(target, lun)| (target, lun, class)).collect();
+        Self { subscriptions, ..Self::default() }
+    }
+}
+
 #[derive(Default)]
 struct State {
     features: Features,

@@ -93,6 +93,7 @@ impl Queues {
             layout,
             base: 0,
             notes: None,
+            log: None,
             sizes: Sizes::DEFAULT,
             bidirectional: false,
             fds: Fds::default(),

@@ -4,7 +4,7 @@
 //! connection, and only that.
 
 use crate::events::HandedEvents;
-use lunette_vhost_user::{Features, InflightArea, State};
+use lunette_vhost_user::{Features, InflightArea, LogArea, State};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -28,6 +28,8 @@ pub enum Role {
     Channel,
     /// The memory in which is noted what is in flight.
     Notes,
+    /// The dirty log.
+    Log,
     /// It came with the message that has not come whole.
     Unread(u16),
     /// It goes with the reply that has not been sent.
@@ -44,6 +46,7 @@ impl fmt::Display for Role {
             Self::Error(number) => write!(f, "e{number}"),
             Self::Channel => f.write_str("b"),
             Self::Notes => f.write_str("n"),
+            Self::Log => f.write_str("l"),
             Self::Unread(number) => write!(f, "u{number}"),
             Self::Unsent => f.write_str("r"),
         }
@@ -68,6 +71,7 @@ impl FromStr for Role {
             b"s" => Ok(Self::Socket),
             b"b" => Ok(Self::Channel),
             b"n" => Ok(Self::Notes),
+            b"l" => Ok(Self::Log),
             b"r" => Ok(Self::Unsent),
             [b'm', ..] => number(Self::Memory),
             [b'k', ..] => number(Self::Kick),
@@ -97,6 +101,7 @@ pub struct Record {
     /// The part of the last reply that has not been sent.
     pub(crate) unsent: Vec<u8>,
     pub(crate) notes: Option<InflightArea>,
+    pub(crate) log: Option<LogArea>,
     pub(crate) events: HandedEvents,
 }
 
@@ -128,7 +133,7 @@ mod tests {
     fn names_are_those_of_roles() {
         use Role as R;
         let roles = [R::Socket, R::Memory(508), R::Kick(0), R::Call(255), R::Error(7), R::Channel, R::Notes];
-        for role in roles.into_iter().chain([R::Unread(3), R::Unsent]) {
+        for role in roles.into_iter().chain([R::Log, R::Unread(3), R::Unsent]) {
             assert_eq!(role.to_string().parse(), Ok(role));
         }
         for name in ["", "k", "k01", "k+1", "k65536", "x1", "s1", "ä"] {

@@ -120,6 +120,9 @@ pub enum Fault {
         /// Number of bytes.
         size: u32,
     },
+    /// The state of a device can be moved only while all of its rings are stopped.
+    #[error("rings are still started")]
+    Started,
     /// In-band notifications without the features they rest upon.
     #[error("in-band notifications need BACKEND_REQ and REPLY_ACK")]
     InbandAlone,

@@ -9,8 +9,8 @@ use crate::error::{Error, Fault};
 use crate::features::{Features, ProtocolFeatures};
 use crate::message::{Ack, BackendRequest, Flags, FrontendRequest, Message};
 use crate::payload::{
-    Config, InflightArea, LogArea, MemoryRegion, MemoryTable, SingleRegion, VringAddress, VringArea, VringFd,
-    VringState,
+    Config, InflightArea, LogArea, MemoryRegion, MemoryTable, SingleRegion, StateDirection, StateTransfer,
+    VringAddress, VringArea, VringFd, VringState,
 };
 
 /// The front end of one connection: builds requests and makes sense of the replies, which come in order.
@@ -41,6 +41,13 @@ pub enum Reply {
     Config(Option<Config>),
     /// To GET_INFLIGHT_FD.
     Inflight(InflightArea, Option<OwnedFd>),
+    /// To SET_DEVICE_STATE_FD.
+    MoveState {
+        /// Whether the state is going to be moved.
+        success: bool,
+        /// By which instead of the descriptor that was sent.
+        fd: Option<OwnedFd>,
+    },
     /// The acknowledgement of any other request.
     Ack {
         /// The request.
@@ -237,6 +244,17 @@ impl Frontend {
         Message { fds: vec![fd], ..self.request(FrontendRequest::SET_INFLIGHT_FD, area.encode()) }
     }
 
+    /// Has the state of the device moved through `fd`.
+    pub fn set_device_state_fd(&mut self, direction: StateDirection, fd: OwnedFd) -> Message {
+        let transfer = StateTransfer { direction: direction.number(), phase: StateTransfer::STOPPED };
+        Message { fds: vec![fd], ..self.request(FrontendRequest::SET_DEVICE_STATE_FD, transfer.as_bytes()) }
+    }
+
+    /// Asks whether the state of the device was moved.
+    pub fn check_device_state(&mut self) -> Message {
+        self.request(FrontendRequest::CHECK_DEVICE_STATE, [])
+    }
+
     /// Any request, for what has no method of its own.
     pub fn request(&mut self, request: FrontendRequest, payload: impl Into<Vec<u8>>) -> Message {
         let mut message = Message::request(request.0, payload);
@@ -285,6 +303,10 @@ impl Frontend {
             R::GET_INFLIGHT_FD => {
                 let area = InflightArea::parse(&message.payload)?;
                 Reply::Inflight(area, message.fds.into_iter().next())
+            }
+            R::SET_DEVICE_STATE_FD => {
+                let value = message.body::<u64>()?;
+                Reply::MoveState { success: value & 0xff == 0, fd: message.fds.into_iter().next() }
             }
             _ => Reply::Ack { request, success: message.body::<u64>()? == 0 },
         })

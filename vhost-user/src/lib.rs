@@ -51,8 +51,8 @@ mod message;
 mod payload;
 
 pub use backend::{
-    Backend, Change, ConfigReply, Event, InflightReply, MAX_QUEUES, Offer, SharedRegion, State, Vring,
-    VringBaseReply,
+    Backend, Change, CheckStateReply, ConfigReply, Event, InflightReply, MAX_QUEUES, MoveStateReply, Offer,
+    SharedRegion, State, Vring, VringBaseReply,
 };
 pub use decoder::Decoder;
 pub use error::{Error, Fault};
@@ -61,5 +61,5 @@ pub use frontend::{Frontend, Notice, Reply};
 pub use message::{Ack, BackendRequest, Flags, FrontendRequest, HEADER_SIZE, MAX_FDS, MAX_PAYLOAD, Message};
 pub use payload::{
     Config, ConfigFlags, InflightArea, LogArea, MAX_CONFIG_SIZE, MAX_TABLE_REGIONS, MemoryRegion,
-    MemoryTable, VringAddress, VringArea, VringFd, VringState,
+    MemoryTable, StateDirection, VringAddress, VringArea, VringFd, VringState,
 };

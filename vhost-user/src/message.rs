@@ -232,7 +232,9 @@ impl FrontendRequest {
             | Self::GET_CONFIG
             | Self::GET_INFLIGHT_FD
             | Self::GET_MAX_MEM_SLOTS
-            | Self::GET_STATUS => true,
+            | Self::GET_STATUS
+            | Self::SET_DEVICE_STATE_FD
+            | Self::CHECK_DEVICE_STATE => true,
             Self::SET_LOG_BASE => negotiated.contains(ProtocolFeatures::LOG_SHMFD),
             _ => false,
         }

@@ -236,14 +236,60 @@ impl Config {
     }
 }
 
-/// The dirty log in shared memory.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+/// The dirty log in shared memory: a bit for each 4096 bytes of guest addresses from 0 on, the lowest of each byte first.
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout, Serialize, Deserialize,
+)]
 #[repr(C)]
 pub struct LogArea {
     /// Size in bytes.
     pub size: u64,
     /// Offset in the file of the byte for guest address 0.
     pub offset: u64,
+}
+
+impl LogArea {
+    /// Bytes of guest memory for which there is a bit (`VHOST_LOG_PAGE`).
+    pub const PAGE: u64 = 4096;
+}
+
+/// How the state of a device is to be moved; payload of SET_DEVICE_STATE_FD.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub(crate) struct StateTransfer {
+    pub(crate) direction: u32,
+    pub(crate) phase: u32,
+}
+
+impl StateTransfer {
+    /// The one phase there is: all rings are stopped.
+    pub(crate) const STOPPED: u32 = 0;
+}
+
+/// Which way the state of a device goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum StateDirection {
+    /// From the back end that is left to its front end.
+    Save,
+    /// From the front end to the back end that goes on.
+    Load,
+}
+
+impl StateDirection {
+    pub(crate) fn number(self) -> u32 {
+        match self {
+            Self::Save => 0,
+            Self::Load => 1,
+        }
+    }
+
+    pub(crate) fn of(number: u32) -> Result<Self, Fault> {
+        match number {
+            0 => Ok(Self::Save),
+            1 => Ok(Self::Load),
+            other => Err(Fault::Value { field: "direction of a transfer", value: other.into() }),
+        }
+    }
 }
 
 /// A page to be used as a queue's doorbell.
@@ -321,6 +367,7 @@ mod tests {
         assert_eq!(size_of::<MemoryRegion>(), 32);
         assert_eq!(size_of::<SingleRegion>(), 40);
         assert_eq!(size_of::<LogArea>(), 16);
+        assert_eq!(size_of::<StateTransfer>(), 8);
         assert_eq!(size_of::<VringArea>(), 24);
         assert_eq!(size_of::<ConfigHeader>(), 12);
         assert_eq!((InflightArea::SIZE, InflightArea::PADDED_SIZE), (20, 24));

@@ -59,6 +59,8 @@ fn answer(backend: &mut Backend, event: Event) {
             drop(reply.from_space(&[0; 36]));
         }
         Event::GetInflight { reply, .. } => drop(reply.none()),
+        Event::MoveState { reply, .. } => drop(reply.done(true)),
+        Event::CheckState(reply) => drop(reply.done(true)),
         Event::Reply(_) | Event::Refused { .. } | Event::Ignored { .. } => {}
     }
 }

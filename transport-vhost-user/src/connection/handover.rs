@@ -2,6 +2,7 @@
 //! left goes along. The front end is told nothing.
 
 use super::state::{Phase, Taker};
+use super::tenancy::Tenancy;
 use super::{Connection, State};
 use crate::handover::{HandedConnection, Record, Role};
 use lunette_store::Cx;
@@ -36,6 +37,8 @@ impl Connection {
         {
             tracing::warn!(export = %self.place.name, %error, "the connection cannot be handed over");
         }
+        // They go along.
+        state.tenancy = Tenancy::Away;
         if let Some(taker) = state.taker.take() {
             taker(handed.ok());
         }
@@ -54,6 +57,7 @@ impl Connection {
         }
         fds.add(Role::Channel, state.channel.as_ref().map(AsFd::as_fd))?;
         fds.add(Role::Notes, state.notes_file.as_ref().map(|(_, fd)| fd.as_fd()))?;
+        fds.add(Role::Log, state.log_file.as_ref().map(|(_, fd)| fd.as_fd()))?;
         for (index, fd) in (0..).zip(state.decoder.begun_fds()) {
             fds.add(Role::Unread(index), Some(fd.as_fd()))?;
         }
@@ -68,6 +72,7 @@ impl Connection {
             unread: state.decoder.begun().to_vec(),
             unsent: state.outbox.clone(),
             notes: state.notes_file.as_ref().map(|(area, _)| *area),
+            log: state.log_file.as_ref().map(|(area, _)| *area),
             events: self.place.events.hand_over(),
         };
         Ok(HandedConnection { record, fds: fds.0 })

@@ -140,6 +140,7 @@ impl Connection {
         let map = owned(map, self.id, self.place.home, cx.poster());
         change.keep(&mut state.files, &self.place.aside);
         self.change_memory(state, map);
+        self.compare_log(state, cx);
         state.begin_round();
         (0..state.fds.len() as u16).for_each(|index| self.tell(state, index, false, cx));
         let reply = ack.done(true);

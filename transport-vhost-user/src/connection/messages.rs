@@ -40,6 +40,9 @@ impl Connection {
             return if socket::has_ended(&self.socket) { Err(None) } else { Ok(Step::Wait) };
         }
         state.forget_if_reset();
+        if self.give_units(state, cx) {
+            return Ok(Step::Wait);
+        }
         if let Then::Send(message) = std::mem::replace(&mut state.then, Then::Nothing) {
             let (bytes, fds) = message.into_parts();
             state.outbox.extend(bytes);
@@ -96,13 +99,15 @@ impl Connection {
         match event {
             Event::Reply(message) => state.then = Then::Send(message),
             Event::Change(Change::SetInflight { area, fd }, ack) => self.map_notes(state, area, fd, ack, cx),
+            Event::Change(Change::SetLogBase { area, fd }, ack) => self.map_log(state, area, fd, ack, cx),
             Event::Change(change, ack) => match MemoryChange::of(change) {
                 Ok(change) => self.map(state, change, ack, cx),
                 Err(change) => self.change(state, change, ack, cx)?,
             },
             Event::StopVring { index, reply } => {
                 state.begin_round();
-                if state.told[usize::from(index)].is_some() {
+                let is_held_back = std::mem::take(&mut state.held_back[usize::from(index)]);
+                if state.told[usize::from(index)].is_some() && !is_held_back {
                     state.then = Then::SendBase(reply);
                     self.tell(state, index, true, cx);
                 } else {
@@ -114,6 +119,8 @@ impl Connection {
                 state.then = Then::Send(reply.from_space(&state.config.bytes()));
             }
             Event::GetInflight { area, reply } => self.make_notes(state, area, reply, cx),
+            Event::MoveState { direction, fd, reply } => self.move_state(state, direction, fd, reply, cx),
+            Event::CheckState(reply) => self.check_state(state, reply, cx),
             Event::Refused { request, fault, reply } => {
                 if self.place.may_log(cx) {
                     tracing::warn!(%export, "{request} refused: {fault}");
@@ -128,6 +135,10 @@ impl Connection {
     fn change(&self, state: &mut State, change: Change, ack: Ack, cx: &mut dyn Cx) -> Result<(), EndReason> {
         let (sets_features, resets) =
             (matches!(change, Change::SetFeatures { .. }), matches!(change, Change::ResetDevice));
+        if sets_features && let Err(why) = self.may_log_writes(state, &ack, cx) {
+            state.backend.undo_features();
+            return self.conclude(state, Err(why), ack, cx);
+        }
         if let Change::SetFeatures { acked, .. } = &change {
             self.place.events.set_features(*acked);
         }

@@ -5,12 +5,15 @@
 
 mod descriptors;
 mod handover;
+mod log;
 mod memory;
 mod messages;
 mod notes;
 mod offer;
 mod resume;
 mod state;
+mod tenancy;
+mod transfer;
 
 #[cfg(test)]
 pub(crate) use descriptors::is_vetted;
@@ -72,6 +75,10 @@ enum Token {
     Noted,
     /// What another process had is mapped.
     Resumed,
+    /// The state of the device has been moved.
+    Moved,
+    /// It is time to ask for the units again.
+    AskAgain,
 }
 
 /// What the connection waits for from the engine.
@@ -210,6 +217,7 @@ impl Connection {
     fn stop_queues(&self, state: &mut State, cx: &mut dyn Cx) {
         cx.cancel(self.id(Token::Readable));
         cx.cancel(self.id(Token::Writable));
+        state.checking = None;
         state.then = Then::Nothing;
         state.begin_round();
         for index in 0..state.fds.len() as u16 {
@@ -255,9 +263,15 @@ impl Connection {
     /// Tells a queue what it should be, if it is or was started.
     fn tell(&self, state: &mut State, index: u16, wait: bool, cx: &mut dyn Cx) {
         let vring = &state.backend.state().vrings[usize::from(index)];
-        let started = vring.started && state.forbidding.is_empty();
+        let wanted = vring.started && state.forbidding.is_empty();
         let told = state.told[usize::from(index)].is_some();
-        if vring.started && !started && !told && self.place.may_log(cx) {
+        let started = wanted && self.has_units(state);
+        state.held_back[usize::from(index)] = wanted && !started;
+        if wanted && !started {
+            return self.ask_for_units(state, cx);
+        }
+        let is_forbidden = state.backend.state().vrings[usize::from(index)].started && !started;
+        if is_forbidden && !told && self.place.may_log(cx) {
             tracing::error!(
                 export = %self.place.name, queue = index,
                 "not started: the front end uses {:?}, which was not offered", state.forbidding
@@ -269,6 +283,10 @@ impl Connection {
     }
 
     fn tell_as(&self, state: &mut State, index: u16, started: bool, wait: bool, cx: &mut dyn Cx) {
+        if started {
+            state.saved = false;
+            state.units_are_used();
+        }
         let setup = state.setup(index, started);
         state.served[usize::from(index)] |= setup.started && setup.enabled;
         if index == CONTROL_QUEUE {
@@ -356,6 +374,9 @@ impl Connection {
                 self.leave_memory(&mut state);
             }
             Phase::Leaving if state.epochs == 0 => {
+                if self.give_units(&mut state, cx) {
+                    return;
+                }
                 self.finish(&mut state, cx);
                 drop(state);
                 (self.ended)(cx);
@@ -372,6 +393,10 @@ impl Connection {
             Token::Mapped => self.mapped(&mut state, cx),
             Token::Noted => self.noted(&mut state, cx),
             Token::Resumed => self.resumed(&mut state, cx),
+            Token::Moved => {
+                self.moved(&mut state, cx);
+                Ok(())
+            }
             _ => {
                 state.epochs -= 1;
                 Ok(())
@@ -386,7 +411,11 @@ impl Connection {
 
 impl Sink for Connection {
     fn complete(&self, token: u64, _result: IoResult, cx: &mut dyn Cx) {
-        let calls = [Token::Vetted, Token::Mapped, Token::Unmapped, Token::Noted, Token::Resumed];
+        let calls =
+            [Token::Vetted, Token::Mapped, Token::Unmapped, Token::Noted, Token::Resumed, Token::Moved];
+        if token == Token::AskAgain as u64 {
+            return self.ask_again(cx);
+        }
         match calls.into_iter().find(|call| *call as u64 == token) {
             Some(call) => self.called(call, cx),
             None => self.advance(cx),

@@ -1,5 +1,6 @@
 //! The memory in which is noted what is in flight: made for a front end that asks for it, and taken over from one that has it.
 
+use super::log::MappedLog;
 use super::state::{Concerned, Then};
 use super::{Connection, EndReason, Phase, State, Token};
 use crate::aside::{Aside, Foreign};
@@ -18,6 +19,8 @@ pub(super) enum Noting {
     Make(InflightReply, u64, Made<OwnedFd>),
     /// Memory is mapped.
     Map(Ack, Made<Mapped>),
+    /// A dirty log is mapped.
+    Log(Ack, Made<MappedLog>),
 }
 
 /// Memory for notes that is mapped.
@@ -29,7 +32,7 @@ pub(super) struct Mapped {
     pinned: io::Result<()>,
 }
 
-type Made<T> = Arc<Mutex<Option<Result<T, String>>>>;
+pub(super) type Made<T> = Arc<Mutex<Option<Result<T, String>>>>;
 
 impl Connection {
     /// Makes memory for the notes of as many queues as the front end asks for.
@@ -47,7 +50,7 @@ impl Connection {
         }
         let made = Made::default();
         state.noting = Some(Noting::Make(reply, length, made.clone()));
-        self.do_aside(made, move || make(length).map_err(|error| error.to_string()), cx);
+        self.do_aside(Token::Noted, made, move || make(length).map_err(|error| error.to_string()), cx);
     }
 
     /// Maps the memory that a front end has kept.
@@ -63,15 +66,17 @@ impl Connection {
         state.noting = Some(Noting::Map(ack, made.clone()));
         if area.mmap_size == 0 || area.queues == 0 {
             let refusal = "memory for notes is empty".to_owned();
-            return self.do_aside(made, || Err(refusal), cx);
+            return self.do_aside(Token::Noted, made, || Err(refusal), cx);
         }
         let aside = self.place.aside.clone();
         let pin = self.place.pin_memory;
-        self.do_aside(made, move || Mapped::new(area, fd, pin, &aside), cx);
+        self.do_aside(Token::Noted, made, move || Mapped::new(area, fd, pin, &aside), cx);
     }
 
-    fn do_aside<T: Send + 'static>(
+    /// Has something made aside, and is called with `token` then.
+    pub(super) fn do_aside<T: Send + 'static>(
         &self,
+        token: Token,
         made: Made<T>,
         make: impl FnOnce() -> Result<T, String> + Send + 'static,
         cx: &mut dyn Cx,
@@ -80,7 +85,7 @@ impl Connection {
             *made.lock().unwrap_or_else(PoisonError::into_inner) = Some(make());
             Ok(0)
         };
-        self.place.aside.run(work, self.id(Token::Noted), cx);
+        self.place.aside.run(work, self.id(token), cx);
     }
 
     /// Notes what begins from now on in that memory.
@@ -126,11 +131,12 @@ impl Connection {
                 });
                 self.conclude(state, mapped, ack, cx)
             }
+            Noting::Log(ack, made) => self.log_mapped(state, take(&made), ack, cx),
         }
     }
 }
 
-fn take<T>(made: &Made<T>) -> Result<T, String> {
+pub(super) fn take<T>(made: &Made<T>) -> Result<T, String> {
     let made = made.lock().unwrap_or_else(PoisonError::into_inner).take();
     made.unwrap_or_else(|| Err("it was not made".to_owned()))
 }

@@ -29,6 +29,7 @@ pub(super) fn offer(request_queues: u16) -> Offer {
             .union(Features::RING_PACKED)
             // A ring that is reset is stopped and started anew by the usual messages.
             .union(Features::RING_RESET)
+            .union(Features::LOG_ALL)
             .union(INOUT)
             .union(HOTPLUG)
             .union(CHANGE),
@@ -38,7 +39,9 @@ pub(super) fn offer(request_queues: u16) -> Offer {
             | ProtocolFeatures::BACKEND_REQ
             | ProtocolFeatures::CONFIGURE_MEM_SLOTS
             | ProtocolFeatures::RESET_DEVICE
-            | ProtocolFeatures::INFLIGHT_SHMFD,
+            | ProtocolFeatures::INFLIGHT_SHMFD
+            | ProtocolFeatures::LOG_SHMFD
+            | ProtocolFeatures::DEVICE_STATE,
         queues: FIXED_QUEUES + request_queues,
         max_queue_size: MAX_SIZE,
         max_memory_slots: MEMORY_SLOTS,

@@ -3,6 +3,7 @@
 //! Its descriptors are looked at and its memory is mapped [aside](crate::aside), as if the front end had just sent them.
 
 use super::descriptors::vet;
+use super::log::MappedLog;
 use super::notes::Mapped;
 use super::offer::{CONTROL_QUEUE, LAYOUTS, offer};
 use super::state::{kick, notifier};
@@ -32,6 +33,7 @@ struct Resumed {
     map: MemoryMap,
     files: Vec<SharedRegion>,
     notes: Option<Mapped>,
+    log: Option<MappedLog>,
 }
 
 impl Connection {
@@ -60,7 +62,7 @@ impl Connection {
         let result = result.lock().unwrap_or_else(PoisonError::into_inner).take();
         let resumed = result.unwrap_or_else(|| Err("it was not looked at".to_owned()));
         let resumed = resumed.map_err(|why| Some(format!("it cannot be gone on with: {why}")))?;
-        let Resumed { backend, mut record, mut fds, map, files, notes } = resumed;
+        let Resumed { backend, mut record, mut fds, map, files, notes, log } = resumed;
         self.adopt_memory(state, map, files, cx);
         if state.phase != Phase::Open {
             self.dispose(fds.into_values().collect());
@@ -74,6 +76,9 @@ impl Connection {
         }
         if let Some(notes) = notes {
             self.adopt_notes(state, notes, cx);
+        }
+        if let Some(log) = log {
+            self.adopt_log(state, log);
         }
         state.channel = fds.remove(&Role::Channel).map(|fd| Foreign::new(fd, &self.place.aside));
         let unread = (0..).map_while(|n| fds.remove(&Role::Unread(n))).collect();
@@ -142,7 +147,12 @@ impl Resumed {
             (None, None) => None,
             _ => return Err("the memory for notes is missing".to_owned()),
         };
-        let resumed = Self { backend, record, fds, map, files, notes };
+        let log = match (record.log, fds.remove(&Role::Log)) {
+            (Some(area), Some(fd)) => Some(MappedLog::new(area, fd, pin, aside)?),
+            (None, None) => None,
+            _ => return Err("the dirty log is missing".to_owned()),
+        };
+        let resumed = Self { backend, record, fds, map, files, notes, log };
         match resumed.is_known() {
             true => Ok(resumed),
             false => Err("what was in flight was not noted".to_owned()),

@@ -5,15 +5,20 @@ use super::memory::{Mapping, RegionFile};
 use super::notes::Noting;
 use super::offer::{CONTROL_QUEUE, FIXED_QUEUES, INOUT, LAYOUTS, offer};
 use super::resume::Resuming;
+use super::tenancy::Tenancy;
+use super::transfer::Transfer;
 use crate::aside::Foreign;
 use crate::handover::HandedConnection;
-use crate::memory::MemoryMap;
+use crate::memory::{DirtyLog, MemoryMap};
 use crate::notify::{Kind, Notifier};
 use crate::place::Place;
 use crate::queue::{Fds, Setup, Stop};
 use crate::ring::{Layout, NoteMemory};
 use crate::wire::ConfigSpace;
-use lunette_vhost_user::{Backend, Change, Decoder, Features, InflightArea, Message, Vring, VringBaseReply};
+use lunette_vhost_user::{
+    Backend, Change, CheckStateReply, Decoder, Features, InflightArea, LogArea, Message, Vring,
+    VringBaseReply,
+};
 use std::collections::BTreeSet;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
@@ -62,6 +67,19 @@ pub(super) struct State {
     pub(super) forgetting: bool,
     /// What that memory is, for another process.
     pub(super) notes_file: Option<(InflightArea, Foreign)>,
+    /// Where is marked what is written to guest memory, and its file.
+    pub(super) log: Option<Arc<DirtyLog>>,
+    pub(super) log_file: Option<(LogArea, Foreign)>,
+    /// The state of the device on its way, and who wants to know what has become of it.
+    pub(super) transfer: Transfer,
+    pub(super) checking: Option<CheckStateReply>,
+    /// The state was saved since rings have run.
+    pub(super) saved: bool,
+    /// Where the units are, and why they could not be had the last time.
+    pub(super) tenancy: Tenancy,
+    pub(super) refused: Option<String>,
+    /// Queues that are not started because the units are not here.
+    pub(super) held_back: Vec<bool>,
     /// What another process had is being mapped.
     pub(super) resuming: Option<Resuming>,
     /// Who takes the connection to another process.
@@ -142,6 +160,14 @@ impl State {
             served: vec![false; count],
             forgetting: false,
             notes_file: None,
+            log: None,
+            log_file: None,
+            transfer: Transfer::None,
+            checking: None,
+            saved: false,
+            tenancy: Tenancy::Away,
+            refused: None,
+            held_back: vec![false; count],
             resuming: None,
             taker: None,
             control_waits: false,
@@ -163,7 +189,8 @@ impl State {
     /// Whether a queue works as the front end takes it.
     pub(super) fn is_started(&self, index: u16) -> bool {
         let vring = self.backend.state().vrings.get(usize::from(index));
-        vring.is_some_and(|vring| vring.started) && self.forbidding.is_empty()
+        let is_held_back = self.held_back.get(usize::from(index)).is_some_and(|held| *held);
+        vring.is_some_and(|vring| vring.started) && self.forbidding.is_empty() && !is_held_back
     }
 
     /// Whether something has to end before the next message.
@@ -177,7 +204,14 @@ impl State {
             || self.mapping.is_some()
             || self.noting.is_some()
             || self.resuming.is_some();
-        self.waiting > 0 || self.unheard > 0 || is_aside
+        let is_asked = self.checking.is_some() || self.tenancy == Tenancy::Leaving || self.ends_first();
+        self.waiting > 0 || self.unheard > 0 || is_aside || is_asked
+    }
+
+    /// Whether something was asked for that must end before the connection does.
+    fn ends_first(&self) -> bool {
+        !matches!(self.phase, Phase::Open | Phase::HandingOver)
+            && (self.tenancy == Tenancy::Asked || self.transfer.is_aside())
     }
 
     /// Carries a change out as far as this side is concerned.
@@ -185,7 +219,9 @@ impl State {
         Ok(match change {
             Change::SetVringBase { index, .. }
             | Change::SetVringEnable { index, .. }
-            | Change::KickVring { index } => Concerned::One(index),
+            | Change::KickVring { index }
+            // Of a ring that runs, only what is logged changes.
+            | Change::SetVringAddress { index, .. } => Concerned::One(index),
             Change::SetVringKick { index, fd } => {
                 let kick = fd.map(kick).transpose();
                 self.fds[usize::from(index)].kick = kick.inspect_err(|_| self.backend.undo_kick(index))?;
@@ -218,7 +254,8 @@ impl State {
                 self.channel = Some(Foreign::new(fd, &place.aside));
                 Concerned::None
             }
-            // Sizes and addresses count from the next start. What is left was not offered, or concerns nothing here.
+            // Sizes count from the next start. Who has the log (SET_LOG_FD) looks at it without being told. What is left was not
+            // offered, or concerns nothing here.
             _ => Concerned::None,
         })
     }
@@ -243,6 +280,7 @@ impl State {
             },
             base: vring.base,
             notes: self.notes.clone().map(|memory| (memory, index)),
+            log: self.logging(address),
             sizes: self.config.sizes,
             bidirectional: session.features.contains(INOUT),
             fds: self.fds[usize::from(index)].clone(),

@@ -154,6 +154,12 @@ impl Region {
         self.mapping.watched.as_ref().is_some_and(Watched::is_lost)
     }
 
+    /// The guest address of a byte that is mapped here.
+    pub(super) fn guest_address(&self, host: *const u8) -> Option<u64> {
+        let offset = (host.addr() as u64).checked_sub(self.host.addr().get() as u64)?;
+        (offset < self.size).then(|| self.guest + offset)
+    }
+
     /// The bytes from `offset`, at most `length` and never beyond the region. `offset` is less than the size.
     #[inline]
     pub(super) fn part(&self, offset: u64, length: u64) -> (NonNull<u8>, u64) {

@@ -7,6 +7,7 @@
 //! [is lost](MemoryMap::is_lost) from then on.
 
 mod guard;
+mod log;
 mod mapping;
 
 use lunette_store::{Seg, SgList};
@@ -18,6 +19,7 @@ use std::mem;
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
+pub(crate) use log::DirtyLog;
 pub(crate) use mapping::{FENCED, MapError};
 
 /// Guest memory as it is between two changes.
@@ -187,6 +189,24 @@ impl MemoryMap {
             let (host, there) = region.part(offset, length);
             (there == length).then_some(host)
         })
+    }
+
+    /// The guest address of a byte that is mapped by this map. `hint` is as in [`append`](Self::append).
+    pub(crate) fn guest_address(&self, host: *const u8, hint: &mut usize) -> Option<u64> {
+        if let Some(address) = self.regions.get(*hint).and_then(|region| region.guest_address(host)) {
+            return Some(address);
+        }
+        let mut regions = self.regions.iter().enumerate();
+        regions.find_map(|(index, region)| {
+            let address = region.guest_address(host)?;
+            *hint = index;
+            Some(address)
+        })
+    }
+
+    /// The first guest address behind all memory.
+    pub(crate) fn end(&self) -> u64 {
+        self.regions.last().map_or(0, |region| region.guest.saturating_add(region.size))
     }
 
     #[inline]

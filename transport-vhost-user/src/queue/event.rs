@@ -32,16 +32,16 @@ impl Queue {
                 continue;
             }
             events.miss();
-            let Some(ring) = &mut state.ring else { return Ok(()) };
-            match ring.want_kicks()? {
+            if state.ring.is_none() {
+                return Ok(());
+            }
+            match state.want_kicks()? {
                 true => self.go_on(state, cx),
                 false => events.miss_all(),
             }
             return Ok(());
         }
-        if let Some(ring) = &mut state.ring {
-            ring.suppress_kicks();
-        }
+        state.suppress_kicks();
         Ok(())
     }
 }
@@ -55,7 +55,7 @@ fn put(state: &mut State, event: &[u8; Event::SIZE]) -> Result<bool, RingError> 
         let buffer = state.chain.writable();
         let fits = buffer.len() >= Event::SIZE as u64;
         let written = buffer.copy_in(0, if fits { event } else { &[0; Event::SIZE] });
-        ring.push(head, written as u32);
+        state.answer(head, written as u32);
         if fits {
             return Ok(true);
         }

@@ -13,7 +13,7 @@ mod state;
 pub(crate) use state::State;
 
 use crate::local::{ConnectionId, Local, post};
-use crate::memory::MemoryMap;
+use crate::memory::{DirtyLog, MemoryMap};
 use crate::notify::Notifier;
 use crate::place::Place;
 use crate::ring::{Layout, NoteMemory, Ring, RingError};
@@ -75,6 +75,14 @@ pub(crate) enum Stop {
     Forget,
 }
 
+/// Where a queue marks the pages of guest memory that it writes to.
+#[derive(Clone, Debug)]
+pub(crate) struct Logging {
+    pub(crate) log: Arc<DirtyLog>,
+    /// The guest address by which the used ring is marked, or the device's event suppression; nothing of the ring without.
+    pub(crate) used: Option<u64>,
+}
+
 /// What a queue should be.
 #[derive(Clone, Debug)]
 pub(crate) struct Setup {
@@ -90,6 +98,8 @@ pub(crate) struct Setup {
     pub(crate) base: u32,
     /// Where is noted what is in flight, and as which queue; counts from the next start too.
     pub(crate) notes: Option<(NoteMemory, u16)>,
+    /// Where is marked what is written, if it is; also what had begun before.
+    pub(crate) log: Option<Logging>,
     pub(crate) sizes: Sizes,
     /// A request may have data in both directions (VIRTIO_SCSI_F_INOUT).
     pub(crate) bidirectional: bool,

@@ -27,12 +27,10 @@ impl Queue {
         if self.role == Role::Event {
             return self.deliver(state, cx);
         }
-        if let Some(ring) = &mut state.ring
-            && !state.awake
-        {
+        if state.ring.is_some() && !state.awake {
             state.awake = true;
             state.looks = 0;
-            ring.suppress_kicks();
+            state.suppress_kicks();
         }
         if self.role == Role::Requests {
             if !state.polled {
@@ -48,14 +46,16 @@ impl Queue {
 
     /// Asks for notifications again and looks once more. Returns whether there was work.
     pub(super) fn doze(&self, state: &mut State, cx: &mut dyn Cx) -> bool {
-        let Some(ring) = &mut state.ring else { return false };
-        match ring.want_kicks() {
+        if state.ring.is_none() {
+            return false;
+        }
+        match state.want_kicks() {
             Ok(false) => {
                 state.awake = false;
                 false
             }
             Ok(true) => {
-                ring.suppress_kicks();
+                state.suppress_kicks();
                 self.go_on(state, cx);
                 true
             }
@@ -176,17 +176,18 @@ impl Queue {
     ) {
         let mut state = self.state();
         let state = &mut *state;
-        let Some((head, slot)) = state.slots.end(cookie as u16) else { return };
+        let Some((head, slot)) = state.slots.get(cookie as u16) else { return };
         let (epoch, expected) = (slot.epoch, slot.expected);
-        if let Some(ring) = &mut state.ring
-            && epoch >= state.first_epoch
+        let is_ours = state.ring.is_some() && epoch >= state.first_epoch;
+        let field = ResponseField { bytes: slot.response(), expected };
+        let written = if is_ours { respond(&field) } else { None };
+        state.mark_ended(slot);
+        if let Some(written) = written
+            && let Some(ring) = &mut state.ring
         {
-            let written = respond(&ResponseField { bytes: slot.response.as_sg(), expected });
-            if let Some(written) = written {
-                ring.push(head, written);
-            }
+            ring.push(head, written);
         }
-        slot.response.clear();
+        state.slots.end(cookie as u16);
         state.let_go(epoch);
         if state.unpublished() >= (state.in_flight / 8).clamp(4, PUBLISH_AT) {
             state.publish();

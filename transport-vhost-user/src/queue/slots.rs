@@ -3,7 +3,10 @@
 use crate::control::Waiting;
 use crate::ring::Head;
 use crate::wire::Expected;
-use lunette_store::{Sg, SgList};
+use lunette_store::{Seg, Sg, SgList};
+
+/// The longest list whose room is kept for the next request.
+const KEPT: usize = 256;
 
 /// A request under way.
 #[derive(Default)]
@@ -12,11 +15,37 @@ pub(crate) struct Slot {
     head: Option<Head>,
     /// Which memory map its bytes are of.
     pub(super) epoch: u64,
-    /// Where the response goes.
-    pub(super) response: SgList,
+    /// What the device may write, and how much that is.
+    writable: SgList,
+    writable_bytes: u64,
+    /// How many of these bytes are the response.
+    response: u64,
     pub(crate) expected: Expected,
     /// A task management function that waits for the request queues.
     pub(crate) waiting: Option<Box<Waiting>>,
+}
+
+impl Slot {
+    /// What the device may write.
+    #[inline]
+    pub(super) fn writable(&self) -> Sg<'_> {
+        Sg::of_length(self.writable.segs(), self.writable_bytes)
+    }
+
+    /// Where the response goes.
+    #[inline]
+    pub(super) fn response(&self) -> Sg<'_> {
+        self.writable().part(0, self.response)
+    }
+
+    /// Forgets where anything goes.
+    #[inline]
+    fn clear(&mut self) {
+        match self.writable.segs().len() {
+            0..=KEPT => self.writable.clear(),
+            _ => self.writable = SgList::new(),
+        }
+    }
 }
 
 /// Requests by numbers of our own, as the ids of a packed ring are the driver's to choose. Slots and their lists are
@@ -47,9 +76,15 @@ impl Slots {
         self.free.last().copied().unwrap_or(self.slots.len() as u16)
     }
 
-    /// Keeps a request, whose response goes to `response`.
+    /// Keeps a request. The device writes to `writable`, `writable_bytes` bytes, of which the first `response` are for the
+    /// response.
     #[inline]
-    pub(super) fn hold(&mut self, head: Head, response: Sg<'_>) -> &mut Slot {
+    pub(super) fn hold(
+        &mut self,
+        head: Head,
+        (writable, writable_bytes): (&[Seg], u64),
+        response: u64,
+    ) -> &mut Slot {
         let number = usize::from(self.next());
         if self.free.pop().is_none() {
             self.slots.push(Slot::default());
@@ -57,10 +92,8 @@ impl Slots {
         self.mark(head.id);
         let slot = &mut self.slots[number];
         slot.head = Some(head);
-        match response.single() {
-            Some(seg) => slot.response.push(seg),
-            None => slot.response.assign(response),
-        }
+        slot.writable.copy_from(writable);
+        (slot.writable_bytes, slot.response) = (writable_bytes, response);
         slot
     }
 
@@ -68,16 +101,23 @@ impl Slots {
         self.slots.get_mut(usize::from(number)).filter(|slot| slot.head.is_some())
     }
 
-    /// Gives a slot up. Its content stays until the next [`hold`](Self::hold), but the list is to be cleared.
+    /// A request under way.
     #[inline]
-    pub(super) fn end(&mut self, number: u16) -> Option<(Head, &mut Slot)> {
-        let slot = self.slots.get_mut(usize::from(number))?;
-        let head = slot.head.take()?;
+    pub(super) fn get(&self, number: u16) -> Option<(Head, &Slot)> {
+        let slot = self.slots.get(usize::from(number))?;
+        Some((slot.head?, slot))
+    }
+
+    /// A request has ended.
+    #[inline]
+    pub(super) fn end(&mut self, number: u16) {
+        let Some(slot) = self.slots.get_mut(usize::from(number)) else { return };
+        slot.clear();
+        let Some(head) = slot.head.take() else { return };
         self.free.push(number);
         if let Some(bits) = self.busy.get_mut(usize::from(head.id / 64)) {
             *bits &= !(1 << (head.id % 64));
         }
-        Some((head, slot))
     }
 
     fn mark(&mut self, id: u16) {

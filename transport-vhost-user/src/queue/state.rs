@@ -2,7 +2,7 @@
 
 use super::run::PUBLISH_AT;
 use super::slots::{Slot, Slots};
-use super::{Setup, TICKS};
+use super::{Logging, Setup, TICKS};
 use crate::control::Round;
 use crate::memory::MemoryMap;
 use crate::ring::{Chain, Head, Ring, RingError};
@@ -58,7 +58,7 @@ pub(crate) struct State {
 pub(super) struct Past {
     epoch: u64,
     in_flight: u16,
-    _memory: Arc<MemoryMap>,
+    memory: Arc<MemoryMap>,
 }
 
 impl State {
@@ -126,6 +126,9 @@ impl State {
             false => self.setup.layout.size.into(),
         });
         self.ring = Some(ring);
+        if noted.is_some() {
+            self.mark_ring();
+        }
         self.first_epoch = self.epoch;
         self.awake = false;
         if noted.is_some() {
@@ -158,7 +161,7 @@ impl State {
     /// Keeps memory that is no more the ring's for the requests that are under way in it.
     pub(super) fn retire(&mut self, memory: Arc<MemoryMap>) {
         if self.in_flight > 0 {
-            self.past.push(Past { epoch: self.epoch, in_flight: self.in_flight, _memory: memory });
+            self.past.push(Past { epoch: self.epoch, in_flight: self.in_flight, memory });
         }
         self.epoch = self.epoch.wrapping_add(1);
         self.in_flight = 0;
@@ -168,7 +171,7 @@ impl State {
     #[inline]
     pub(crate) fn hold(&mut self, head: Head, expected: Expected, response: u64) -> &mut Slot {
         self.in_flight += 1;
-        let slot = self.slots.hold(head, self.chain.writable().part(0, response));
+        let slot = self.slots.hold(head, self.chain.writable_segs(), response);
         slot.epoch = self.epoch;
         slot.expected = expected;
         slot
@@ -186,10 +189,13 @@ impl State {
         }
     }
 
-    /// Returns a chain to the driver.
+    /// Returns `chain` to the driver.
     #[inline]
     pub(crate) fn answer(&mut self, head: Head, written: u32) {
         if let Some(ring) = &mut self.ring {
+            if let Some(logging) = &self.setup.log {
+                logging.log.mark_list(self.chain.writable(), ring.memory());
+            }
             ring.push(head, written);
         }
     }
@@ -200,11 +206,52 @@ impl State {
 
     /// Shows the driver what was returned, and notifies it if it wants that.
     pub(super) fn publish(&mut self) {
-        if let Some(ring) = &mut self.ring
-            && ring.publish()
-        {
-            self.signal();
+        if let Some(ring) = &mut self.ring {
+            let wanted = ring.publish();
+            self.mark_ring();
+            if wanted {
+                self.signal();
+            }
         }
+    }
+
+    /// Marks the ring, which was written to.
+    #[inline]
+    fn mark_ring(&self) {
+        if let Some(Logging { log, used: Some(used) }) = &self.setup.log
+            && let Some(ring) = &self.ring
+        {
+            ring.mark(log, *used);
+        }
+    }
+
+    /// Marks all that a request may have written to that has ended, however it has.
+    #[inline]
+    pub(super) fn mark_ended(&self, slot: &Slot) {
+        if let Some(logging) = &self.setup.log {
+            let past = || self.past.iter().find(|past| past.epoch == slot.epoch).map(|past| &past.memory);
+            let memory = match slot.epoch == self.epoch {
+                true => self.ring.as_ref().map(Ring::memory),
+                false => past(),
+            };
+            memory.inspect(|memory| logging.log.mark_list(slot.writable(), memory));
+        }
+    }
+
+    /// Tells the driver that it need not notify us.
+    pub(super) fn suppress_kicks(&mut self) {
+        if let Some(ring) = &mut self.ring {
+            ring.suppress_kicks();
+            self.mark_ring();
+        }
+    }
+
+    /// Asks the driver to notify us of the next chain. Whether there is one already.
+    pub(super) fn want_kicks(&mut self) -> Result<bool, RingError> {
+        let Some(ring) = &mut self.ring else { return Ok(false) };
+        let more = ring.want_kicks();
+        self.mark_ring();
+        more
     }
 
     /// Whether there is a chain to take.

@@ -58,6 +58,7 @@ fn setup(ring: &DriverRing) -> Setup {
         layout: ring.layout(false, false),
         base: 0,
         notes: None,
+        log: None,
         sizes: Sizes::DEFAULT,
         bidirectional: false,
         fds: Fds::default(),

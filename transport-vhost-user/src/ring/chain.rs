@@ -43,6 +43,12 @@ impl Chain {
         Sg::of_length(&self.segs.segs()[self.readable..], self.writable_bytes)
     }
 
+    /// The runs of bytes that the device writes, and how many bytes these are.
+    #[inline]
+    pub(crate) fn writable_segs(&self) -> (&[Seg], u64) {
+        (&self.segs.segs()[self.readable..], self.writable_bytes)
+    }
+
     /// Whether it was taken before, by a process that has not returned it.
     #[inline]
     pub(crate) fn is_taken_again(&self) -> bool {

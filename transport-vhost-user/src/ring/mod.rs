@@ -12,7 +12,7 @@ mod split;
 pub(crate) use chain::Chain;
 pub(crate) use notes::NoteMemory;
 
-use crate::memory::MemoryMap;
+use crate::memory::{DirtyLog, MemoryMap};
 use notes::Notes;
 use packed::Packed;
 use split::Split;
@@ -165,6 +165,11 @@ impl Ring {
     /// The memory that addresses are translated by.
     pub(crate) fn memory(&self) -> &Arc<MemoryMap> {
         either!(self, ring => ring.memory())
+    }
+
+    /// Marks what is written to in the ring by the device, of which the device's part begins at guest address `used`.
+    pub(crate) fn mark(&self, log: &DirtyLog, used: u64) {
+        either!(self, ring => ring.mark(log, used))
     }
 
     /// Where the ring goes on after a stop, in the form that [`new`](Self::new) takes.

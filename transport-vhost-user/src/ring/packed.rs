@@ -4,7 +4,7 @@
 use super::chain::{Chain, DESCRIPTOR_SIZE, Descriptor, INDIRECT, NEXT, Space, Table, WRITE, Word};
 use super::notes::{NoteMemory, Noted, Notes, PackedNotes, Used, moment};
 use super::{Head, Layout, RingError, locate};
-use crate::memory::MemoryMap;
+use crate::memory::{DirtyLog, MemoryMap};
 use std::ptr::NonNull;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU16, AtomicU32, Ordering, fence};
@@ -17,6 +17,9 @@ pub(super) const USED: u16 = 1 << 15;
 pub(super) const ENABLE: u16 = 0;
 pub(super) const DISABLE: u16 = 1;
 pub(super) const DESC: u16 = 2;
+
+/// Bytes of an event suppression structure.
+const EVENT_SIZE: u64 = 4;
 
 /// A place in the ring, and the wrap counter there.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -79,8 +82,8 @@ impl Parts {
         let Layout { descriptors, available, used, .. } = *layout;
         Ok(Self {
             descriptors: locate(memory, "descriptor ring", descriptors, DESCRIPTOR_SIZE * size, 16)?.cast(),
-            driver_event: locate(memory, "driver event suppression", available, 4, 4)?.cast(),
-            device_event: locate(memory, "device event suppression", used, 4, 4)?.cast(),
+            driver_event: locate(memory, "driver event suppression", available, EVENT_SIZE, 4)?.cast(),
+            device_event: locate(memory, "device event suppression", used, EVENT_SIZE, 4)?.cast(),
         })
     }
 }
@@ -218,6 +221,15 @@ impl Packed {
 
     pub(super) fn memory(&self) -> &Arc<MemoryMap> {
         &self.space.memory
+    }
+
+    /// The device's part is its event suppression; used descriptors are in the ring itself.
+    pub(super) fn mark(&self, log: &DirtyLog, used: u64) {
+        log.mark(used, EVENT_SIZE);
+        let ring = self.parts.descriptors.as_ptr().cast_const().cast();
+        if let Some(address) = self.memory().guest_address(ring, &mut 0) {
+            log.mark(address, DESCRIPTOR_SIZE * u64::from(self.layout.size));
+        }
     }
 
     pub(super) fn base(&self) -> u32 {

@@ -3,7 +3,7 @@
 use super::chain::{Chain, DESCRIPTOR_SIZE, Descriptor, INDIRECT, NEXT, Space, Table, Word};
 use super::notes::{NoteMemory, Notes, SplitNotes, moment};
 use super::{Head, Layout, RingError, locate};
-use crate::memory::MemoryMap;
+use crate::memory::{DirtyLog, MemoryMap};
 use std::ptr::NonNull;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU16, Ordering, fence};
@@ -30,9 +30,14 @@ impl Parts {
         Ok(Self {
             descriptors: locate(memory, "descriptor table", descriptors, DESCRIPTOR_SIZE * size, 16)?.cast(),
             available: locate(memory, "available ring", available, 6 + 2 * size, 2)?.cast(),
-            used: locate(memory, "used ring", used, 6 + 8 * size, 4)?.cast(),
+            used: locate(memory, "used ring", used, used_length(layout.size), 4)?.cast(),
         })
     }
+}
+
+/// Bytes of the used ring: flags, index, entries, avail_event.
+fn used_length(size: u16) -> u64 {
+    6 + 8 * u64::from(size)
 }
 
 /// A running ring.
@@ -116,6 +121,10 @@ impl Split {
 
     pub(super) fn memory(&self) -> &Arc<MemoryMap> {
         &self.space.memory
+    }
+
+    pub(super) fn mark(&self, log: &DirtyLog, used: u64) {
+        log.mark(used, used_length(self.layout.size));
     }
 
     pub(super) fn base(&self) -> u32 {

@@ -21,7 +21,9 @@ pub(crate) const ALL_PROTOCOL: ProtocolFeatures = ProtocolFeatures::MQ
     .union(ProtocolFeatures::BACKEND_REQ)
     .union(ProtocolFeatures::CONFIGURE_MEM_SLOTS)
     .union(ProtocolFeatures::RESET_DEVICE)
-    .union(ProtocolFeatures::INFLIGHT_SHMFD);
+    .union(ProtocolFeatures::INFLIGHT_SHMFD)
+    .union(ProtocolFeatures::LOG_SHMFD)
+    .union(ProtocolFeatures::DEVICE_STATE);
 
 /// A ring and its eventfds.
 pub(crate) struct Vring {

@@ -73,6 +73,14 @@ impl ConfigSpace {
         }
     }
 
+    /// Goes on with the sizes that the driver has set elsewhere. Whether they are possible.
+    pub(crate) fn set_sizes(&mut self, sizes: Sizes) -> bool {
+        if sizes.cdb > 0 {
+            self.sizes = sizes;
+        }
+        sizes.cdb > 0
+    }
+
     /// As the driver finds it after a reset.
     pub(crate) fn reset(&mut self) {
         self.sizes = Sizes::DEFAULT;

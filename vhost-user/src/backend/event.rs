@@ -5,7 +5,9 @@ use std::os::fd::OwnedFd;
 use crate::error::Fault;
 use crate::features::{Features, ProtocolFeatures};
 use crate::message::{Ack, FrontendRequest, Message};
-use crate::payload::{Config, ConfigFlags, InflightArea, LogArea, MemoryRegion, VringAddress};
+use crate::payload::{
+    Config, ConfigFlags, InflightArea, LogArea, MemoryRegion, StateDirection, VringAddress,
+};
 
 /// What one message comes to.
 #[derive(Debug)]
@@ -37,6 +39,18 @@ pub enum Event {
         /// To be filled with the memory.
         reply: InflightReply,
     },
+    /// Move the state of the device through a descriptor, to its end (SET_DEVICE_STATE_FD). No ring is started.
+    MoveState {
+        /// Which way.
+        direction: StateDirection,
+        /// Where it is written to or read from.
+        fd: OwnedFd,
+        /// To be said at once, before anything is moved.
+        reply: MoveStateReply,
+    },
+    /// Say, when the last [`MoveState`](Self::MoveState) has ended, whether all of it was moved and is in force
+    /// (CHECK_DEVICE_STATE).
+    CheckState(CheckStateReply),
     /// A request that was not carried out. Send the reply, which says so; worth a log line.
     Refused {
         /// The request.
@@ -203,6 +217,34 @@ impl ConfigReply {
     /// The configuration space cannot be read.
     pub fn failed(self) -> Message {
         Message::reply(FrontendRequest::GET_CONFIG.0, [])
+    }
+}
+
+/// The reply to SET_DEVICE_STATE_FD.
+#[derive(Debug, PartialEq, Eq)]
+#[must_use = "the front end waits for the reply"]
+pub struct MoveStateReply(pub(super) ());
+
+impl MoveStateReply {
+    /// No descriptor comes along.
+    const NO_FD: u64 = 1 << 8;
+
+    /// Whether the state is going to be moved through the descriptor that came.
+    pub fn done(self, success: bool) -> Message {
+        let value = Self::NO_FD | u64::from(!success);
+        Message::reply(FrontendRequest::SET_DEVICE_STATE_FD.0, value.to_ne_bytes())
+    }
+}
+
+/// The reply to CHECK_DEVICE_STATE.
+#[derive(Debug, PartialEq, Eq)]
+#[must_use = "the front end waits for the reply"]
+pub struct CheckStateReply(pub(super) ());
+
+impl CheckStateReply {
+    /// Whether all of the state was moved and is in force.
+    pub fn done(self, success: bool) -> Message {
+        Message::reply(FrontendRequest::CHECK_DEVICE_STATE.0, u64::from(!success).to_ne_bytes())
     }
 }
 

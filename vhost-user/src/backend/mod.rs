@@ -7,21 +7,24 @@ use std::os::fd::OwnedFd;
 
 use zerocopy::IntoBytes;
 
-pub use event::{Change, ConfigReply, Event, InflightReply, SharedRegion, VringBaseReply};
+pub use event::{
+    Change, CheckStateReply, ConfigReply, Event, InflightReply, MoveStateReply, SharedRegion, VringBaseReply,
+};
 pub use state::{MAX_QUEUES, Offer, State, Vring};
 
 use crate::error::{Error, Fault};
 use crate::features::{Features, ProtocolFeatures};
 use crate::message::{Ack, BackendRequest, FrontendRequest, Message};
 use crate::payload::{
-    Config, InflightArea, LogArea, MemoryRegion, MemoryTable, SingleRegion, VringAddress, VringFd, VringState,
+    Config, InflightArea, LogArea, MemoryRegion, MemoryTable, SingleRegion, StateDirection, StateTransfer,
+    VringAddress, VringFd, VringState,
 };
 
 /// The back end of one connection: takes the front end's messages, keeps [`State`], and says what is to be done.
 ///
 /// Messages are handled in order and one at a time: the answer of an [`Event`] is sent before the next message is
 /// handled. The state follows the request. If the transport cannot carry a change out, it tells so through [`Ack`], and
-/// takes back what concerned [memory](Self::undo_memory_change) or [kicks](Self::undo_kick); without need_reply, closing
+/// takes back what concerned [memory](Self::undo_memory_change), [kicks](Self::undo_kick) or [features](Self::undo_features); without need_reply, closing
 /// the connection is the only way to tell.
 #[derive(Debug)]
 pub struct Backend {
@@ -31,6 +34,8 @@ pub struct Backend {
     former_memory: Vec<MemoryRegion>,
     /// Whether the ring that was kicked last had been started before.
     was_started: bool,
+    /// Features before they were last acknowledged.
+    former_features: Features,
 }
 
 /// What handling a request comes to, before it is known whether it is acknowledged.
@@ -62,7 +67,8 @@ impl Backend {
         .union(ProtocolFeatures::RESET_DEVICE)
         .union(ProtocolFeatures::INBAND_NOTIFICATIONS)
         .union(ProtocolFeatures::CONFIGURE_MEM_SLOTS)
-        .union(ProtocolFeatures::STATUS);
+        .union(ProtocolFeatures::STATUS)
+        .union(ProtocolFeatures::DEVICE_STATE);
 
     /// A back end at the start of a connection.
     pub fn new(offer: Offer) -> Self {
@@ -86,7 +92,8 @@ impl Backend {
         if state.vrings.len() < offer.queues.into() {
             state.vrings.resize_with(offer.queues.into(), Vring::default);
         }
-        Self { offer, state, former_memory: Vec::new(), was_started: false }
+        let former_features = state.features;
+        Self { offer, state, former_memory: Vec::new(), was_started: false, former_features }
     }
 
     /// What is offered.
@@ -111,6 +118,16 @@ impl Backend {
         if let Some(vring) = self.state.vrings.get_mut(usize::from(index)) {
             vring.started = self.was_started;
         }
+    }
+
+    /// Takes the last SET_FEATURES back, which changed nothing that rings are enabled by.
+    pub fn undo_features(&mut self) {
+        self.state.features = self.former_features;
+    }
+
+    /// Whether the last SET_FEATURES has acknowledged `feature`, which was not acknowledged before.
+    pub fn has_acknowledged(&self, feature: Features) -> bool {
+        (self.state.features - self.former_features).contains(feature)
     }
 
     /// The ring of queue `index`, which has been stopped for another process, is at `base`, in the form of [`Vring::base`]. The
@@ -219,7 +236,21 @@ impl Backend {
                 let area = self.inflight_area(&m.payload)?;
                 Ok(Change::SetInflight { area, fd: one(fds)? }.into())
             }
+            R::SET_DEVICE_STATE_FD => self.move_state(m.body()?, one(fds)?),
             _ => none(fds).and_then(|()| self.execute_without_fds(request, m)),
+        }
+    }
+
+    fn move_state(&self, transfer: StateTransfer, fd: OwnedFd) -> Result<Outcome, Fault> {
+        let direction = StateDirection::of(transfer.direction)?;
+        match transfer.phase {
+            StateTransfer::STOPPED if self.state.vrings.iter().any(|vring| vring.started) => {
+                Err(Fault::Started)
+            }
+            StateTransfer::STOPPED => {
+                Ok(Event::MoveState { direction, fd, reply: MoveStateReply(()) }.into())
+            }
+            other => Err(Fault::Value { field: "phase of a transfer", value: other.into() }),
         }
     }
 
@@ -234,6 +265,7 @@ impl Backend {
             R::GET_QUEUE_NUM => m.body::<()>().and_then(|()| number(self.offer.queues.into())),
             R::GET_MAX_MEM_SLOTS => m.body::<()>().and_then(|()| number(self.offer.max_memory_slots.into())),
             R::GET_STATUS => m.body::<()>().and_then(|()| number(self.state.status.into())),
+            R::CHECK_DEVICE_STATE => m.body::<()>().map(|()| Event::CheckState(CheckStateReply(())).into()),
             R::SET_FEATURES => Ok(self.set_features(m.body()?)),
             R::SET_PROTOCOL_FEATURES => self.set_protocol_features(m.body()?),
             R::SET_OWNER => m.body::<()>().map(|()| self.set_owner()),
@@ -280,7 +312,7 @@ impl Backend {
     fn set_features(&mut self, bits: u64) -> Outcome {
         let wanted = Features::from_bits_retain(bits);
         let acked = wanted & self.offer.features;
-        self.state.features = acked;
+        self.former_features = std::mem::replace(&mut self.state.features, acked);
         self.state.acknowledged = true;
         for vring in self.state.vrings.iter_mut().filter(|vring| !vring.told) {
             vring.enabled = !acked.contains(Features::PROTOCOL_FEATURES);
@@ -458,14 +490,22 @@ fn needed_feature(request: FrontendRequest) -> Result<ProtocolFeatures, Fault> {
         R::VRING_KICK => ProtocolFeatures::INBAND_NOTIFICATIONS,
         R::GET_MAX_MEM_SLOTS | R::ADD_MEM_REG | R::REM_MEM_REG => ProtocolFeatures::CONFIGURE_MEM_SLOTS,
         R::GET_STATUS | R::SET_STATUS => ProtocolFeatures::STATUS,
+        R::SET_DEVICE_STATE_FD | R::CHECK_DEVICE_STATE => ProtocolFeatures::DEVICE_STATE,
         _ => return Err(Fault::Unknown),
     })
 }
 
 /// Tells the sender of a request that it failed, as far as the protocol allows.
 fn refuse(request: FrontendRequest, fault: Fault, ack: Ack, waits: bool) -> Result<Event, Error> {
-    if request == FrontendRequest::GET_CONFIG {
-        return Ok(Event::Refused { request, fault, reply: Message::reply(request.0, []) });
+    // Replies of their own that have a place for a refusal.
+    let refusal = match request {
+        FrontendRequest::GET_CONFIG => Some(Message::reply(request.0, [])),
+        FrontendRequest::SET_DEVICE_STATE_FD => Some(MoveStateReply(()).done(false)),
+        FrontendRequest::CHECK_DEVICE_STATE => Some(CheckStateReply(()).done(false)),
+        _ => None,
+    };
+    if let Some(reply) = refusal {
+        return Ok(Event::Refused { request, fault, reply });
     }
     match (ack.done(false), &fault) {
         (Some(reply), _) => Ok(Event::Refused { request, fault, reply }),

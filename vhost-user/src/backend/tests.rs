@@ -382,6 +382,44 @@ fn the_dirty_log_is_always_acknowledged() {
 }
 
 #[test]
+fn features_are_taken_back() {
+    let mut backend = backend(ProtocolFeatures::empty());
+    let set = |features: Features| request(FrontendRequest::SET_FEATURES, features.bits().to_ne_bytes());
+    backend.handle(set(Features::VERSION_1)).unwrap();
+    backend.handle(set(Features::VERSION_1 | Features::EVENT_IDX)).unwrap();
+    backend.undo_features();
+    assert_eq!(backend.state().features, Features::VERSION_1);
+}
+
+#[test]
+fn the_state_is_moved_while_no_ring_is_started() {
+    let mut backend = backend(ProtocolFeatures::DEVICE_STATE);
+    let transfer = |direction, phase| {
+        let transfer = StateTransfer { direction, phase };
+        with_fds(request(FrontendRequest::SET_DEVICE_STATE_FD, transfer.as_bytes()), 1)
+    };
+    let Event::MoveState { direction, reply, .. } = backend.handle(transfer(1, 0)).unwrap() else { panic!() };
+    assert_eq!((direction, reply.done(true).body()), (StateDirection::Load, Ok(0x100_u64)));
+    let check = || request(FrontendRequest::CHECK_DEVICE_STATE, []);
+    let Event::CheckState(reply) = backend.handle(check()).unwrap() else { panic!() };
+    assert_eq!(reply.done(false).body(), Ok(1_u64));
+    let mut refused = |message| match backend.handle(message).unwrap() {
+        Event::Refused { fault, reply, .. } => (fault, reply.body::<u64>().unwrap()),
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(refused(transfer(2, 0)).1, 0x101);
+    assert_eq!(refused(transfer(0, 1)).1, 0x101);
+    let two = with_fds(transfer(0, 0), 2);
+    assert_eq!(refused(two), (Fault::FdCount { expected: 1, actual: 2 }, 0x101));
+    backend.handle(with_fds(request(FrontendRequest::SET_VRING_KICK, 1_u64.to_ne_bytes()), 1)).unwrap();
+    let Event::Refused { fault, .. } = backend.handle(transfer(0, 0)).unwrap() else { panic!() };
+    assert_eq!(fault, Fault::Started);
+    // Who has not agreed on it, and asks all the same, is told no.
+    backend.state.protocol_features = ProtocolFeatures::empty();
+    assert!(matches!(backend.handle(check()).unwrap(), Event::Refused { .. }));
+}
+
+#[test]
 fn resets_touch_the_rings() {
     let mut backend = backend(ProtocolFeatures::RESET_DEVICE);
     backend.handle(vring(FrontendRequest::SET_VRING_NUM, 0, 64)).unwrap();

@@ -1,0 +1,181 @@
+//! The state of the device on its way through a descriptor of the front end (vhost-user, "Migrating back-end state").
+//!
+//! It is written and read [aside](crate::aside), to the end, whatever takes its time. What comes of it is told when the front
+//! end asks. A state that is loaded counts when the units are here.
+
+use super::notes::{Made, take};
+use super::state::Then;
+use super::{Connection, State, Token};
+use crate::device_state::{DeviceState, Document};
+use crate::notify::Kind;
+use crate::wire::Sizes;
+use lunette_store::Cx;
+use lunette_vhost_user::{CheckStateReply, MoveStateReply, StateDirection};
+use std::os::fd::OwnedFd;
+
+/// Where the transfer stands.
+#[derive(Default)]
+pub(super) enum Transfer {
+    #[default]
+    None,
+    Saving(Made<()>),
+    Loading(Made<DeviceState>),
+    /// It has come, and waits for the units.
+    Loaded(Box<DeviceState>),
+    Ended(Result<(), String>),
+}
+
+impl Transfer {
+    pub(super) fn is_under_way(&self) -> bool {
+        self.is_aside() || matches!(self, Self::Loaded(_))
+    }
+
+    /// Whether the descriptor is in use.
+    pub(super) fn is_aside(&self) -> bool {
+        matches!(self, Self::Saving(_) | Self::Loading(_))
+    }
+}
+
+impl Connection {
+    /// Begins to move the state.
+    pub(super) fn move_state(
+        &self,
+        state: &mut State,
+        direction: StateDirection,
+        fd: OwnedFd,
+        reply: MoveStateReply,
+        cx: &mut dyn Cx,
+    ) {
+        let begun = self.begin_to_move(state, direction, fd, cx);
+        if let Err(why) = &begun
+            && self.place.may_log(cx)
+        {
+            tracing::warn!(export = %self.place.name, "the state of the device is not moved: {why}");
+        }
+        state.then = Then::Send(reply.done(begun.is_ok()));
+    }
+
+    fn begin_to_move(
+        &self,
+        state: &mut State,
+        direction: StateDirection,
+        fd: OwnedFd,
+        cx: &mut dyn Cx,
+    ) -> Result<(), String> {
+        if state.transfer.is_under_way() {
+            return Err("another transfer has not ended".to_owned());
+        }
+        if !matches!(Kind::of(&fd), Kind::Pipe | Kind::Socket) {
+            return Err("its descriptor is neither a pipe nor a Unix socket".to_owned());
+        }
+        match direction {
+            StateDirection::Save => {
+                self.may_leave()?;
+                let made = Made::default();
+                state.transfer = Transfer::Saving(made.clone());
+                let document = Document::new(self.device_state(state));
+                self.do_aside(Token::Moved, made, move || document.write(fd), cx);
+            }
+            StateDirection::Load => {
+                let made = Made::default();
+                state.transfer = Transfer::Loading(made.clone());
+                self.do_aside(Token::Moved, made, move || Document::read(fd), cx);
+            }
+        }
+        Ok(())
+    }
+
+    /// The state has been moved, or will not be.
+    pub(super) fn moved(&self, state: &mut State, cx: &mut dyn Cx) {
+        state.transfer = match std::mem::take(&mut state.transfer) {
+            Transfer::Saving(made) => {
+                let saved = take(&made);
+                state.saved |= saved.is_ok();
+                Transfer::Ended(saved)
+            }
+            Transfer::Loading(made) => match take(&made) {
+                Ok(loaded) => Transfer::Loaded(Box::new(loaded)),
+                Err(why) => Transfer::Ended(Err(why)),
+            },
+            other => other,
+        };
+        if matches!(state.transfer, Transfer::Loaded(_)) {
+            match self.has_units(state) {
+                true => self.put_loaded_in_force(state),
+                false => self.ask_for_units(state, cx),
+            }
+        }
+        self.answer_check(state, cx);
+    }
+
+    /// Answers when the transfer has ended.
+    pub(super) fn check_state(&self, state: &mut State, reply: CheckStateReply, cx: &mut dyn Cx) {
+        state.checking = Some(reply);
+        self.answer_check(state, cx);
+    }
+
+    fn answer_check(&self, state: &mut State, cx: &mut dyn Cx) {
+        if state.transfer.is_under_way() {
+            return;
+        }
+        let Some(reply) = state.checking.take() else { return };
+        let result = match &state.transfer {
+            Transfer::Ended(result) => result.as_ref().map_err(String::as_str).copied(),
+            _ => Err("nobody has begun to"),
+        };
+        if let Err(why) = result
+            && self.place.may_log(cx)
+        {
+            tracing::warn!(export = %self.place.name, "the state of the device was not moved: {why}");
+        }
+        state.then = Then::Send(reply.done(result.is_ok()));
+    }
+
+    /// The units are here. What was loaded is newer than what came with them.
+    pub(super) fn units_came(&self, state: &mut State, from: Option<DeviceState>, cx: &mut dyn Cx) {
+        if matches!(state.transfer, Transfer::Loaded(_)) {
+            self.put_loaded_in_force(state);
+            return self.answer_check(state, cx);
+        }
+        if let Some(from) = from
+            && let Err(why) = self.put_in_force(state, from)
+            && self.place.may_log(cx)
+        {
+            tracing::warn!(export = %self.place.name, "not all that came with the units is of use: {why}");
+        }
+    }
+
+    /// The units cannot be had, and a state that was loaded is not waited for.
+    pub(super) fn units_refused(&self, state: &mut State, why: &str, cx: &mut dyn Cx) {
+        if matches!(state.transfer, Transfer::Loaded(_)) {
+            state.transfer = Transfer::Ended(Err(why.to_owned()));
+            self.answer_check(state, cx);
+        }
+    }
+
+    fn put_loaded_in_force(&self, state: &mut State) {
+        if let Transfer::Loaded(loaded) = std::mem::take(&mut state.transfer) {
+            state.transfer = Transfer::Ended(self.put_in_force(state, *loaded));
+        }
+    }
+
+    fn put_in_force(&self, state: &mut State, from: DeviceState) -> Result<(), String> {
+        let sizes = from.sizes.map(|(sense, cdb)| Sizes { sense, cdb });
+        if sizes.is_some_and(|sizes| !state.config.set_sizes(sizes)) {
+            return Err("CDBs have no bytes".to_owned());
+        }
+        self.place.events.take_over(&from.events);
+        self.place.events.set_features(state.backend.state().features);
+        self.place.targets.take_over(&from.nexuses).map_err(|error| error.to_string())
+    }
+
+    /// What the virtual machine relies on beside its memory and rings.
+    pub(super) fn device_state(&self, state: &State) -> DeviceState {
+        let Sizes { sense, cdb } = state.config.sizes;
+        DeviceState {
+            nexuses: self.place.targets.hand_over(),
+            events: self.place.events.hand_over(),
+            sizes: Some((sense, cdb)),
+        }
+    }
+}
