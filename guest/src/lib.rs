@@ -22,6 +22,7 @@ pub mod block;
 mod error;
 mod in_flight;
 mod memory;
+pub mod migration;
 mod monitor;
 pub mod ring;
 mod scsi;

@@ -55,8 +55,6 @@ pub struct Piece {
 struct Region {
     address: u64,
     size: usize,
-    file: OwnedFd,
-    offset: u64,
     base: NonNull<u8>,
 }
 
@@ -66,26 +64,25 @@ unsafe impl Send for Region {}
 unsafe impl Sync for Region {}
 
 impl Region {
-    fn map(address: u64, size: usize, file: OwnedFd, offset: u64) -> Result<Arc<Self>, Error> {
+    fn map(address: u64, size: usize, file: &OwnedFd, offset: u64) -> Result<Arc<Self>, Error> {
         let (protection, flags) = (ProtFlags::READ | ProtFlags::WRITE, MapFlags::SHARED | MapFlags::POPULATE);
         // SAFETY: a new mapping at an address of the kernel's choice; `drop` alone unmaps it.
-        let base = unsafe { mmap(null_mut(), size, protection, flags, &file, offset) };
+        let base = unsafe { mmap(null_mut(), size, protection, flags, file, offset) };
         let base = base.map_err(Error::system("map guest memory"))?;
         let base = NonNull::new(base.cast()).expect("the kernel maps nothing at 0 by itself");
-        Ok(Arc::new(Self { address, size, file, offset, base }))
+        Ok(Arc::new(Self { address, size, base }))
+    }
+
+    /// Has other bytes behind the same addresses.
+    fn replace(&self, file: &OwnedFd, offset: u64) -> Result<(), Error> {
+        let (protection, flags) = (ProtFlags::READ | ProtFlags::WRITE, MapFlags::SHARED | MapFlags::FIXED);
+        // SAFETY: the range is this region's own, all access to it is atomic, and any bytes may be there.
+        let base = unsafe { mmap(self.base.as_ptr().cast(), self.size, protection, flags, file, offset) };
+        base.map(drop).map_err(Error::system("map other memory"))
     }
 
     fn user_address(&self) -> u64 {
         self.base.as_ptr() as u64
-    }
-
-    fn shared(&self) -> MemoryRegion {
-        MemoryRegion {
-            guest_address: self.address,
-            size: self.size as u64,
-            user_address: self.user_address(),
-            mmap_offset: self.offset,
-        }
     }
 }
 
@@ -99,8 +96,28 @@ impl Drop for Region {
 /// All memory of a guest.
 #[derive(Debug, Default)]
 pub struct GuestMemory {
-    /// Each with the number of bytes handed out.
-    regions: Vec<(Arc<Region>, usize)>,
+    regions: Vec<Part>,
+}
+
+/// A region and what is behind it.
+#[derive(Debug)]
+struct Part {
+    region: Arc<Region>,
+    file: OwnedFd,
+    offset: u64,
+    /// Bytes handed out.
+    taken: usize,
+}
+
+impl Part {
+    fn shared(&self) -> MemoryRegion {
+        MemoryRegion {
+            guest_address: self.region.address,
+            size: self.region.size as u64,
+            user_address: self.region.user_address(),
+            mmap_offset: self.offset,
+        }
+    }
 }
 
 impl GuestMemory {
@@ -125,22 +142,23 @@ impl GuestMemory {
 
     /// Adds `size` bytes of an open file from `offset` on, which is a multiple of the page size.
     pub fn add_file(&mut self, address: u64, size: usize, file: OwnedFd, offset: u64) -> Result<(), Error> {
-        self.regions.push((Region::map(address, size, file, offset)?, 0));
+        let region = Region::map(address, size, &file, offset)?;
+        self.regions.push(Part { region, file, offset, taken: 0 });
         Ok(())
     }
 
     /// Forgets the region that begins at `address`. It stays mapped here as long as a [`View`] shows it.
     pub fn remove(&mut self, address: u64) -> Result<MemoryRegion, Error> {
-        let found = self.regions.iter().position(|(region, _)| region.address == address);
+        let found = self.regions.iter().position(|part| part.region.address == address);
         let found = found.ok_or(Error::NoMemory { address, length: 0 })?;
-        Ok(self.regions.remove(found).0.shared())
+        Ok(self.regions.remove(found).shared())
     }
 
     /// The regions as a front end announces them.
     pub fn regions(&self) -> Result<Vec<(MemoryRegion, OwnedFd)>, Error> {
-        let copy = |(region, _): &(Arc<Region>, usize)| {
-            let file = dup(&region.file).map_err(Error::system("copy a descriptor"))?;
-            Ok((region.shared(), file))
+        let copy = |part: &Part| {
+            let file = dup(&part.file).map_err(Error::system("copy a descriptor"))?;
+            Ok((part.shared(), file))
         };
         self.regions.iter().map(copy).collect()
     }
@@ -154,13 +172,13 @@ impl GuestMemory {
         let found = self
             .regions
             .iter()
-            .find_map(|(region, _)| inside(region).map(|start| View::new(region, start, length)));
+            .find_map(|part| inside(&part.region).map(|start| View::new(&part.region, start, length)));
         found.ok_or(Error::NoMemory { address, length: length as u64 })
     }
 
     /// Memory that nobody else gets. `alignment` is a power of two.
     pub fn allocate(&mut self, length: usize, alignment: usize) -> Result<View, Error> {
-        for (region, taken) in &mut self.regions {
+        for Part { region, taken, .. } in &mut self.regions {
             let start = taken.next_multiple_of(alignment);
             if start.checked_add(length).is_some_and(|end| end <= region.size) {
                 *taken = start + length;
@@ -168,6 +186,22 @@ impl GuestMemory {
             }
         }
         Err(Error::NoMemory { address: 0, length: length as u64 })
+    }
+
+    /// Goes on with the bytes of `other`, at the same addresses of this process; what was there is in `other` then. Nobody
+    /// who has mapped the one sees the other. Both have the same regions.
+    pub fn exchange(&mut self, other: &mut Self) -> Result<(), Error> {
+        let shapes = |memory: &Self| -> Vec<_> {
+            memory.regions.iter().map(|part| (part.region.address, part.region.size)).collect()
+        };
+        assert_eq!(shapes(self), shapes(other), "memory of another shape");
+        for (ours, theirs) in self.regions.iter_mut().zip(&mut other.regions) {
+            std::mem::swap(&mut ours.file, &mut theirs.file);
+            std::mem::swap(&mut ours.offset, &mut theirs.offset);
+            ours.region.replace(&ours.file, ours.offset)?;
+            theirs.region.replace(&theirs.file, theirs.offset)?;
+        }
+        Ok(())
     }
 
     /// Writes bytes, which may lie in several regions.
@@ -186,8 +220,8 @@ impl GuestMemory {
         let mut done = 0;
         while done < length {
             let (at, missing) = (address.wrapping_add(done as u64), length - done);
-            let region = self.regions.iter().map(|(region, _)| region);
-            let room = region.filter_map(|region| {
+            let regions = self.regions.iter().map(|part| &part.region);
+            let room = regions.filter_map(|region| {
                 let start = at.checked_sub(region.address)?;
                 (region.size as u64).checked_sub(start).filter(|&room| room > 0)
             });
@@ -393,6 +427,19 @@ mod tests {
         assert!(matches!(memory.allocate(4096, 1), Err(Error::NoMemory { .. })));
         memory.add(1 << 30, 4096, Backing::Memfd).unwrap();
         assert_eq!(memory.allocate(4096, 1).unwrap().address(), 1 << 30);
+    }
+
+    #[test]
+    fn views_see_the_bytes_that_memory_goes_on_with() {
+        let (mut here, mut there) =
+            (GuestMemory::with_size(8192).unwrap(), GuestMemory::with_size(8192).unwrap());
+        let (view, other) = (here.allocate(8, 8).unwrap(), there.view(0, 8).unwrap());
+        view.write(0, &[1; 8]);
+        there.write(0, &[2; 8]).unwrap();
+        let user = view.user_address();
+        here.exchange(&mut there).unwrap();
+        assert_eq!((view.bytes(0, 8), other.bytes(0, 8)), (vec![2; 8], vec![1; 8]));
+        assert_eq!(here.regions().unwrap()[0].0.user_address, user);
     }
 
     #[test]

@@ -99,6 +99,19 @@ impl Queue {
         ready.is_ok_and(|ready| ready > 0)
     }
 
+    /// Where the ring is, and whether what the device writes there is marked.
+    pub(crate) fn address(&self, logging: bool) -> VringAddress {
+        let areas = self.ring.areas();
+        VringAddress {
+            index: self.index.into(),
+            flags: if logging { VringAddress::LOG } else { 0 },
+            descriptor: areas.descriptors.user_address(),
+            used: areas.device.user_address(),
+            available: areas.driver.user_address(),
+            log: if logging { areas.device.address() } else { 0 },
+        }
+    }
+
     pub(crate) fn violation(&self, violation: Violation) -> Error {
         Error::Violation { queue: self.index, violation }
     }
@@ -112,6 +125,8 @@ pub struct Monitor {
     /// The guest's memory.
     pub memory: GuestMemory,
     queues: Vec<Queue>,
+    /// The device marks what it writes.
+    pub(crate) logging: bool,
 }
 
 impl Monitor {
@@ -126,7 +141,7 @@ impl Monitor {
 
     /// Takes a session; features and memory are up to the caller.
     pub fn new(session: Session, memory: GuestMemory) -> Self {
-        Self { session, memory, queues: Vec::new() }
+        Self { session, memory, queues: Vec::new(), logging: false }
     }
 
     /// Makes the next queue, in the format negotiated. It is not started.
@@ -168,19 +183,11 @@ impl Monitor {
     pub fn start_at(&mut self, index: u16, base: u32) -> Result<(), Error> {
         let Self { session, queues, .. } = self;
         let queue = &queues[usize::from(index)];
-        let areas = queue.ring.areas();
         let size = queue.ring.setup().size;
         let copy = |fd: &OwnedFd| dup(fd).map(Some).map_err(Error::system("copy a descriptor"));
         let (kick, call, error) = (copy(&queue.kick)?, copy(&queue.call)?, copy(&queue.error)?);
         let (number, byte) = (u32::from(index), index as u8);
-        let address = VringAddress {
-            index: number,
-            flags: 0,
-            descriptor: areas.descriptors.user_address(),
-            used: areas.device.user_address(),
-            available: areas.driver.user_address(),
-            log: 0,
-        };
+        let address = queue.address(self.logging);
         session.done(|frontend| frontend.set_vring_num(number, size.into()))?;
         session.done(|frontend| frontend.set_vring_base(number, base))?;
         session.done(|frontend| frontend.set_vring_addr(address))?;

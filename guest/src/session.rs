@@ -45,7 +45,9 @@ impl Default for Wanted {
                 .union(ProtocolFeatures::CONFIG)
                 .union(ProtocolFeatures::CONFIGURE_MEM_SLOTS)
                 .union(ProtocolFeatures::RESET_DEVICE)
-                .union(ProtocolFeatures::INFLIGHT_SHMFD),
+                .union(ProtocolFeatures::INFLIGHT_SHMFD)
+                .union(ProtocolFeatures::LOG_SHMFD)
+                .union(ProtocolFeatures::DEVICE_STATE),
         }
     }
 }
@@ -135,8 +137,9 @@ impl Session {
 
     /// Acknowledges features, whether offered or not.
     pub fn set_features(&mut self, features: Features) -> Result<(), Error> {
+        self.done(|frontend| frontend.set_features(features))?;
         self.features = features;
-        self.done(|frontend| frontend.set_features(features))
+        Ok(())
     }
 
     /// Shares all memory: in a table, or region by region if there are more than fit.

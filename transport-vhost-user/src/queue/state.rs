@@ -207,8 +207,11 @@ impl State {
     /// Shows the driver what was returned, and notifies it if it wants that.
     pub(super) fn publish(&mut self) {
         if let Some(ring) = &mut self.ring {
+            let has_written = self.setup.log.is_some() && ring.unpublished() > 0;
             let wanted = ring.publish();
-            self.mark_ring();
+            if has_written {
+                self.mark_ring();
+            }
             if wanted {
                 self.signal();
             }

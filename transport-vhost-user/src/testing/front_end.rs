@@ -194,14 +194,7 @@ impl FrontEnd {
     /// Sets a ring up and starts it at `base`.
     pub(crate) fn restart(&mut self, vring: &Vring, base: u16) {
         let (index, byte, ring) = (u32::from(vring.index), vring.index as u8, vring.ring);
-        let address = VringAddress {
-            index,
-            flags: 0,
-            descriptor: USER + ring.table,
-            used: USER + ring.used,
-            available: USER + ring.available,
-            log: 0,
-        };
+        let address = vring.address(None);
         let copy = |fd: &OwnedFd| Some(fd.try_clone().unwrap());
         let messages = [
             self.protocol.set_vring_num(index, u32::from(ring.size)),
@@ -331,6 +324,19 @@ pub(crate) struct CommandResult {
 }
 
 impl Vring {
+    /// Where the ring is, and by which guest address writes to its used ring are logged.
+    pub(crate) fn address(&self, log: Option<u64>) -> VringAddress {
+        let ring = self.ring;
+        VringAddress {
+            index: self.index.into(),
+            flags: log.map_or(0, |_| VringAddress::LOG),
+            descriptor: USER + ring.table,
+            used: USER + ring.used,
+            available: USER + ring.available,
+            log: log.unwrap_or(0),
+        }
+    }
+
     pub(crate) fn kick(&self) {
         rustix::io::write(&self.kick, &1u64.to_ne_bytes()).unwrap();
     }

@@ -36,7 +36,7 @@ fn begin(rig: &Rig, features: Features) -> (ScsiDriver, InFlight) {
     (driver, notes)
 }
 
-fn begin_hand_over(rig: &Rig) -> mpsc::Receiver<HandedExport> {
+pub(super) fn begin_hand_over(rig: &Rig) -> mpsc::Receiver<HandedExport> {
     let (tell, told) = mpsc::channel();
     rig.export.as_ref().unwrap().begin_hand_over(move |handed| drop(tell.send(handed)));
     told
@@ -55,7 +55,7 @@ fn through_text(mut handed: HandedConnection) -> HandedConnection {
 }
 
 /// Has another rig go on. `from` is the rig whose nexuses go along.
-fn go_on(rig: &mut Rig, from: Option<&Rig>, handed: HandedConnection) {
+pub(super) fn go_on(rig: &mut Rig, from: Option<&Rig>, handed: HandedConnection) {
     rig.export.take().unwrap().stop();
     let nexuses = from.map(|from| from.export.as_ref().unwrap().nexuses()).unwrap_or_default();
     let export = VhostUserExport::new(Options::new(&rig.socket), rig.targets.clone());
