@@ -106,6 +106,7 @@ impl Connection {
             },
             Event::StopVring { index, reply } => {
                 state.begin_round();
+                state.may_go |= state.is_logging();
                 let is_held_back = std::mem::take(&mut state.held_back[usize::from(index)]);
                 if state.told[usize::from(index)].is_some() && !is_held_back {
                     state.then = Then::SendBase(reply);

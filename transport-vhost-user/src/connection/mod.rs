@@ -284,7 +284,7 @@ impl Connection {
 
     fn tell_as(&self, state: &mut State, index: u16, started: bool, wait: bool, cx: &mut dyn Cx) {
         if started {
-            state.saved = false;
+            state.may_go = false;
             state.units_are_used();
         }
         let setup = state.setup(index, started);

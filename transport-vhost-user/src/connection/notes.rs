@@ -81,11 +81,23 @@ impl Connection {
         make: impl FnOnce() -> Result<T, String> + Send + 'static,
         cx: &mut dyn Cx,
     ) {
+        self.do_in(&self.place.aside, token, made, make, cx);
+    }
+
+    /// The same in another lane.
+    pub(super) fn do_in<T: Send + 'static>(
+        &self,
+        aside: &Aside,
+        token: Token,
+        made: Made<T>,
+        make: impl FnOnce() -> Result<T, String> + Send + 'static,
+        cx: &mut dyn Cx,
+    ) {
         let work = move || {
             *made.lock().unwrap_or_else(PoisonError::into_inner) = Some(make());
             Ok(0)
         };
-        self.place.aside.run(work, self.id(token), cx);
+        aside.run(work, self.id(token), cx);
     }
 
     /// Notes what begins from now on in that memory.

@@ -73,8 +73,9 @@ pub(super) struct State {
     /// The state of the device on its way, and who wants to know what has become of it.
     pub(super) transfer: Transfer,
     pub(super) checking: Option<CheckStateReply>,
-    /// The state was saved since rings have run.
-    pub(super) saved: bool,
+    /// Since rings have run, one was stopped while its writes were logged, or the state was saved: the virtual machine may go
+    /// on elsewhere.
+    pub(super) may_go: bool,
     /// Where the units are, and why they could not be had the last time.
     pub(super) tenancy: Tenancy,
     pub(super) refused: Option<String>,
@@ -164,7 +165,7 @@ impl State {
             log_file: None,
             transfer: Transfer::None,
             checking: None,
-            saved: false,
+            may_go: false,
             tenancy: Tenancy::Away,
             refused: None,
             held_back: vec![false; count],

@@ -158,7 +158,7 @@ impl State {
         let stopped = || self.backend.state().vrings.iter().all(|vring| !vring.started);
         self.tenancy == Tenancy::Here
             && match self.phase {
-                Phase::Open => (self.is_logging() || self.saved) && stopped(),
+                Phase::Open => self.may_go && stopped(),
                 Phase::Leaving => true,
                 _ => false,
             }

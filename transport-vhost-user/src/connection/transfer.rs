@@ -1,11 +1,12 @@
 //! The state of the device on its way through a descriptor of the front end (vhost-user, "Migrating back-end state").
 //!
-//! It is written and read [aside](crate::aside), to the end, whatever takes its time. What comes of it is told when the front
+//! It is written and read [aside](crate::aside), in a lane of its own, to the end, whatever takes its time. What comes of it is told when the front
 //! end asks. A state that is loaded counts when the units are here.
 
 use super::notes::{Made, take};
 use super::state::Then;
 use super::{Connection, State, Token};
+use crate::aside::Aside;
 use crate::device_state::{DeviceState, Document};
 use crate::notify::Kind;
 use crate::wire::Sizes;
@@ -68,18 +69,20 @@ impl Connection {
         if !matches!(Kind::of(&fd), Kind::Pipe | Kind::Socket) {
             return Err("its descriptor is neither a pipe nor a Unix socket".to_owned());
         }
+        // What is moved may depend on messages with descriptors, which pass the export's own lane.
+        let lane = Aside::new(self.place.home, cx.poster());
         match direction {
             StateDirection::Save => {
                 self.may_leave()?;
                 let made = Made::default();
                 state.transfer = Transfer::Saving(made.clone());
                 let document = Document::new(self.device_state(state));
-                self.do_aside(Token::Moved, made, move || document.write(fd), cx);
+                self.do_in(&lane, Token::Moved, made, move || document.write(fd), cx);
             }
             StateDirection::Load => {
                 let made = Made::default();
                 state.transfer = Transfer::Loading(made.clone());
-                self.do_aside(Token::Moved, made, move || Document::read(fd), cx);
+                self.do_in(&lane, Token::Moved, made, move || Document::read(fd), cx);
             }
         }
         Ok(())
@@ -90,7 +93,7 @@ impl Connection {
         state.transfer = match std::mem::take(&mut state.transfer) {
             Transfer::Saving(made) => {
                 let saved = take(&made);
-                state.saved |= saved.is_ok();
+                state.may_go |= saved.is_ok();
                 Transfer::Ended(saved)
             }
             Transfer::Loading(made) => match take(&made) {

@@ -1,0 +1,239 @@
+//! Units that may be served by one of two processes go where the rings of their virtual machine run.
+
+use super::*;
+use crate::{DeviceState, Given, Lease, Taken};
+use lunette_guest::Session;
+use lunette_vhost_user::{LogArea, ProtocolFeatures};
+use std::sync::Mutex;
+use std::sync::mpsc::{Receiver, Sender, channel};
+
+const FEATURES: Features = Features::VERSION_1.union(Features::EVENT_IDX).union(Features::PROTOCOL_FEATURES);
+
+enum Asked {
+    Take(Taken),
+    Give(DeviceState, Given),
+}
+
+/// Passes on what it is asked.
+struct Fake {
+    asked: Mutex<Sender<Asked>>,
+    refusal: Mutex<Option<&'static str>>,
+}
+
+impl Lease for Fake {
+    fn check(&self) -> Result<(), String> {
+        self.refusal.lock().unwrap().map_or(Ok(()), |why| Err(why.to_owned()))
+    }
+
+    fn take(&self, done: Taken) {
+        self.asked.lock().unwrap().send(Asked::Take(done)).unwrap();
+    }
+
+    fn give(&self, state: DeviceState, done: Given) {
+        self.asked.lock().unwrap().send(Asked::Give(state, done)).unwrap();
+    }
+}
+
+struct Leased {
+    rig: Rig,
+    lease: Arc<Fake>,
+    asked: Receiver<Asked>,
+}
+
+impl Leased {
+    fn new() -> Self {
+        let mut rig = Rig::ram(Io::Auto);
+        rig.export.take().unwrap().stop();
+        let (sender, asked) = channel();
+        let lease = Arc::new(Fake { asked: Mutex::new(sender), refusal: Mutex::new(None) });
+        let export = VhostUserExport::new(Options::new(&rig.socket), rig.targets.clone());
+        let export = export.with_lease(lease.clone());
+        rig.export = Some(export.start(rig.reactors.poster(), &[ReactorId(0), ReactorId(1)]).unwrap());
+        Self { rig, lease, asked }
+    }
+
+    fn taken(&self) -> Taken {
+        match self.asked.recv().unwrap() {
+            Asked::Take(done) => done,
+            Asked::Give(..) => panic!("given up"),
+        }
+    }
+
+    fn given(&self) -> (DeviceState, Given) {
+        match self.asked.recv().unwrap() {
+            Asked::Give(state, done) => (state, done),
+            Asked::Take(_) => panic!("asked for"),
+        }
+    }
+
+    fn is_asked(&self) -> bool {
+        // What was decided before is on its way no more.
+        held(&self.rig.reactors, 0);
+        self.asked.try_recv().is_ok()
+    }
+}
+
+fn log(front: &mut FrontEnd, on: bool) -> bool {
+    let features = if on { FEATURES | Features::LOG_ALL } else { FEATURES };
+    let message = front.protocol.set_features(features);
+    matches!(front.ask(message), Some(Reply::Ack { success: true, .. }))
+}
+
+fn set_log(front: &mut FrontEnd) {
+    let message = front.protocol.set_log_base(LogArea { size: 4096, offset: 0 }, memfd(4096));
+    front.done(message);
+}
+
+#[test]
+fn rings_wait_for_the_units_which_go_when_the_last_has_stopped() {
+    let leased = Leased::new();
+    let mut front = FrontEnd::ready(&leased.rig.socket, MEMORY);
+    let mut first = front.start(2, 0, 16);
+    let mut second = front.start(3, 0x1_0000, 16);
+    let take = leased.taken();
+    // One that is stopped before has never begun.
+    front.offer_command(&second, 0, DATA + 0x2_0000, &TEST_UNIT_READY, &[], 0);
+    assert_eq!(front.stop(3), 0);
+    assert!(second.used_up(&front.guest));
+    front.restart(&second, 0);
+    take(Ok(None));
+    front.command(&mut first, &TEST_UNIT_READY, &[], 0);
+    assert_eq!(front.used(&mut second).0, 0);
+    // Without a log nobody can go on elsewhere.
+    front.stop(2);
+    front.stop(3);
+    assert!(!leased.is_asked());
+    front.restart(&first, 1);
+    assert_eq!(front.command(&mut first, &TEST_UNIT_READY, &[], 0).status, 0);
+    set_log(&mut front);
+    assert!(log(&mut front, true));
+    front.restart(&second, 1);
+    front.stop(2);
+    assert!(!leased.is_asked());
+    let message = front.protocol.get_vring_base(3);
+    front.send(message);
+    let (state, give) = leased.given();
+    assert_eq!(state.nexuses.len(), 1);
+    assert!(!front.has_reply(), "before the units are given up");
+    give(Ok(()));
+    assert!(matches!(front.reply(), Some(Reply::VringBase(base)) if base.num == 1));
+    // The migration has failed.
+    front.restart(&second, 1);
+    assert!(log(&mut front, false));
+    front.offer_command(&second, 0, DATA, &TEST_UNIT_READY, &[], 0);
+    let take = leased.taken();
+    assert!(second.used_up(&front.guest));
+    take(Ok(Some(state)));
+    assert_eq!(front.used(&mut second).0, 0);
+    assert_eq!(front.result(DATA, 0, 0).status, 0, "no power-on");
+    // They go with the virtual machine, whatever has become of it.
+    drop(front);
+    leased.given().1(Ok(()));
+}
+
+#[test]
+fn units_that_cannot_be_had_are_asked_for_again() {
+    let leased = Leased::new();
+    let mut front = FrontEnd::ready(&leased.rig.socket, MEMORY);
+    let mut ring = front.start(2, 0, 16);
+    front.offer_command(&ring, 0, DATA, &TEST_UNIT_READY, &[], 0);
+    for _ in 0..2 {
+        leased.taken()(Err("another host has them".to_owned()));
+        front.share();
+        assert!(ring.used_up(&front.guest));
+    }
+    leased.taken()(Ok(None));
+    assert_eq!(front.used(&mut ring).0, 0);
+    // And what cannot be given up stays.
+    set_log(&mut front);
+    assert!(log(&mut front, true));
+    let message = front.protocol.get_vring_base(2);
+    front.send(message);
+    leased.given().1(Err("the disk is full".to_owned()));
+    assert!(matches!(front.reply(), Some(Reply::VringBase(base)) if base.num == 1));
+    front.restart(&ring, 1);
+    assert_eq!(front.command(&mut ring, &TEST_UNIT_READY, &[], 0).status, 0);
+    drop(front);
+    leased.given().1(Ok(()));
+}
+
+#[test]
+fn units_in_use_by_others_keep_their_virtual_machine() {
+    let leased = Leased::new();
+    *leased.lease.refusal.lock().unwrap() = Some("LUN 0 is in use by iqn.2024-01.org.example:b");
+    let mut front = FrontEnd::ready(&leased.rig.socket, MEMORY);
+    let mut ring = front.start(2, 0, 16);
+    leased.taken()(Ok(None));
+    front.command(&mut ring, &TEST_UNIT_READY, &[], 0);
+    set_log(&mut front);
+    assert!(!log(&mut front, true));
+    // It is as if nobody had asked.
+    assert_eq!(front.command(&mut ring, &TEST_UNIT_READY, &[], 0).status, 0);
+    front.stop(2);
+    assert!(!leased.is_asked());
+    let (_reader, writer) = std::io::pipe().unwrap();
+    let save = lunette_vhost_user::StateDirection::Save;
+    let message = front.protocol.set_device_state_fd(save, writer.into());
+    assert!(matches!(front.ask(message), Some(Reply::MoveState { success: false, .. })));
+    *leased.lease.refusal.lock().unwrap() = None;
+    assert!(log(&mut front, true));
+    // Whoever does not want to know goes on, and is answered by what keeps the units.
+    assert!(log(&mut front, false));
+    *leased.lease.refusal.lock().unwrap() = Some("it is in use");
+    front.protocol.want_acks(false);
+    let message = front.protocol.set_features(FEATURES | Features::LOG_ALL);
+    front.send(message);
+    let message = front.protocol.get_features();
+    assert!(matches!(front.ask(message), Some(Reply::Features(_))));
+    drop(front);
+    leased.given().1(Ok(()));
+}
+
+#[test]
+fn a_state_is_loaded_when_the_units_are_there() {
+    let leased = Leased::new();
+    let wanted = lunette_guest::Wanted::default();
+    let connect = || {
+        let mut session = Session::connect(&leased.rig.socket).unwrap();
+        session.negotiate(&wanted).unwrap();
+        assert!(session.protocol_features().contains(ProtocolFeatures::DEVICE_STATE));
+        session
+    };
+    let state = br#"{"version":1,"vhost-user-scsi":{}}"#;
+    for (answer, loads) in [(Err("another host has them".to_owned()), false), (Ok(None), true)] {
+        let mut session = connect();
+        let loading = std::thread::spawn(move || {
+            let loaded = session.load_state(state);
+            (session, loaded.is_ok())
+        });
+        leased.taken()(answer);
+        let (session, loaded) = loading.join().unwrap();
+        assert_eq!(loaded, loads);
+        drop(session);
+        if loads {
+            leased.given().1(Ok(()));
+        }
+    }
+    // What is saved is given up before that is said.
+    let mut front = FrontEnd::ready(&leased.rig.socket, MEMORY);
+    let ring = front.start(2, 0, 16);
+    leased.taken()(Ok(None));
+    front.stop(2);
+    assert!(!leased.is_asked());
+    let (mut reader, writer) = std::io::pipe().unwrap();
+    let save = lunette_vhost_user::StateDirection::Save;
+    let message = front.protocol.set_device_state_fd(save, writer.into());
+    assert!(matches!(front.ask(message), Some(Reply::MoveState { success: true, .. })));
+    std::io::copy(&mut reader, &mut std::io::sink()).unwrap();
+    let message = front.protocol.check_device_state();
+    front.send(message);
+    let (_, give) = leased.given();
+    assert!(!front.has_reply());
+    give(Ok(()));
+    assert!(matches!(front.reply(), Some(Reply::Ack { success: true, .. })));
+    drop((front, ring));
+    // There is nothing to give up any more.
+    let mut front = FrontEnd::ready(&leased.rig.socket, MEMORY);
+    front.share();
+    assert!(!leased.is_asked());
+}
