@@ -161,7 +161,8 @@ fn payload(request: u32, input: &mut Input<'_>) -> Vec<u8> {
             let table = MemoryTable(vec![region(input)]).encode();
             [&[0; 8], &table[8..]].concat()
         }
-        6 | 39 => number(input).to_ne_bytes().to_vec(),
+        6 => [number(input), number(input)].map(u64::to_ne_bytes).concat(),
+        39 => number(input).to_ne_bytes().to_vec(),
         _ => {
             let length = input.pick(&[0, 0, 0, 1, 8, 16, 4096]);
             input.pattern(length)

@@ -55,17 +55,31 @@ impl Kernel {
         self.folder.join("root")
     }
 
-    /// Writes an initramfs with [`MODULES`] and `init` to `file`.
+    /// Writes an initramfs with what it takes to load the host's root, and `init`, to `file`.
     pub(super) fn write_initramfs(&self, init: &str, file: &Path) -> Result<()> {
+        self.write_initramfs_with(init, &MODULES, &[], file)
+    }
+
+    /// Writes an initramfs with modules, in `/modules` in the order to load them, programs of the host, and `init` to `file`.
+    pub(super) fn write_initramfs_with(
+        &self,
+        init: &str,
+        modules: &[&str],
+        programs: &[&str],
+        file: &Path,
+    ) -> Result<()> {
         let content = tempfile::tempdir()?;
         let content = content.path();
         for folder in ["bin", "modules"] {
             fs::create_dir(content.join(folder))?;
         }
         fs::copy(tools::program("busybox")?, content.join("bin/busybox"))?;
+        for program in programs {
+            copy_program(&tools::program(program)?, content)?;
+        }
         fs::write(content.join("init"), init)?;
         tools::make_executable(&content.join("init"))?;
-        for (number, module) in self.modules()?.iter().enumerate() {
+        for (number, module) in self.modules(modules)?.iter().enumerate() {
             fs::copy(module, content.join(format!("modules/{number:03}.ko")))?;
         }
         let mut cpio = tools::command("sh")?;
@@ -75,12 +89,12 @@ impl Kernel {
         Ok(())
     }
 
-    /// The files of [`MODULES`] and of what they need, in the order to load them.
-    fn modules(&self) -> Result<Vec<PathBuf>> {
+    /// The files of modules and of what they need, in the order to load them.
+    fn modules(&self, names: &[&str]) -> Result<Vec<PathBuf>> {
         let release = release(&self.root())?;
         let mut modprobe = tools::command("modprobe")?;
         modprobe.arg("-d").arg(self.root()).args(["-S", &release]);
-        modprobe.args(["--show-depends", "-a"]).args(MODULES);
+        modprobe.args(["--show-depends", "-a"]).args(names);
         let listed = tools::run(&mut modprobe, tools::LIMIT)?.ok()?.stdout;
         let mut files = Vec::new();
         for line in listed.lines() {
@@ -89,6 +103,18 @@ impl Kernel {
         }
         Ok(files)
     }
+}
+
+/// Copies a program and the libraries that it needs, to where they are on the host.
+fn copy_program(program: &Path, root: &Path) -> Result<()> {
+    let libraries = tools::output("ldd", [program])?.ok()?.stdout;
+    let libraries = libraries.split_whitespace().filter(|word| word.starts_with('/'));
+    for file in libraries.map(Path::new).chain([program]) {
+        let to = root.join(file.strip_prefix("/")?);
+        fs::create_dir_all(to.parent().context("a file is in a folder")?)?;
+        fs::copy(file, to)?;
+    }
+    Ok(())
 }
 
 /// Downloads the kernel's package and unpacks it into `folder`.

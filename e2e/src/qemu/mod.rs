@@ -5,6 +5,7 @@
 
 pub mod disk;
 mod kernel;
+pub mod portable;
 
 use std::path::{Path, PathBuf};
 use std::process::Command;

@@ -34,7 +34,9 @@ impl Agreement {
             .union(ProtocolFeatures::REPLY_ACK)
             .union(ProtocolFeatures::CONFIG)
             .union(ProtocolFeatures::CONFIGURE_MEM_SLOTS)
-            .union(ProtocolFeatures::RESET_DEVICE),
+            .union(ProtocolFeatures::RESET_DEVICE)
+            .union(ProtocolFeatures::LOG_SHMFD)
+            .union(ProtocolFeatures::DEVICE_STATE),
         sizes: Sizes::USUAL,
     };
 

@@ -29,6 +29,13 @@ pub(super) fn any_fd(memory: &Memory, input: &mut Input<'_>) -> OwnedFd {
     }
 }
 
+/// Memory for a dirty log.
+pub(super) fn log() -> OwnedFd {
+    let fd = memfd_create("lunette-fuzz-log", MemfdFlags::CLOEXEC).expect("a memory file");
+    ftruncate(&fd, 0x2000).expect("a memory file");
+    fd
+}
+
 /// One that cannot be written to without waiting.
 fn full_eventfd() -> OwnedFd {
     let fd = eventfd(0, EventfdFlags::CLOEXEC).expect("an eventfd");

@@ -4,7 +4,7 @@ use super::daemon::{Address, Daemon};
 use super::front_end::FrontEnd;
 use super::guest::{Agreement, CONTROL, EVENTS, Guest, REQUESTS};
 use super::memory::{FILE, ZONES};
-use super::odd::any_fd;
+use super::odd::{self, any_fd};
 use super::requests;
 use super::traces::Traces;
 use super::victim::Victim;
@@ -15,7 +15,7 @@ use lunette_engine::{CommandSpec, LogicalUnit};
 use lunette_scsi::Lun;
 use lunette_store::IoError;
 use lunette_transport_vhost_user::fuzzing;
-use lunette_vhost_user::{Features, MemoryRegion, Message};
+use lunette_vhost_user::{Features, LogArea, MemoryRegion, Message, StateDirection, VringAddress};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::sync::{Arc, Weak};
@@ -40,6 +40,15 @@ pub fn vhost_user_session(data: &[u8]) {
 
 /// Request queues of the device.
 const QUEUES: u16 = 3;
+
+/// States that a device may be given.
+const STATES: [&str; 5] = [
+    "",
+    r#"{"version":1,"vhost-user-scsi":{}}"#,
+    r#"{"version":2,"vhost-user-scsi":{}}"#,
+    r#"{"version":1,"vhost-user-scsi":{"nexuses":{"0":{"luns":{"0":"x"}}},"sizes":[96,32]}}"#,
+    r#"{"version":1,"vhost-user-scsi":{"events":{"features":6,"subscriptions":[[0,0,2]],"missed":true}}}"#,
+];
 
 struct Rig {
     daemon: Daemon,
@@ -272,11 +281,39 @@ impl Rig {
 
     /// What concerns the device as a whole.
     fn other_message(&mut self, input: &mut Input<'_>) {
+        let driver = &self.guest.drivers[input.below(self.guest.drivers.len())];
+        let address = driver.address();
         let protocol = &mut self.guest.front.protocol;
-        let message = match input.below(6) {
+        let message = match input.below(12) {
+            6..8 => {
+                let (size, offset) =
+                    (input.pick(&[0, 1, 7, 8, 64, 0x1000]), input.pick(&[0, 8, 0xfff, 0x1000]));
+                protocol.set_log_base(LogArea { size, offset }, odd::log())
+            }
+            8..10 => {
+                let log = input.pick(&[0, 0x8000, 0x7_ffff, u64::MAX]);
+                protocol.set_vring_addr(VringAddress { flags: VringAddress::LOG, log, ..address })
+            }
+            10 => {
+                let (reader, writer) = std::io::pipe().expect("a pipe");
+                match input.flag() {
+                    true => protocol.set_device_state_fd(StateDirection::Save, writer.into()),
+                    false => {
+                        // All of it is there, and no more will come.
+                        let text = input.pick(&STATES);
+                        rustix::io::write(&writer, text.as_bytes()).expect("room in a pipe");
+                        protocol.set_device_state_fd(StateDirection::Load, reader.into())
+                    }
+                }
+            }
+            11 => protocol.check_device_state(),
             0 => protocol.reset_device(),
             1 => protocol.reset_owner(),
-            2 => protocol.set_features(Features::from_bits_retain(input.u32().into()) | Features::VERSION_1),
+            2 => {
+                let log = if input.flag() { Features::LOG_ALL } else { Features::empty() };
+                protocol
+                    .set_features(Features::from_bits_retain(input.u32().into()) | Features::VERSION_1 | log)
+            }
             3 => protocol.set_backend_req_fd(UnixStream::pair().expect("sockets").0.into()),
             4 => protocol.get_features(),
             _ => protocol.get_queue_num(),
