@@ -9,7 +9,8 @@
 //!
 //! The total that Callgrind collects, divided by the number of requests, is what one costs from ring to ring, with its part of
 //! what is done at the end of a turn. With `limited`, every request counts for a limit that allows more; with `single`, each comes
-//! in a turn of its own; with `noted`, it is noted while it is in flight.
+//! in a turn of its own; with `noted`, it is noted while it is in flight; with `logged`, what is written is marked in a dirty log.
+//! `times=N` does it all N times and tells how long that took, with the driver's part.
 
 use lunette_device_disk::{Disk, Options};
 use lunette_engine::{Identity, Limit, Limiter, Limits, LogicalUnit, Nexus, Rate, Rates, TargetPort};
@@ -23,7 +24,7 @@ use lunette_vhost_user::{MemoryRegion, SharedRegion};
 use std::num::NonZeroU64;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Requests, and how many of them come in a turn.
 const REQUESTS: u16 = 32_000;
@@ -117,6 +118,12 @@ fn main() {
         let region = MemoryRegion { user_address: 0, ..region };
         assert!(queues.keep_notes(SharedRegion { region, fd }, setup.size));
     }
+    if has("logged") {
+        let region = GuestMemory::with_size(1 << 12).expect("memory").regions().expect("regions").pop();
+        let (region, fd) = region.expect("one region");
+        let region = MemoryRegion { user_address: 0, ..region };
+        assert!(queues.keep_log(SharedRegion { region, fd }, ring.areas().device.address()));
+    }
     let areas = ring.areas();
     let parts = [&areas.descriptors, &areas.driver, &areas.device].map(|area| area.user_address());
     let setup = RingSetup {
@@ -131,7 +138,10 @@ fn main() {
     };
     queues.start(REQUEST.into(), &setup, sim.cx(0));
     let depth = if has("single") { 1 } else { DEPTH };
-    for _ in 0..REQUESTS / depth {
+    let times = arguments.iter().find_map(|argument| argument.strip_prefix("times=")?.parse().ok());
+    let count = u64::from(REQUESTS) * times.unwrap_or(1);
+    let begin = Instant::now();
+    for _ in 0..count / u64::from(depth) {
         sim.advance(TURN);
         (0..depth).for_each(|token| ring.push(token, &elements, form).expect("room in the ring"));
         ring.publish().expect("a device that keeps the rules");
@@ -142,5 +152,6 @@ fn main() {
             assert!(used.length >= 108);
         }
     }
-    println!("{REQUESTS} requests");
+    let nanoseconds = begin.elapsed().as_nanos() as f64 / count as f64;
+    println!("{count} requests, {nanoseconds:.1} ns each");
 }

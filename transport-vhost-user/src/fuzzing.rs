@@ -4,9 +4,9 @@
 use crate::aside::Aside;
 use crate::events::Events;
 use crate::local::{ConnectionId, ExportId, Local};
-use crate::memory::{FENCED, MemoryMap};
+use crate::memory::{DirtyLog, FENCED, MemoryMap};
 use crate::place::{Observer, Place};
-use crate::queue::{Fds, Queue, Setup, Stop};
+use crate::queue::{Fds, Logging, Queue, Setup, Stop};
 use crate::ring::{Layout, NoteMemory};
 use crate::targets::Targets;
 use crate::wire::Sizes;
@@ -112,6 +112,18 @@ impl Queues {
         let notes = NoteMemory::new(map, length, self.setups.len() as u16, queue_size);
         for (index, setup) in (0..).zip(&mut self.setups) {
             setup.notes = Some((notes.clone(), index));
+        }
+        true
+    }
+
+    /// Has the queues mark what they write, from their next start on, in a log that fills `region`, which begins at address 0;
+    /// their rings where `used` says. Whether it can be mapped.
+    pub fn keep_log(&mut self, region: SharedRegion, used: u64) -> bool {
+        let length = region.region.size;
+        let Ok(map) = MemoryMap::new(&[region]) else { return false };
+        let Some(log) = DirtyLog::new(map, length).map(Arc::new) else { return false };
+        for setup in &mut self.setups {
+            setup.log = Some(Logging { log: log.clone(), used: Some(used) });
         }
         true
     }

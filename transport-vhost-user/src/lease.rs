@@ -14,9 +14,12 @@ pub type Taken = Box<dyn FnOnce(Result<Option<DeviceState>, String>) + Send>;
 pub type Given = Box<dyn FnOnce(Result<(), String>) + Send>;
 
 /// What an export asks about its units. All calls come from reactors and must not wait; what takes its time is done elsewhere and
-/// told through `done`, exactly once. One call at a time is under way, but for [`check`](Self::check).
+/// told through `done`, exactly once and before long. One call at a time is under way for an export, but for
+/// [`check`](Self::check).
 pub trait Lease: Send + Sync {
     /// Whether the virtual machine could leave: asked before dirty logging is switched on, and before its state is asked for.
+    ///
+    /// A front end that does not bear to be refused is not, and may go on to [`give`](Self::give), which has to refuse then.
     ///
     /// # Errors
     /// Why not, for the log: a unit is in use by others, say.
@@ -26,8 +29,8 @@ pub trait Lease: Send + Sync {
     /// cannot be had. Units that are here already are taken at once.
     fn take(&self, done: Taken);
 
-    /// The last ring has stopped, nothing is in flight, and the virtual machine may go on elsewhere: its memory was being logged or
-    /// its state was asked for. The front end is told that the ring has stopped after `done`, whatever has become of it. `state` is
+    /// The last ring has stopped, nothing is in flight, and the virtual machine may go on elsewhere: its memory was being logged, its
+    /// state was asked for, or its front end has gone. The front end is told that the ring has stopped after `done`, whatever has become of it. `state` is
     /// for the next [`take`](Self::take), wherever it comes from.
     fn give(&self, state: DeviceState, done: Given);
 }

@@ -11,7 +11,9 @@ use crate::aside::{Aside, Foreign};
 use crate::memory::{DirtyLog, MemoryMap, Unused};
 use crate::queue::Logging;
 use lunette_store::Cx;
-use lunette_vhost_user::{Ack, Features, LogArea, MemoryRegion, SharedRegion, VringAddress};
+use lunette_vhost_user::{
+    Ack, Features, LogArea, MemoryRegion, ProtocolFeatures, SharedRegion, VringAddress,
+};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
@@ -88,15 +90,19 @@ impl Connection {
 
     /// Whether dirty logging may be switched on, if the last SET_FEATURES has done so; why not.
     ///
-    /// Whoever cannot be told goes on; units that are in use by others stay here in any case.
+    /// Whoever cannot be told goes on, and finds the units still here when its rings start elsewhere. QEMU up to 10.1 is one of
+    /// them: it ends itself when it is refused, with its guest. Its vhost-user-scsi device has a configuration space of its
+    /// own, and is known by that.
     pub(super) fn may_log_writes(&self, state: &State, ack: &Ack, cx: &mut dyn Cx) -> Result<(), String> {
         if !state.backend.has_acknowledged(Features::LOG_ALL) {
             return Ok(());
         }
+        let takes_refusals = state.backend.state().protocol_features.contains(ProtocolFeatures::CONFIG);
         match self.may_leave() {
-            Err(why) if !ack.is_wanted() => {
+            Err(why) if !(ack.is_wanted() && takes_refusals) => {
                 if self.place.may_log(cx) {
-                    tracing::warn!(export = %self.place.name, "{why}; the front end does not want to know");
+                    let export = &self.place.name;
+                    tracing::warn!(%export, "{why}; if it goes elsewhere all the same, its units stay here");
                 }
                 Ok(())
             }

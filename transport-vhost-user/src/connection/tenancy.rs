@@ -137,7 +137,8 @@ impl Connection {
                 if self.place.may_log(cx) {
                     tracing::warn!(export = %self.place.name, "the units stay here: {why}");
                 }
-                Tenancy::Kept
+                // The next connection asks for what it has.
+                if state.phase == Phase::Open { Tenancy::Kept } else { Tenancy::Away }
             }
         };
         self.proceed(state, cx);
@@ -156,11 +157,10 @@ impl State {
     /// or after its state was saved, or it is gone.
     fn leaves(&self) -> bool {
         let stopped = || self.backend.state().vrings.iter().all(|vring| !vring.started);
-        self.tenancy == Tenancy::Here
-            && match self.phase {
-                Phase::Open => self.may_go && stopped(),
-                Phase::Leaving => true,
-                _ => false,
-            }
+        match self.phase {
+            Phase::Open => self.tenancy == Tenancy::Here && self.may_go && stopped(),
+            Phase::Leaving => matches!(self.tenancy, Tenancy::Here | Tenancy::Kept),
+            _ => false,
+        }
     }
 }

@@ -1,6 +1,7 @@
 //! Units that may be served by one of two processes go where the rings of their virtual machine run.
 
 use super::*;
+use crate::testing::front_end::ALL_PROTOCOL;
 use crate::{DeviceState, Given, Lease, Taken};
 use lunette_guest::Session;
 use lunette_vhost_user::{LogArea, ProtocolFeatures};
@@ -187,6 +188,36 @@ fn units_in_use_by_others_keep_their_virtual_machine() {
     assert!(matches!(front.ask(message), Some(Reply::Features(_))));
     drop(front);
     leased.given().1(Ok(()));
+}
+
+/// QEMU's device has a configuration space of its own.
+#[test]
+fn a_monitor_that_would_not_survive_a_refusal_gets_none() {
+    let leased = Leased::new();
+    *leased.lease.refusal.lock().unwrap() = Some("LUN 0 is in use by iqn.2024-01.org.example:b");
+    let mut front = FrontEnd::ready(&leased.rig.socket, MEMORY);
+    let known = ALL_PROTOCOL - ProtocolFeatures::CONFIG;
+    let message = front.protocol.set_protocol_features(known);
+    front.done(message);
+    let mut ring = front.start(2, 0, 16);
+    leased.taken()(Ok(None));
+    set_log(&mut front);
+    assert!(log(&mut front, true));
+    front.command(&mut ring, &TEST_UNIT_READY, &[], 0);
+    let message = front.protocol.get_vring_base(2);
+    front.send(message);
+    // Who has refused keeps them.
+    leased.given().1(Err("LUN 0 is in use".to_owned()));
+    assert!(matches!(front.reply(), Some(Reply::VringBase(base)) if base.num == 1));
+    front.restart(&ring, 1);
+    assert_eq!(front.command(&mut ring, &TEST_UNIT_READY, &[], 0).status, 0);
+    // It is asked once more when it has gone.
+    let message = front.protocol.get_vring_base(2);
+    front.send(message);
+    leased.given().1(Err("LUN 0 is in use".to_owned()));
+    assert!(matches!(front.reply(), Some(Reply::VringBase(_))));
+    drop(front);
+    leased.given().1(Err("LUN 0 is in use".to_owned()));
 }
 
 #[test]
