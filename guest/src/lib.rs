@@ -27,6 +27,7 @@ mod monitor;
 pub mod ring;
 mod scsi;
 mod session;
+pub mod verify;
 mod wire;
 
 pub use block::BlockDriver;

@@ -181,7 +181,9 @@ impl Queue {
         let is_ours = state.ring.is_some() && epoch >= state.first_epoch;
         let field = ResponseField { bytes: slot.response(), expected };
         let written = if is_ours { respond(&field) } else { None };
-        state.mark_ended(slot);
+        if state.setup.log.is_some() {
+            state.mark_ended(slot);
+        }
         if let Some(written) = written
             && let Some(ring) = &mut state.ring
         {

@@ -192,10 +192,10 @@ impl State {
     /// Returns `chain` to the driver.
     #[inline]
     pub(crate) fn answer(&mut self, head: Head, written: u32) {
+        if self.setup.log.is_some() {
+            self.mark_chain();
+        }
         if let Some(ring) = &mut self.ring {
-            if let Some(logging) = &self.setup.log {
-                logging.log.mark_list(self.chain.writable(), ring.memory());
-            }
             ring.push(head, written);
         }
     }
@@ -206,20 +206,43 @@ impl State {
 
     /// Shows the driver what was returned, and notifies it if it wants that.
     pub(super) fn publish(&mut self) {
-        if let Some(ring) = &mut self.ring {
-            let has_written = self.setup.log.is_some() && ring.unpublished() > 0;
-            let wanted = ring.publish();
-            if has_written {
-                self.mark_ring();
-            }
-            if wanted {
-                self.signal();
-            }
+        if self.setup.log.is_some() {
+            return self.publish_marked();
+        }
+        if let Some(ring) = &mut self.ring
+            && ring.publish()
+        {
+            self.signal();
+        }
+    }
+
+    /// Does the same, and marks what was written.
+    #[cold]
+    #[inline(never)]
+    fn publish_marked(&mut self) {
+        let Some(ring) = &mut self.ring else { return };
+        let has_written = ring.unpublished() > 0;
+        let wanted = ring.publish();
+        if has_written {
+            self.mark_ring();
+        }
+        if wanted {
+            self.signal();
+        }
+    }
+
+    /// Marks all that the device may have written of `chain`.
+    #[cold]
+    #[inline(never)]
+    fn mark_chain(&self) {
+        if let (Some(logging), Some(ring)) = (&self.setup.log, &self.ring) {
+            logging.log.mark_list(self.chain.writable(), ring.memory());
         }
     }
 
     /// Marks the ring, which was written to.
-    #[inline]
+    #[cold]
+    #[inline(never)]
     fn mark_ring(&self) {
         if let Some(Logging { log, used: Some(used) }) = &self.setup.log
             && let Some(ring) = &self.ring
@@ -229,7 +252,8 @@ impl State {
     }
 
     /// Marks all that a request may have written to that has ended, however it has.
-    #[inline]
+    #[cold]
+    #[inline(never)]
     pub(super) fn mark_ended(&self, slot: &Slot) {
         if let Some(logging) = &self.setup.log {
             let past = || self.past.iter().find(|past| past.epoch == slot.epoch).map(|past| &past.memory);
@@ -245,7 +269,9 @@ impl State {
     pub(super) fn suppress_kicks(&mut self) {
         if let Some(ring) = &mut self.ring {
             ring.suppress_kicks();
-            self.mark_ring();
+            if self.setup.log.is_some() {
+                self.mark_ring();
+            }
         }
     }
 
@@ -253,7 +279,9 @@ impl State {
     pub(super) fn want_kicks(&mut self) -> Result<bool, RingError> {
         let Some(ring) = &mut self.ring else { return Ok(false) };
         let more = ring.want_kicks();
-        self.mark_ring();
+        if self.setup.log.is_some() {
+            self.mark_ring();
+        }
         more
     }
 
