@@ -9,11 +9,21 @@ use crate::report::{Bar, Section};
 use crate::run::Settings;
 
 /// What is counted, the words for the program, and the most instructions that it may take.
-const CASES: [(&str, &[&str], f64); 6] = [
+const CASES: [(&str, &[&str], f64); 8] = [
     ("4k READ(10), split ring", &["split", "indirect"], 1146.0),
     ("4k WRITE(10), split ring", &["split", "indirect", "write"], 1176.0),
     ("4k READ(10), packed ring", &["packed", "indirect"], 1171.0),
     ("4k WRITE(10), packed ring", &["packed", "indirect", "write"], 1201.0),
+    (
+        "4k READ(10), split ring, written pages marked in a dirty log",
+        &["split", "indirect", "logged"],
+        1400.0,
+    ),
+    (
+        "4k READ(10), packed ring, written pages marked in a dirty log",
+        &["packed", "indirect", "logged"],
+        1440.0,
+    ),
     ("4k READ(10), under a limit that allows more", &["split", "indirect", "limited"], 1181.0),
     ("4k WRITE(10), under a limit that allows more", &["split", "indirect", "write", "limited"], 1213.0),
 ];
