@@ -11,6 +11,8 @@ pub use request::ChangeRequest;
 use crate::{LogicalUnit, Steps};
 use lunette_scsi::AdditionalSense;
 use lunette_store::{Backing, IoError, Post};
+use serde::Serialize;
+use serde_json::Value;
 use std::marker::PhantomData;
 use std::ops::Range;
 use std::sync::Arc;
@@ -62,6 +64,9 @@ pub enum ChangeError {
     /// It is retired, or the reactors have ended.
     #[error("the logical unit has gone")]
     Gone,
+    /// The state cannot be saved, or nothing is kept of the unit.
+    #[error("the state of the logical unit cannot be saved")]
+    NotSaved,
     /// The store has failed.
     #[error("the store has failed: {0}")]
     Store(IoError),
@@ -141,6 +146,18 @@ impl LogicalUnit {
             result
         };
         self.request(request, post, work, done)
+    }
+
+    /// Saves a section of the unit's state, what `make` says when nothing else of it is being saved. `done` is told, mostly on a
+    /// reactor, when it survives a power loss, or why it does not; what there was before is then saved again, as far as that can be.
+    pub fn save_section<T: Serialize + Send + 'static>(
+        self: &Arc<Self>,
+        section: &'static str,
+        make: impl FnOnce(&Self) -> T + Send + 'static,
+        post: &dyn Post,
+        done: impl FnOnce(Result<(), ChangeError>) + Send + 'static,
+    ) -> ChangeRequest {
+        self.change(post, async move |steps, request| save(steps, request, section, make).await, done)
     }
 
     /// Whether commands are held back.
@@ -326,6 +343,27 @@ async fn become_quiet(steps: &Steps, request: &ChangeRequest, number: u64) -> Re
     request.settle()?;
     let is_quiet = unit.coordination().is_quiesced_by(number);
     is_quiet.then_some(()).ok_or(ChangeError::LetGoOn)
+}
+
+async fn save<T: Serialize + Send + 'static>(
+    steps: &Steps,
+    request: &ChangeRequest,
+    section: &'static str,
+    make: impl FnOnce(&LogicalUnit) -> T,
+) -> Result<(), ChangeError> {
+    if !steps.unit.keeps_state() {
+        return Err(ChangeError::NotSaved);
+    }
+    let turn = steps.turn().await.map_err(|_| ChangeError::Gone)?;
+    request.settle()?;
+    let before: Option<Value> = steps.unit.saved().get(section).map_err(|_| ChangeError::NotSaved)?;
+    let value = make(&steps.unit);
+    let saved = steps.save(&turn, section, value, |_| ()).await;
+    if saved.is_err() {
+        // It may be there all the same.
+        let _ = steps.save(&turn, section, before, |_| ()).await;
+    }
+    saved.map_err(|_| ChangeError::NotSaved)
 }
 
 fn is_unoccupied(unit: &LogicalUnit) -> Result<(), ChangeError> {

@@ -99,6 +99,13 @@ impl LogicalUnit {
     }
 }
 
+impl NexusState {
+    /// The world-wide names of the logical units that the initiator saw.
+    pub fn units(&self) -> impl Iterator<Item = &str> {
+        self.luns.values().map(String::as_str)
+    }
+}
+
 impl Nexus {
     /// Its state for another process.
     pub fn hand_over(&self) -> NexusState {

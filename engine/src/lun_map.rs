@@ -2,7 +2,7 @@
 
 use crate::engine::Engine;
 use crate::inventory::Placeholders;
-use crate::{Inventory, LogicalUnit, Nexus, NexusId, TargetPort};
+use crate::{Inventory, InventoryChange, LogicalUnit, Nexus, NexusId, TargetPort};
 use lunette_store::{Post, ReactorId};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt;
@@ -62,6 +62,28 @@ impl LunMap {
         post: &dyn Post,
         edit: impl FnOnce(&mut BTreeMap<u32, Arc<LogicalUnit>>) -> R,
     ) -> R {
+        self.change_and(Nexus::inventory_changed, post, edit)
+    }
+
+    /// The same, but no initiator is told: for initiators that stand still while their units go to another process, or come back,
+    /// and that see the same when they go on.
+    pub fn change_unnoticed<R>(
+        self: &Arc<Self>,
+        post: &dyn Post,
+        edit: impl FnOnce(&mut BTreeMap<u32, Arc<LogicalUnit>>) -> R,
+    ) -> R {
+        let leave = |nexus: &Nexus, _: &Inventory, gone: &[_], _: &[_], post: &dyn Post| {
+            nexus.leave_units(gone, post)
+        };
+        self.change_and(leave, post, edit)
+    }
+
+    fn change_and<R>(
+        self: &Arc<Self>,
+        tell: impl Fn(&Nexus, &Inventory, &[Arc<LogicalUnit>], &[InventoryChange], &dyn Post),
+        post: &dyn Post,
+        edit: impl FnOnce(&mut BTreeMap<u32, Arc<LogicalUnit>>) -> R,
+    ) -> R {
         // To the end, so that observers are told of changes in their order.
         let _changing = lock(&self.changing);
         let before = self.inventory();
@@ -80,7 +102,7 @@ impl LunMap {
         let nexuses = self.nexuses();
         let reactors: BTreeSet<ReactorId> = nexuses.iter().flat_map(|nexus| nexus.reactors()).collect();
         gone.iter().for_each(|unit| unit.was_seen_on(&reactors));
-        nexuses.iter().for_each(|nexus| nexus.inventory_changed(&after, &gone, &changes, post));
+        nexuses.iter().for_each(|nexus| tell(nexus, &after, &gone, &changes, post));
         gone.iter().for_each(|unit| unit.seen_no_more_through(self));
         for reactor in reactors {
             post.post(reactor, Engine::message(|engine, _| engine.forget_left()));

@@ -230,23 +230,28 @@ impl Nexus {
         changes: &[InventoryChange],
         post: &dyn Post,
     ) {
-        let mut itls = self.itls();
-        let mut left = Vec::new();
-        for unit in gone {
-            if let Some(itl) = itls.remove(&unit.number()) {
-                itl.leave();
-                left.push(unit);
-            }
-        }
+        self.leave_units(gone, post);
+        let itls = self.itls();
         let is_placeholder = |number: u64| after.placeholders().have(number);
         let known = itls.iter().filter(|(number, _)| !is_placeholder(**number));
         known.for_each(|(_, itl)| itl.establish(AdditionalSense::REPORTED_LUNS_DATA_HAS_CHANGED));
+        drop(itls);
+        self.tell_of_inventory(after, changes);
+    }
+
+    /// The initiator does not see these units any more: what it has asked for there ends.
+    pub(crate) fn leave_units(&self, gone: &[Arc<LogicalUnit>], post: &dyn Post) {
+        let mut itls = self.itls();
+        let left = gone.iter().filter(|unit| {
+            let itl = itls.remove(&unit.number());
+            itl.inspect(|itl| itl.leave()).is_some()
+        });
+        let left: Vec<_> = left.collect();
         drop(itls);
         for unit in left {
             unit.lose(self);
             unit.end_allegiance(|faulted| faulted == self.id, post);
         }
-        self.tell_of_inventory(after, changes);
     }
 
     /// How often the nexus was lost so far: what a session sends that was opened before the last time comes too late.

@@ -98,8 +98,11 @@ pub struct StateError(pub String);
 pub struct Saved(BTreeMap<String, Value>);
 
 impl Saved {
-    /// Reads what [`encode`](Self::encode) has made.
-    pub(crate) fn parse(bytes: &[u8]) -> Result<Self, StateError> {
+    /// Reads what a [keeper](StateKeeper) was given.
+    ///
+    /// # Errors
+    /// When it is something else.
+    pub fn parse(bytes: &[u8]) -> Result<Self, StateError> {
         serde_json::from_slice(bytes).map(Self).map_err(|error| StateError(format!("damaged state: {error}")))
     }
 

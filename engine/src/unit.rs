@@ -25,6 +25,7 @@ use crate::turns::Turns;
 use crate::{CommandFilter, Decoded, Device, Identity, Nexus, NexusId, Request, spc};
 use lunette_scsi::AdditionalSense;
 use lunette_store::{Backing, Post, ReactorId};
+use serde::Serialize;
 use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
@@ -222,6 +223,19 @@ impl LogicalUnit {
         self.state().saved.clone()
     }
 
+    /// Has a section of the saved state say something else, durably. To be said before the first session; may block.
+    ///
+    /// # Errors
+    /// When it cannot be saved, or nothing is kept of the unit.
+    pub fn save_at_once<T: Serialize>(&self, section: &str, value: &T) -> Result<(), StateError> {
+        let keeper = self.keeper().ok_or_else(|| StateError("nothing is kept of the logical unit".into()))?;
+        let mut saved = Saved::clone(&self.saved());
+        saved.set(section, value)?;
+        keeper.save(&saved.encode()?)?;
+        self.set_saved(saved);
+        Ok(())
+    }
+
     pub(crate) fn set_saved(&self, saved: Saved) {
         let saved = Arc::new(saved);
         // What was there may be long: it goes when nobody waits for the lock.
@@ -322,6 +336,11 @@ impl LogicalUnit {
                 nexus.tell(self, condition);
             }
         }
+    }
+
+    /// The nexuses whose initiators have used the unit and still see it.
+    pub fn users(&self) -> Vec<Arc<Nexus>> {
+        self.met().into_iter().filter(|(_, itl)| !itl.has_left()).map(|(nexus, _)| nexus).collect()
     }
 
     /// The nexuses that know this unit, also those that only have commands there. They are called with no lock held.

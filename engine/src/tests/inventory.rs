@@ -99,6 +99,32 @@ impl Live {
 }
 
 #[test]
+fn who_stands_still_notices_no_change() {
+    let mut live = Live::new();
+    let (a, b) = (live.rig.unit.clone(), live.b.clone());
+    live.attach(7, &b);
+    assert_eq!([live.ready(7), live.ready(0)], [Some(POWER_ON), Some(INVENTORY)]);
+    assert_eq!(live.done(0, &RESERVE_6).0.status, Status::GOOD);
+    live.told();
+    let users = |unit: &LogicalUnit| unit.users().len();
+    assert_eq!((users(&a), users(&b)), (1, 1));
+    let poster = live.rig.sim.cx(0).poster();
+    live.rig.port.luns().change_unnoticed(&*poster, |units| drop(units.remove(&0)));
+    live.rig.sim.settle();
+    assert_eq!((live.told(), users(&a), live.ready(7)), (vec![], 0, None));
+    let other = Nexus::new(
+        "iqn.other,i,0x000000000001",
+        TargetPort::new("other", 2, Protocol::ISCSI, [(0, a.clone())].into()),
+    );
+    let other = live.rig.session(&other, 0);
+    let ready = |live: &mut Live| sense(&send(&mut live.rig, &other, 0, &TEST_UNIT_READY, &[]).unwrap().0);
+    assert_eq!([ready(&mut live), ready(&mut live)], [Some(POWER_ON), None], "what was reserved is free");
+    live.rig.port.luns().change_unnoticed(&*poster, |units| drop(units.insert(0, a.clone())));
+    assert_eq!((live.told(), live.ready(7)), (vec![], None));
+    assert_eq!(live.ready(0), Some(POWER_ON), "who does not go on begins anew");
+}
+
+#[test]
 fn a_unit_comes_and_goes_beside_another() {
     let mut live = Live::new();
     let b = live.b.clone();

@@ -48,6 +48,33 @@ impl Rig {
 }
 
 #[test]
+fn a_section_is_saved_or_is_as_it_was() {
+    let mut rig = Rig::new(1);
+    let keeper = Arc::new(crate::RamKeeper::default());
+    let save = |rig: &mut Rig, value: u8| {
+        let saved = Arc::new(Mutex::new(None));
+        let (told, poster) = (saved.clone(), rig.sim.cx(0).poster());
+        let done = move |result| *told.lock().unwrap() = Some(result);
+        rig.unit.save_section("mine", move |_| value, &*poster, done);
+        rig.sim.settle();
+        saved.lock().unwrap().take().expect("it has ended")
+    };
+    assert_eq!(save(&mut rig, 1), Err(ChangeError::NotSaved), "nothing is kept");
+    assert!(rig.unit.save_at_once("mine", &1).is_err());
+    rig.unit.keep_state(keeper.clone()).unwrap();
+    let kept = |rig: &Rig| rig.unit.saved().get::<u8>("mine").unwrap();
+    let written = || crate::Saved::parse(&keeper.state().unwrap()).unwrap().get::<u8>("mine").unwrap();
+    rig.unit.save_at_once("mine", &2).unwrap();
+    assert_eq!((kept(&rig), written()), (2, 2));
+    rig.quiesced();
+    assert_eq!((save(&mut rig, 3), kept(&rig), written()), (Ok(()), 3, 3));
+    keeper.limit(0);
+    assert_eq!((save(&mut rig, 4), kept(&rig), written()), (Err(ChangeError::NotSaved), 3, 3));
+    assert!(rig.unit.save_at_once("mine", &5).is_err());
+    assert_eq!((kept(&rig), written()), (3, 3));
+}
+
+#[test]
 fn a_unit_is_quiet_when_what_had_begun_has_ended_and_the_cache_is_written() {
     let mut rig = Rig::new(3);
     let (a, b) = (rig.initiator(1), rig.initiator(2));
