@@ -25,9 +25,9 @@ pub trait Lease: Send + Sync {
     /// Why not, for the log: a unit is in use by others, say.
     fn check(&self) -> Result<(), String>;
 
-    /// The first ring of a virtual machine is about to start here, and waits for `done`. Asked again after a while if the units
-    /// cannot be had. Units that are here already are taken at once.
-    fn take(&self, done: Taken);
+    /// The first request ring of a virtual machine is about to start here, and all rings wait for `done`. Asked again after a while if the units
+    /// cannot be had. Units that are here already are taken at once. `goes_on`: its rings have run before, here or elsewhere.
+    fn take(&self, goes_on: bool, done: Taken);
 
     /// The last ring has stopped, nothing is in flight, and the virtual machine may go on elsewhere: its memory was being logged, its
     /// state was asked for, or its front end has gone. The front end is told that the ring has stopped after `done`, whatever has become of it. `state` is

@@ -48,6 +48,17 @@ impl Targets {
         self.nexuses().iter().map(|(target, nexus)| (*target, nexus.hand_over())).collect()
     }
 
+    /// Whether any logical unit is here that the driver saw where these states come from, if it saw any.
+    pub(crate) fn recognise(&self, from: &BTreeMap<u8, NexusState>) -> bool {
+        let saw_none = from.values().all(|state| state.units().next().is_none());
+        let inventories: Vec<_> = self.nexuses().values().map(|nexus| nexus.inventory()).collect();
+        let mut here = inventories.iter().flat_map(|inventory| inventory.units().values());
+        saw_none
+            || here.any(|unit| {
+                from.values().flat_map(NexusState::units).any(|name| unit.identity.naa.to_string() == name)
+            })
+    }
+
     /// Goes on from there; why a target's part is of no use.
     pub(crate) fn take_over(&self, from: &BTreeMap<u8, NexusState>) -> Result<(), StateError> {
         let nexuses = self.nexuses();

@@ -37,7 +37,7 @@ impl Connection {
         {
             tracing::warn!(export = %self.place.name, %error, "the connection cannot be handed over");
         }
-        // They go along.
+        // Those that could not be given up end with this process.
         state.tenancy = Tenancy::Away;
         if let Some(taker) = state.taker.take() {
             taker(handed.ok());

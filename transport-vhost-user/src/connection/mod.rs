@@ -268,7 +268,11 @@ impl Connection {
         let started = wanted && self.has_units(state);
         state.held_back[usize::from(index)] = wanted && !started;
         if wanted && !started {
-            return self.ask_for_units(state, cx);
+            // The other rings may not have been used by a machine that has run before.
+            if index >= FIXED_QUEUES {
+                self.ask_for_units(state, cx);
+            }
+            return;
         }
         let is_forbidden = state.backend.state().vrings[usize::from(index)].started && !started;
         if is_forbidden && !told && self.place.may_log(cx) {
@@ -363,6 +367,9 @@ impl Connection {
                 self.advance(cx);
             }
             Phase::HandingOver => {
+                if self.give_units(&mut state, cx) {
+                    return;
+                }
                 self.leave(&mut state, cx);
                 state.phase = Phase::Leaving;
                 self.leave_memory(&mut state);

@@ -8,6 +8,7 @@ use super::resume::Resuming;
 use super::tenancy::Tenancy;
 use super::transfer::Transfer;
 use crate::aside::Foreign;
+use crate::device_state::DeviceState;
 use crate::handover::HandedConnection;
 use crate::memory::{DirtyLog, MemoryMap};
 use crate::notify::{Kind, Notifier};
@@ -76,6 +77,8 @@ pub(super) struct State {
     /// Since rings have run, one was stopped while its writes were logged, or the state was saved: the virtual machine may go
     /// on elsewhere.
     pub(super) may_go: bool,
+    /// What was left with the units when they were given up the last time, until they are here again.
+    pub(super) left: Option<Box<DeviceState>>,
     /// Where the units are, and why they could not be had the last time.
     pub(super) tenancy: Tenancy,
     pub(super) refused: Option<String>,
@@ -166,6 +169,7 @@ impl State {
             transfer: Transfer::None,
             checking: None,
             may_go: false,
+            left: None,
             tenancy: Tenancy::Away,
             refused: None,
             held_back: vec![false; count],

@@ -3,6 +3,7 @@
 
 use super::offer::CONTROL_QUEUE;
 use super::state::Phase;
+use super::transfer::Transfer;
 use super::{Connection, State, Token};
 use crate::device_state::DeviceState;
 use crate::local::Local;
@@ -49,14 +50,17 @@ impl Connection {
         };
         state.tenancy = Tenancy::Asked;
         let (id, home, poster) = (self.id, self.place.home, cx.poster());
-        lease.take(Box::new(move |taken| {
-            let tell = move |cx: &mut dyn Cx| {
-                if let Some(connection) = Local::on(cx).connection(id) {
-                    connection.units_taken(taken, cx);
-                }
-            };
-            poster.post(home, Box::new(tell));
-        }));
+        lease.take(
+            state.goes_on(),
+            Box::new(move |taken| {
+                let tell = move |cx: &mut dyn Cx| {
+                    if let Some(connection) = Local::on(cx).connection(id) {
+                        connection.units_taken(taken, cx);
+                    }
+                };
+                poster.post(home, Box::new(tell));
+            }),
+        );
     }
 
     fn units_taken(&self, taken: Result<Option<DeviceState>, String>, cx: &mut dyn Cx) {
@@ -67,6 +71,7 @@ impl Connection {
         match taken {
             Ok(from) => {
                 state.tenancy = Tenancy::Here;
+                state.left = None;
                 state.refused = None;
                 self.units_came(&mut state, from, cx);
                 self.start_held_back(&mut state, cx);
@@ -122,7 +127,9 @@ impl Connection {
             };
             poster.post(home, Box::new(tell));
         };
-        lease.give(self.device_state(state), Box::new(given));
+        let left = self.device_state(state);
+        state.left = Some(Box::new(left.clone()));
+        lease.give(left, Box::new(given));
         true
     }
 
@@ -146,6 +153,15 @@ impl Connection {
 }
 
 impl State {
+    /// Whether the rings of the virtual machine have run before.
+    fn goes_on(&self) -> bool {
+        // Where rings begin, the packed ones with their wrap counters or without.
+        let begins = |base: u32| matches!(base, 0 | 0x8000 | 0x8000_8000);
+        let mut vrings = self.backend.state().vrings.iter();
+        matches!(self.transfer, Transfer::Loaded(_))
+            || vrings.any(|vring| vring.started && !begins(vring.base))
+    }
+
     /// A ring is started, so what was is over.
     pub(super) fn units_are_used(&mut self) {
         if self.tenancy == Tenancy::Kept {
@@ -154,11 +170,12 @@ impl State {
     }
 
     /// Whether the units are here and the virtual machine may go on elsewhere: its rings have stopped while its memory was logged
-    /// or after its state was saved, or it is gone.
+    /// or after its state was saved, or it is gone, or its connection goes to another process, which asks for them.
     fn leaves(&self) -> bool {
         let stopped = || self.backend.state().vrings.iter().all(|vring| !vring.started);
         match self.phase {
             Phase::Open => self.tenancy == Tenancy::Here && self.may_go && stopped(),
+            Phase::HandingOver => self.tenancy == Tenancy::Here,
             Phase::Leaving => matches!(self.tenancy, Tenancy::Here | Tenancy::Kept),
             _ => false,
         }

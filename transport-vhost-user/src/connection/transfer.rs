@@ -158,7 +158,13 @@ impl Connection {
 
     fn put_loaded_in_force(&self, state: &mut State) {
         if let Transfer::Loaded(loaded) = std::mem::take(&mut state.transfer) {
-            state.transfer = Transfer::Ended(self.put_in_force(state, *loaded));
+            state.transfer = Transfer::Ended(match self.place.targets.recognise(&loaded.nexuses) {
+                true => self.put_in_force(state, *loaded),
+                false => {
+                    Err("its logical units are others than those here: both sides need one state directory"
+                        .to_owned())
+                }
+            });
         }
     }
 
@@ -174,6 +180,10 @@ impl Connection {
 
     /// What the virtual machine relies on beside its memory and rings.
     pub(super) fn device_state(&self, state: &State) -> DeviceState {
+        // Whose units are elsewhere relies on nothing of them that is known here any more.
+        if let Some(left) = state.left.as_deref().filter(|_| !self.has_units(state)) {
+            return left.clone();
+        }
         let Sizes { sense, cdb } = state.config.sizes;
         DeviceState {
             nexuses: self.place.targets.hand_over(),

@@ -11,7 +11,8 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 const FEATURES: Features = Features::VERSION_1.union(Features::EVENT_IDX).union(Features::PROTOCOL_FEATURES);
 
 enum Asked {
-    Take(Taken),
+    /// Whether it goes on.
+    Take(bool, Taken),
     Give(DeviceState, Given),
 }
 
@@ -26,8 +27,8 @@ impl Lease for Fake {
         self.refusal.lock().unwrap().map_or(Ok(()), |why| Err(why.to_owned()))
     }
 
-    fn take(&self, done: Taken) {
-        self.asked.lock().unwrap().send(Asked::Take(done)).unwrap();
+    fn take(&self, goes_on: bool, done: Taken) {
+        self.asked.lock().unwrap().send(Asked::Take(goes_on, done)).unwrap();
     }
 
     fn give(&self, state: DeviceState, done: Given) {
@@ -54,8 +55,13 @@ impl Leased {
     }
 
     fn taken(&self) -> Taken {
+        self.taken_by().1
+    }
+
+    /// Whether the machine goes on, too.
+    fn taken_by(&self) -> (bool, Taken) {
         match self.asked.recv().unwrap() {
-            Asked::Take(done) => done,
+            Asked::Take(goes_on, done) => (goes_on, done),
             Asked::Give(..) => panic!("given up"),
         }
     }
@@ -63,7 +69,7 @@ impl Leased {
     fn given(&self) -> (DeviceState, Given) {
         match self.asked.recv().unwrap() {
             Asked::Give(state, done) => (state, done),
-            Asked::Take(_) => panic!("asked for"),
+            Asked::Take(..) => panic!("asked for"),
         }
     }
 
@@ -91,7 +97,8 @@ fn rings_wait_for_the_units_which_go_when_the_last_has_stopped() {
     let mut front = FrontEnd::ready(&leased.rig.socket, MEMORY);
     let mut first = front.start(2, 0, 16);
     let mut second = front.start(3, 0x1_0000, 16);
-    let take = leased.taken();
+    let (goes_on, take) = leased.taken_by();
+    assert!(!goes_on);
     // One that is stopped before has never begun.
     front.offer_command(&second, 0, DATA + 0x2_0000, &TEST_UNIT_READY, &[], 0);
     assert_eq!(front.stop(3), 0);
@@ -118,11 +125,12 @@ fn rings_wait_for_the_units_which_go_when_the_last_has_stopped() {
     assert!(!front.has_reply(), "before the units are given up");
     give(Ok(()));
     assert!(matches!(front.reply(), Some(Reply::VringBase(base)) if base.num == 1));
-    // The migration has failed.
+    // The migration has failed, and the machine goes on.
     front.restart(&second, 1);
     assert!(log(&mut front, false));
     front.offer_command(&second, 0, DATA, &TEST_UNIT_READY, &[], 0);
-    let take = leased.taken();
+    let (goes_on, take) = leased.taken_by();
+    assert!(goes_on);
     assert!(second.used_up(&front.guest));
     take(Ok(Some(state)));
     assert_eq!(front.used(&mut second).0, 0);
