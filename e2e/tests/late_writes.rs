@@ -13,6 +13,43 @@ const QUEUES: u16 = 3;
 const WRITE: [u8; 10] = [0x2a, 0, 0, 0, 0, 0, 0, 0, 8, 0];
 const LENGTH: usize = 4096;
 
+/// The next one is there already, and has the disk as soon as nothing of the first is under way.
+#[test]
+fn nothing_of_a_killed_daemon_comes_late_to_who_takes_its_disk() -> Result<()> {
+    let Some(device) = frozen::Device::new()? else { return Ok(()) };
+    let lunette = Lunette::new()?;
+    let both = lunette.clone().lu(format!("disk:{},w,direct=on,name=disk,migratable=on", device.name()));
+    let start = |name: &str| {
+        let socket = format!("{},name=vm", lunette.path(name).display());
+        let control = lunette.path(&format!("{name}.control"));
+        both.clone().arg("--vhost-user").arg(socket).arg("--control").arg(control).start()
+    };
+    let (first, second) = (start("one")?, start("other")?);
+    let options = Options::default();
+    let mut driver = ScsiDriver::connect(&lunette.path("one"), &options)?;
+    driver.execute(0, &Command::new(&[0; 6]), &[], 0)?;
+
+    device.freeze(true)?;
+    driver.send(0, &Command::new(&WRITE), &[0x0b; LENGTH], 0)?;
+    tools::wait_until("the write to reach the device", || Ok(device.writes()? > 0))?;
+    first.kill()?;
+    let mut driver = ScsiDriver::connect(&lunette.path("other"), &options)?;
+    let slot = driver.send(0, &Command::new(&WRITE), &[0x0c; LENGTH], 0)?;
+    let waited = second.wait_for_log("rings do not start yet: disk: ");
+    let not_begun = driver.poll(0)?.is_none() && device.writes()? == 1;
+    device.freeze(false)?;
+    waited?;
+    ensure!(not_begun, "it did not wait");
+    // The unit attention of a power cycle.
+    ensure!(driver.wait_for(0, slot)?.status == 2);
+    ensure!(fs::read(device.file())?[..LENGTH] == [0x0b; LENGTH]);
+    ensure!(driver.execute(0, &Command::new(&WRITE), &[0x0c; LENGTH], 0)?.status == 0);
+    drop(driver);
+    second.stop()?;
+    ensure!(fs::read(device.file())?[..LENGTH] == [0x0c; LENGTH]);
+    Ok(())
+}
+
 #[test]
 fn nothing_of_a_killed_daemon_comes_late() -> Result<()> {
     let Some(device) = frozen::Device::new()? else { return Ok(()) };

@@ -422,7 +422,8 @@ pub(crate) struct Serve {
     /// Written `TYPE:STORE[,r|w][,key=value…]`. TYPE is `disk`. STORE is the path of a file or block device, or
     /// ram:SIZE. `r` refuses writes. Keys: size= (create a sparse file of this size if there is none),
     /// block=512|4096, direct=on|off, inline=on|off, serial=, wwn= (NAA name), version=spc-3|spc-4, name=,
-    /// known-by=name|file (what its identity belongs to), rotational=on|off, removable=on|off, pace= (bytes that
+    /// known-by=name|file (what its identity belongs to), migratable=on|off (another daemon with the same state directory
+    /// may serve it too, where its virtual machine runs; see docs/migration.md), rotational=on|off, removable=on|off, pace= (bytes that
     /// formatting and sanitizing write in a second, as in
     /// 200M, or off; otherwise 64M), atomic= (bytes to whose multiples WRITE ATOMIC keeps, as in 16K; otherwise it
     /// takes any blocks), waiting= (commands that wait while the store has no room, otherwise 256; the next are
@@ -444,10 +445,10 @@ pub(crate) struct Serve {
 
     /// Serve virtual machines on this vhost-user socket, as in /run/vm1.sock,owner=:kvm (may be repeated)
     ///
-    /// Written `SOCKET[,mode=0660][,owner=[USER][:GROUP]][,group=N]`, by names or numbers. Whoever may write to the
+    /// Written `SOCKET[,mode=0660][,owner=[USER][:GROUP]][,group=N][,name=NAME]`, by names or numbers. Whoever may write to the
     /// socket's file can read and write the disks; that is the daemon's user alone (mode=0600), and the group if
-    /// `owner=` names one (mode=0660). The target port group is 1 to 65534, otherwise 1. A comma in a path is written
-    /// `\,`.
+    /// `owner=` names one (mode=0660). The target port group is 1 to 65534, otherwise 1. `name=` has the virtual
+    /// machine be known by that instead of the socket's path. A comma in a path is written `\,`.
     #[arg(long, value_name = "SOCKET")]
     pub(crate) vhost_user: Vec<VhostUser>,
 

@@ -19,7 +19,7 @@ pub(crate) struct NotationError {
 pub(crate) const MAX_LUNS: u32 = 16384;
 
 /// The keys, for error messages.
-pub(crate) const KEYS: [&str; 20] = [
+pub(crate) const KEYS: [&str; 21] = [
     "target",
     "lun",
     "queues",
@@ -32,6 +32,7 @@ pub(crate) const KEYS: [&str; 20] = [
     "version",
     "name",
     "known-by",
+    "migratable",
     "rotational",
     "removable",
     "pace",
@@ -140,6 +141,7 @@ fn set(unit: &mut Unit, key: &str, value: &str) -> Result<(), String> {
                 _ => return Err(format!("known-by={value}: write name or file")),
             };
         }
+        "migratable" => unit.migratable = switch(key, value)?,
         "rotational" => unit.rotational = Some(switch(key, value)?),
         "removable" => unit.removable = switch(key, value)?,
         "pace" => unit.pace = Some(value.parse().map_err(told)?),

@@ -91,6 +91,7 @@ pub(crate) fn serve(options: &Serve, log: &Log) -> Result<()> {
     let version = env!("CARGO_PKG_VERSION");
     say(&format!("lunette {version}: {} on {}\n", threads(reactors), reactors.backend()));
     say(&summary::units(&units));
+    say(&summary::standby(&model));
     // Until now there is nothing to end gently: a signal ends the program, also one that waits for a lock.
     let signals = StopSignals::catch()?;
     let metrics = model.daemon.metrics.as_ref().map(|place| Endpoint::open(place.as_str())).transpose()?;

@@ -1,9 +1,9 @@
-//! The notation for sockets: `SOCKET[,mode=0660][,owner=USER[:GROUP]][,group=N]` for vhost-user and
+//! The notation for sockets: `SOCKET[,mode=0660][,owner=USER[:GROUP]][,group=N][,name=NAME]` for vhost-user and
 //! `ADDRESS:PORT[,group=N]` for iSCSI.
 
 use crate::access;
 use crate::config::values::{FilePath, Label, Mode, Text};
-use crate::config::{self, PortGroup, Portal, VhostUser};
+use crate::config::{self, ExportKnownBy, PortGroup, Portal, VhostUser};
 use crate::notation::{NotationError, Options, split_at_commas};
 use std::str::FromStr;
 
@@ -27,7 +27,7 @@ fn parse_portal(text: &str) -> Result<Portal, String> {
     Ok(Portal { listen: Text(address), group, advertise: Vec::new() })
 }
 
-/// The export is called by the path of its socket.
+/// The export is called, and known, by the path of its socket, or by the name that it is given.
 impl FromStr for VhostUser {
     type Err = NotationError;
 
@@ -52,9 +52,12 @@ fn parse(text: &str) -> Result<VhostUser, String> {
             Some(("mode", value)) => export.mode = Some(value.parse::<Mode>()?),
             Some(("owner", value)) => set_owner(&mut export, value)?,
             Some(("group", value)) => export.port_group = PortGroup(access::group(value)?),
+            Some(("name", value)) => {
+                (export.name, export.known_by) = (value.parse()?, ExportKnownBy::Name);
+            }
             _ => {
                 return Err(format!(
-                    "`{part}` is neither mode=, owner= nor group=; a comma in a path is written `\\,`"
+                    "`{part}` is neither mode=, owner=, group= nor name=; a comma in a path is written `\\,`"
                 ));
             }
         }
@@ -134,7 +137,7 @@ mod tests {
         for (text, part) in [
             ("", "path is missing"),
             (",mode=0600", "path is missing"),
-            ("a,b", "`b` is neither mode=, owner= nor group="),
+            ("a,b", "`b` is neither mode=, owner=, group= nor name="),
             ("a,colour=red", "`colour=red` is neither"),
             ("a,mode=", "mode=: a mode is octal"),
             ("a,mode=rw", "mode=rw: a mode is octal"),

@@ -7,6 +7,7 @@
 mod file;
 mod files;
 mod generation;
+mod holder;
 mod identity;
 mod ledger;
 mod locks;
@@ -22,6 +23,7 @@ pub(crate) use unit::UnitState;
 use anyhow::{Context, Result, bail};
 use file::Folder;
 use files::{Files, LockFile, System};
+use holder::Holder;
 use ledger::Ledger;
 use locks::Locks;
 use lunette_scsi::Naa;
@@ -57,6 +59,8 @@ struct Shared {
     /// Held by whoever changes what is not a unit's.
     lock: Box<dyn LockFile>,
     locks: Arc<Locks>,
+    /// This process.
+    own: Holder,
     ledger: Mutex<Ledger>,
     /// How many units have been locked, and how many of them when the directory of their files was synced last.
     locked: AtomicU64,
@@ -100,7 +104,8 @@ impl StateDir {
         let lock = files.open_locks(&path.join(LOCK))?;
         let locks = Arc::new(Locks::new(&files, path));
         let (locked, synced) = Default::default();
-        Ok(Self(Arc::new(Shared { folder, units, lock, locks, ledger, locked, synced })))
+        let own = Holder::own();
+        Ok(Self(Arc::new(Shared { folder, units, lock, locks, own, ledger, locked, synced })))
     }
 
     /// The directory's path.
@@ -114,6 +119,22 @@ impl StateDir {
         let lock = self.0.locks.take(naa)?;
         let number = self.0.locked.fetch_add(1, Ordering::AcqRel) + 1;
         Ok(UnitState::new(self.clone(), naa, lock, number))
+    }
+
+    /// The same without waiting; nothing if somebody serves the unit.
+    pub(crate) fn try_unit(&self, naa: Naa) -> Result<Option<UnitState>> {
+        let Some(lock) = self.0.locks.try_take(naa)? else { return Ok(None) };
+        let number = self.0.locked.fetch_add(1, Ordering::AcqRel) + 1;
+        Ok(Some(UnitState::new(self.clone(), naa, lock, number)))
+    }
+
+    /// Who serves the unit whose kept world-wide name is `naa`, in words, if anybody does.
+    pub(crate) fn holder(&self, naa: Naa) -> Option<String> {
+        if self.0.locks.is_free(naa) {
+            return None;
+        }
+        let told = holder::read(self.units(), naa);
+        Some(told.map_or_else(|| "another lunette".to_owned(), |holder| holder.to_string()))
     }
 
     fn units(&self) -> &Folder {

@@ -1,8 +1,9 @@
 //! What `serve` tells people: what is exported, and the lines to connect to it.
 
+use crate::config::Model;
 use crate::config::values::Place;
 use crate::size;
-use crate::units::{Unit, Units};
+use crate::units::{self, Unit, Units};
 use std::fmt::{self, Write};
 use std::net::SocketAddr;
 
@@ -21,6 +22,17 @@ pub(crate) fn units(units: &Units) -> String {
             identity.serial,
             identity.naa
         );
+    }
+    text
+}
+
+/// One line for each unit that stands by.
+pub(crate) fn standby(model: &Model) -> String {
+    let mut text = String::new();
+    for spec in model.units.values().filter(|spec| spec.migratable) {
+        let place = units::place(spec).map_or_else(|| spec.name.to_string(), at);
+        let _ =
+            writeln!(text, "{place}: disk, {}, stands by until its virtual machine runs here", spec.store);
     }
     text
 }

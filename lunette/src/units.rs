@@ -46,13 +46,14 @@ pub(crate) enum OtherSize {
     Take,
 }
 
-/// Opens all units, those in memory with the bytes that another process has left.
+/// Opens all units, those in memory with the bytes that another process has left; but not those that others may serve, which are
+/// taken when their virtual machines want them.
 pub(crate) fn open<'a>(
     specs: impl IntoIterator<Item = &'a Arc<config::Unit>>,
     state: &StateDir,
     handed: &mut Handed,
 ) -> Result<Units> {
-    let specs: Vec<_> = specs.into_iter().collect();
+    let specs: Vec<_> = specs.into_iter().filter(|spec| !spec.migratable).collect();
     let opened = specs.iter().map(|spec| match Opened::handed(spec, handed) {
         Some(opened) => Ok(opened),
         None => Opened::open(spec, OtherSize::Take),
@@ -106,11 +107,16 @@ pub(crate) struct Opened {
 impl Opened {
     /// Opens the store of a unit.
     pub(crate) fn open(spec: &config::Unit, other: OtherSize) -> Result<Self> {
+        Self::open_within(spec, other, confinement::lock_wait())
+    }
+
+    /// The same, but waits no longer than so for a file that somebody else has.
+    pub(crate) fn open_within(spec: &config::Unit, other: OtherSize, wait: Duration) -> Result<Self> {
         let (backing, description, created): (Arc<dyn Backing>, _, _) = match &spec.store {
             StoreSpec::Path(path) => {
                 // To tell why; what is opened is below them, too.
                 confinement::check(path.as_path())?;
-                let file = open_file(path.as_path(), spec, other)?;
+                let file = open_file(path.as_path(), spec, other, wait)?;
                 let description = format!("{path} ({})", file.mode());
                 let created = file.was_created().then(|| path.as_path().to_owned());
                 (Arc::new(file), description, created)
@@ -164,7 +170,7 @@ impl Drop for Opened {
     }
 }
 
-fn open_file(path: &Path, spec: &config::Unit, other: OtherSize) -> Result<File> {
+fn open_file(path: &Path, spec: &config::Unit, other: OtherSize, lock_wait: Duration) -> Result<File> {
     let options = FileOptions {
         read_only: spec.read_only,
         direct: spec.direct,
@@ -173,7 +179,7 @@ fn open_file(path: &Path, spec: &config::Unit, other: OtherSize) -> Result<File>
         logical_block: spec.block.0,
         rotational: spec.rotational,
         opener: confinement::opener(),
-        lock_wait: confinement::lock_wait(),
+        lock_wait,
     };
     match File::open(path, &options) {
         Err(OpenError::OtherSize { actual, wanted, .. }) if other == OtherSize::Take => {

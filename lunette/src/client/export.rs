@@ -10,7 +10,7 @@ use anyhow::{Result, bail};
 use lunette_control::Connection;
 use serde::Deserialize;
 use serde_json::{Value, json};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Carries out `lunette export`.
 pub(super) fn run(what: &ExportCall) -> Result<()> {
@@ -61,6 +61,8 @@ struct Shown {
     name: String,
     connected: bool,
     shown: BTreeMap<String, String>,
+    #[serde(default)]
+    standby: BTreeSet<String>,
     config: Value,
 }
 
@@ -87,7 +89,10 @@ fn show(daemon: &mut Connection, Showing { of, json }: &Showing<ExportNamed>) ->
     }
     let told: Shown = serde_json::from_value(told)?;
     let state = ("state", told.state().to_owned());
-    let units = told.shown.iter().map(|(at, unit)| ("LUN", format!("{at}  {unit}")));
+    let units = told.shown.iter().map(|(at, unit)| {
+        let state = if told.standby.contains(unit) { " (standby)" } else { "" };
+        ("LUN", format!("{at}  {unit}{state}"))
+    });
     let lines: Vec<_> = [("export", told.name.clone()), state].into_iter().chain(units).collect();
     print_text(
         &(described(&lines) + &as_configured(&told.config, |one: VhostUser, all| all.vhost_user.push(one))),

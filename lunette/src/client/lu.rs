@@ -66,11 +66,11 @@ struct Shown {
     name: Name,
     state: String,
     why: Option<String>,
-    size: u64,
+    size: Option<u64>,
     block: u32,
     read_only: bool,
-    serial: String,
-    wwn: String,
+    serial: Option<String>,
+    wwn: Option<String>,
     store: String,
     shown: Vec<Place>,
     config: Value,
@@ -103,7 +103,7 @@ fn table(units: Vec<Shown>) -> Table<6> {
         };
         table.row([
             unit.name.to_string(),
-            bytes(unit.size),
+            unit.size.map_or_else(|| "-".into(), bytes),
             if unit.read_only { "read-only" } else { "read-write" }.into(),
             unit.state(),
             unit.config["store"].as_str().map_or(unit.store, str::to_owned),
@@ -129,14 +129,15 @@ fn show(
 
 fn description(unit: &Shown) -> String {
     let access = if unit.read_only { "read-only" } else { "read-write" };
+    let size = unit.size.map_or_else(|| "not known here,".to_owned(), size::show);
     let mut lines = vec![
         ("unit", unit.name.to_string()),
         ("state", unit.state()),
-        ("size", format!("{} in blocks of {} bytes, {access}", size::show(unit.size), unit.block)),
-        ("serial number", unit.serial.clone()),
-        ("world-wide name", unit.wwn.clone()),
-        ("store", unit.store.clone()),
+        ("size", format!("{size} in blocks of {} bytes, {access}", unit.block)),
     ];
+    let identity = [("serial number", &unit.serial), ("world-wide name", &unit.wwn)];
+    lines.extend(identity.into_iter().filter_map(|(what, text)| Some((what, text.clone()?))));
+    lines.push(("store", unit.store.clone()));
     lines.extend(unit.shown.iter().map(|Place { by, name, at, rule }| {
         let rule = rule.map_or_else(String::new, |rule| format!(", to those of rule {}", rule + 1));
         ("seen at", format!("{at} of {by} {name}{rule}"))

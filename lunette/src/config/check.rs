@@ -79,6 +79,7 @@ pub(crate) fn check(document: &Document, setting: Setting) -> Vec<Issue> {
         checker.daemon();
         checker.portal_groups();
         checker.port_groups();
+        checker.migratable();
         checker.whole();
     }
     checker.issues
@@ -302,6 +303,27 @@ impl<'a> Checker<'a> {
         let sockets = exports.iter().map(|export| Some(export.socket.as_path()));
         for (index, first) in twice([control, metrics].into_iter().chain(sockets).enumerate()) {
             self.clash(place(index), "there are two sockets of this path".into(), place(first));
+        }
+    }
+
+    /// Units that others could serve too are served for virtual machines.
+    fn migratable(&mut self) {
+        if self.setting.vhost_user_sockets != Some(false) {
+            return;
+        }
+        let Document { units, vhost_user, .. } = self.document;
+        for (index, unit) in units.iter().enumerate().filter(|(_, unit)| unit.migratable) {
+            let shows = |export: &VhostUser| match &export.units {
+                Some(places) => places.values().any(|name| *name == unit.name),
+                None => unit.lun.is_some(),
+            };
+            if !vhost_user.iter().any(shows) {
+                let what = format!(
+                    "no virtual machine sees the migratable unit `{}`, so it is never served",
+                    unit.name
+                );
+                self.warn(Where::new("unit", index).at("migratable"), what);
+            }
         }
     }
 

@@ -32,6 +32,9 @@ pub(crate) struct VhostUser {
     /// The target port group of its ports.
     #[serde(default, skip_serializing_if = "is_default")]
     pub(crate) port_group: PortGroup,
+    /// What it is recognised by in the state directory: its ports have their names from that.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub(crate) known_by: ExportKnownBy,
     /// The names of units at their places, which are `LUN` or `TARGET:LUN`; without it those that have a `lun` of their own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) units: Option<Places>,
@@ -50,9 +53,21 @@ impl VhostUser {
             owner: None,
             group: None,
             port_group: PortGroup::default(),
+            known_by: ExportKnownBy::Socket,
             units: None,
         }
     }
+}
+
+/// What an export is recognised by in the state directory.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum ExportKnownBy {
+    /// By the path of its socket.
+    #[default]
+    Socket,
+    /// By its name, wherever its socket is: two daemons that share a state directory can serve one virtual machine, at two sockets.
+    Name,
 }
 
 /// `[daemon]`: what is settled when the daemon starts.

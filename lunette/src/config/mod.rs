@@ -28,7 +28,7 @@ mod unit;
 pub(crate) mod values;
 
 pub(crate) use check::Setting;
-pub(crate) use daemon::{Confine, Daemon, IoMode, Places, PollMode, VhostUser};
+pub(crate) use daemon::{Confine, Daemon, ExportKnownBy, IoMode, Places, PollMode, VhostUser};
 pub(crate) use document::{Document, Iscsi, Model, PortalKey, Rebase};
 pub(crate) use import::import_text;
 pub(crate) use iscsi::{

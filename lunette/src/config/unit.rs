@@ -87,6 +87,9 @@ pub(crate) struct Unit {
     /// What it is recognised by in the state directory.
     #[serde(default, skip_serializing_if = "is_default")]
     pub(crate) known_by: KnownBy,
+    /// Another daemon with the same state directory may serve it too, where its virtual machine runs.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub(crate) migratable: bool,
     /// Injected faults, for tests.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) fault: Option<Written<fault::Plan>>,
@@ -124,6 +127,7 @@ impl Unit {
             target: 0,
             lun: None,
             known_by: KnownBy::Name,
+            migratable: false,
             fault: None,
         }
     }
@@ -140,6 +144,9 @@ impl Unit {
         if self.direct || self.inline.is_some() {
             let key = if self.direct { "direct" } else { "inline" };
             return Err((key, "direct= and inline= are for files".into()));
+        }
+        if self.migratable {
+            return Err(("migratable", "migratable= is for files, which two daemons can open".into()));
         }
         let block = u64::from(self.block.0);
         match bytes.is_multiple_of(block) {

@@ -52,6 +52,12 @@ const UNIT_CHANGED: EventKind = EventKind {
 };
 const UNIT_DELETED: EventKind =
     EventKind { name: "unit.deleted", summary: "A logical unit is served no more." };
+const UNIT_TAKEN: EventKind = EventKind {
+    name: "unit.taken",
+    summary: "A logical unit that others could serve too is served here from now on.",
+};
+const UNIT_GIVEN: EventKind =
+    EventKind { name: "unit.given", summary: "It is given up: others may serve it." };
 const TARGET_CREATED: EventKind =
     EventKind { name: "target.created", summary: "An iSCSI target is served from now on." };
 const TARGET_CHANGED: EventKind = EventKind {
@@ -97,6 +103,8 @@ pub(crate) const KINDS: &[EventKind] = &[
     UNIT_CREATED,
     UNIT_CHANGED,
     UNIT_DELETED,
+    UNIT_TAKEN,
+    UNIT_GIVEN,
     TARGET_CREATED,
     TARGET_CHANGED,
     TARGET_DELETED,
@@ -174,6 +182,16 @@ fn readiness(events: &Events, name: &str, why: Option<&NotReady>) {
         Some(why) => events.emit(UNIT_NOT_READY, name, json!({ "why": why.additional.to_string() })),
         None => events.emit(UNIT_READY, name, json!({})),
     }
+}
+
+/// Tells that a logical unit was taken.
+pub(crate) fn taken(events: &Events, name: &Name) {
+    events.emit(UNIT_TAKEN, name.to_string(), json!({}));
+}
+
+/// Tells that a logical unit was given up.
+pub(crate) fn given(events: &Events, name: &Name) {
+    events.emit(UNIT_GIVEN, name.to_string(), json!({}));
 }
 
 /// Tells what a step has done.

@@ -4,10 +4,11 @@ use super::patch::Patch;
 use super::{Call, create_once, named_by, no_unit, place, taken};
 use crate::config::values::{Label, Name, Place};
 use crate::config::{self, Model, Places};
-use crate::running::{Permit, places_of_all};
+use crate::running::{Now, Permit, places_of_all};
 use lunette_control::{Failure, NoParams};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeSet;
 
 /// The name of an export.
 #[derive(Serialize, Deserialize, JsonSchema)]
@@ -26,6 +27,9 @@ pub(crate) struct ExportStatus {
     connected: bool,
     /// What it shows, by `LUN` or `TARGET:LUN`.
     shown: Places,
+    /// Those of the units that stand by.
+    #[serde(skip_serializing_if = "BTreeSet::is_empty")]
+    standby: BTreeSet<Name>,
     /// Its keys, as in a configuration.
     config: config::VhostUser,
 }
@@ -98,25 +102,23 @@ fn no_export(name: &Label) -> Failure {
 
 pub(super) fn list(call: &Call<'_>, _: NoParams) -> Result<Vec<ExportStatus>, Failure> {
     let now = call.daemon.running.now();
-    Ok(now
-        .model
-        .exports
-        .values()
-        .map(|export| status(now.is_connected(&export.name), &now.model, export))
-        .collect())
+    Ok(now.model.exports.values().map(|export| status(&now, export)).collect())
 }
 
 pub(super) fn show(call: &Call<'_>, Named { name }: Named) -> Result<ExportStatus, Failure> {
     let now = call.daemon.running.now();
     let export = now.model.exports.get(&name).ok_or_else(|| no_export(&name))?;
-    Ok(status(now.is_connected(&name), &now.model, export))
+    Ok(status(&now, export))
 }
 
-fn status(connected: bool, model: &Model, export: &config::VhostUser) -> ExportStatus {
+fn status(now: &Now, export: &config::VhostUser) -> ExportStatus {
+    let shown = export.units.clone().unwrap_or_else(|| places_of_all(&now.model));
+    let is_standby = |name: &&Name| now.unit(name.as_str()).is_none();
     ExportStatus {
         name: export.name.clone(),
-        connected,
-        shown: export.units.clone().unwrap_or_else(|| places_of_all(model)),
+        connected: now.is_connected(&export.name),
+        standby: shown.values().filter(is_standby).cloned().collect(),
+        shown,
         config: export.clone(),
     }
 }

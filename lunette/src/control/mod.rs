@@ -41,7 +41,7 @@ use std::time::Instant;
 
 /// What methods work on.
 pub(crate) struct Daemon {
-    pub(crate) running: Running,
+    pub(crate) running: Arc<Running>,
     pub(crate) events: Events,
     /// When it was started.
     pub(crate) since: Instant,
@@ -53,7 +53,7 @@ pub(crate) struct Daemon {
 
 impl Daemon {
     /// A daemon that has just been started.
-    pub(crate) fn new(running: Running, events: Events, heir: Heir) -> Self {
+    pub(crate) fn new(running: Arc<Running>, events: Events, heir: Heir) -> Self {
         Self { running, events, since: Instant::now(), invocation: Invocation::own(), heir }
     }
 

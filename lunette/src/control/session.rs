@@ -19,7 +19,7 @@ pub(crate) struct End {
 }
 
 pub(super) fn list(call: &Call<'_>, _: NoParams) -> Result<Vec<SessionStatus>, Failure> {
-    let Running { entity, reactors, .. } = &call.daemon.running;
+    let Running { entity, reactors, .. } = &*call.daemon.running;
     Ok(entity.sessions(reactors))
 }
 
@@ -28,7 +28,7 @@ pub(super) fn end(call: &Call<'_>, End { tsih, within }: End) -> Result<(), Fail
         Some(seconds) => EndHow::LogoutRequest(Duration::from_secs(seconds.into())),
         None => EndHow::Drop,
     };
-    let Running { entity, reactors, .. } = &call.daemon.running;
+    let Running { entity, reactors, .. } = &*call.daemon.running;
     match entity.end_session(tsih, how, reactors) {
         true => Ok(()),
         false => Err(Failure::not_found(format!("there is no session {tsih}"))),

@@ -4,7 +4,7 @@ use super::patch::Patch;
 use super::{Call, create_once, export, named_by, no_unit, place, target};
 use crate::config::values::{Label, Lun, Name, Place, Size, StoreSpec, TargetName};
 use crate::config::{self, Model};
-use crate::running::{LONGEST, Now, Permit, Shown, Wanted, failure};
+use crate::running::{LONGEST, Now, Permit, Running, Shown, Wanted, failure};
 use crate::units;
 use lunette_control::{Failure, NoParams};
 use lunette_engine::LogicalUnit;
@@ -30,6 +30,8 @@ pub(crate) enum UnitState {
     NotReady,
     /// It holds commands back.
     Quiet,
+    /// It is not open here, since its virtual machine is not here: `why` says who serves it.
+    Standby,
 }
 
 /// A unit, as it is told.
@@ -39,19 +41,22 @@ pub(crate) struct UnitStatus {
     name: Name,
     /// How it is.
     state: UnitState,
-    /// Why it is not ready.
+    /// Why it is not ready, or who serves it.
     #[serde(skip_serializing_if = "Option::is_none")]
     why: Option<String>,
-    /// Its size in bytes.
-    size: u64,
+    /// Its size in bytes, if it is open here.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    size: Option<u64>,
     /// Logical block length in bytes.
     block: u32,
     /// Whether writes are refused.
     read_only: bool,
-    /// Unit serial number.
-    serial: String,
-    /// World-wide name.
-    wwn: String,
+    /// Unit serial number, if it is open here.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    serial: Option<String>,
+    /// World-wide name, if it is open here.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    wwn: Option<String>,
     /// Where its bytes are, and how they are read and written.
     store: String,
     /// Where it is seen.
@@ -101,22 +106,61 @@ pub(crate) struct Resized {
 }
 
 pub(super) fn list(call: &Call<'_>, _: NoParams) -> Result<Vec<UnitStatus>, Failure> {
-    let now = call.daemon.running.now();
+    let running = &call.daemon.running;
+    let now = running.now();
     let mut shown = now.shown(|_| true);
-    let status = |(name, unit)| status(&now, name, unit, shown.remove(name).unwrap_or_default());
-    Ok(now.units.iter().filter_map(status).collect())
+    let status = |name| status(&now, name, shown.remove(name).unwrap_or_default());
+    let all: Vec<_> = now.model.units.keys().filter_map(status).collect();
+    drop(now);
+    Ok(all.into_iter().map(|unit| unit.explained(running)).collect())
 }
 
 pub(super) fn show(call: &Call<'_>, UnitName { name }: UnitName) -> Result<UnitStatus, Failure> {
-    let now = call.daemon.running.now();
+    let running = &call.daemon.running;
+    let now = running.now();
     let shown = now.shown(|other| *other == name).remove(&name).unwrap_or_default();
-    let unit = now.unit(name.as_str()).ok_or_else(|| not_served(&now.model, &name))?;
-    status(&now, &name, unit, shown).ok_or_else(|| no_unit(&name))
+    let status = status(&now, &name, shown).ok_or_else(|| not_served(&now.model, &name))?;
+    drop(now);
+    Ok(status.explained(running))
 }
 
-fn status(now: &Now, name: &Name, served: &units::Unit, shown: Vec<Shown>) -> Option<UnitStatus> {
-    let unit = &served.unit;
+impl UnitStatus {
+    /// With the reason why it stands by, if it does. That is looked up in the state directory.
+    fn explained(self, running: &Running) -> Self {
+        match self.state {
+            UnitState::Standby => Self { why: Some(running.why_standby(&self.name)), ..self },
+            _ => self,
+        }
+    }
+}
+
+/// How a unit is that is served, or stands by.
+fn status(now: &Now, name: &Name, shown: Vec<Shown>) -> Option<UnitStatus> {
     let spec = now.model.units.get(name)?;
+    match now.unit(name.as_str()) {
+        Some(unit) => Some(active(spec, unit, shown)),
+        None => spec.migratable.then(|| standby(spec, shown)),
+    }
+}
+
+fn standby(spec: &Arc<config::Unit>, shown: Vec<Shown>) -> UnitStatus {
+    UnitStatus {
+        name: spec.name.clone(),
+        state: UnitState::Standby,
+        why: None,
+        size: None,
+        block: spec.block.0,
+        read_only: spec.read_only,
+        serial: None,
+        wwn: None,
+        store: spec.store.to_string(),
+        shown,
+        config: spec.clone(),
+    }
+}
+
+fn active(spec: &Arc<config::Unit>, served: &units::Unit, shown: Vec<Shown>) -> UnitStatus {
+    let unit = &served.unit;
     let caps = unit.backing().map(|backing| backing.caps());
     let why = unit.not_ready().map(|why| why.additional.to_string());
     let state = match &why {
@@ -124,19 +168,19 @@ fn status(now: &Now, name: &Name, served: &units::Unit, shown: Vec<Shown>) -> Op
         None if unit.is_quiesced() => UnitState::Quiet,
         None => UnitState::Ready,
     };
-    Some(UnitStatus {
-        name: name.clone(),
+    UnitStatus {
+        name: spec.name.clone(),
         state,
         why,
-        size: caps.map_or(0, |caps| caps.size.get()),
+        size: caps.map(|caps| caps.size.get()),
         block: spec.block.0,
         read_only: unit.is_read_only() || caps.is_some_and(|caps| caps.read_only),
-        serial: unit.identity.serial.clone(),
-        wwn: unit.identity.naa.to_string(),
+        serial: Some(unit.identity.serial.clone()),
+        wwn: Some(unit.identity.naa.to_string()),
         store: served.description.clone(),
         shown,
         config: spec.clone(),
-    })
+    }
 }
 
 pub(super) fn create(call: &Call<'_>, unit: config::Unit) -> Result<Created, Failure> {
@@ -301,9 +345,12 @@ fn find(call: &Call<'_>, name: &Name) -> Result<Arc<LogicalUnit>, Failure> {
 
 /// There is no such unit, or it could not be made again when a change had failed.
 fn not_served(model: &Model, name: &Name) -> Failure {
-    match model.units.contains_key(name) {
-        false => no_unit(name),
-        true => Failure::failed(format!(
+    match model.units.get(name) {
+        None => no_unit(name),
+        Some(spec) if spec.migratable => Failure::failed(format!(
+            "the unit `{name}` stands by: it is not open here, where its virtual machine does not run"
+        )),
+        Some(_) => Failure::failed(format!(
             "the unit `{name}` could not be served again when a change had failed: apply the configuration, or delete it"
         )),
     }

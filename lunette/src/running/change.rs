@@ -65,6 +65,7 @@ impl Running {
             work.changes_nothing();
         } else {
             let carried_out = self.carry_out_all(&done.plan, &before, work);
+            self.settle_leases();
             if carried_out.is_err() {
                 self.set_next(former);
             }

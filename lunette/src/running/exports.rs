@@ -1,14 +1,15 @@
 //! vhost-user exports: a target port for each socket and target.
 
+use super::lease::ExportLease;
 use super::ports::{Port, PortIds};
 use super::{Now, Running, WayIn};
 use crate::config::values::{Label, Name, Place};
-use crate::config::{self, Places};
+use crate::config::{self, ExportKnownBy, Model};
 use crate::control::events;
 use crate::handover::Handed;
 use crate::inherited::FrontEnds;
 use crate::state::{Key, PortRole, Record};
-use crate::units::Units;
+use crate::units::{self, Units};
 use anyhow::{Context, Result, anyhow};
 use lunette_engine::{LogicalUnit, NexusState, TargetPort};
 use lunette_scsi::Protocol;
@@ -33,7 +34,7 @@ const STOP: Duration = Duration::from_secs(10);
 
 /// An export that is served.
 pub(super) struct Export {
-    pub(super) handle: Handle,
+    pub(super) handle: Arc<Handle>,
     record: Record,
     /// The target port group.
     group: u16,
@@ -42,6 +43,8 @@ pub(super) struct Export {
     name: Arc<Mutex<String>>,
     /// Whether a front end is connected.
     connected: Arc<AtomicBool>,
+    /// Which of its units are served here, of those that others could serve.
+    pub(super) lease: Arc<ExportLease>,
     way_in: Option<WayIn>,
 }
 
@@ -85,7 +88,11 @@ fn endpoint(export: &config::VhostUser) -> Result<Endpoint> {
 
 /// What an export of the configuration is recognised by.
 pub(super) fn key(export: &config::VhostUser) -> Result<Key> {
-    Ok(Key::endpoint(&endpoint(export)?.name()))
+    Ok(match export.known_by {
+        ExportKnownBy::Socket => Key::endpoint(&endpoint(export)?.name()),
+        // The path of a socket is absolute.
+        ExportKnownBy::Name => Key::endpoint(&format!("export:{}", export.name)),
+    })
 }
 
 impl Running {
@@ -97,16 +104,17 @@ impl Running {
         mut given: Vec<FrontEnds>,
         handed: &mut Handed,
     ) -> Result<()> {
-        let mut all = Vec::new();
+        let (mut all, mut keys) = (Vec::new(), Vec::new());
         for export in exports.values() {
             let own = FrontEnds::from(endpoint(export)?);
+            keys.push(key(export)?);
             let at = given.iter().position(|given| given.name == own.name);
             all.push(at.map_or(own, |at| given.remove(at)));
         }
         // Before those that end by themselves, with which the daemon would end if there were no others.
         given.sort_by_key(|front_ends| matches!(front_ends.endpoint, Endpoint::Connected(_)));
+        keys.extend(given.iter().map(|front_ends| Key::endpoint(&front_ends.name)));
         all.append(&mut given);
-        let keys: Vec<Key> = all.iter().map(|front_ends| Key::endpoint(&front_ends.name)).collect();
         let records = self.state.identities(&keys)?;
         let mut entries = all.into_iter().zip(records);
         for (export, (front_ends, record)) in exports.values().zip(&mut entries) {
@@ -116,8 +124,11 @@ impl Running {
         for (front_ends, record) in entries {
             let (name, before) = (front_ends.name.clone(), Before::of(&front_ends.name, handed));
             let entry = Entry { name, front_ends, group: TargetPort::DEFAULT_GROUP, record, before };
-            let wanted = everything(&self.now().units);
-            let export = self.export(entry, wanted)?;
+            let wanted = {
+                let now = self.now();
+                everything(&now.model, &now.units)
+            };
+            let export = self.export(entry, wanted, None)?;
             self.now_mut().adopted_exports.push(export);
         }
         Ok(())
@@ -125,13 +136,17 @@ impl Running {
 
     /// Starts one that the configuration has.
     pub(super) fn start_export(&self, export: &config::VhostUser, entry: Entry) -> Result<()> {
-        let wanted = shown(export, &self.now().units);
-        let started = self.export(entry, wanted)?;
+        let wanted = {
+            let now = self.now();
+            shown(export, &now.model, &now.units)
+        };
+        let started = self.export(entry, wanted, Some(&export.name))?;
         self.now_mut().exports.insert(export.name.clone(), started);
         Ok(())
     }
 
-    fn export(&self, entry: Entry, wanted: Targets) -> Result<Export> {
+    /// Starts one, which the configuration has under the name `configured`.
+    fn export(&self, entry: Entry, wanted: Targets, configured: Option<&Label>) -> Result<Export> {
         let Entry { name, front_ends: FrontEnds { name: endpoint_name, endpoint }, group, record, before } =
             entry;
         let ids = self.now().ids.clone();
@@ -143,16 +158,18 @@ impl Running {
         let initiator = record.port_name(PortRole::Initiator).to_string();
         self.throttles.add_export(&name, &initiator);
         let pin_memory = self.now().model.daemon.pin_memory;
+        let lease = self.lease(initiator.clone(), configured);
         let options = Options { initiator, pin_memory, ..Options::with(endpoint) };
         let shown = ports.iter().map(|(target, port)| (*target, port.port.clone())).collect();
         let name = Arc::new(Mutex::new(name));
         let connected = Arc::new(AtomicBool::new(is_connected));
         let (events, called, is_there) = (self.events.clone(), name.clone(), connected.clone());
-        let mut export = VhostUserExport::new(options, shown).observed(move |event| {
-            is_there.store(matches!(event, ExportEvent::Connected), Ordering::Relaxed);
-            let name = called.lock().unwrap_or_else(PoisonError::into_inner).clone();
-            events::export(&events, &name, event);
-        });
+        let mut export =
+            VhostUserExport::new(options, shown).with_lease(lease.clone()).observed(move |event| {
+                is_there.store(matches!(event, ExportEvent::Connected), Ordering::Relaxed);
+                let name = called.lock().unwrap_or_else(PoisonError::into_inner).clone();
+                events::export(&events, &name, event);
+            });
         let Before { nexuses, connection, listener } = before;
         export = export.named(endpoint_name).with_nexuses(nexuses);
         if let Some((socket, file)) = listener {
@@ -167,7 +184,7 @@ impl Running {
         }
         let handle = export.start(self.reactors.poster(), &self.all_reactors())?;
         let way_in = (!is_connected).then(|| self.ways_in.open());
-        Ok(Export { handle, record, group, ports, name, connected, way_in })
+        Ok(Export { handle: Arc::new(handle), record, group, ports, name, connected, lease, way_in })
     }
 
     /// Has an export show what the running configuration says.
@@ -176,7 +193,7 @@ impl Running {
         let mut now = self.now_mut();
         let Now { model, units, exports, ids, .. } = &mut *now;
         match exports.get_mut(name).zip(model.exports.get(name)) {
-            Some((export, wanted)) => export.show(shown(wanted, units), ids, &*post),
+            Some((export, wanted)) => export.show(shown(wanted, model, units), ids, &*post),
             None => Ok(()),
         }
     }
@@ -185,8 +202,8 @@ impl Running {
     pub(super) fn show_adopted(&self) -> Result<()> {
         let post = self.reactors.poster();
         let mut now = self.now_mut();
-        let Now { units, adopted_exports, ids, .. } = &mut *now;
-        adopted_exports.iter_mut().try_for_each(|export| export.show(everything(units), ids, &*post))
+        let Now { model, units, adopted_exports, ids, .. } = &mut *now;
+        adopted_exports.iter_mut().try_for_each(|export| export.show(everything(model, units), ids, &*post))
     }
 
     /// The export is called otherwise from now on.
@@ -194,6 +211,7 @@ impl Running {
         let mut now = self.now_mut();
         if let Some(export) = now.exports.remove(from) {
             *export.name.lock().unwrap_or_else(PoisonError::into_inner) = to.to_string();
+            export.lease.rename(to);
             let initiator = export.record.port_name(PortRole::Initiator).to_string();
             self.throttles.add_export(to.as_str(), &initiator);
             now.exports.insert(to.clone(), export);
@@ -221,7 +239,8 @@ impl Running {
 
     /// Ends an export, and the connection of its front end. Its record, if it is to come again.
     pub(super) fn stop_export(&self, name: &Label) -> Option<Record> {
-        let Export { handle, record, ports, .. } = self.now_mut().exports.remove(name)?;
+        let Export { handle, record, ports, lease, .. } = self.now_mut().exports.remove(name)?;
+        lease.end();
         handle.begin_stop();
         if !handle.wait(STOP) {
             tracing::warn!(
@@ -256,10 +275,32 @@ impl Export {
         self.way_in.is_none()
     }
 
+    /// Whether a virtual machine's rings run here, or wait for its units.
+    pub(super) fn is_running(&self) -> bool {
+        self.is_connected() && self.lease.is_wanted()
+    }
+
+    /// As if a front end had come or gone.
+    #[cfg(test)]
+    pub(super) fn connect(&self, connected: bool) {
+        self.connected.store(connected, Ordering::Relaxed);
+    }
+
+    /// Whether this is one of its target ports.
+    pub(super) fn has(&self, port: &TargetPort) -> bool {
+        self.ports.values().any(|own| std::ptr::eq(&*own.port, port))
+    }
+
     /// The numbers of its targets.
     #[cfg(test)]
     pub(super) fn targets(&self) -> impl Iterator<Item = u8> {
         self.ports.keys().copied()
+    }
+
+    /// The port of a target.
+    #[cfg(test)]
+    pub(super) fn port(&self, target: u8) -> Option<Arc<TargetPort>> {
+        self.ports.get(&target).map(|port| port.port.clone())
     }
 
     fn show(&mut self, wanted: Targets, ids: &PortIds, post: &dyn Post) -> Result<()> {
@@ -267,6 +308,9 @@ impl Export {
             self.ports.keys().filter(|target| !wanted.contains_key(target)).copied().collect();
         for (target, units) in wanted {
             match self.ports.get(&target) {
+                Some(Port { port, .. }) if self.lease.stands_still() => {
+                    port.luns().change_unnoticed(post, |shown| shown.clone_from(&units));
+                }
                 Some(Port { port, .. }) => {
                     port.luns().change(post, |shown| shown.clone_from(&units));
                 }
@@ -297,24 +341,23 @@ fn port(
     Ok(id.port(|id| TargetPort::in_group(group, name, id, Protocol::SAS, units)))
 }
 
-/// What an export shows. There is always a target, so that units can come later.
-fn shown(export: &config::VhostUser, units: &Units) -> Targets {
-    let resolve = |places: &Places| {
-        let units = places.iter().filter_map(|(place, name)| Some((*place, &units.get(name)?.unit)));
-        by_target(units)
-    };
-    export.units.as_ref().map_or_else(|| everything(units), resolve)
+/// What an export shows. There is always a target, so that units can come later, and one wherever a unit is that stands by.
+fn shown(export: &config::VhostUser, model: &Model, units: &Units) -> Targets {
+    let Some(places) = &export.units else { return everything(model, units) };
+    by_target(places.iter().map(|(place, name)| (*place, units.get(name).map(|unit| &unit.unit))))
 }
 
 /// All units that have a place of their own.
-fn everything(units: &Units) -> Targets {
-    by_target(units.values().filter_map(|unit| Some((unit.place?, &unit.unit))))
+fn everything(model: &Model, units: &Units) -> Targets {
+    let served = units.values().filter_map(|unit| Some((unit.place?, Some(&unit.unit))));
+    let others = model.units.values().filter(|spec| !units.contains_key(&spec.name));
+    by_target(served.chain(others.filter_map(|spec| Some((units::place(spec)?, None)))))
 }
 
-fn by_target<'a>(units: impl Iterator<Item = (Place, &'a Arc<LogicalUnit>)>) -> Targets {
+fn by_target<'a>(units: impl Iterator<Item = (Place, Option<&'a Arc<LogicalUnit>>)>) -> Targets {
     let mut targets = Targets::new();
     for (Place { target, lun }, unit) in units {
-        targets.entry(target).or_default().insert(lun, unit.clone());
+        targets.entry(target).or_default().extend(unit.map(|unit| (lun, unit.clone())));
     }
     if targets.is_empty() {
         targets.insert(0, BTreeMap::new());

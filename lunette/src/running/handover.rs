@@ -1,18 +1,21 @@
 //! Handing what is served over to another process, and going on with what another one has served.
 
 use super::Running;
+use super::exports::Export;
+use crate::config::PortalKey;
 use crate::config::values::Name;
 use crate::handover::{Handed, Left, LeftExport, Memory};
 use crate::stop::Deadline;
 use crate::units::Unit;
 use lunette_engine::UnitState;
-use lunette_transport_vhost_user::{HandedExport, Handle};
+use lunette_transport_vhost_user::HandedExport;
 use std::collections::BTreeMap;
+use std::net::TcpListener;
 use std::sync::mpsc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 /// What time it is by the clock of the machine, since the beginning of 1970.
-fn wall() -> Duration {
+pub(super) fn wall() -> Duration {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
 }
 
@@ -44,33 +47,40 @@ impl Running {
         (states.collect(), all.iter().filter_map(memory).collect())
     }
 
-    /// Brings everything to rest, for another process. What has not come to rest after `drain` is ended as at a stop, and given up
-    /// after `rest`.
-    pub(crate) fn leave(&self, drain: Duration, rest: Duration) -> Left {
+    /// The sockets of portals, which accept nobody here any more.
+    fn share_portals(&self) -> Vec<(PortalKey, TcpListener)> {
         let now = self.now();
-        let exports: BTreeMap<String, _> = now
-            .exports
-            .values()
-            .chain(&now.adopted_exports)
-            .map(|export| (export.handle.name().to_owned(), export))
-            .collect();
-        let deadline = Deadline::after(drain);
-        let (tell, told) = mpsc::channel();
-        for (name, export) in &exports {
-            let (tell, name) = (tell.clone(), name.clone());
-            export.handle.begin_hand_over(move |handed| drop(tell.send((name, handed))));
-        }
-        drop(tell);
-        let sessions = self.entity.hand_over(drain, self.reactors);
         let share = |(key, gate): (_, &super::Gate)| {
             let shared = gate.portal.share();
             let warn = |error: &_| tracing::warn!(address = %gate.portal.address(), %error, "a portal is not handed over");
             Some((key, shared.inspect_err(warn).ok()?))
         };
         let portals = now.portals.iter().filter_map(|(key, gate)| share((*key, gate))).collect();
-        let gates = || now.portals.values().map(|gate| &gate.portal).chain(&now.adopted_portals);
-        gates().for_each(|portal| portal.begin_stop(self.reactors));
+        let gates = now.portals.values().map(|gate| &gate.portal).chain(&now.adopted_portals);
+        gates.for_each(|portal| portal.begin_stop(self.reactors));
+        portals
+    }
+
+    /// Brings everything to rest, for another process. What has not come to rest after `drain` is ended as at a stop, and given up
+    /// after `rest`.
+    pub(crate) fn leave(&self, drain: Duration, rest: Duration) -> Left {
+        let exports: BTreeMap<String, _> = {
+            let now = self.now();
+            let known = |export: &Export| (export.handle.clone(), export.ends_with_connection());
+            let all = now.exports.values().chain(&now.adopted_exports);
+            all.map(|export| (export.handle.name().to_owned(), known(export))).collect()
+        };
+        let deadline = Deadline::after(drain);
+        let (tell, told) = mpsc::channel();
+        for (name, (handle, _)) in &exports {
+            let (tell, name) = (tell.clone(), name.clone());
+            handle.begin_hand_over(move |handed| drop(tell.send((name, handed))));
+        }
+        drop(tell);
+        let sessions = self.entity.hand_over(drain, self.reactors);
+        let portals = self.share_portals();
         let mut handed: BTreeMap<String, HandedExport> = BTreeMap::new();
+        // Meanwhile they give units up that others could serve too, so there are others.
         let mut collect = |deadline: Deadline| {
             while let Ok((name, export)) = told.recv_timeout(deadline.left()) {
                 handed.insert(name, export);
@@ -78,21 +88,24 @@ impl Running {
             exports
                 .iter()
                 .filter(|(name, _)| !handed.contains_key(*name))
-                .map(|(_, export)| &export.handle)
+                .map(|(_, (handle, _))| handle)
                 .collect::<Vec<_>>()
         };
-        collect(deadline).into_iter().for_each(Handle::begin_stop);
+        collect(deadline).into_iter().for_each(|handle| handle.begin_stop());
         let deadline = Deadline::after(rest);
         let late = collect(deadline).into_iter().map(|handle| format!("vhost-user on {}", handle.name()));
         let late: Vec<_> = late.collect();
-        let portals_late = gates().filter(|portal| !portal.wait(deadline.left()));
+        let now = self.now();
+        let gates = now.portals.values().map(|gate| &gate.portal).chain(&now.adopted_portals);
+        let portals_late = gates.filter(|portal| !portal.wait(deadline.left()));
         let stuck = late
             .into_iter()
             .chain(portals_late.map(|portal| format!("iSCSI on {}", portal.address())))
             .collect();
+        drop(now);
         // By now nothing is under way.
-        let exports = exports.iter().filter_map(|(name, export)| {
-            let (nexuses, is_connected) = (export.handle.nexuses(), export.ends_with_connection());
+        let exports = exports.iter().filter_map(|(name, (handle, is_connected))| {
+            let (nexuses, is_connected) = (handle.nexuses(), *is_connected);
             Some((name.clone(), LeftExport { handed: handed.remove(name)?, nexuses, is_connected }))
         });
         let exports = exports.collect();

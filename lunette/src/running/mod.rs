@@ -8,6 +8,7 @@ mod change;
 mod exports;
 mod handover;
 mod keep;
+mod lease;
 mod ports;
 mod prepare;
 mod secrets;
@@ -35,6 +36,7 @@ use crate::throttle::Throttles;
 use crate::units::Units;
 use anyhow::Result;
 use exports::Export;
+use lease::Leases;
 use lunette_control::Events;
 use lunette_engine::{Delays, LogicalUnit};
 use lunette_reactor::Reactors;
@@ -45,16 +47,18 @@ use ports::PortIds;
 use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard, Weak};
 use targets::{Gate, PortalSocket, Target};
 
 /// What is served.
 pub(crate) struct Running {
+    this: Weak<Self>,
     pub(crate) reactors: &'static Reactors,
     pub(crate) entity: Arc<NetworkEntity>,
     state: StateDir,
     events: Events,
     throttles: Throttles,
+    leases: Leases,
     /// Which sockets were there already.
     pub(crate) setting: Setting,
     ways_in: Arc<WaysIn>,
@@ -134,7 +138,7 @@ impl Running {
         units: Units,
         mut inherited: Inherited,
         basis: Basis,
-    ) -> Result<Self> {
+    ) -> Result<Arc<Self>> {
         let Basis { reactors, state, events, keeper, all_ended } = basis;
         let setting = Setting {
             iscsi_sockets: Some(!inherited.iscsi.is_empty()),
@@ -157,18 +161,20 @@ impl Running {
             ids: PortIds::default(),
         };
         let ways_in = WaysIn { open: AtomicUsize::new(0), connected: AtomicUsize::new(0), all_ended };
-        let running = Self {
+        let running = Arc::new_cyclic(|this| Self {
+            this: this.clone(),
             reactors,
             entity,
             state,
             events,
             throttles: Throttles::new(reactors.clock()),
+            leases: Leases::new(),
             setting,
             ways_in: Arc::new(ways_in),
             keeper,
             changing: Mutex::default(),
             now: RwLock::new(now),
-        };
+        });
         running.settle_sizes();
         running.keeper.iter().for_each(|keeper| keeper.begin(&running.now().model));
         running.throttle();
@@ -184,8 +190,11 @@ impl Running {
     }
 
     fn open_ways_in(&self, targets: Vec<iscsi::Target>, mut inherited: Inherited) -> Result<()> {
+        // Virtual machines that go on at once ask for their units when everything is there.
+        let _changing = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
         let model = self.now().model.clone();
         self.now().units.values().for_each(|unit| self.bind(unit));
+        model.units.values().filter(|spec| spec.migratable).for_each(|spec| self.expect_unit(spec));
         let mut handed = std::mem::take(&mut inherited.handed);
         if handed.is_planned() {
             self.entity.hold();
@@ -250,7 +259,7 @@ impl Running {
     /// A configuration without what it has that is not served, since it could not be made again when a change had failed.
     fn served(&self, mut model: Model) -> Model {
         let now = self.now();
-        model.units.retain(|name, _| now.units.contains_key(name));
+        model.units.retain(|name, spec| spec.migratable || now.units.contains_key(name));
         model.targets.retain(|name, _| now.targets.contains_key(name));
         model.portals.retain(|key, _| now.portals.contains_key(key));
         model.exports.retain(|name, _| now.exports.contains_key(name));
@@ -312,14 +321,19 @@ impl Running {
     /// done so before the deadline.
     pub(crate) fn stop(&self, deadline: Deadline) -> Vec<String> {
         let now = self.now();
-        let exports = || now.exports.values().chain(&now.adopted_exports).map(|export| &export.handle);
-        let portals = || now.portals.values().map(|gate| &gate.portal).chain(&now.adopted_portals);
-        exports().for_each(lunette_transport_vhost_user::Handle::begin_stop);
-        portals().for_each(|portal| portal.begin_stop(self.reactors));
-        let exports = exports().filter(|handle| !handle.wait(deadline.left()));
-        let exports = exports.map(|handle| format!("vhost-user on {}", handle.name()));
-        let portals = portals().filter(|portal| !portal.wait(deadline.left()));
-        exports.chain(portals.map(|portal| format!("iSCSI on {}", portal.address()))).collect()
+        let exports: Vec<_> =
+            now.exports.values().chain(&now.adopted_exports).map(|export| export.handle.clone()).collect();
+        exports.iter().for_each(|handle| handle.begin_stop());
+        let portals = now.portals.values().map(|gate| &gate.portal).chain(&now.adopted_portals);
+        portals.for_each(|portal| portal.begin_stop(self.reactors));
+        drop(now);
+        // Meanwhile they give their units up, so there are others.
+        let exports = exports.into_iter().filter(|handle| !handle.wait(deadline.left()));
+        let exports: Vec<_> = exports.map(|handle| format!("vhost-user on {}", handle.name())).collect();
+        let now = self.now();
+        let portals = now.portals.values().map(|gate| &gate.portal).chain(&now.adopted_portals);
+        let portals = portals.filter(|portal| !portal.wait(deadline.left()));
+        exports.into_iter().chain(portals.map(|portal| format!("iSCSI on {}", portal.address()))).collect()
     }
 }
 

@@ -31,7 +31,9 @@ impl Running {
         let mut wanted = Vec::new();
         for step in &plan.steps {
             match &step.effect {
-                Effect::Unit(unit) if step.action == Action::Create && !is_used(unit, now) => {
+                Effect::Unit(unit)
+                    if step.action == Action::Create && !unit.migratable && !is_used(unit, now) =>
+                {
                     let opened = Opened::open(unit, OtherSize::Refuse)?;
                     prepared.stores.insert(unit.name.clone(), opened);
                     wanted.push((&unit.name, units::key(unit)?));
@@ -61,7 +63,7 @@ impl Running {
             _ => None,
         };
         match (&step.effect, known) {
-            (Effect::Unit(unit), _) if is_new => {
+            (Effect::Unit(unit), _) if is_new && !unit.migratable => {
                 prepared.stores.insert(unit.name.clone(), open_again(unit)?);
             }
             (_, Some(_)) => prepared.targets.clone_from(former),

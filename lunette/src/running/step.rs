@@ -45,13 +45,19 @@ impl Running {
                 Ok(())
             }
             Effect::Unit(unit) => match back {
-                Effect::Unit(old) => self.make_other(old, unit, step.how),
+                Effect::Unit(old) => self.make_other(old, unit, step.how, prepared),
                 _ => {
                     self.create_unit(unit, prepared)?;
                     self.show_unit(&unit.name, [units::place(unit), None])
                 }
             },
-            Effect::NoUnit(name) => self.delete_unit(name, step.how),
+            Effect::NoUnit(name) => {
+                self.delete_unit(name, step.how)?;
+                match back {
+                    Effect::Unit(old) if old.migratable => self.show_unit(name, [units::place(old), None]),
+                    _ => Ok(()),
+                }
+            }
             Effect::Portal(key, portal) => self.set_portal(*key, portal, back),
             Effect::NoPortal(key) => {
                 self.stop_portal(key);
@@ -100,7 +106,16 @@ impl Running {
         }
     }
 
-    fn make_other(&self, old: &Unit, new: &Unit, how: How) -> Result<()> {
+    fn make_other(&self, old: &Unit, new: &Unit, how: How, prepared: &mut Prepared) -> Result<()> {
+        if new.migratable {
+            self.expect_unit(new);
+        }
+        if old.migratable && self.unit(new.name.as_str()).is_none() {
+            if !new.migratable {
+                self.create_unit(new, prepared)?;
+            }
+            return self.show_unit(&new.name, [units::place(old), units::place(new)]);
+        }
         if how != How::Recreate {
             return self.change_unit(old, new);
         }
@@ -157,7 +172,9 @@ impl Now {
     /// The effect that leads to what is served, of one that leads to what is configured.
     fn as_served(&self, effect: Effect) -> Effect {
         match effect {
-            Effect::Unit(unit) if !self.units.contains_key(&unit.name) => Effect::NoUnit(unit.name.clone()),
+            Effect::Unit(unit) if !unit.migratable && !self.units.contains_key(&unit.name) => {
+                Effect::NoUnit(unit.name.clone())
+            }
             Effect::Portal(key, _) if !self.portals.contains_key(&key) => Effect::NoPortal(key),
             Effect::Target(target) if !self.targets.contains_key(&target.name) => {
                 Effect::NoTarget(target.name)

@@ -14,13 +14,15 @@ use change::Done;
 use lunette_control::{Failure, Feed, Work};
 use lunette_reactor::Options;
 use std::os::unix::fs::PermissionsExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 use tempfile::TempDir;
 
 pub(crate) struct Rig {
-    pub(crate) running: Running,
+    pub(crate) running: Arc<Running>,
     pub(crate) folder: TempDir,
+    /// What `@` stands for.
+    at: PathBuf,
     pub(crate) feed: Feed,
 }
 
@@ -47,20 +49,30 @@ impl Rig {
         Self::serve(folder, model.clone(), Some(Keeper::new(origin, model)))
     }
 
+    /// Another daemon with the same files and state.
+    pub(super) fn beside(&self, text: &str) -> Self {
+        Self::serve_at(&self.at, tempfile::tempdir().unwrap(), self.model(text), None)
+    }
+
     fn serve(folder: TempDir, model: Model, keeper: Option<Keeper>) -> Self {
+        let path = folder.path().to_owned();
+        Self::serve_at(&path, folder, model, keeper)
+    }
+
+    fn serve_at(path: &Path, folder: TempDir, model: Model, keeper: Option<Keeper>) -> Self {
         let options = Options { reactors: 2, pin: false, ..Options::default() };
         let reactors: &'static Reactors = Box::leak(Box::new(Reactors::start(&options).unwrap()));
         let feed = Feed::new(SystemTime::now, 0).unwrap();
-        let state = StateDir::open(&folder.path().join("state")).unwrap();
+        let state = StateDir::open(&path.join("state")).unwrap();
         let units = units::open(model.units.values(), &state, &mut Handed::default()).unwrap();
         let plan = Plan::new(&model).unwrap();
         let basis = Basis { reactors, state, events: feed.events(), keeper, all_ended: Box::new(|| ()) };
         let running = Running::start(model, plan, units, Inherited::default(), basis).unwrap();
-        Self { running, folder, feed }
+        Self { running, folder, at: path.to_owned(), feed }
     }
 
     fn model(&self, text: &str) -> Model {
-        model(self.folder.path(), text)
+        model(&self.at, text)
     }
 
     fn path(&self, name: &str) -> String {
@@ -68,7 +80,7 @@ impl Rig {
     }
 
     /// Becomes what `text` says.
-    fn become_(&self, text: &str, permit: Permit) -> Result<Done, Failure> {
+    pub(super) fn become_(&self, text: &str, permit: Permit) -> Result<Done, Failure> {
         let wanted = self.model(text);
         let become_it = |model: &mut Model| {
             *model = wanted;
@@ -83,7 +95,7 @@ impl Rig {
         inventory.units().iter().map(|(lun, unit)| (*lun, unit.name.clone())).collect()
     }
 
-    fn naa(&self, unit: &str) -> String {
+    pub(super) fn naa(&self, unit: &str) -> String {
         self.running.unit(unit).unwrap().identity.naa.to_string()
     }
 
@@ -104,7 +116,7 @@ fn model(folder: &Path, text: &str) -> Model {
     from_text(Path::new("/x"), text, setting).unwrap_or_else(|report| panic!("{report}")).0
 }
 
-const ANY: Permit =
+pub(super) const ANY: Permit =
     Permit { recreate: true, except_restart: false, shrink: true, is_whole: true, secrets: true };
 
 const BASIS: &str = r#"

@@ -1,7 +1,7 @@
 //! Logical units: made, changed, made anew and taken away.
 
-use super::Running;
 use super::prepare::Prepared;
+use super::{Running, lease};
 use crate::access::GroupAccess;
 use crate::config;
 use crate::config::diff::How;
@@ -24,7 +24,7 @@ use thiserror::Error;
 /// How often somebody who waits for a unit looks whether that is still wanted.
 const LOOK: Duration = Duration::from_millis(100);
 /// How long commands that are under way have to end before a unit is changed.
-const CHANGE: Duration = Duration::from_secs(60);
+pub(super) const CHANGE: Duration = Duration::from_secs(60);
 /// How long when somebody has asked for that alone, and can give it up.
 pub(crate) const LONGEST: Duration = Duration::from_secs(600);
 /// How long they have before a unit is taken away, which happens in any case.
@@ -52,8 +52,12 @@ const PARTS: [Part; 6] = [
 pub(super) type Tell<T> = Box<dyn FnOnce(Result<T, ChangeError>) + Send>;
 
 impl Running {
-    /// Serves a new unit. It is shown where the running configuration says.
+    /// Serves a new unit, or has it stand by. It is shown where the running configuration says.
     pub(super) fn create_unit(&self, spec: &config::Unit, prepared: &mut Prepared) -> Result<()> {
+        if spec.migratable {
+            self.expect_unit(spec);
+            return Ok(());
+        }
         let opened = match prepared.stores.remove(&spec.name) {
             Some(opened) => opened,
             None => open_when_free(spec, OtherSize::Refuse)?,
@@ -63,17 +67,31 @@ impl Running {
 
     fn make_unit(&self, spec: &config::Unit, opened: Opened, record: Option<Record>) -> Result<()> {
         let record = record.map_or_else(|| self.record(spec), Ok)?;
-        let naa = units::naa(spec, &record);
-        let is_taken = self.now().units.values().any(|unit| unit.unit.identity.naa == naa);
-        ensure!(!is_taken, "{}", units::taken(naa));
+        self.check_name(spec, &record)?;
         let keeper = units::keeper(spec, &record, &self.state)?;
         let unit = units::build(spec, opened, &record, keeper)?;
+        if spec.migratable {
+            lease::begin_first_term(&unit.unit)?;
+        }
+        self.serve_unit(&spec.name, unit);
+        Ok(())
+    }
+
+    /// No unit that is served may have the world-wide name of another.
+    pub(super) fn check_name(&self, spec: &config::Unit, record: &Record) -> Result<()> {
+        let naa = units::naa(spec, record);
+        let is_taken = self.now().units.values().any(|unit| unit.unit.identity.naa == naa);
+        ensure!(!is_taken, "{}", units::taken(naa));
+        Ok(())
+    }
+
+    /// Serves a unit that was made. It is shown where the running configuration says.
+    pub(super) fn serve_unit(&self, name: &Name, unit: Unit) {
         self.bind(&unit);
         self.throttles.add_unit(&unit.unit, &*self.reactors.poster());
-        events::watch_unit(&spec.name, &unit, &self.events);
+        events::watch_unit(name, &unit, &self.events);
         unit.unit.resume(&*self.reactors.poster());
-        self.now_mut().units.insert(spec.name.clone(), unit);
-        Ok(())
+        self.now_mut().units.insert(name.clone(), unit);
     }
 
     /// By what initiators know the unit.
@@ -99,14 +117,18 @@ impl Running {
             let now = self.now();
             (now.targets_with(name, is_in_target_0), now.exports_with(name, has_place))
         };
+        // First, so that a virtual machine that is to see a unit no more is not told what becomes of other ways to it.
+        exports.iter().try_for_each(|export| self.show_export(export))?;
+        if has_place {
+            self.show_adopted()?;
+        }
         for (target, in_rule) in targets {
             match in_rule {
                 true => self.arrange_target(&target, None)?,
                 false => self.show_target(&target),
             }
         }
-        exports.iter().try_for_each(|export| self.show_export(export))?;
-        if has_place { self.show_adopted() } else { Ok(()) }
+        Ok(())
     }
 
     /// Changes a unit while it is used. What was changed when something cannot be is changed back.
@@ -233,7 +255,7 @@ impl Running {
     }
 
     /// Has nobody see the unit any more, and ends it. Returns whether its store is free by now.
-    fn release_unit(&self, name: &Name) -> Result<bool> {
+    pub(super) fn release_unit(&self, name: &Name) -> Result<bool> {
         let Some(unit) = self.now_mut().units.remove(name) else { return Ok(true) };
         let shown = self.show_unit(name, [unit.place, None]);
         let is_free = self.let_go_of(unit);
@@ -241,7 +263,7 @@ impl Running {
     }
 
     /// Ends a unit that nobody sees any more. Returns whether its store is free by now.
-    fn let_go_of(&self, unit: Unit) -> bool {
+    pub(super) fn let_go_of(&self, unit: Unit) -> bool {
         let (tell, told) = mpsc::channel();
         unit.unit.retire(&*self.reactors.poster(), move || _ = tell.send(()));
         let deadline = Instant::now() + RELEASE;

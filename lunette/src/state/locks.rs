@@ -36,22 +36,31 @@ impl Locks {
 
     /// Locks the unit that is known by `naa`, which is locally assigned; waits a moment if somebody else has it.
     pub(crate) fn take(self: &Arc<Self>, naa: Naa) -> Result<UnitLock> {
+        for _ in 0..TRIES {
+            if let Some(lock) = self.try_take(naa)? {
+                return Ok(lock);
+            }
+            if self.holds(naa) {
+                break;
+            }
+            std::thread::sleep(STEP);
+        }
+        let path = self.path(offset(naa));
+        bail!("another lunette serves the same logical unit: it has locked {naa} in {}", path.display())
+    }
+
+    /// The same without waiting; nothing if somebody has it.
+    pub(crate) fn try_take(self: &Arc<Self>, naa: Naa) -> Result<Option<UnitLock>> {
         let offset = offset(naa);
         let path = self.path(offset);
         let file = self.file(offset).with_context(|| format!("cannot open {}", path.display()))?;
-        for _ in 0..TRIES {
-            let mut held = self.held();
-            if held.contains(&offset) {
-                break;
-            }
-            if file.try_lock(offset).with_context(|| format!("cannot lock {}", path.display()))? {
-                held.insert(offset);
-                return Ok(UnitLock { locks: self.clone(), offset });
-            }
-            drop(held);
-            std::thread::sleep(STEP);
-        }
-        bail!("another lunette serves the same logical unit: it has locked {naa} in {}", path.display())
+        let mut held = self.held();
+        let is_free = !held.contains(&offset)
+            && file.try_lock(offset).with_context(|| format!("cannot lock {}", path.display()))?;
+        Ok(is_free.then(|| {
+            held.insert(offset);
+            UnitLock { locks: self.clone(), offset }
+        }))
     }
 
     /// Whether this program serves the unit.

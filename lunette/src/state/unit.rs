@@ -5,6 +5,7 @@
 
 use super::StateDir;
 use super::file::{Kind, Unusable};
+use super::holder;
 use super::locks::UnitLock;
 use lunette_engine::{StateError, StateKeeper};
 use lunette_scsi::Naa;
@@ -42,6 +43,13 @@ impl UnitState {
     /// Where it is.
     pub(crate) fn path(&self) -> PathBuf {
         self.state.units().path().join(file_of(self.naa))
+    }
+
+    /// Says for others that this process serves the unit. That is for people, so whoever cannot say it logs that.
+    pub(crate) fn tell_holder(&self) {
+        if let Err(error) = holder::write(self.state.units(), self.naa, &self.state.0.own) {
+            tracing::warn!("cannot say who serves {}: {error}", self.naa);
+        }
     }
 
     fn unusable(&self, why: &Unusable) -> StateError {

@@ -110,7 +110,7 @@ fn reactors() -> &'static Reactors {
 }
 
 /// Serves `units` at a socket in `folder` and to iSCSI.
-fn running(units: Units, folder: &Path, reactors: &'static Reactors) -> Running {
+fn running(units: Units, folder: &Path, reactors: &'static Reactors) -> Arc<Running> {
     let socket = |name: &str| crate::socket::at_path(folder.join(name).to_str().unwrap()).unwrap();
     let model = Model::from(Document {
         portals: vec!["127.0.0.1:0".parse().unwrap()],

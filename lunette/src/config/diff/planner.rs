@@ -1,7 +1,7 @@
 //! Finds the steps and their order.
 
 use super::{Action, Effect, How, Object, Plan, Shelf, Step, changes, place_text, portal_name};
-use crate::config::daemon::VhostUser;
+use crate::config::daemon::{ExportKnownBy, VhostUser};
 use crate::config::document::{Model, PortalKey};
 use crate::config::iscsi::{Access, Luns, Target};
 use crate::config::throttle::Throttle;
@@ -297,8 +297,12 @@ impl Planner<'_> {
         let is_new = |export: &&VhostUser| !self.now.exports.contains_key(&export.name);
         let new: Vec<_> = wanted.exports.values().filter(is_new).collect();
         for export in new {
-            let is_former =
-                |old: &&VhostUser| old.socket == export.socket && !wanted.exports.contains_key(&old.name);
+            // One that is known by its name is another one with another name.
+            let is_former = |old: &&VhostUser| {
+                old.socket == export.socket
+                    && old.known_by == ExportKnownBy::Socket
+                    && !wanted.exports.contains_key(&old.name)
+            };
             let Some(old) = self.now.exports.values().find(is_former).cloned() else { continue };
             let (from, to) = (old.name.clone(), export.name.clone());
             let renamed = VhostUser { name: to.clone(), ..old.clone() };

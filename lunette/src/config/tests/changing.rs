@@ -189,6 +189,7 @@ fn what_changes_while_it_is_used_says_so() {
         ("stuck-after = 9\n", How::Live),
         ("target = 1\n", How::Live),
         ("serial = \"x\"\n", How::Recreate),
+        ("migratable = true\n", How::Recreate),
         ("read-only = true\ndirect = true\n", How::Recreate),
         ("[daemon]\npin-memory = true\n", How::Restart),
         ("[daemon]\nsave-changes = true\n", How::Live),
@@ -200,6 +201,7 @@ fn what_changes_while_it_is_used_says_so() {
     let export = |keys: &str| model(&format!("[[vhost-user]]\nname = \"vm\"\nsocket = \"/run/a\"\n{keys}"));
     assert_eq!(diff(&export(""), &export("mode = \"0666\"\n")).steps[0].how, How::Live);
     assert_eq!(diff(&export(""), &export("port-group = 2\n")).steps[0].how, How::Recreate);
+    assert_eq!(diff(&export(""), &export("known-by = \"name\"\n")).steps[0].how, How::Recreate);
 }
 
 #[test]
@@ -232,6 +234,16 @@ fn an_export_that_is_called_otherwise_stays() {
         plan.to_string(),
         "~ vhost-user export y\n      name: \"x\" -> \"y\"\n~ vhost-user export y\n      mode = \"0666\"\n"
     );
+}
+
+#[test]
+fn an_export_that_is_known_by_its_name_is_another_one_when_it_is_called_otherwise() {
+    let export = |name: &str| {
+        model(&format!("[[vhost-user]]\nname = \"{name}\"\nsocket = \"/run/a\"\nknown-by = \"name\"\n"))
+    };
+    let plan = diff(&export("x"), &export("y"));
+    let actions: Vec<_> = plan.steps.iter().map(|step| step.action).collect();
+    assert_eq!(actions, [Action::Delete, Action::Create], "{plan}");
 }
 
 #[test]

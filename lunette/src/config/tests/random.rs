@@ -1,6 +1,7 @@
 //! Random models that hold together.
 
 use super::*;
+use crate::config::ExportKnownBy;
 use crate::config::Unit;
 use crate::config::check::check;
 use crate::config::daemon::{Confine, Daemon, IoMode, PollMode, VhostUser};
@@ -40,7 +41,7 @@ prop_compose! {
     fn unit()(
         name in one(NAMES),
         store in one(&["/a", "/b", "/c\n", "/d:e", "ram:4K", "ram:1M", "./x:y", "relative"]),
-        (read_only, direct, removable) in any::<(bool, bool, bool)>(),
+        (read_only, direct, removable, migratable) in any::<(bool, bool, bool, bool)>(),
         (inline, rotational) in (maybe(any::<bool>()), maybe(any::<bool>())),
         size in maybe((1..=u64::MAX).prop_map(Bytes)),
         block in select(vec![512, 4096]),
@@ -60,7 +61,7 @@ prop_compose! {
     ) -> Unit {
         Unit {
             name, store, read_only, removable, rotational, block: BlockLength(block), serial, wwn, pace, atomic, waiting,
-            stuck_after, queues, filter, access, target, lun, fault,
+            stuck_after, queues, filter, access, target, lun, migratable, fault,
             version: if spc3 { Version::Spc3 } else { Version::Spc4 },
             known_by: if by_file { KnownBy::File } else { KnownBy::Name },
             ..Unit { size, direct, inline, ..Unit::new("ram:1M".parse().unwrap()) }
@@ -152,13 +153,14 @@ prop_compose! {
         socket in one(&["/run/1", "/run/2", "/run/3"]),
         mode in maybe(one(&["0660", "7"])),
         (owner, group_) in (maybe(one(&["root", "1000"])), maybe(one(&["kvm"]))),
-        port_group in group(),
+        (port_group, by_name) in (group(), any::<bool>()),
         units in maybe(proptest::collection::btree_map((0..2u8, 0..4u32), one(NAMES), 0..6)),
     ) -> VhostUser {
         let places = |units: std::collections::BTreeMap<(u8, u32), _>| {
             units.into_iter().map(|((target, lun), name)| (Place { target, lun }, name)).collect()
         };
-        VhostUser { name, socket, mode, owner, group: group_, port_group, units: units.map(places) }
+        let known_by = if by_name { ExportKnownBy::Name } else { ExportKnownBy::Socket };
+        VhostUser { name, socket, mode, owner, group: group_, port_group, known_by, units: units.map(places) }
     }
 }
 

@@ -8,7 +8,7 @@ use tempfile::TempDir;
 #[test]
 fn the_notation_and_the_keys_mean_the_same() {
     let notation = r#"[[unit]]
-lu = 'disk:/a\,b,r,size=1G,block=4096,direct=on,inline=off,serial=abc,wwn=naa.3000000000000001,version=spc-3,name=root,rotational=on,removable=on,pace=16M,atomic=16K,target=3,lun=7,queues=1+4-6,waiting=9,stuck-after=8,filter=deny:unmap,known-by=file,fault=eio:5'
+lu = 'disk:/a\,b,r,size=1G,block=4096,direct=on,inline=off,serial=abc,wwn=naa.3000000000000001,version=spc-3,name=root,rotational=on,removable=on,pace=16M,atomic=16K,target=3,lun=7,queues=1+4-6,waiting=9,stuck-after=8,filter=deny:unmap,known-by=file,migratable=on,fault=eio:5'
 "#;
     let keys = r#"[[unit]]
 name = "root"
@@ -32,6 +32,7 @@ filter = "deny:unmap"
 target = 3
 lun = 7
 known-by = "file"
+migratable = true
 fault = "eio:5"
 "#;
     assert_eq!(model(notation), model(keys));

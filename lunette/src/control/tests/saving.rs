@@ -5,7 +5,7 @@ use tempfile::TempDir;
 
 /// A daemon that has begun with a file of this text, and a way to call its methods until they have ended.
 fn of_file(text: &str) -> (TempDir, impl Fn(&str, Value) -> Result<Value, Failure> + use<>) {
-    let Rig { running, folder, feed } = Rig::of_file(text);
+    let Rig { running, folder, feed, .. } = Rig::of_file(text);
     let plane = plane(Daemon::new(running, feed.events(), Heir::new(|| ())), &feed);
     let call = move |method: &str, mut params: Value| {
         if method.starts_with("config.") && !["config.save", "config.show"].contains(&method) {

@@ -1,0 +1,318 @@
+//! Units that several daemons can serve, one at a time: the one where their virtual machine is.
+//!
+//! Such a unit stands by until the rings of a virtual machine start that sees it: its store is not open, and nobody sees it. Then it is
+//! taken: locked in the state directory, opened, made from what is kept of it. When the virtual machine leaves, it is given up: what
+//! was written is made durable, what is neither configured nor saved is put into its state, and when its store and its lock are
+//! let go of, others may take it. So the two locks alone say who serves it, and they end with the process.
+
+mod give;
+mod take;
+
+pub(super) use take::begin_first_term;
+
+use super::exports::Export;
+use super::{Now, Running};
+use crate::config;
+use crate::config::values::{Label, Name};
+use crate::reasons;
+use lunette_engine::{Nexus, UnitState};
+use lunette_reactor::Workers;
+use lunette_scsi::Naa;
+use lunette_transport_vhost_user::{DeviceState, Given, Lease, Taken};
+use serde::{Deserialize, Serialize};
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+
+/// What is kept of the unit besides what it saves itself.
+const SECTION: &str = "lease";
+
+/// For how long, and in which state, a unit is served by one of those that can.
+#[derive(Clone, Default, Serialize, Deserialize)]
+#[serde(default)]
+struct Term {
+    /// How often the unit was taken; 0: never.
+    number: u64,
+    /// What whoever gave it up has left for the next one. It is taken out before the next one serves the unit, so it counts once.
+    departure: Option<Departure>,
+}
+
+/// What goes along with a unit that is given up.
+#[derive(Clone, Serialize, Deserialize)]
+struct Departure {
+    /// The same for all units that were given up together, and for no others.
+    journey: u64,
+    /// The initiator port that the virtual machine is.
+    guest: String,
+    unit: UnitState,
+    device: Option<DeviceState>,
+}
+
+/// What all exports of a daemon need for this.
+pub(super) struct Leases {
+    /// One, as all that it does has its turn among changes.
+    worker: Workers,
+    /// There are, or were, such units, and the worker has begun.
+    is_ready: AtomicBool,
+    /// The kept world-wide names of such units, as far as they are known.
+    known: Mutex<BTreeMap<Name, Naa>>,
+}
+
+impl Leases {
+    pub(super) fn new() -> Self {
+        let (is_ready, known) = Default::default();
+        Self { worker: Workers::new("lease", 1), is_ready, known }
+    }
+
+    /// There are such units. Reactors, which ask for them, cannot start threads.
+    fn prepare(&self) {
+        if !self.is_ready.swap(true, Ordering::AcqRel) {
+            self.worker.run(Box::new(|| ()));
+        }
+    }
+
+    fn is_ready(&self) -> bool {
+        self.is_ready.load(Ordering::Acquire)
+    }
+
+    fn know(&self, name: &Name, naa: Naa) {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner).insert(name.clone(), naa);
+    }
+
+    fn naa(&self, name: &Name) -> Option<Naa> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner).get(name).copied()
+    }
+}
+
+/// The units of one export, of those that others could serve too.
+pub(super) struct ExportLease {
+    this: Weak<Self>,
+    running: Weak<Running>,
+    /// What the configuration calls the export, if it is there.
+    name: Option<Mutex<Label>>,
+    /// The initiator port that the virtual machine is.
+    guest: String,
+    phase: Mutex<Phase>,
+    /// The virtual machine stands still while its units come or go.
+    stands_still: AtomicBool,
+}
+
+/// Where a virtual machine is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Phase {
+    /// Not here.
+    Gone,
+    /// Not here, and never again: the export ends.
+    Ended,
+    /// Its rings are about to start, and wait for its units.
+    Waits,
+    /// It runs here.
+    Here,
+}
+
+impl ExportLease {
+    /// The export is called otherwise.
+    pub(super) fn rename(&self, to: &Label) {
+        if let Some(name) = &self.name {
+            name.lock().unwrap_or_else(PoisonError::into_inner).clone_from(to);
+        }
+    }
+
+    /// Whether the virtual machine, which does not run, is not to notice that units come or go.
+    pub(super) fn stands_still(&self) -> bool {
+        self.stands_still.load(Ordering::Acquire)
+    }
+
+    /// The export is about to end, by a change that gives its units up then.
+    pub(super) fn end(&self) {
+        self.set(Phase::Ended);
+    }
+
+    fn phase(&self) -> Phase {
+        *self.phase.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn set(&self, phase: Phase) {
+        let mut now = self.phase.lock().unwrap_or_else(PoisonError::into_inner);
+        if *now != Phase::Ended {
+            *now = phase;
+        }
+    }
+
+    /// It has its units, unless it has gone meanwhile.
+    fn arrive(&self) {
+        let mut phase = self.phase.lock().unwrap_or_else(PoisonError::into_inner);
+        if *phase == Phase::Waits {
+            *phase = Phase::Here;
+        }
+    }
+
+    /// Whether the virtual machine's rings run, or are about to.
+    pub(super) fn is_wanted(&self) -> bool {
+        matches!(self.phase(), Phase::Waits | Phase::Here)
+    }
+
+    /// Has `act` done where one may wait, and `done` told what has become of it. Without such units there is nothing to do.
+    fn work<T: Default + Send + 'static>(
+        &self,
+        done: Done<T>,
+        act: impl FnOnce(&Running, &Self) -> anyhow::Result<T> + Send + 'static,
+    ) {
+        let both = self.running.upgrade().zip(self.this.upgrade());
+        let Some((running, lease)) = both.filter(|(running, _)| running.leases.is_ready()) else {
+            return done(Ok(T::default()));
+        };
+        let mut told = Told(Some(done));
+        let leases = running.clone();
+        leases.leases.worker.run(Box::new(move || {
+            let result = act(&running, &lease);
+            told.tell(result.map_err(|error| reasons(&error)));
+        }));
+    }
+}
+
+impl Lease for ExportLease {
+    fn check(&self) -> Result<(), String> {
+        let running = self.running.upgrade().filter(|running| running.leases.is_ready());
+        running.map_or(Ok(()), |running| running.now().may_leave(self))
+    }
+
+    fn take(&self, goes_on: bool, done: Taken) {
+        self.set(Phase::Waits);
+        self.work(done, move |running, lease| running.take_for(lease, goes_on));
+    }
+
+    fn give(&self, state: DeviceState, done: Given) {
+        // Who ends the export waits for that, and has the turn of changes.
+        if self.phase() == Phase::Ended {
+            return done(Ok(()));
+        }
+        self.work(done, |running, lease| running.give_for(lease, state));
+    }
+}
+
+/// What is called with the result.
+type Done<T> = Box<dyn FnOnce(Result<T, String>) + Send>;
+
+/// Somebody who waits, and is told also when the work is dropped.
+struct Told<T>(Option<Done<T>>);
+
+impl<T> Told<T> {
+    fn tell(&mut self, result: Result<T, String>) {
+        if let Some(done) = self.0.take() {
+            done(result);
+        }
+    }
+}
+
+impl<T> Drop for Told<T> {
+    fn drop(&mut self) {
+        self.tell(Err("no thread could do it".to_owned()));
+    }
+}
+
+/// While it lives, a virtual machine stands still.
+struct Still<'a>(&'a ExportLease);
+
+impl<'a> Still<'a> {
+    fn of(lease: &'a ExportLease) -> Self {
+        lease.stands_still.store(true, Ordering::Release);
+        Self(lease)
+    }
+}
+
+impl Drop for Still<'_> {
+    fn drop(&mut self) {
+        self.0.stands_still.store(false, Ordering::Release);
+    }
+}
+
+impl Running {
+    /// What an export asks about its units whose virtual machine is the initiator port `guest`.
+    pub(super) fn lease(&self, guest: String, name: Option<&Label>) -> Arc<ExportLease> {
+        Arc::new_cyclic(|this| ExportLease {
+            this: this.clone(),
+            running: self.this.clone(),
+            name: name.cloned().map(Mutex::new),
+            guest,
+            phase: Mutex::new(Phase::Gone),
+            stands_still: AtomicBool::new(false),
+        })
+    }
+
+    /// There is a unit that others could serve too, which stands by for now.
+    pub(super) fn expect_unit(&self, spec: &config::Unit) {
+        self.leases.prepare();
+        if let Err(error) = self.record_of(spec) {
+            tracing::warn!("{} stands by, but cannot be taken as things are: {error:#}", spec.name);
+        }
+    }
+
+    /// Why a unit stands by.
+    pub(crate) fn why_standby(&self, name: &Name) -> String {
+        let holder = self.leases.naa(name).and_then(|naa| self.state.holder(naa));
+        match holder {
+            Some(holder) => format!("served by {holder}"),
+            None => "no virtual machine uses it here".to_owned(),
+        }
+    }
+}
+
+impl Now {
+    /// The units that an export shows: those that others could serve too, and those that they could not.
+    fn units_of(&self, lease: &ExportLease) -> (BTreeSet<Name>, BTreeSet<Name>) {
+        let label =
+            lease.name.as_ref().map(|name| name.lock().unwrap_or_else(PoisonError::into_inner).clone());
+        let places = match label.map(|label| self.model.exports.get(&label)) {
+            Some(None) => return Default::default(),
+            Some(Some(config::VhostUser { units: Some(places), .. })) => places.clone(),
+            _ => super::places_of_all(&self.model),
+        };
+        let is_migratable = |name: &Name| self.model.units.get(name).is_some_and(|spec| spec.migratable);
+        places.into_values().partition(is_migratable)
+    }
+
+    /// Whether the virtual machine of an export could leave.
+    fn may_leave(&self, lease: &ExportLease) -> Result<(), String> {
+        let (names, others) = self.units_of(lease);
+        match others.first().filter(|_| !names.is_empty()) {
+            Some(other) => Err(format!("the unit `{other}` would stay behind: it is not migratable")),
+            None => names.iter().try_for_each(|name| self.is_free_but_for(lease, name)),
+        }
+    }
+
+    /// Whether nobody but the virtual machine of `lease` uses a unit.
+    fn is_free_but_for(&self, lease: &ExportLease, name: &Name) -> Result<(), String> {
+        let Some(unit) = self.units.get(name) else { return Ok(()) };
+        let is_own =
+            |nexus: &Nexus| self.export_of(nexus).is_some_and(|export| std::ptr::eq(&*export.lease, lease));
+        let other = unit.unit.users().into_iter().find(|nexus| self.is_used(nexus) && !is_own(nexus));
+        match other {
+            Some(nexus) => Err(format!(
+                "the unit `{name}` is in use by others: {} at {}",
+                nexus.initiator, nexus.port.name
+            )),
+            None => Ok(()),
+        }
+    }
+
+    /// Whether somebody uses a nexus. Those of exports last longer than connections.
+    fn is_used(&self, nexus: &Nexus) -> bool {
+        self.export_of(nexus).is_none_or(Export::is_connected)
+    }
+
+    /// The export that one of the nexus's ports belongs to.
+    fn export_of(&self, nexus: &Nexus) -> Option<&Export> {
+        let mut exports = self.exports.values().chain(&self.adopted_exports);
+        exports.find(|export| export.has(&nexus.port))
+    }
+
+    /// Whether a virtual machine runs that sees the unit.
+    fn is_wanted(&self, name: &Name) -> bool {
+        let mut exports = self.exports.values().chain(&self.adopted_exports);
+        exports.any(|export| export.is_running() && self.units_of(&export.lease).0.contains(name))
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,147 @@
+//! Giving units up that a virtual machine has left.
+
+use super::{Departure, ExportLease, Phase, SECTION, Still, Term};
+use crate::config::values::Name;
+use crate::control::events;
+use crate::running::Running;
+use crate::running::handover::wall;
+use crate::running::units::CHANGE;
+use crate::state::random;
+use anyhow::{Result, anyhow, ensure};
+use lunette_engine::LogicalUnit;
+use lunette_transport_vhost_user::DeviceState;
+use std::sync::{Arc, PoisonError, Weak};
+use std::time::{Duration, Instant};
+
+/// How long whoever looks at a unit may keep it in its hands.
+const HANDS: Duration = Duration::from_secs(10);
+const STEP: Duration = Duration::from_millis(1);
+
+type Unit = (Name, Arc<LogicalUnit>);
+
+impl Running {
+    /// Gives the units of an export up whose virtual machine may go on elsewhere, where `state` awaits it.
+    pub(super) fn give_for(&self, lease: &ExportLease, state: DeviceState) -> Result<()> {
+        let _changing = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
+        let here: Vec<Unit> = {
+            let now = self.now();
+            now.may_leave(lease).map_err(|why| anyhow!(why))?;
+            let names = now.units_of(lease).0;
+            names
+                .into_iter()
+                .filter_map(|name| now.units.get(&name).map(|unit| (name, unit.unit.clone())))
+                .collect()
+        };
+        let _still = Still::of(lease);
+        self.give_up(here, &lease.guest, Some(state))?;
+        lease.set(Phase::Gone);
+        Ok(())
+    }
+
+    /// Takes what running virtual machines miss, and gives up what none of them sees any more. To be said by who has
+    /// [`Self::changing`].
+    pub(in crate::running) fn settle_leases(&self) {
+        if !self.leases.is_ready() {
+            return;
+        }
+        let (leases, unwanted) = {
+            let now = self.now();
+            let exports = now.exports.values().chain(&now.adopted_exports);
+            let running = exports.filter(|export| export.is_running());
+            let leases: Vec<_> = running.map(|export| export.lease.clone()).collect();
+            let is_unwanted = |name: &Name| {
+                now.model.units.get(name).is_some_and(|spec| spec.migratable) && !now.is_wanted(name)
+            };
+            let unwanted: Vec<Name> = now.units.keys().filter(|name| is_unwanted(name)).cloned().collect();
+            (leases, unwanted)
+        };
+        leases.iter().filter(|lease| lease.phase() == Phase::Here).for_each(|lease| self.take_late(lease));
+        for name in unwanted {
+            if let Err(error) = self.give_up_alone(&name) {
+                tracing::info!("{name} stays here although its virtual machine has gone: {error:#}");
+            }
+        }
+    }
+
+    /// Gives a unit up that no virtual machine sees. Nobody who sees it was told of anything else, so nothing goes along.
+    fn give_up_alone(&self, name: &Name) -> Result<()> {
+        let (unit, leases) = {
+            let now = self.now();
+            let Some(unit) = now.units.get(name) else { return Ok(()) };
+            let user = unit.unit.users().into_iter().find(|nexus| now.is_used(nexus));
+            if let Some(nexus) = user {
+                return Err(anyhow!("it is in use by {} at {}", nexus.initiator, nexus.port.name));
+            }
+            let exports = now.exports.values().chain(&now.adopted_exports);
+            let idle = exports.filter(|export| !export.is_running());
+            let leases: Vec<_> = idle.map(|export| export.lease.clone()).collect();
+            (unit.unit.clone(), leases)
+        };
+        let _still: Vec<_> = leases.iter().map(|lease| Still::of(lease)).collect();
+        self.give_up(vec![(name.clone(), unit)], "", None)
+    }
+
+    /// Makes durable what was written, and what the next one is to know, and lets go of the units. If that cannot be, they stay.
+    fn give_up(&self, units: Vec<Unit>, guest: &str, device: Option<DeviceState>) -> Result<()> {
+        let post = self.reactors.poster();
+        let go_on = || units.iter().for_each(|(_, unit)| unit.resume_commands(&*post));
+        units.iter().try_for_each(|(_, unit)| self.quiesce(unit, CHANGE)).inspect_err(|_| go_on())?;
+        let journey = random()?;
+        for (count, (_, unit)) in units.iter().enumerate() {
+            let left = self.leave_state(unit, Some((journey, guest.to_owned(), device.clone())));
+            let Err(error) = left else { continue };
+            for (_, unit) in units.iter().take(count) {
+                let _ = self.leave_state(unit, None);
+            }
+            go_on();
+            return Err(error);
+        }
+        let names: Vec<(Name, Weak<LogicalUnit>)> =
+            units.into_iter().map(|(name, unit)| (name, Arc::downgrade(&unit))).collect();
+        names.iter().try_for_each(|(name, unit)| {
+            let is_free = self.release_unit(name)?;
+            ensure!(is_free && has_gone(unit), "{name}: its store has not let go of a command");
+            tracing::info!("{name} is given up");
+            events::given(&self.events, name);
+            Ok(())
+        })
+    }
+
+    /// Saves what the next one is to know of a quiet unit; or that he is to know nothing.
+    fn leave_state(
+        &self,
+        unit: &Arc<LogicalUnit>,
+        with: Option<(u64, String, Option<DeviceState>)>,
+    ) -> Result<()> {
+        let (now, wall) = (self.reactors.clock()(), wall());
+        self.ask_while(
+            unit,
+            CHANGE,
+            || true,
+            |unit, post, tell| {
+                let term = move |unit: &LogicalUnit| {
+                    // What is there was read, or written, before.
+                    let Term { number, .. } = unit.saved().get(SECTION).unwrap_or_default();
+                    let departure = with.map(|(journey, guest, device)| {
+                        let unit = unit.hand_over(now, wall);
+                        Departure { journey, guest, unit, device }
+                    });
+                    Term { number, departure }
+                };
+                unit.save_section(SECTION, term, post, tell)
+            },
+        )
+    }
+}
+
+/// Whether a unit is in nobody's hands any more, and so not locked.
+fn has_gone(unit: &Weak<LogicalUnit>) -> bool {
+    let deadline = Instant::now() + HANDS;
+    while unit.strong_count() > 0 {
+        if Instant::now() > deadline {
+            return false;
+        }
+        std::thread::sleep(STEP);
+    }
+    true
+}

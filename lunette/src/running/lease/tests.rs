@@ -1,0 +1,361 @@
+//! Two daemons with one state directory.
+
+use super::*;
+use crate::config::values::Name;
+use crate::running::tests::{ANY, Rig};
+use lunette_engine::{AttentionObserver, Inventory, InventoryChange};
+use lunette_scsi::{AdditionalSense, Lun};
+use std::sync::mpsc;
+
+/// `socket`: the daemons of one host listen at different places.
+fn text(socket: &str) -> String {
+    format!(
+        r#"
+[[unit]]
+name = "a"
+store = "@/a.img"
+size = "1M"
+migratable = true
+
+[[unit]]
+name = "b"
+store = "@/b.img"
+size = "1M"
+migratable = true
+
+[[portal]]
+listen = "127.0.0.1:0"
+
+[[target]]
+name = "iqn.2026-11.org.example:a"
+units = {{ 0 = "a" }}
+
+[[vhost-user]]
+name = "vm"
+socket = "@/{socket}"
+known-by = "name"
+units = {{ 0 = "a", "1:0" = "b" }}
+"#
+    )
+}
+
+fn two() -> (Rig, Rig) {
+    let one = Rig::new(&text("one.sock"));
+    let other = one.beside(&text("other.sock"));
+    (one, other)
+}
+
+fn lease(rig: &Rig) -> Arc<ExportLease> {
+    rig.running.now().exports[&"vm".parse::<Label>().unwrap()].lease.clone()
+}
+
+fn take(rig: &Rig) -> Result<Option<DeviceState>, String> {
+    let (tell, told) = mpsc::channel();
+    rig.running.now().exports[&"vm".parse::<Label>().unwrap()].connect(true);
+    lease(rig).take(false, Box::new(move |result| tell.send(result).unwrap()));
+    told.recv().unwrap()
+}
+
+fn give(rig: &Rig, state: DeviceState) -> Result<(), String> {
+    let (tell, told) = mpsc::channel();
+    lease(rig).give(state, Box::new(move |result| tell.send(result).unwrap()));
+    told.recv().unwrap()
+}
+
+/// The virtual machine has gone, and leaves what it can.
+fn end(rig: &Rig) {
+    rig.running.now().exports[&"vm".parse::<Label>().unwrap()].connect(false);
+    let _changing = rig.running.changing.lock().unwrap();
+    rig.running.settle_leases();
+}
+
+/// Not what there is by itself.
+fn state() -> DeviceState {
+    serde_json::from_str(r#"{ "sizes": [7, 9] }"#).unwrap()
+}
+
+fn here(rig: &Rig) -> Vec<String> {
+    rig.running.units().keys().map(Name::to_string).collect()
+}
+
+fn term(rig: &Rig, unit: &str) -> Term {
+    rig.running.unit(unit).unwrap().saved().get(SECTION).unwrap()
+}
+
+#[test]
+fn units_go_where_their_virtual_machine_is_and_nowhere_else() {
+    let (one, other) = two();
+    assert!(here(&one).is_empty() && here(&other).is_empty());
+    assert_eq!(lease(&one).guest, lease(&other).guest);
+    assert_eq!(take(&one), Ok(None));
+    assert_eq!(here(&one), ["a", "b"]);
+    let naa = one.naa("a");
+    let error = take(&other).unwrap_err();
+    assert!(error.contains(&format!("served by process {}", std::process::id())), "{error}");
+    assert!(other.running.why_standby(&Name::of("a")).contains("served by process"));
+    assert!(here(&other).is_empty());
+    assert_eq!(take(&one), Ok(None), "what is here is here");
+    give(&one, state()).unwrap();
+    assert!(here(&one).is_empty());
+    assert!(one.running.why_standby(&Name::of("a")).contains("no virtual machine"));
+    assert_eq!(take(&other), Ok(Some(state())));
+    assert_eq!((other.naa("a"), term(&other, "a").number), (naa.clone(), 2));
+    assert!(term(&other, "a").departure.is_none(), "it counts once");
+    assert!(take(&one).is_err());
+    give(&other, state()).unwrap();
+    assert_eq!(take(&one), Ok(Some(state())));
+    assert_eq!((one.naa("a"), term(&one, "b").number), (naa, 3));
+}
+
+#[test]
+fn who_ends_before_he_gives_up_leaves_what_was_saved() {
+    let (one, other) = two();
+    take(&one).unwrap();
+    give(&one, state()).unwrap();
+    take(&other).unwrap();
+    // As if it was killed: nothing is given up.
+    let units = std::mem::take(&mut other.running.now_mut().units);
+    for (name, unit) in units {
+        other.running.show_unit(&name, [None, None]).unwrap();
+        assert!(other.running.let_go_of(unit));
+    }
+    assert_eq!(take(&one), Ok(None), "what was left for the other one is used up");
+    assert_eq!(term(&one, "a").number, 3);
+}
+
+#[test]
+fn a_unit_in_use_by_others_stays() {
+    let (one, other) = two();
+    take(&one).unwrap();
+    assert_eq!(lease(&one).check(), Ok(()));
+    let port = one.running.entity.target("iqn.2026-11.org.example:a").unwrap().port(1).unwrap();
+    let nexus = Nexus::new("iqn.2026-11.org.example:host,i,0x1", port);
+    assert_eq!(lease(&one).check(), Ok(()), "it has not looked yet");
+    nexus.meet(Lun::default());
+    for error in [lease(&one).check().unwrap_err(), give(&one, state()).unwrap_err()] {
+        assert!(error.contains("`a` is in use by others: iqn.2026-11.org.example:host"), "{error}");
+    }
+    end(&one);
+    assert_eq!(here(&one), ["a"], "and the other one has gone with its virtual machine");
+    drop(nexus);
+    take(&one).unwrap();
+    give(&one, state()).unwrap();
+    assert_eq!(take(&other), Ok(Some(state())));
+}
+
+#[test]
+fn a_virtual_machine_that_would_lose_a_unit_stays() {
+    let more = "\n[[unit]]\nname = \"fixed\"\nstore = \"ram:1M\"\n";
+    let text = text("one.sock").replace(r#""1:0" = "b" }"#, r#""1:0" = "b", "1:1" = "fixed" }"#) + more;
+    let rig = Rig::new(&text);
+    take(&rig).unwrap();
+    let error = lease(&rig).check().unwrap_err();
+    assert!(error.contains("`fixed` would stay behind"), "{error}");
+}
+
+#[test]
+fn what_cannot_be_left_stays() {
+    let (one, other) = two();
+    take(&one).unwrap();
+    let units = one.folder.path().join("state/units");
+    let away = one.folder.path().join("state/away");
+    std::fs::rename(&units, &away).unwrap();
+    let error = give(&one, state()).unwrap_err();
+    assert!(error.contains("cannot be saved"), "{error}");
+    assert_eq!(here(&one), ["a", "b"]);
+    assert!(one.running.units().values().all(|unit| !unit.unit.is_quiesced()));
+    std::fs::rename(&away, &units).unwrap();
+    assert!(take(&other).is_err());
+    assert!(term(&one, "a").departure.is_none() && term(&one, "b").departure.is_none());
+    give(&one, state()).unwrap();
+    assert_eq!(take(&other), Ok(Some(state())));
+}
+
+/// Has the state of a unit be read, but not be saved.
+fn block(rig: &Rig, unit: &str) -> std::path::PathBuf {
+    let naa = rig.running.leases.naa(&Name::of(unit)).unwrap();
+    let path = rig.folder.path().join(format!("state/units/{naa}.state.new"));
+    std::fs::create_dir(&path).unwrap();
+    path
+}
+
+#[test]
+fn what_is_left_of_some_only_counts_for_none() {
+    let (one, other) = two();
+    take(&one).unwrap();
+    let blocked = block(&one, "b");
+    let error = give(&one, state()).unwrap_err();
+    assert!(error.contains("b: the state of the logical unit cannot be saved"), "{error}");
+    assert_eq!(here(&one), ["a", "b"]);
+    assert!(term(&one, "a").departure.is_none());
+    std::fs::remove_dir(&blocked).unwrap();
+    give(&one, state()).unwrap();
+    let blocked = block(&one, "b");
+    let error = take(&other).unwrap_err();
+    assert!(error.starts_with("b: "), "{error}");
+    assert!(here(&other).is_empty());
+    std::fs::remove_dir(&blocked).unwrap();
+    assert_eq!(take(&one), Ok(Some(state())), "it has not counted for unit a either");
+    assert_eq!(term(&one, "a").number, 2);
+}
+
+#[test]
+fn who_takes_some_takes_all() {
+    let (one, other) = two();
+    take(&one).unwrap();
+    give(&one, state()).unwrap();
+    let held = other.running.state.unit(one.running.leases.naa(&Name::of("b")).unwrap()).unwrap();
+    take(&one).unwrap_err();
+    assert!(here(&one).is_empty());
+    drop(held);
+    assert_eq!(take(&other), Ok(Some(state())), "it has not counted");
+}
+
+#[test]
+fn what_another_virtual_machine_has_left_counts_for_none() {
+    let (one, other) = two();
+    take(&one).unwrap();
+    give(&one, state()).unwrap();
+    let stranger = text("other.sock").replace("\"vm\"", "\"stranger\"");
+    other.become_(&stranger, ANY).unwrap();
+    let lease = other.running.now().exports[&"stranger".parse::<Label>().unwrap()].lease.clone();
+    let (tell, told) = mpsc::channel();
+    lease.take(false, Box::new(move |result| tell.send(result).unwrap()));
+    assert_eq!(told.recv().unwrap(), Ok(None));
+    assert_eq!(here(&other), ["a", "b"]);
+}
+
+#[test]
+fn units_that_were_not_left_together_bring_nothing() {
+    let (one, other) = two();
+    take(&one).unwrap();
+    give(&one, state()).unwrap();
+    let only_b = text("other.sock").replace(r#"0 = "a", "1:0" = "b""#, r#"0 = "b""#);
+    other.become_(&only_b, ANY).unwrap();
+    take(&other).unwrap();
+    give(&other, state()).unwrap();
+    assert_eq!(take(&one), Ok(None));
+    assert_eq!(here(&one), ["a", "b"]);
+}
+
+#[test]
+fn a_file_that_has_gone_is_not_made_anew() {
+    let (one, _) = two();
+    take(&one).unwrap();
+    give(&one, state()).unwrap();
+    let (file, away) = (one.folder.path().join("a.img"), one.folder.path().join("away"));
+    std::fs::rename(&file, &away).unwrap();
+    let error = take(&one).unwrap_err();
+    assert!(error.contains("a.img"), "{error}");
+    assert!(!file.exists() && here(&one).is_empty());
+    std::fs::rename(&away, &file).unwrap();
+    assert_eq!(take(&one), Ok(Some(state())));
+}
+
+#[test]
+fn a_virtual_machine_that_runs_gets_units_and_one_that_has_gone_leaves_them() {
+    let (one, other) = two();
+    let without_b = text("one.sock").replace(r#", "1:0" = "b""#, "");
+    one.become_(&without_b, ANY).unwrap();
+    take(&one).unwrap();
+    assert_eq!(here(&one), ["a"]);
+    one.become_(&text("one.sock"), ANY).unwrap();
+    assert_eq!(here(&one), ["a", "b"]);
+    end(&one);
+    assert!(here(&one).is_empty());
+    assert_eq!(take(&other), Ok(None), "the virtual machine begins anew");
+    other.become_(&without_b.replace("one.sock", "other.sock"), ANY).unwrap();
+    assert_eq!(here(&other), ["a"]);
+}
+
+#[test]
+fn an_export_that_is_taken_away_leaves_its_units() {
+    let (one, other) = two();
+    take(&one).unwrap();
+    let former = lease(&one);
+    let without = text("one.sock").split("[[vhost-user]]").next().unwrap().to_owned();
+    one.become_(&without, ANY).unwrap();
+    assert!(here(&one).is_empty());
+    // What its connection has to say comes too late, and waits for nobody.
+    former.give(state(), Box::new(|result| assert_eq!(result, Ok(()))));
+    former.take(false, Box::new(|result| assert!(result.is_err())));
+    assert_eq!(take(&other), Ok(None));
+}
+
+#[test]
+fn whole_configurations_leave_units_where_they_are() {
+    let (one, other) = two();
+    take(&one).unwrap();
+    let changed = |text: String| text.replace("migratable = true", "migratable = true\nwaiting = 9");
+    for (rig, socket, expected) in [(&one, "one.sock", &["a", "b"][..]), (&other, "other.sock", &[])] {
+        let done = rig.become_(&text(socket), ANY).unwrap();
+        assert!(done.plan.is_empty(), "{}", done.plan);
+        rig.become_(&changed(text(socket)), ANY).unwrap();
+        assert_eq!(here(rig), expected);
+    }
+    give(&one, state()).unwrap();
+    one.become_("", ANY).unwrap();
+    assert!(one.running.model().units.is_empty());
+    one.become_(&text("one.sock"), ANY).unwrap();
+    assert!(here(&one).is_empty() && one.running.model().units.len() == 2);
+    let fixed = text("one.sock").replace("migratable = true", "");
+    one.become_(&fixed, ANY).unwrap();
+    assert_eq!(here(&one), ["a", "b"]);
+    assert!(take(&other).is_err());
+    one.become_(&text("one.sock"), ANY).unwrap();
+    assert!(here(&one).is_empty(), "no virtual machine runs");
+    assert_eq!(take(&other), Ok(None));
+}
+
+#[test]
+fn who_comes_from_another_state_directory_is_refused() {
+    let (one, _) = two();
+    let go_on = || {
+        let (tell, told) = mpsc::channel();
+        lease(&one).take(true, Box::new(move |result| tell.send(result).unwrap()));
+        told.recv().unwrap()
+    };
+    let error = go_on().unwrap_err();
+    assert!(error.contains("need the same one"), "{error}");
+    assert!(here(&one).is_empty());
+    take(&one).unwrap();
+    give(&one, state()).unwrap();
+    assert_eq!(go_on(), Ok(Some(state())));
+}
+
+#[test]
+fn a_unit_that_becomes_migratable_while_it_is_used_is_known() {
+    let fixed = text("one.sock").replace("migratable = true", "");
+    let one = Rig::new(&fixed);
+    one.running.now().exports[&"vm".parse::<Label>().unwrap()].connect(true);
+    lease(&one).set(Phase::Here);
+    one.become_(&text("one.sock"), ANY).unwrap();
+    assert_eq!((here(&one), term(&one, "a").number), (vec!["a".to_owned(), "b".to_owned()], 1));
+}
+
+struct Nobody;
+
+impl AttentionObserver for Nobody {
+    fn attention(&self, _: &lunette_engine::LogicalUnit, _: u32, condition: AdditionalSense) {
+        panic!("{condition}");
+    }
+
+    fn inventory_changed(&self, _: &Inventory, changes: &[InventoryChange]) {
+        panic!("{changes:?}");
+    }
+}
+
+#[test]
+fn a_virtual_machine_that_stands_still_notices_nothing() {
+    let (one, _) = two();
+    let port = {
+        let now = one.running.now();
+        now.exports[&"vm".parse::<Label>().unwrap()].port(0).unwrap()
+    };
+    let nexus = Nexus::observed(lease(&one).guest.clone(), port, Arc::new(Nobody));
+    take(&one).unwrap();
+    nexus.meet(Lun::default());
+    give(&one, state()).unwrap();
+    take(&one).unwrap();
+    nexus.meet(Lun::default());
+}
