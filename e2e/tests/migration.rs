@@ -1,9 +1,11 @@
-//! Real guests move from one QEMU to another under load, with their disk.
+//! Virtual machines move from one daemon to another under load, with their disk.
 
-use anyhow::{Result, ensure};
-use lunette_e2e::daemon::Lunette;
+use anyhow::{Context, Result, ensure};
+use lunette_e2e::daemon::{Daemon, Lunette};
 use lunette_e2e::qemu::portable::{Incoming, Machine, Portable};
-use lunette_e2e::tools;
+use lunette_e2e::tools::{self, Guarded};
+use lunette_guest::migration::Migration;
+use lunette_guest::verify::Verifier;
 use serde_json::json;
 use std::path::PathBuf;
 
@@ -23,34 +25,55 @@ sleep 100000
 "#;
 const VERIFIED: &str = "VERIFIED";
 
-/// Ways to one disk, of which one is used at a time.
+/// Two daemons with one disk.
 struct Ends {
-    lunette: Lunette<'static>,
+    a: Lunette<'static>,
+    b: Lunette<'static>,
+}
+
+impl Ends {
+    fn new() -> Result<Self> {
+        let lunette = Lunette::new()?;
+        let file = lunette.file("disk.img", 64 << 20)?;
+        let lunette = lunette.lu(format!("disk:{},w,name=disk,migratable=on", file.display()));
+        let end = |name: &str| {
+            let socket = format!("{},name=vm", lunette.path(name).display());
+            let control = lunette.path(&format!("{name}.control"));
+            lunette.clone().arg("--vhost-user").arg(socket).arg("--control").arg(control)
+        };
+        Ok(Self { a: end("a"), b: end("b") })
+    }
+
+    fn start(&self) -> Result<(Daemon, Daemon)> {
+        Ok((self.a.start()?, self.b.start()?))
+    }
+
+    fn socket(&self, end: &str) -> PathBuf {
+        self.a.path(end)
+    }
+}
+
+/// A guest with a kernel of its own between them.
+struct Guest {
+    ends: Ends,
     guest: Portable,
     properties: &'static str,
 }
 
-impl Ends {
+impl Guest {
     fn new(properties: &'static str) -> Result<Self> {
         tools::need(["fio"])?;
-        let lunette = Lunette::new()?;
-        let file = lunette.file("disk.img", 64 << 20)?;
-        let lunette = lunette.lu(format!("disk:{},w", file.display())).vhost_user("a").vhost_user("b");
-        Ok(Self { lunette, guest: Portable::new(LOAD, &["fio"])?, properties })
+        Ok(Self { ends: Ends::new()?, guest: Portable::new(LOAD, &["fio"])?, properties })
     }
 
-    fn socket(&self, end: &str) -> PathBuf {
-        self.lunette.path(end)
-    }
-
-    fn boot(&self, end: &str) -> Result<Machine> {
-        let mut machine = self.guest.start("first", &self.socket(end), self.properties, Incoming::No)?;
+    fn boot(&self) -> Result<Machine> {
+        let mut machine = self.await_at("first", "a", Incoming::No)?;
         machine.wait_for(VERIFIED, 1)?;
         Ok(machine)
     }
 
-    fn await_guest(&self, name: &str, end: &str, incoming: Incoming) -> Result<Machine> {
-        self.guest.start(name, &self.socket(end), self.properties, incoming)
+    fn await_at(&self, name: &str, end: &str, incoming: Incoming) -> Result<Machine> {
+        self.guest.start(name, &self.ends.socket(end), self.properties, incoming)
     }
 }
 
@@ -63,11 +86,11 @@ fn goes_on(machine: &mut Machine) -> Result<()> {
 }
 
 fn there_and_back(properties: &'static str) -> Result<()> {
-    let ends = Ends::new(properties)?;
-    let daemon = ends.lunette.start()?;
-    let mut here = ends.boot("a")?;
+    let guest = Guest::new(properties)?;
+    let (a, b) = guest.ends.start()?;
+    let mut here = guest.boot()?;
     for (name, end) in [("second", "b"), ("third", "a")] {
-        let mut there = ends.await_guest(name, end, Incoming::Runs)?;
+        let mut there = guest.await_at(name, end, Incoming::Runs)?;
         here.begin_to_move(&there)?;
         let told = here.moved()?;
         ensure!(told["status"] == "completed", "{told}");
@@ -75,7 +98,8 @@ fn there_and_back(properties: &'static str) -> Result<()> {
         here = there;
     }
     drop(here);
-    daemon.stop()?;
+    a.stop()?;
+    b.stop()?;
     Ok(())
 }
 
@@ -91,21 +115,20 @@ fn a_guest_with_packed_rings_moves_there_and_back_while_it_verifies() -> Result<
 
 #[test]
 fn a_guest_whose_move_fails_goes_on_where_it_was() -> Result<()> {
-    let ends = Ends::new("")?;
-    let daemon = ends.lunette.start()?;
-    let mut here = ends.boot("a")?;
+    let guest = Guest::new("")?;
+    let (a, b) = guest.ends.start()?;
+    let mut here = guest.boot()?;
     // The other end goes while memory is copied.
-    let there = ends.await_guest("second", "b", Incoming::Runs)?;
+    let there = guest.await_at("second", "b", Incoming::Runs)?;
     here.execute("migrate-set-parameters", json!({ "max-bandwidth": 1 << 20 }))?;
-    let uri = json!({ "uri": there.address() });
-    here.execute("migrate", uri)?;
+    here.execute("migrate", json!({ "uri": there.address() }))?;
     drop(there);
     let told = here.moved()?;
     ensure!(told["status"] == "failed", "{told}");
     ensure!(here.runs()?);
     goes_on(&mut here)?;
     // It goes when all has been copied, and this end has stopped.
-    let there = ends.await_guest("third", "b", Incoming::Stopped)?;
+    let there = guest.await_at("third", "b", Incoming::Stopped)?;
     here.begin_to_move(&there)?;
     let told = here.moved()?;
     ensure!(told["status"] == "completed" && !here.runs()?, "{told}");
@@ -113,6 +136,85 @@ fn a_guest_whose_move_fails_goes_on_where_it_was() -> Result<()> {
     here.execute("cont", json!({}))?;
     goes_on(&mut here)?;
     drop(here);
-    daemon.stop()?;
+    a.stop()?;
+    b.stop()?;
+    Ok(())
+}
+
+/// Where initiators find the disk, which may not be there yet.
+fn iscsi_url(daemon: &Daemon) -> Result<String> {
+    let printed = daemon.printed();
+    let after = |word: &str| printed.split_whitespace().skip_while(|other| *other != word).nth(1);
+    let (portal, target) = after("-p").zip(after("-T")).context("no portal is printed")?;
+    Ok(format!("iscsi://{portal}/{target}/0"))
+}
+
+/// QEMU would not survive to be refused, so its disk stays instead.
+#[test]
+fn a_guest_whose_disk_others_use_does_not_run_elsewhere() -> Result<()> {
+    tools::need(["qemu-img"])?;
+    let mut guest = Guest::new("")?;
+    guest.ends.a = guest.ends.a.iscsi();
+    let (a, b) = guest.ends.start()?;
+    let mut here = guest.boot()?;
+    let mut reader = tools::command("qemu-img")?;
+    let reader = reader.args(["bench", "-f", "raw", "-d", "1", "-c", "100000000"]).arg(iscsi_url(&a)?);
+    let reader = Guarded::spawn(reader)?;
+    a.wait_for_log("iSCSI login")?;
+    let there = guest.await_at("second", "b", Incoming::Runs)?;
+    here.begin_to_move(&there)?;
+    ensure!(here.moved()?["status"] == "completed");
+    a.wait_for_log("the virtual machine cannot be migrated")?;
+    a.wait_for_log("the units stay here")?;
+    b.wait_for_log("rings do not start yet")?;
+    drop(there);
+    here.execute("cont", json!({}))?;
+    goes_on(&mut here)?;
+    // They leave, and it may.
+    drop(reader);
+    let mut there = guest.await_at("third", "b", Incoming::Runs)?;
+    here.begin_to_move(&there)?;
+    ensure!(here.moved()?["status"] == "completed");
+    goes_on(&mut there)?;
+    drop((here, there));
+    a.stop()?;
+    b.stop()?;
+    Ok(())
+}
+
+/// A monitor of our own, which compares: every page that differs between two rounds is in the log.
+#[test]
+fn memory_is_the_same_page_by_page_at_the_other_daemon() -> Result<()> {
+    for packed in [false, true] {
+        let ends = Ends::new()?;
+        let (a, b) = ends.start()?;
+        let mut guest = Verifier::connect(&ends.socket("a"), packed)?;
+        for end in ["b", "a", "b"] {
+            guest.run(2000)?;
+            let ranges = guest.device_ranges();
+            let migration = Migration::begin(&mut guest.driver.monitor, ranges)?;
+            for _ in 0..4 {
+                guest.run(1000)?;
+                ensure!(migration.round(&guest.driver.monitor)? > 0, "nothing is logged");
+            }
+            guest.stop()?;
+            migration.round(&guest.driver.monitor)?;
+            let differing = migration.differing(&guest.driver.monitor)?;
+            ensure!(differing.is_empty(), "not in the log: {differing:x?}");
+            let state = guest.driver.monitor.session.save_state()?;
+            let wanted = Verifier::options(packed).wanted;
+            let socket = ends.socket(end);
+            let (old, _) = migration.finish(&mut guest.driver.monitor, &socket, &wanted, Some(&state))?;
+            guest.resume()?;
+            guest.run(1000)?;
+            drop(old);
+        }
+        guest.finish()?;
+        ensure!(guest.is_ready()?, "a unit attention");
+        ensure!(guest.verified() > 1000, "{}", guest.verified());
+        drop(guest);
+        a.stop()?;
+        b.stop()?;
+    }
     Ok(())
 }
