@@ -45,6 +45,13 @@ impl Log {
         (0..self.bytes.length()).flat_map(marks).collect()
     }
 
+    /// Has all that the device writes marked in it.
+    pub fn begin(&self, monitor: &mut Monitor) -> Result<(), Error> {
+        let (area, fd) = self.shared()?;
+        monitor.session.done(|frontend| frontend.set_log_base(area, fd))?;
+        monitor.log(true)
+    }
+
     fn shared(&self) -> Result<(LogArea, OwnedFd), Error> {
         let (region, fd) = self.memory.regions()?.pop().expect("it has one region");
         Ok((LogArea { size: region.size, offset: 0 }, fd))
@@ -69,9 +76,7 @@ impl Migration {
         for (region, _) in monitor.memory.regions()? {
             copy.add(region.guest_address, region.size as usize, crate::Backing::Memfd)?;
         }
-        let (area, fd) = log.shared()?;
-        monitor.session.done(|frontend| frontend.set_log_base(area, fd))?;
-        monitor.log(true)?;
+        log.begin(monitor)?;
         let rings = (0..monitor.queue_count()).map(|index| {
             let device = &monitor.queue(index).ring().areas().device;
             device.address()..device.address() + device.length() as u64

@@ -1,10 +1,10 @@
 //! Virtual machines that move between two exports with one unit, while their requests go on.
 
 use super::*;
-use lunette_guest::migration::Migration;
+use lunette_guest::migration::{Log, Migration};
 use lunette_guest::verify::Verifier;
 use lunette_guest::{Error as GuestError, Session};
-use lunette_vhost_user::StateDirection;
+use lunette_vhost_user::{StateDirection, VringAddress};
 
 /// The state of a device that is as it is at its start.
 const NO_STATE: &[u8] = br#"{"version":1,"vhost-user-scsi":{}}"#;
@@ -62,6 +62,31 @@ fn what_the_log_says_makes_the_copy_the_same_and_requests_go_on() {
         assert_eq!(left.read(0, 1 << 16).unwrap(), as_left);
         drop(old);
     }
+}
+
+#[test]
+fn used_descriptors_of_packed_rings_are_logged() {
+    let rig = Rig::ram(Io::Auto);
+    let mut guest = Verifier::connect(&rig.socket, true).unwrap();
+    let log = Log::new(&guest.driver.monitor.memory).unwrap();
+    log.begin(&mut guest.driver.monitor).unwrap();
+    let areas = guest.driver.monitor.queue(2).ring().areas().clone();
+    // The device's event suppression, which is in the same page, is marked elsewhere.
+    let address = VringAddress {
+        index: 2,
+        flags: VringAddress::LOG,
+        descriptor: areas.descriptors.user_address(),
+        used: areas.device.user_address(),
+        available: areas.driver.user_address(),
+        log: 1 << 40,
+    };
+    guest.driver.monitor.session.done(|frontend| frontend.set_vring_addr(address)).unwrap();
+    log.take();
+    guest.run(100).unwrap();
+    guest.finish().unwrap();
+    guest.driver.stop(0).unwrap();
+    let page = areas.descriptors.address() / 4096;
+    assert!(log.take().contains(&page));
 }
 
 #[test]
