@@ -66,7 +66,7 @@ impl Default for Options {
 
 impl Options {
     /// Guest memory that the driver takes.
-    fn memory(&self) -> usize {
+    pub fn memory(&self) -> usize {
         let ring = usize::from(self.queue_size) * (26 + self.elements * DESCRIPTOR) + (16 << 10);
         let slots = usize::from(self.slots) * (Layout::new(self.sizes).stride + self.room) + (8 << 10);
         let queues = usize::from(self.request_queues);

@@ -6,8 +6,8 @@ use std::sync::atomic::Ordering::Relaxed;
 use anyhow::{Context, Result, ensure};
 use lunette_guest::ring::Form;
 use lunette_guest::{
-    BlockDriver, Command as ScsiCommand, Data, Options, Piece, ScsiDriver, View, Waiting, Wanted, block,
-    response,
+    BlockDriver, Command as ScsiCommand, Data, GuestMemory, Monitor, Options, Piece, ScsiDriver, View,
+    Waiting, Wanted, block, response,
 };
 use lunette_vhost_user::Features;
 
@@ -18,6 +18,9 @@ use crate::load::{Command, Completion, Initiator, PATIENCE};
 /// Entries of each queue: what QEMU takes by default, and the most that vhost-device-scsi takes.
 pub(super) const QUEUE_SIZE: u16 = 128;
 
+/// The control queue and the event queue.
+const OTHER_QUEUES: u16 = 2;
+
 /// The guest's choices.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Guest {
@@ -25,6 +28,8 @@ pub(crate) struct Guest {
     pub(super) form: Form,
     pub(super) event_idx: bool,
     pub(super) packed: bool,
+    /// The device notes what it has in flight.
+    pub(super) noted: bool,
     /// Request queues, over which commands are spread evenly.
     pub(super) queues: u16,
 }
@@ -32,7 +37,14 @@ pub(crate) struct Guest {
 impl Default for Guest {
     /// As Linux does it.
     fn default() -> Self {
-        Self { waiting: Waiting::Interrupt, form: Form::Indirect, event_idx: true, packed: false, queues: 1 }
+        Self {
+            waiting: Waiting::Interrupt,
+            form: Form::Indirect,
+            event_idx: true,
+            packed: false,
+            noted: false,
+            queues: 1,
+        }
     }
 }
 
@@ -96,8 +108,16 @@ impl Scsi {
         };
         let descriptors = options.slots * if guest.form == Form::Chained { 3 } else { 1 };
         ensure!(descriptors <= QUEUE_SIZE, "{slots} requests do not fit in {queues} queues of {QUEUE_SIZE}");
-        let mut driver = ScsiDriver::connect(socket, &options)?;
-        driver.monitor.session.set_patience(PATIENCE)?;
+        let memory = GuestMemory::with_size(options.memory())?;
+        let mut monitor = Monitor::connect(socket, memory, &options.wanted)?;
+        monitor.session.set_patience(PATIENCE)?;
+        let notes = match guest.noted {
+            true => monitor.session.begin_notes(OTHER_QUEUES + guest.queues, QUEUE_SIZE)?,
+            false => None,
+        };
+        ensure!(notes.is_some() == guest.noted, "the device notes nothing");
+        let mut driver = ScsiDriver::new(monitor, &options)?;
+        driver.start()?;
         let data = (0..guest.queues).map(|queue| Words { memory: driver.all_data(queue).clone(), room });
         Ok(Self { data: data.collect(), driver, queues })
     }

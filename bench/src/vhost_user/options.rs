@@ -9,11 +9,13 @@ use crate::report::{Others, Section};
 use crate::run::{Contender, Settings, Tally};
 
 /// The guests that are compared, the default first.
-fn guests() -> [(&'static str, Guest); 6] {
+fn guests() -> [(&'static str, Guest); 8] {
     let default = Guest::default();
     [
         ("default", default),
+        ("noted", Guest { noted: true, ..default }),
         ("packed", Guest { packed: true, ..default }),
+        ("packed, noted", Guest { packed: true, noted: true, ..default }),
         ("chained", Guest { form: Form::Chained, ..default }),
         ("packed, chained", Guest { packed: true, form: Form::Chained, ..default }),
         ("no EVENT_IDX", Guest { event_idx: false, ..default }),
@@ -35,7 +37,8 @@ pub(crate) fn compare(settings: &Settings) -> Result<Section> {
     let mut section = Section::new("vhost-user: what a guest's choices cost", settings)?;
     section.fact(
         "lunette's ring with a store that does nothing, as in \"The vhost-user ring alone\". The default is a split ring, \
-         indirect descriptors, EVENT_IDX and one request queue; each other line differs in what it names."
+         indirect descriptors, EVENT_IDX and one request queue; each other line differs in what it names; \
+         \"noted\" is with notes of what is in flight."
             .to_owned(),
     );
     section.table(&tally, Others::Variants);
