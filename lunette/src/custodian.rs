@@ -34,10 +34,20 @@ pub(crate) struct Custodian {
     socket: UnixDatagram,
     /// It is a service manager.
     is_manager: bool,
-    /// By what is known of files: a service manager keeps an open file once, whatever names it is given.
-    known: HashMap<Identity, String>,
+    /// The names of files: a service manager keeps an open file once, whatever names it is given.
+    names: HashMap<Identity, String>,
+    /// What it keeps by names that are made here.
+    kept: HashMap<String, Held>,
     /// The number of the next descriptor.
     next: u64,
+}
+
+/// A descriptor that is kept.
+#[derive(Debug)]
+struct Held {
+    identity: Option<Identity>,
+    /// How often it was given.
+    uses: usize,
 }
 
 /// What tells two files apart.
@@ -71,7 +81,7 @@ impl Custodian {
         let socket = UnixDatagram::unbound()?;
         socket.connect_addr(address)?;
         socket.set_write_timeout(Some(PATIENCE))?;
-        Ok(Self { socket, is_manager, known: HashMap::new(), next: 0 })
+        Ok(Self { socket, is_manager, names: HashMap::new(), kept: HashMap::new(), next: 0 })
     }
 
     /// Whether it is a service manager, which passes sockets again that it has made.
@@ -82,14 +92,38 @@ impl Custodian {
     /// Has it keep a descriptor, by a name of its own, which is returned.
     pub(crate) fn keep(&mut self, fd: BorrowedFd<'_>) -> io::Result<String> {
         let identity = identity(fd);
-        if let Some(name) = identity.and_then(|identity| self.known.get(&identity)) {
+        if let Some(name) = identity.and_then(|identity| self.names.get(&identity))
+            && let Some(kept) = self.kept.get_mut(name)
+        {
+            kept.uses += 1;
             return Ok(name.clone());
         }
         let name = format!("{DESCRIPTOR}{}", self.next);
         self.next += 1;
         self.keep_as(&name, fd)?;
-        self.known.extend(identity.map(|identity| (identity, name.clone())));
+        self.names.extend(identity.map(|identity| (identity, name.clone())));
+        self.kept.insert(name.clone(), Held { identity, uses: 1 });
         Ok(name)
+    }
+
+    /// It keeps a descriptor already by the name that this number makes, once more than is known.
+    pub(crate) fn has(&mut self, number: u64, fd: BorrowedFd<'_>) {
+        self.next = self.next.max(number.saturating_add(1));
+        let (name, identity) = (format!("{DESCRIPTOR}{number}"), identity(fd));
+        self.names.extend(identity.map(|identity| (identity, name.clone())));
+        self.kept.entry(name).or_insert(Held { identity, uses: 0 }).uses += 1;
+    }
+
+    /// It need not keep what was [kept](Self::keep) by this name, unless that was given more often.
+    pub(crate) fn release(&mut self, name: &str) -> io::Result<()> {
+        let Some(kept) = self.kept.get_mut(name) else { return Ok(()) };
+        kept.uses -= 1;
+        if kept.uses > 0 {
+            return Ok(());
+        }
+        let identity = self.kept.remove(name).and_then(|kept| kept.identity);
+        identity.into_iter().for_each(|identity| drop(self.names.remove(&identity)));
+        self.forget(name)
     }
 
     /// Has it keep a descriptor by this name.
@@ -198,6 +232,16 @@ mod tests {
         }
         assert_eq!(texts.len(), 5);
         assert_eq!(texts[4], "FDSTORE=1\nFDNAME=d4\nFDPOLL=0");
+        for left in [1, 0] {
+            custodian.release("d0").unwrap();
+            let forgotten = socket.recv(&mut bytes).map(|length| bytes[..length].to_vec());
+            assert_eq!(forgotten.ok(), (left == 0).then(|| b"FDSTOREREMOVE=1\nFDNAME=d0".to_vec()));
+        }
+        custodian.release("d0").unwrap();
+        // What another process has given is known, and no name is given twice.
+        custodian.has(7, one.as_fd());
+        assert_eq!(custodian.keep(one.as_fd()).unwrap(), "d7");
+        assert_eq!(custodian.keep(event().as_fd()).unwrap(), "d8");
     }
 
     #[test]

@@ -5,8 +5,7 @@ use crate::config;
 use crate::config::origin::Origin;
 use crate::confinement;
 use crate::control::{self, ControlAccess, ControlSocket, Daemon, Plane};
-use crate::custodian::Custodian;
-use crate::handover::Heir;
+use crate::handover::{Heir, Recorder};
 use crate::inherited::Inherited;
 use crate::iscsi::Plan;
 use crate::log::Log;
@@ -40,7 +39,7 @@ const OTHER_DESCRIPTORS: u64 = 64;
 pub(crate) fn serve(options: &Serve, log: &Log) -> Result<()> {
     // SAFETY: the program has done nothing but parse its command line.
     let mut inherited = unsafe { Inherited::take(&options.fds) }?;
-    inherited.handed.settle();
+    let books = inherited.handed.settle();
     let descriptors = allow_descriptors();
     let origin = Origin::new(options, &inherited)?;
     if let Some(file) = origin.described() {
@@ -101,8 +100,10 @@ pub(crate) fn serve(options: &Serve, log: &Log) -> Result<()> {
     let (all_ended, heir) = (Box::new(signals.waker()), Heir::new(signals.waker()));
     let given = std::mem::take(&mut inherited.given);
     let keeper = Some(Keeper::new(origin, model.clone()));
-    let basis = Basis { reactors, state, events: events.clone(), keeper, all_ended };
+    let recorder = books.map(Recorder::start);
+    let basis = Basis { reactors, state, events: events.clone(), keeper, all_ended, recorder };
     let running = Running::start(model, plan, units, inherited, basis)?;
+    running.recorder.iter().for_each(|recorder| recorder.settle());
     // Those that were interrupted are not ready yet, and live where their exports want them by now.
     running.units().values().for_each(|unit| unit.unit.resume(&*reactors.poster()));
     say(&running.summary());
@@ -140,8 +141,9 @@ pub(crate) fn serve(options: &Serve, log: &Log) -> Result<()> {
     server.turn();
     drop((server, control_file, metrics_file));
     let running = &plane.daemon().running;
-    let custodian = heir.map(Ok).or_else(|| (why == "SIGTERM").then(Custodian::manager).flatten());
-    match custodian.map(|custodian| stop::hand_over(running, &given, custodian?, exports_time)) {
+    let manager = running.recorder.as_ref().and_then(|recorder| recorder.end());
+    let custodian = heir.or(manager.filter(|_| why == "SIGTERM"));
+    match custodian.map(|custodian| stop::hand_over(running, &given, custodian, exports_time)) {
         Some(Ok(())) => return Ok(()),
         Some(Err(error)) => tracing::error!("nothing is handed over, everything is ended: {error:#}"),
         None => {}

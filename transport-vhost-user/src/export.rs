@@ -5,7 +5,7 @@ use crate::bind::{Access, SocketFile, give};
 use crate::connection::Connection;
 use crate::endpoint::{Endpoint, Entrance};
 use crate::events::Events;
-use crate::handover::{HandedConnection, HandedExport, Role};
+use crate::handover::{HandedConnection, HandedExport, Role, Snapshot};
 use crate::lease::Lease;
 use crate::local::{ExportId, Local};
 use crate::notify::Kind;
@@ -44,6 +44,9 @@ pub struct Options {
     /// Whether guest memory is brought in as a whole and locked, so that no command waits for a page. Takes a while when
     /// the guest starts, and `RLIMIT_MEMLOCK`; without that, the memory is used as it is.
     pub pin_memory: bool,
+    /// Whether what is in flight is noted also where the front end keeps no memory for that: then another process can go on from
+    /// a [snapshot](Handle::snapshot) if this one should die. It costs a few instructions with every command.
+    pub keep_notes: bool,
 }
 
 impl Options {
@@ -55,7 +58,7 @@ impl Options {
     /// As many queues as there can be, at `endpoint`, whose name is also the initiator port's.
     pub fn with(endpoint: Endpoint) -> Self {
         let initiator = endpoint.name();
-        Self { endpoint, request_queues: MAX_REQUEST_QUEUES, initiator, pin_memory: false }
+        Self { endpoint, request_queues: MAX_REQUEST_QUEUES, initiator, pin_memory: false, keep_notes: false }
     }
 }
 
@@ -207,6 +210,7 @@ impl VhostUserExport {
             home,
             reactors: reactors.into(),
             pin_memory: options.pin_memory,
+            keep_notes: options.keep_notes,
             aside: Aside::new(home, poster.clone()),
             log: LineBudget::default(),
             observer,
@@ -299,11 +303,11 @@ impl Handle {
     }
 
     /// Has `done` called, on one of the reactors, with what another process needs to go on with the connection if this one
-    /// should die now; nothing if there is none. It goes on only if the front end keeps memory for notes of what is in flight.
-    pub fn snapshot(&self, done: impl FnOnce(Option<HandedConnection>) + Send + 'static) {
+    /// should die now. It goes on only if what is in flight is noted, in memory of the front end or [our own](Options::keep_notes).
+    pub fn snapshot(&self, done: impl FnOnce(Snapshot) + Send + 'static) {
         self.on_listener(move |listener, _| {
             let current = listener.current.borrow();
-            done(current.as_ref().and_then(|connection| connection.snapshot()));
+            done(current.as_ref().map_or(Snapshot::Nothing, |connection| connection.snapshot()));
         });
     }
 
@@ -422,7 +426,7 @@ impl Listener {
         if let Some(handed) = from.resumed {
             listener.resume(handed, cx);
         } else if let Some(stream) = connected {
-            *listener.current.borrow_mut() = Some(listener.serve(stream, cx));
+            *listener.current.borrow_mut() = Some(listener.welcome(stream, cx));
         }
     }
 
@@ -461,6 +465,13 @@ impl Listener {
         }
     }
 
+    /// Serves a front end that has nothing yet.
+    fn welcome(&self, stream: UnixStream, cx: &mut dyn Cx) -> Rc<Connection> {
+        let connection = self.serve(stream, cx);
+        connection.keep_notes(self.request_queues, cx);
+        connection
+    }
+
     fn serve(&self, stream: UnixStream, cx: &mut dyn Cx) -> Rc<Connection> {
         let this = self.this.clone();
         let ended = Box::new(move |cx: &mut dyn Cx| {
@@ -485,7 +496,7 @@ impl Listener {
             }
             match listener.accept() {
                 Ok((stream, _)) if current.is_some() => self.turn_away(stream, cx),
-                Ok((stream, _)) => *current = Some(self.serve(stream, cx)),
+                Ok((stream, _)) => *current = Some(self.welcome(stream, cx)),
                 Err(error) if error.kind() == ErrorKind::WouldBlock => return,
                 Err(error) if error.kind() == ErrorKind::Interrupted => continue,
                 Err(error) => return self.retry(&error, cx),

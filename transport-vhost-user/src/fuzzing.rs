@@ -70,6 +70,7 @@ impl Queues {
             home: reactor,
             reactors,
             pin_memory: false,
+            keep_notes: false,
             aside: Aside::new(reactor, cx.poster()),
             log: LineBudget::default(),
             observer: Observer::default(),

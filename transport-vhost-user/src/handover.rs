@@ -102,7 +102,16 @@ pub struct Record {
     pub(crate) unsent: Vec<u8>,
     pub(crate) notes: Option<InflightArea>,
     pub(crate) log: Option<LogArea>,
+    /// Counts changes, where it is known to the notes too: then it is the last one, or out of date.
+    pub(crate) agreement: Option<u64>,
     pub(crate) events: HandedEvents,
+}
+
+impl Record {
+    /// Whether the rings have been stopped: it is out of date as soon as they go on.
+    pub fn is_drained(&self) -> bool {
+        self.drained
+    }
 }
 
 /// A connection on its way to another process.
@@ -112,6 +121,17 @@ pub struct HandedConnection {
     pub record: Record,
     /// The descriptors.
     pub fds: BTreeMap<Role, OwnedFd>,
+}
+
+/// What there is of a connection at a moment.
+#[derive(Debug)]
+pub enum Snapshot {
+    /// There is none.
+    Nothing,
+    /// Something is being changed; the observer is told when that has come to something.
+    Unsettled,
+    /// What another process needs to go on.
+    Connection(Box<HandedConnection>),
 }
 
 /// An export on its way to another process.

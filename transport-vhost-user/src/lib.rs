@@ -62,6 +62,6 @@ pub use bind::{Access, SocketFile};
 pub use device_state::DeviceState;
 pub use endpoint::Endpoint;
 pub use export::{Error, Handle, MAX_REQUEST_QUEUES, Options, VhostUserExport};
-pub use handover::{HandedConnection, HandedExport, NoRole, Record, Role};
+pub use handover::{HandedConnection, HandedExport, NoRole, Record, Role, Snapshot};
 pub use lease::{Given, Lease, Taken};
 pub use place::{ExportEvent, reactor_of};

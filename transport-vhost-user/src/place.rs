@@ -26,6 +26,8 @@ pub(crate) struct Place {
     pub(crate) reactors: Arc<[ReactorId]>,
     /// Guest memory is kept in memory.
     pub(crate) pin_memory: bool,
+    /// What is in flight is noted for front ends too that keep no memory for that.
+    pub(crate) keep_notes: bool,
     /// Where the front end can hold up this export alone.
     pub(crate) aside: Aside,
     pub(crate) log: LineBudget,
@@ -41,6 +43,8 @@ pub enum ExportEvent<'a> {
     Connected,
     /// It has disconnected (`None`), or the connection was ended; why.
     Disconnected(Option<&'a str>),
+    /// Something that another process would need to go on ([`Handle::snapshot`](crate::Handle::snapshot)) has changed.
+    Agreed,
 }
 
 /// Who wants to know, if anybody does.

@@ -8,7 +8,8 @@ use lunette_e2e::netns::Netns;
 use lunette_e2e::open_iscsi::{PORTAL, network};
 use lunette_e2e::tools;
 use lunette_e2e::uml::Uml;
-use std::time::Instant;
+use std::fs::File;
+use std::time::{Duration, Instant};
 
 /// What the guest's kernel says of a disk or a session that has failed it, or was reset.
 const COMPLAINTS: [&str; 6] =
@@ -20,6 +21,9 @@ struct Loaded {
     /// Bytes of the kernel's log at the beginning of the load.
     log_begins: usize,
 }
+
+/// What the guest's kernel says of a disk that has failed it.
+const FAILURES: [&str; 4] = ["I/O error", "offline", "hung", "blocked for more than"];
 
 /// What scripts know the two ways by: the file disk by vhost-user, the disk in memory by iSCSI.
 const WAYS: &str = r#"
@@ -142,8 +146,99 @@ fn guests_live_through_restarts_by_a_service_manager() -> Result<()> {
     let daemon = manager.manage(&lunette).start()?;
     let mut load = Loaded::new(&lunette, &netns)?;
     let daemon = restart(daemon, &mut load, |daemon| manager.restart(daemon, &lunette))?;
-    ensure!(manager.stored().is_empty(), "what is out of date is kept: {:?}", manager.stored());
     load.end()?;
+    tools::wait_until("nothing to be kept", || Ok(manager.stored().is_empty()))?;
+    daemon.stop()?;
+    Ok(())
+}
+
+/// No relay stands between: the manager has kept what the guest's monitor has said, and what the daemon has noted.
+#[test]
+fn a_guest_lives_through_kills_under_a_service_manager() -> Result<()> {
+    tools::need(["sg_persist", "fio"])?;
+    let lunette = Lunette::new()?;
+    let file = lunette.file("disk.img", 64 << 20)?;
+    let lunette =
+        lunette.lu(format!("disk:{},w,direct=on,fault=delay:5", file.display())).vhost_user("vm.sock");
+    let manager = Manager::new(&lunette)?.storing();
+    let mut daemon = manager.manage(&lunette).start()?;
+    let mut guest = Uml::new().memory_mib(512).vhost_user_scsi(lunette.path("vm.sock")).boot()?;
+    guest.check(
+        "disk=$(disk 0); sg=$(generic $disk)
+         sg_persist --out --register-ignore --param-sark=0x1234 --param-aptpl $sg
+         sg_persist --out --reserve --param-rk=0x1234 --prout-type=1 $sg
+         rounds_begin $disk --size=16M --iodepth=16",
+    )?;
+    let (wanted, mut again) = (if tools::full() { 50 } else { 5 }, 0);
+    for kill in 0..wanted {
+        // Whenever it happens to be.
+        std::thread::sleep(Duration::from_millis(137 * (kill + 3) % 1000));
+        daemon.kill()?;
+        daemon = manager.manage(&lunette).start()?;
+        guest.check("rounds_run")?;
+        again += daemon.log().matches("going on with what was in flight").count();
+    }
+    println!("{again} rings of {wanted} daemons had something in flight");
+    ensure!(again > 0, "nothing was in flight at any kill");
+    guest.check("rounds_wait 1; rounds_end")?;
+    let kept = guest
+        .check("sg=$(generic $(disk 0)); sg_persist --read-keys $sg; sg_persist --read-reservation $sg")?;
+    ensure!(kept.matches("0x1234").count() == 2 && kept.contains("Write Exclusive"), "{kept}");
+    let log = guest.kernel_log();
+    let failure = log.lines().find(|line| FAILURES.iter().any(|failure| line.contains(failure)));
+    ensure!(failure.is_none(), "{failure:?}");
+    guest.power_off()?;
+    tools::wait_until("nothing to be kept", || Ok(manager.stored().is_empty()))?;
+    daemon.stop()?;
+    Ok(())
+}
+
+/// What the manager gives back is damaged, or of a version that nobody knows: the daemon starts as after any other end.
+#[test]
+fn what_is_of_no_use_refuses_no_start() -> Result<()> {
+    let lunette = Lunette::new()?.lu("disk:ram:8M").vhost_user("vm.sock").iscsi();
+    let manager = Manager::new(&lunette)?.storing();
+    let mut daemon = manager.manage(&lunette).start()?;
+    for useless in ["/dev/null", "/proc/self/exe", "/dev/zero"] {
+        let write = ["-f", "raw", "-c", "write -P 7 1M 64k", &daemon.iscsi_url(0)?];
+        tools::output("qemu-io", write)?.ok()?;
+        daemon.stop()?;
+        ensure!(manager.stored().contains(&"state".to_owned()), "{:?}", manager.stored());
+        for name in ["state", "g7"] {
+            manager.replace(name, File::open(useless)?)?;
+        }
+        daemon = manager.manage(&lunette).start()?;
+        daemon.wait_for_log("`state` is of no use")?;
+        daemon.wait_for_log("`g7` is of no use")?;
+        let read = ["-f", "raw", "-c", "read -P 0 1M 64k", &daemon.iscsi_url(0)?];
+        tools::output("qemu-io", read)?.ok()?;
+        ensure!(manager.stored().is_empty(), "{:?}", manager.stored());
+    }
+    daemon.stop()?;
+    Ok(())
+}
+
+/// Before anything happens.
+#[test]
+fn an_upgrade_that_would_lose_something_is_refused() -> Result<()> {
+    let lunette = Lunette::new()?.lu("disk:ram:8M").iscsi();
+    let daemon = lunette.start()?;
+    lunette.tell(["lu", "create", "disk:ram:1M,name=b"])?;
+    let said = lunette.ask(["upgrade"])?.fails()?;
+    ensure!(said.stderr.contains("not saved") && said.stderr.contains("`--discard`"), "{said}");
+    lunette.tell(["lu", "delete", "b", "--detach"])?;
+    let write = ["-f", "raw", "-c", "write -P 7 1M 64k", &daemon.iscsi_url(0)?];
+    tools::output("qemu-io", write)?.ok()?;
+    let url = daemon.iscsi_url(0)?;
+    let daemon = lunette.upgrade(daemon)?;
+    ensure!(daemon.iscsi_url(0)? == url, "it listens elsewhere");
+    tools::output("qemu-io", ["-f", "raw", "-c", "read -P 7 1M 64k", &url])?.ok()?;
+    daemon.stop()?;
+
+    let manager = Manager::new(&lunette)?;
+    let daemon = manager.manage(&lunette).start()?;
+    let said = lunette.ask(["upgrade"])?.fails()?;
+    ensure!(said.stderr.contains("systemctl restart"), "{said}");
     daemon.stop()?;
     Ok(())
 }

@@ -156,6 +156,7 @@ pub(crate) fn export(events: &Events, name: &str, event: ExportEvent<'_>) {
     match event {
         ExportEvent::Connected => events.emit(EXPORT_CONNECTED, name, json!({})),
         ExportEvent::Disconnected(why) => events.emit(EXPORT_DISCONNECTED, name, json!({ "why": why })),
+        ExportEvent::Agreed => {}
     }
 }
 

@@ -92,11 +92,20 @@ pub(crate) fn give(left: Left, given: &GivenSockets, custodian: &mut Custodian) 
 fn keep_guest(
     number: usize,
     export: &str,
-    HandedConnection { record, fds }: HandedConnection,
+    connection: HandedConnection,
     custodian: &mut Custodian,
 ) -> Result<()> {
+    let guest = guest(export, connection, custodian)?;
+    Ok(custodian.keep_as(&format!("{GUEST}{number}"), document::write(&guest)?.as_fd())?)
+}
+
+/// Has the custodian keep the descriptors of a connection. Returns what there is to say of it.
+pub(super) fn guest(
+    export: &str,
+    HandedConnection { record, fds }: HandedConnection,
+    custodian: &mut Custodian,
+) -> Result<Guest> {
     let descriptors = fds.iter().map(|(role, fd)| Ok((role.to_string(), custodian.keep(fd.as_fd())?)));
     let descriptors = descriptors.collect::<Result<_>>().with_context(|| export.to_owned())?;
-    let guest = Guest { version: VERSION, export: export.to_owned(), descriptors, record };
-    Ok(custodian.keep_as(&format!("{GUEST}{number}"), document::write(&guest)?.as_fd())?)
+    Ok(Guest { version: VERSION, export: export.to_owned(), descriptors, record })
 }

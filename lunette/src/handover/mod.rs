@@ -7,10 +7,12 @@
 mod document;
 mod give;
 mod heir;
+mod recorder;
 mod take;
 #[cfg(test)]
 mod tests;
 
 pub(crate) use give::{Left, LeftExport, Memory, give};
 pub(crate) use heir::{Heir, Invocation};
+pub(crate) use recorder::Recorder;
 pub(crate) use take::{Handed, is_kept};

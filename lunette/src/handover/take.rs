@@ -3,17 +3,19 @@
 use super::document::{
     self, Document, GUEST, Guest, KeptExport, KeptListener, KeptMemory, KeptSession, STATE,
 };
+use super::recorder::{Books, Kept};
 use crate::config::PortalKey;
 use crate::custodian::{Custodian, DESCRIPTOR};
 use crate::state::Record;
+use anyhow::Result;
 use lunette_engine::{NexusState, UnitState};
 use lunette_transport_iscsi::HandedSession;
 use lunette_transport_vhost_user::{HandedConnection, Role};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::TcpListener;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 
 /// What another process has left, and nobody has taken yet.
@@ -24,7 +26,8 @@ pub(crate) struct Handed {
     /// All has come to rest there, and goes on here.
     is_planned: bool,
     document: Document,
-    pub(super) guests: HashMap<String, Guest>,
+    /// By the names of their exports, with those of their records.
+    pub(super) guests: HashMap<String, (String, Guest)>,
     descriptors: Descriptors,
 }
 
@@ -34,6 +37,11 @@ pub(crate) fn is_kept(name: &str) -> bool {
         || name
             .strip_prefix([GUEST, DESCRIPTOR])
             .is_some_and(|number| !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit()))
+}
+
+/// The number in a name.
+fn number(name: &str) -> u64 {
+    name.get(1..).and_then(|number| number.parse().ok()).unwrap_or_default()
 }
 
 impl Handed {
@@ -51,8 +59,7 @@ impl Handed {
         for (name, file) in said {
             let read = match name.as_str() {
                 STATE => document::read(file).map(|document| handed.plan(document)),
-                _ => document::read(file)
-                    .map(|guest: Guest| drop(handed.guests.insert(guest.export.clone(), guest))),
+                _ => document::read(file).map(|guest: Guest| handed.add(name.clone(), guest)),
             };
             if let Err(error) = read {
                 tracing::warn!("what another process has handed over as `{name}` is of no use: {error}");
@@ -60,6 +67,14 @@ impl Handed {
         }
         handed.count();
         handed
+    }
+
+    /// Of two records of a guest the newer counts: the process has died before it took the older back.
+    fn add(&mut self, record: String, guest: Guest) {
+        let is_older = |(other, _): &(String, Guest)| number(other) > number(&record);
+        if !self.guests.get(&guest.export).is_some_and(is_older) {
+            self.guests.insert(guest.export.clone(), (record, guest));
+        }
     }
 
     fn plan(&mut self, document: Document) {
@@ -70,7 +85,7 @@ impl Handed {
     /// Counts what descriptors are for, so that the last of those who share one gets it.
     fn count(&mut self) {
         let Document { memories, portals, exports, sessions, given, .. } = &self.document;
-        let guests = self.guests.values().flat_map(|guest| guest.descriptors.values());
+        let guests = self.guests.values().flat_map(|(_, guest)| guest.descriptors.values());
         let listeners = exports.values().filter_map(|export| export.listener.as_ref());
         let names = guests
             .chain(memories.values().map(|memory| &memory.descriptor))
@@ -83,16 +98,40 @@ impl Handed {
         }
     }
 
-    /// Has the custodian keep nothing of that any more: if this process should end as well, it would be out of date.
-    pub(crate) fn settle(&self) {
-        let Some(custodian) = Custodian::manager().filter(|_| !self.names.is_empty()) else { return };
-        let told = custodian.and_then(|custodian| {
-            self.names.iter().try_for_each(|name| custodian.forget(name))?;
-            custodian.settle()
-        });
-        if let Err(error) = told {
-            tracing::warn!("the service manager may still keep what was handed over: {error:#}");
+    /// Has the service manager keep nothing of that which would be out of date if this process should end as well. Returns what it
+    /// keeps on, if it has a store.
+    pub(crate) fn settle(&self) -> Option<Books> {
+        let told = Custodian::manager()?.and_then(|custodian| self.settle_with(custodian));
+        told.inspect_err(|error| {
+            tracing::warn!("what is kept by the service manager may be out of date: {error:#}")
+        })
+        .ok()
+    }
+
+    pub(super) fn settle_with(&self, mut custodian: Custodian) -> Result<Books> {
+        let mut stays = HashSet::new();
+        let mut guests = HashMap::new();
+        // What has come to rest is out of date when it goes on. What has not is what its memory says.
+        for (export, (record, guest)) in
+            self.guests.iter().filter(|(_, (_, guest))| !guest.record.is_drained())
+        {
+            let descriptors: Vec<_> = guest.descriptors.values().cloned().collect();
+            for name in &descriptors {
+                if let Some((fd, _)) = self.descriptors.0.get(name) {
+                    custodian.has(number(name), fd.as_fd());
+                }
+            }
+            stays.extend(descriptors.iter().chain([record]).cloned());
+            guests.insert(export.clone(), Kept { record: record.clone(), descriptors });
         }
+        let old: Vec<_> = self.names.iter().filter(|name| !stays.contains(*name)).collect();
+        old.iter().try_for_each(|name| custodian.forget(name))?;
+        if !old.is_empty() {
+            custodian.settle()?;
+        }
+        let next =
+            self.names.iter().filter(|name| name.starts_with(GUEST)).map(|name| number(name) + 1).max();
+        Ok(Books::new(custodian, guests, next.unwrap_or_default()))
     }
 
     /// Whether another process has come to rest for this one.
@@ -114,7 +153,7 @@ impl Handed {
         let Self { document, guests, descriptors, .. } = self;
         let connected = document.exports.iter().filter(|(_, export)| export.is_connected);
         let mut socket = |name: &str| {
-            let socket = guests.get(name)?.descriptors.get(&Role::Socket.to_string())?;
+            let socket = guests.get(name)?.1.descriptors.get(&Role::Socket.to_string())?;
             descriptors.expect(socket);
             Some((name.to_owned(), UnixStream::from(descriptors.take(socket)?)))
         };
@@ -159,7 +198,7 @@ impl Handed {
 
     /// The connection of an export.
     pub(crate) fn connection(&mut self, export: &str) -> Option<HandedConnection> {
-        let Guest { descriptors, record, .. } = self.guests.remove(export)?;
+        let (_, Guest { descriptors, record, .. }) = self.guests.remove(export)?;
         let take = |(role, name): (String, String)| {
             Some((role.parse::<Role>().ok()?, self.descriptors.take(&name)?))
         };

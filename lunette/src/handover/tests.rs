@@ -135,6 +135,49 @@ fn what_is_of_no_use_is_done_without() {
 }
 
 #[test]
+fn what_would_be_out_of_date_is_kept_no_more() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("notify");
+    let manager = std::os::unix::net::UnixDatagram::bind(&path).unwrap();
+    let guest = |export: &str, drained: bool, socket: &str| {
+        let record = json!({ "drained": drained });
+        let descriptors = json!({ "s": socket });
+        document::write(
+            &json!({ "version": VERSION, "export": export, "descriptors": descriptors, "record": record }),
+        )
+        .unwrap()
+    };
+    let socket = || OwnedFd::from(UnixStream::pair().unwrap().0);
+    let kept = vec![
+        ("state".to_owned(), document::write(&json!({ "version": VERSION })).unwrap()),
+        ("g3".to_owned(), guest("stopped", true, "d1")),
+        ("g5".to_owned(), guest("killed", false, "d2")),
+        // The process died before it took the older record back.
+        ("g4".to_owned(), guest("killed", false, "d9")),
+        ("d1".to_owned(), socket()),
+        ("d2".to_owned(), socket()),
+        ("d9".to_owned(), socket()),
+    ];
+    let handed = Handed::read(kept);
+    let told = std::thread::scope(|scope| {
+        let hear = scope.spawn(|| {
+            let mut told = Vec::new();
+            let mut bytes = [0; 100];
+            while !told.iter().any(|text: &String| text == "BARRIER=1") {
+                let length = manager.recv(&mut bytes).unwrap();
+                told.push(String::from_utf8_lossy(&bytes[..length]).into_owned());
+            }
+            told
+        });
+        handed.settle_with(Custodian::heir(&path).unwrap()).unwrap();
+        hear.join().unwrap()
+    });
+    let forgotten: Vec<_> =
+        told.iter().filter_map(|text| text.strip_prefix("FDSTOREREMOVE=1\nFDNAME=")).collect();
+    assert_eq!(forgotten, ["state", "g3", "g4", "d1", "d9"]);
+}
+
+#[test]
 fn documents_are_sealed_and_what_is_missing_has_a_value() {
     let file = document::write(&json!({ "version": VERSION })).unwrap();
     assert!(File::from(file.try_clone().unwrap()).write_all(b"x").is_err());

@@ -159,17 +159,23 @@ impl Running {
         self.throttles.add_export(&name, &initiator);
         let pin_memory = self.now().model.daemon.pin_memory;
         let lease = self.lease(initiator.clone(), configured);
-        let options = Options { initiator, pin_memory, ..Options::with(endpoint) };
+        let keep_notes = self.recorder.is_some();
+        let options = Options { initiator, pin_memory, keep_notes, ..Options::with(endpoint) };
         let shown = ports.iter().map(|(target, port)| (*target, port.port.clone())).collect();
         let name = Arc::new(Mutex::new(name));
         let connected = Arc::new(AtomicBool::new(is_connected));
         let (events, called, is_there) = (self.events.clone(), name.clone(), connected.clone());
-        let mut export =
-            VhostUserExport::new(options, shown).with_lease(lease.clone()).observed(move |event| {
-                is_there.store(matches!(event, ExportEvent::Connected), Ordering::Relaxed);
-                let name = called.lock().unwrap_or_else(PoisonError::into_inner).clone();
-                events::export(&events, &name, event);
-            });
+        let (recorder, known) = (self.recorder.clone(), endpoint_name.clone());
+        let mut export = VhostUserExport::new(options, shown).with_lease(lease.clone()).observed(move |event| {
+            recorder.iter().for_each(|recorder| recorder.note(&known));
+            match event {
+                ExportEvent::Connected => is_there.store(true, Ordering::Relaxed),
+                ExportEvent::Disconnected(_) => is_there.store(false, Ordering::Relaxed),
+                ExportEvent::Agreed => {}
+            }
+            let name = called.lock().unwrap_or_else(PoisonError::into_inner).clone();
+            events::export(&events, &name, event);
+        });
         let Before { nexuses, connection, listener } = before;
         export = export.named(endpoint_name).with_nexuses(nexuses);
         if let Some((socket, file)) = listener {
@@ -182,9 +188,10 @@ impl Running {
             let ways_in = self.ways_in.clone();
             export = export.when_ended(move || ways_in.one_ended());
         }
-        let handle = export.start(self.reactors.poster(), &self.all_reactors())?;
+        let handle = Arc::new(export.start(self.reactors.poster(), &self.all_reactors())?);
+        self.recorder.iter().for_each(|recorder| recorder.watch(&handle));
         let way_in = (!is_connected).then(|| self.ways_in.open());
-        Ok(Export { handle: Arc::new(handle), record, group, ports, name, connected, lease, way_in })
+        Ok(Export { handle, record, group, ports, name, connected, lease, way_in })
     }
 
     /// Has an export show what the running configuration says.

@@ -27,6 +27,7 @@ pub(crate) use units::LONGEST;
 use crate::config::values::{Bytes, Label, StoreSpec, TargetName};
 use crate::config::{self, Model, PortalKey, Setting};
 use crate::control::events;
+use crate::handover::Recorder;
 use crate::inherited::Inherited;
 use crate::iscsi;
 use crate::state::StateDir;
@@ -64,6 +65,8 @@ pub(crate) struct Running {
     ways_in: Arc<WaysIn>,
     /// Nothing where nothing is saved.
     pub(crate) keeper: Option<Keeper>,
+    /// Nothing where nobody goes on after a kill.
+    pub(crate) recorder: Option<Arc<Recorder>>,
     /// Is had by who changes something.
     changing: Mutex<()>,
     now: RwLock<Now>,
@@ -94,6 +97,8 @@ pub(crate) struct Basis {
     pub(crate) keeper: Option<Keeper>,
     /// Called when the last front end of those that were handed over has gone, and there is no other way in.
     pub(crate) all_ended: Box<dyn Fn() + Send + Sync>,
+    /// Who keeps what would be needed after a kill.
+    pub(crate) recorder: Option<Arc<Recorder>>,
 }
 
 /// Counts the ways in.
@@ -139,7 +144,7 @@ impl Running {
         mut inherited: Inherited,
         basis: Basis,
     ) -> Result<Arc<Self>> {
-        let Basis { reactors, state, events, keeper, all_ended } = basis;
+        let Basis { reactors, state, events, keeper, all_ended, recorder } = basis;
         let setting = Setting {
             iscsi_sockets: Some(!inherited.iscsi.is_empty()),
             vhost_user_sockets: Some(!inherited.vhost_user.is_empty()),
@@ -172,6 +177,7 @@ impl Running {
             setting,
             ways_in: Arc::new(ways_in),
             keeper,
+            recorder,
             changing: Mutex::default(),
             now: RwLock::new(now),
         });

@@ -66,7 +66,14 @@ impl Rig {
         let state = StateDir::open(&path.join("state")).unwrap();
         let units = units::open(model.units.values(), &state, &mut Handed::default()).unwrap();
         let plan = Plan::new(&model).unwrap();
-        let basis = Basis { reactors, state, events: feed.events(), keeper, all_ended: Box::new(|| ()) };
+        let basis = Basis {
+            reactors,
+            state,
+            events: feed.events(),
+            keeper,
+            all_ended: Box::new(|| ()),
+            recorder: None,
+        };
         let running = Running::start(model, plan, units, Inherited::default(), basis).unwrap();
         Self { running, folder, at: path.to_owned(), feed }
     }

@@ -121,7 +121,7 @@ fn running(units: Units, folder: &Path, reactors: &'static Reactors) -> Arc<Runn
     let plan = Plan::new(&model).unwrap();
     let events = lunette_control::Feed::new(std::time::SystemTime::now, 0).unwrap().events();
     let state = StateDir::open(folder).unwrap();
-    let basis = Basis { reactors, state, events, keeper: None, all_ended: Box::new(|| ()) };
+    let basis = Basis { reactors, state, events, keeper: None, all_ended: Box::new(|| ()), recorder: None };
     Running::start(model, plan, units, Inherited::default(), basis).unwrap()
 }
 

@@ -4,7 +4,7 @@
 use super::state::{Phase, Taker};
 use super::tenancy::Tenancy;
 use super::{Connection, State};
-use crate::handover::{HandedConnection, Record, Role};
+use crate::handover::{HandedConnection, Record, Role, Snapshot};
 use lunette_store::Cx;
 use std::collections::BTreeMap;
 use std::io;
@@ -23,10 +23,17 @@ impl Connection {
     }
 
     /// What another process needs to go on, if this one should die.
-    pub(crate) fn snapshot(&self) -> Option<HandedConnection> {
+    pub(crate) fn snapshot(&self) -> Snapshot {
         let state = self.state();
-        let is_whole = state.phase == Phase::Open && state.resuming.is_none();
-        is_whole.then(|| self.describe(&state, false).ok()).flatten()
+        match state.phase {
+            Phase::Open if state.is_busy() => Snapshot::Unsettled,
+            // Without a descriptor for each it cannot be gone on with.
+            Phase::Open => {
+                let described = self.describe(&state, false);
+                described.map_or(Snapshot::Nothing, |whole| Snapshot::Connection(Box::new(whole)))
+            }
+            _ => Snapshot::Nothing,
+        }
     }
 
     /// Everything has ended that had begun.
@@ -73,6 +80,7 @@ impl Connection {
             unsent: state.outbox.clone(),
             notes: state.notes_file.as_ref().map(|(area, _)| *area),
             log: state.log_file.as_ref().map(|(area, _)| *area),
+            agreement: state.agreement,
             events: self.place.events.hand_over(),
         };
         Ok(HandedConnection { record, fds: fds.0 })

@@ -4,9 +4,11 @@ use super::memory::MemoryChange;
 use super::offer::CONTROL_QUEUE;
 use super::state::{Concerned, Phase, Then};
 use super::{Connection, EndReason, State, Step, Token};
+use crate::place::ExportEvent;
 use crate::socket::{self, Received};
 use lunette_store::{Cx, Interest};
 use lunette_vhost_user::{Ack, Change, Event};
+use std::cell::RefMut;
 use std::os::fd::{AsFd, AsRawFd};
 
 /// Most messages that are carried out before others have their turn.
@@ -22,7 +24,7 @@ impl Connection {
             }
             match self.step(&mut state, cx) {
                 Ok(Step::Again) => {}
-                Ok(Step::Wait) => return,
+                Ok(Step::Wait) => return self.tell_of_changes(state),
                 Ok(Step::Leave) => {
                     state.phase = Phase::HandingOver;
                     self.stop_queues(&mut state, cx);
@@ -32,6 +34,13 @@ impl Connection {
             }
         }
         cx.complete(self.id(Token::GoOn), Ok(0));
+    }
+
+    fn tell_of_changes(&self, mut state: RefMut<'_, State>) {
+        if !state.is_busy() && std::mem::take(&mut state.has_changed) {
+            drop(state);
+            self.place.observer.tell(ExportEvent::Agreed);
+        }
     }
 
     fn step(&self, state: &mut State, cx: &mut dyn Cx) -> Result<Step, EndReason> {
@@ -58,6 +67,9 @@ impl Connection {
         match state.decoder.next_message().map_err(reason)? {
             Some(message) => {
                 let event = state.backend.handle(message).map_err(reason)?;
+                if matches!(event, Event::Change(..) | Event::StopVring { .. }) {
+                    state.begin_change();
+                }
                 self.carry_out(state, event, cx)?;
                 state.held.clear();
                 Ok(Step::Again)

@@ -1,6 +1,7 @@
 //! The memory in which is noted what is in flight: made for a front end that asks for it, and taken over from one that has it.
 
 use super::log::MappedLog;
+use super::offer::offer;
 use super::state::{Concerned, Then};
 use super::{Connection, EndReason, Phase, State, Token};
 use crate::aside::{Aside, Foreign};
@@ -21,6 +22,8 @@ pub(super) enum Noting {
     Map(Ack, Made<Mapped>),
     /// A dirty log is mapped.
     Log(Ack, Made<MappedLog>),
+    /// Memory of our own is made and mapped.
+    Own(Made<Mapped>),
 }
 
 /// Memory for notes that is mapped.
@@ -35,6 +38,16 @@ pub(super) struct Mapped {
 pub(super) type Made<T> = Arc<Mutex<Option<Result<T, String>>>>;
 
 impl Connection {
+    /// Notes what is in flight in memory of our own, if that is wanted, until the front end brings some.
+    pub(crate) fn keep_notes(&self, request_queues: u16, cx: &mut dyn Cx) {
+        if self.place.keep_notes {
+            let made = Made::default();
+            self.state().noting = Some(Noting::Own(made.clone()));
+            let aside = self.place.aside.clone();
+            self.do_aside(Token::Noted, made, move || Mapped::own(request_queues, &aside), cx);
+        }
+    }
+
     /// Makes memory for the notes of as many queues as the front end asks for.
     pub(super) fn make_notes(
         &self,
@@ -110,6 +123,7 @@ impl Connection {
             tracing::warn!(%export, %error, "memory for notes is not pinned (RLIMIT_MEMLOCK?)");
         }
         state.notes = Some(notes);
+        state.agreement = None;
         state.notes_file = Some((area, Foreign::new(fd, &self.place.aside)));
         state.served.fill(false);
     }
@@ -144,6 +158,20 @@ impl Connection {
                 self.conclude(state, mapped, ack, cx)
             }
             Noting::Log(ack, made) => self.log_mapped(state, take(&made), ack, cx),
+            Noting::Own(made) => {
+                match take(&made) {
+                    Ok(mapped) => {
+                        self.adopt_notes(state, mapped, cx);
+                        state.agreement = Some(0);
+                    }
+                    Err(error) if self.place.may_log(cx) => {
+                        let export = &self.place.name;
+                        tracing::warn!(%export, "what is in flight is not noted: {error}");
+                    }
+                    Err(_) => {}
+                }
+                Ok(())
+            }
         }
     }
 }
@@ -154,6 +182,15 @@ pub(super) fn take<T>(made: &Made<T>) -> Result<T, String> {
 }
 
 impl Mapped {
+    /// Makes and maps memory for the notes of a device, of which pages are taken as queues are used.
+    pub(super) fn own(request_queues: u16, aside: &Aside) -> Result<Self, String> {
+        let offer = offer(request_queues);
+        let (queues, queue_size) = (offer.queues, offer.max_queue_size);
+        let mmap_size = NoteMemory::needed(queues, queue_size) + NoteMemory::AGREEMENT;
+        let fd = make(mmap_size).map_err(|error| error.to_string())?;
+        Self::new(InflightArea { mmap_size, mmap_offset: 0, queues, queue_size }, fd, false, aside)
+    }
+
     /// Maps memory for notes, and pins it if `pin`. It may take its time.
     pub(super) fn new(area: InflightArea, fd: OwnedFd, pin: bool, aside: &Aside) -> Result<Self, String> {
         let InflightArea { mmap_size: size, mmap_offset, queues, queue_size } = area;

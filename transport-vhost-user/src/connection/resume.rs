@@ -42,8 +42,9 @@ impl Connection {
         let result = Arc::<Mutex<Option<Result<Resumed, String>>>>::default();
         self.state().resuming = Some(Resuming(result.clone()));
         let (aside, pin, place) = (self.place.aside.clone(), self.place.pin_memory, self.place.clone());
+        let keep_notes = self.place.keep_notes;
         let work = move || {
-            let resumed = Resumed::prepare(handed, request_queues, pin, &aside);
+            let resumed = Resumed::prepare(handed, request_queues, pin, keep_notes, &aside);
             if let Ok(resumed) = &resumed
                 && pin
                 && let Err(error) = resumed.map.pin()
@@ -76,6 +77,7 @@ impl Connection {
         }
         if let Some(notes) = notes {
             self.adopt_notes(state, notes, cx);
+            state.agreement = record.agreement;
         }
         if let Some(log) = log {
             self.adopt_log(state, log);
@@ -89,6 +91,7 @@ impl Connection {
         self.dispose(fds.into_values().collect());
         adopted.map_err(Some)?;
         self.place.events.take_over(&record.events);
+        state.has_changed = true;
         self.start_queues(state, cx);
         Ok(())
     }
@@ -121,9 +124,10 @@ impl Resumed {
         handed: HandedConnection,
         request_queues: u16,
         pin: bool,
+        keep_notes: bool,
         aside: &Aside,
     ) -> Result<Self, String> {
-        let HandedConnection { record, mut fds } = handed;
+        let HandedConnection { mut record, mut fds } = handed;
         let backend = Backend::resume(offer(request_queues), record.backend.clone())
             .map_err(|error| error.to_string())?;
         if record.unread.len() > MOST_BYTES || record.unsent.len() > MOST_BYTES {
@@ -144,6 +148,11 @@ impl Resumed {
             (Some(area), Some(fd)) if area.mmap_size > 0 && area.queues > 0 => {
                 Some(Mapped::new(area, fd, pin, aside)?)
             }
+            (None, None) if keep_notes && record.drained => {
+                record.agreement = Some(0);
+                let own = Mapped::own(request_queues, aside);
+                own.inspect_err(|error| tracing::warn!("what is in flight is not noted: {error}")).ok()
+            }
             (None, None) => None,
             _ => return Err("the memory for notes is missing".to_owned()),
         };
@@ -152,17 +161,31 @@ impl Resumed {
             (None, None) => None,
             _ => return Err("the dirty log is missing".to_owned()),
         };
-        let resumed = Self { backend, record, fds, map, files, notes, log };
-        match resumed.is_known() {
-            true => Ok(resumed),
-            false => Err("what was in flight was not noted".to_owned()),
-        }
+        let mut resumed = Self { backend, record, fds, map, files, notes, log };
+        resumed.settle_broken()?;
+        Ok(resumed)
     }
 
-    /// Whether it is known of each ring where it goes on.
-    fn is_known(&self) -> bool {
-        let notes = self.notes.as_ref().map(|mapped| &mapped.notes);
+    /// Rings that have been stopped go on at their bases, others at what their notes say. One of which nothing is noted was broken when
+    /// the other process died, or being started or stopped: it is left alone until it is started anew.
+    fn settle_broken(&mut self) -> Result<(), String> {
+        if self.record.drained {
+            return Ok(());
+        }
         let mut started = (0..).zip(&self.backend.state().vrings).filter(|(_, vring)| vring.started);
-        self.record.drained || started.all(|(index, _)| notes.is_some_and(|notes| notes.is_begun(index)))
+        match &self.notes {
+            None if started.next().is_some() => Err("what was in flight was not noted".to_owned()),
+            None => Ok(()),
+            Some(mapped)
+                if self.record.agreement.is_some_and(|number| mapped.notes.agreed() != Some(number)) =>
+            {
+                Err("something was changed in the moment of the death".to_owned())
+            }
+            Some(mapped) => {
+                let unknown = started.filter(|(index, _)| !mapped.notes.is_begun(*index));
+                self.record.broken.extend(unknown.map(|(index, _)| index));
+                Ok(())
+            }
+        }
     }
 }

@@ -86,6 +86,10 @@ pub(super) struct State {
     pub(super) held_back: Vec<bool>,
     /// What another process had is being mapped.
     pub(super) resuming: Option<Resuming>,
+    /// Counts what messages change, where notes are in memory of our own: who goes on with them must know the last of it.
+    pub(super) agreement: Option<u64>,
+    /// Messages have changed something since the observer was told.
+    pub(super) has_changed: bool,
     /// Who takes the connection to another process.
     pub(super) taker: Option<Taker>,
     /// The control queue is not looked at because [commands are missing](State::commands_are_missing).
@@ -174,6 +178,8 @@ impl State {
             refused: None,
             held_back: vec![false; count],
             resuming: None,
+            agreement: None,
+            has_changed: false,
             taker: None,
             control_waits: false,
             epochs: 0,
@@ -304,6 +310,15 @@ impl State {
         let queues = (0..).zip(session.vrings.iter().zip(&self.served));
         let mut unserved = queues.filter(|(_, (vring, served))| !(**served || is_served(vring)));
         unserved.any(|(index, _)| index >= FIXED_QUEUES && notes.has_some(index, packed))
+    }
+
+    /// A message is about to change something.
+    pub(super) fn begin_change(&mut self) {
+        self.has_changed = true;
+        if let (Some(number), Some(notes)) = (&mut self.agreement, &self.notes) {
+            *number += 1;
+            notes.agree(*number);
+        }
     }
 
     /// How queues stop that are told to.

@@ -42,6 +42,7 @@ fn place(cx: &mut dyn Cx) -> Arc<Place> {
         home,
         reactors: [home].into(),
         pin_memory: false,
+        keep_notes: false,
         aside: Aside::new(home, cx.poster()),
         log: Default::default(),
         observer: Default::default(),

@@ -4,7 +4,7 @@ use super::rings::{ALL, options, read_10, submit};
 use super::{Rig, TEST_UNIT_READY};
 use crate::testing::front_end::FrontEnd;
 use crate::testing::held::{held, release, release_some, wait_held};
-use crate::{HandedConnection, HandedExport, Options, Record, Role, VhostUserExport};
+use crate::{HandedConnection, HandedExport, Options, Record, Role, Snapshot, VhostUserExport};
 use lunette_guest::ring::Form;
 use lunette_guest::{Command, Error, GuestMemory, InFlight, Monitor, Options as GuestOptions, ScsiDriver};
 use lunette_reactor::Io;
@@ -45,7 +45,10 @@ pub(super) fn begin_hand_over(rig: &Rig) -> mpsc::Receiver<HandedExport> {
 fn snapshot(rig: &Rig) -> HandedConnection {
     let (tell, told) = mpsc::channel();
     rig.export.as_ref().unwrap().snapshot(move |handed| tell.send(handed).unwrap());
-    told.recv().unwrap().unwrap()
+    match told.recv().unwrap() {
+        Snapshot::Connection(connection) => *connection,
+        other => panic!("{other:?}"),
+    }
 }
 
 /// As it comes out of another process.
@@ -207,6 +210,69 @@ fn who_does_not_wait_for_a_connection_gets_the_socket_alone() {
     assert_eq!(status(&mut next, 0), 0);
     new.export.take().unwrap().stop();
     assert!(!old.socket.exists(), "it is its own");
+}
+
+/// A rig whose export notes what is in flight by itself.
+fn noting(mut rig: Rig) -> Rig {
+    rig.export.take().unwrap().stop();
+    let options = Options { keep_notes: true, ..Options::new(&rig.socket) };
+    let export = VhostUserExport::new(options, rig.targets.clone());
+    rig.export = Some(export.start(rig.reactors.poster(), &[ReactorId(0), ReactorId(1)]).unwrap());
+    rig
+}
+
+/// The notes of a snapshot are those of the moment: the process that has written them lives on in this test.
+fn frozen(mut handed: HandedConnection) -> HandedConnection {
+    let notes = handed.fds.remove(&Role::Notes).unwrap();
+    let area = handed.record.notes.unwrap();
+    handed.fds.insert(Role::Notes, copy(&InFlight { area, fd: notes }));
+    handed
+}
+
+#[test]
+fn after_a_kill_a_front_end_that_keeps_no_notes_is_served_on() {
+    for features in LAYOUTS {
+        let (old, mut new) = (noting(Rig::held()), Rig::held());
+        let mut driver = ScsiDriver::connect(&old.socket, &set(features)).unwrap();
+        driver.start().unwrap();
+        status(&mut driver, 0);
+        (0..2).for_each(|slot| submit(&mut driver, 0, slot, &read_10(slot)));
+        driver.flush(0).unwrap();
+        while held(&old.reactors, 0) != 2 {
+            std::thread::yield_now();
+        }
+        let handed = frozen(snapshot(&old));
+        let _left = begin_hand_over(&old);
+        (0..4).for_each(|n| old.reactors.call(ReactorId(n % 2), |_| ()).unwrap());
+        go_on(&mut new, None, handed);
+        let first = driver.wait(0).unwrap();
+        assert_eq!((first.response, first.status), (0, 2), "as after a power loss");
+        wait_held(&new.reactors, 0);
+        release(&new.reactors, 0, 0x44);
+        let second = driver.wait(0).unwrap();
+        assert_eq!((second.response, second.status), (0, 0));
+        assert_eq!(driver.outstanding(0), 0);
+        release(&old.reactors, 0, 0);
+        clear(&old);
+    }
+}
+
+#[test]
+fn what_has_changed_in_the_moment_of_the_death_is_closed() {
+    let (old, mut new) = (noting(Rig::ram(Io::Auto)), Rig::ram(Io::Auto));
+    let mut driver = ScsiDriver::connect(&old.socket, &set(ALL)).unwrap();
+    driver.start().unwrap();
+    status(&mut driver, 0);
+    let mut before = snapshot(&old);
+    driver.stop(0).unwrap();
+    driver.restart(0).unwrap();
+    let now = frozen(snapshot(&old));
+    before.fds.insert(Role::Notes, now.fds[&Role::Notes].try_clone().unwrap());
+    // Nobody else has the connection.
+    drop((now, begin_hand_over(&old).recv().unwrap()));
+    go_on(&mut new, None, before);
+    assert!(matches!(driver.monitor.session.queues(), Err(Error::Closed | Error::System { .. })));
+    clear(&old);
 }
 
 #[test]
