@@ -96,6 +96,8 @@ impl Handed {
         for name in names {
             self.descriptors.expect(name);
         }
+        // A socket that nobody takes would be in the way of who listens anew.
+        self.descriptors.0.retain(|_, (_, wanted)| *wanted > 0);
     }
 
     /// Has the service manager keep nothing of that which would be out of date if this process should end as well. Returns what it

@@ -135,6 +135,13 @@ fn what_is_of_no_use_is_done_without() {
 }
 
 #[test]
+fn what_nobody_wants_is_closed_at_once() {
+    let (ours, mut theirs) = UnixStream::pair().unwrap();
+    let _handed = Handed::read(vec![("d0".to_owned(), ours.into())]);
+    assert_eq!(std::io::Read::read(&mut theirs, &mut [0]).unwrap(), 0);
+}
+
+#[test]
 fn what_would_be_out_of_date_is_kept_no_more() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("notify");
