@@ -6,7 +6,7 @@ use lunette_e2e::guest::Guest;
 use lunette_e2e::manager::Manager;
 use lunette_e2e::netns::Netns;
 use lunette_e2e::open_iscsi::{PORTAL, network};
-use lunette_e2e::tools;
+use lunette_e2e::tools::{self, Guarded};
 use lunette_e2e::uml::Uml;
 use std::fs::File;
 use std::time::{Duration, Instant};
@@ -193,10 +193,11 @@ fn a_guest_lives_through_kills_under_a_service_manager() -> Result<()> {
     Ok(())
 }
 
-/// What the manager gives back is damaged, or of a version that nobody knows: the daemon starts as after any other end.
+/// What the manager gives back is damaged, or of a version that nobody knows: the daemon starts as after any other end. (On a port of
+/// its own: the shell that guards it has all that it has inherited, also sockets that listen.)
 #[test]
 fn what_is_of_no_use_refuses_no_start() -> Result<()> {
-    let lunette = Lunette::new()?.lu("disk:ram:8M").vhost_user("vm.sock").iscsi();
+    let lunette = Lunette::new()?.lu("disk:ram:8M").iscsi();
     let manager = Manager::new(&lunette)?.storing();
     let mut daemon = manager.manage(&lunette).start()?;
     for useless in ["/dev/null", "/proc/self/exe", "/dev/zero"] {
@@ -239,6 +240,33 @@ fn an_upgrade_that_would_lose_something_is_refused() -> Result<()> {
     let daemon = manager.manage(&lunette).start()?;
     let said = lunette.ask(["upgrade"])?.fails()?;
     ensure!(said.stderr.contains("systemctl restart"), "{said}");
+    daemon.stop()?;
+    Ok(())
+}
+
+/// A command that does not end in time keeps its session from coming to rest, and that alone. Its initiator logs in again and sends
+/// it once more.
+#[test]
+fn who_does_not_come_to_rest_holds_up_no_other() -> Result<()> {
+    let lunette = Lunette::new()?;
+    let (file, slow) = (lunette.file("disk.img", 64 << 20)?, lunette.file("slow.img", 8 << 20)?);
+    let slow = format!("disk:{},w,name=slow,fault=delay:9000", slow.display());
+    let lunette = lunette.lu(format!("disk:{},w", file.display())).lu(slow).iscsi();
+    let mut daemon = lunette.start()?;
+    let mut load = daemon.load(&file)?;
+    let mut write = tools::command("qemu-io")?;
+    write.args(["-t", "unsafe", "-f", "raw", "-c", "write -P 7 1M 64k", &daemon.iscsi_url(1)?]);
+    let mut write = Guarded::spawn(&write)?;
+    tools::wait_until("the slow write to begin", || {
+        daemon.alive()?;
+        let said = lunette.tell(["top", "--once", "--json", "--unit", "slow"])?;
+        Ok(said.contains("\"under_way\":1") || said.contains("\"under_way\": 1"))
+    })?;
+    let daemon = lunette.upgrade(daemon)?;
+    daemon.wait_for_log("going on with 1 of 1 iSCSI sessions")?;
+    let written = tools::wait(write.child(), Instant::now() + tools::LIMIT)?;
+    ensure!(written.is_some_and(|status| status.success()), "the write has failed: {written:?}");
+    ensure!(load.child().try_wait()?.is_none(), "the other initiator has failed");
     daemon.stop()?;
     Ok(())
 }

@@ -166,16 +166,17 @@ impl Running {
         let connected = Arc::new(AtomicBool::new(is_connected));
         let (events, called, is_there) = (self.events.clone(), name.clone(), connected.clone());
         let (recorder, known) = (self.recorder.clone(), endpoint_name.clone());
-        let mut export = VhostUserExport::new(options, shown).with_lease(lease.clone()).observed(move |event| {
-            recorder.iter().for_each(|recorder| recorder.note(&known));
-            match event {
-                ExportEvent::Connected => is_there.store(true, Ordering::Relaxed),
-                ExportEvent::Disconnected(_) => is_there.store(false, Ordering::Relaxed),
-                ExportEvent::Agreed => {}
-            }
-            let name = called.lock().unwrap_or_else(PoisonError::into_inner).clone();
-            events::export(&events, &name, event);
-        });
+        let mut export =
+            VhostUserExport::new(options, shown).with_lease(lease.clone()).observed(move |event| {
+                recorder.iter().for_each(|recorder| recorder.note(&known));
+                match event {
+                    ExportEvent::Connected => is_there.store(true, Ordering::Relaxed),
+                    ExportEvent::Disconnected(_) => is_there.store(false, Ordering::Relaxed),
+                    ExportEvent::Agreed => {}
+                }
+                let name = called.lock().unwrap_or_else(PoisonError::into_inner).clone();
+                events::export(&events, &name, event);
+            });
         let Before { nexuses, connection, listener } = before;
         export = export.named(endpoint_name).with_nexuses(nexuses);
         if let Some((socket, file)) = listener {
