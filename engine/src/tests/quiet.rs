@@ -38,9 +38,8 @@ impl Rig {
         let cdb = Cdb::new(cdb).unwrap();
         let lun = Lun::from_index(0);
         let frame = CommandFrame { tag: 99, attribute, cookie: 99, ..CommandFrame::new(lun, &cdb) };
-        let memory = Memory::zeroed(256);
         let cx = self.sim.cx(from.reactor);
-        match from.session.execute(&frame, Sg::empty(), Sg::new(&[memory.seg()]), cx) {
+        match from.session.execute(&frame, Sg::empty(), Sg::new(&[from.memory.seg()]), cx) {
             Started::Ended(outcome) => Some(outcome.status),
             Started::Pending => None,
         }
