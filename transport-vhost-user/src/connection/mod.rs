@@ -374,7 +374,11 @@ impl Connection {
                 state.phase = Phase::Leaving;
                 self.leave_memory(&mut state);
             }
-            Phase::Draining => self.close_nexuses(&mut state, cx),
+            Phase::Draining => {
+                self.close_nexuses(&mut state, cx);
+                // There may be none.
+                self.proceed(state, cx);
+            }
             Phase::Closing => {
                 state.phase = Phase::Leaving;
                 state.forget_if_reset();

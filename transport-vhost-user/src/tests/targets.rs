@@ -155,6 +155,15 @@ fn remove(rig: &Rig, target: u8) -> std::sync::mpsc::Receiver<()> {
 }
 
 #[test]
+fn an_export_stops_that_has_no_targets_any_more() {
+    let rig = Rig::ram(Io::Auto);
+    let front = FrontEnd::ready(&rig.socket, MEMORY);
+    remove(&rig, 0).recv().unwrap();
+    drop(rig);
+    drop(front);
+}
+
+#[test]
 fn targets_come_and_go_beside_others() {
     let rig = Rig::of(Io::Auto, three_targets());
     let mut front = FrontEnd::ready(&rig.socket, MEMORY);
