@@ -11,7 +11,7 @@ use crate::local::{Local, Place};
 use crate::portal::Shared;
 use crate::sessions::{Entry, InitiatorPort, NexusKey};
 use crate::{NetworkEntity, Target};
-use lunette_engine::NexusState;
+use lunette_engine::{Nexus, NexusState};
 use lunette_iscsi::pdu::AsyncEvent;
 use lunette_iscsi::target::{Accepted, NoSession, SessionInfo, SessionState, SessionType};
 use lunette_iscsi::{Outbox, Piece};
@@ -33,6 +33,22 @@ pub struct HandedSession {
     pub socket: OwnedFd,
     /// Everything else.
     pub state: HandedState,
+}
+
+/// A session that has come to rest. Its nexus is still there: what others cause meanwhile becomes known to it.
+pub struct RestingSession {
+    pub(crate) socket: OwnedFd,
+    pub(crate) group_tag: u16,
+    pub(crate) session: SessionState,
+    pub(crate) nexus: Arc<Nexus>,
+}
+
+impl RestingSession {
+    /// Gives it to another process. To be said when nothing is under way any more, of any initiator.
+    pub fn hand_over(self) -> HandedSession {
+        let Self { socket, group_tag, session, nexus } = self;
+        HandedSession { socket, state: HandedState { group_tag, session, nexus: nexus.hand_over() } }
+    }
 }
 
 /// What is handed over of a session beside its socket: plain data.
@@ -81,7 +97,7 @@ impl NetworkEntity {
     /// that have come to rest `within` that time are given up, without a word and without a loss of their nexus: no state of a
     /// logical unit is to be taken before this returns. Logins and discovery sessions end at once, and the initiators of all others are
     /// asked to log out, as if their [portal stopped](crate::Portal::begin_stop). Not to be called on a reactor.
-    pub fn hand_over(self: &Arc<Self>, within: Duration, reactors: &Reactors) -> Vec<HandedSession> {
+    pub fn hand_over(self: &Arc<Self>, within: Duration, reactors: &Reactors) -> Vec<RestingSession> {
         let until = Instant::now() + within;
         self.hold();
         let drain = Arc::<Drain>::default();

