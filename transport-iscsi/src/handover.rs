@@ -16,7 +16,7 @@ use lunette_iscsi::pdu::AsyncEvent;
 use lunette_iscsi::target::{Accepted, NoSession, SessionInfo, SessionState, SessionType};
 use lunette_iscsi::{Outbox, Piece};
 use lunette_reactor::Reactors;
-use lunette_store::Cx;
+use lunette_store::{Cx, ReactorId};
 use serde::{Deserialize, Serialize};
 use std::io::{self, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -125,7 +125,8 @@ impl NetworkEntity {
     /// To be said when the targets are there, their logical units have taken over their states, and the portals listen, but were
     /// [held](Self::hold). Why one does not go on is said in the log; its connection is closed. Returns how many go on.
     pub fn resume(self: &Arc<Self>, sessions: Vec<HandedSession>, reactors: &Reactors) -> usize {
-        let mut count = 0;
+        // None is served before the nexuses of all are there, with what each has reserved and is to be told.
+        let mut starts = Vec::new();
         for HandedSession { socket, state: HandedState { group_tag, session, nexus } } in sessions {
             let resumed = session.resume().map_err(Lost::from);
             let result = resumed.and_then(|(connection, session, begun)| {
@@ -133,9 +134,13 @@ impl NetworkEntity {
                 self.readmit(coming, Accepted { connection, session }, reactors)
             });
             match result {
-                Ok(()) => count += 1,
+                Ok(start) => starts.push(start),
                 Err(why) => tracing::warn!("an iSCSI session does not go on: {why}"),
             }
+        }
+        let count = starts.len();
+        for Start { reactor, returning, portal } in starts {
+            reactors.poster().post(reactor, Box::new(move |cx| Connection::take_over(returning, portal, cx)));
         }
         self.set_holding(false);
         self.portals().into_iter().for_each(|portal| portal.accept_again(&*reactors.poster()));
@@ -148,7 +153,7 @@ impl NetworkEntity {
         coming: Coming,
         mut accepted: Accepted,
         reactors: &Reactors,
-    ) -> Result<(), Lost> {
+    ) -> Result<Start, Lost> {
         let ends = coming.ends()?;
         let entrance = match self.entrance(accepted.session.info(), coming.group_tag, ends) {
             Ok(entrance) => entrance,
@@ -181,9 +186,7 @@ impl NetworkEntity {
         let Coming { socket, begun, .. } = coming;
         let returning =
             Returning { socket, peer, reached, place, accepted, begun, target, offer, nexus, events };
-        let start = move |cx: &mut dyn Cx| Connection::take_over(returning, portal, cx);
-        reactors.poster().post(reactor, Box::new(start));
-        Ok(())
+        Ok(Start { reactor, returning, portal })
     }
 
     /// Where a session comes in.
@@ -221,6 +224,13 @@ impl NetworkEntity {
         connections.retain(|connection| Arc::ptr_eq(connection.entity(), self));
         connections
     }
+}
+
+/// A session that is let in, but not served yet.
+struct Start {
+    reactor: ReactorId,
+    returning: Returning,
+    portal: Arc<Shared>,
 }
 
 /// Where a session comes in, and as what.

@@ -188,6 +188,14 @@ impl VhostUserExport {
     /// Listens from now on. The connection, its control and its event queue live on the first of `reactors`; the request
     /// queues are spread over all of them, round robin.
     pub fn start(self, poster: Arc<dyn Post>, reactors: &[ReactorId]) -> Result<Handle, Error> {
+        let (handle, opening) = self.prepare(poster, reactors)?;
+        opening.open();
+        Ok(handle)
+    }
+
+    /// Does what [`start`](Self::start) does, but serves nobody before it is [opened](Opening::open): the nexuses are there, and
+    /// have taken over what was handed over of them.
+    pub fn prepare(self, poster: Arc<dyn Post>, reactors: &[ReactorId]) -> Result<(Handle, Opening), Error> {
         let Self { options, targets, ended, observer, nexuses, resumed, name, listener, lease } = self;
         if !(1..=MAX_REQUEST_QUEUES).contains(&options.request_queues) {
             return Err(Error::RequestQueues(options.request_queues));
@@ -222,9 +230,25 @@ impl VhostUserExport {
         let (place, request_queues) = (Arc::new(place), options.request_queues);
         let end = End { ended, _done: done };
         let listener = Blueprint { place: place.clone(), request_queues, entrance, resumed, end };
-        poster.post(home, Box::new(move |cx| Listener::open(id, listener, cx)));
+        let opening = Opening { id, blueprint: listener, poster: poster.clone() };
         let (file, is_done) = (Mutex::new(file), Mutex::new(is_done));
-        Ok(Handle { id, name, path, place, poster, file, is_done })
+        Ok((Handle { id, name, path, place, poster, file, is_done }, opening))
+    }
+}
+
+/// An export that serves nobody yet. One that is dropped has ended.
+#[must_use]
+pub struct Opening {
+    id: ExportId,
+    blueprint: Blueprint,
+    poster: Arc<dyn Post>,
+}
+
+impl Opening {
+    /// Goes on with the connection of another process, if there is one, and lets front ends come.
+    pub fn open(self) {
+        let Self { id, blueprint, poster } = self;
+        poster.post(blueprint.place.home, Box::new(move |cx| Listener::open(id, blueprint, cx)));
     }
 }
 

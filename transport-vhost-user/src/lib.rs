@@ -61,7 +61,7 @@ mod tests;
 pub use bind::{Access, SocketFile};
 pub use device_state::DeviceState;
 pub use endpoint::Endpoint;
-pub use export::{Error, Handle, MAX_REQUEST_QUEUES, Options, VhostUserExport};
+pub use export::{Error, Handle, MAX_REQUEST_QUEUES, Opening, Options, VhostUserExport};
 pub use handover::{HandedConnection, HandedExport, NoRole, Record, Role, Snapshot};
 pub use lease::{Given, Lease, Taken};
 pub use place::{ExportEvent, reactor_of};

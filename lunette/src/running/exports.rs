@@ -15,7 +15,7 @@ use lunette_engine::{LogicalUnit, NexusState, TargetPort};
 use lunette_scsi::Protocol;
 use lunette_store::Post;
 use lunette_transport_vhost_user::{
-    Endpoint, ExportEvent, HandedConnection, Handle, Options, VhostUserExport,
+    Endpoint, ExportEvent, HandedConnection, Handle, Opening, Options, VhostUserExport,
 };
 use std::collections::BTreeMap;
 use std::os::unix::net::UnixListener;
@@ -96,15 +96,15 @@ pub(super) fn key(export: &config::VhostUser) -> Result<Key> {
 }
 
 impl Running {
-    /// Starts the exports of the configuration, and those of sockets that are there already: one at the path of an export is that
-    /// export's, and the others show all units.
-    pub(super) fn start_exports(
+    /// Prepares the exports of the configuration, and those of sockets that are there already: one at the path of an export is that
+    /// export's, and the others show all units. None serves anybody before it is opened.
+    pub(super) fn prepare_exports(
         &self,
         exports: &BTreeMap<Label, config::VhostUser>,
         mut given: Vec<FrontEnds>,
         handed: &mut Handed,
-    ) -> Result<()> {
-        let (mut all, mut keys) = (Vec::new(), Vec::new());
+    ) -> Result<Vec<Opening>> {
+        let (mut all, mut keys, mut openings) = (Vec::new(), Vec::new(), Vec::new());
         for export in exports.values() {
             let own = FrontEnds::from(endpoint(export)?);
             keys.push(key(export)?);
@@ -119,7 +119,8 @@ impl Running {
         let mut entries = all.into_iter().zip(records);
         for (export, (front_ends, record)) in exports.values().zip(&mut entries) {
             let before = Before::of(&front_ends.name, handed);
-            self.start_export(export, Entry { front_ends, before, ..Entry::of(export, record)? })?;
+            let entry = Entry { front_ends, before, ..Entry::of(export, record)? };
+            openings.push(self.arrange_export(export, entry)?);
         }
         for (front_ends, record) in entries {
             let (name, before) = (front_ends.name.clone(), Before::of(&front_ends.name, handed));
@@ -128,25 +129,30 @@ impl Running {
                 let now = self.now();
                 everything(&now.model, &now.units)
             };
-            let export = self.export(entry, wanted, None)?;
+            let (export, opening) = self.export(entry, wanted, None)?;
             self.now_mut().adopted_exports.push(export);
+            openings.push(opening);
         }
-        Ok(())
+        Ok(openings)
     }
 
     /// Starts one that the configuration has.
     pub(super) fn start_export(&self, export: &config::VhostUser, entry: Entry) -> Result<()> {
+        self.arrange_export(export, entry).map(Opening::open)
+    }
+
+    fn arrange_export(&self, export: &config::VhostUser, entry: Entry) -> Result<Opening> {
         let wanted = {
             let now = self.now();
             shown(export, &now.model, &now.units)
         };
-        let started = self.export(entry, wanted, Some(&export.name))?;
-        self.now_mut().exports.insert(export.name.clone(), started);
-        Ok(())
+        let (prepared, opening) = self.export(entry, wanted, Some(&export.name))?;
+        self.now_mut().exports.insert(export.name.clone(), prepared);
+        Ok(opening)
     }
 
-    /// Starts one, which the configuration has under the name `configured`.
-    fn export(&self, entry: Entry, wanted: Targets, configured: Option<&Label>) -> Result<Export> {
+    /// Prepares one, which the configuration has under the name `configured`.
+    fn export(&self, entry: Entry, wanted: Targets, configured: Option<&Label>) -> Result<(Export, Opening)> {
         let Entry { name, front_ends: FrontEnds { name: endpoint_name, endpoint }, group, record, before } =
             entry;
         let ids = self.now().ids.clone();
@@ -189,10 +195,11 @@ impl Running {
             let ways_in = self.ways_in.clone();
             export = export.when_ended(move || ways_in.one_ended());
         }
-        let handle = Arc::new(export.start(self.reactors.poster(), &self.all_reactors())?);
+        let (handle, opening) = export.prepare(self.reactors.poster(), &self.all_reactors())?;
+        let handle = Arc::new(handle);
         self.recorder.iter().for_each(|recorder| recorder.watch(&handle));
         let way_in = (!is_connected).then(|| self.ways_in.open());
-        Ok(Export { handle, record, group, ports, name, connected, lease, way_in })
+        Ok((Export { handle, record, group, ports, name, connected, lease, way_in }, opening))
     }
 
     /// Has an export show what the running configuration says.

@@ -43,7 +43,7 @@ use lunette_engine::{Delays, LogicalUnit};
 use lunette_reactor::Reactors;
 use lunette_store::ReactorId;
 use lunette_transport_iscsi::{NetworkEntity, Portal, PortalOptions};
-use lunette_transport_vhost_user::Endpoint;
+use lunette_transport_vhost_user::{Endpoint, Opening};
 use ports::PortIds;
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -227,12 +227,17 @@ impl Running {
         let connected =
             inherited.vhost_user.iter().filter(|one| matches!(one.endpoint, Endpoint::Connected(_)));
         self.ways_in.connected.store(connected.count(), Ordering::Release);
-        self.start_exports(&model.exports, inherited.vhost_user, &mut handed)?;
+        // Nobody is served before all nexuses are there, with what each has reserved and is to be told.
+        let exports = self.prepare_exports(&model.exports, inherited.vhost_user, &mut handed)?;
         if handed.is_planned() {
-            let (sessions, exports) = (handed.sessions(), self.now().exports.len());
+            let (sessions, served) = (handed.sessions(), self.now().exports.len());
             let (all, resumed) = (sessions.len(), self.entity.resume(sessions, self.reactors));
-            tracing::info!(exports, "going on with {resumed} of {all} iSCSI sessions of another process");
+            tracing::info!(
+                exports = served,
+                "going on with {resumed} of {all} iSCSI sessions of another process"
+            );
         }
+        exports.into_iter().for_each(Opening::open);
         Ok(())
     }
 

@@ -218,6 +218,23 @@ fn what_others_cause_until_all_is_at_rest_is_told() {
 }
 
 #[test]
+fn nobody_is_served_before_all_is_known_of_others() {
+    let process = Process::new();
+    let mut others: Vec<_> = (1..40).map(|number| process.rig.client(number)).collect();
+    let mut last = process.rig.client(40);
+    assert_eq!(last.run(&RESERVE, 0, None).status, 0);
+    let between = process.hand_over(LONG);
+    let write = |client: &mut Client| client.command(&cdb(WRITE, 0, 1), 0, Some(vec![1; 512]));
+    let tags: Vec<_> = others.iter_mut().map(write).collect();
+    others.iter_mut().for_each(Client::send);
+    let _next = between.go_on_in_order(last.initiator.tsih());
+    for (client, tag) in others.iter_mut().zip(tags) {
+        assert_eq!(client.finish(tag).status, RESERVATION_CONFLICT);
+    }
+    assert_eq!(last.read(0, 1), [0; 512]);
+}
+
+#[test]
 fn a_reserve_is_kept_and_ends_with_its_session() {
     let process = Process::new();
     let (mut a, mut b) = (process.rig.client(1), process.rig.client(2));

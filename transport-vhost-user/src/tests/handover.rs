@@ -76,6 +76,29 @@ fn clear(rig: &Rig) {
 }
 
 #[test]
+fn nobody_is_served_before_the_export_is_opened() {
+    let (old, mut new) = (Rig::held(), Rig::held());
+    let (mut driver, _notes) = begin(&old, LAYOUTS[0]);
+    let handed = begin_hand_over(&old).recv().unwrap().connection.unwrap();
+    submit(&mut driver, 0, 0, &read_10(0));
+    driver.flush(0).unwrap();
+    new.export.take().unwrap().stop();
+    let export = VhostUserExport::new(Options::new(&new.socket), new.targets.clone());
+    let export = export.with_nexuses(old.export.as_ref().unwrap().nexuses());
+    let export = export.with_connection(through_text(handed));
+    let reactors = [ReactorId(0), ReactorId(1)];
+    let (handle, opening) = export.prepare(new.reactors.poster(), &reactors).unwrap();
+    (0..100).for_each(|n| new.reactors.call(ReactorId(n % 2), |_| ()).unwrap());
+    assert_eq!(held(&new.reactors, 0), 0);
+    opening.open();
+    wait_held(&new.reactors, 0);
+    release(&new.reactors, 0, 0x33);
+    assert_eq!(driver.wait_for(0, 0).unwrap().status, 0);
+    new.export = Some(handle);
+    clear(&old);
+}
+
+#[test]
 fn what_has_begun_ends_and_the_rest_is_taken_by_the_next() {
     for features in LAYOUTS {
         let (old, mut new) = (Rig::held(), Rig::held());
