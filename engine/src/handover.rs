@@ -30,6 +30,8 @@ pub struct UnitState {
     access: ExplicitAccess,
     /// The timestamp that a command has set, in milliseconds since it was the beginning of 1970 by the clock of the machine.
     timestamp_ahead: Option<u64>,
+    /// Bytes of its store were lost: no flush is to succeed.
+    failed: bool,
     device: Saved,
 }
 
@@ -69,6 +71,7 @@ impl LogicalUnit {
             access: state.paths.explicit(),
             timestamp_ahead: (origin == Origin::Command)
                 .then(|| timestamp.wrapping_sub(wall.as_millis() as u64)),
+            failed: self.backing().is_some_and(|backing| backing.has_failed()),
             device,
         }
     }
@@ -85,6 +88,11 @@ impl LogicalUnit {
     pub fn take_over(&self, from: UnitState, now: Duration, wall: Duration) -> Result<(), StateError> {
         if let Some(ahead) = from.timestamp_ahead {
             self.clock().set(Origin::Command, ahead.wrapping_add(wall.as_millis() as u64), now);
+        }
+        if from.failed
+            && let Some(backing) = self.backing()
+        {
+            backing.set_failed();
         }
         let mut state = self.state();
         state.reservations = Reservations::take_over(from.reservations);

@@ -128,6 +128,14 @@ impl Backing for File {
         Ok(size::of(self.shared.borrow(), self.shared.probed.block_device)?)
     }
 
+    fn has_failed(&self) -> bool {
+        self.shared.failure().is_some()
+    }
+
+    fn set_failed(&self) {
+        self.shared.fail(IoError::Os(libc::EIO));
+    }
+
     fn attach(&self, cx: &mut dyn Cx) -> Rc<dyn Store> {
         attach_relay(cx, Attached::new(self.shared.clone()))
     }

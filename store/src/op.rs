@@ -331,6 +331,15 @@ pub trait Backing: Send + Sync {
         Ok(self.caps().size.get())
     }
 
+    /// Whether bytes were lost, so that no flush succeeds any more.
+    fn has_failed(&self) -> bool {
+        false
+    }
+
+    /// Bytes were lost while another process had the store, which has told nobody that they are there: no flush succeeds. A store
+    /// that does not remember such things ignores it.
+    fn set_failed(&self) {}
+
     /// A handle for the reactor of `cx`.
     fn attach(&self, cx: &mut dyn Cx) -> std::rc::Rc<dyn Store>;
 }

@@ -212,3 +212,30 @@ fn more_units_are_flushed_than_at_a_time() {
         assert_eq!(flushed.load(Ordering::SeqCst), others as usize);
     }
 }
+
+#[test]
+fn a_flush_that_has_failed_fails_in_the_next_process_too() {
+    use lunette_store_file::{File, Options as FileOptions};
+    let folder = tempfile::tempdir().unwrap();
+    let options = FileOptions { create_size: Some(1 << 20), ..FileOptions::default() };
+    let units = |name: &str| {
+        let file = File::open(&folder.path().join(name), &options).unwrap();
+        let disk = Disk::new(&DiskOptions::default(), Backing::caps(&file)).unwrap();
+        let identity = Identity::new("1", Naa::locally_assigned(1));
+        let unit = LogicalUnit::new("a", identity, Box::new(disk), Some(Arc::new(file)));
+        let record = json!({ "serial": "1", "naa": Naa::locally_assigned(1).to_string() });
+        let record = serde_json::from_value(record).unwrap();
+        let unit = Unit { unit, description: String::new(), queues: Vec::new(), place: None, record };
+        Units::from([(Name::of("a"), unit)])
+    };
+    let (before, after) = (units("before"), units("after"));
+    let (reactors, name) = (reactors(), Name::of("a"));
+    let hand_over = || {
+        let state = before[&name].unit.hand_over(Duration::ZERO, Duration::ZERO);
+        after[&name].unit.take_over(state, Duration::ZERO, Duration::ZERO).unwrap();
+        flush(&after, reactors, Deadline::after(LONG))
+    };
+    hand_over().unwrap();
+    before[&name].unit.backing().unwrap().set_failed();
+    assert!(hand_over().unwrap_err().to_string().contains("cannot flush"));
+}

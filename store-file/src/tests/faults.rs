@@ -27,9 +27,13 @@ fn a_failed_flush_fails_all_later_ones() {
     let expected = [(1, Ok(0)), (2, Err(EIO)), (3, Err(EIO)), (4, Err(EIO))];
     assert_eq!(*rig.log.0.borrow(), expected);
     assert_eq!(other.run(Op::Flush), Err(EIO));
+    assert!(file.has_failed());
     drop((rig, other, file));
     let file = File::open(&disk_image(&directory), &sized(1 << 20)).unwrap();
-    assert_eq!(Rig::new(&file).run(Op::Flush), Ok(0));
+    assert_eq!((file.has_failed(), Rig::new(&file).run(Op::Flush)), (false, Ok(0)));
+    // Who goes on says that it had failed before.
+    file.set_failed();
+    assert_eq!((file.has_failed(), Rig::new(&file).run(Op::Flush)), (true, Err(EIO)));
 }
 
 #[test]

@@ -148,6 +148,14 @@ impl Backing for Fault {
         self.inner.measure()
     }
 
+    fn has_failed(&self) -> bool {
+        self.inner.has_failed()
+    }
+
+    fn set_failed(&self) {
+        self.inner.set_failed();
+    }
+
     fn attach(&self, cx: &mut dyn Cx) -> Rc<dyn Store> {
         let attached =
             Attached { inner: self.inner.attach(cx), plan: self.plan.clone(), pending: Pending::default() };

@@ -115,6 +115,14 @@ impl Backing for Stats {
         self.inner.measure()
     }
 
+    fn has_failed(&self) -> bool {
+        self.inner.has_failed()
+    }
+
+    fn set_failed(&self) {
+        self.inner.set_failed();
+    }
+
     fn attach(&self, cx: &mut dyn Cx) -> Rc<dyn Store> {
         let counters = self.reactors().entry(cx.reactor()).or_default().clone();
         let attached = Attached { inner: self.inner.attach(cx), counters, pending: Pending::default() };
