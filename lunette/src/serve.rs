@@ -5,7 +5,7 @@ use crate::config;
 use crate::config::origin::Origin;
 use crate::confinement;
 use crate::control::{self, ControlAccess, ControlSocket, Daemon, Plane};
-use crate::handover::{Heir, Recorder};
+use crate::handover::{Books, Heir, Recorder};
 use crate::inherited::Inherited;
 use crate::iscsi::Plan;
 use crate::log::Log;
@@ -39,7 +39,6 @@ const OTHER_DESCRIPTORS: u64 = 64;
 pub(crate) fn serve(options: &Serve, log: &Log) -> Result<()> {
     // SAFETY: the program has done nothing but parse its command line.
     let mut inherited = unsafe { Inherited::take(&options.fds) }?;
-    let books = inherited.handed.settle();
     let descriptors = allow_descriptors();
     let origin = Origin::new(options, &inherited)?;
     if let Some(file) = origin.described() {
@@ -100,7 +99,8 @@ pub(crate) fn serve(options: &Serve, log: &Log) -> Result<()> {
     let (all_ended, heir) = (Box::new(signals.waker()), Heir::new(signals.waker()));
     let given = std::mem::take(&mut inherited.given);
     let keeper = Some(Keeper::new(origin, model.clone()));
-    let recorder = books.map(Recorder::start);
+    // Until now nothing is lost if this cannot start.
+    let recorder = inherited.handed.settle().map(Recorder::start);
     let basis = Basis { reactors, state, events: events.clone(), keeper, all_ended, recorder };
     let running = Running::start(model, plan, units, inherited, basis)?;
     running.recorder.iter().for_each(|recorder| recorder.settle());
@@ -117,7 +117,7 @@ pub(crate) fn serve(options: &Serve, log: &Log) -> Result<()> {
     let (mut server, control_file) = control::server(control, &access, plane.clone(), feed)?;
     confinement::settle();
     let why = signals.wait(&mut server, watchdog.as_mut(), || reload(&plane));
-    let heir = plane.daemon().heir.take();
+    let mut heir = plane.daemon().heir.take();
     match (why, &heir) {
         (Some(signal), _) => tracing::info!("{signal}: stopping; another one ends the program at once"),
         (None, Some(_)) => tracing::info!("another program takes over: stopping"),
@@ -141,9 +141,16 @@ pub(crate) fn serve(options: &Serve, log: &Log) -> Result<()> {
     server.turn();
     drop((server, control_file, metrics_file));
     let running = &plane.daemon().running;
-    let manager = running.recorder.as_ref().and_then(|recorder| recorder.end());
-    let custodian = heir.or(manager.filter(|_| why == "SIGTERM"));
-    match custodian.map(|custodian| stop::hand_over(running, &given, custodian, exports_time)) {
+    let mut books = running.recorder.as_ref().and_then(|recorder| recorder.end());
+    let custodian = match (&mut heir, &mut books) {
+        (Some(heir), _) => Some((heir, 0)),
+        (None, Some(books)) if why == "SIGTERM" => Some(books.custodian()),
+        _ => None,
+    };
+    let handed = custodian.map(|custodian| stop::hand_over(running, &given, custodian, exports_time));
+    // Not before: whoever is killed while it hands over has not ended anything.
+    books.into_iter().for_each(Books::clear);
+    match handed {
         Some(Ok(())) => return Ok(()),
         Some(Err(error)) => tracing::error!("nothing is handed over, everything is ended: {error:#}"),
         None => {}

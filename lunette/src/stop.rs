@@ -70,15 +70,15 @@ pub(crate) fn stop(running: &Running, exports_time: Duration, flush_time: Durati
 }
 
 /// Hands everything over to another process. A service manager may end the service instead of starting it again, so every unit is
-/// flushed before that, while it is still served.
+/// flushed before that, while it is still served. The custodian keeps records of guests by this number and the next.
 pub(crate) fn hand_over(
     running: &Running,
     given: &GivenSockets,
-    mut custodian: Custodian,
+    (custodian, first): (&mut Custodian, u64),
     exports_time: Duration,
 ) -> Result<()> {
     if custodian.is_manager() {
-        // What cannot be flushed is logged; initiators hear of it when they ask for it.
+        // What cannot be flushed is logged. That it has failed goes along, so initiators hear of it when they ask for it.
         let _ = flush(&running.units(), running.reactors, Deadline::after(FLUSH));
     }
     let begin = Instant::now();
@@ -87,7 +87,7 @@ pub(crate) fn hand_over(
         tracing::warn!("{name} has not ended within {:?}: it is not handed over", DRAIN + exports_time);
     }
     let (sessions, exports) = (left.sessions.len(), left.exports.len());
-    handover::give(left, given, &mut custodian)?;
+    handover::give(left, given, custodian, first)?;
     tracing::info!(sessions, exports, "everything is handed over, after {:?}", begin.elapsed());
     Ok(())
 }

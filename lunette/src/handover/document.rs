@@ -11,7 +11,7 @@ use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, BufWriter, Write};
 use std::net::SocketAddr;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::FileExt;
 use thiserror::Error;
 
@@ -41,6 +41,43 @@ pub(super) struct Document {
     pub(super) sessions: Vec<KeptSession>,
     /// Sockets that the daemon was started with: what they are called there, and their descriptors.
     pub(super) given: Vec<(String, String)>,
+    /// The descriptor of a [`Once`].
+    pub(super) once: Option<String>,
+}
+
+/// A file in memory that says whether somebody has gone on with a document: it is out of date then, however long it is kept.
+#[derive(Debug)]
+pub(super) struct Once(File);
+
+impl Once {
+    /// Nobody has so far.
+    pub(super) fn new() -> io::Result<Self> {
+        let file = File::from(memfd_create("lunette-once", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)?);
+        file.set_len(1)?;
+        fcntl_add_seals(&file, SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL)?;
+        Ok(Self(file))
+    }
+
+    /// One that a custodian has given back.
+    pub(super) fn adopt(file: OwnedFd) -> Self {
+        Self(file.into())
+    }
+
+    /// Whether nobody has gone on so far. What is no such file says no.
+    pub(super) fn is_new(&self) -> bool {
+        let mut byte = [1];
+        let is_ours = fcntl_get_seals(&self.0).is_ok_and(|seals| seals.contains(SealFlags::SHRINK));
+        is_ours && self.0.read_exact_at(&mut byte, 0).is_ok() && byte == [0]
+    }
+
+    /// Somebody goes on.
+    pub(super) fn use_up(&self) -> io::Result<()> {
+        self.0.write_all_at(&[1], 0)
+    }
+
+    pub(super) fn file(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
 }
 
 /// A disk in memory.

@@ -1,7 +1,7 @@
 //! The old daemon's side.
 
 use super::document::{
-    self, Document, GUEST, Guest, KeptExport, KeptListener, KeptMemory, KeptPortal, KeptSession, STATE,
+    self, Document, GUEST, Guest, KeptExport, KeptListener, KeptMemory, KeptPortal, KeptSession, Once, STATE,
     VERSION,
 };
 use crate::config::PortalKey;
@@ -48,9 +48,10 @@ pub(crate) struct LeftExport {
     pub(crate) is_connected: bool,
 }
 
-/// Has the custodian keep all of it, and returns when it does.
-pub(crate) fn give(left: Left, given: &GivenSockets, custodian: &mut Custodian) -> Result<()> {
-    let mut document = Document { version: VERSION, units: left.units, ..Document::default() };
+/// Has the custodian keep all of it, and returns when it does. Records of guests are numbered from `first` on.
+pub(crate) fn give(left: Left, given: &GivenSockets, custodian: &mut Custodian, first: u64) -> Result<()> {
+    let once = Some(custodian.keep(Once::new()?.file())?);
+    let mut document = Document { version: VERSION, units: left.units, once, ..Document::default() };
     // A manager passes them again.
     if !custodian.is_manager() {
         for (name, socket) in given.all() {
@@ -67,8 +68,7 @@ pub(crate) fn give(left: Left, given: &GivenSockets, custodian: &mut Custodian) 
         let descriptor = custodian.keep(file.as_fd())?;
         document.memories.insert(name, KeptMemory { descriptor, size, record });
     }
-    for (number, (name, LeftExport { handed, nexuses, is_connected })) in left.exports.into_iter().enumerate()
-    {
+    for (number, (name, LeftExport { handed, nexuses, is_connected })) in (first..).zip(left.exports) {
         let HandedExport { listener, file, connection } = handed;
         let kept = |(socket, file): (OwnedFd, _)| {
             Ok(KeptListener { descriptor: custodian.keep(socket.as_fd())?, file })
@@ -90,7 +90,7 @@ pub(crate) fn give(left: Left, given: &GivenSockets, custodian: &mut Custodian) 
 }
 
 fn keep_guest(
-    number: usize,
+    number: u64,
     export: &str,
     connection: HandedConnection,
     custodian: &mut Custodian,

@@ -79,16 +79,9 @@ impl Recorder {
         self.changed.notify_one();
     }
 
-    /// Has nothing kept any more, and gives the custodian.
-    pub(crate) fn end(&self) -> Option<Custodian> {
-        let mut books = self.books().take()?;
-        let exports: Vec<_> = books.guests.keys().cloned().collect();
-        for export in exports {
-            if let Err(error) = books.forget(&export) {
-                tracing::warn!(export, "the service manager may keep what is out of date: {error:#}");
-            }
-        }
-        Some(books.custodian)
+    /// Keeps nothing current any more. What is kept already stays until it is [cleared](Books::clear).
+    pub(crate) fn end(&self) -> Option<Books> {
+        self.books().take()
     }
 
     fn work(this: &Weak<Self>) {
@@ -145,6 +138,25 @@ impl Books {
     /// With what the custodian has already, and numbers of records from `next` on.
     pub(super) fn new(custodian: Custodian, guests: HashMap<String, Kept>, next: u64) -> Self {
         Self { custodian, guests, next }
+    }
+
+    /// The custodian, and from which number on records can be kept there beside those that there are.
+    pub(crate) fn custodian(&mut self) -> (&mut Custodian, u64) {
+        (&mut self.custodian, self.next)
+    }
+
+    /// Has nothing kept any more of what was kept current.
+    pub(crate) fn clear(mut self) {
+        let exports: Vec<_> = self.guests.keys().cloned().collect();
+        for export in exports {
+            if let Err(error) = self.forget(&export) {
+                tracing::warn!(export, "the service manager may keep what is out of date: {error:#}");
+            }
+        }
+        // It does not listen to a process that has ended.
+        if let Err(error) = self.custodian.settle() {
+            tracing::warn!("the service manager may keep what is out of date: {error:#}");
+        }
     }
 
     /// The new record is there before the old one goes.

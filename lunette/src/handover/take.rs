@@ -1,7 +1,7 @@
 //! The new daemon's side.
 
 use super::document::{
-    self, Document, GUEST, Guest, KeptExport, KeptListener, KeptMemory, KeptSession, STATE,
+    self, Document, GUEST, Guest, KeptExport, KeptListener, KeptMemory, KeptSession, Once, STATE,
 };
 use super::recorder::{Books, Kept};
 use crate::config::PortalKey;
@@ -26,6 +26,7 @@ pub(crate) struct Handed {
     /// All has come to rest there, and goes on here.
     is_planned: bool,
     document: Document,
+    once: Option<Once>,
     /// By the names of their exports, with those of their records.
     pub(super) guests: HashMap<String, (String, Guest)>,
     descriptors: Descriptors,
@@ -56,6 +57,8 @@ impl Handed {
                 false => said.push((name, fd)),
             }
         }
+        // Whether something is planned says which records count.
+        said.sort_by_key(|(name, _)| name != STATE);
         for (name, file) in said {
             let read = match name.as_str() {
                 STATE => document::read(file).map(|document| handed.plan(document)),
@@ -69,15 +72,25 @@ impl Handed {
         handed
     }
 
-    /// Of two records of a guest the newer counts: the process has died before it took the older back.
+    /// Of two records of a guest the newer counts: the process has died before it took the older back. One that has come to rest
+    /// belongs to the document.
     fn add(&mut self, record: String, guest: Guest) {
         let is_older = |(other, _): &(String, Guest)| number(other) > number(&record);
-        if !self.guests.get(&guest.export).is_some_and(is_older) {
+        let is_alone = guest.record.is_drained() && !self.is_planned;
+        if !is_alone && !self.guests.get(&guest.export).is_some_and(is_older) {
             self.guests.insert(guest.export.clone(), (record, guest));
         }
     }
 
     fn plan(&mut self, document: Document) {
+        let once = document.once.as_ref().map(|name| self.descriptors.copy(name).map(Once::adopt));
+        if matches!(&once, Some(None)) || matches!(&once, Some(Some(once)) if !once.is_new()) {
+            tracing::warn!(
+                "another process has gone on already with what was handed over: it is out of date"
+            );
+            return;
+        }
+        self.once = once.flatten();
         self.is_planned = true;
         self.document = document;
     }
@@ -100,14 +113,24 @@ impl Handed {
         self.descriptors.0.retain(|_, (_, wanted)| *wanted > 0);
     }
 
-    /// Has the service manager keep nothing of that which would be out of date if this process should end as well. Returns what it
-    /// keeps on, if it has a store.
-    pub(crate) fn settle(&self) -> Option<Books> {
+    /// From now on this process goes on with it: no other does that will be started if this one should end as well. The service
+    /// manager keeps nothing more of that. Returns what it keeps on, if it has a store.
+    pub(crate) fn settle(&mut self) -> Option<Books> {
+        self.begin();
         let told = Custodian::manager()?.and_then(|custodian| self.settle_with(custodian));
         told.inspect_err(|error| {
             tracing::warn!("what is kept by the service manager may be out of date: {error:#}")
         })
         .ok()
+    }
+
+    /// What was planned is used up.
+    pub(super) fn begin(&mut self) {
+        if let Some(once) = self.once.take()
+            && let Err(error) = once.use_up()
+        {
+            tracing::warn!("what was handed over may be taken once more: {error}");
+        }
     }
 
     pub(super) fn settle_with(&self, mut custodian: Custodian) -> Result<Books> {
@@ -244,6 +267,10 @@ impl Descriptors {
         if let Some((_, wanted)) = self.0.get_mut(name) {
             *wanted += 1;
         }
+    }
+
+    fn copy(&self, name: &str) -> Option<OwnedFd> {
+        self.0.get(name)?.0.try_clone().ok()
     }
 
     fn take(&mut self, name: &str) -> Option<OwnedFd> {

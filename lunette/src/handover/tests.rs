@@ -22,7 +22,7 @@ fn kept(left: Left, given: &GivenSockets) -> Kept {
     let mut custodian = Custodian::heir(stand_in.path()).unwrap();
     std::thread::scope(|scope| {
         let collect = scope.spawn(|| stand_in.collect(&pidfd_open(getpid(), PidfdFlags::empty()).unwrap()));
-        give(left, given, &mut custodian).unwrap();
+        give(left, given, &mut custodian, 0).unwrap();
         collect.join().unwrap().unwrap().unwrap()
     })
 }
@@ -199,4 +199,42 @@ fn sockets_of_a_service_manager_are_told_from_what_it_keeps() {
     for name in ["control", "lunette.socket", "g", "d", "dx", "d1.sock", "states", ""] {
         assert!(!is_kept(name), "{name}");
     }
+}
+
+#[test]
+fn what_was_planned_is_gone_on_with_once() {
+    let export = |connection| LeftExport {
+        is_connected: false,
+        nexuses: BTreeMap::new(),
+        handed: HandedExport { listener: None, file: None, connection },
+    };
+    let connection = || {
+        let fds = [(Role::Socket, OwnedFd::from(UnixStream::pair().unwrap().0))].into();
+        let record = serde_json::from_value(json!({ "drained": true })).unwrap();
+        HandedConnection { record, fds }
+    };
+    let left = || Left { exports: [("vm".to_owned(), export(Some(connection())))].into(), ..Left::default() };
+    let copies = |kept: &Kept| -> Kept {
+        kept.iter().map(|(name, fd)| (name.clone(), fd.try_clone().unwrap())).collect()
+    };
+    let kept = kept(left(), &GivenSockets::default());
+    // A process that could not start has not gone on.
+    for _ in 0..2 {
+        let handed = Handed::read(copies(&kept));
+        assert!(handed.is_planned() && handed.guests.len() == 1);
+    }
+    Handed::read(copies(&kept)).begin();
+    let handed = Handed::read(copies(&kept));
+    assert!(!handed.is_planned() && handed.guests.is_empty());
+    // The mark has not come, or the document.
+    for missing in ["d0", "state"] {
+        let mut kept = kept_anew(left());
+        kept.retain(|(name, _)| name != missing);
+        let handed = Handed::read(kept);
+        assert!(!handed.is_planned() && handed.guests.is_empty(), "{missing}");
+    }
+}
+
+fn kept_anew(left: Left) -> Kept {
+    kept(left, &GivenSockets::default())
 }
