@@ -139,6 +139,7 @@ impl Opened {
                 tracing::warn!("{} is empty, as its bytes were not handed over: {error}", spec.name)
             })
             .ok()?;
+        handed.has_come(spec.name.as_str());
         if size != wanted {
             let (size, wanted) = (size::exact(size), size::exact(wanted));
             tracing::warn!(

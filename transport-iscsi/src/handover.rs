@@ -65,6 +65,11 @@ impl HandedState {
     pub fn info(&self) -> &SessionInfo {
         &self.session.info
     }
+
+    /// The world-wide names of the logical units that the initiator saw.
+    pub fn units(&self) -> impl Iterator<Item = &str> {
+        self.nexus.units()
+    }
 }
 
 /// Why a session does not go on.

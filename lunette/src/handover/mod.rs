@@ -10,7 +10,7 @@ mod heir;
 mod recorder;
 mod take;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 pub(crate) use give::{Left, LeftExport, Memory, give};
 pub(crate) use heir::{Heir, Invocation};

@@ -9,7 +9,7 @@ use crate::custodian::{Custodian, DESCRIPTOR};
 use crate::state::Record;
 use anyhow::Result;
 use lunette_engine::{NexusState, UnitState};
-use lunette_transport_iscsi::HandedSession;
+use lunette_transport_iscsi::{HandedSession, HandedState};
 use lunette_transport_vhost_user::{HandedConnection, Role};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -27,6 +27,10 @@ pub(crate) struct Handed {
     is_planned: bool,
     document: Document,
     once: Option<Once>,
+    /// World-wide names of units in memory whose bytes have not come.
+    emptied: HashSet<String>,
+    /// Names of those whose bytes have.
+    came: HashSet<String>,
     /// By the names of their exports, with those of their records.
     pub(super) guests: HashMap<String, (String, Guest)>,
     descriptors: Descriptors,
@@ -191,6 +195,23 @@ impl Handed {
         Some((self.descriptors.take(descriptor)?, *size))
     }
 
+    /// The unit of this world-wide name is in memory. If its bytes have not come, nobody goes on with it.
+    pub(crate) fn is_in_memory(&mut self, unit: &str, naa: String) {
+        if !self.came.contains(unit) {
+            self.emptied.insert(naa);
+        }
+    }
+
+    /// The bytes of the disk in memory that has this name are of use.
+    pub(crate) fn has_come(&mut self, unit: &str) {
+        self.came.insert(unit.to_owned());
+    }
+
+    /// Whether one of these units, by their world-wide names, has lost its bytes.
+    pub(crate) fn has_lost<'a>(&self, mut naas: impl Iterator<Item = &'a str>) -> bool {
+        naas.any(|naa| self.emptied.contains(naa))
+    }
+
     /// By what initiators know the disk in memory that has this name.
     pub(crate) fn record(&mut self, unit: &str) -> Option<Record> {
         self.document.memories.get_mut(unit)?.record.take()
@@ -235,7 +256,14 @@ impl Handed {
         let sessions = std::mem::take(&mut self.document.sessions);
         let session = |KeptSession { descriptor, state }| {
             let socket = self.descriptors.take(&descriptor);
-            Some(HandedSession { state: understand("an iSCSI session", state)?, socket: socket? })
+            let state: HandedState = understand("an iSCSI session", state)?;
+            if self.has_lost(state.units()) {
+                tracing::warn!(
+                    "an iSCSI session does not go on: the bytes of a disk in memory were not handed over"
+                );
+                return None;
+            }
+            Some(HandedSession { state, socket: socket? })
         };
         sessions.into_iter().filter_map(session).collect()
     }

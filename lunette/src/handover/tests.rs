@@ -27,6 +27,14 @@ fn kept(left: Left, given: &GivenSockets) -> Kept {
     })
 }
 
+/// What is there of an export when a process was killed.
+pub(crate) fn killed(export: &str) -> Handed {
+    let guest = json!({
+        "version": VERSION, "export": export, "descriptors": {}, "record": { "drained": false }
+    });
+    Handed::read(vec![("g0".into(), document::write(&guest).unwrap())])
+}
+
 fn memory(text: &str) -> OwnedFd {
     let file = File::from(memfd_create("test", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING).unwrap());
     (&file).write_all(text.as_bytes()).unwrap();

@@ -66,10 +66,23 @@ struct Before {
 }
 
 impl Before {
-    /// That of the endpoint of this name.
-    fn of(name: &str, handed: &mut Handed) -> Self {
-        let (listener, connection) = (handed.listener(name), handed.connection(name));
-        Self { nexuses: handed.nexuses(name), connection, listener }
+    /// That of the endpoint of this name, which is to show these. A virtual machine whose disk in memory has lost its bytes does not
+    /// go on: it finds a device that was powered on.
+    fn of(name: &str, handed: &mut Handed, wanted: &Targets) -> Self {
+        let (listener, connection, nexuses) =
+            (handed.listener(name), handed.connection(name), handed.nexuses(name));
+        let shown = wanted.values().flat_map(BTreeMap::values).map(|unit| unit.identity.naa.to_string());
+        let shown: Vec<_> = shown.collect();
+        let has_lost = match handed.is_planned() {
+            true => handed.has_lost(nexuses.values().flat_map(NexusState::units)),
+            // What it saw was what is shown, as far as is known.
+            false => handed.has_lost(shown.iter().map(String::as_str)),
+        };
+        if has_lost && connection.is_some() {
+            tracing::warn!("{name} does not go on: the bytes of a disk in memory are gone");
+            return Self { listener, ..Self::default() };
+        }
+        Self { nexuses, connection, listener }
     }
 }
 
@@ -118,17 +131,22 @@ impl Running {
         let records = self.state.identities(&keys)?;
         let mut entries = all.into_iter().zip(records);
         for (export, (front_ends, record)) in exports.values().zip(&mut entries) {
-            let before = Before::of(&front_ends.name, handed);
+            let wanted = {
+                let now = self.now();
+                shown(export, &now.model, &now.units)
+            };
+            let before = Before::of(&front_ends.name, handed, &wanted);
             let entry = Entry { front_ends, before, ..Entry::of(export, record)? };
             openings.push(self.arrange_export(export, entry)?);
         }
         for (front_ends, record) in entries {
-            let (name, before) = (front_ends.name.clone(), Before::of(&front_ends.name, handed));
-            let entry = Entry { name, front_ends, group: TargetPort::DEFAULT_GROUP, record, before };
             let wanted = {
                 let now = self.now();
                 everything(&now.model, &now.units)
             };
+            let name = front_ends.name.clone();
+            let before = Before::of(&name, handed, &wanted);
+            let entry = Entry { name, front_ends, group: TargetPort::DEFAULT_GROUP, record, before };
             let (export, opening) = self.export(entry, wanted, None)?;
             self.now_mut().adopted_exports.push(export);
             openings.push(opening);
@@ -378,4 +396,39 @@ fn by_target<'a>(units: impl Iterator<Item = (Place, Option<&'a Arc<LogicalUnit>
         targets.insert(0, BTreeMap::new());
     }
     targets
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::tests::Rig;
+    use super::*;
+    use crate::handover::tests::killed;
+
+    const TEXT: &str = r#"
+[[unit]]
+name = "file"
+store = "@/file.img"
+size = "1M"
+
+[[unit]]
+name = "ram"
+store = "ram:1M"
+"#;
+
+    #[test]
+    fn nobody_goes_on_with_a_disk_in_memory_that_is_empty() {
+        let rig = Rig::new(TEXT);
+        let units = rig.running.units();
+        let mut handed = killed("vm");
+        rig.running.take_units_over(&mut handed);
+        let target = |name: &str| Targets::from([(0, [(0, units[name].unit.clone())].into())]);
+        assert!(Before::of("vm", &mut handed, &target("ram")).connection.is_none());
+        let mut handed = killed("vm");
+        rig.running.take_units_over(&mut handed);
+        assert!(Before::of("vm", &mut handed, &target("file")).connection.is_some());
+        let mut handed = killed("vm");
+        handed.has_come("ram");
+        rig.running.take_units_over(&mut handed);
+        assert!(Before::of("vm", &mut handed, &target("ram")).connection.is_some());
+    }
 }

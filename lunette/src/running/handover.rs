@@ -25,7 +25,12 @@ impl Running {
     pub(super) fn take_units_over(&self, handed: &mut Handed) {
         let (now, wall) = (self.reactors.clock()(), wall());
         for (name, unit) in self.units() {
-            let Some(state) = handed.unit(&unit.unit.identity.naa.to_string()) else { continue };
+            let naa = unit.unit.identity.naa.to_string();
+            let state = handed.unit(&naa);
+            if unit.unit.backing().is_some_and(|backing| backing.memory().is_some()) {
+                handed.is_in_memory(name.as_str(), naa);
+            }
+            let Some(state) = state else { continue };
             if let Err(error) = unit.unit.take_over(state, now, wall) {
                 tracing::warn!("{name} does not go on in all as it was in another process: {error}");
             }
