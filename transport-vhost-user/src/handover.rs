@@ -28,6 +28,8 @@ pub enum Role {
     Channel,
     /// The memory in which is noted what is in flight.
     Notes,
+    /// The memory in which stands which agreement is in force.
+    Ledger,
     /// The dirty log.
     Log,
     /// It came with the message that has not come whole.
@@ -46,6 +48,7 @@ impl fmt::Display for Role {
             Self::Error(number) => write!(f, "e{number}"),
             Self::Channel => f.write_str("b"),
             Self::Notes => f.write_str("n"),
+            Self::Ledger => f.write_str("a"),
             Self::Log => f.write_str("l"),
             Self::Unread(number) => write!(f, "u{number}"),
             Self::Unsent => f.write_str("r"),
@@ -71,6 +74,7 @@ impl FromStr for Role {
             b"s" => Ok(Self::Socket),
             b"b" => Ok(Self::Channel),
             b"n" => Ok(Self::Notes),
+            b"a" => Ok(Self::Ledger),
             b"l" => Ok(Self::Log),
             b"r" => Ok(Self::Unsent),
             [b'm', ..] => number(Self::Memory),
@@ -102,7 +106,7 @@ pub struct Record {
     pub(crate) unsent: Vec<u8>,
     pub(crate) notes: Option<InflightArea>,
     pub(crate) log: Option<LogArea>,
-    /// Counts changes, where it is known to the notes too: then it is the last one, or out of date.
+    /// The number of the agreement: if another one stands in its memory, this is out of date.
     pub(crate) agreement: Option<u64>,
     pub(crate) events: HandedEvents,
 }
@@ -153,7 +157,7 @@ mod tests {
     fn names_are_those_of_roles() {
         use Role as R;
         let roles = [R::Socket, R::Memory(508), R::Kick(0), R::Call(255), R::Error(7), R::Channel, R::Notes];
-        for role in roles.into_iter().chain([R::Log, R::Unread(3), R::Unsent]) {
+        for role in roles.into_iter().chain([R::Log, R::Unread(3), R::Unsent, R::Ledger]) {
             assert_eq!(role.to_string().parse(), Ok(role));
         }
         for name in ["", "k", "k01", "k+1", "k65536", "x1", "s1", "ä"] {

@@ -1,6 +1,7 @@
 //! Leaving a connection to another process: no message is read any more, the rings stop with what has begun, and what is
 //! left goes along. The front end is told nothing.
 
+use super::ledger::Ledger;
 use super::state::{Phase, Taker};
 use super::tenancy::Tenancy;
 use super::{Connection, State};
@@ -24,9 +25,15 @@ impl Connection {
 
     /// What another process needs to go on, if this one should die.
     pub(crate) fn snapshot(&self) -> Snapshot {
-        let state = self.state();
+        let mut state = self.state();
+        let is_settled = state.ledger.as_ref().is_none_or(Ledger::is_settled);
         match state.phase {
-            Phase::Open if state.is_busy() => Snapshot::Unsettled,
+            Phase::Open if state.is_busy() || !is_settled => {
+                state.has_changed = true;
+                Snapshot::Unsettled
+            }
+            // Nobody could tell whether it is out of date.
+            Phase::Open if state.ledger.is_none() => Snapshot::Nothing,
             // Without a descriptor for each it cannot be gone on with.
             Phase::Open => {
                 let described = self.describe(&state, false);
@@ -64,6 +71,7 @@ impl Connection {
         }
         fds.add(Role::Channel, state.channel.as_ref().map(AsFd::as_fd))?;
         fds.add(Role::Notes, state.notes_file.as_ref().map(|(_, fd)| fd.as_fd()))?;
+        fds.add(Role::Ledger, state.ledger.as_ref().map(Ledger::file))?;
         fds.add(Role::Log, state.log_file.as_ref().map(|(_, fd)| fd.as_fd()))?;
         for (index, fd) in (0..).zip(state.decoder.begun_fds()) {
             fds.add(Role::Unread(index), Some(fd.as_fd()))?;
@@ -80,7 +88,7 @@ impl Connection {
             unsent: state.outbox.clone(),
             notes: state.notes_file.as_ref().map(|(area, _)| *area),
             log: state.log_file.as_ref().map(|(area, _)| *area),
-            agreement: state.agreement,
+            agreement: state.ledger.as_ref().map(Ledger::number),
             events: self.place.events.hand_over(),
         };
         Ok(HandedConnection { record, fds: fds.0 })

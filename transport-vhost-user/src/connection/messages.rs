@@ -1,5 +1,6 @@
 //! Messages: received, carried out and answered, one after the other.
 
+use super::ledger::Ledger;
 use super::memory::MemoryChange;
 use super::offer::CONTROL_QUEUE;
 use super::state::{Concerned, Phase, Then};
@@ -37,7 +38,8 @@ impl Connection {
     }
 
     fn tell_of_changes(&self, mut state: RefMut<'_, State>) {
-        if !state.is_busy() && std::mem::take(&mut state.has_changed) {
+        let is_settled = state.ledger.as_ref().is_none_or(Ledger::is_settled);
+        if !state.is_busy() && is_settled && std::mem::take(&mut state.has_changed) {
             drop(state);
             self.place.observer.tell(ExportEvent::Agreed);
         }
@@ -95,13 +97,20 @@ impl Connection {
     fn receive(&self, state: &mut State, cx: &mut dyn Cx) -> Result<Step, EndReason> {
         let mut buffer = [0; 1024];
         let wanted = state.decoder.wanted().min(buffer.len());
+        // Before anything is taken from the socket.
+        state.ledger.iter_mut().for_each(Ledger::begin);
         match socket::receive(&self.socket, &mut buffer[..wanted]).map_err(reason)? {
             Received::Bytes(count, fds) => self.take_in(state, &buffer[..count], fds, cx),
             Received::Truncated(fds) => {
                 self.dispose(fds);
                 Err(Some("descriptors were lost: too many are open".to_owned()))
             }
-            Received::Nothing => Ok(Step::Wait),
+            Received::Nothing => {
+                if state.decoder.begun().is_empty() {
+                    state.ledger.iter_mut().for_each(Ledger::settle);
+                }
+                Ok(Step::Wait)
+            }
             Received::End => Err(None),
         }
     }

@@ -5,6 +5,7 @@
 
 mod descriptors;
 mod handover;
+mod ledger;
 mod log;
 mod memory;
 mod messages;

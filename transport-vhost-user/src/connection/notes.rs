@@ -1,5 +1,6 @@
 //! The memory in which is noted what is in flight: made for a front end that asks for it, and taken over from one that has it.
 
+use super::ledger::Ledger;
 use super::log::MappedLog;
 use super::offer::offer;
 use super::state::{Concerned, Then};
@@ -23,7 +24,7 @@ pub(super) enum Noting {
     /// A dirty log is mapped.
     Log(Ack, Made<MappedLog>),
     /// Memory of our own is made and mapped.
-    Own(Made<Mapped>),
+    Own(Made<(Mapped, Ledger)>),
 }
 
 /// Memory for notes that is mapped.
@@ -44,7 +45,7 @@ impl Connection {
             let made = Made::default();
             self.state().noting = Some(Noting::Own(made.clone()));
             let aside = self.place.aside.clone();
-            self.do_aside(Token::Noted, made, move || Mapped::own(request_queues, &aside), cx);
+            self.do_aside(Token::Noted, made, move || own(request_queues, &aside), cx);
         }
     }
 
@@ -123,7 +124,6 @@ impl Connection {
             tracing::warn!(%export, %error, "memory for notes is not pinned (RLIMIT_MEMLOCK?)");
         }
         state.notes = Some(notes);
-        state.agreement = None;
         state.notes_file = Some((area, Foreign::new(fd, &self.place.aside)));
         state.served.fill(false);
     }
@@ -160,9 +160,9 @@ impl Connection {
             Noting::Log(ack, made) => self.log_mapped(state, take(&made), ack, cx),
             Noting::Own(made) => {
                 match take(&made) {
-                    Ok(mapped) => {
+                    Ok((mapped, ledger)) => {
                         self.adopt_notes(state, mapped, cx);
-                        state.agreement = Some(0);
+                        state.ledger = Some(ledger);
                     }
                     Err(error) if self.place.may_log(cx) => {
                         let export = &self.place.name;
@@ -181,12 +181,17 @@ pub(super) fn take<T>(made: &Made<T>) -> Result<T, String> {
     made.unwrap_or_else(|| Err("it was not made".to_owned()))
 }
 
+/// What is needed so that another process can go on after a kill.
+fn own(request_queues: u16, aside: &Aside) -> Result<(Mapped, Ledger), String> {
+    Ok((Mapped::own(request_queues, aside)?, Ledger::new().map_err(|error| error.to_string())?))
+}
+
 impl Mapped {
     /// Makes and maps memory for the notes of a device, of which pages are taken as queues are used.
     pub(super) fn own(request_queues: u16, aside: &Aside) -> Result<Self, String> {
         let offer = offer(request_queues);
         let (queues, queue_size) = (offer.queues, offer.max_queue_size);
-        let mmap_size = NoteMemory::needed(queues, queue_size) + NoteMemory::AGREEMENT;
+        let mmap_size = NoteMemory::needed(queues, queue_size);
         let fd = make(mmap_size).map_err(|error| error.to_string())?;
         Self::new(InflightArea { mmap_size, mmap_offset: 0, queues, queue_size }, fd, false, aside)
     }

@@ -3,6 +3,7 @@
 //! Its descriptors are looked at and its memory is mapped [aside](crate::aside), as if the front end had just sent them.
 
 use super::descriptors::vet;
+use super::ledger::Ledger;
 use super::log::MappedLog;
 use super::notes::Mapped;
 use super::offer::{CONTROL_QUEUE, LAYOUTS, offer};
@@ -33,6 +34,7 @@ struct Resumed {
     map: MemoryMap,
     files: Vec<SharedRegion>,
     notes: Option<Mapped>,
+    ledger: Option<Ledger>,
     log: Option<MappedLog>,
 }
 
@@ -63,7 +65,7 @@ impl Connection {
         let result = result.lock().unwrap_or_else(PoisonError::into_inner).take();
         let resumed = result.unwrap_or_else(|| Err("it was not looked at".to_owned()));
         let resumed = resumed.map_err(|why| Some(format!("it cannot be gone on with: {why}")))?;
-        let Resumed { backend, mut record, mut fds, map, files, notes, log } = resumed;
+        let Resumed { backend, mut record, mut fds, map, files, notes, ledger, log } = resumed;
         self.adopt_memory(state, map, files, cx);
         if state.phase != Phase::Open {
             self.dispose(fds.into_values().collect());
@@ -77,8 +79,8 @@ impl Connection {
         }
         if let Some(notes) = notes {
             self.adopt_notes(state, notes, cx);
-            state.agreement = record.agreement;
         }
+        state.ledger = ledger;
         if let Some(log) = log {
             self.adopt_log(state, log);
         }
@@ -92,6 +94,10 @@ impl Connection {
         adopted.map_err(Some)?;
         self.place.events.take_over(&record.events);
         state.has_changed = true;
+        if record.drained {
+            // Its bases are out of date when the first ring goes on.
+            state.begin_change();
+        }
         self.start_queues(state, cx);
         Ok(())
     }
@@ -127,7 +133,7 @@ impl Resumed {
         keep_notes: bool,
         aside: &Aside,
     ) -> Result<Self, String> {
-        let HandedConnection { mut record, mut fds } = handed;
+        let HandedConnection { record, mut fds } = handed;
         let backend = Backend::resume(offer(request_queues), record.backend.clone())
             .map_err(|error| error.to_string())?;
         if record.unread.len() > MOST_BYTES || record.unsent.len() > MOST_BYTES {
@@ -149,19 +155,27 @@ impl Resumed {
                 Some(Mapped::new(area, fd, pin, aside)?)
             }
             (None, None) if keep_notes && record.drained => {
-                record.agreement = Some(0);
                 let own = Mapped::own(request_queues, aside);
                 own.inspect_err(|error| tracing::warn!("what is in flight is not noted: {error}")).ok()
             }
             (None, None) => None,
             _ => return Err("the memory for notes is missing".to_owned()),
         };
+        let ledger = match fds.remove(&Role::Ledger) {
+            Some(fd) => Some(Ledger::adopt(fd, record.agreement)?),
+            None if !record.drained => return Err("nobody knows what was agreed on last".to_owned()),
+            None if record.agreement.is_some() => {
+                return Err("the number of the agreement is missing".to_owned());
+            }
+            None if keep_notes => Some(Ledger::new().map_err(|error| error.to_string())?),
+            None => None,
+        };
         let log = match (record.log, fds.remove(&Role::Log)) {
             (Some(area), Some(fd)) => Some(MappedLog::new(area, fd, pin, aside)?),
             (None, None) => None,
             _ => return Err("the dirty log is missing".to_owned()),
         };
-        let mut resumed = Self { backend, record, fds, map, files, notes, log };
+        let mut resumed = Self { backend, record, fds, map, files, notes, ledger, log };
         resumed.settle_broken()?;
         Ok(resumed)
     }
@@ -176,11 +190,6 @@ impl Resumed {
         match &self.notes {
             None if started.next().is_some() => Err("what was in flight was not noted".to_owned()),
             None => Ok(()),
-            Some(mapped)
-                if self.record.agreement.is_some_and(|number| mapped.notes.agreed() != Some(number)) =>
-            {
-                Err("something was changed in the moment of the death".to_owned())
-            }
             Some(mapped) => {
                 let unknown = started.filter(|(index, _)| !mapped.notes.is_begun(*index));
                 self.record.broken.extend(unknown.map(|(index, _)| index));

@@ -1,6 +1,7 @@
 //! What a connection has and where it stands.
 
 use super::descriptors::Vetting;
+use super::ledger::Ledger;
 use super::memory::{Mapping, RegionFile};
 use super::notes::Noting;
 use super::offer::{CONTROL_QUEUE, FIXED_QUEUES, INOUT, LAYOUTS, offer};
@@ -86,8 +87,8 @@ pub(super) struct State {
     pub(super) held_back: Vec<bool>,
     /// What another process had is being mapped.
     pub(super) resuming: Option<Resuming>,
-    /// Counts what messages change, where notes are in memory of our own: who goes on with them must know the last of it.
-    pub(super) agreement: Option<u64>,
+    /// Says which agreement is in force, where others go on after a kill.
+    pub(super) ledger: Option<Ledger>,
     /// Messages have changed something since the observer was told.
     pub(super) has_changed: bool,
     /// Who takes the connection to another process.
@@ -178,7 +179,7 @@ impl State {
             refused: None,
             held_back: vec![false; count],
             resuming: None,
-            agreement: None,
+            ledger: None,
             has_changed: false,
             taker: None,
             control_waits: false,
@@ -315,10 +316,7 @@ impl State {
     /// A message is about to change something.
     pub(super) fn begin_change(&mut self) {
         self.has_changed = true;
-        if let (Some(number), Some(notes)) = (&mut self.agreement, &self.notes) {
-            *number += 1;
-            notes.agree(*number);
-        }
+        self.ledger.iter_mut().for_each(Ledger::change);
     }
 
     /// How queues stop that are told to.

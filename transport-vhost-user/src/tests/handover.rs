@@ -11,8 +11,10 @@ use lunette_reactor::Io;
 use lunette_store::ReactorId;
 use lunette_vhost_user::{Features, Reply};
 use std::fs::File;
+use std::io::{Read, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileExt;
+use std::os::unix::net::UnixStream;
 use std::sync::mpsc;
 
 const QUEUES: u16 = 4;
@@ -156,7 +158,7 @@ fn a_message_that_has_come_in_part_is_read_to_its_end() {
 #[test]
 fn after_a_kill_each_command_is_answered_once() {
     for features in LAYOUTS {
-        let (old, mut new) = (Rig::held(), Rig::held());
+        let (old, mut new) = (noting(Rig::held()), Rig::held());
         let (mut driver, notes) = begin(&old, features);
         (0..3).for_each(|slot| submit(&mut driver, 0, slot, &read_10(slot)));
         driver.flush(0).unwrap();
@@ -167,6 +169,7 @@ fn after_a_kill_each_command_is_answered_once() {
         let ended = driver.wait(0).unwrap().slot;
         let mut handed = snapshot(&old);
         handed.fds.insert(Role::Notes, copy(&notes));
+        freeze_ledger(&mut handed);
         // Who is dead takes nothing from the rings any more.
         let _left = begin_hand_over(&old);
         (0..4).for_each(|n| old.reactors.call(ReactorId(n % 2), |_| ()).unwrap());
@@ -249,7 +252,20 @@ fn frozen(mut handed: HandedConnection) -> HandedConnection {
     let notes = handed.fds.remove(&Role::Notes).unwrap();
     let area = handed.record.notes.unwrap();
     handed.fds.insert(Role::Notes, copy(&InFlight { area, fd: notes }));
+    freeze_ledger(&mut handed);
     handed
+}
+
+/// The same of what says which agreement is in force.
+fn freeze_ledger(handed: &mut HandedConnection) {
+    use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, memfd_create};
+    let before = File::from(handed.fds.remove(&Role::Ledger).unwrap());
+    let mut bytes = [0; 8];
+    before.read_exact_at(&mut bytes, 0).unwrap();
+    let now = File::from(memfd_create("test", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING).unwrap());
+    now.write_all_at(&bytes, 0).unwrap();
+    fcntl_add_seals(&now, SealFlags::SHRINK | SealFlags::GROW).unwrap();
+    handed.fds.insert(Role::Ledger, now.into());
 }
 
 #[test]
@@ -280,20 +296,78 @@ fn after_a_kill_a_front_end_that_keeps_no_notes_is_served_on() {
     }
 }
 
+/// Nobody goes on with what was recorded `before`, of what there is `now`.
+fn is_out_of_date(old: &Rig, driver: &mut ScsiDriver, mut before: HandedConnection, now: HandedConnection) {
+    let mut new = Rig::ram(Io::Auto);
+    for role in [Role::Notes, Role::Ledger] {
+        before.fds.insert(role, now.fds[&role].try_clone().unwrap());
+    }
+    // Nobody else has the connection.
+    drop((now, begin_hand_over(old).recv().unwrap()));
+    go_on(&mut new, None, before);
+    assert!(matches!(driver.monitor.session.queues(), Err(Error::Closed | Error::System { .. })));
+    clear(old);
+}
+
 #[test]
 fn what_has_changed_in_the_moment_of_the_death_is_closed() {
-    let (old, mut new) = (noting(Rig::ram(Io::Auto)), Rig::ram(Io::Auto));
+    let old = noting(Rig::ram(Io::Auto));
     let mut driver = ScsiDriver::connect(&old.socket, &set(ALL)).unwrap();
     driver.start().unwrap();
     status(&mut driver, 0);
-    let mut before = snapshot(&old);
+    let before = snapshot(&old);
     driver.stop(0).unwrap();
     driver.restart(0).unwrap();
     let now = frozen(snapshot(&old));
-    before.fds.insert(Role::Notes, now.fds[&Role::Notes].try_clone().unwrap());
-    // Nobody else has the connection.
-    drop((now, begin_hand_over(&old).recv().unwrap()));
+    is_out_of_date(&old, &mut driver, before, now);
+}
+
+#[test]
+fn it_is_the_same_where_the_front_end_keeps_the_notes() {
+    let old = noting(Rig::ram(Io::Auto));
+    let (mut driver, _notes) = begin(&old, ALL);
+    let before = snapshot(&old);
+    driver.stop(0).unwrap();
+    driver.restart(0).unwrap();
+    let now = frozen(snapshot(&old));
+    is_out_of_date(&old, &mut driver, before, now);
+}
+
+#[test]
+fn whoever_dies_within_a_message_is_not_gone_on_with() {
+    let (old, mut new) = (noting(Rig::ram(Io::Auto)), Rig::ram(Io::Auto));
+    let mut front_end = UnixStream::connect(&old.socket).unwrap();
+    let snapshot = || {
+        let (tell, told) = mpsc::channel();
+        old.export.as_ref().unwrap().snapshot(move |snapshot| tell.send(snapshot).unwrap());
+        told.recv().unwrap()
+    };
+    let before = loop {
+        if let Snapshot::Connection(connection) = snapshot() {
+            break *connection;
+        }
+    };
+    // The beginning of a question: nothing changes.
+    front_end.write_all(&[1, 0, 0, 0, 1]).unwrap();
+    while !matches!(snapshot(), Snapshot::Unsettled) {}
+    let before = frozen(before);
+    drop(begin_hand_over(&old).recv().unwrap());
     go_on(&mut new, None, before);
+    assert_eq!(front_end.read(&mut [0]).unwrap(), 0);
+    clear(&old);
+}
+
+#[test]
+fn a_connection_at_rest_is_gone_on_with_once() {
+    let (old, mut new, mut third) = (noting(Rig::ram(Io::Auto)), Rig::ram(Io::Auto), Rig::ram(Io::Auto));
+    let (mut driver, _notes) = begin(&old, ALL);
+    let handed = begin_hand_over(&old).recv().unwrap().connection.unwrap();
+    let fds = handed.fds.iter().map(|(role, fd)| (*role, fd.try_clone().unwrap())).collect();
+    let again = HandedConnection { record: handed.record.clone(), fds };
+    go_on(&mut new, Some(&old), handed);
+    assert_eq!(status(&mut driver, 0), 0);
+    new.export.take().unwrap().stop();
+    go_on(&mut third, None, again);
     assert!(matches!(driver.monitor.session.queues(), Err(Error::Closed | Error::System { .. })));
     clear(&old);
 }
@@ -335,11 +409,12 @@ fn a_broken_ring_stays_broken_until_it_is_started_anew() {
 #[test]
 fn what_cannot_be_gone_on_with_is_closed() {
     type Spoil = fn(&mut HandedConnection);
-    let spoilt: [Spoil; 7] = [
+    let spoilt: [Spoil; 8] = [
         |handed| handed.record.unread = vec![0; 1 << 20],
         |handed| handed.record.sizes = Some((96, 0)),
         |handed| drop(handed.fds.remove(&Role::Memory(0))),
         |handed| drop(handed.fds.remove(&Role::Notes)),
+        |handed| handed.record.agreement = Some(7),
         |handed| drop(handed.fds.insert(Role::Kick(2), crate::testing::memfd(8))),
         |handed| drop(handed.fds.insert(Role::Memory(0), crate::testing::memfd(8))),
         |handed| {

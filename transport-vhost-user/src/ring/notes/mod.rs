@@ -47,29 +47,6 @@ impl NoteMemory {
         Self { map: Arc::new(map), queues, queue_size, stride }
     }
 
-    /// How many bytes are needed besides for what [`agree`](Self::agree) writes.
-    pub(crate) const AGREEMENT: u64 = ALIGN;
-
-    /// Writes which agreement with the front end is in force, behind the notes of all queues, in memory of our own.
-    pub(crate) fn agree(&self, number: u64) {
-        if let Some(at) = self.agreement() {
-            // SAFETY: the bytes are mapped while `map` lives, and aligned; no access of this process to them is another than by
-            // atomic numbers.
-            unsafe { at.as_ref() }.store(number, Ordering::SeqCst);
-        }
-    }
-
-    /// Which that was when the last process has died.
-    pub(crate) fn agreed(&self) -> Option<u64> {
-        // SAFETY: as above.
-        self.agreement().map(|at| unsafe { at.as_ref() }.load(Ordering::SeqCst))
-    }
-
-    fn agreement(&self) -> Option<NonNull<AtomicU64>> {
-        let at = self.map.user(u64::from(self.queues) * self.stride, size_of::<u64>() as u64)?;
-        (at.as_ptr() as usize).is_multiple_of(size_of::<u64>()).then(|| at.cast())
-    }
-
     /// Whether the notes of a queue say that something is in flight.
     pub(crate) fn has_some(&self, queue: u16, packed: bool) -> bool {
         let of = |size| match packed {
