@@ -1,7 +1,7 @@
 //! The other end of the socket.
 
-use crate::Failure;
 use crate::rpc::{self, Said};
+use crate::{Credentials, Failure};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
 use serde::Deserialize;
@@ -64,6 +64,14 @@ impl Connection {
     pub fn open(path: &Path) -> Result<Self, Error> {
         let stream = BufReader::new(UnixStream::connect(path)?);
         Ok(Self { stream, last: 0, events: VecDeque::new() })
+    }
+
+    /// Who has begun to listen at the other end.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub fn peer(&self) -> io::Result<Credentials> {
+        Credentials::of_peer(self.stream.get_ref())
     }
 
     /// How long it waits for the daemon to say something; otherwise for ever.

@@ -240,6 +240,9 @@ pub(crate) struct UpgradeCall {
     /// Also if changes that were made since the start, and are not saved, are lost
     #[arg(long)]
     pub(crate) discard: bool,
+    /// How to start, with `serve` first, if not as the daemon was; needed where that has become another user
+    #[arg(last = true, value_name = "WORDS")]
+    pub(crate) words: Vec<OsString>,
 }
 
 /// `events`.

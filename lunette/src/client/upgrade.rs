@@ -10,9 +10,11 @@ use crate::handover::Invocation;
 use crate::inherited::{self, Inherited};
 use crate::serve::allow_descriptors;
 use anyhow::{Context, Result, bail};
+use lunette_control::Credentials;
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
+use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::os::fd::OwnedFd;
 use std::os::unix::process::CommandExt;
@@ -22,9 +24,20 @@ use std::process::Command;
 pub(super) fn run(call: &UpgradeCall) -> Result<()> {
     let mut connection = connect(&call.control)?;
     let invocation: Invocation = connection.call("daemon.invocation", &serde_json::json!({}))?;
-    let words = words(&invocation);
-    std::env::set_current_dir(&invocation.directory)
-        .context("the directory in which the daemon was started")?;
+    let invocation = match call.words.is_empty() {
+        true => {
+            is_trusted(&connection.peer()?, &Credentials::own(), invocation.pid)?;
+            std::env::set_current_dir(&invocation.directory)
+                .context("the directory in which the daemon was started")?;
+            invocation
+        }
+        // In this environment.
+        false => Invocation { variables: BTreeMap::new(), ..invocation },
+    };
+    let words = match call.words.is_empty() {
+        true => words(&invocation),
+        false => std::iter::once("lunette".into()).chain(call.words.iter().cloned()).collect(),
+    };
     check(&words).context("this program would not start as the daemon was, which goes on")?;
     let pid = i32::try_from(invocation.pid)
         .ok()
@@ -56,6 +69,17 @@ pub(super) fn run(call: &UpgradeCall) -> Result<()> {
         command.env("LISTEN_FDS", names.len().to_string()).env("LISTEN_FDNAMES", names.join(":"));
     }
     Err(command.exec()).context("cannot become the daemon")
+}
+
+/// Whether the daemon may say what this program is to do: it has no fewer rights already. Otherwise whoever has taken it over
+/// could have them by this.
+fn is_trusted(peer: &Credentials, own: &Credentials, pid: u32) -> Result<()> {
+    if peer.uid != own.uid || u32::try_from(peer.pid) != Ok(pid) {
+        bail!(
+            "the daemon is another user than this, or not the process that it says: say how to start, `lunette upgrade -- serve …`"
+        );
+    }
+    Ok(())
 }
 
 /// The words of the command line with which to go on. What came by `--fd` is handed over.
@@ -106,6 +130,16 @@ mod tests {
             ["lunette", "serve", "--lu", "a"]
         );
         assert_eq!(words(&["x", "--fd"]), ["x"]);
+    }
+
+    #[test]
+    fn a_daemon_with_other_rights_does_not_say_what_is_done() {
+        let own = Credentials { pid: 7, uid: 0, groups: Vec::new() };
+        let daemon = |pid, uid| Credentials { pid, uid, groups: Vec::new() };
+        assert!(is_trusted(&daemon(8, 0), &own, 8).is_ok());
+        assert!(is_trusted(&daemon(8, 1000), &own, 8).is_err());
+        assert!(is_trusted(&daemon(8, 0), &own, 1).is_err(), "another process");
+        assert!(is_trusted(&daemon(0, 0), &own, 0xffff_ffff).is_err());
     }
 
     #[test]
