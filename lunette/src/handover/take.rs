@@ -245,10 +245,17 @@ impl Handed {
     /// The connection of an export.
     pub(crate) fn connection(&mut self, export: &str) -> Option<HandedConnection> {
         let (_, Guest { descriptors, record, .. }) = self.guests.remove(export)?;
-        let take = |(role, name): (String, String)| {
+        let mut take = |(role, name): (String, String)| {
             Some((role.parse::<Role>().ok()?, self.descriptors.take(&name)?))
         };
-        Some(HandedConnection { record, fds: descriptors.into_iter().filter_map(take).collect() })
+        let count = descriptors.len();
+        let fds: BTreeMap<_, _> = descriptors.into_iter().map_while(&mut take).collect();
+        // Without one, it would be a ring of which nobody hears, or whose driver does not.
+        if fds.len() < count {
+            tracing::warn!("{export} does not go on: not all of its descriptors were handed over");
+            return None;
+        }
+        Some(HandedConnection { record, fds })
     }
 
     /// The iSCSI sessions.

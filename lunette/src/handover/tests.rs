@@ -246,3 +246,19 @@ fn what_was_planned_is_gone_on_with_once() {
 fn kept_anew(left: Left) -> Kept {
     kept(left, &GivenSockets::default())
 }
+
+#[test]
+fn a_connection_without_one_of_its_descriptors_is_not_gone_on_with() {
+    for (role, name, comes) in [("k0", "d1", true), ("k0", "d2", false), ("later", "d1", false)] {
+        let guest = json!({
+            "version": VERSION, "export": "vm", "descriptors": { "s": "d0", role: name }, "record": {}
+        });
+        let socket = || OwnedFd::from(UnixStream::pair().unwrap().0);
+        let kept = vec![
+            ("g0".to_owned(), document::write(&guest).unwrap()),
+            ("d0".to_owned(), socket()),
+            ("d1".to_owned(), socket()),
+        ];
+        assert_eq!(Handed::read(kept).connection("vm").is_some(), comes, "{role} {name}");
+    }
+}
