@@ -28,7 +28,8 @@ const AFTERWARDS: Duration = Duration::from_secs(5);
 pub(crate) const LONGEST: Duration = Duration::from_secs(20);
 /// How long what is handed over has to come to rest.
 pub(crate) const DRAIN: Duration = Duration::from_secs(5);
-/// How long the units have to be flushed. All together are less than the 90 seconds after which systemd kills.
+/// How long the units have to be flushed. All together are less than the 90 seconds after which systemd kills, unless it is said
+/// otherwise, as it is where everything is handed over before that.
 pub(crate) const FLUSH: Duration = Duration::from_secs(60);
 
 /// How long exports have to end, if the commands of iSCSI are given `commands_time`.
