@@ -137,6 +137,11 @@ impl StateDir {
         Some(told.map_or_else(|| "another lunette".to_owned(), |holder| holder.to_string()))
     }
 
+    /// What is saved of a unit by now, which is locked by this process.
+    pub(crate) fn saved(&self, naa: Naa) -> Result<Option<Vec<u8>>> {
+        Ok(unit::saved(self.units(), naa)?)
+    }
+
     fn units(&self) -> &Folder {
         &self.0.units
     }

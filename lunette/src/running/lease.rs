@@ -8,7 +8,7 @@
 mod give;
 mod take;
 
-pub(super) use take::begin_first_term;
+pub(super) use take::{begin_first_term, forget_departure};
 
 use super::exports::Export;
 use super::{Now, Running};

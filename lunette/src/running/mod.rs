@@ -35,7 +35,7 @@ use crate::stop::{self, Deadline};
 use crate::summary;
 use crate::throttle::Throttles;
 use crate::units::Units;
-use anyhow::Result;
+use anyhow::{Context, Result};
 use exports::Export;
 use lease::Leases;
 use lunette_control::Events;
@@ -181,6 +181,9 @@ impl Running {
             changing: Mutex::default(),
             now: RwLock::new(now),
         });
+        for (name, unit) in running.units() {
+            lease::forget_departure(&unit.unit).with_context(|| name.to_string())?;
+        }
         running.settle_sizes();
         running.keeper.iter().for_each(|keeper| keeper.begin(&running.now().model));
         running.throttle();

@@ -54,6 +54,11 @@ impl Rig {
         Self::serve_at(&self.at, tempfile::tempdir().unwrap(), self.model(text), None)
     }
 
+    /// Where its files and state are.
+    pub(super) fn at(&self) -> &Path {
+        &self.at
+    }
+
     fn serve(folder: TempDir, model: Model, keeper: Option<Keeper>) -> Self {
         let path = folder.path().to_owned();
         Self::serve_at(&path, folder, model, keeper)

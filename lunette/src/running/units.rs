@@ -70,8 +70,9 @@ impl Running {
         self.check_name(spec, &record)?;
         let keeper = units::keeper(spec, &record, &self.state)?;
         let unit = units::build(spec, opened, &record, keeper)?;
-        if spec.migratable {
-            lease::begin_first_term(&unit.unit)?;
+        match spec.migratable {
+            true => lease::begin_first_term(&unit.unit)?,
+            false => lease::forget_departure(&unit.unit)?,
         }
         self.serve_unit(&spec.name, unit);
         Ok(())

@@ -4,7 +4,7 @@
 //! locked: daemons may share a state directory, but not a unit.
 
 use super::StateDir;
-use super::file::{Kind, Unusable};
+use super::file::{Folder, Kind, Unusable};
 use super::holder;
 use super::locks::UnitLock;
 use lunette_engine::{StateError, StateKeeper};
@@ -62,12 +62,17 @@ pub(super) fn file_of(naa: Naa) -> String {
     format!("{naa}.state")
 }
 
+/// What is saved of the unit whose kept world-wide name is `naa`.
+pub(super) fn saved(folder: &Folder, naa: Naa) -> Result<Option<Vec<u8>>, Unusable> {
+    Ok(folder.load(&KIND, &file_of(naa))?.map(|content| content.bytes))
+}
+
 impl StateKeeper for UnitState {
     fn load(&self) -> Result<Option<Vec<u8>>, StateError> {
-        let content = self.state.units().load(&KIND, &file_of(self.naa));
-        let Some(content) = content.map_err(|why| self.unusable(&why))? else { return Ok(None) };
+        let saved = saved(self.state.units(), self.naa).map_err(|why| self.unusable(&why))?;
+        let Some(bytes) = saved else { return Ok(None) };
         self.state.settle_unit(self.number).map_err(|error| self.unusable(&Unusable::from(error)))?;
-        Ok(Some(content.bytes))
+        Ok(Some(bytes))
     }
 
     fn save(&self, state: &[u8]) -> Result<(), StateError> {

@@ -7,8 +7,8 @@ use crate::running::Running;
 use crate::running::handover::wall;
 use crate::running::units::CHANGE;
 use crate::state::random;
-use anyhow::{Result, anyhow, ensure};
-use lunette_engine::LogicalUnit;
+use anyhow::{Context, Result, anyhow};
+use lunette_engine::{LogicalUnit, Saved};
 use lunette_transport_vhost_user::DeviceState;
 use std::sync::{Arc, PoisonError, Weak};
 use std::time::{Duration, Instant};
@@ -81,30 +81,55 @@ impl Running {
         self.give_up(vec![(name.clone(), unit)], "", None)
     }
 
-    /// Makes durable what was written, and what the next one is to know, and lets go of the units. If that cannot be, they stay.
+    /// Makes durable what was written, and what the next one is to know, and lets go of the units. If that cannot be, they stay,
+    /// all of them.
     fn give_up(&self, units: Vec<Unit>, guest: &str, device: Option<DeviceState>) -> Result<()> {
         let post = self.reactors.poster();
         let go_on = || units.iter().for_each(|(_, unit)| unit.resume_commands(&*post));
         units.iter().try_for_each(|(_, unit)| self.quiesce(unit, CHANGE)).inspect_err(|_| go_on())?;
         let journey = random()?;
-        for (count, (_, unit)) in units.iter().enumerate() {
+        let left = units.iter().enumerate().try_for_each(|(count, (_, unit))| {
             let left = self.leave_state(unit, Some((journey, guest.to_owned(), device.clone())));
-            let Err(error) = left else { continue };
-            for (_, unit) in units.iter().take(count) {
-                let _ = self.leave_state(unit, None);
+            left.map_err(|error| (count, error))
+        });
+        if let Err((count, error)) = left {
+            let begun = units.get(..=count).unwrap_or(&units);
+            if self.forget_departures(begun) {
+                go_on();
+                return Err(error);
             }
-            go_on();
-            return Err(error);
+            tracing::warn!(
+                "units leave although what they left for the next one cannot be taken back: {error:#}"
+            );
         }
+        // From here on all of them leave: whoever has one in his hands keeps it locked, and no other.
         let names: Vec<(Name, Weak<LogicalUnit>)> =
             units.into_iter().map(|(name, unit)| (name, Arc::downgrade(&unit))).collect();
-        names.iter().try_for_each(|(name, unit)| {
-            let is_free = self.release_unit(name)?;
-            ensure!(is_free && has_gone(unit), "{name}: its store has not let go of a command");
-            tracing::info!("{name} is given up");
-            events::given(&self.events, name);
-            Ok(())
-        })
+        names.iter().for_each(|(name, unit)| self.let_leave(name, unit));
+        Ok(())
+    }
+
+    fn let_leave(&self, name: &Name, unit: &Weak<LogicalUnit>) {
+        match self.release_unit(name) {
+            Ok(true) if has_gone(unit) => tracing::info!("{name} is given up"),
+            Ok(_) => tracing::warn!("{name} is given up, but stays locked until what still has it has ended"),
+            Err(error) => tracing::error!("{name} is given up, but still shown: {error:#}"),
+        }
+        events::given(&self.events, name);
+    }
+
+    /// Takes back what units have left, which would not be true any more when they go on. Whether nothing is left of it: if somebody
+    /// found it later, reservations of now would be in force again then.
+    fn forget_departures(&self, units: &[Unit]) -> bool {
+        let tried = units.iter().map(|(_, unit)| self.leave_state(unit, None));
+        let failed = tried.filter(Result::is_err).count();
+        failed == 0 || units.iter().all(|(name, _)| self.has_left_nothing(name).unwrap_or(false))
+    }
+
+    fn has_left_nothing(&self, name: &Name) -> Result<bool> {
+        let naa = self.leases.naa(name).context("its state file is not known")?;
+        let saved = self.state.saved(naa)?.map(|bytes| Saved::parse(&bytes)).transpose()?.unwrap_or_default();
+        Ok(saved.get::<Term>(SECTION)?.departure.is_none())
     }
 
     /// Saves what the next one is to know of a quiet unit; or that he is to know nothing.

@@ -108,6 +108,15 @@ pub(in crate::running) fn begin_first_term(unit: &LogicalUnit) -> Result<()> {
     Ok(unit.save_at_once(SECTION, &Term { number: number.max(1), departure: None })?)
 }
 
+/// A unit is served that others cannot serve: what was left of it for the next one is of no use to anybody, later least of all.
+pub(in crate::running) fn forget_departure(unit: &LogicalUnit) -> Result<()> {
+    let Term { number, departure } = unit.saved().get(SECTION).unwrap_or_default();
+    if departure.is_some() {
+        unit.save_at_once(SECTION, &Term { number, departure: None })?;
+    }
+    Ok(())
+}
+
 /// What is kept of a unit's terms.
 fn term_of(keeper: &UnitState) -> Result<Term> {
     let saved = keeper.load()?.map(|bytes| Saved::parse(&bytes)).transpose()?.unwrap_or_default();

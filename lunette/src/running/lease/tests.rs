@@ -171,6 +171,66 @@ fn what_cannot_be_left_stays() {
     assert_eq!(take(&other), Ok(Some(state())));
 }
 
+#[test]
+fn who_has_a_unit_in_his_hands_keeps_no_other_from_leaving() {
+    let (one, other) = two();
+    take(&one).unwrap();
+    let held = one.running.unit("a").unwrap();
+    give(&one, state()).unwrap();
+    assert!(here(&one).is_empty());
+    let error = take(&other).unwrap_err();
+    assert!(error.starts_with("a: it is served by process"), "it is locked as long: {error}");
+    drop(held);
+    assert_eq!(take(&other), Ok(Some(state())));
+}
+
+/// What the state file of a unit says.
+fn file(rig: &Rig, unit: &str) -> std::path::PathBuf {
+    let naa = rig.running.leases.naa(&Name::of(unit)).unwrap();
+    rig.at().join(format!("state/units/{naa}.state"))
+}
+
+#[test]
+fn what_was_left_of_a_unit_that_is_migratable_no_more_is_forgotten() {
+    let (one, other) = two();
+    take(&one).unwrap();
+    give(&one, state()).unwrap();
+    assert!(std::fs::read_to_string(file(&one, "a")).unwrap().contains("journey"));
+    let fixed = |socket| text(socket).replace("migratable = true", "");
+    one.become_(&fixed("one.sock"), ANY).unwrap();
+    assert!(term(&one, "a").departure.is_none());
+    one.become_(&text("one.sock"), ANY).unwrap();
+    assert_eq!(take(&other), Ok(None));
+    give(&other, state()).unwrap();
+    let third = one.beside(&fixed("third.sock"));
+    assert_eq!(here(&third), ["a", "b"]);
+    assert!(term(&third, "a").departure.is_none(), "nor after a start");
+}
+
+#[test]
+fn a_unit_does_not_go_on_here_with_what_was_left_for_others() {
+    let (one, other) = two();
+    take(&one).unwrap();
+    let new = |unit| file(&one, unit).with_extension("state.new");
+    // Whoever writes it waits for somebody to read it, and cannot sync it.
+    let fifo = rustix::fs::FileType::Fifo;
+    rustix::fs::mknodat(rustix::fs::CWD, new("b"), fifo, 0o600.into(), 0).unwrap();
+    let (tell, told) = mpsc::channel();
+    lease(&one).give(state(), Box::new(move |result| tell.send(result).unwrap()));
+    while !std::fs::read_to_string(file(&one, "a")).unwrap().contains("journey") {
+        std::thread::yield_now();
+    }
+    // From now on nothing can be saved of the first one either.
+    std::fs::create_dir(new("a")).unwrap();
+    let reader = std::fs::File::open(new("b")).unwrap();
+    assert_eq!(told.recv().unwrap(), Ok(()));
+    drop(reader);
+    assert!(here(&one).is_empty());
+    std::fs::remove_dir(new("a")).unwrap();
+    std::fs::remove_file(new("b")).unwrap();
+    assert_eq!(take(&other), Ok(None), "they were not left together");
+}
+
 /// Has the state of a unit be read, but not be saved.
 fn block(rig: &Rig, unit: &str) -> std::path::PathBuf {
     let naa = rig.running.leases.naa(&Name::of(unit)).unwrap();
