@@ -52,6 +52,9 @@ struct Departure {
 pub(super) struct Leases {
     /// One, as all that it does has its turn among changes.
     worker: Workers,
+    /// One that waits until it is time to try again, and whether it does.
+    patient: Workers,
+    is_patient: AtomicBool,
     /// There are, or were, such units, and the worker has begun.
     is_ready: AtomicBool,
     /// The kept world-wide names of such units, as far as they are known.
@@ -60,14 +63,16 @@ pub(super) struct Leases {
 
 impl Leases {
     pub(super) fn new() -> Self {
-        let (is_ready, known) = Default::default();
-        Self { worker: Workers::new("lease", 1), is_ready, known }
+        let (is_patient, is_ready, known) = Default::default();
+        let [worker, patient] = [(); 2].map(|()| Workers::new("lease", 1));
+        Self { worker, patient, is_patient, is_ready, known }
     }
 
     /// There are such units. Reactors, which ask for them, cannot start threads.
     fn prepare(&self) {
         if !self.is_ready.swap(true, Ordering::AcqRel) {
             self.worker.run(Box::new(|| ()));
+            self.patient.run(Box::new(|| ()));
         }
     }
 
@@ -187,7 +192,9 @@ impl Lease for ExportLease {
         if self.phase() == Phase::Ended {
             return done(Ok(()));
         }
-        self.work(done, |running, lease| running.give_for(lease, state));
+        self.work(done, |running, lease| {
+            running.give_for(lease, state).inspect_err(|_| running.keep_for(lease))
+        });
     }
 }
 
@@ -305,6 +312,12 @@ impl Now {
     fn export_of(&self, nexus: &Nexus) -> Option<&Export> {
         let mut exports = self.exports.values().chain(&self.adopted_exports);
         exports.find(|export| export.has(&nexus.port))
+    }
+
+    /// The export that has this lease, unless it has ended.
+    fn export_with(&self, lease: &ExportLease) -> Option<&Export> {
+        let mut exports = self.exports.values().chain(&self.adopted_exports);
+        exports.find(|export| std::ptr::eq(&*export.lease, lease))
     }
 
     /// Whether a virtual machine runs that sees the unit.

@@ -4,18 +4,22 @@ use super::{Departure, ExportLease, Phase, SECTION, Still, Term};
 use crate::config::values::Name;
 use crate::control::events;
 use crate::running::Running;
+use crate::running::exports::Export;
 use crate::running::handover::wall;
 use crate::running::units::CHANGE;
 use crate::state::random;
 use anyhow::{Context, Result, anyhow};
 use lunette_engine::{LogicalUnit, Saved};
 use lunette_transport_vhost_user::DeviceState;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 /// How long whoever looks at a unit may keep it in its hands.
 const HANDS: Duration = Duration::from_secs(10);
 const STEP: Duration = Duration::from_millis(1);
+/// When it is tried again to give up what others have used.
+const AGAIN: Duration = Duration::from_secs(1);
 
 type Unit = (Name, Arc<LogicalUnit>);
 
@@ -38,29 +42,65 @@ impl Running {
         Ok(())
     }
 
+    /// The units of an export could not be given up. If its virtual machine has gone, nobody asks for that again.
+    pub(super) fn keep_for(&self, lease: &ExportLease) {
+        let has_gone = !self.now().export_with(lease).is_some_and(Export::is_connected);
+        if has_gone {
+            lease.set(Phase::Gone);
+            self.leave_later();
+        }
+    }
+
     /// Takes what running virtual machines miss, and gives up what none of them sees any more. To be said by who has
     /// [`Self::changing`].
     pub(in crate::running) fn settle_leases(&self) {
         if !self.leases.is_ready() {
             return;
         }
-        let (leases, unwanted) = {
+        let leases: Vec<_> = {
             let now = self.now();
             let exports = now.exports.values().chain(&now.adopted_exports);
             let running = exports.filter(|export| export.is_running());
-            let leases: Vec<_> = running.map(|export| export.lease.clone()).collect();
+            running.map(|export| export.lease.clone()).collect()
+        };
+        leases.iter().filter(|lease| lease.phase() == Phase::Here).for_each(|lease| self.take_late(lease));
+        for (name, error) in self.leave_unwanted() {
+            tracing::info!("{name} stays here for now although its virtual machine has gone: {error:#}");
+        }
+    }
+
+    /// Gives up what no virtual machine sees. Returns what stays, and why; that is tried again. To be said by who has
+    /// [`Self::changing`].
+    fn leave_unwanted(&self) -> Vec<(Name, anyhow::Error)> {
+        let unwanted: Vec<Name> = {
+            let now = self.now();
             let is_unwanted = |name: &Name| {
                 now.model.units.get(name).is_some_and(|spec| spec.migratable) && !now.is_wanted(name)
             };
-            let unwanted: Vec<Name> = now.units.keys().filter(|name| is_unwanted(name)).cloned().collect();
-            (leases, unwanted)
+            now.units.keys().filter(|name| is_unwanted(name)).cloned().collect()
         };
-        leases.iter().filter(|lease| lease.phase() == Phase::Here).for_each(|lease| self.take_late(lease));
-        for name in unwanted {
-            if let Err(error) = self.give_up_alone(&name) {
-                tracing::info!("{name} stays here although its virtual machine has gone: {error:#}");
-            }
+        let left =
+            unwanted.into_iter().filter_map(|name| self.give_up_alone(&name).err().map(|why| (name, why)));
+        let left: Vec<_> = left.collect();
+        if !left.is_empty() {
+            self.leave_later();
         }
+        left
+    }
+
+    /// Gives up after a while what no virtual machine sees by then: others who use it may have gone.
+    fn leave_later(&self) {
+        if self.leases.is_patient.swap(true, Ordering::AcqRel) {
+            return;
+        }
+        let this = self.this.clone();
+        self.leases.patient.run(Box::new(move || {
+            std::thread::sleep(AGAIN);
+            let Some(running) = this.upgrade() else { return };
+            let _changing = running.changing.lock().unwrap_or_else(PoisonError::into_inner);
+            running.leases.is_patient.store(false, Ordering::Release);
+            running.leave_unwanted();
+        }));
     }
 
     /// Gives a unit up that no virtual machine sees. Nobody who sees it was told of anything else, so nothing goes along.

@@ -231,6 +231,24 @@ fn a_unit_does_not_go_on_here_with_what_was_left_for_others() {
     assert_eq!(take(&other), Ok(None), "they were not left together");
 }
 
+#[test]
+fn a_unit_that_others_have_used_leaves_after_them() {
+    let (one, other) = two();
+    take(&one).unwrap();
+    let port = one.running.entity.target("iqn.2026-11.org.example:a").unwrap().port(1).unwrap();
+    let nexus = Nexus::new("iqn.2026-11.org.example:host,i,0x1", port);
+    nexus.meet(Lun::default());
+    one.running.now().exports[&"vm".parse::<Label>().unwrap()].connect(false);
+    give(&one, state()).unwrap_err();
+    assert!(here(&one).contains(&"a".to_owned()));
+    assert!(take(&other).is_err());
+    drop(nexus);
+    while !here(&one).is_empty() {
+        std::thread::yield_now();
+    }
+    assert_eq!(take(&other), Ok(None));
+}
+
 /// Has the state of a unit be read, but not be saved.
 fn block(rig: &Rig, unit: &str) -> std::path::PathBuf {
     let naa = rig.running.leases.naa(&Name::of(unit)).unwrap();
