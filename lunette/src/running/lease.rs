@@ -157,17 +157,19 @@ impl ExportLease {
         matches!(self.phase(), Phase::Waits | Phase::Here)
     }
 
-    /// Has `act` done where one may wait, and `done` told what has become of it. Without such units there is nothing to do.
-    fn work<T: Default + Send + 'static>(
+    /// Whether there are no such units, so that nobody need wait for anything.
+    fn has_none(&self) -> bool {
+        self.running.upgrade().is_none_or(|running| running.now().units_of(self).0.is_empty())
+    }
+
+    /// Has `act` done where one may wait, and `done` told what has become of it.
+    fn work<T: Send + 'static>(
         &self,
         done: Done<T>,
         act: impl FnOnce(&Running, &Self) -> anyhow::Result<T> + Send + 'static,
     ) {
-        let both = self.running.upgrade().zip(self.this.upgrade());
-        let Some((running, lease)) = both.filter(|(running, _)| running.leases.is_ready()) else {
-            return done(Ok(T::default()));
-        };
         let mut told = Told(Some(done));
+        let Some((running, lease)) = self.running.upgrade().zip(self.this.upgrade()) else { return };
         let leases = running.clone();
         leases.leases.worker.run(Box::new(move || {
             let result = act(&running, &lease);
@@ -183,6 +185,14 @@ impl Lease for ExportLease {
     }
 
     fn take(&self, goes_on: bool, done: Taken) {
+        if self.phase() == Phase::Ended {
+            return done(Err("the export ends".to_owned()));
+        }
+        // A change that brings one from now on finds the virtual machine here.
+        self.set(Phase::Here);
+        if self.has_none() {
+            return done(Ok(None));
+        }
         self.set(Phase::Waits);
         self.work(done, move |running, lease| running.take_for(lease, goes_on));
     }
@@ -190,6 +200,10 @@ impl Lease for ExportLease {
     fn give(&self, state: DeviceState, done: Given) {
         // Who ends the export waits for that, and has the turn of changes.
         if self.phase() == Phase::Ended {
+            return done(Ok(()));
+        }
+        if self.has_none() {
+            self.set(Phase::Gone);
             return done(Ok(()));
         }
         self.work(done, |running, lease| {

@@ -249,6 +249,44 @@ fn a_unit_that_others_have_used_leaves_after_them() {
     assert_eq!(take(&other), Ok(None));
 }
 
+#[test]
+fn a_virtual_machine_without_such_units_waits_for_nobody() {
+    let more = r#"
+[[unit]]
+name = "fixed"
+store = "ram:1M"
+
+[[vhost-user]]
+name = "plain"
+socket = "@/plain.sock"
+units = { 0 = "fixed" }
+"#;
+    let rig = Rig::new(&(text("one.sock") + more));
+    let lease = rig.running.now().exports[&"plain".parse::<Label>().unwrap()].lease.clone();
+    rig.running.now().exports[&"plain".parse::<Label>().unwrap()].connect(true);
+    // As if a change went on.
+    let changing = rig.running.changing.lock().unwrap();
+    let (tell, told) = mpsc::channel();
+    let also = tell.clone();
+    lease.take(true, Box::new(move |result| tell.send(result.map(drop)).unwrap()));
+    assert_eq!(told.try_recv(), Ok(Ok(())));
+    lease.give(state(), Box::new(move |result| also.send(result).unwrap()));
+    assert_eq!(told.try_recv(), Ok(Ok(())));
+    assert_eq!(lease.phase(), Phase::Gone);
+    drop(changing);
+}
+
+#[test]
+fn a_virtual_machine_that_runs_gets_the_first_unit_of_all() {
+    let with_b = text("one.sock").replacen("migratable = true", "", 1);
+    let b = "[[unit]]\nname = \"b\"\nstore = \"@/b.img\"\nsize = \"1M\"\nmigratable = true\n";
+    assert!(with_b.contains(b));
+    let one = Rig::new(&with_b.replace(b, "").replace(r#", "1:0" = "b""#, ""));
+    take(&one).unwrap();
+    one.become_(&with_b, ANY).unwrap();
+    assert_eq!(here(&one), ["a", "b"]);
+}
+
 /// Has the state of a unit be read, but not be saved.
 fn block(rig: &Rig, unit: &str) -> std::path::PathBuf {
     let naa = rig.running.leases.naa(&Name::of(unit)).unwrap();
