@@ -47,25 +47,27 @@ impl Document {
         Self { version: VERSION, state }
     }
 
-    /// Writes it to a pipe or a socket, and closes that. It may take for ever.
-    pub(crate) fn write(&self, fd: OwnedFd) -> Result<(), String> {
+    /// Writes it to a pipe or a socket, and closes that. It may take until `stop` becomes readable.
+    pub(crate) fn write(&self, fd: OwnedFd, stop: &OwnedFd) -> Result<(), String> {
+        rustix::io::ioctl_fionbio(&fd, true).map_err(|error| error.to_string())?;
         let bytes = serde_json::to_vec(self).map_err(|error| error.to_string())?;
         let mut left = &bytes[..];
         while !left.is_empty() {
-            let written = whole(&fd, PollFlags::OUT, || rustix::io::write(&fd, left));
+            let written = whole(&fd, PollFlags::OUT, stop, || rustix::io::write(&fd, left));
             let written = written.map_err(|error| format!("it cannot be written: {error}"))?;
             left = &left[written..];
         }
         Ok(())
     }
 
-    /// Reads it from a pipe or a socket. It may take for ever.
-    pub(crate) fn read(fd: OwnedFd) -> Result<DeviceState, String> {
+    /// Reads it from a pipe or a socket. It may take until `stop` becomes readable.
+    pub(crate) fn read(fd: OwnedFd, stop: &OwnedFd) -> Result<DeviceState, String> {
+        rustix::io::ioctl_fionbio(&fd, true).map_err(|error| error.to_string())?;
         let mut bytes = Vec::new();
         loop {
             let old = bytes.len();
             bytes.resize(old + PIECE, 0);
-            let read = whole(&fd, PollFlags::IN, || rustix::io::read(&fd, &mut bytes[old..]));
+            let read = whole(&fd, PollFlags::IN, stop, || rustix::io::read(&fd, &mut bytes[old..]));
             let read = read.map_err(|error| format!("it cannot be read: {error}"))?;
             bytes.truncate(old + read);
             match read {
@@ -87,17 +89,22 @@ impl Document {
     }
 }
 
-/// Calls until there is a result; also where the other side has made the descriptor non-blocking.
+/// Calls until there is a result, or nobody waits for one any more.
 fn whole(
     fd: &OwnedFd,
     event: PollFlags,
+    stop: &OwnedFd,
     mut call: impl FnMut() -> rustix::io::Result<usize>,
 ) -> rustix::io::Result<usize> {
     loop {
         match call() {
             Err(Errno::INTR) => {}
             Err(Errno::AGAIN) => {
-                let _ = poll(&mut [PollFd::new(fd, event)], None);
+                let mut fds = [PollFd::new(fd, event), PollFd::new(stop, PollFlags::IN)];
+                let _ = poll(&mut fds, None);
+                if fds[1].revents().contains(PollFlags::IN) {
+                    return Err(Errno::CANCELED);
+                }
             }
             result => return result,
         }
@@ -109,6 +116,10 @@ mod tests {
     use super::*;
     use std::io::{Read, Write, pipe};
 
+    fn never() -> OwnedFd {
+        rustix::event::eventfd(0, rustix::event::EventfdFlags::empty()).unwrap()
+    }
+
     fn read(bytes: &[u8]) -> Result<DeviceState, String> {
         let (reader, mut writer) = pipe().unwrap();
         let bytes = bytes.to_vec();
@@ -116,7 +127,7 @@ mod tests {
             // Nobody reads on where it is known that it is wrong.
             let _ = writer.write_all(&bytes);
         });
-        let read = Document::read(reader.into());
+        let read = Document::read(reader.into(), &never());
         writing.join().unwrap();
         read
     }
@@ -125,7 +136,7 @@ mod tests {
     fn a_state_goes_through_a_pipe() {
         let state = DeviceState { sizes: Some((252, 16)), ..DeviceState::default() };
         let (mut reader, writer) = pipe().unwrap();
-        Document::new(state.clone()).write(writer.into()).unwrap();
+        Document::new(state.clone()).write(writer.into(), &never()).unwrap();
         let mut bytes = Vec::new();
         reader.read_to_end(&mut bytes).unwrap();
         assert_eq!(read(&bytes), Ok(state));
@@ -145,7 +156,7 @@ mod tests {
         let subscriptions = (0..20_000).map(|n| ((n % 256) as u8, n / 256)).collect();
         let state = DeviceState { events: HandedEvents::subscribed(subscriptions), ..DeviceState::default() };
         let copy = state.clone();
-        let writing = std::thread::spawn(move || Document::new(copy).write(writer.into()));
+        let writing = std::thread::spawn(move || Document::new(copy).write(writer.into(), &never()));
         let mut bytes = Vec::new();
         reader.read_to_end(&mut bytes).unwrap();
         writing.join().unwrap().unwrap();
@@ -171,6 +182,6 @@ mod tests {
         assert!(read(&vec![b' '; MOST + 2 * PIECE]).unwrap_err().contains("longer"));
         let (reader, writer) = pipe().unwrap();
         drop(reader);
-        assert!(Document::new(DeviceState::default()).write(writer.into()).is_err());
+        assert!(Document::new(DeviceState::default()).write(writer.into(), &never()).is_err());
     }
 }

@@ -219,6 +219,7 @@ impl Connection {
         cx.cancel(self.id(Token::Readable));
         cx.cancel(self.id(Token::Writable));
         state.checking = None;
+        state.transfer.stop();
         state.then = Then::Nothing;
         state.begin_round();
         for index in 0..state.fds.len() as u16 {

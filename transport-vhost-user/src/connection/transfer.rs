@@ -1,6 +1,6 @@
 //! The state of the device on its way through a descriptor of the front end (vhost-user, "Migrating back-end state").
 //!
-//! It is written and read [aside](crate::aside), in a lane of its own, to the end, whatever takes its time. What comes of it is told when the front
+//! It is written and read [aside](crate::aside), in a lane of its own, until the connection ends, whatever takes its time. What comes of it is told when the front
 //! end asks. A state that is loaded counts when the units are here.
 
 use super::notes::{Made, take};
@@ -12,15 +12,17 @@ use crate::notify::Kind;
 use crate::wire::Sizes;
 use lunette_store::Cx;
 use lunette_vhost_user::{CheckStateReply, MoveStateReply, StateDirection};
+use rustix::event::{EventfdFlags, eventfd};
 use std::os::fd::OwnedFd;
+use std::sync::Arc;
 
 /// Where the transfer stands.
 #[derive(Default)]
 pub(super) enum Transfer {
     #[default]
     None,
-    Saving(Made<()>),
-    Loading(Made<DeviceState>),
+    Saving(Made<()>, Arc<OwnedFd>),
+    Loading(Made<DeviceState>, Arc<OwnedFd>),
     /// It has come, and waits for the units.
     Loaded(Box<DeviceState>),
     Ended(Result<(), String>),
@@ -33,7 +35,14 @@ impl Transfer {
 
     /// Whether the descriptor is in use.
     pub(super) fn is_aside(&self) -> bool {
-        matches!(self, Self::Saving(_) | Self::Loading(_))
+        matches!(self, Self::Saving(..) | Self::Loading(..))
+    }
+
+    /// Nobody waits for it any more. Whoever has the other end of the descriptor may keep it as long as he likes.
+    pub(super) fn stop(&self) {
+        if let Self::Saving(_, stop) | Self::Loading(_, stop) = self {
+            let _ = rustix::io::write(stop, &1u64.to_ne_bytes());
+        }
     }
 }
 
@@ -71,18 +80,20 @@ impl Connection {
         }
         // What is moved may depend on messages with descriptors, which pass the export's own lane.
         let lane = Aside::new(self.place.home, cx.poster());
+        let stop = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK);
+        let stop = Arc::new(stop.map_err(|error| error.to_string())?);
         match direction {
             StateDirection::Save => {
                 self.may_leave()?;
                 let made = Made::default();
-                state.transfer = Transfer::Saving(made.clone());
+                state.transfer = Transfer::Saving(made.clone(), stop.clone());
                 let document = Document::new(self.device_state(state));
-                self.do_in(&lane, Token::Moved, made, move || document.write(fd), cx);
+                self.do_in(&lane, Token::Moved, made, move || document.write(fd, &stop), cx);
             }
             StateDirection::Load => {
                 let made = Made::default();
-                state.transfer = Transfer::Loading(made.clone());
-                self.do_in(&lane, Token::Moved, made, move || Document::read(fd), cx);
+                state.transfer = Transfer::Loading(made.clone(), stop.clone());
+                self.do_in(&lane, Token::Moved, made, move || Document::read(fd, &stop), cx);
             }
         }
         Ok(())
@@ -91,12 +102,12 @@ impl Connection {
     /// The state has been moved, or will not be.
     pub(super) fn moved(&self, state: &mut State, cx: &mut dyn Cx) {
         state.transfer = match std::mem::take(&mut state.transfer) {
-            Transfer::Saving(made) => {
+            Transfer::Saving(made, _) => {
                 let saved = take(&made);
                 state.may_go |= saved.is_ok();
                 Transfer::Ended(saved)
             }
-            Transfer::Loading(made) => match take(&made) {
+            Transfer::Loading(made, _) => match take(&made) {
                 Ok(loaded) => Transfer::Loaded(Box::new(loaded)),
                 Err(why) => Transfer::Ended(Err(why)),
             },

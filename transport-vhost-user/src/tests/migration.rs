@@ -5,6 +5,7 @@ use lunette_guest::migration::{Log, Migration};
 use lunette_guest::verify::Verifier;
 use lunette_guest::{Error as GuestError, Session};
 use lunette_vhost_user::{StateDirection, VringAddress};
+use std::os::fd::OwnedFd;
 
 /// The state of a device that is as it is at its start.
 const NO_STATE: &[u8] = br#"{"version":1,"vhost-user-scsi":{}}"#;
@@ -181,6 +182,29 @@ fn states_of_no_use_are_refused_when_asked() {
     let (reader, _writer) = std::io::pipe().unwrap();
     let message = front.protocol.set_device_state_fd(StateDirection::Save, reader.into());
     assert!(matches!(front.ask(message), Some(Reply::MoveState { success: false, fd: None })));
+}
+
+#[test]
+fn a_transfer_ends_with_its_connection_whoever_keeps_the_pipe() {
+    let rig = Rig::ram(Io::Auto);
+    for direction in [StateDirection::Save, StateDirection::Load] {
+        let mut session = Session::connect(&rig.socket).unwrap();
+        session.negotiate(&Verifier::options(false).wanted).unwrap();
+        let (reader, writer) = std::io::pipe().unwrap();
+        rustix::io::ioctl_fionbio(&writer, true).unwrap();
+        while rustix::io::write(&writer, &[b' '; 4096]).is_ok() {}
+        rustix::io::ioctl_fionbio(&writer, false).unwrap();
+        let (ours, kept): (OwnedFd, OwnedFd) = match direction {
+            StateDirection::Save => (writer.into(), reader.into()),
+            StateDirection::Load => (reader.into(), writer.into()),
+        };
+        session.ask(|frontend| frontend.set_device_state_fd(direction, ours)).unwrap();
+        drop(session);
+        let mut front = FrontEnd::ready(&rig.socket, MEMORY);
+        let mut ring = front.start(2, 0, 64);
+        front.command(&mut ring, &TEST_UNIT_READY, &[], 0);
+        drop((front, kept));
+    }
 }
 
 #[test]
