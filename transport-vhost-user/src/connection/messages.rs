@@ -165,6 +165,9 @@ impl Connection {
             self.place.events.set_features(*acked);
         }
         state.forgetting = resets;
+        if resets {
+            state.left = None;
+        }
         let sets_config = matches!(change, Change::SetConfig(_));
         let made = match state.make(change, &self.place) {
             // It was the guest that wrote there, which must not cost its VMM the device.

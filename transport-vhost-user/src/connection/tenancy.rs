@@ -154,7 +154,7 @@ impl Connection {
 
 impl State {
     /// Whether the rings of the virtual machine have run before.
-    fn goes_on(&self) -> bool {
+    pub(super) fn goes_on(&self) -> bool {
         // Where rings begin, the packed ones with their wrap counters or without.
         let begins = |base: u32| matches!(base, 0 | 0x8000 | 0x8000_8000);
         let mut vrings = self.backend.state().vrings.iter();

@@ -151,7 +151,8 @@ impl Connection {
             self.put_loaded_in_force(state);
             return self.answer_check(state, cx);
         }
-        if let Some(from) = from
+        // A driver that begins relies on nothing of the one before.
+        if let Some(from) = from.filter(|_| state.goes_on())
             && let Err(why) = self.put_in_force(state, from)
             && self.place.may_log(cx)
         {

@@ -4,7 +4,7 @@ use super::*;
 use crate::testing::front_end::ALL_PROTOCOL;
 use crate::{DeviceState, Given, Lease, Taken};
 use lunette_guest::Session;
-use lunette_vhost_user::{LogArea, ProtocolFeatures};
+use lunette_vhost_user::{Config, ConfigFlags, LogArea, ProtocolFeatures};
 use std::sync::Mutex;
 use std::sync::mpsc::{Receiver, Sender, channel};
 
@@ -226,6 +226,27 @@ fn a_monitor_that_would_not_survive_a_refusal_gets_none() {
     assert!(matches!(front.reply(), Some(Reply::VringBase(_))));
     drop(front);
     leased.given().1(Err("LUN 0 is in use".to_owned()));
+}
+
+#[test]
+fn what_is_left_of_a_driver_is_not_for_the_next_one() {
+    let leased = Leased::new();
+    let mut session = Session::connect(&leased.rig.socket).unwrap();
+    session.negotiate(&lunette_guest::Wanted::default()).unwrap();
+    let as_made = session.config(20, 8).unwrap();
+    drop(session);
+    let wanted = Config { offset: 20, flags: ConfigFlags::WRITABLE, bytes: vec![0; 8] };
+    let of_a_former = || DeviceState { sizes: Some((252, 16)), ..DeviceState::default() };
+    for (base, applies) in [(0, false), (7, true)] {
+        let mut front = FrontEnd::ready(&leased.rig.socket, MEMORY);
+        let _ring = front.go_on(2, 0, 16, base);
+        leased.taken()(Ok(Some(of_a_former())));
+        let message = front.protocol.get_config(&wanted);
+        let Some(Reply::Config(Some(config))) = front.ask(message) else { panic!() };
+        assert_eq!(config.bytes != as_made, applies);
+        drop(front);
+        leased.given().1(Ok(()));
+    }
 }
 
 #[test]
