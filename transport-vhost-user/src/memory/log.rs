@@ -9,7 +9,7 @@ use super::MemoryMap;
 use lunette_store::Sg;
 use lunette_vhost_user::LogArea;
 use std::ptr::NonNull;
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicU8, Ordering, fence};
 
 /// A dirty log that is mapped.
 #[derive(Debug)]
@@ -43,18 +43,27 @@ impl DirtyLog {
         let Some(last) = length.checked_sub(1).map(|rest| address.saturating_add(rest)) else { return };
         let first = address / LogArea::PAGE;
         let end = (last / LogArea::PAGE + 1).min(self.pages);
+        // What was written is seen by whoever takes a bit that is found to be set here.
+        fence(Ordering::SeqCst);
         let mut page = first;
         while page < end {
             // All bits of one byte at once.
             let next = (page / 8 + 1).saturating_mul(8).min(end);
             let bits = (0xff_u8 << (page % 8)) & (0xff >> ((8 - next % 8) % 8));
-            self.byte(page / 8).fetch_or(bits, Ordering::AcqRel);
+            let byte = self.byte(page / 8);
+            if byte.load(Ordering::Relaxed) & bits != bits {
+                byte.fetch_or(bits, Ordering::AcqRel);
+            }
             page = next;
         }
     }
 
-    /// Marks the pages of bytes that are mapped by `memory`.
+    /// Marks the pages of bytes that are mapped by `memory`; all of it if a driver names more bytes than there are, so that nobody
+    /// waits for what it names again and again.
     pub(crate) fn mark_list(&self, list: Sg<'_>, memory: &MemoryMap) {
+        if list.len() > memory.runs().map(|(_, size)| size).sum() {
+            return memory.runs().for_each(|(address, size)| self.mark(address, size));
+        }
         let mut hint = 0;
         for seg in list.iter() {
             if let Some(address) = memory.guest_address(seg.address(), &mut hint) {
@@ -150,6 +159,19 @@ mod tests {
         let (log, file) = log(2);
         log.mark_list(list.as_sg(), &memory);
         assert_eq!(marked(&file, 2), (vec![4, 10, 11], true));
+    }
+
+    #[test]
+    fn lists_of_more_bytes_than_there_are_take_no_longer_than_all_of_them() {
+        let fd = memfd(0x8000);
+        let memory = map(&[(0x4000, 0x2000, 0x1000), (0x9000, 0x3000, 0x3000)], &fd);
+        let (mut list, mut hint) = (SgList::new(), 0);
+        for _ in 0..3 {
+            assert!(memory.append(0x4000, 0x2000, &mut hint, &mut list));
+        }
+        let (log, file) = log(2);
+        log.mark_list(list.as_sg(), &memory);
+        assert_eq!(marked(&file, 2), (vec![4, 5, 9, 10, 11], true));
     }
 
     proptest! {

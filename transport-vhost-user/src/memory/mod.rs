@@ -204,6 +204,11 @@ impl MemoryMap {
         })
     }
 
+    /// All memory: where it begins, and how many bytes there are.
+    pub(crate) fn runs(&self) -> impl Iterator<Item = (u64, u64)> {
+        self.regions.iter().map(|region| (region.guest, region.size))
+    }
+
     /// The first guest address behind all memory.
     pub(crate) fn end(&self) -> u64 {
         self.regions.last().map_or(0, |region| region.guest.saturating_add(region.size))
