@@ -138,16 +138,20 @@ impl Connection {
         if state.tenancy != Tenancy::Leaving {
             return;
         }
-        state.tenancy = match given {
-            Ok(()) => Tenancy::Away,
+        match given {
+            Ok(()) => {
+                state.tenancy = Tenancy::Away;
+                self.answer_check(&mut state, cx);
+            }
             Err(why) => {
                 if self.place.may_log(cx) {
                     tracing::warn!(export = %self.place.name, "the units stay here: {why}");
                 }
                 // The next connection asks for what it has.
-                if state.phase == Phase::Open { Tenancy::Kept } else { Tenancy::Away }
+                state.tenancy = if state.phase == Phase::Open { Tenancy::Kept } else { Tenancy::Away };
+                self.units_kept(&mut state, why, cx);
             }
-        };
+        }
         self.proceed(state, cx);
     }
 }
@@ -164,6 +168,11 @@ impl State {
 
     /// A ring is started, so what was is over.
     pub(super) fn units_are_used(&mut self) {
+        self.try_to_leave_again();
+    }
+
+    /// Units that could not be given up may be by now.
+    pub(super) fn try_to_leave_again(&mut self) {
         if self.tenancy == Tenancy::Kept {
             self.tenancy = Tenancy::Here;
         }

@@ -85,6 +85,7 @@ impl Connection {
         match direction {
             StateDirection::Save => {
                 self.may_leave()?;
+                state.try_to_leave_again();
                 let made = Made::default();
                 state.transfer = Transfer::Saving(made.clone(), stop.clone());
                 let document = Document::new(self.device_state(state));
@@ -128,8 +129,9 @@ impl Connection {
         self.answer_check(state, cx);
     }
 
-    fn answer_check(&self, state: &mut State, cx: &mut dyn Cx) {
-        if state.transfer.is_under_way() {
+    pub(super) fn answer_check(&self, state: &mut State, cx: &mut dyn Cx) {
+        // What was saved is of use to nobody else while the units stay here.
+        if state.transfer.is_under_way() || state.checking.is_none() || self.give_units(state, cx) {
             return;
         }
         let Some(reply) = state.checking.take() else { return };
@@ -143,6 +145,14 @@ impl Connection {
             tracing::warn!(export = %self.place.name, "the state of the device was not moved: {why}");
         }
         state.then = Then::Send(reply.done(result.is_ok()));
+    }
+
+    /// The units stay here, after the state was saved.
+    pub(super) fn units_kept(&self, state: &mut State, why: String, cx: &mut dyn Cx) {
+        if matches!(state.transfer, Transfer::Ended(Ok(()))) {
+            state.transfer = Transfer::Ended(Err(why));
+        }
+        self.answer_check(state, cx);
     }
 
     /// The units are here. What was loaded is newer than what came with them.

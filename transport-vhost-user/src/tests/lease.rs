@@ -250,6 +250,26 @@ fn what_is_left_of_a_driver_is_not_for_the_next_one() {
 }
 
 #[test]
+fn a_state_is_not_saved_of_units_that_stay() {
+    let leased = Leased::new();
+    let mut front = FrontEnd::ready(&leased.rig.socket, MEMORY);
+    let _ring = front.start(2, 0, 16);
+    leased.taken()(Ok(None));
+    front.stop(2);
+    for (given, saves) in [(Err("the disk is full".to_owned()), false), (Ok(()), true)] {
+        let (mut reader, writer) = std::io::pipe().unwrap();
+        let save = lunette_vhost_user::StateDirection::Save;
+        let message = front.protocol.set_device_state_fd(save, writer.into());
+        assert!(matches!(front.ask(message), Some(Reply::MoveState { success: true, .. })));
+        std::io::copy(&mut reader, &mut std::io::sink()).unwrap();
+        let message = front.protocol.check_device_state();
+        front.send(message);
+        leased.given().1(given);
+        assert!(matches!(front.reply(), Some(Reply::Ack { success, .. }) if success == saves));
+    }
+}
+
+#[test]
 fn a_state_is_loaded_when_the_units_are_there() {
     let leased = Leased::new();
     let wanted = lunette_guest::Wanted::default();
