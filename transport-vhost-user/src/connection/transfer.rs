@@ -109,6 +109,9 @@ impl Connection {
                 Transfer::Ended(saved)
             }
             Transfer::Loading(made, _) => match take(&made) {
+                Ok(_) if state.backend.state().vrings.iter().any(|vring| vring.started) => {
+                    Transfer::Ended(Err("rings were started before it had come".to_owned()))
+                }
                 Ok(loaded) => Transfer::Loaded(Box::new(loaded)),
                 Err(why) => Transfer::Ended(Err(why)),
             },

@@ -270,6 +270,25 @@ fn a_state_is_not_saved_of_units_that_stay() {
 }
 
 #[test]
+fn a_state_that_comes_when_rings_run_is_refused() {
+    let leased = Leased::new();
+    let mut front = FrontEnd::ready(&leased.rig.socket, MEMORY);
+    let (reader, writer) = std::io::pipe().unwrap();
+    let load = lunette_vhost_user::StateDirection::Load;
+    let message = front.protocol.set_device_state_fd(load, reader.into());
+    assert!(matches!(front.ask(message), Some(Reply::MoveState { success: true, .. })));
+    let mut ring = front.start(2, 0, 16);
+    leased.taken()(Ok(None));
+    front.command(&mut ring, &TEST_UNIT_READY, &[], 0);
+    rustix::io::write(&writer, br#"{"version":1,"vhost-user-scsi":{}}"#).unwrap();
+    drop(writer);
+    let message = front.protocol.check_device_state();
+    assert!(matches!(front.ask(message), Some(Reply::Ack { success: false, .. })));
+    drop(front);
+    leased.given().1(Ok(()));
+}
+
+#[test]
 fn a_state_is_loaded_when_the_units_are_there() {
     let leased = Leased::new();
     let wanted = lunette_guest::Wanted::default();
