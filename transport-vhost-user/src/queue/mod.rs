@@ -182,6 +182,12 @@ impl Queue {
         let old = std::mem::replace(&mut state.setup, setup);
         state.round = round.or(state.round);
         state.suspended &= state.setup.started;
+        if !state.setup.started
+            && let Some(log) = &mut state.setup.log
+        {
+            // After a reset the front end does not say any more where the ring that stops is.
+            log.used = log.used.or(old.log.as_ref().and_then(|log| log.used));
+        }
         if starts {
             state.broken = state.setup.broken;
             state.base = state.setup.base;

@@ -1,10 +1,13 @@
 //! What is written to guest memory is in the log of the front end, and nothing is without one.
 
 use super::handover::{begin_hand_over, go_on};
+use super::recovery::settle;
 use super::*;
+use crate::local::Local;
 use crate::testing::front_end::Vring;
 use crate::testing::held::fail;
 use lunette_scsi::AdditionalSense;
+use lunette_store::Cx;
 use lunette_vhost_user::LogArea;
 use std::os::fd::OwnedFd;
 
@@ -94,6 +97,30 @@ fn offer_read(front: &FrontEnd, ring: &Vring, cdb: &[u8], length: u32) {
     ring.ring.chain(&front.guest, 0, &parts);
     ring.ring.offer(&front.guest, 0);
     ring.kick();
+}
+
+#[test]
+fn what_is_written_when_the_device_is_reset_is_in_it() {
+    let rig = Rig::held();
+    let (mut logged, ring) = Logged::with_queue(&rig);
+    offer_read(&logged.front, &ring, &read_10(0, 24), 0x3000);
+    wait_held(&rig.reactors, 0);
+    logged.take();
+    let before = logged.snapshot();
+    let message = logged.front.protocol.reset_device();
+    logged.front.send(message);
+    let is_busy =
+        |cx: &mut dyn Cx| Local::on(cx).connections.borrow().values().any(|connection| connection.is_busy());
+    while !rig.reactors.call(ReactorId(0), is_busy).unwrap() {
+        std::thread::yield_now();
+    }
+    settle(&rig);
+    settle(&rig);
+    release(&rig.reactors, 0, 0x77);
+    assert!(matches!(logged.front.reply(), Some(Reply::Ack { success: true, .. })));
+    let (differing, marked) = (logged.differing(&before), logged.take());
+    assert!(differing.contains(&RING));
+    assert!(differing.iter().all(|page| marked.contains(page)), "{differing:x?} {marked:x?}");
 }
 
 const BUFFERS: [u64; 5] = [0x88, 0x89, 0x8a, 0x8b, 0x8c];
