@@ -34,8 +34,24 @@ pub struct Backend {
     former_memory: Vec<MemoryRegion>,
     /// Whether the ring that was kicked last had been started before.
     was_started: bool,
-    /// Features before they were last acknowledged.
-    former_features: Features,
+    /// What was before features were last acknowledged.
+    former: Former,
+}
+
+/// What SET_FEATURES changes.
+#[derive(Debug)]
+struct Former {
+    features: Features,
+    acknowledged: bool,
+    /// Of each ring.
+    enabled: Vec<bool>,
+}
+
+impl Former {
+    fn of(state: &State) -> Self {
+        let enabled = state.vrings.iter().map(|vring| vring.enabled).collect();
+        Self { features: state.features, acknowledged: state.acknowledged, enabled }
+    }
 }
 
 /// What handling a request comes to, before it is known whether it is acknowledged.
@@ -92,8 +108,8 @@ impl Backend {
         if state.vrings.len() < offer.queues.into() {
             state.vrings.resize_with(offer.queues.into(), Vring::default);
         }
-        let former_features = state.features;
-        Self { offer, state, former_memory: Vec::new(), was_started: false, former_features }
+        let former = Former::of(&state);
+        Self { offer, state, former_memory: Vec::new(), was_started: false, former }
     }
 
     /// What is offered.
@@ -120,14 +136,16 @@ impl Backend {
         }
     }
 
-    /// Takes the last SET_FEATURES back, which changed nothing that rings are enabled by.
+    /// Takes the last SET_FEATURES back, and which rings it has enabled.
     pub fn undo_features(&mut self) {
-        self.state.features = self.former_features;
+        (self.state.features, self.state.acknowledged) = (self.former.features, self.former.acknowledged);
+        let vrings = self.state.vrings.iter_mut().zip(&self.former.enabled);
+        vrings.for_each(|(vring, enabled)| vring.enabled = *enabled);
     }
 
     /// Whether the last SET_FEATURES has acknowledged `feature`, which was not acknowledged before.
     pub fn has_acknowledged(&self, feature: Features) -> bool {
-        (self.state.features - self.former_features).contains(feature)
+        (self.state.features - self.former.features).contains(feature)
     }
 
     /// The ring of queue `index`, which has been stopped for another process, is at `base`, in the form of [`Vring::base`]. The
@@ -312,8 +330,8 @@ impl Backend {
     fn set_features(&mut self, bits: u64) -> Outcome {
         let wanted = Features::from_bits_retain(bits);
         let acked = wanted & self.offer.features;
-        self.former_features = std::mem::replace(&mut self.state.features, acked);
-        self.state.acknowledged = true;
+        self.former = Former::of(&self.state);
+        (self.state.features, self.state.acknowledged) = (acked, true);
         for vring in self.state.vrings.iter_mut().filter(|vring| !vring.told) {
             vring.enabled = !acked.contains(Features::PROTOCOL_FEATURES);
         }

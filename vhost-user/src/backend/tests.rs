@@ -389,6 +389,12 @@ fn features_are_taken_back() {
     backend.handle(set(Features::VERSION_1 | Features::EVENT_IDX)).unwrap();
     backend.undo_features();
     assert_eq!(backend.state().features, Features::VERSION_1);
+    let mut first = Backend::new(offer());
+    let as_made = first.state().clone();
+    first.handle(set(Features::VERSION_1)).unwrap();
+    assert!(first.state().acknowledged && first.state().vrings.iter().all(|vring| vring.enabled));
+    first.undo_features();
+    assert_eq!(*first.state(), as_made);
 }
 
 #[test]
