@@ -137,6 +137,11 @@ impl StateDir {
         Some(told.map_or_else(|| "another lunette".to_owned(), |holder| holder.to_string()))
     }
 
+    /// Whether this process serves the unit whose kept world-wide name is `naa`.
+    pub(crate) fn holds(&self, naa: Naa) -> bool {
+        self.0.locks.holds(naa)
+    }
+
     /// What is saved of a unit by now, which is locked by this process.
     pub(crate) fn saved(&self, naa: Naa) -> Result<Option<Vec<u8>>> {
         Ok(unit::saved(self.units(), naa)?)

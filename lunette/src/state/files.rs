@@ -62,6 +62,9 @@ pub(crate) trait LockFile: fmt::Debug + Send + Sync {
     /// Locks the byte at `offset`, unless somebody else has it. Returns whether it is locked.
     fn try_lock(&self, offset: u64) -> io::Result<bool>;
 
+    /// Whether somebody else has locked the byte at `offset`. Nobody is kept from locking it meanwhile.
+    fn is_locked(&self, offset: u64) -> io::Result<bool>;
+
     /// Lets go of it.
     fn unlock(&self, offset: u64);
 }
@@ -134,6 +137,12 @@ impl LockFile for File {
             Err(nix::Error::EAGAIN | nix::Error::EACCES) => Ok(false),
             Err(error) => Err(error.into()),
         }
+    }
+
+    fn is_locked(&self, offset: u64) -> io::Result<bool> {
+        let mut lock = byte(libc::F_WRLCK, offset)?;
+        fcntl(self, FcntlArg::F_OFD_GETLK(&mut lock))?;
+        Ok(i32::from(lock.l_type) != libc::F_UNLCK)
     }
 
     fn unlock(&self, offset: u64) {

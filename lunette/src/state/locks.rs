@@ -71,13 +71,10 @@ impl Locks {
     /// Whether nobody serves the unit.
     pub(crate) fn is_free(&self, naa: Naa) -> bool {
         let offset = offset(naa);
+        // To lock it, if only for a moment, would keep others from taking it just then.
         let held = self.held();
-        let Ok(file) = self.file(offset) else { return false };
-        let is_free = !held.contains(&offset) && file.try_lock(offset).unwrap_or(false);
-        if is_free {
-            file.unlock(offset);
-        }
-        is_free
+        let is_locked = || self.file(offset).and_then(|file| file.is_locked(offset));
+        !held.contains(&offset) && matches!(is_locked(), Ok(false))
     }
 
     fn held(&self) -> MutexGuard<'_, HashSet<u64>> {
@@ -149,6 +146,29 @@ mod tests {
         there.take(b).unwrap();
         here.take(c).unwrap();
         assert!(![a, b, c].iter().any(|naa| here.holds(*naa) || there.holds(*naa)));
+    }
+
+    #[test]
+    fn who_looks_whether_a_unit_is_free_keeps_nobody_from_taking_it() {
+        let temporary = tempfile::tempdir().unwrap();
+        let files: Arc<dyn Files> = Arc::new(System);
+        let [here, there] = [(); 2].map(|()| Arc::new(Locks::new(&files, temporary.path())));
+        let naa = Naa::locally_assigned(5);
+        let lock = here.take(naa).unwrap();
+        assert!(!here.is_free(naa) && !there.is_free(naa));
+        drop(lock);
+        assert!(here.is_free(naa) && there.is_free(naa));
+        let done = Arc::new(std::sync::atomic::AtomicBool::new(false));
+        let (looks, is_done) = (here.clone(), done.clone());
+        let looking = std::thread::spawn(move || {
+            while !is_done.load(std::sync::atomic::Ordering::Relaxed) {
+                looks.is_free(naa);
+            }
+        });
+        let taken = (0..2000).all(|_| there.try_take(naa).unwrap().is_some());
+        done.store(true, std::sync::atomic::Ordering::Relaxed);
+        looking.join().unwrap();
+        assert!(taken);
     }
 
     #[test]

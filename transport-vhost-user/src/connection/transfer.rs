@@ -173,9 +173,10 @@ impl Connection {
         }
     }
 
-    /// The units cannot be had, and a state that was loaded is not waited for.
+    /// The units cannot be had, and a state that was loaded does not wait for them. They may have been on their way here, so they
+    /// are asked for once more.
     pub(super) fn units_refused(&self, state: &mut State, why: &str, cx: &mut dyn Cx) {
-        if matches!(state.transfer, Transfer::Loaded(_)) {
+        if state.refused.is_some() && matches!(state.transfer, Transfer::Loaded(_)) {
             state.transfer = Transfer::Ended(Err(why.to_owned()));
             self.answer_check(state, cx);
         }

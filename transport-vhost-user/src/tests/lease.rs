@@ -305,6 +305,8 @@ fn a_state_is_loaded_when_the_units_are_there() {
             let loaded = session.load_state(state);
             (session, loaded.is_ok())
         });
+        // Those that are on their way here are asked for once more.
+        leased.taken()(Err("another host has them".to_owned()));
         leased.taken()(answer);
         let (session, loaded) = loading.join().unwrap();
         assert_eq!(loaded, loads);

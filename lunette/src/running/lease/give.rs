@@ -151,11 +151,24 @@ impl Running {
 
     fn let_leave(&self, name: &Name, unit: &Weak<LogicalUnit>) {
         match self.release_unit(name) {
-            Ok(true) if has_gone(unit) => tracing::info!("{name} is given up"),
+            Ok(true) if self.has_gone(name, unit) => tracing::info!("{name} is given up"),
             Ok(_) => tracing::warn!("{name} is given up, but stays locked until what still has it has ended"),
             Err(error) => tracing::error!("{name} is given up, but still shown: {error:#}"),
         }
         events::given(&self.events, name);
+    }
+
+    /// Whether a unit is in nobody's hands any more, and not locked: that ends last.
+    fn has_gone(&self, name: &Name, unit: &Weak<LogicalUnit>) -> bool {
+        let is_locked = || self.leases.naa(name).is_some_and(|naa| self.state.holds(naa));
+        let deadline = Instant::now() + HANDS;
+        while unit.strong_count() > 0 || is_locked() {
+            if Instant::now() > deadline {
+                return false;
+            }
+            std::thread::sleep(STEP);
+        }
+        true
     }
 
     /// Takes back what units have left, which would not be true any more when they go on. Whether nothing is left of it: if somebody
@@ -197,16 +210,4 @@ impl Running {
             },
         )
     }
-}
-
-/// Whether a unit is in nobody's hands any more, and so not locked.
-fn has_gone(unit: &Weak<LogicalUnit>) -> bool {
-    let deadline = Instant::now() + HANDS;
-    while unit.strong_count() > 0 {
-        if Instant::now() > deadline {
-            return false;
-        }
-        std::thread::sleep(STEP);
-    }
-    true
 }

@@ -376,5 +376,9 @@ impl LockFile for Unlocked {
         Ok(true)
     }
 
+    fn is_locked(&self, _: u64) -> io::Result<bool> {
+        Ok(false)
+    }
+
     fn unlock(&self, _: u64) {}
 }
