@@ -45,7 +45,7 @@ pub(super) fn run(call: &UpgradeCall) -> Result<()> {
         .context("the daemon has no process number")?;
     let old = pidfd_open(pid, PidfdFlags::empty()).context("the daemon's process is not seen from here")?;
     allow_descriptors();
-    let stand_in = StandIn::listen(pid)?;
+    let stand_in = StandIn::listen(pid, connection.peer()?.uid)?;
     let asked = HandOver { socket: stand_in.path().to_owned(), discard: call.discard };
     connection.call::<()>("daemon.hand_over", &serde_json::to_value(asked)?)?;
     let kept = stand_in.collect(&old)?;

@@ -5,12 +5,12 @@ use anyhow::{Context, Result};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg, sockopt};
-use rustix::process::Pid;
-use std::fs::{self, Permissions};
+use rustix::process::{Pid, geteuid};
+use std::fs::{self, DirBuilder};
 use std::io::IoSliceMut;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{DirBuilderExt, chown};
 use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
 
@@ -21,19 +21,27 @@ pub(crate) type Kept = Vec<(String, OwnedFd)>;
 pub(crate) struct StandIn {
     socket: UnixDatagram,
     path: PathBuf,
+    /// Where that is, and nothing else.
+    folder: PathBuf,
     /// Whose they are: others are not listened to.
     of: Pid,
 }
 
 impl StandIn {
-    pub(crate) fn listen(of: Pid) -> Result<Self> {
-        let path = std::env::temp_dir().join(format!("lunette-upgrade-{:016x}.sock", random()?));
-        let socket = UnixDatagram::bind(&path).with_context(|| path.display().to_string())?;
-        let stand_in = Self { socket, path, of };
+    /// Of a process of the user `uid`.
+    pub(crate) fn listen(of: Pid, uid: u32) -> Result<Self> {
+        let folder = std::env::temp_dir().join(format!("lunette-upgrade-{:016x}", random()?));
+        DirBuilder::new().mode(0o700).create(&folder).with_context(|| folder.display().to_string())?;
+        let path = folder.join("socket");
+        let socket = UnixDatagram::bind(&path).inspect_err(|_| drop(fs::remove_dir(&folder)));
+        let socket = socket.with_context(|| path.display().to_string())?;
+        let stand_in = Self { socket, path, folder, of };
         sockopt::set_socket_passcred(&stand_in.socket, true)?;
         stand_in.socket.set_nonblocking(true)?;
-        // The daemon may be another user.
-        fs::set_permissions(&stand_in.path, Permissions::from_mode(0o666))?;
+        if uid != geteuid().as_raw() {
+            chown(&stand_in.path, Some(uid), None)?;
+            chown(&stand_in.folder, Some(uid), None)?;
+        }
         Ok(stand_in)
     }
 
@@ -95,6 +103,7 @@ impl StandIn {
 impl Drop for StandIn {
     fn drop(&mut self) {
         let _ = fs::remove_file(&self.path);
+        let _ = fs::remove_dir(&self.folder);
     }
 }
 
@@ -109,11 +118,14 @@ mod tests {
     use super::*;
     use crate::custodian::Custodian;
     use rustix::process::getpid;
+    use std::os::unix::fs::PermissionsExt;
 
     #[test]
     fn only_the_daemon_is_listened_to() {
+        let own = geteuid().as_raw();
         let file = || std::fs::File::open("/dev/null").unwrap();
-        let (stand_in, other) = (StandIn::listen(getpid()).unwrap(), StandIn::listen(Pid::INIT).unwrap());
+        let (stand_in, other) =
+            (StandIn::listen(getpid(), own).unwrap(), StandIn::listen(Pid::INIT, own).unwrap());
         for to in [&stand_in, &other] {
             let mut custodian = Custodian::heir(&to.path).unwrap();
             assert_eq!(custodian.keep(file().as_fd()).unwrap(), "d0");
@@ -132,8 +144,9 @@ mod tests {
             }
             settled.join().unwrap().unwrap();
         }
-        let path = stand_in.path.clone();
+        let folder = stand_in.folder.clone();
+        assert_eq!(fs::metadata(&folder).unwrap().permissions().mode() & 0o777, 0o700);
         drop(stand_in);
-        assert!(!path.exists());
+        assert!(!folder.exists());
     }
 }

@@ -105,7 +105,21 @@ pub(super) fn guest(
     HandedConnection { record, fds }: HandedConnection,
     custodian: &mut Custodian,
 ) -> Result<Guest> {
-    let descriptors = fds.iter().map(|(role, fd)| Ok((role.to_string(), custodian.keep(fd.as_fd())?)));
-    let descriptors = descriptors.collect::<Result<_>>().with_context(|| export.to_owned())?;
+    let mut descriptors = BTreeMap::new();
+    for (role, fd) in &fds {
+        match custodian.keep(fd.as_fd()) {
+            Ok(name) => drop(descriptors.insert(role.to_string(), name)),
+            Err(error) => {
+                release(descriptors.values(), custodian);
+                return Err(error).with_context(|| export.to_owned());
+            }
+        }
+    }
     Ok(Guest { version: VERSION, export: export.to_owned(), descriptors, record })
+}
+
+/// The custodian need not keep descriptors of which nobody will know.
+pub(super) fn release<'a>(names: impl Iterator<Item = &'a String>, custodian: &mut Custodian) {
+    // Whoever cannot be told this keeps them in vain.
+    names.for_each(|name| drop(custodian.release(name)));
 }

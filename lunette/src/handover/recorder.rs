@@ -1,12 +1,13 @@
 //! What another daemon would need to go on with virtual machines if this one were killed: kept current at the service manager.
 
 use super::document::{self, GUEST};
-use super::give::guest;
+use super::give::{guest, release};
 use crate::custodian::Custodian;
-use anyhow::Result;
+use anyhow::{Result, anyhow};
 use lunette_reactor::Workers;
 use lunette_transport_vhost_user::{HandedConnection, Handle, Snapshot};
 use std::collections::{BTreeSet, HashMap};
+use std::ops::Bound;
 use std::os::fd::AsFd;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak, mpsc};
 use std::time::Duration;
@@ -25,6 +26,10 @@ pub(crate) struct Recorder {
 #[derive(Default)]
 struct Due {
     exports: BTreeSet<String>,
+    /// Those that could not be looked at or kept: again when nothing else is due.
+    failed: BTreeSet<String>,
+    /// The one that was looked at last: those behind it are next, so that each has its turn.
+    last: String,
     handles: HashMap<String, Weak<Handle>>,
     /// All exports that there are at the start are among these.
     all_known: bool,
@@ -95,8 +100,12 @@ impl Recorder {
     fn next(&self) -> Option<(String, Option<Arc<Handle>>)> {
         let due = self.due();
         let waited = self.changed.wait_timeout_while(due, ANSWER, |due| due.exports.is_empty());
-        let mut due = waited.unwrap_or_else(PoisonError::into_inner).0;
-        let export = due.exports.pop_first()?;
+        let (mut due, waited) = waited.unwrap_or_else(PoisonError::into_inner);
+        if waited.timed_out() {
+            let failed = std::mem::take(&mut due.failed);
+            due.exports.extend(failed);
+        }
+        let export = due.take()?;
         let handle = due.handles.get(&export).map(Weak::upgrade);
         if matches!(handle, Some(None)) {
             due.handles.remove(&export);
@@ -118,10 +127,12 @@ impl Recorder {
             Some(Snapshot::Connection(connection)) => books.keep(export, *connection),
             Some(Snapshot::Nothing) => books.forget(export),
             // It says so when it has settled.
-            Some(Snapshot::Unsettled) | None => Ok(()),
+            Some(Snapshot::Unsettled) => Ok(()),
+            None => Err(anyhow!("its reactor does not answer")),
         };
         if let Err(error) = done {
             tracing::warn!(export, "what would be needed after a kill is not kept: {error:#}");
+            self.due().failed.insert(export.to_owned());
         }
     }
 
@@ -131,6 +142,17 @@ impl Recorder {
 
     fn due(&self) -> MutexGuard<'_, Due> {
         self.due.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Due {
+    /// Whose turn it is.
+    fn take(&mut self) -> Option<String> {
+        let behind = (Bound::Excluded(self.last.as_str()), Bound::Unbounded);
+        let next = self.exports.range::<str, _>(behind).next().or_else(|| self.exports.first())?.clone();
+        self.exports.remove(&next);
+        self.last.clone_from(&next);
+        Some(next)
     }
 }
 
@@ -164,7 +186,11 @@ impl Books {
         let guest = guest(export, connection, &mut self.custodian)?;
         let record = format!("{GUEST}{}", self.next);
         self.next += 1;
-        self.custodian.keep_as(&record, document::write(&guest)?.as_fd())?;
+        let kept = document::write(&guest).and_then(|file| self.custodian.keep_as(&record, file.as_fd()));
+        if let Err(error) = kept {
+            release(guest.descriptors.values(), &mut self.custodian);
+            return Err(error.into());
+        }
         self.forget(export)?;
         let descriptors = guest.descriptors.into_values().collect();
         self.guests.insert(export.to_owned(), Kept { record, descriptors });
@@ -177,5 +203,23 @@ impl Books {
         self.custodian.forget(&record)?;
         descriptors.iter().try_for_each(|name| self.custodian.release(name))?;
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_export_has_its_turn() {
+        let mut due = Due::default();
+        let mut turns = Vec::new();
+        due.exports.extend(["a", "b", "c"].map(str::to_owned));
+        for _ in 0..4 {
+            turns.extend(due.take());
+            // It is never quiet.
+            due.exports.insert("a".to_owned());
+        }
+        assert_eq!(turns, ["a", "b", "c", "a"]);
     }
 }

@@ -18,7 +18,7 @@ use std::os::unix::net::{UnixListener, UnixStream};
 
 /// What a custodian has when `left` is given to it.
 fn kept(left: Left, given: &GivenSockets) -> Kept {
-    let stand_in = StandIn::listen(getpid()).unwrap();
+    let stand_in = StandIn::listen(getpid(), rustix::process::geteuid().as_raw()).unwrap();
     let mut custodian = Custodian::heir(stand_in.path()).unwrap();
     std::thread::scope(|scope| {
         let collect = scope.spawn(|| stand_in.collect(&pidfd_open(getpid(), PidfdFlags::empty()).unwrap()));
@@ -261,4 +261,29 @@ fn a_connection_without_one_of_its_descriptors_is_not_gone_on_with() {
         ];
         assert_eq!(Handed::read(kept).connection("vm").is_some(), comes, "{role} {name}");
     }
+}
+
+#[test]
+fn what_is_kept_against_kills_stays_until_it_is_cleared() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("notify");
+    let manager = std::os::unix::net::UnixDatagram::bind(&path).unwrap();
+    let kept = recorder::Kept { record: "g0".to_owned(), descriptors: Vec::new() };
+    let books = Books::new(Custodian::heir(&path).unwrap(), [("vm".to_owned(), kept)].into(), 1);
+    let recorder = Recorder::start(books);
+    let mut books = recorder.end().unwrap();
+    assert!(recorder.end().is_none());
+    assert_eq!(books.custodian().1, 1, "the number of the next record");
+    manager.set_nonblocking(true).unwrap();
+    let mut bytes = [0; 100];
+    assert!(manager.recv(&mut bytes).is_err());
+    manager.set_nonblocking(false).unwrap();
+    std::thread::scope(|scope| {
+        let clearing = scope.spawn(|| books.clear());
+        let length = manager.recv(&mut bytes).unwrap();
+        assert_eq!(&bytes[..length], b"FDSTOREREMOVE=1\nFDNAME=g0");
+        let length = manager.recv(&mut bytes).unwrap();
+        assert_eq!(&bytes[..length], b"BARRIER=1");
+        clearing.join().unwrap();
+    });
 }
