@@ -153,14 +153,19 @@ pub const TABLE: &[Row] = &[
         Only::One(0, &[libc::AF_UNIX as u64]),
         "the service manager is told how things are"
     ),
-    row!([SYS_socket], WORKER, Only::One(0, &[libc::AF_UNIX as u64]), "new exports"),
+    row!(
+        [SYS_socket],
+        FILES,
+        Only::One(0, &[libc::AF_UNIX as u64]),
+        "new exports; to connect to virtual machine monitors"
+    ),
     row!([SYS_socket], WORKER, Only::All(TCP), "new portals"),
     row!([SYS_bind SYS_listen], WORKER, Only::Any, "new portals and exports"),
     row!(
         [SYS_connect],
-        MAIN.union(WORKER),
+        MAIN.union(FILES),
         Only::Any,
-        "the service manager; whether somebody listens at a socket that is there"
+        "the service manager; whether somebody listens at a socket that is there; virtual machine monitors"
     ),
     row!(
         [SYS_pipe2],

@@ -122,7 +122,7 @@ fn objects_are_made_shown_changed_and_taken_away() -> Result<()> {
     assert_eq!(tell(&["export", "attach", "vm2", "db", "--at", "1:0"])?, "unit `db` is LUN 1:0 of vm2\n");
     tell(&["export", "rename", "vm2", "vm3"])?;
     let socket = lunette.path("vm2.sock").display().to_string();
-    assert_eq!(table(&tell(&["export", "list"])?)[2], ["vm3", "waiting", &socket, "1:0=db"]);
+    assert_eq!(table(&tell(&["export", "list"])?)[2], ["vm3", "listening", &socket, "1:0=db"]);
     tell(&["export", "detach", "vm3", "db"])?;
     tell(&["export", "delete", "vm3"])?;
 

@@ -448,10 +448,12 @@ pub(crate) struct Serve {
 
     /// Serve virtual machines on this vhost-user socket, as in /run/vm1.sock,owner=:kvm (may be repeated)
     ///
-    /// Written `SOCKET[,mode=0660][,owner=[USER][:GROUP]][,group=N][,name=NAME]`, by names or numbers. Whoever may write to the
-    /// socket's file can read and write the disks; that is the daemon's user alone (mode=0600), and the group if
-    /// `owner=` names one (mode=0660). The target port group is 1 to 65534, otherwise 1. `name=` has the virtual
-    /// machine be known by that instead of the socket's path. A comma in a path is written `\,`.
+    /// Written `SOCKET[,client=on][,mode=0660][,owner=[USER][:GROUP]][,group=N][,name=NAME]`, by names or numbers. Whoever
+    /// may write to the socket's file can read and write the disks; that is the daemon's user alone (mode=0600), and the
+    /// group if `owner=` names one (mode=0660). With client=on the socket is the virtual machine monitor's, and the daemon
+    /// connects to it, again and again; owner=USER is who has to listen there then. The target port group is 1 to 65534,
+    /// otherwise 1. `name=` has the virtual machine be known by that instead of the socket's path. A comma in a path is
+    /// written `\,`.
     #[arg(long, value_name = "SOCKET")]
     pub(crate) vhost_user: Vec<VhostUser>,
 

@@ -88,7 +88,7 @@ fn needed(model: &Model, groups: &[u32]) -> Capabilities {
         Capabilities::NET_BIND_SERVICE,
         model.portals.values().any(|portal| is_privileged(portal.listen.0.port())),
     );
-    let exports = || model.exports.values();
+    let exports = || model.exports.values().filter(|export| !export.client);
     let gives_away = exports().any(|export| export.owner.is_some());
     // The mode is set after the owner.
     needed.set(Capabilities::FOWNER, gives_away);

@@ -189,7 +189,7 @@ pub(crate) fn queues(text: &str) -> Result<Vec<u16>, String> {
     Ok(queues)
 }
 
-fn switch(key: &str, value: &str) -> Result<bool, String> {
+pub(crate) fn switch(key: &str, value: &str) -> Result<bool, String> {
     match value {
         "on" => Ok(true),
         "off" => Ok(false),

@@ -1,10 +1,10 @@
-//! The notation for sockets: `SOCKET[,mode=0660][,owner=USER[:GROUP]][,group=N][,name=NAME]` for vhost-user and
+//! The notation for sockets: `SOCKET[,client=on][,mode=0660][,owner=USER[:GROUP]][,group=N][,name=NAME]` for vhost-user and
 //! `ADDRESS:PORT[,group=N]` for iSCSI.
 
 use crate::access;
 use crate::config::values::{FilePath, Label, Mode, Text};
 use crate::config::{self, ExportKnownBy, PortGroup, Portal, VhostUser};
-use crate::notation::{NotationError, Options, split_at_commas};
+use crate::notation::{NotationError, Options, split_at_commas, switch};
 use std::str::FromStr;
 
 impl FromStr for Portal {
@@ -49,6 +49,7 @@ fn parse(text: &str) -> Result<VhostUser, String> {
     let mut options = Options::default();
     for part in parts {
         match part.split_once('=') {
+            Some(("client", value)) => export.client = switch("client", value)?,
             Some(("mode", value)) => export.mode = Some(value.parse::<Mode>()?),
             Some(("owner", value)) => set_owner(&mut export, value)?,
             Some(("group", value)) => export.port_group = PortGroup(access::group(value)?),
@@ -57,11 +58,17 @@ fn parse(text: &str) -> Result<VhostUser, String> {
             }
             _ => {
                 return Err(format!(
-                    "`{part}` is neither mode=, owner=, group= nor name=; a comma in a path is written `\\,`"
+                    "`{part}` is neither client=, mode=, owner=, group= nor name=; a comma in a path is written `\\,`"
                 ));
             }
         }
         options.once(part.split_once('=').map_or("", |(key, _)| key))?;
+    }
+    if export.client && (export.mode.is_some() || export.group.is_some()) {
+        return Err(
+            "mode= and owner=:GROUP are of a socket that lunette makes, and with client=on it makes none"
+                .into(),
+        );
     }
     config::access(&export)?;
     Ok(export)
@@ -109,6 +116,14 @@ mod tests {
     }
 
     #[test]
+    fn clients_are_understood() {
+        let export: VhostUser = "vm.sock,client=on,owner=7".parse().unwrap();
+        assert!(export.client);
+        assert_eq!(config::access(&export).unwrap().user, Some(7));
+        assert!(!"vm.sock,client=off,mode=0600".parse::<VhostUser>().unwrap().client);
+    }
+
+    #[test]
     fn target_port_groups_are_understood() {
         let export: VhostUser = "vm.sock,group=7,mode=0600".parse().unwrap();
         assert_eq!((export.port_group, export.mode), (PortGroup(7), Some(Mode(0o600))));
@@ -137,7 +152,10 @@ mod tests {
         for (text, part) in [
             ("", "path is missing"),
             (",mode=0600", "path is missing"),
-            ("a,b", "`b` is neither mode=, owner=, group= nor name="),
+            ("a,b", "`b` is neither client=, mode=, owner=, group= nor name="),
+            ("a,client=1", "client=1"),
+            ("a,client=on,mode=600", "it makes none"),
+            ("a,owner=:7,client=on", "it makes none"),
             ("a,colour=red", "`colour=red` is neither"),
             ("a,mode=", "mode=: a mode is octal"),
             ("a,mode=rw", "mode=rw: a mode is octal"),

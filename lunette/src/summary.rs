@@ -80,18 +80,24 @@ impl fmt::Display for Iscsi<'_> {
 pub(crate) struct VhostUser<'a> {
     /// The socket's path, or what else it is known by.
     pub(crate) name: &'a str,
+    /// Whether the socket is that of the virtual machine monitor.
+    pub(crate) is_client: bool,
     pub(crate) index: usize,
 }
 
 impl fmt::Display for VhostUser<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (name, id) = (self.name, format!("lunette{}", self.index));
-        writeln!(f, "vhost-user-scsi on {name}")?;
+        let (where_, server) = if self.is_client { ("for", ",server=on") } else { ("on", "") };
+        writeln!(f, "vhost-user-scsi {where_} {name}")?;
         if !name.starts_with('/') {
             return Ok(());
         }
         writeln!(f, "  qemu-system-x86_64 -M q35,memory-backend=mem \\")?;
         writeln!(f, "    -m 1G -object memory-backend-memfd,id=mem,size=1G,share=on \\")?;
-        writeln!(f, "    -chardev socket,id={id},path={name} -device vhost-user-scsi-pci,chardev={id} …")
+        writeln!(
+            f,
+            "    -chardev socket,id={id},path={name}{server} -device vhost-user-scsi-pci,chardev={id} …"
+        )
     }
 }

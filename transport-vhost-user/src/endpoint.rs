@@ -1,7 +1,8 @@
 //! Where front ends come from: a path, or a socket that somebody else has made.
 
 use crate::bind::{Access, SocketFile};
-use crate::export::Error;
+use crate::client::{Client, Peer};
+use crate::error::Error;
 use rustix::net::sockopt::{socket_acceptconn, socket_domain, socket_type};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketType, getpeername, getsockname};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
@@ -18,15 +19,23 @@ pub enum Endpoint {
         /// Who may connect.
         access: Access,
     },
+    /// The socket of a front end that listens. It is connected to whenever nobody is connected, for as long as that takes.
+    Client {
+        /// The path.
+        path: PathBuf,
+        /// Number of the user who has to listen there, if that matters.
+        user: Option<u32>,
+    },
     /// A socket that listens already. Its file, if it has one, is left to whoever made it.
     Listening(UnixListener),
     /// The front end itself. The export ends with it.
     Connected(UnixStream),
 }
 
-/// A listening socket, or the only front end there will be.
+/// A listening socket, one that listens elsewhere, or the only front end there will be.
 pub(crate) enum Entrance {
     Listening(UnixListener),
+    Client(Client),
     Connected(UnixStream),
 }
 
@@ -59,7 +68,7 @@ impl Endpoint {
     /// What it is called: the socket's absolute path or abstract name (`@name`), or `fd:N` where it has neither.
     pub fn name(&self) -> String {
         match self {
-            Self::Path { path, .. } => absolute(path).display().to_string(),
+            Self::Path { path, .. } | Self::Client { path, .. } => absolute(path).display().to_string(),
             Self::Listening(listener) => name_of(listener.as_fd()),
             Self::Connected(stream) => name_of(stream.as_fd()),
         }
@@ -69,7 +78,7 @@ impl Endpoint {
     pub(crate) fn path(&self) -> Option<PathBuf> {
         match self {
             Self::Path { path, .. } => Some(absolute(path)),
-            Self::Listening(_) | Self::Connected(_) => None,
+            Self::Client { .. } | Self::Listening(_) | Self::Connected(_) => None,
         }
     }
 
@@ -90,6 +99,10 @@ impl Endpoint {
                 }
                 let (listener, file) = SocketFile::bind(&path, &access)?;
                 Ok((Entrance::Listening(listener), Some(file)))
+            }
+            Self::Client { path, user } => {
+                let peer = Peer { path: absolute(&path), user };
+                Ok((Entrance::Client(Client::new(peer)), None))
             }
             Self::Listening(listener) => {
                 let descriptor = listener.as_raw_fd();

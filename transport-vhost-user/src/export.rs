@@ -2,8 +2,10 @@
 
 use crate::aside::Aside;
 use crate::bind::{Access, SocketFile, give};
+use crate::client::Client;
 use crate::connection::Connection;
 use crate::endpoint::{Endpoint, Entrance};
+use crate::error::Error;
 use crate::events::Events;
 use crate::handover::{HandedConnection, HandedExport, Role, Snapshot};
 use crate::lease::Lease;
@@ -19,14 +21,13 @@ use rustix::event::{EventfdFlags, eventfd};
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::io::ErrorKind;
-use std::os::fd::{AsRawFd, RawFd};
+use std::os::fd::AsRawFd;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::PathBuf;
 use std::rc::{Rc, Weak};
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
-use thiserror::Error;
 
 /// Most request queues of a device: beside them there are a control and an event queue, and SET_VRING_KICK has eight bits
 /// for the index.
@@ -60,58 +61,6 @@ impl Options {
         let initiator = endpoint.name();
         Self { endpoint, request_queues: MAX_REQUEST_QUEUES, initiator, pin_memory: false, keep_notes: false }
     }
-}
-
-/// Why an export cannot be started.
-#[derive(Debug, Error)]
-pub enum Error {
-    /// Another process listens at the path.
-    #[error("cannot listen at {}: address in use, another process listens there", .0.display())]
-    InUse(PathBuf),
-    /// There is something else at the path.
-    #[error("cannot listen at {}: there is a file that is not a socket", .0.display())]
-    NotASocket(PathBuf),
-    /// The socket cannot be made.
-    #[error("cannot listen at {}: {source}", path.display())]
-    Bind {
-        /// The path.
-        path: PathBuf,
-        /// What the system says.
-        source: std::io::Error,
-    },
-    /// The socket cannot be given to the owner it should have.
-    #[error("cannot set the owner of {}: {source} (only root can give files away; a group must be one's own)", path.display())]
-    Owner {
-        /// The path.
-        path: PathBuf,
-        /// What the system says.
-        source: std::io::Error,
-    },
-    /// A descriptor is not what front ends come from.
-    #[error(
-        "descriptor {descriptor} {why}: vhost-user needs a Unix stream socket that listens or is connected"
-    )]
-    Unsuitable {
-        /// The descriptor's number.
-        descriptor: RawFd,
-        /// What is wrong with it.
-        why: &'static str,
-    },
-    /// The number of request queues is impossible.
-    #[error("a device can have 1 to {MAX_REQUEST_QUEUES} request queues, not {0}")]
-    RequestQueues(u16),
-    /// There is nothing to export.
-    #[error("a device needs at least one target")]
-    NoTargets,
-    /// Descriptors cannot be told apart.
-    #[error("/proc is not mounted: descriptors of a front end cannot be told apart without it")]
-    NoProc,
-    /// Eventfds cannot be raised.
-    #[error("cannot raise eventfds: no asynchronous I/O (is fs.aio-max-nr used up?): {0}")]
-    NoAsyncIo(std::io::Error),
-    /// There is no reactor to run on.
-    #[error("no reactors are given to run on")]
-    NoReactors,
 }
 
 /// Target ports that a virtual machine reaches over vhost-user-scsi as the targets of one device.
@@ -185,7 +134,7 @@ impl VhostUserExport {
         Self { lease: Some(lease), ..self }
     }
 
-    /// Listens from now on. The connection, its control and its event queue live on the first of `reactors`; the request
+    /// Listens, or connects, from now on. The connection, its control and its event queue live on the first of `reactors`; the request
     /// queues are spread over all of them, round robin.
     pub fn start(self, poster: Arc<dyn Post>, reactors: &[ReactorId]) -> Result<Handle, Error> {
         let (handle, opening) = self.prepare(poster, reactors)?;
@@ -290,6 +239,15 @@ impl Handle {
         self.path.as_ref().map_or(Ok(()), |path| give(path, access))
     }
 
+    /// Changes who has to listen where an export connects to; a connection that there is stays.
+    pub fn set_user(&self, user: Option<u32>) {
+        self.on_listener(move |listener, _| {
+            if let Some(Entrance::Client(client)) = &mut *listener.entrance.borrow_mut() {
+                client.set_user(user);
+            }
+        });
+    }
+
     /// Adds a target, which the driver is told to look at. Its units may come later, and may take shorter transfers than the
     /// device has told its driver; they say so themselves. Returns whether there was none of this number.
     pub fn add_target(&self, number: u8, port: Arc<TargetPort>) -> bool {
@@ -346,6 +304,23 @@ impl Handle {
         self.poster.post(self.place.home, Box::new(act));
     }
 
+    #[cfg(test)]
+    pub(crate) fn aside(&self) -> Aside {
+        self.place.aside.clone()
+    }
+
+    /// Whether an attempt to connect is under way.
+    #[cfg(test)]
+    pub(crate) fn is_calling(&self) -> bool {
+        let (tell, told) = mpsc::channel();
+        self.on_listener(move |listener, _| {
+            let entrance = listener.entrance.borrow();
+            let is_calling = matches!(&*entrance, Some(Entrance::Client(client)) if client.is_under_way());
+            tell.send(is_calling).unwrap();
+        });
+        told.recv().unwrap()
+    }
+
     /// Removes the socket and ends the connection, if there is one, as soon as all that is in flight has finished.
     /// Returns at once.
     pub fn begin_stop(&self) {
@@ -392,19 +367,19 @@ struct Blueprint {
     end: End,
 }
 
-/// Accepts one front end after the other.
+/// Has one front end after the other.
 pub(crate) struct Listener {
     id: ExportId,
     this: Weak<Self>,
     place: Arc<Place>,
     request_queues: u16,
     sink: Cell<SinkId>,
-    /// `None` when there are to be no more connections.
-    socket: RefCell<Option<UnixListener>>,
+    /// Where they come from; `None` when there are to be no more.
+    entrance: RefCell<Option<Entrance>>,
     current: RefCell<Option<Rc<Connection>>>,
     /// What former front ends have left is being closed.
     settling: Cell<bool>,
-    /// A timer runs out when to accept again.
+    /// A timer runs out when to accept, or to connect, again.
     retrying: Cell<bool>,
     /// The last connection could not be accepted.
     in_trouble: Cell<bool>,
@@ -417,6 +392,8 @@ enum Token {
     Accept,
     Retry,
     Settled,
+    /// An attempt to connect has come to something.
+    Called,
 }
 
 /// How long to wait when no more descriptors can be opened.
@@ -424,18 +401,21 @@ const RETRY: Duration = Duration::from_secs(1);
 
 impl Listener {
     fn open(id: ExportId, from: Blueprint, cx: &mut dyn Cx) {
-        let (socket, connected) = match from.entrance {
-            Entrance::Listening(socket) => (Some(socket), None),
+        let (entrance, connected) = match from.entrance {
             Entrance::Connected(stream) => (None, Some(stream)),
+            entrance => (Some(entrance), None),
         };
-        let descriptor = socket.as_ref().map(AsRawFd::as_raw_fd);
+        let descriptor = match &entrance {
+            Some(Entrance::Listening(socket)) => Some(socket.as_raw_fd()),
+            _ => None,
+        };
         let listener = Rc::new_cyclic(|this| Self {
             id,
             this: this.clone(),
             place: from.place,
             request_queues: from.request_queues,
             sink: Cell::new(SinkId(0)),
-            socket: RefCell::new(socket),
+            entrance: RefCell::new(entrance),
             current: RefCell::default(),
             settling: Cell::new(false),
             retrying: Cell::new(false),
@@ -450,22 +430,23 @@ impl Listener {
         if let Some(handed) = from.resumed {
             listener.resume(handed, cx);
         } else if let Some(stream) = connected {
-            *listener.current.borrow_mut() = Some(listener.welcome(stream, cx));
+            *listener.current.borrow_mut() = Some(listener.welcome(stream, true, cx));
         }
+        listener.call(cx);
     }
 
     /// Goes on with the front end of another process.
     fn resume(&self, mut handed: HandedConnection, cx: &mut dyn Cx) {
         match handed.fds.remove(&Role::Socket).map(Endpoint::adopt) {
             Some(Ok(Endpoint::Connected(stream))) => {
-                let connection = self.serve(stream, cx);
+                let connection = self.serve(stream, true, cx);
                 connection.resume(handed, self.request_queues, cx);
                 *self.current.borrow_mut() = Some(connection);
             }
             _ => {
                 tracing::warn!(export = %self.place.name, "a connection that was handed over is none");
                 self.place.aside.post(move || drop(handed));
-                if self.socket.borrow().is_none() {
+                if self.entrance.borrow().is_none() {
                     self.close(cx);
                 }
             }
@@ -475,7 +456,10 @@ impl Listener {
     /// Leaves the socket and the connection to another process.
     fn hand_over(&self, done: impl FnOnce(HandedExport) + 'static, cx: &mut dyn Cx) {
         cx.cancel(self.id(Token::Accept));
-        let listener = self.socket.take().map(Into::into);
+        let listener = match self.close_entrance() {
+            Some(Entrance::Listening(socket)) => Some(socket.into()),
+            _ => None,
+        };
         let current = self.current.borrow().clone();
         match current {
             Some(connection) => {
@@ -490,20 +474,21 @@ impl Listener {
     }
 
     /// Serves a front end that has nothing yet.
-    fn welcome(&self, stream: UnixStream, cx: &mut dyn Cx) -> Rc<Connection> {
-        let connection = self.serve(stream, cx);
+    fn welcome(&self, stream: UnixStream, is_there: bool, cx: &mut dyn Cx) -> Rc<Connection> {
+        let connection = self.serve(stream, is_there, cx);
         connection.keep_notes(self.request_queues, cx);
         connection
     }
 
-    fn serve(&self, stream: UnixStream, cx: &mut dyn Cx) -> Rc<Connection> {
+    /// Serves a front end; `is_there`: it is known to be one before it has said anything.
+    fn serve(&self, stream: UnixStream, is_there: bool, cx: &mut dyn Cx) -> Rc<Connection> {
         let this = self.this.clone();
         let ended = Box::new(move |cx: &mut dyn Cx| {
             if let Some(listener) = this.upgrade() {
                 listener.connection_ended(cx);
             }
         });
-        Connection::open(self.place.clone(), self.request_queues, stream.into(), ended, cx)
+        Connection::open(self.place.clone(), self.request_queues, stream.into(), is_there, ended, cx)
     }
 
     fn id(&self, token: Token) -> IoId {
@@ -511,8 +496,8 @@ impl Listener {
     }
 
     fn accept(&self, cx: &mut dyn Cx) {
-        let socket = self.socket.borrow();
-        let Some(listener) = &*socket else { return };
+        let entrance = self.entrance.borrow();
+        let Some(Entrance::Listening(listener)) = &*entrance else { return };
         while !self.settling.get() {
             let mut current = self.current.borrow_mut();
             if current.as_ref().is_some_and(|connection| connection.is_ending()) {
@@ -520,7 +505,7 @@ impl Listener {
             }
             match listener.accept() {
                 Ok((stream, _)) if current.is_some() => self.turn_away(stream, cx),
-                Ok((stream, _)) => *current = Some(self.welcome(stream, cx)),
+                Ok((stream, _)) => *current = Some(self.welcome(stream, true, cx)),
                 Err(error) if error.kind() == ErrorKind::WouldBlock => return,
                 Err(error) if error.kind() == ErrorKind::Interrupted => continue,
                 Err(error) => return self.retry(&error, cx),
@@ -552,9 +537,7 @@ impl Listener {
         if !self.in_trouble.replace(true) && self.place.may_log(cx) {
             tracing::warn!(export = %self.place.name, %error, "cannot accept a connection");
         }
-        if !self.retrying.replace(true) {
-            cx.timer(RETRY, self.id(Token::Retry));
-        }
+        self.retry_after(RETRY, cx);
     }
 
     /// Has the event queue deliver the events that there are, if there is one.
@@ -567,17 +550,83 @@ impl Listener {
     }
 
     fn connection_ended(&self, cx: &mut dyn Cx) {
-        *self.current.borrow_mut() = None;
-        if self.socket.borrow().is_some() {
-            self.settle(|| (), cx);
-        } else {
-            self.close(cx);
+        let ended = self.current.take();
+        if self.entrance.borrow().is_none() {
+            return self.close(cx);
         }
+        self.settle(|| (), cx);
+        if let Some(Entrance::Client(client)) = &mut *self.entrance.borrow_mut() {
+            match ended {
+                Some(connection) if connection.is_there() => {
+                    client.succeeded();
+                    self.retry_after(client.pause(), cx);
+                }
+                _ => self.call_failed(
+                    client,
+                    "whoever listens there has ended the connection and said nothing",
+                    cx,
+                ),
+            }
+        }
+    }
+
+    /// Connects to the front end, if that is what is to be done and nothing is in the way.
+    fn call(&self, cx: &mut dyn Cx) {
+        let is_free = !self.settling.get() && !self.retrying.get() && self.current.borrow().is_none();
+        if let Some(Entrance::Client(client)) = &mut *self.entrance.borrow_mut()
+            && is_free
+            && let Some(attempt) = client.attempt()
+        {
+            let attempt = move || {
+                attempt();
+                Ok(0)
+            };
+            self.place.aside.run(attempt, self.id(Token::Called), cx);
+        }
+    }
+
+    /// An attempt to connect has come to something.
+    fn called(&self, cx: &mut dyn Cx) {
+        let Some(Entrance::Client(client)) = &mut *self.entrance.borrow_mut() else { return };
+        match client.outcome() {
+            Some(Ok(stream)) => {
+                self.place.observer.tell(ExportEvent::Reached);
+                *self.current.borrow_mut() = Some(self.welcome(stream, false, cx));
+            }
+            Some(Err(why)) => self.call_failed(client, &why, cx),
+            None => {}
+        }
+    }
+
+    /// Tries again in a while. Says why, if that is something else than before.
+    fn call_failed(&self, client: &mut Client, why: &str, cx: &mut dyn Cx) {
+        if client.failed(why) && self.place.may_log(cx) {
+            tracing::warn!(export = %self.place.name, "{why}; trying again");
+        }
+        self.place.observer.tell(ExportEvent::Unreachable(why));
+        self.retry_after(client.pause(), cx);
+    }
+
+    fn retry_after(&self, pause: Duration, cx: &mut dyn Cx) {
+        if !self.retrying.replace(true) {
+            cx.timer(pause, self.id(Token::Retry));
+        }
+    }
+
+    /// Has no more front ends.
+    fn close_entrance(&self) -> Option<Entrance> {
+        let mut entrance = self.entrance.take();
+        if let Some(Entrance::Client(client)) = &mut entrance {
+            // Behind the attempt that is under way.
+            let outcome = client.leave();
+            self.place.aside.post(move || drop(outcome));
+        }
+        entrance
     }
 
     fn stop(&self, cx: &mut dyn Cx) {
         cx.cancel(self.id(Token::Accept));
-        if let Some(listener) = self.socket.take() {
+        if let Some(Entrance::Listening(listener)) = self.close_entrance() {
             self.place.aside.post(move || drop(listener));
         }
         let current = self.current.borrow().clone();
@@ -598,8 +647,10 @@ impl Sink for Listener {
         match token {
             token if token == Token::Retry as u64 => self.retrying.set(false),
             token if token == Token::Settled as u64 => self.settling.set(false),
+            token if token == Token::Called as u64 => self.called(cx),
             _ => {}
         }
         self.accept(cx);
+        self.call(cx);
     }
 }

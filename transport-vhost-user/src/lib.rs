@@ -31,11 +31,13 @@
 
 mod aside;
 mod bind;
+mod client;
 mod commands;
 mod connection;
 mod control;
 mod device_state;
 mod endpoint;
+mod error;
 mod events;
 mod export;
 #[doc(hidden)]
@@ -61,7 +63,8 @@ mod tests;
 pub use bind::{Access, SocketFile};
 pub use device_state::DeviceState;
 pub use endpoint::Endpoint;
-pub use export::{Error, Handle, MAX_REQUEST_QUEUES, Opening, Options, VhostUserExport};
+pub use error::Error;
+pub use export::{Handle, MAX_REQUEST_QUEUES, Opening, Options, VhostUserExport};
 pub use handover::{HandedConnection, HandedExport, NoRole, Record, Role, Snapshot};
 pub use lease::{Given, Lease, Taken};
 pub use place::{ExportEvent, reactor_of};

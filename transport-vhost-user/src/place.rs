@@ -39,8 +39,12 @@ pub(crate) struct Place {
 /// Something that has happened to an export.
 #[derive(Clone, Copy)]
 pub enum ExportEvent<'a> {
-    /// A front end has connected.
+    /// A front end has connected; one that was connected to has spoken.
     Connected,
+    /// An attempt to connect to the front end has failed; why.
+    Unreachable(&'a str),
+    /// The front end was connected to. It has not spoken yet, or not even accepted the connection.
+    Reached,
     /// It has disconnected (`None`), or the connection was ended; why.
     Disconnected(Option<&'a str>),
     /// Something that another process would need to go on ([`Handle::snapshot`](crate::Handle::snapshot)) has changed.

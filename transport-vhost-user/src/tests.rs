@@ -17,6 +17,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 mod adopted;
+mod client;
 mod dirty_log;
 mod events;
 mod gone;

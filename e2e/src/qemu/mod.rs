@@ -65,10 +65,18 @@ impl Qemu {
     /// Adds a SCSI host with two request queues, whose back end listens on `socket`. `properties`
     /// are more of the device's, such as `,packed=on`. May be repeated.
     pub fn vhost_user_scsi(self, socket: impl Into<PathBuf>, properties: &str) -> Self {
-        let socket = socket.into();
+        self.with_scsi_host(&socket.into(), "", properties)
+    }
+
+    /// The same with a socket that QEMU makes, and a back end that connects. QEMU waits for it.
+    pub fn vhost_user_scsi_server(self, socket: impl Into<PathBuf>, properties: &str) -> Self {
+        self.with_scsi_host(&socket.into(), ",server=on", properties)
+    }
+
+    fn with_scsi_host(self, socket: &Path, server: &str, properties: &str) -> Self {
         let id = format!("scsi{}", self.arguments.len());
         self.arg("-chardev")
-            .arg(&format!("socket,id={id},path={}", socket.display()))
+            .arg(&format!("socket,id={id},path={}{server}", socket.display()))
             .arg("-device")
             .arg(&format!("vhost-user-scsi-pci,chardev={id},num_queues=2{properties}"))
             .modules(["virtio_scsi", "sd_mod", "sg"])

@@ -9,7 +9,8 @@ use lunette_e2e::guest::Guest;
 use lunette_e2e::qemu::Qemu;
 use lunette_e2e::tools;
 use lunette_e2e::uml::Uml;
-use relay::Relay;
+use relay::{Meeting, Relay};
+use std::os::unix::net::UnixListener;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -37,16 +38,24 @@ impl Random {
 }
 
 /// Kills and restarts the daemon at random moments, while the guest of `boot` writes its disk and checks what it wrote, and
-/// holds it reserved.
-fn kill_under_load(boot: impl FnOnce(&Path) -> Result<Guest>) -> Result<()> {
+/// holds it reserved. The daemon listens, or connects as a client.
+fn kill_under_load(is_client: bool, boot: impl FnOnce(&Path) -> Result<Guest>) -> Result<()> {
     checks::need_tools()?;
     tools::need(["sg_persist"])?;
     let lunette = Lunette::new()?;
     let file = lunette.file("disk.img", 64 << 20)?;
-    let lunette =
-        lunette.lu(format!("disk:{},w,direct=on,fault=delay:5", file.display())).vhost_user("vm.sock");
+    let socket = lunette.path("vm.sock");
+    let meeting = match is_client {
+        true => Meeting::Here(UnixListener::bind(&socket)?),
+        false => Meeting::At(socket.clone()),
+    };
+    let client = if is_client { ",client=on" } else { "" };
+    let lunette = lunette
+        .lu(format!("disk:{},w,direct=on,fault=delay:5", file.display()))
+        .arg("--vhost-user")
+        .arg(format!("{}{client}", socket.display()));
     let mut daemon = lunette.start()?;
-    let relay = Relay::start(&lunette.path("relay.sock"), lunette.path("vm.sock"))?;
+    let relay = Relay::start(&lunette.path("relay.sock"), meeting)?;
     let mut guest = boot(&lunette.path("relay.sock"))?;
     guest.check(
         "disk=$(disk 0); sg=$(generic $disk)
@@ -106,17 +115,25 @@ fn in_flight(log: &str) -> u64 {
 /// One processor, a packed ring.
 #[test]
 fn user_mode_linux_lives_through_kills() -> Result<()> {
-    kill_under_load(|socket| Uml::new().memory_mib(512).vhost_user_scsi(socket).boot())
+    kill_under_load(false, |socket| Uml::new().memory_mib(512).vhost_user_scsi(socket).boot())
+}
+
+/// The daemon connects, as a client.
+#[test]
+fn user_mode_linux_lives_through_kills_of_a_client() -> Result<()> {
+    kill_under_load(true, |socket| Uml::new().memory_mib(512).vhost_user_scsi(socket).boot())
 }
 
 /// Two processors with a split ring each.
 #[test]
 fn a_debian_kernel_lives_through_kills() -> Result<()> {
-    kill_under_load(|socket| Qemu::new().vhost_user_scsi(socket, ",virtqueue_size=256").boot())
+    kill_under_load(false, |socket| Qemu::new().vhost_user_scsi(socket, ",virtqueue_size=256").boot())
 }
 
 /// Two processors with a packed ring each.
 #[test]
 fn a_debian_kernel_with_packed_rings_lives_through_kills() -> Result<()> {
-    kill_under_load(|socket| Qemu::new().vhost_user_scsi(socket, ",virtqueue_size=256,packed=on").boot())
+    kill_under_load(false, |socket| {
+        Qemu::new().vhost_user_scsi(socket, ",virtqueue_size=256,packed=on").boot()
+    })
 }

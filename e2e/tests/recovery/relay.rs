@@ -34,8 +34,8 @@ pub(crate) struct Relay {
 }
 
 impl Relay {
-    /// Relays from `socket` to `daemon`, in a thread of its own.
-    pub(crate) fn start(socket: &Path, daemon: PathBuf) -> Result<Self> {
+    /// Relays from `socket` to daemons, in a thread of its own.
+    pub(crate) fn start(socket: &Path, meeting: Meeting) -> Result<Self> {
         let listener = UnixListener::bind(socket)?;
         let taken_over = Arc::<AtomicU64>::default();
         let count = taken_over.clone();
@@ -43,7 +43,7 @@ impl Relay {
             let relayed = listener
                 .accept()
                 .context("no guest")
-                .and_then(|(guest, _)| Connection::new(guest, daemon, count)?.run());
+                .and_then(|(guest, _)| Connection::new(guest, meeting, count)?.run());
             if let Err(error) = relayed {
                 eprintln!("relay: {error:#}");
             }
@@ -54,6 +54,24 @@ impl Relay {
     /// How often another daemon has been told all.
     pub(crate) fn taken_over(&self) -> u64 {
         self.taken_over.load(Ordering::Acquire)
+    }
+}
+
+/// How relay and daemons find each other.
+pub(crate) enum Meeting {
+    /// Daemons listen at this path.
+    At(PathBuf),
+    /// They connect to this socket.
+    Here(UnixListener),
+}
+
+impl Meeting {
+    /// A daemon, once one is there.
+    fn find(&self) -> std::io::Result<UnixStream> {
+        match self {
+            Self::At(path) => UnixStream::connect(path),
+            Self::Here(listener) => Ok(listener.accept()?.0),
+        }
     }
 }
 
@@ -112,8 +130,7 @@ struct Kept {
 struct Connection {
     guest: End,
     daemon: End,
-    /// Where daemons listen.
-    socket: PathBuf,
+    meeting: Meeting,
     kept: BTreeMap<(usize, u32), Kept>,
     protocol: ProtocolFeatures,
     notes: Option<(InflightArea, OwnedFd)>,
@@ -147,10 +164,10 @@ fn word(payload: &[u8]) -> u32 {
 }
 
 impl Connection {
-    fn new(guest: UnixStream, socket: PathBuf, taken_over: Arc<AtomicU64>) -> Result<Self> {
-        let daemon = End::new(UnixStream::connect(&socket).context("no daemon")?);
+    fn new(guest: UnixStream, meeting: Meeting, taken_over: Arc<AtomicU64>) -> Result<Self> {
+        let daemon = End::new(meeting.find().context("no daemon")?);
         let (kept, protocol) = (BTreeMap::new(), ProtocolFeatures::empty());
-        Ok(Self { guest: End::new(guest), daemon, socket, kept, protocol, notes: None, taken_over })
+        Ok(Self { guest: End::new(guest), daemon, meeting, kept, protocol, notes: None, taken_over })
     }
 
     fn run(mut self) -> Result<()> {
@@ -278,7 +295,7 @@ impl Connection {
     }
 
     fn try_take_over(&mut self) -> Result<bool> {
-        let Ok(stream) = UnixStream::connect(&self.socket) else { return Ok(false) };
+        let Ok(stream) = self.meeting.find() else { return Ok(false) };
         self.daemon = End::new(stream);
         let first = rank(FIRST_OF_QUEUES).context("kept")?;
         let of_device = self.kept.iter().filter(|((rank, _), _)| *rank < first);

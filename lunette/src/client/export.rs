@@ -6,6 +6,7 @@ use super::table::Table;
 use super::{connect, print_json, print_text};
 use crate::cli::objects::{ExportCall, ExportCommand, ExportNamed, Shelf, Showing, UnitNamed};
 use crate::config::VhostUser;
+use crate::running::LinkState;
 use anyhow::{Result, bail};
 use lunette_control::Connection;
 use serde::Deserialize;
@@ -23,7 +24,9 @@ pub(super) fn run(what: &ExportCall) -> Result<()> {
             let mut keys = keys.said.clone();
             keys.insert("name".into(), name.to_string().into());
             if !keys.contains_key("socket") {
-                bail!("say where virtual machines connect: `--socket PATH`");
+                bail!(
+                    "say where virtual machines connect, or with `--client` are connected to: `--socket PATH`"
+                );
             }
             create(daemon, "export.create", &format!("export `{name}`"), keys)
         }
@@ -59,7 +62,8 @@ pub(super) fn run(what: &ExportCall) -> Result<()> {
 #[derive(Deserialize)]
 struct Shown {
     name: String,
-    connected: bool,
+    state: LinkState,
+    error: Option<String>,
     shown: BTreeMap<String, String>,
     #[serde(default)]
     standby: BTreeSet<String>,
@@ -68,7 +72,12 @@ struct Shown {
 
 impl Shown {
     fn state(&self) -> &'static str {
-        if self.connected { "connected" } else { "waiting" }
+        match self.state {
+            LinkState::Listening => "listening",
+            LinkState::Connecting => "connecting",
+            LinkState::Waiting => "waiting",
+            LinkState::Connected => "connected",
+        }
     }
 }
 
@@ -89,11 +98,13 @@ fn show(daemon: &mut Connection, Showing { of, json }: &Showing<ExportNamed>) ->
     }
     let told: Shown = serde_json::from_value(told)?;
     let state = ("state", told.state().to_owned());
+    let error = told.error.as_ref().map(|why| ("error", why.clone()));
     let units = told.shown.iter().map(|(at, unit)| {
         let state = if told.standby.contains(unit) { " (standby)" } else { "" };
         ("LUN", format!("{at}  {unit}{state}"))
     });
-    let lines: Vec<_> = [("export", told.name.clone()), state].into_iter().chain(units).collect();
+    let lines: Vec<_> =
+        [("export", told.name.clone()), state].into_iter().chain(error).chain(units).collect();
     print_text(
         &(described(&lines) + &as_configured(&told.config, |one: VhostUser, all| all.vhost_user.push(one))),
     )
@@ -106,7 +117,7 @@ mod tests {
     #[test]
     fn exports_are_shown_a_line_each() {
         let exports = json!([{
-            "name": "vm", "connected": true, "shown": { "0": "a", "1:0": "b" }, "config": { "socket": "/run/vm.sock" }
+            "name": "vm", "state": "connected", "error": null, "shown": { "0": "a", "1:0": "b" }, "config": { "socket": "/run/vm.sock" }
         }]);
         let text = table(serde_json::from_value(exports).unwrap()).lines(None);
         assert_eq!(

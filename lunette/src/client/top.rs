@@ -330,7 +330,7 @@ mod tests {
         let unit = UnitStats { unit: "disk".into(), total: Counts::default(), initiators };
         let throttle = ThrottleStats { throttle: "gold".into(), waiting: 5, waits: reads / 2 };
         let reactors = vec![ReactorStats { busy, spinning: 0.0 }];
-        Stats { time, reactors, units: vec![unit], throttles: vec![throttle] }
+        Stats { time, reactors, units: vec![unit], exports: Vec::new(), throttles: vec![throttle] }
     }
 
     #[test]

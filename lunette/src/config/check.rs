@@ -290,7 +290,16 @@ impl<'a> Checker<'a> {
             self.clash(place(index), what, place(first));
         }
         for (index, export) in exports.iter().enumerate() {
-            self.luns(export.units.as_ref(), &Where::new("vhost-user", index));
+            let at = Where::new("vhost-user", index);
+            self.luns(export.units.as_ref(), &at);
+            for (key, _) in [("mode", export.mode.is_some()), ("group", export.group.is_some())]
+                .into_iter()
+                .filter(|(_, is_said)| export.client && *is_said)
+            {
+                let what =
+                    format!("`{key}` is of a socket that lunette makes, and with `client` it makes none");
+                self.error(at.at(key), what);
+            }
         }
         // Those of the daemon itself change with its next start.
         let daemon = Some(&self.document.daemon).filter(|_| self.setting.is_whole);

@@ -20,10 +20,14 @@ pub(crate) struct VhostUser {
     pub(crate) name: Label,
     /// The path of the socket. A relative one begins where the file is.
     pub(crate) socket: FilePath,
+    /// The socket is the virtual machine monitor's (`server=on` in QEMU), and lunette connects to it, again and again.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub(crate) client: bool,
     /// Who may connect, in octal, as in `0660`; otherwise the owner, and the group if one is named.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) mode: Option<Mode>,
-    /// The user whom the socket belongs to, by name or number; otherwise the daemon's.
+    /// The user whom the socket belongs to, by name or number; otherwise the daemon's. With `client` the user who has to listen
+    /// there; otherwise anybody.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) owner: Option<Principal>,
     /// The group that the socket belongs to, by name or number.
@@ -49,6 +53,7 @@ impl VhostUser {
         Self {
             name,
             socket,
+            client: false,
             mode: None,
             owner: None,
             group: None,

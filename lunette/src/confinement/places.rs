@@ -27,7 +27,8 @@ pub(super) fn of(options: &Serve, saved: Option<PathBuf>, model: &Model, state: 
     };
     files.push((state.path().to_owned(), Use::State));
     let metrics = daemon.metrics.iter().map(|at| Path::new(at.as_str())).filter(|path| path.is_absolute());
-    let sockets = model.exports.values().map(|export| export.socket.as_path());
+    let own = model.exports.values().filter(|export| !export.client);
+    let sockets = own.map(|export| export.socket.as_path());
     let sockets = sockets.chain(daemon.control.iter().map(|path| path.as_path())).chain(metrics);
     files.extend(sockets.map(|socket| (directory_of(socket), Use::Sockets)));
     let configuration = [

@@ -33,11 +33,17 @@ const SESSION_REFUSED: EventKind = EventKind {
     name: "session.refused",
     summary: "An iSCSI login was refused; the object is the initiator. Details: the same. No more are told than are logged.",
 };
-const EXPORT_CONNECTED: EventKind =
-    EventKind { name: "export.connected", summary: "A front end has connected to a vhost-user socket." };
+const EXPORT_CONNECTED: EventKind = EventKind {
+    name: "export.connected",
+    summary: "A front end has connected to a vhost-user socket, or has spoken to a `client`.",
+};
 const EXPORT_DISCONNECTED: EventKind = EventKind {
     name: "export.disconnected",
     summary: "It has gone, or its connection was ended. Details: `why` in the second case.",
+};
+const EXPORT_UNREACHABLE: EventKind = EventKind {
+    name: "export.unreachable",
+    summary: "A `client` cannot connect, or for another reason than before, and goes on trying. Details: `why`.",
 };
 const UNIT_NOT_READY: EventKind = EventKind {
     name: "unit.not_ready",
@@ -125,6 +131,7 @@ pub(crate) const KINDS: &[EventKind] = &[
     SESSION_REFUSED,
     EXPORT_CONNECTED,
     EXPORT_DISCONNECTED,
+    EXPORT_UNREACHABLE,
     UNIT_NOT_READY,
     UNIT_READY,
 ];
@@ -157,6 +164,8 @@ pub(crate) fn export(events: &Events, name: &str, event: ExportEvent<'_>) {
         ExportEvent::Connected => events.emit(EXPORT_CONNECTED, name, json!({})),
         ExportEvent::Disconnected(why) => events.emit(EXPORT_DISCONNECTED, name, json!({ "why": why })),
         ExportEvent::Agreed => {}
+        ExportEvent::Unreachable(why) => events.emit(EXPORT_UNREACHABLE, name, json!({ "why": why })),
+        ExportEvent::Reached => {}
     }
 }
 

@@ -4,7 +4,7 @@ use super::patch::Patch;
 use super::{Call, create_once, named_by, no_unit, place, taken};
 use crate::config::values::{Label, Name, Place};
 use crate::config::{self, Model, Places};
-use crate::running::{Now, Permit, places_of_all};
+use crate::running::{LinkState, Now, Permit, places_of_all};
 use lunette_control::{Failure, NoParams};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -23,8 +23,10 @@ pub(crate) struct Named {
 pub(crate) struct ExportStatus {
     /// What it is called.
     name: Label,
-    /// Whether a front end is connected.
-    connected: bool,
+    /// Whether there is a front end.
+    state: LinkState,
+    /// Why a `client` cannot connect.
+    error: Option<String>,
     /// What it shows, by `LUN` or `TARGET:LUN`.
     shown: Places,
     /// Those of the units that stand by.
@@ -114,9 +116,11 @@ pub(super) fn show(call: &Call<'_>, Named { name }: Named) -> Result<ExportStatu
 fn status(now: &Now, export: &config::VhostUser) -> ExportStatus {
     let shown = export.units.clone().unwrap_or_else(|| places_of_all(&now.model));
     let is_standby = |name: &&Name| now.unit(name.as_str()).is_none();
+    let link = now.link(&export.name);
     ExportStatus {
         name: export.name.clone(),
-        connected: now.is_connected(&export.name),
+        state: link.as_ref().map_or(LinkState::Listening, |link| link.state),
+        error: link.and_then(|link| link.error),
         standby: shown.values().filter(is_standby).cloned().collect(),
         shown,
         config: export.clone(),

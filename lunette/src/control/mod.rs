@@ -24,7 +24,7 @@ pub(crate) use unit::Resized;
 use crate::config::Throttle;
 use crate::config::values::Name;
 use crate::handover::{Heir, Invocation};
-use crate::metrics::{self, Stats, ThrottleStats};
+use crate::metrics::{self, ExportStats, Stats, ThrottleStats};
 use crate::running::Running;
 use anyhow::Result;
 use lunette_control::{About, Crew, Door, Effect, Events, Failure, Feed, Method, Table, Task};
@@ -63,7 +63,9 @@ impl Daemon {
         let units = units.filter(|known| unit.is_none_or(|wanted| wanted == known.name));
         let throttles = self.running.delays();
         let throttles = throttles.iter().map(|(name, delays)| ThrottleStats::new(name, delays)).collect();
-        metrics::stats(self.running.reactors, units, throttles, self.since)
+        let now = self.running.now();
+        let exports = now.links().map(|(name, link)| ExportStats::new(name, &link)).collect();
+        metrics::stats(self.running.reactors, units, exports, throttles, self.since)
     }
 }
 

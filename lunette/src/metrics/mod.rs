@@ -6,5 +6,5 @@ mod text;
 
 pub(crate) use http::Endpoint;
 pub(crate) use snapshot::{
-    Counts, InitiatorStats, ReactorStats, Stats, ThrottleStats, Times, UnitStats, stats,
+    Counts, ExportStats, InitiatorStats, ReactorStats, Stats, ThrottleStats, Times, UnitStats, stats,
 };

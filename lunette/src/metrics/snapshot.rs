@@ -1,5 +1,6 @@
 //! What there is to tell at one moment, in the form in which the control socket tells it.
 
+use crate::running::{Link, LinkState};
 use lunette_engine::{Activity, Delays, Histogram, LogicalUnit};
 use lunette_reactor::{ReactorLoad, Reactors};
 use schemars::JsonSchema;
@@ -18,7 +19,27 @@ pub(crate) struct Stats {
     /// By their names.
     pub(crate) units: Vec<UnitStats>,
     /// By their names.
+    pub(crate) exports: Vec<ExportStats>,
+    /// By their names.
     pub(crate) throttles: Vec<ThrottleStats>,
+}
+
+/// How a vhost-user export and its front end stand.
+#[derive(Clone, Default, PartialEq, Debug, Serialize, Deserialize, JsonSchema)]
+pub(crate) struct ExportStats {
+    /// Its name.
+    pub(crate) export: String,
+    /// Whether there is a front end.
+    pub(crate) connected: bool,
+    /// How often a `client` has not been able to connect since it was made.
+    pub(crate) failures: u64,
+}
+
+impl ExportStats {
+    pub(crate) fn new(export: impl ToString, link: &Link) -> Self {
+        let connected = link.state == LinkState::Connected;
+        Self { export: export.to_string(), connected, failures: link.failures }
+    }
 }
 
 /// Who has to wait for a throttle.
@@ -150,6 +171,7 @@ fn named<K: ToString>(counts: &BTreeMap<K, u64>) -> BTreeMap<String, u64> {
 pub(crate) fn stats(
     reactors: &Reactors,
     units: impl Iterator<Item = Arc<LogicalUnit>>,
+    exports: Vec<ExportStats>,
     throttles: Vec<ThrottleStats>,
     since: Instant,
 ) -> Stats {
@@ -160,7 +182,7 @@ pub(crate) fn stats(
         spinning: load.spinning.as_secs_f64(),
     };
     let reactors = reactors.loads().into_iter().map(load).collect();
-    Stats { time: since.elapsed().as_secs_f64(), reactors, units, throttles }
+    Stats { time: since.elapsed().as_secs_f64(), reactors, units, exports, throttles }
 }
 
 fn unit_stats(unit: &LogicalUnit) -> UnitStats {

@@ -1,6 +1,6 @@
 //! The text of the metrics, in the format of OpenMetrics 1.0.
 
-use super::snapshot::{Counts, InitiatorStats, Stats, ThrottleStats};
+use super::snapshot::{Counts, ExportStats, InitiatorStats, Stats, ThrottleStats};
 use lunette_engine::Histogram;
 use std::fmt::Write;
 use std::time::Duration;
@@ -18,7 +18,7 @@ pub(super) struct Family {
 }
 
 /// All there are.
-pub(super) const FAMILIES: [Family; 18] = [
+pub(super) const FAMILIES: [Family; 20] = [
     Family {
         name: "lunette_build",
         kind: "info",
@@ -135,6 +135,24 @@ pub(super) const FAMILIES: [Family; 18] = [
         samples: |told, to| initiators(told, to, latency),
     },
     Family {
+        name: "lunette_export_connected",
+        kind: "gauge",
+        unit: "",
+        help: "Whether a vhost-user export has a front end.",
+        samples: |told, to| {
+            exports(told, |labels, one| to.sample("", labels, &u8::from(one.connected).to_string()));
+        },
+    },
+    Family {
+        name: "lunette_export_failures",
+        kind: "counter",
+        unit: "",
+        help: "Attempts of a vhost-user client to connect that have failed.",
+        samples: |told, to| {
+            exports(told, |labels, one| to.sample("_total", labels, &one.failures.to_string()));
+        },
+    },
+    Family {
         name: "lunette_throttle_commands_waiting",
         kind: "gauge",
         unit: "",
@@ -200,6 +218,10 @@ fn initiators(told: &Told<'_>, to: &mut Samples<'_>, each: fn(&Counts, &Labels<'
     for (unit, one) in &told.initiators {
         each(&one.counts, &[("unit", unit), ("initiator", &one.initiator), ("port", &one.port)], to);
     }
+}
+
+fn exports(told: &Told<'_>, mut each: impl FnMut(&Labels<'_>, &ExportStats)) {
+    told.stats.exports.iter().for_each(|one| each(&[("export", &one.export)], one));
 }
 
 fn throttles(told: &Told<'_>, mut each: impl FnMut(&Labels<'_>, &ThrottleStats)) {
@@ -332,7 +354,8 @@ mod tests {
         let unit = UnitStats { unit: "disk".into(), total: counts, initiators: vec![initiator] };
         let reactors = vec![ReactorStats { busy: 1.5, spinning: 0.0 }];
         let throttle = ThrottleStats { throttle: "gold".into(), waiting: 12, waits: 3456 };
-        Stats { time: 3.25, reactors, units: vec![unit], throttles: vec![throttle] }
+        let export = ExportStats { export: "vm".into(), connected: true, failures: 5 };
+        Stats { time: 3.25, reactors, units: vec![unit], exports: vec![export], throttles: vec![throttle] }
     }
 
     #[test]
@@ -343,6 +366,8 @@ mod tests {
         has("# UNIT lunette_reactor_busy_seconds seconds");
         has("lunette_reactor_busy_seconds_total{reactor=\"0\"} 1.5");
         has("lunette_uptime_seconds 3.25");
+        has("lunette_export_connected{export=\"vm\"} 1");
+        has("lunette_export_failures_total{export=\"vm\"} 5");
         has("lunette_unit_commands_total{unit=\"disk\",command=\"READ(10)\"} 3");
         has("lunette_unit_commands_total{unit=\"disk\",command=\"unknown\"} 1");
         has("lunette_unit_failures_total{unit=\"disk\",status=\"none\"} 2");

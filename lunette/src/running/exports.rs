@@ -1,6 +1,7 @@
 //! vhost-user exports: a target port for each socket and target.
 
 use super::lease::ExportLease;
+use super::link::{Link, LinkState, Shared};
 use super::ports::{Port, PortIds};
 use super::{Now, Running, WayIn};
 use crate::config::values::{Label, Name, Place};
@@ -10,16 +11,15 @@ use crate::handover::Handed;
 use crate::inherited::FrontEnds;
 use crate::state::{Key, PortRole, Record};
 use crate::units::{self, Units};
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Context, Result, anyhow, bail};
 use lunette_engine::{LogicalUnit, NexusState, TargetPort};
 use lunette_scsi::Protocol;
 use lunette_store::Post;
 use lunette_transport_vhost_user::{
-    Endpoint, ExportEvent, HandedConnection, Handle, Opening, Options, VhostUserExport,
+    Endpoint, HandedConnection, Handle, Opening, Options, VhostUserExport,
 };
 use std::collections::BTreeMap;
 use std::os::unix::net::UnixListener;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -41,8 +41,8 @@ pub(super) struct Export {
     ports: BTreeMap<u8, Port>,
     /// What it is called in events.
     name: Arc<Mutex<String>>,
-    /// Whether a front end is connected.
-    connected: Arc<AtomicBool>,
+    /// How it and its front end stand.
+    link: Arc<Shared>,
     /// Which of its units are served here, of those that others could serve.
     pub(super) lease: Arc<ExportLease>,
     way_in: Option<WayIn>,
@@ -96,7 +96,11 @@ impl Entry {
 
 fn endpoint(export: &config::VhostUser) -> Result<Endpoint> {
     let access = config::access(export).map_err(|why| anyhow!("vhost-user export {}: {why}", export.name))?;
-    Ok(Endpoint::Path { path: export.socket.as_path().to_owned(), access })
+    let path = export.socket.as_path().to_owned();
+    Ok(match export.client {
+        true => Endpoint::Client { path, user: access.user },
+        false => Endpoint::Path { path, access },
+    })
 }
 
 /// What an export of the configuration is recognised by.
@@ -122,6 +126,12 @@ impl Running {
             let own = FrontEnds::from(endpoint(export)?);
             keys.push(key(export)?);
             let at = given.iter().position(|given| given.name == own.name);
+            if export.client && at.is_some() {
+                bail!(
+                    "vhost-user export {}: it is a `client`, and a socket that listens at its path was handed over",
+                    export.name
+                );
+            }
             all.push(at.map_or(own, |at| given.remove(at)));
         }
         // Before those that end by themselves, with which the daemon would end if there were no others.
@@ -179,6 +189,7 @@ impl Running {
             .map(|(target, units)| Ok((target, port(&record, group, target, units, &ids)?)));
         let ports = ports.collect::<Result<BTreeMap<_, _>>>()?;
         let is_connected = matches!(endpoint, Endpoint::Connected(_));
+        let link = Shared::new(matches!(endpoint, Endpoint::Client { .. }), is_connected);
         let initiator = record.port_name(PortRole::Initiator).to_string();
         self.throttles.add_export(&name, &initiator);
         let pin_memory = self.now().model.daemon.pin_memory;
@@ -187,19 +198,16 @@ impl Running {
         let options = Options { initiator, pin_memory, keep_notes, ..Options::with(endpoint) };
         let shown = ports.iter().map(|(target, port)| (*target, port.port.clone())).collect();
         let name = Arc::new(Mutex::new(name));
-        let connected = Arc::new(AtomicBool::new(is_connected));
-        let (events, called, is_there) = (self.events.clone(), name.clone(), connected.clone());
+        let link = Arc::new(link);
+        let (events, called, noted) = (self.events.clone(), name.clone(), link.clone());
         let (recorder, known) = (self.recorder.clone(), endpoint_name.clone());
         let mut export =
             VhostUserExport::new(options, shown).with_lease(lease.clone()).observed(move |event| {
                 recorder.iter().for_each(|recorder| recorder.note(&known));
-                match event {
-                    ExportEvent::Connected => is_there.store(true, Ordering::Relaxed),
-                    ExportEvent::Disconnected(_) => is_there.store(false, Ordering::Relaxed),
-                    ExportEvent::Agreed => {}
+                if noted.note(event) {
+                    let name = called.lock().unwrap_or_else(PoisonError::into_inner).clone();
+                    events::export(&events, &name, event);
                 }
-                let name = called.lock().unwrap_or_else(PoisonError::into_inner).clone();
-                events::export(&events, &name, event);
             });
         let Before { nexuses, connection, listener } = before;
         export = export.named(endpoint_name).with_nexuses(nexuses);
@@ -217,7 +225,7 @@ impl Running {
         let handle = Arc::new(handle);
         self.recorder.iter().for_each(|recorder| recorder.watch(&handle));
         let way_in = (!is_connected).then(|| self.ways_in.open());
-        Ok((Export { handle, record, group, ports, name, connected, lease, way_in }, opening))
+        Ok((Export { handle, record, group, ports, name, link, lease, way_in }, opening))
     }
 
     /// Has an export show what the running configuration says.
@@ -251,12 +259,20 @@ impl Running {
         }
     }
 
-    /// Lets others connect to the socket of an export than before.
+    /// Lets others connect to the socket of an export than before, or connects to others.
     pub(super) fn let_connect(&self, old: &config::VhostUser, new: &config::VhostUser) -> Result<()> {
         if (&old.mode, &old.owner, &old.group) == (&new.mode, &new.owner, &new.group) {
             return Ok(());
         }
         let mut access = config::access(new).map_err(|why| anyhow!(why))?;
+        if new.client {
+            self.now()
+                .exports
+                .get(&new.name)
+                .into_iter()
+                .for_each(|export| export.handle.set_user(access.user));
+            return Ok(());
+        }
         // What is no longer said is the daemon's again.
         if old.owner.is_some() {
             access.user.get_or_insert(rustix::process::geteuid().as_raw());
@@ -299,8 +315,12 @@ impl Now {
 }
 
 impl Export {
+    pub(super) fn link(&self) -> Link {
+        self.link.get()
+    }
+
     pub(super) fn is_connected(&self) -> bool {
-        self.connected.load(Ordering::Relaxed)
+        self.link().state == LinkState::Connected
     }
 
     /// Whether it ends with its connection.
@@ -316,7 +336,9 @@ impl Export {
     /// As if a front end had come or gone.
     #[cfg(test)]
     pub(super) fn connect(&self, connected: bool) {
-        self.connected.store(connected, Ordering::Relaxed);
+        use lunette_transport_vhost_user::ExportEvent;
+        let event = if connected { ExportEvent::Connected } else { ExportEvent::Disconnected(None) };
+        self.link.note(event);
     }
 
     /// Whether this is one of its target ports.

@@ -9,6 +9,7 @@ mod exports;
 mod handover;
 mod keep;
 mod lease;
+mod link;
 mod ports;
 mod prepare;
 mod secrets;
@@ -20,6 +21,7 @@ mod units;
 
 pub(crate) use change::{Cut, Done, Permit, failure};
 pub(crate) use keep::Keeper;
+pub(crate) use link::{Link, LinkState};
 pub(crate) use show::{Shown, luns_of_all, places_of_all};
 pub(crate) use sizes::Wanted;
 pub(crate) use units::LONGEST;
@@ -326,7 +328,8 @@ impl Running {
             let _ = write!(text, "{}", summary::Iscsi { address: portal.address(), targets: &targets });
         }
         for (index, export) in now.exports.values().chain(&now.adopted_exports).enumerate() {
-            let _ = write!(text, "{}", summary::VhostUser { name: export.handle.name(), index });
+            let is_client = matches!(export.link().state, LinkState::Connecting | LinkState::Waiting);
+            let _ = write!(text, "{}", summary::VhostUser { name: export.handle.name(), is_client, index });
         }
         text
     }

@@ -1,5 +1,6 @@
 //! What is told of what runs.
 
+use super::Link;
 use super::Now;
 use super::exports::Export;
 use super::targets::Gate;
@@ -89,9 +90,14 @@ impl Now {
         self.portals.iter().filter_map(told).collect()
     }
 
-    /// Whether a front end is connected to the export of this name.
-    pub(crate) fn is_connected(&self, export: &Label) -> bool {
-        self.exports.get(export).is_some_and(Export::is_connected)
+    /// How the export of this name and its front end stand.
+    pub(crate) fn link(&self, export: &Label) -> Option<Link> {
+        self.exports.get(export).map(Export::link)
+    }
+
+    /// The same of all exports of the configuration.
+    pub(crate) fn links(&self) -> impl Iterator<Item = (&Label, Link)> {
+        self.exports.iter().map(|(name, export)| (name, export.link()))
     }
 
     /// The served unit of this name.

@@ -68,6 +68,7 @@ impl Connection {
         }
         match state.decoder.next_message().map_err(reason)? {
             Some(message) => {
+                self.arrive(cx);
                 let event = state.backend.handle(message).map_err(reason)?;
                 if matches!(event, Event::Change(..) | Event::StopVring { .. }) {
                     state.begin_change();

@@ -46,6 +46,8 @@ pub(crate) struct Connection {
     sessions: RefCell<Sessions>,
     sink: Cell<SinkId>,
     socket: Foreign,
+    /// Whether there is a front end: it has come by itself, or has spoken.
+    is_there: Cell<bool>,
     ended: Ended,
     state: RefCell<State>,
 }
@@ -90,11 +92,13 @@ enum Cookie {
 }
 
 impl Connection {
-    /// Serves a front end that has just connected, on the reactor of `cx`.
+    /// Serves a front end that has just connected, on the reactor of `cx`. Unless it `is_there`, nobody is told before it has
+    /// spoken.
     pub(crate) fn open(
         place: Arc<Place>,
         request_queues: u16,
         socket: OwnedFd,
+        is_there: bool,
         ended: Ended,
         cx: &mut dyn Cx,
     ) -> Rc<Self> {
@@ -107,17 +111,40 @@ impl Connection {
             socket: Foreign::new(socket, &place.aside),
             place,
             sink: Cell::new(SinkId(0)),
+            is_there: Cell::new(false),
             ended,
             state: RefCell::new(State::new(request_queues, config, memory)),
         });
         connection.sink.set(cx.register(connection.clone()));
         Local::on(cx).connections.borrow_mut().insert(id, connection.clone());
-        if connection.place.may_log(cx) {
-            tracing::info!(export = %connection.place.name, "a front end has connected");
+        if is_there {
+            connection.arrive(cx);
         }
-        connection.place.observer.tell(ExportEvent::Connected);
         cx.watch(connection.socket.as_fd().as_raw_fd(), Interest::Readable, connection.id(Token::Readable));
         connection
+    }
+
+    /// There is a front end. Says so once.
+    fn arrive(&self, cx: &mut dyn Cx) {
+        if self.is_there.replace(true) {
+            return;
+        }
+        if self.place.may_log(cx) {
+            tracing::info!(export = %self.place.name, "a front end has connected");
+        }
+        self.place.observer.tell(ExportEvent::Connected);
+    }
+
+    /// Whether a front end is or was there.
+    pub(crate) fn is_there(&self) -> bool {
+        self.is_there.get()
+    }
+
+    /// It is there no more.
+    fn tell_end(&self, why: Option<&str>) {
+        if self.is_there() {
+            self.place.observer.tell(ExportEvent::Disconnected(why));
+        }
     }
 
     fn id(&self, token: Token) -> IoId {
@@ -180,7 +207,7 @@ impl Connection {
             if let Some(taker) = state.taker.take() {
                 taker(None);
             }
-            self.place.observer.tell(ExportEvent::Disconnected(Some("the export is stopped")));
+            self.tell_end(Some("the export is stopped"));
             state.phase = Phase::Draining;
             self.stop_queues(&mut state, cx);
             self.proceed(state, cx);
@@ -190,8 +217,9 @@ impl Connection {
     /// The front end has gone, or cannot be understood: what is in flight is aborted.
     fn lose(&self, mut state: RefMut<'_, State>, reason: EndReason, cx: &mut dyn Cx) {
         let export = &self.place.name;
-        self.place.observer.tell(ExportEvent::Disconnected(reason.as_deref()));
+        self.tell_end(reason.as_deref());
         match reason {
+            None if !self.is_there() => {}
             _ if !self.place.may_log(cx) => {}
             None => tracing::info!(%export, "the front end has disconnected"),
             Some(reason) => tracing::warn!(%export, "closing the connection: {reason}"),

@@ -272,7 +272,9 @@ fn how(object: &Object, key: &str, old: Option<&Value>, new: Option<&Value>) -> 
         Object::Unit { .. } if key == "store" && is_memory(old) && is_memory(new) => How::Live,
         Object::Unit { .. } if !LIVE_OF_UNITS.contains(&key) => How::Recreate,
         Object::Portal { .. } if key == "group" => How::Recreate,
-        Object::Export { .. } if matches!(key, "socket" | "port-group" | "known-by") => How::Recreate,
+        Object::Export { .. } if matches!(key, "socket" | "client" | "port-group" | "known-by") => {
+            How::Recreate
+        }
         _ => How::Live,
     }
 }

@@ -153,14 +153,16 @@ prop_compose! {
         socket in one(&["/run/1", "/run/2", "/run/3"]),
         mode in maybe(one(&["0660", "7"])),
         (owner, group_) in (maybe(one(&["root", "1000"])), maybe(one(&["kvm"]))),
-        (port_group, by_name) in (group(), any::<bool>()),
+        (client, port_group, by_name) in (any::<bool>(), group(), any::<bool>()),
         units in maybe(proptest::collection::btree_map((0..2u8, 0..4u32), one(NAMES), 0..6)),
     ) -> VhostUser {
         let places = |units: std::collections::BTreeMap<(u8, u32), _>| {
             units.into_iter().map(|((target, lun), name)| (Place { target, lun }, name)).collect()
         };
         let known_by = if by_name { ExportKnownBy::Name } else { ExportKnownBy::Socket };
-        VhostUser { name, socket, mode, owner, group: group_, port_group, known_by, units: units.map(places) }
+        let (mode, group) = if client { (None, None) } else { (mode, group_) };
+        let units = units.map(places);
+        VhostUser { name, socket, client, mode, owner, group, port_group, known_by, units }
     }
 }
 
