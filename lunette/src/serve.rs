@@ -84,6 +84,7 @@ pub(crate) fn serve(options: &Serve, log: &Log) -> Result<()> {
         ..ReactorOptions::default()
     })?;
     settle_threads();
+    lunette_transport_vhost_user::prepare(reactors.count());
     // They end with the process: to stop them waits for everything that is under way, and so for what never ends.
     let reactors: &'static Reactors = Box::leak(Box::new(reactors));
     let version = env!("CARGO_PKG_VERSION");

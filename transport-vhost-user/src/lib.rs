@@ -68,3 +68,4 @@ pub use export::{Handle, MAX_REQUEST_QUEUES, Opening, Options, VhostUserExport};
 pub use handover::{HandedConnection, HandedExport, NoRole, Record, Role, Snapshot};
 pub use lease::{Given, Lease, Taken};
 pub use place::{ExportEvent, reactor_of};
+pub use raise::prepare;

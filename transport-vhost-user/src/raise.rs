@@ -6,7 +6,7 @@
 
 use lunette_store::ReactorId;
 use rustix::event::{EventfdFlags, eventfd};
-use rustix::fs::{Mode, OFlags, open};
+use rustix::fs::{MemfdFlags, memfd_create};
 use std::collections::BTreeMap;
 use std::ffi::{c_long, c_ulong};
 use std::io;
@@ -55,6 +55,12 @@ struct End {
     results: [i64; 2],
 }
 
+/// Makes what exports need of the kernel, for reactors of these numbers: who has a filter may not do so later. What cannot be made
+/// now is tried again for the first export, which tells the error.
+pub fn prepare(reactors: u16) {
+    let _ = (0..reactors).try_for_each(|reactor| Raiser::of(ReactorId(reactor)).map(drop));
+}
+
 impl Raiser {
     /// The raiser of a reactor, made when it is first asked for and kept for good.
     pub(crate) fn of(reactor: ReactorId) -> io::Result<Arc<Self>> {
@@ -70,7 +76,8 @@ impl Raiser {
 
     /// One that has been seen to work.
     fn new() -> io::Result<Self> {
-        let nothing = open("/dev/null", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
+        // Who is confined may not open a device for that.
+        let nothing = memfd_create("lunette-nothing", MemfdFlags::CLOEXEC)?;
         let mut context: c_ulong = 0;
         // All programs share what `fs.aio-max-nr` allows, of which this takes one; the kernel makes room for more.
         // SAFETY: the kernel writes a context's number at the address.
@@ -99,7 +106,7 @@ impl Raiser {
         }
     }
 
-    /// Reads nothing from a device that has nothing; the kernel raises `event` when that has ended, which is at once.
+    /// Reads nothing from a file that has nothing; the kernel raises `event` when that has ended, which is at once.
     fn submit(&self, event: BorrowedFd<'_>) -> io::Result<()> {
         const PREAD: u16 = 0;
         const RESULT_TO_EVENT: u32 = 1;
