@@ -8,8 +8,11 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
 use lunette_e2e::daemon::{Lunette, binary};
+use lunette_e2e::loop_device::LoopDevice;
 use lunette_e2e::manager::Manager;
+use lunette_e2e::strace::Injection;
 use lunette_e2e::tools;
+use lunette_guest::{Command, Options, ScsiDriver};
 
 #[test]
 fn the_manager_is_told_how_things_are_and_watches() -> Result<()> {
@@ -259,23 +262,31 @@ fn opener_of(daemon: u32) -> Result<PathBuf> {
     opener.context("there is no opener")
 }
 
-/// A loop device, which only root may open.
-struct Loop(String);
-
-impl Loop {
-    fn on(file: &Path) -> Result<Self> {
-        let said = tools::run(tools::command("losetup")?.args(["--find", "--show"]).arg(file), tools::LIMIT)?
-            .ok()?;
-        let device = Self(said.stdout.trim().to_owned());
-        fs::set_permissions(&device.0, fs::Permissions::from_mode(0o600))?;
-        Ok(device)
-    }
-}
-
-impl Drop for Loop {
-    fn drop(&mut self) {
-        let _ = tools::output("losetup", ["--detach", &self.0]);
-    }
+/// strace holds the reactor back, which waits for a read itself (`inline=on`).
+#[test]
+fn a_reactor_that_hangs_is_told_with_where_it_is() -> Result<()> {
+    tools::need(["strace"])?;
+    let lunette = Lunette::new()?;
+    let file = lunette.file("disk.img", 1 << 20)?;
+    let lunette = lunette
+        .lu(format!("disk:{},w,inline=on", file.display()))
+        .vhost_user("vm.sock")
+        .arg("--confine=off")
+        .arg("--io=epoll")
+        .arg("--reactors=1");
+    let daemon = Manager::new(&lunette)?.watch(400_000).manage(&lunette).start()?;
+    let mut guest = ScsiDriver::connect(&lunette.path("vm.sock"), &Options::default())?;
+    let read = Command::new(&[0x28, 0, 0, 0, 0, 0, 0, 0, 1, 0]);
+    while guest.execute(0, &read, &[], 512)?.status != 0 {}
+    let injection = Injection::begin(daemon.pid(), Some(&file), "preadv2:delay_enter=100000000")?;
+    let slow = guest.send(0, &read, &[], 512)?;
+    daemon.wait_for_log("where it is: ")?;
+    daemon.wait_for_log("State: ")?;
+    drop(injection);
+    daemon.wait_for_log("all reactors answer again")?;
+    ensure!(guest.wait_for(0, slow)?.status == 0);
+    daemon.stop()?;
+    Ok(())
 }
 
 #[test]
@@ -284,7 +295,7 @@ fn another_user_serves_the_devices_that_root_has_allowed() -> Result<()> {
     let lunette = Lunette::new()?.iscsi();
     let image = lunette.file("image", 8 << 20)?;
     fs::set_permissions(&image, fs::Permissions::from_mode(0o600))?;
-    let device = Loop::on(&image)?;
+    let device = LoopDevice::on(&image)?;
     fs::set_permissions(lunette.path(""), fs::Permissions::from_mode(0o755))?;
     // Below a directory that only root may search.
     let private = lunette.path("private");
@@ -293,8 +304,8 @@ fn another_user_serves_the_devices_that_root_has_allowed() -> Result<()> {
     let hidden = private.join("hidden.img");
     fs::File::create(&hidden)?.set_len(1 << 20)?;
     let lunette = lunette
-        .allow_only([Path::new(&device.0), &private])
-        .lu(format!("disk:{},w", device.0))
+        .allow_only([Path::new(device.path()), &private])
+        .lu(format!("disk:{},w", device.path()))
         .lu(format!("disk:{},w", hidden.display()))
         .arg("--user")
         .arg("nobody")

@@ -90,6 +90,7 @@ const FAULTS: &[(Way, &str, Sent, Told)] = &[
     (RING, "io_uring_enter:error=EINTR:when=1+2", Sent::Write, None),
     (RING, "io_uring_enter:error=EAGAIN:when=1+2", Sent::Read, None),
     (RING, "io_uring_enter:error=EBUSY:when=1+2", Sent::Flush, None),
+    (RING, "io_uring_enter:error=ENOMEM:when=1+2", Sent::Write, None),
 ];
 
 /// What leaves doubt about what was written before: nothing makes that good but opening the store again.

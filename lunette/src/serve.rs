@@ -21,7 +21,7 @@ use crate::units;
 use crate::watchdog::Watchdog;
 use anyhow::{Result, anyhow};
 use lunette_control::{Failure, Feed, Ticket};
-use lunette_reactor::{Options as ReactorOptions, Reactors, settle_threads};
+use lunette_reactor::{Options as ReactorOptions, Reactors, answer_where, settle_threads};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use serde_json::{Map, Value, json};
 use std::io::Write;
@@ -71,6 +71,9 @@ pub(crate) fn serve(options: &Serve, log: &Log) -> Result<()> {
     let access = ControlAccess::of(&model.daemon)?;
     // To give it to its group may take a right that is given up then.
     let control = open_control(inherited.control.take(), &model.daemon, &access, &state)?;
+    if let Err(error) = answer_where() {
+        tracing::warn!(%error, "reactors that do not answer will not tell where they are");
+    }
     confinement::begin(options, &origin, &model, &state)?;
     if model.daemon.save_changes
         && let Err(why) = origin.try_to_write(&model)
@@ -111,7 +114,7 @@ pub(crate) fn serve(options: &Serve, log: &Log) -> Result<()> {
     metrics.iter().for_each(|metrics| say(&metrics.summary()));
     say("ready\n");
     manager::ready(&running.status());
-    let mut watchdog = Watchdog::start(reactors.poster(), reactors.count(), &events)?;
+    let mut watchdog = Watchdog::start(reactors, &events)?;
     let plane = control::plane(Daemon::new(running, events.clone(), heir), &feed);
     let served = plane.clone();
     let metrics_file = metrics.and_then(|metrics| metrics.serve(move || served.daemon().stats(None)));

@@ -1,10 +1,12 @@
 //! The watchdog of the service manager: it is told that the daemon is alive only as long as every reactor answers. The thread
-//! that serves the control socket asks them and tells it, so that also this one must go on.
+//! that serves the control socket asks them and tells it, so that also this one must go on. What a reactor does that does not
+//! answer is logged.
 
 use crate::control::events::{ANSWERS, SILENT};
 use crate::manager;
 use anyhow::{Context, Result};
 use lunette_control::Events;
+use lunette_reactor::Reactors;
 use lunette_store::{Cx, Post, ReactorId};
 use rustix::time::{
     Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec, timerfd_create, timerfd_settime,
@@ -19,6 +21,9 @@ use std::time::Duration;
 /// from one question to the next to answer.
 const QUESTIONS: u32 = 4;
 
+/// How long a thread has to say where it is: the control socket waits meanwhile.
+const ANSWER: Duration = Duration::from_millis(100);
+
 pub(crate) struct Watchdog {
     timer: OwnedFd,
     rounds: Rounds,
@@ -26,7 +31,7 @@ pub(crate) struct Watchdog {
 
 impl Watchdog {
     /// For the time that the service manager gives; `None` if it does not watch.
-    pub(crate) fn start(post: Arc<dyn Post>, reactors: u16, events: &Events) -> Result<Option<Self>> {
+    pub(crate) fn start(reactors: &'static Reactors, events: &Events) -> Result<Option<Self>> {
         let Some(time) = sd_notify::watchdog_enabled().filter(|time| !time.is_zero()) else {
             return Ok(None);
         };
@@ -35,9 +40,12 @@ impl Watchdog {
         let events = events.clone();
         let observer = Box::new(move |silent: &[u16]| match silent {
             [] => events.emit(ANSWERS, "", json!({})),
-            silent => events.emit(SILENT, "", json!({ "reactors": silent })),
+            silent => {
+                events.emit(SILENT, "", json!({ "reactors": silent }));
+                silent.iter().for_each(|reactor| tell_whereabouts(reactors, *reactor));
+            }
         });
-        Ok(Some(Self { timer, rounds: Rounds::new(post, reactors, observer) }))
+        Ok(Some(Self { timer, rounds: Rounds::new(reactors.poster(), reactors.count(), observer) }))
     }
 
     /// Tells the manager that the daemon is alive, if it is time for that and all reactors have answered.
@@ -47,6 +55,12 @@ impl Watchdog {
             manager::alive();
         }
     }
+}
+
+/// Logs what a reactor does that does not answer.
+fn tell_whereabouts(reactors: &Reactors, reactor: u16) {
+    let whereabouts = reactors.whereabouts(ReactorId(reactor), ANSWER);
+    tracing::error!(reactor, "where it is: {whereabouts}");
 }
 
 /// Becomes readable when it is time for a [turn](Watchdog::turn).
@@ -122,7 +136,7 @@ impl Rounds {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use lunette_reactor::{Options, Poll, Reactors};
+    use lunette_reactor::{Options, Poll};
     use rustix::event::{PollFd, PollFlags};
     use std::sync::mpsc::channel;
 
@@ -149,6 +163,22 @@ mod tests {
         (0..2).for_each(answered);
         assert!(rounds.next());
         assert_eq!(told.try_iter().collect::<Vec<_>>(), [vec![1], vec![]], "once each");
+    }
+
+    #[test]
+    fn names_are_found_where_files_are_confined() {
+        use lunette_confine::files::{Places, Use, confine};
+        let confined = std::thread::spawn(|| {
+            let program = std::env::current_exe().unwrap();
+            let files = vec![(program, Use::Read), ("/proc".into(), Use::Read)];
+            // Without landlock there is nothing to try.
+            if confine(&Places { files, abstract_sockets: false }).is_ok() {
+                let here = names_are_found_where_files_are_confined as fn() as usize + 1;
+                let told = lunette_reactor::Whereabouts::Stack(vec![here]).to_string();
+                assert!(told.contains("names_are_found_where_files_are_confined"), "{told}");
+            }
+        });
+        confined.join().unwrap();
     }
 
     #[test]

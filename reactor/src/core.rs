@@ -17,6 +17,7 @@ use std::collections::{HashMap, VecDeque};
 use std::os::fd::RawFd;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::AtomicI32;
 use std::time::{Duration, Instant};
 
 /// Most messages in one turn, and the number of completions that ends it.
@@ -63,6 +64,8 @@ pub(crate) struct Shared {
     pub(crate) lanes: Lanes,
     /// What each reactor spends its time on.
     pub(crate) loads: Box<[Load]>,
+    /// The kernel's numbers of their threads; 0: not there yet.
+    pub(crate) threads: Box<[AtomicI32]>,
     /// Most of a reactor's file operations under way in the kernel, and in lanes.
     pub(crate) file_operations: u32,
 }

@@ -9,7 +9,7 @@
 //! [`Sink`](lunette_store::Sink)s what has become of it.
 //!
 //! Entry types: [`Options`], [`Reactors`]; [`Workers`] for what blocks and belongs to no reactor;
-//! [`confine_threads`], by which threads give up what they do not need.
+//! [`confine_threads`], by which threads give up what they do not need; [`Whereabouts`] of a reactor that does not answer.
 //!
 //! ```
 //! use lunette_reactor::{Options, Reactors};
@@ -47,10 +47,12 @@ mod timers;
 mod transfer;
 mod uring;
 mod watches;
+mod whereabouts;
 mod workers;
 
 pub use load::ReactorLoad;
 pub use options::{Backend, Error, Io, Options, Poll};
 pub use reactors::Reactors;
 pub use threads::{ThreadKind, confine_threads, settle_threads};
+pub use whereabouts::{Whereabouts, answer_where};
 pub use workers::Workers;

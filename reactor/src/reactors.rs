@@ -14,7 +14,7 @@ use crate::{Backend, Error, Io, Options};
 use lunette_store::{Cx, Post, ReactorId};
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 use std::io;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
 use std::sync::{Arc, mpsc};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -55,6 +55,7 @@ impl Reactors {
             mailboxes,
             lanes: Lanes::new(options.blocking_threads.into(), company),
             loads: (0..count).map(|_| Load::default()).collect(),
+            threads: (0..count).map(|_| AtomicI32::new(0)).collect(),
             file_operations: options.file_operations.max(1),
         };
         let mut reactors = Self { shared: Arc::new(shared), threads: Vec::new(), backend: Backend::IoUring };
@@ -73,6 +74,9 @@ impl Reactors {
         let body = move || {
             if options.pin {
                 cpus.pin(id);
+            }
+            if let Some(thread) = shared.threads.get(usize::from(id.0)) {
+                thread.store(rustix::thread::gettid().as_raw_nonzero().get(), Ordering::Relaxed);
             }
             let kernel = match open_kernel(id, &options, &shared) {
                 Ok((kernel, backend)) => {
@@ -156,6 +160,12 @@ impl Reactors {
     /// What each reactor has spent its time on, by its number.
     pub fn loads(&self) -> Vec<ReactorLoad> {
         self.shared.loads.iter().map(Load::told).collect()
+    }
+
+    /// The kernel's number of a reactor's thread.
+    pub(crate) fn thread_number(&self, reactor: ReactorId) -> Option<i32> {
+        let number = self.shared.threads.get(usize::from(reactor.0))?.load(Ordering::Relaxed);
+        Some(number).filter(|number| *number != 0)
     }
 
     /// The kernel interface in use; epoll if at least one reactor has to use it.

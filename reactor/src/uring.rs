@@ -274,12 +274,14 @@ fn poll(fd: RawFd, events: i16, user_data: u64) -> Entry {
     opcode::PollAdd::new(Fd(fd), events as u32).multi(true).build().user_data(user_data)
 }
 
-/// Some errors say no more than "look at your completions and try again"; others mean that the ring is broken.
+/// Some errors say no more than "look at your completions and try again", or that there is no memory for now. Others mean that the
+/// ring is broken or that completions are lost: then nobody knows what the kernel still does with which memory, so none of it can be
+/// given back and no task ended, and the process ends. The next one goes on with what was in flight.
 fn check(entered: io::Result<usize>) {
     if let Err(error) = entered {
         let errno = error.raw_os_error().unwrap_or_default();
         assert!(
-            matches!(errno, libc::EINTR | libc::ETIME | libc::EAGAIN | libc::EBUSY),
+            matches!(errno, libc::EINTR | libc::ETIME | libc::EAGAIN | libc::EBUSY | libc::ENOMEM),
             "io_uring_enter: {error}"
         );
     }

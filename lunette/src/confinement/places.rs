@@ -40,6 +40,8 @@ pub(super) fn of(options: &Serve, saved: Option<PathBuf>, model: &Model, state: 
     files.extend(read.map(|path| (path, Use::Read)));
     files.extend(saved.map(|directory| (directory, Use::Replace)));
     files.extend(std::env::var_os("CREDENTIALS_DIRECTORY").map(|path| (path.into(), Use::Read)));
+    // Names of functions, if a reactor does not answer.
+    files.extend(std::env::current_exe().ok().map(|program| (program, Use::Read)));
     files.extend(SYSTEM.iter().map(|path| (path.into(), Use::Read)));
     let abstract_sockets =
         std::env::var_os("NOTIFY_SOCKET").is_some_and(|name| name.as_encoded_bytes().starts_with(b"@"));
