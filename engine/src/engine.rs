@@ -1,6 +1,7 @@
 //! The engine of one reactor: what it keeps, and what it is told.
 
 use crate::LogicalUnit;
+use crate::detached::Detached;
 use crate::hop::Hops;
 use crate::jobs::{Jobs, Waits};
 use crate::limit::{Purses, Watched};
@@ -33,6 +34,7 @@ pub(crate) struct Engine {
     /// It is told when this turn is over.
     awaits_end_of_turn: Cell<bool>,
     pub(crate) patrol: Patrol,
+    pub(crate) detached: Detached,
 }
 
 /// What a completion that comes to the engine is about; kept in its token.
@@ -113,6 +115,7 @@ impl Engine {
                 purses: Purses::default(),
                 awaits_end_of_turn: Cell::default(),
                 patrol: Patrol::default(),
+                detached: Detached::default(),
             });
             engine.sink.set(cx.register(engine.clone()));
             engine

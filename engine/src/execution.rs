@@ -146,7 +146,10 @@ impl Engine {
     /// A task's store operation has completed, or the task was aborted before it had one.
     pub(crate) fn task_completed(&self, id: TaskId, result: IoResult, cx: &mut dyn Cx) {
         let mut tasks = self.tasks.borrow_mut();
-        let Some(task) = tasks.get(id) else { return };
+        let Some(task) = tasks.get(id) else {
+            drop(tasks);
+            return self.let_go(id, result, cx);
+        };
         let outcome = if task.running.is_some() {
             match self.drive_task(id, task, Some(result), cx) {
                 Some(outcome) => outcome,
@@ -188,8 +191,14 @@ impl Engine {
         self.end(id, cx);
     }
 
-    /// Ends a task and tells its transport.
+    /// Ends a task and tells its transport, and who waits for it.
     fn report(&self, id: TaskId, outcome: Outcome, cx: &mut dyn Cx) {
+        self.tell_end(id, outcome, cx);
+        self.check_waits(Token::Task(id), cx);
+    }
+
+    /// Ends a task and tells its transport.
+    pub(crate) fn tell_end(&self, id: TaskId, outcome: Outcome, cx: &mut dyn Cx) {
         let mut tasks = self.tasks.borrow_mut();
         let Some(task) = tasks.get(id) else { return };
         let cookie = task.cookie;
@@ -213,7 +222,6 @@ impl Engine {
         if let Some(responder) = itl.responder.upgrade() {
             responder.command_ended(cookie, completion, cx);
         }
-        self.check_waits(Token::Task(id), cx);
     }
 
     /// Goes on with a task whose transport is done.
@@ -240,7 +248,8 @@ impl Engine {
         let cell = RunCell::new(data_out.part(0, plan.wanted_out), data_in, alarm, itl.usage.clone());
         let run = Run::new(itl, task.cdb, cell.clone());
         task.moving = data_out.len().min(plan.wanted_out);
-        task.running = Some(Running::new(cell, (plan.start)(run), Rank::of(task)));
+        let running = Running::new(cell, (plan.start)(run), Rank::of(task));
+        task.running = Some(running.that_reads(plan.reads));
     }
 }
 

@@ -73,6 +73,8 @@ pub(crate) enum Until {
     Ended,
     /// Its one operation is.
     Transferred,
+    /// The same, and the store has let go of what the task has left behind.
+    LetGo,
 }
 
 impl Waits {
@@ -91,11 +93,10 @@ impl Waits {
         waits.into_iter().filter_map(|wait| self.one_less(wait)).collect()
     }
 
-    /// The one operation of a task is over, but not the task.
-    fn transferred(&mut self, token: u64) -> Vec<Over> {
+    /// Of a task what some wait for is over. Whose last one it was.
+    fn partly_over(&mut self, token: u64, is_over: impl Fn(Until) -> bool) -> Vec<Over> {
         let Some(waits) = self.by_token.get_mut(&token) else { return Vec::new() };
-        let is_over =
-            |wait: &mut u32| self.waits.get(wait).is_some_and(|wait| wait.until == Until::Transferred);
+        let is_over = |wait: &mut u32| self.waits.get(wait).is_some_and(|wait| is_over(wait.until));
         let over: Vec<_> = waits.extract_if(.., is_over).collect();
         over.into_iter().filter_map(|wait| self.one_less(wait)).collect()
     }
@@ -124,7 +125,16 @@ impl Engine {
 
     /// A task goes on, but its one operation has ended.
     pub(crate) fn check_transfers(&self, task: TaskId, cx: &mut dyn Cx) {
-        let over = self.waits.borrow_mut().transferred(Token::Task(task).encode());
+        self.check_part(task, |until| until == Until::Transferred, cx);
+    }
+
+    /// A task has ended, but the store has not let go of its read.
+    pub(crate) fn check_detached(&self, task: TaskId, cx: &mut dyn Cx) {
+        self.check_part(task, |until| until != Until::LetGo, cx);
+    }
+
+    fn check_part(&self, task: TaskId, is_over: impl Fn(Until) -> bool, cx: &mut dyn Cx) {
+        let over = self.waits.borrow_mut().partly_over(Token::Task(task).encode(), is_over);
         over.into_iter().for_each(|over| self.is_over(over, true, cx));
     }
 

@@ -130,7 +130,11 @@ impl Action {
 
     /// What is waited for.
     fn waits_until(self) -> Until {
-        if matches!(self, Action::AwaitTransfers) { Until::Transferred } else { Until::Ended }
+        match self {
+            Action::AwaitTransfers => Until::Transferred,
+            Action::AwaitBegun { .. } | Action::Retire => Until::LetGo,
+            Action::Query | Action::Await { .. } | Action::Abort { .. } => Until::Ended,
+        }
     }
 
     /// How a task of `nexus` ends that is aborted.
@@ -413,7 +417,11 @@ impl Engine {
         }
         let works = retired.map_or(Vec::new(), |unit| self.end_works(unit, cx));
         let tasks = selected.into_iter().map(|task| Token::Task(task).encode());
-        let waited_for: Vec<_> = tasks.chain(works).collect();
+        let left = match &selector.units {
+            Some(units) if action.waits_until() == Until::LetGo => self.detached.of(units),
+            _ => Vec::new(),
+        };
+        let waited_for: Vec<_> = tasks.chain(works).chain(left).collect();
         let over = Over { job, retired };
         if waited_for.is_empty() {
             return self.is_over(over, found, cx);
@@ -439,6 +447,7 @@ impl Engine {
         // What is for another unit only stops, and its initiator is told.
         let visits = !selector.matches(task);
         let first = task.aborted.is_none() && !visits;
+        let is_read = first && task.is_read() && end != Abort::Retired;
         if !visits {
             task.aborted = task.aborted.or(Some(end));
             task.running.iter().for_each(|running| running.cell.discard());
@@ -450,6 +459,10 @@ impl Engine {
             // If it sleeps.
             cx.cancel(self.id(Token::Task(id)));
             self.tell(Token::Task(id), Err(IoError::Aborted), cx);
+        }
+        if is_read {
+            // Later, for its transport may be in use now.
+            Self::post(self.reactor, cx, move |engine, cx| engine.detach(id, cx));
         }
         if first && action.clears_commands_of(told, itl.nexus.id()) {
             itl.shared.establish(AdditionalSense::COMMANDS_CLEARED_BY_ANOTHER_INITIATOR);

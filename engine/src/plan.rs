@@ -53,7 +53,11 @@ impl Io {
 
     /// The same by a command of several steps.
     pub(crate) fn in_steps(self) -> Plan {
-        Plan::run_both(self.wanted_out(), self.wanted_in(), async move |run| run.transfer(self).await)
+        let reads = self.kind == IoKind::Read;
+        match Plan::run_both(self.wanted_out(), self.wanted_in(), async move |run| run.transfer(self).await) {
+            Plan::Run(plan) => Plan::Run(RunPlan { reads, ..plan }),
+            plan => plan,
+        }
     }
 
     pub(crate) fn block(&self) -> u64 {
@@ -86,6 +90,8 @@ pub struct RunPlan {
     pub wanted_in: u64,
     /// Bytes that it writes to the medium, if that is more than it is sent; those of what it copies are counted as it goes.
     pub writes: u64,
+    /// Whether it does nothing but read: what a store has of it may be left to itself.
+    pub(crate) reads: bool,
     /// Makes the future.
     pub start: RunStart,
 }
@@ -96,7 +102,13 @@ impl RunPlan {
     where
         F: Future<Output = Result<(), Sense>> + 'static,
     {
-        Self { wanted_out, wanted_in: 0, writes: 0, start: Box::new(|run| Box::pin(steps(run))) }
+        Self {
+            wanted_out,
+            wanted_in: 0,
+            writes: 0,
+            reads: false,
+            start: Box::new(|run| Box::pin(steps(run))),
+        }
     }
 }
 

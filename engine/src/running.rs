@@ -21,6 +21,8 @@ pub(crate) struct Running {
     settling: bool,
     /// Those who wait for others to end do not wait for it.
     apart: bool,
+    /// It does nothing but read.
+    reads: bool,
     /// A step that the store had no room for.
     put_back: Option<Step>,
     /// Where it waits for room.
@@ -57,7 +59,27 @@ pub(crate) enum Progress {
 
 impl Running {
     pub(crate) fn new(cell: Rc<RunCell>, future: RunFuture, rank: Rank) -> Self {
-        Self { cell, future, idle: None, settling: false, apart: false, put_back: None, place: None, rank }
+        Self {
+            cell,
+            future,
+            idle: None,
+            settling: false,
+            apart: false,
+            reads: false,
+            put_back: None,
+            place: None,
+            rank,
+        }
+    }
+
+    /// The same, which does [nothing but read](crate::RunPlan::reads), if it is so.
+    pub(crate) fn that_reads(self, reads: bool) -> Self {
+        Self { reads, ..self }
+    }
+
+    /// Whether a store has a read of it, and it does nothing else.
+    pub(crate) fn is_reading(&self) -> bool {
+        self.reads && self.is_at_work()
     }
 
     /// The store has no room for this step now: it comes again when [`proceed`](Self::proceed) is called next.

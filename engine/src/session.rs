@@ -15,6 +15,9 @@ use std::collections::HashMap;
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
 
+/// What becomes of memory that a transport has [given up](Responder::give_up): to be called when nothing touches it any more.
+pub type GivenUp = Box<dyn FnOnce(&mut dyn Cx)>;
+
 /// A transport's connection, as the engine answers it. Never called while the transport calls the engine.
 pub trait Responder {
     /// The command with this cookie has ended; nothing touches its memory any more.
@@ -23,6 +26,14 @@ pub trait Responder {
     /// The task management function with this cookie has ended; of the tasks that it aborted nothing touches the
     /// initiator's memory any more.
     fn management_ended(&self, cookie: u64, response: ServiceResponse, cx: &mut dyn Cx);
+
+    /// The command with this cookie was aborted, and a store reads into its memory and may do so for long. A transport whose own that
+    /// memory is may give it up: it keeps it as it is until what it returns is called, and the command [ends](Self::command_ended) at
+    /// once. Memory of an initiator is never given up.
+    fn give_up(&self, cookie: u64) -> Option<GivenUp> {
+        let _ = cookie;
+        None
+    }
 }
 
 /// A command as a transport received it (SAM-5 5.4.2, Send SCSI Command).

@@ -100,12 +100,12 @@ impl Engine {
         }
     }
 
-    /// What stores have of commands and of work in the background.
+    /// What stores have of commands, also of those that have ended, and of work in the background.
     fn at_stores(&self) -> Vec<AtStore> {
         let tasks = self.tasks.borrow();
         let of_tasks = tasks.select(|task| task.is_at_store()).into_iter();
         let of_tasks = of_tasks.filter_map(|id| Some(tasks.peek(id)?.at_store(Token::Task(id).encode())));
-        of_tasks.chain(self.background.borrow().at_stores()).collect()
+        of_tasks.chain(self.background.borrow().at_stores()).chain(self.detached.at_stores()).collect()
     }
 
     /// These units are stuck here, and no others.

@@ -1,6 +1,6 @@
 //! Bytes of buffers that the sessions of one reactor share.
 
-use crate::limits::{CONNECTION_BUFFERS, LEAST_SHARE, SHARED_BUFFERS, UNSOLICITED_BUFFERS};
+use crate::limits::{CONNECTION_BUFFERS, LEAST_SHARE, LENT_BUFFERS, SHARED_BUFFERS, UNSOLICITED_BUFFERS};
 use std::cell::Cell;
 use std::rc::Rc;
 
@@ -9,8 +9,17 @@ use std::rc::Rc;
 pub(crate) struct Budget {
     all: Cell<usize>,
     unsolicited: Cell<usize>,
+    /// Of all, what stores have of commands that are over.
+    lent: Cell<usize>,
     /// Some has come back since it was asked.
     relieved: Cell<bool>,
+}
+
+/// What a command had that is over, and a store still has.
+#[derive(Debug)]
+pub(crate) struct Lent {
+    budget: Rc<Budget>,
+    held: Held,
 }
 
 /// What one session has. It gets no more than it leaves to others, but always a little.
@@ -33,6 +42,20 @@ impl Budget {
     /// Whether anything has come back since the last call.
     pub(crate) fn take_relief(&self) -> bool {
         self.relieved.take()
+    }
+}
+
+impl Held {
+    fn bytes(self) -> usize {
+        self.solicited + self.unsolicited
+    }
+}
+
+impl Budget {
+    fn give_back(&self, held: Held) {
+        self.relieved.update(|relieved| relieved | (held.bytes() > 0));
+        self.unsolicited.update(|unsolicited| unsolicited - held.unsolicited);
+        self.all.update(|all| all - held.bytes());
     }
 }
 
@@ -76,12 +99,22 @@ impl Share {
     }
 
     pub(crate) fn give_back(&mut self, held: Held) {
-        let bytes = held.solicited + held.unsolicited;
-        self.budget.relieved.update(|relieved| relieved | (bytes > 0));
         self.mine.solicited -= held.solicited;
         self.mine.unsolicited -= held.unsolicited;
-        self.budget.unsolicited.update(|unsolicited| unsolicited - held.unsolicited);
-        self.budget.all.update(|all| all - bytes);
+        self.budget.give_back(held);
+    }
+
+    /// Leaves a part to a store, for which the session is not to wait; `None` if stores have too much already. It counts among what
+    /// all sessions have.
+    pub(crate) fn lend(&mut self, held: Held) -> Option<Lent> {
+        let lent = self.budget.lent.get() + held.bytes();
+        if lent > LENT_BUFFERS {
+            return None;
+        }
+        self.budget.lent.set(lent);
+        self.mine.solicited -= held.solicited;
+        self.mine.unsolicited -= held.unsolicited;
+        Some(Lent { budget: self.budget.clone(), held })
     }
 
     fn fits(&self, bytes: usize) -> bool {
@@ -95,6 +128,13 @@ fn is_fair(bytes: usize, mine: usize, all: usize, shared: usize) -> bool {
     bytes == 0 || mine <= LEAST_SHARE || mine <= shared.saturating_sub(all)
 }
 
+impl Drop for Lent {
+    fn drop(&mut self) {
+        self.budget.lent.update(|lent| lent - self.held.bytes());
+        self.budget.give_back(self.held);
+    }
+}
+
 impl Drop for Share {
     fn drop(&mut self) {
         self.give_back(self.mine);
@@ -106,6 +146,25 @@ mod tests {
     use super::*;
 
     const MIB: usize = 1 << 20;
+
+    #[test]
+    fn what_stores_have_of_commands_that_are_over_counts_and_is_bounded() {
+        let budget = Rc::default();
+        let mut share = Share::of(&budget);
+        let held = Held { solicited: LENT_BUFFERS / 2, unsolicited: 0 };
+        let mut lend = || {
+            assert!(share.take(held.solicited));
+            share.lend(held)
+        };
+        let lent = [lend(), lend()];
+        assert!(lent.iter().all(Option::is_some) && lend().is_none());
+        drop(share);
+        assert_eq!(budget.all.get(), LENT_BUFFERS);
+        budget.take_relief();
+        drop(lent);
+        assert!(budget.take_relief());
+        assert_eq!((budget.all.get(), budget.lent.get()), (0, 0));
+    }
 
     #[test]
     fn a_session_takes_no_more_than_it_leaves() {

@@ -10,6 +10,9 @@ pub const CONNECTION_BUFFERS: usize = 32 << 20;
 pub const REACTOR_BUFFERS: usize = 256 << 20;
 /// Bytes of those that the sessions share: none takes more than it leaves to others.
 pub const SHARED_BUFFERS: usize = 224 << 20;
+/// Bytes of those that stores may have of commands that were aborted: of one that does not answer, more commands are only over when it
+/// has.
+pub const LENT_BUFFERS: usize = 32 << 20;
 /// Bytes of those that data without R2T may take, shared in the same way.
 pub const UNSOLICITED_BUFFERS: usize = 160 << 20;
 /// Bytes of buffers that a session gets even if others have taken all of the shared ones.

@@ -4,6 +4,7 @@ mod access;
 mod activity;
 mod allegiance;
 mod copy;
+mod detached;
 mod handover;
 mod hop;
 mod inventory;

@@ -6,7 +6,7 @@ use crate::local::Local;
 use crate::memory;
 use crate::slots::{Request, SlotId, Slots, Stage};
 use crate::status::SessionCounters;
-use lunette_engine::{self as engine, Admission, CommandFrame, Completion, Outcome, Started};
+use lunette_engine::{self as engine, Admission, CommandFrame, Completion, GivenUp, Outcome, Started};
 use lunette_iscsi::target::{self, Accepted, Directory, Event, Residual, Response, TaskId};
 use lunette_iscsi::{Error, Outbox, Payload};
 use lunette_scsi::{AdditionalSense, Sense, SenseBytes, SenseFormat, SenseKey, Status};
@@ -422,6 +422,20 @@ impl FullFeature {
             Completion::Ended(outcome) => self.respond(id, &outcome, env),
             Completion::Aborted(_) => self.drop_command(id),
         }
+    }
+
+    /// Leaves the buffers of an aborted command to the store that has them.
+    pub(crate) fn give_up(&mut self, cookie: u64, local: &Rc<Local>) -> Option<GivenUp> {
+        let slot = self.slots.get_mut(SlotId::from_cookie(cookie));
+        let slot = slot.filter(|slot| slot.stage == Stage::Running)?;
+        let lent = self.share.lend(slot.held)?;
+        slot.held = Held::default();
+        let buffers = (std::mem::take(&mut slot.data_in), std::mem::take(&mut slot.data_out));
+        let local = local.clone();
+        Some(Box::new(move |cx| {
+            drop((buffers, lent));
+            local.feed_hungry(cx);
+        }))
     }
 
     /// Ends a command without a response.

@@ -23,7 +23,7 @@ use closing::Closing;
 use departure::Departure;
 use door::{Door, Opened, Visitor};
 use full_feature::{Env, FullFeature, Wish};
-use lunette_engine::{Completion, Responder, Session};
+use lunette_engine::{Completion, GivenUp, Responder, Session};
 use lunette_iscsi::Outbox;
 use lunette_iscsi::target::{Accepted, Login, SessionInfo, SessionType, Settings};
 use lunette_scsi::ServiceResponse;
@@ -556,6 +556,13 @@ impl Responder for Connection {
             self.settle(&mut state, cx);
         }
         self.local.feed_hungry(cx);
+    }
+
+    fn give_up(&self, cookie: u64) -> Option<GivenUp> {
+        match &mut *self.state.borrow_mut() {
+            State { phase: Phase::FullFeature(full), .. } => full.give_up(cookie, &self.local),
+            _ => None,
+        }
     }
 
     fn management_ended(&self, cookie: u64, response: ServiceResponse, cx: &mut dyn Cx) {

@@ -1,8 +1,8 @@
-use crate::client::{Client, READ, TARGET, WRITE, cdb, pattern, settings};
+use crate::client::{Client, LUN, READ, TARGET, WRITE, cdb, pattern, settings};
 use crate::rig::{Rig, stuck_disk, target};
 use lunette_iscsi::Error as ProtocolError;
 use lunette_iscsi::initiator::Settings;
-use lunette_iscsi::pdu::LoginStatus;
+use lunette_iscsi::pdu::{LoginStatus, TaskManagementFunction as Function, TaskManagementResult as Answer};
 use lunette_iscsi::target::SessionType;
 use lunette_store::{ReactorId, held};
 use lunette_transport_iscsi::{EntityOptions, Portal, PortalOptions, SessionChange};
@@ -291,11 +291,16 @@ fn a_session_that_withholds_data_ends_although_it_answers_pings() {
     panic!("the session is still there");
 }
 
-/// A target whose store is stuck, and a session that has begun a command there.
+/// A target whose store is stuck, and a session that has begun to write there.
 fn stuck(options: EntityOptions) -> (Rig, Client) {
+    stuck_in(options, |client| client.command(&cdb(WRITE, 0, 8), 0, Some(vec![1; 4096])))
+}
+
+/// A target whose store is stuck, and a session that has begun `command` there.
+fn stuck_in(options: EntityOptions, command: impl FnOnce(&mut Client) -> u32) -> (Rig, Client) {
     let rig = Rig::serving(options, target(TARGET, &[1], &stuck_disk(1)), 2);
     let mut client = rig.client(1);
-    client.command(&cdb(READ, 0, 8), 4096, None);
+    command(&mut client);
     client.send();
     while (0..2).all(|n| rig.reactors.call(ReactorId(n), |cx| held::count(cx)).unwrap() == 0) {
         std::thread::yield_now();
@@ -320,6 +325,29 @@ pub(crate) fn release(rig: &Rig) {
         };
         rig.reactors.call(ReactorId(n), complete).unwrap();
     }
+}
+
+/// Its buffer is the target's own, and stays with the store.
+#[test]
+fn a_read_that_is_stuck_keeps_no_session_and_no_function() {
+    let read = |client: &mut Client| client.command(&cdb(READ, 0, 8), 4096, None);
+    let (rig, mut old) = stuck_in(EntityOptions::default(), read);
+    let mut new = rig.client(1);
+    old.until_closed();
+    rig.wait_for_connections(1);
+    let stuck = read(&mut new);
+    assert_eq!(new.managed(Function::ABORT_TASK, LUN, stuck), Answer::COMPLETE);
+    assert_eq!(new.managed(Function::ABORT_TASK, LUN, stuck), Answer::NO_TASK);
+    read(&mut new);
+    assert_eq!(new.managed(Function::LOGICAL_UNIT_RESET, LUN, u32::MAX), Answer::COMPLETE);
+    new.log_out();
+    rig.wait_for_connections(0);
+    let held =
+        || (0..2).map(|n| rig.reactors.call(ReactorId(n), |cx| held::count(cx)).unwrap()).sum::<usize>();
+    assert_eq!(held(), 3, "the store has them still");
+    release(&rig);
+    assert_eq!(held(), 0);
+    rig.client(1);
 }
 
 #[test]
