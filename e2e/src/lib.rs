@@ -35,6 +35,7 @@ pub mod differences;
 pub mod frozen;
 pub mod guest;
 pub mod iscsi_test_cu;
+pub mod loop_device;
 pub mod manager;
 pub mod netns;
 pub mod open_iscsi;

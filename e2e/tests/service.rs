@@ -274,7 +274,7 @@ fn a_reactor_that_hangs_is_told_with_where_it_is() -> Result<()> {
         .arg("--confine=off")
         .arg("--io=epoll")
         .arg("--reactors=1");
-    let daemon = Manager::new(&lunette)?.watch(400_000).manage(&lunette).start()?;
+    let mut daemon = Manager::new(&lunette)?.watch(400_000).manage(&lunette).start()?;
     let mut guest = ScsiDriver::connect(&lunette.path("vm.sock"), &Options::default())?;
     let read = Command::new(&[0x28, 0, 0, 0, 0, 0, 0, 0, 1, 0]);
     while guest.execute(0, &read, &[], 512)?.status != 0 {}

@@ -3,6 +3,7 @@
 
 use anyhow::{Context, Result, bail, ensure};
 use lunette_e2e::daemon::{Daemon, Lunette};
+use lunette_e2e::loop_device::LoopDevice;
 use lunette_e2e::strace::Injection;
 use lunette_e2e::tools;
 use lunette_guest::{Answer, Command, Options, ScsiDriver, address};
@@ -112,9 +113,15 @@ struct Site {
 }
 
 impl Site {
-    fn open((io, options): Way, more: &str) -> Result<Self> {
+    fn open(way: Way, more: &str) -> Result<Self> {
+        Self::on(None, way, more)
+    }
+
+    /// With this device as the first unit, if there is one.
+    fn on(device: Option<&str>, (io, options): Way, more: &str) -> Result<Self> {
         let home = Lunette::new()?;
         let (file, other) = (home.file("first.img", SIZE)?, home.file("other.img", SIZE)?);
+        let file = device.map_or(file, PathBuf::from);
         let home = home
             .lu(format!("disk:{},w,name=first,wwn=naa.3000000000000001{options}{more}", file.display()))
             .lu(format!("disk:{},w,name=other,wwn=naa.3000000000000002", other.display()))
@@ -288,6 +295,50 @@ fn after_a_loss_nothing_is_called_safe_before_the_store_is_opened_again() -> Res
             site.serves(0)
         })?;
     }
+    Ok(())
+}
+
+/// Block devices have a call of their own for what is given up.
+#[test]
+fn a_device_that_gives_nothing_up_says_so() -> Result<()> {
+    tools::need(["strace", "losetup"])?;
+    let folder = tools::temp_dir()?;
+    let image = folder.path().join("image");
+    std::fs::File::create(&image)?.set_len(SIZE)?;
+    let device = LoopDevice::on(&image)?;
+    let mut site = Site::on(Some(device.path()), CALLS, "")?;
+    for (what, expected) in [("ioctl:error=EIO", WRITE_ERROR), ("ioctl:error=ENODEV", TARGET_FAILURE)] {
+        let injection = site.inject(what)?;
+        site.expect(0, Sent::Unmap, expected).context(what)?;
+        site.serves(1)?;
+        drop(injection);
+        site.expect(0, Sent::Unmap, None)?;
+        site.serves(0)?;
+    }
+    site.daemon.stop()?;
+    Ok(())
+}
+
+/// It is asked for at the control socket, and who asks is told.
+#[test]
+fn a_file_that_gets_no_other_size_keeps_its_own() -> Result<()> {
+    tools::need(["strace"])?;
+    let mut site = Site::open(CALLS, "")?;
+    for size in ["8M", "2M"] {
+        let injection = site.inject("ftruncate:error=EIO")?;
+        let said = site.home.ask(["lu", "resize", "first", size, "--shrink"])?.fails()?;
+        ensure!(said.stderr.contains("Input/output error"), "{said}");
+        ensure!(site.file.metadata()?.len() == SIZE);
+        drop(injection);
+        while site.send(0, Sent::Flush)?.is_some() {}
+        site.serves(0)?;
+        site.serves(1)?;
+    }
+    site.home.tell(["lu", "resize", "first", "8M"])?;
+    ensure!(site.file.metadata()?.len() == 2 * SIZE);
+    while site.send(0, Sent::Flush)?.is_some() {}
+    site.serves(0)?;
+    site.daemon.stop()?;
     Ok(())
 }
 
