@@ -202,7 +202,7 @@ fn module(address: usize, maps: &str) -> Option<String> {
         let (range, rest) = line.split_once(' ')?;
         let (start, end) = range.split_once('-')?;
         let [start, end] = [start, end].map(|number| usize::from_str_radix(number, 16).ok());
-        Some((start?, end?, rest.split_whitespace().nth(3)?.to_owned()))
+        Some((start?, end?, rest.split_whitespace().nth(4)?.to_owned()))
     };
     let all: Vec<_> = maps.lines().filter_map(mapped).collect();
     let (_, _, path) = all.iter().find(|(start, end, _)| (*start..*end).contains(&address))?;
