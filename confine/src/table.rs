@@ -193,6 +193,7 @@ pub const TABLE: &[Row] = &[
     row!([SYS_preadv2 SYS_pwritev2 SYS_pread64 SYS_pwrite64 SYS_fallocate SYS_ftruncate SYS_lseek SYS_fstatfs],
         REACTOR.union(FILES), Only::Any, "data of files and of disks in memory, and their room"),
     row!([SYS_fsync SYS_fdatasync SYS_msync SYS_copy_file_range], FILES.union(MAIN), Only::Any, "data that lasts, copies between files"),
+    row!([SYS_pwrite64], MAIN, Only::Any, "whether somebody has gone on with what was handed over"),
     row!([SYS_lseek], MAIN, Only::Any, "what a reactor does that does not answer: maps, names of functions"),
     row!([SYS_ioctl], FILES, Only::One(1, &[BLKDISCARD, BLKGETSIZE64]), "room and size of block devices"),
     row!([SYS_ioctl], WORKER, Only::One(1, &[BLKSSZGET, BLKPBSZGET]), "what block devices are"),

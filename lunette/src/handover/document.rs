@@ -53,7 +53,7 @@ impl Once {
     /// Nobody has so far.
     pub(super) fn new() -> io::Result<Self> {
         let file = File::from(memfd_create("lunette-once", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)?);
-        file.set_len(1)?;
+        file.write_all_at(&[0], 0)?;
         fcntl_add_seals(&file, SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL)?;
         Ok(Self(file))
     }

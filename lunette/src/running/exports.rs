@@ -15,9 +15,7 @@ use anyhow::{Context, Result, anyhow, bail};
 use lunette_engine::{LogicalUnit, NexusState, TargetPort};
 use lunette_scsi::Protocol;
 use lunette_store::Post;
-use lunette_transport_vhost_user::{
-    Endpoint, HandedConnection, Handle, Opening, Options, VhostUserExport,
-};
+use lunette_transport_vhost_user::{Endpoint, HandedConnection, Handle, Opening, Options, VhostUserExport};
 use std::collections::BTreeMap;
 use std::os::unix::net::UnixListener;
 use std::sync::{Arc, Mutex, PoisonError};
