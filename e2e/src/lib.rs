@@ -8,9 +8,10 @@
 //! * [`daemon::Lunette`] starts, stops, kills and restarts the daemon.
 //! * [`uml::Uml`] boots User-Mode Linux, [`qemu::Qemu`] boots a Debian kernel without KVM. Both run
 //!   on the file system of the host, below an overlay, and give a [`guest::Guest`] to run scripts in.
-//! * [`manager::Manager`] stands in for systemd.
+//! * [`manager::Manager`] stands in for systemd, and [`systemd::Systemd`] is one.
 //! * [`netns::Netns`] is a network of the test's own; [`proxy::Proxy`] stands in it between an initiator and its target and
 //!   makes trouble.
+//! * [`loaded::Loaded`] is a guest with a load by both ways.
 //! * [`open_iscsi`] is a guest that is an initiator of that network.
 //! * [`iscsi_test_cu`] runs libiscsi's conformance suite test by test.
 //! * [`differences`] compares what several targets answer.
@@ -35,6 +36,7 @@ pub mod differences;
 pub mod frozen;
 pub mod guest;
 pub mod iscsi_test_cu;
+pub mod loaded;
 pub mod loop_device;
 pub mod manager;
 pub mod netns;
@@ -42,6 +44,7 @@ pub mod open_iscsi;
 pub mod proxy;
 pub mod qemu;
 pub mod strace;
+pub mod systemd;
 pub mod tools;
 pub mod uml;
 pub mod usage;

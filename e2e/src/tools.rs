@@ -93,7 +93,7 @@ fn package_of(program: &str) -> &'static str {
         "tgt-admin" | "tgtadm" | "tgtd" => "tgt",
         "targetctl" => "python3-rtslib-fb",
         "xmllint" => "libxml2-utils",
-        "systemd-analyze" | "systemd-socket-activate" => "systemd",
+        "journalctl" | "systemctl" | "systemd-analyze" | "systemd-socket-activate" => "systemd",
         sg if sg.starts_with("sg_") => "sg3-utils",
         _ => "of the same name",
     }

@@ -18,6 +18,8 @@ use std::os::unix::net::UnixListener;
 pub(crate) struct Inherited {
     pub(crate) vhost_user: Vec<FrontEnds>,
     pub(crate) iscsi: Vec<TcpListener>,
+    /// Some of these were named on the command line (`--fd`), of this process or of the one that it goes on for.
+    pub(crate) by_option: bool,
     /// The control socket.
     pub(crate) control: Option<UnixListener>,
     /// All of these that listen.
@@ -68,6 +70,9 @@ impl GivenSockets {
 /// What the service manager calls the control socket (`FileDescriptorName=`).
 const CONTROL: &str = "control";
 
+/// What a socket of `--fd` is called where it is handed over.
+const BY_OPTION: &str = "fd";
+
 impl Inherited {
     /// Takes the descriptors `numbers`, and those that a service manager says it has passed. Nothing that is started later
     /// gets any of them, or is told of them.
@@ -76,12 +81,12 @@ impl Inherited {
     /// To be called once, before the program has opened anything and has more than one thread.
     pub(crate) unsafe fn take(numbers: &[RawFd]) -> Result<Self> {
         let mut taken = HashSet::new();
-        let mut inherited = Self::default();
+        let mut inherited = Self { by_option: !numbers.is_empty(), ..Self::default() };
         for &number in numbers {
             ensure!(taken.insert(number), "--fd {number} is given twice");
             // SAFETY: the caller's promise, and it is not taken yet.
             let socket = unsafe { own(number) }.with_context(|| format!("--fd {number}"))?;
-            inherited.given.add("fd", &socket)?;
+            inherited.given.add(BY_OPTION, &socket)?;
             inherited.vhost_user.push(Endpoint::adopt(socket).context("--fd")?.into());
         }
         let mut kept = Vec::new();
@@ -109,11 +114,13 @@ impl Inherited {
     /// Takes the sockets that another daemon was started with; what else it has left is taken by those whom it concerns.
     fn take_over(&mut self, mut handed: Handed) {
         for (name, socket) in handed.given() {
+            self.by_option |= name == BY_OPTION;
             if let Err(error) = self.sort(socket, &name) {
                 tracing::warn!("a socket `{name}` of another process is not served: {error:#}");
             }
         }
         for (name, stream) in handed.connected() {
+            self.by_option = true;
             self.vhost_user.push(FrontEnds { name, endpoint: Endpoint::Connected(stream) });
         }
         self.handed = handed;

@@ -27,11 +27,17 @@ const DEFAULT_ISCSI: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST
 pub(super) struct Sockets {
     iscsi: bool,
     vhost_user: bool,
+    /// The command line names some of them.
+    by_option: bool,
 }
 
 impl From<&Inherited> for Sockets {
     fn from(inherited: &Inherited) -> Self {
-        Self { iscsi: !inherited.iscsi.is_empty(), vhost_user: !inherited.vhost_user.is_empty() }
+        Self {
+            iscsi: !inherited.iscsi.is_empty(),
+            vhost_user: !inherited.vhost_user.is_empty(),
+            by_option: inherited.by_option,
+        }
     }
 }
 
@@ -59,7 +65,8 @@ pub(super) fn configure(options: &Serve, sockets: Sockets) -> Result<(Model, Rep
     Ok((model, report))
 }
 
-/// The file to be read: that of `--config`, or the default one if there is one and nothing is said of what to serve.
+/// The file to be read: that of `--config`, or the default one if there is one and nothing is said of what to serve. Sockets of a
+/// service manager say where, not what.
 pub(super) fn file(options: &Serve, sockets: Sockets) -> Option<&Path> {
     if options.config.is_some() {
         return options.config.as_deref();
@@ -69,7 +76,7 @@ pub(super) fn file(options: &Serve, sockets: Sockets) -> Option<&Path> {
         && options.vhost_user.is_empty()
         && options.socket_paths.is_empty()
         && options.target.is_none()
-        && !sockets.vhost_user
+        && !sockets.by_option
         && !options.is_back_end;
     let default = Path::new(DEFAULT_FILE);
     (says_nothing && default.exists()).then_some(default)

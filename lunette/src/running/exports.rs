@@ -7,7 +7,7 @@ use super::{Now, Running, WayIn};
 use crate::config::values::{Label, Name, Place};
 use crate::config::{self, ExportKnownBy, Model};
 use crate::control::events;
-use crate::handover::Handed;
+use crate::handover::{Handed, Recorder};
 use crate::inherited::FrontEnds;
 use crate::state::{Key, PortRole, Record};
 use crate::units::{self, Units};
@@ -44,6 +44,21 @@ pub(super) struct Export {
     /// Which of its units are served here, of those that others could serve.
     pub(super) lease: Arc<ExportLease>,
     way_in: Option<WayIn>,
+}
+
+/// An export that serves nobody yet.
+pub(super) struct Ready {
+    opening: Opening,
+    handle: Arc<Handle>,
+    recorder: Option<Arc<Recorder>>,
+}
+
+impl Ready {
+    /// Lets front ends come. Only from then on there is something to be asked what would be needed after a kill.
+    pub(super) fn open(self) {
+        self.opening.open();
+        self.recorder.iter().for_each(|recorder| recorder.watch(&self.handle));
+    }
 }
 
 /// What an export is made from.
@@ -118,8 +133,8 @@ impl Running {
         exports: &BTreeMap<Label, config::VhostUser>,
         mut given: Vec<FrontEnds>,
         handed: &mut Handed,
-    ) -> Result<Vec<Opening>> {
-        let (mut all, mut keys, mut openings) = (Vec::new(), Vec::new(), Vec::new());
+    ) -> Result<Vec<Ready>> {
+        let (mut all, mut keys, mut all_ready) = (Vec::new(), Vec::new(), Vec::new());
         for export in exports.values() {
             let own = FrontEnds::from(endpoint(export)?);
             keys.push(key(export)?);
@@ -145,7 +160,7 @@ impl Running {
             };
             let before = Before::of(&front_ends.name, handed, &wanted);
             let entry = Entry { front_ends, before, ..Entry::of(export, record)? };
-            openings.push(self.arrange_export(export, entry)?);
+            all_ready.push(self.arrange_export(export, entry)?);
         }
         for (front_ends, record) in entries {
             let wanted = {
@@ -155,30 +170,30 @@ impl Running {
             let name = front_ends.name.clone();
             let before = Before::of(&name, handed, &wanted);
             let entry = Entry { name, front_ends, group: TargetPort::DEFAULT_GROUP, record, before };
-            let (export, opening) = self.export(entry, wanted, None)?;
+            let (export, ready) = self.export(entry, wanted, None)?;
             self.now_mut().adopted_exports.push(export);
-            openings.push(opening);
+            all_ready.push(ready);
         }
-        Ok(openings)
+        Ok(all_ready)
     }
 
     /// Starts one that the configuration has.
     pub(super) fn start_export(&self, export: &config::VhostUser, entry: Entry) -> Result<()> {
-        self.arrange_export(export, entry).map(Opening::open)
+        self.arrange_export(export, entry).map(Ready::open)
     }
 
-    fn arrange_export(&self, export: &config::VhostUser, entry: Entry) -> Result<Opening> {
+    fn arrange_export(&self, export: &config::VhostUser, entry: Entry) -> Result<Ready> {
         let wanted = {
             let now = self.now();
             shown(export, &now.model, &now.units)
         };
-        let (prepared, opening) = self.export(entry, wanted, Some(&export.name))?;
+        let (prepared, ready) = self.export(entry, wanted, Some(&export.name))?;
         self.now_mut().exports.insert(export.name.clone(), prepared);
-        Ok(opening)
+        Ok(ready)
     }
 
     /// Prepares one, which the configuration has under the name `configured`.
-    fn export(&self, entry: Entry, wanted: Targets, configured: Option<&Label>) -> Result<(Export, Opening)> {
+    fn export(&self, entry: Entry, wanted: Targets, configured: Option<&Label>) -> Result<(Export, Ready)> {
         let Entry { name, front_ends: FrontEnds { name: endpoint_name, endpoint }, group, record, before } =
             entry;
         let ids = self.now().ids.clone();
@@ -221,9 +236,9 @@ impl Running {
         }
         let (handle, opening) = export.prepare(self.reactors.poster(), &self.all_reactors())?;
         let handle = Arc::new(handle);
-        self.recorder.iter().for_each(|recorder| recorder.watch(&handle));
         let way_in = (!is_connected).then(|| self.ways_in.open());
-        Ok((Export { handle, record, group, ports, name, link, lease, way_in }, opening))
+        let ready = Ready { opening, handle: handle.clone(), recorder: self.recorder.clone() };
+        Ok((Export { handle, record, group, ports, name, link, lease, way_in }, ready))
     }
 
     /// Has an export show what the running configuration says.

@@ -38,14 +38,14 @@ use crate::summary;
 use crate::throttle::Throttles;
 use crate::units::Units;
 use anyhow::{Context, Result};
-use exports::Export;
+use exports::{Export, Ready};
 use lease::Leases;
 use lunette_control::Events;
 use lunette_engine::{Delays, LogicalUnit};
 use lunette_reactor::Reactors;
 use lunette_store::ReactorId;
 use lunette_transport_iscsi::{NetworkEntity, Portal, PortalOptions};
-use lunette_transport_vhost_user::{Endpoint, Opening};
+use lunette_transport_vhost_user::Endpoint;
 use ports::PortIds;
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -242,7 +242,7 @@ impl Running {
                 "going on with {resumed} of {all} iSCSI sessions of another process"
             );
         }
-        exports.into_iter().for_each(Opening::open);
+        exports.into_iter().for_each(Ready::open);
         Ok(())
     }
 
