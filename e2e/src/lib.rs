@@ -11,7 +11,7 @@
 //! * [`manager::Manager`] stands in for systemd, and [`systemd::Systemd`] is one.
 //! * [`netns::Netns`] is a network of the test's own; [`proxy::Proxy`] stands in it between an initiator and its target and
 //!   makes trouble.
-//! * [`loaded::Loaded`] is a guest with a load by both ways.
+//! * [`held::Held`] is a guest that holds its disk reserved and busy, [`loaded::Loaded`] one with a load by both ways.
 //! * [`open_iscsi`] is a guest that is an initiator of that network.
 //! * [`iscsi_test_cu`] runs libiscsi's conformance suite test by test.
 //! * [`differences`] compares what several targets answer.
@@ -35,6 +35,7 @@ pub mod daemon;
 pub mod differences;
 pub mod frozen;
 pub mod guest;
+pub mod held;
 pub mod iscsi_test_cu;
 pub mod loaded;
 pub mod loop_device;

@@ -91,4 +91,3 @@ impl Loaded {
         self.guest.power_off()
     }
 }
-

@@ -64,7 +64,9 @@ impl Systemd {
             Ok(fs::read_to_string(&init).is_ok_and(|text| text.ends_with('\n')))
         })?;
         self.init = fs::read_to_string(init)?.trim().parse()?;
-        tools::wait_until("systemd to be there", || Ok(self.run(["systemctl", "is-active", "basic.target"])?.status == 0))
+        tools::wait_until("systemd to be there", || {
+            Ok(self.run(["systemctl", "is-active", "basic.target"])?.status == 0)
+        })
     }
 
     /// The path outside of what has this path inside.
@@ -140,9 +142,15 @@ fn why_not() -> Result<Option<&'static str>> {
         return Ok(Some("root"));
     }
     let systems = fs::read_to_string("/proc/filesystems")?;
-    if !["overlay", "cgroup2", "tmpfs"].iter().all(|name| systems.split_whitespace().any(|word| word == *name)) {
+    if !["overlay", "cgroup2", "tmpfs"]
+        .iter()
+        .all(|name| systems.split_whitespace().any(|word| word == *name))
+    {
         return Ok(Some("overlay and cgroup2"));
     }
-    let tried = tools::output("unshare", ["--mount", "--pid", "--cgroup", "--fork", "mount", "--make-rprivate", "/"])?;
+    let tried = tools::output(
+        "unshare",
+        ["--mount", "--pid", "--cgroup", "--fork", "mount", "--make-rprivate", "/"],
+    )?;
     Ok((tried.status != 0).then_some("namespaces"))
 }

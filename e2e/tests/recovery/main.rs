@@ -3,9 +3,9 @@
 mod relay;
 
 use anyhow::{Result, ensure};
-use lunette_e2e::checks;
 use lunette_e2e::daemon::{Daemon, Lunette};
 use lunette_e2e::guest::Guest;
+use lunette_e2e::held::Held;
 use lunette_e2e::qemu::Qemu;
 use lunette_e2e::tools;
 use lunette_e2e::uml::Uml;
@@ -13,9 +13,6 @@ use relay::{Meeting, Relay};
 use std::os::unix::net::UnixListener;
 use std::path::Path;
 use std::time::{Duration, Instant};
-
-/// What the guest's kernel says of a disk that has failed it.
-const COMPLAINTS: [&str; 4] = ["I/O error", "offline", "hung", "blocked for more than"];
 
 /// Random numbers from a seed, which is said so that they can be had again.
 struct Random(u64);
@@ -40,8 +37,6 @@ impl Random {
 /// Kills and restarts the daemon at random moments, while the guest of `boot` writes its disk and checks what it wrote, and
 /// holds it reserved. The daemon listens, or connects as a client.
 fn kill_under_load(is_client: bool, boot: impl FnOnce(&Path) -> Result<Guest>) -> Result<()> {
-    checks::need_tools()?;
-    tools::need(["sg_persist"])?;
     let lunette = Lunette::new()?;
     let file = lunette.file("disk.img", 64 << 20)?;
     let socket = lunette.path("vm.sock");
@@ -56,13 +51,7 @@ fn kill_under_load(is_client: bool, boot: impl FnOnce(&Path) -> Result<Guest>) -
         .arg(format!("{}{client}", socket.display()));
     let mut daemon = lunette.start()?;
     let relay = Relay::start(&lunette.path("relay.sock"), meeting)?;
-    let mut guest = boot(&lunette.path("relay.sock"))?;
-    guest.check(
-        "disk=$(disk 0); sg=$(generic $disk)
-         sg_persist --out --register-ignore --param-sark=0x1234 --param-aptpl $sg
-         sg_persist --out --reserve --param-rk=0x1234 --prout-type=1 $sg
-         rounds_begin $disk --size=16M --iodepth=16",
-    )?;
+    let mut guest = Held::by(boot(&lunette.path("relay.sock"))?)?;
     let wanted = if tools::full() { 50 } else { 5 };
     let mut random = Random::new()?;
     let (begin, mut kills, mut again) = (Instant::now(), 0, 0);
@@ -72,18 +61,11 @@ fn kill_under_load(is_client: bool, boot: impl FnOnce(&Path) -> Result<Guest>) -
         kills += 1;
         std::thread::sleep(random.pause(Duration::from_secs(2)));
         daemon = kill_once(daemon, &lunette, &mut random, &relay, kills)?;
-        guest.check("rounds_run")?;
+        guest.goes_on()?;
         again += in_flight(&daemon.log());
     }
     println!("{kills} kills in {:?}, {again} requests taken again", begin.elapsed());
-    guest.check("rounds_wait 1; rounds_end")?;
-    let kept = guest
-        .check("sg=$(generic $(disk 0)); sg_persist --read-keys $sg; sg_persist --read-reservation $sg")?;
-    ensure!(kept.matches("0x1234").count() == 2 && kept.contains("Write Exclusive"), "{kept}");
-    let log = guest.kernel_log();
-    let complaint = log.lines().find(|line| COMPLAINTS.iter().any(|complaint| line.contains(complaint)));
-    ensure!(complaint.is_none(), "{complaint:?}");
-    guest.power_off()?;
+    guest.end()?;
     daemon.stop()?;
     Ok(())
 }

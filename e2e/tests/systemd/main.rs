@@ -70,7 +70,11 @@ fn guests_live_through_restarts() -> Result<()> {
     let netns = network()?;
     let Some(systemd) = systemd(&netns, "")? else { return Ok(()) };
     systemd.service("start")?;
-    ensure!(systemd.shows("StatusText")? == "serving 2 logical units at 2 places", "{}", systemd.shows("StatusText")?);
+    ensure!(
+        systemd.shows("StatusText")? == "serving 2 logical units at 2 places",
+        "{}",
+        systemd.shows("StatusText")?
+    );
     let journal = systemd.journal()?;
     ensure!(!journal.contains("not kept") && !journal.contains("cannot"), "{journal}");
     let mut load = Loaded::new(&systemd.path(SOCKET), &netns)?;
