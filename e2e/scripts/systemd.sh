@@ -14,7 +14,7 @@ remove() {
 }
 # What tests have left that were killed.
 for left in "$cgroups"/lunette-e2e-systemd-*; do
-    if [ -e "$left" ] && grep -qx 'populated 0' "$left/cgroup.events"; then
+    if [ -e "$left" ] && ! [ -e "/proc/${left##*-}" ]; then
         remove "$left"
     fi
 done

@@ -2,10 +2,11 @@
 
 use crate::daemon;
 use crate::netns::Netns;
-use crate::tools::{self, Guarded, LIMIT, Output};
-use anyhow::{Context, Result, bail};
-use rustix::process::{Pid, Signal, kill_process};
+use crate::tools::{self, Capture, Guarded, LIMIT, Output};
+use anyhow::{Context, Result, bail, ensure};
+use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use std::fs;
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Instant;
@@ -17,7 +18,11 @@ const SERVICE: &str = "lunette.service";
 /// The first process of a machine that has the host's programs, and a network of the test's own. It ends with the value.
 pub struct Systemd {
     process: Guarded,
+    /// What went wrong where the namespaces are made.
+    trouble: Capture,
     init: u32,
+    /// The same process, whoever has its number by then.
+    handle: Option<OwnedFd>,
     folder: TempDir,
 }
 
@@ -49,8 +54,9 @@ impl Systemd {
         fs::write(&script, include_str!("../scripts/systemd.sh"))?;
         let mut command = netns.command("unshare")?;
         command.args(["--mount", "bash"]).arg(script).arg(folder.path()).arg(daemon::binary()?);
-        let process = Guarded::spawn(&command)?;
-        let mut systemd = Self { process, init: 0, folder };
+        let mut process = Guarded::spawn(&command)?;
+        let trouble = Capture::of(process.child().stderr.take().context("stderr is piped")?);
+        let mut systemd = Self { process, trouble, init: 0, handle: None, folder };
         systemd.boot()?;
         Ok(Some(systemd))
     }
@@ -59,11 +65,14 @@ impl Systemd {
         let init = self.folder.path().join("init");
         tools::wait_until("the namespaces", || {
             if let Some(status) = self.process.child().try_wait()? {
-                bail!("they cannot be made: {status}");
+                bail!("they cannot be made: {status}\n{}", self.trouble.text());
             }
             Ok(fs::read_to_string(&init).is_ok_and(|text| text.ends_with('\n')))
         })?;
-        self.init = fs::read_to_string(init)?.trim().parse()?;
+        let pid: i32 = fs::read_to_string(init)?.trim().parse()?;
+        self.init = pid.unsigned_abs();
+        let pid = Pid::from_raw(pid).context("a process has a number")?;
+        self.handle = Some(pidfd_open(pid, PidfdFlags::empty()).with_context(|| self.trouble.text())?);
         tools::wait_until("systemd to be there", || {
             Ok(self.run(["systemctl", "is-active", "basic.target"])?.status == 0)
         })
@@ -101,19 +110,28 @@ impl Systemd {
         value.parse().with_context(|| format!("{property} is {value:?}"))
     }
 
-    /// Sends a signal to the daemon.
-    pub fn signal(&self, name: &str) -> Result<()> {
-        let pid = self.shows("MainPID")?;
-        self.run(["kill", "-s", name, &pid])?.ok()?;
+    /// Number of the daemon's process inside; 0 while there is none.
+    pub fn pid(&self) -> Result<u64> {
+        self.counts("MainPID")
+    }
+
+    /// Sends a signal to the process with this number inside, if there still is one.
+    pub fn signal(&self, name: &str, pid: u64) -> Result<()> {
+        // By 0 the test itself would be meant.
+        ensure!(pid > 1, "there is no daemon: {}", self.journal()?);
+        self.run(["kill", "-s", name, &pid.to_string()])?;
         Ok(())
     }
 
-    /// Waits until systemd has started the daemon once more by itself than `before` times, and that serves.
+    /// Waits until systemd has started another daemon than `before`, and that serves.
     pub fn wait_for_another(&self, before: u64) -> Result<()> {
         tools::wait_until("another daemon", || {
-            Ok(self.counts("NRestarts")? > before && self.shows("ActiveState")? == "active")
+            // One that was killed while it was to be restarted has failed for a moment.
+            let said = self.run(["systemctl", "show", "--property=ActiveState,Job", SERVICE])?.ok()?.stdout;
+            let has_failed = said.contains("ActiveState=failed") && !said.contains("Job=");
+            ensure!(!has_failed, "systemd has given up: {}", self.journal()?);
+            Ok(said.contains("ActiveState=active") && ![0, before].contains(&self.pid()?))
         })
-        .with_context(|| self.journal().unwrap_or_default())
     }
 
     /// What the daemons have said, and systemd about them.
@@ -125,12 +143,11 @@ impl Systemd {
 impl Drop for Systemd {
     /// With the first process all others end. What was made for them is gone when the script has ended.
     fn drop(&mut self) {
-        if self.init != 0 {
+        if let Some(handle) = &self.handle {
             if std::thread::panicking() {
                 eprintln!("the journal:\n{}", self.journal().unwrap_or_default());
             }
-            let init = i32::try_from(self.init).ok().and_then(Pid::from_raw);
-            let _ = init.map(|init| kill_process(init, Signal::KILL));
+            let _ = pidfd_send_signal(handle, Signal::KILL);
             let _ = tools::wait(self.process.child(), Instant::now() + LIMIT);
         }
     }
@@ -148,9 +165,8 @@ fn why_not() -> Result<Option<&'static str>> {
     {
         return Ok(Some("overlay and cgroup2"));
     }
-    let tried = tools::output(
-        "unshare",
-        ["--mount", "--pid", "--cgroup", "--fork", "mount", "--make-rprivate", "/"],
-    )?;
-    Ok((tried.status != 0).then_some("namespaces"))
+    // Nothing of it stays.
+    let mount = ["--mount", "--pid", "--cgroup", "--fork", "mount", "-t", "cgroup2", "cgroup2", "/mnt"];
+    let tried = tools::output("unshare", mount)?;
+    Ok((tried.status != 0).then_some("namespaces, and to mount control groups (version 2)"))
 }

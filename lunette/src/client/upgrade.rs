@@ -4,12 +4,12 @@
 use super::connect;
 use crate::cli::{Call, UpgradeCall};
 use crate::config::origin::Origin;
-use crate::control::HandOver;
+use crate::control::{HandOver, MANAGED};
 use crate::custodian::StandIn;
 use crate::handover::Invocation;
 use crate::inherited::{self, Inherited};
 use crate::serve::allow_descriptors;
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use lunette_control::Credentials;
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
@@ -24,6 +24,8 @@ use std::process::Command;
 pub(super) fn run(call: &UpgradeCall) -> Result<()> {
     let mut connection = connect(&call.control)?;
     let invocation: Invocation = connection.call("daemon.invocation", &serde_json::json!({}))?;
+    // The daemon refuses this itself, but what comes before that fails with less to say.
+    ensure!(!invocation.managed, "{MANAGED}");
     let invocation = match call.words.is_empty() {
         true => {
             is_trusted(&connection.peer()?, &Credentials::own(), invocation.pid)?;

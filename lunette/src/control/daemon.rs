@@ -19,6 +19,10 @@ pub(crate) struct HandOver {
     pub(crate) discard: bool,
 }
 
+/// Why a daemon that is managed is not handed over.
+pub(crate) const MANAGED: &str =
+    "a service manager looks after this daemon: have it start the new program (systemctl restart)";
+
 pub(super) fn invocation(call: &Call<'_>, _: NoParams) -> Result<Invocation, Failure> {
     Ok(call.daemon.invocation.clone())
 }
@@ -31,10 +35,8 @@ pub(super) fn hand_over(call: &Call<'_>, HandOver { socket, discard }: HandOver)
             "only root and the daemon's own user may take everything over",
         ));
     }
-    if std::env::var_os("NOTIFY_SOCKET").is_some() {
-        return Err(Failure::failed(
-            "a service manager looks after this daemon: have it start the new program (systemctl restart)",
-        ));
+    if call.daemon.invocation.managed {
+        return Err(Failure::failed(MANAGED));
     }
     if !discard && call.daemon.running.is_unsaved() {
         let message = "what was changed while the daemon ran is not saved, and would be lost";

@@ -16,7 +16,7 @@ mod unit;
 
 pub(crate) use access::{ControlAccess, ControlOptions};
 pub(crate) use config::{Saved, Shown, Steps};
-pub(crate) use daemon::HandOver;
+pub(crate) use daemon::{HandOver, MANAGED};
 pub(crate) use portal::PortalStatus;
 pub(crate) use session::End;
 pub(crate) use unit::Resized;

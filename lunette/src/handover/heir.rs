@@ -19,6 +19,8 @@ pub(crate) struct Invocation {
     pub(crate) directory: PathBuf,
     /// Variables of its environment by which it goes.
     pub(crate) variables: BTreeMap<String, String>,
+    /// A service manager looks after it, and so is to start the next one.
+    pub(crate) managed: bool,
 }
 
 impl Invocation {
@@ -33,6 +35,7 @@ impl Invocation {
             arguments: std::env::args_os().map(|word| word.to_string_lossy().into_owned()).collect(),
             directory: std::env::current_dir().unwrap_or_default(),
             variables: variables.collect(),
+            managed: std::env::var_os("NOTIFY_SOCKET").is_some(),
         }
     }
 }
