@@ -89,6 +89,12 @@ impl<'a> Lunette<'a> {
         self
     }
 
+    /// Has the daemon's log go to a file, which can be looked at before the daemon serves.
+    pub fn logging_to(&self, log: &Path) -> Self {
+        let words = ["sh".into(), "-c".into(), format!("exec \"$@\" 2>{}", log.display()), "sh".into()];
+        self.clone().wrapped(words)
+    }
+
     /// The path of a file in the daemon's own directory, for stores and sockets.
     pub fn path(&self, name: &str) -> PathBuf {
         self.home.path().join(name)

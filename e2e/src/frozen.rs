@@ -1,13 +1,21 @@
 //! A block device on which writes can be held up.
 
-use std::fs;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::thread::JoinHandle;
+use std::{fs, io, thread};
 
 use anyhow::{Context, Result};
+use rustix::fs::OFlags;
 
 use crate::tools;
 
 const MIB: u64 = 1 << 20;
+const BLOCK: usize = 4096;
+
+/// Where direct I/O wants it.
+#[repr(align(4096))]
+struct Block([u8; BLOCK]);
 
 /// A block device whose writes wait while the file system below it is frozen.
 pub struct Device {
@@ -66,11 +74,34 @@ impl Device {
         Ok(())
     }
 
+    /// Has writes wait, and with them all that comes later, reads too, until it goes on: what is below takes one after the other. What
+    /// waits is a write of zeroes to the last block.
+    pub fn hold_up(&self) -> Result<JoinHandle<io::Result<()>>> {
+        let direct = OFlags::DIRECT.bits().cast_signed();
+        let device = fs::OpenOptions::new().write(true).custom_flags(direct).open(self.name())?;
+        self.freeze(true)?;
+        let write = thread::spawn(move || {
+            let block = Block([0; BLOCK]);
+            device.write_all_at(&block.0, 8 * MIB - BLOCK as u64)
+        });
+        tools::wait_until("a write to wait", || Ok(self.writes()? > 0))?;
+        Ok(write)
+    }
+
     /// How many writes it has that have not ended.
     pub fn writes(&self) -> Result<u64> {
+        self.in_flight(1)
+    }
+
+    /// How many reads it has that have not ended.
+    pub fn reads(&self) -> Result<u64> {
+        self.in_flight(0)
+    }
+
+    fn in_flight(&self, kind: usize) -> Result<u64> {
         let name = self.name().trim_start_matches("/dev/");
         let counts = fs::read_to_string(format!("/sys/block/{name}/inflight"))?;
-        Ok(counts.split_whitespace().nth(1).context("reads and writes")?.parse()?)
+        Ok(counts.split_whitespace().nth(kind).context("reads and writes")?.parse()?)
     }
 }
 

@@ -18,6 +18,7 @@ mod tests;
 mod unit;
 
 pub(crate) use identity::{Key, MAX_SERIAL, PortRole, Record, random};
+pub(crate) use locks::number;
 pub(crate) use unit::UnitState;
 
 use anyhow::{Context, Result, bail};

@@ -6,7 +6,7 @@ use crate::config::{self, KnownBy, UnitLun};
 use crate::confinement;
 use crate::handover::Handed;
 use crate::size;
-use crate::state::{Key, Record, StateDir, UnitState};
+use crate::state::{Key, Record, StateDir, UnitState, number};
 use anyhow::{Context, Result, bail};
 use lunette_device_disk::{Disk, Options as DiskOptions};
 use lunette_engine::{Identity, LogicalUnit};
@@ -99,6 +99,8 @@ pub(crate) fn taken(naa: Naa) -> String {
 /// A store that is open for a unit. If it becomes none, a file that was made for it is removed.
 pub(crate) struct Opened {
     backing: Option<Arc<dyn Backing>>,
+    /// What it is, if it is a file, and how long to wait for others there.
+    file: Option<(File, Duration)>,
     description: String,
     /// There was no such file before.
     created: Option<PathBuf>,
@@ -112,6 +114,7 @@ impl Opened {
 
     /// The same, but waits no longer than so for a file that somebody else has.
     pub(crate) fn open_within(spec: &config::Unit, other: OtherSize, wait: Duration) -> Result<Self> {
+        let mut opened = None;
         let (backing, description, created): (Arc<dyn Backing>, _, _) = match &spec.store {
             StoreSpec::Path(path) => {
                 // To tell why; what is opened is below them, too.
@@ -119,6 +122,7 @@ impl Opened {
                 let file = open_file(path.as_path(), spec, other, wait)?;
                 let description = format!("{path} ({})", file.mode());
                 let created = file.was_created().then(|| path.as_path().to_owned());
+                opened = Some((file.clone(), wait));
                 (Arc::new(file), description, created)
             }
             StoreSpec::Ram(bytes) => {
@@ -127,7 +131,13 @@ impl Opened {
                 (Arc::new(if spec.read_only { ram.read_only() } else { ram }), "memory".to_owned(), None)
             }
         };
-        Ok(Self { backing: Some(layered(backing, spec)), description, created })
+        Ok(Self { backing: Some(layered(backing, spec)), file: opened, description, created })
+    }
+
+    /// Waits for what a killed daemon that has served the same unit may still read.
+    fn succeed(&mut self, record: &Record) -> Result<()> {
+        let Some((file, wait)) = self.file.take().filter(|_| record.lasts()) else { return Ok(()) };
+        Ok(file.succeed(number(record.naa), wait)?)
     }
 
     /// A disk in memory with the bytes that another process has left, if they are of use.
@@ -148,7 +158,8 @@ impl Opened {
             );
         }
         let backing: Arc<dyn Backing> = Arc::new(if spec.read_only { ram.read_only() } else { ram });
-        Some(Self { backing: Some(layered(backing, spec)), description: "memory".to_owned(), created: None })
+        let backing = Some(layered(backing, spec));
+        Some(Self { backing, file: None, description: "memory".to_owned(), created: None })
     }
 }
 
@@ -218,6 +229,7 @@ pub(crate) fn build(
     keeper: Option<UnitState>,
 ) -> Result<Unit> {
     let name = &spec.name;
+    opened.succeed(record)?;
     let backing = opened.backing.clone().context("a store becomes one unit")?;
     let serial = spec.serial.as_ref().map_or(record.serial.as_str(), |serial| serial.as_str());
     let identity = Identity { version: spec.version.into(), ..Identity::new(serial, naa(spec, record)) };

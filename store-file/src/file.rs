@@ -1,6 +1,7 @@
 //! A file as the whole program shares it.
 
 use crate::attached::Attached;
+use crate::lock::{self, Patience};
 use crate::open::Opened;
 use crate::probe::{Discarding, Inline, Probed};
 use crate::witness::Witness;
@@ -11,6 +12,7 @@ use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
+use std::time::Duration;
 
 /// An open and locked file or block device.
 ///
@@ -68,6 +70,21 @@ impl File {
         let lanes = [&shared.writer, &shared.syncer, &shared.workers].map(Lane::number);
         tracing::debug!(path = %path.display(), probed = ?shared.probed, ?lanes, "opened");
         Ok(Self { shared: Arc::new(shared) })
+    }
+
+    /// Waits until no read of a predecessor is under way any more, one of the same number: a file that is only read is open
+    /// beside those of others, also of dead ones. No two that are alive may have the same number; this one has it from now on.
+    /// The wait is up to that of [`Options::lock_wait`].
+    ///
+    /// # Errors
+    /// [`OpenError::InUse`] if somebody has the number for longer than that; [`OpenError::System`].
+    pub fn succeed(&self, number: u64, lock_wait: Duration) -> Result<(), OpenError> {
+        // Who writes has nobody beside it.
+        if !self.shared.probed.caps.read_only {
+            return Ok(());
+        }
+        let Shared { path, .. } = &*self.shared;
+        lock::take_place(self.shared.borrow(), path, number, &mut Patience::new(lock_wait))
     }
 
     /// Whether there was no file, and opening it has created one.

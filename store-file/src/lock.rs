@@ -4,16 +4,20 @@
 //! (`O_EXCL`) besides, which a mounted one refuses. The kernel drops both only when the last I/O on the open file has let
 //! go of it, so whoever gets the lock after a crash writes after everything the dead process had begun.
 //!
+//! A reader gets its lock beside one that is dead, whose reads may still come to the memory of a virtual machine. So it
+//! also has a *place*: a byte beyond all files, which it locks, shared too, by a number that is that of no other user of the
+//! same bytes but of its predecessor, and only when nobody has it.
+//!
 //! Such a lock belongs to an open file, not to a process. A busy one is tried again for a while, longer when no living
 //! process is seen to have it, and then refused: waiting too short is never unsafe, it only starts nothing.
 
 use crate::open::Seen;
-use crate::sys;
+use crate::sys::{self, Range};
 use crate::{OpenError, Opener, Options};
 use rustix::fs::{AtFlags, CWD, Dev, FileType, Mode, OFlags, Stat, StatxFlags, makedev};
 use rustix::io::Errno;
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::time::Duration;
 
@@ -35,9 +39,9 @@ impl Patience {
         Self { left_for_living: tries, left_for_dead: tries * DEAD_WAIT_FACTOR, waiting: false }
     }
 
-    /// Waits a little; `false` when it has waited long enough, or the holder is this very process.
-    fn wait(&mut self, path: &Path) -> bool {
-        let holder = holder(path);
+    /// Waits a little for who has a lock there; `false` when it has waited long enough, or that is this very process.
+    fn wait(&mut self, path: &Path, place: Option<Range>) -> bool {
+        let holder = holder(path, place);
         let left = if holder.is_some() { &mut self.left_for_living } else { &mut self.left_for_dead };
         if *left == 0 || holder == Some(std::process::id()) {
             return false;
@@ -81,16 +85,33 @@ pub(crate) fn lock(
     options: &Options,
     patience: &mut Patience,
 ) -> Result<(), OpenError> {
+    let range = if options.read_only { Range::BYTES } else { Range::ALL };
     loop {
-        match sys::lock(fd.as_fd(), !options.read_only) {
+        match sys::lock(fd.as_fd(), range, !options.read_only) {
             Ok(()) => return Ok(()),
             Err(error) if error.kind() != io::ErrorKind::WouldBlock => {
                 return Err(failed("lock", path, error));
             }
-            Err(_) if patience.wait(path) => {}
-            Err(_) => return Err(in_use(path)),
+            Err(_) if patience.wait(path, None) => {}
+            Err(_) => return Err(in_use(path, None)),
         }
     }
+}
+
+/// Gives a reader the place with this number, when nobody has it.
+pub(crate) fn take_place(
+    fd: BorrowedFd<'_>,
+    path: &Path,
+    number: u64,
+    patience: &mut Patience,
+) -> Result<(), OpenError> {
+    let place = Range::place(number);
+    while sys::has_reader(fd, place).map_err(|error| failed("look at the locks of", path, error))? {
+        if !patience.wait(path, Some(place)) {
+            return Err(in_use(path, Some(place)));
+        }
+    }
+    sys::lock(fd, place, false).map_err(|error| failed("lock", path, error))
 }
 
 /// Opens a block device that nobody else has claimed. Readers may share it with one that has: the first reader's claim
@@ -109,12 +130,12 @@ fn claim(path: &Path, seen: &Seen, options: &Options, patience: &mut Patience) -
         }
         if options.read_only {
             let fd = open(flags(options)).map_err(|error| failed("open", path, error))?;
-            if sys::has_reader(fd.as_fd()) {
+            if sys::has_reader(fd.as_fd(), Range::ALL).unwrap_or(false) {
                 return Ok(fd);
             }
         }
-        if !patience.wait(path) {
-            return Err(in_use(path));
+        if !patience.wait(path, None) {
+            return Err(in_use(path, None));
         }
     }
 }
@@ -128,20 +149,20 @@ pub(crate) fn failed(what: &'static str, path: &Path, error: impl Into<io::Error
     OpenError::System { what, path: path.to_owned(), error: error.into() }
 }
 
-fn in_use(path: &Path) -> OpenError {
-    OpenError::InUse { path: path.to_owned(), pid: holder(path) }
+fn in_use(path: &Path, place: Option<Range>) -> OpenError {
+    OpenError::InUse { path: path.to_owned(), pid: holder(path, place) }
 }
 
-/// A process that has a lock on the file, this one first. Only those whose open files we may look at are found.
-fn holder(path: &Path) -> Option<u32> {
+/// A process that has a lock on the file, or a place, this one first. Only those whose open files we may look at are found.
+fn holder(path: &Path, place: Option<Range>) -> Option<u32> {
     let file = identity(path)?;
     let own = std::process::id();
     let others = std::fs::read_dir("/proc").into_iter().flatten().flatten();
     let others = others.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
-    std::iter::once(own).chain(others.filter(|pid| *pid != own)).find(|pid| has_locked(*pid, file))
+    std::iter::once(own).chain(others.filter(|pid| *pid != own)).find(|pid| has_locked(*pid, file, place))
 }
 
-fn has_locked(pid: u32, file: (Dev, u64)) -> bool {
+fn has_locked(pid: u32, file: (Dev, u64), place: Option<Range>) -> bool {
     let Ok(open) = std::fs::read_dir(format!("/proc/{pid}/fd")) else {
         return false;
     };
@@ -149,7 +170,13 @@ fn has_locked(pid: u32, file: (Dev, u64)) -> bool {
         .filter(|entry| identity(&entry.path()) == Some(file))
         .filter_map(|entry| entry.file_name().into_string().ok())
         .filter_map(|fd| std::fs::read_to_string(format!("/proc/{pid}/fdinfo/{fd}")).ok())
-        .any(|info| info.lines().any(|line| line.starts_with("lock:")))
+        .any(|info| info.lines().any(|line| is_lock(line, place)))
+}
+
+/// Whether a line of `fdinfo` is about a lock, or that of a place. (proc(5): number, kind, ..., first and last byte.)
+fn is_lock(line: &str, place: Option<Range>) -> bool {
+    let Some(lock) = line.strip_prefix("lock:") else { return false };
+    place.is_none_or(|place| lock.split_whitespace().nth_back(1) == Some(&place.begin().to_string()))
 }
 
 /// The file itself, which may have several names, or the device, which may have several nodes. Asks no server, as other

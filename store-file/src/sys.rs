@@ -170,9 +170,32 @@ impl Drop for Mapping {
     }
 }
 
-/// Locks the whole file for this open file, shared or exclusive. `WouldBlock` if others hold it.
-pub(crate) fn lock(fd: BorrowedFd<'_>, exclusive: bool) -> io::Result<()> {
-    let mut lock = whole_file(exclusive);
+/// What a lock is about, from where on and for how many bytes; 0 is all that there could be.
+#[derive(Clone, Copy)]
+pub(crate) struct Range(libc::off_t, libc::off_t);
+
+impl Range {
+    /// Bytes, and places of readers.
+    pub(crate) const ALL: Self = Self(0, 0);
+    /// Bytes, of which no file has more, and no places of readers.
+    pub(crate) const BYTES: Self = Self(0, Self::PLACES);
+    const PLACES: libc::off_t = 1 << 62;
+
+    /// The place of a reader.
+    pub(crate) fn place(number: u64) -> Self {
+        // Neither the last possible offset, nor the first, as the kernel joins locks that touch.
+        Self(Self::PLACES + 1 + (number % (Self::PLACES as u64 - 2)) as libc::off_t, 1)
+    }
+
+    /// Where it begins, as `/proc` has it.
+    pub(crate) fn begin(self) -> libc::off_t {
+        self.0
+    }
+}
+
+/// Locks a range for this open file, shared or exclusive. `WouldBlock` if others hold it.
+pub(crate) fn lock(fd: BorrowedFd<'_>, range: Range, exclusive: bool) -> io::Result<()> {
+    let mut lock = flock(range, exclusive);
     // SAFETY: the kernel reads a `flock` at the address.
     match unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_OFD_SETLK, &raw mut lock) } {
         0 => Ok(()),
@@ -183,21 +206,23 @@ pub(crate) fn lock(fd: BorrowedFd<'_>, exclusive: bool) -> io::Result<()> {
     }
 }
 
-/// Whether another open file holds a shared lock.
-pub(crate) fn has_reader(fd: BorrowedFd<'_>) -> bool {
-    let mut lock = whole_file(true);
+/// Whether another open file holds a shared lock in a range. (To look takes no right to write.)
+pub(crate) fn has_reader(fd: BorrowedFd<'_>, range: Range) -> io::Result<bool> {
+    let mut lock = flock(range, true);
     // SAFETY: the kernel reads and writes a `flock` at the address.
-    let result = unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_OFD_GETLK, &raw mut lock) };
-    result == 0 && i32::from(lock.l_type) == libc::F_RDLCK
+    match unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_OFD_GETLK, &raw mut lock) } {
+        0 => Ok(i32::from(lock.l_type) == libc::F_RDLCK),
+        _ => Err(io::Error::last_os_error()),
+    }
 }
 
-fn whole_file(exclusive: bool) -> libc::flock {
+fn flock(Range(start, length): Range, exclusive: bool) -> libc::flock {
     let kind = if exclusive { libc::F_WRLCK } else { libc::F_RDLCK };
     libc::flock {
         l_type: kind as libc::c_short,
         l_whence: libc::SEEK_SET as libc::c_short,
-        l_start: 0,
-        l_len: 0,
+        l_start: start,
+        l_len: length,
         l_pid: 0,
     }
 }

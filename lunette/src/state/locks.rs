@@ -45,13 +45,13 @@ impl Locks {
             }
             std::thread::sleep(STEP);
         }
-        let path = self.path(offset(naa));
+        let path = self.path(number(naa));
         bail!("another lunette serves the same logical unit: it has locked {naa} in {}", path.display())
     }
 
     /// The same without waiting; nothing if somebody has it.
     pub(crate) fn try_take(self: &Arc<Self>, naa: Naa) -> Result<Option<UnitLock>> {
-        let offset = offset(naa);
+        let offset = number(naa);
         let path = self.path(offset);
         let file = self.file(offset).with_context(|| format!("cannot open {}", path.display()))?;
         let mut held = self.held();
@@ -65,12 +65,12 @@ impl Locks {
 
     /// Whether this program serves the unit.
     pub(crate) fn holds(&self, naa: Naa) -> bool {
-        self.held().contains(&offset(naa))
+        self.held().contains(&number(naa))
     }
 
     /// Whether nobody serves the unit.
     pub(crate) fn is_free(&self, naa: Naa) -> bool {
-        let offset = offset(naa);
+        let offset = number(naa);
         // To lock it, if only for a moment, would keep others from taking it just then.
         let held = self.held();
         let is_locked = || self.file(offset).and_then(|file| file.is_locked(offset));
@@ -101,7 +101,7 @@ impl Locks {
 }
 
 /// The number that the name is; no other name has the same.
-fn offset(naa: Naa) -> u64 {
+pub(crate) fn number(naa: Naa) -> u64 {
     naa.as_bytes().iter().take(8).fold(0, |value, byte| value << 8 | u64::from(*byte))
 }
 
@@ -177,7 +177,7 @@ mod tests {
         let files: Arc<dyn Files> = Arc::new(System);
         let naa = Naa::locally_assigned(5);
         let here = Arc::new(Locks::new(&files, temporary.path()));
-        assert!(here.file(offset(naa)).unwrap().try_lock(offset(naa)).unwrap());
+        assert!(here.file(number(naa)).unwrap().try_lock(number(naa)).unwrap());
         drop(here);
         Arc::new(Locks::new(&files, temporary.path())).take(naa).unwrap();
     }

@@ -130,6 +130,27 @@ fn the_same_bytes_are_open_once_unless_all_only_read() {
 }
 
 #[test]
+fn a_reader_waits_for_its_predecessor_and_for_no_other() {
+    for directory in [on_disk(), in_memory()] {
+        let path = disk_image(&directory);
+        let writer = sized(4096);
+        let reader = Options { read_only: true, ..writer.clone() };
+        let at_once = Duration::ZERO;
+        File::open(&path, &writer).unwrap().succeed(7, at_once).unwrap();
+        let first = File::open(&path, &reader).unwrap();
+        first.succeed(7, at_once).unwrap();
+        File::open(&path, &reader).unwrap().succeed(i64::MAX as u64, at_once).unwrap();
+        File::open(&path, &reader).unwrap().succeed(0, at_once).unwrap();
+        let next = File::open(&path, &reader).unwrap();
+        let in_use = format!("{} is in use by this process already", path.display());
+        assert_eq!(next.succeed(7, writer.lock_wait).unwrap_err().to_string(), in_use);
+        assert_eq!(refusal(&path, &writer), in_use);
+        drop(first);
+        next.succeed(7, writer.lock_wait).unwrap();
+    }
+}
+
+#[test]
 fn it_is_known_which_file_was_created() {
     let directory = in_memory();
     let path = disk_image(&directory);
@@ -154,31 +175,57 @@ fn a_handle_keeps_the_lock() {
 
 const HOLD: &str = "LUNETTE_TEST_HOLD";
 
-/// Not a test of its own: the second process of the next one.
+const READER: &str = "LUNETTE_TEST_READER";
+
+/// Not a test of its own: the second process of the next ones.
 #[test]
 fn hold_for_another_process() {
     if let Some(path) = std::env::var_os(HOLD) {
-        let _file = File::open(Path::new(&path), &sized(4096)).unwrap();
+        let reads = std::env::var_os(READER).is_some();
+        let file = File::open(Path::new(&path), &Options { read_only: reads, ..sized(4096) }).unwrap();
+        file.succeed(7, Duration::ZERO).unwrap();
         println!("\nholding");
         std::io::stdin().lines().for_each(drop);
     }
+}
+
+/// Another process that has the file until its standard input ends.
+fn hold(path: &Path, reads: bool) -> std::process::Child {
+    let mut command = Command::new(std::env::current_exe().unwrap());
+    command.args(["--exact", "tests::opening::hold_for_another_process", "--nocapture"]).env(HOLD, path);
+    if reads {
+        command.env(READER, "1");
+    }
+    let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    let output = BufReader::new(child.stdout.take().unwrap());
+    let mut lines = output.lines().map_while(Result::ok);
+    assert!(lines.any(|line| line == "holding"));
+    child
+}
+
+#[test]
+fn a_reader_of_another_process_is_named_by_its_place() {
+    let directory = on_disk();
+    let path = disk_image(&directory);
+    drop(File::open(&path, &sized(4096)).unwrap());
+    let mut child = hold(&path, true);
+    let reader = Options { read_only: true, ..sized(4096) };
+    // Has a lock, too, and is this very process.
+    let _another = File::open(&path, &reader).unwrap();
+    let file = File::open(&path, &reader).unwrap();
+    let in_use = format!("{} is in use by another process (pid {})", path.display(), child.id());
+    assert_eq!(file.succeed(7, Duration::ZERO).unwrap_err().to_string(), in_use);
+    let waiting = std::thread::spawn(move || file.succeed(7, reader.lock_wait));
+    drop(child.stdin.take());
+    waiting.join().unwrap().unwrap();
+    child.wait().unwrap();
 }
 
 #[test]
 fn another_process_is_named_and_waited_for() {
     let directory = on_disk();
     let path = disk_image(&directory);
-    let mut child = Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", "tests::opening::hold_for_another_process"])
-        .arg("--nocapture")
-        .env(HOLD, &path)
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .spawn()
-        .unwrap();
-    let output = BufReader::new(child.stdout.take().unwrap());
-    let mut lines = output.lines().map_while(Result::ok);
-    assert!(lines.any(|line| line == "holding"));
+    let mut child = hold(&path, false);
 
     let in_use = format!("{} is in use by another process (pid {})", path.display(), child.id());
     let hasty = Options { lock_wait: Duration::ZERO, ..sized(4096) };
