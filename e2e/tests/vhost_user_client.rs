@@ -4,9 +4,13 @@ use anyhow::{Context, Result, ensure};
 use lunette_e2e::checks;
 use lunette_e2e::daemon::{Daemon, Lunette};
 use lunette_e2e::guest::Guest;
+use lunette_e2e::held::Held;
+use lunette_e2e::manager::Manager;
 use lunette_e2e::qemu::Qemu;
 use lunette_e2e::tools;
 use lunette_e2e::uml::Uml;
+use std::path::Path;
+use std::time::Duration;
 
 const WRITE: &str = "echo from the first | dd of=$(disk 0) bs=512 conv=sync oflag=direct";
 const READ: &str = "dd if=$(disk 0) bs=512 count=1 iflag=direct status=none | tr -d '\\0'";
@@ -20,26 +24,38 @@ fn wait_for_state(lunette: &Lunette<'_>, words: &[&str]) -> Result<()> {
     })
 }
 
-/// Which of both is there first is all the same, and neither notices the other's end for long.
-#[test]
-fn who_starts_first_does_not_matter() -> Result<()> {
+/// A daemon that connects, and the monitor where it does.
+fn calling() -> Result<(Lunette<'static>, Qemu)> {
     checks::need_tools()?;
     let plain = Lunette::new()?;
     let (file, socket) = (plain.file("disk.img", 64 << 20)?, plain.path("vm.sock"));
     let lunette = plain
-        .lu(format!("disk:{},w", file.display()))
+        .lu(format!("disk:{},w,direct=on,fault=delay:3", file.display()))
         .arg("--vhost-user")
         .arg(format!("{},client=on", socket.display()));
-    let qemu = Qemu::new().vhost_user_scsi_server(&socket, ",virtqueue_size=256");
+    Ok((lunette, Qemu::new().vhost_user_scsi_server(&socket, ",virtqueue_size=256")))
+}
 
-    // The monitor: it waits for the daemon.
-    let (mut guest, mut daemon) = std::thread::scope(|scope| -> Result<(Guest, Daemon)> {
+/// Boots a guest whose monitor waits for the daemon.
+fn monitor_first(
+    qemu: &Qemu,
+    socket: &Path,
+    start: impl FnOnce() -> Result<Daemon>,
+) -> Result<(Guest, Daemon)> {
+    std::thread::scope(|scope| {
         let booting = scope.spawn(|| qemu.boot());
         tools::wait_until("the monitor's socket", || Ok(socket.exists()))?;
-        let daemon = lunette.start()?;
+        let daemon = start()?;
         let guest = booting.join().ok().context("the boot panicked")??;
         Ok((guest, daemon))
-    })?;
+    })
+}
+
+/// Which of both is there first is all the same, and neither notices the other's end for long.
+#[test]
+fn who_starts_first_does_not_matter() -> Result<()> {
+    let (lunette, qemu) = calling()?;
+    let (mut guest, mut daemon) = monitor_first(&qemu, &lunette.path("vm.sock"), || lunette.start())?;
     guest.check(WRITE)?;
     wait_for_state(&lunette, &["state", "connected"])?;
 
@@ -60,6 +76,55 @@ fn who_starts_first_does_not_matter() -> Result<()> {
     let log = daemon.log();
     ensure!(log.matches("cannot connect").count() <= 2, "the log is full of attempts:\n{log}");
     guest.power_off()?;
+    daemon.stop()?;
+    Ok(())
+}
+
+/// The monitor's socket is not asked for another connection, as it would not give one. That is for the next monitor.
+#[test]
+fn a_connection_goes_on_with_the_program_that_takes_the_daemons_place() -> Result<()> {
+    let (lunette, qemu) = calling()?;
+    let mut daemon = lunette.start()?;
+    let mut guest = Held::by(qemu.boot()?)?;
+    for _ in 0..2 {
+        daemon = lunette.upgrade(daemon)?;
+        guest.goes_on()?;
+        wait_for_state(&lunette, &["state", "connected"])?;
+        ensure!(!daemon.log().contains("cannot connect"), "{}", daemon.log());
+    }
+    guest.end()?;
+    wait_for_state(&lunette, &["connecting"])?;
+    // Who has just taken over still tries.
+    daemon = lunette.upgrade(daemon)?;
+    qemu.boot()?.power_off()?;
+    daemon.stop()?;
+    Ok(())
+}
+
+/// A service manager has it meanwhile.
+#[test]
+fn a_connection_goes_on_after_kills() -> Result<()> {
+    let (lunette, qemu) = calling()?;
+    let manager = Manager::new(&lunette)?.storing();
+    let (guest, mut daemon) =
+        monitor_first(&qemu, &lunette.path("vm.sock"), || manager.manage(&lunette).start())?;
+    let mut guest = Held::by(guest)?;
+    for kill in 0..if tools::full() { 20 } else { 4 } {
+        std::thread::sleep(Duration::from_millis(137 * (kill + 3) % 1000));
+        daemon.kill()?;
+        daemon = manager.manage(&lunette).start()?;
+        guest.goes_on()?;
+        ensure!(!daemon.log().contains("cannot connect"), "{}", daemon.log());
+    }
+    daemon = manager.restart(daemon, &lunette)?;
+    guest.goes_on()?;
+    guest.end()?;
+    // The next monitor, of which the manager knows nothing.
+    wait_for_state(&lunette, &["connecting"])?;
+    tools::wait_until("nothing to be kept", || Ok(manager.stored().is_empty()))?;
+    daemon.kill()?;
+    let daemon = manager.manage(&lunette).start()?;
+    qemu.boot()?.power_off()?;
     daemon.stop()?;
     Ok(())
 }
