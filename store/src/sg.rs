@@ -237,11 +237,9 @@ impl SgList {
         self.segs.extend(sg.iter());
     }
 
-    /// Replaces the content by `segs`.
-    #[inline]
-    pub fn copy_from(&mut self, segs: &[Seg]) {
-        self.segs.clear();
-        self.segs.extend_from_slice(segs);
+    /// For how many runs there is room.
+    pub fn room(&self) -> usize {
+        self.segs.capacity()
     }
 
     /// The list, to read from or write to.

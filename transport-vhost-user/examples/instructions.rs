@@ -10,6 +10,7 @@
 //! The total that Callgrind collects, divided by the number of requests, is what one costs from ring to ring, with its part of
 //! what is done at the end of a turn. With `limited`, every request counts for a limit that allows more; with `single`, each comes
 //! in a turn of its own; with `noted`, it is noted while it is in flight; with `logged`, what is written is marked in a dirty log.
+//! With `pending`, the store answers later; with `segments=N`, the data is in so many runs of 4 KiB.
 //! `times=N` does it all N times and tells how long that took, with the driver's part.
 
 use lunette_device_disk::{Disk, Options};
@@ -33,23 +34,31 @@ const DEPTH: u16 = 32;
 const TURN: Duration = Duration::from_micros(10);
 const REQUEST: u16 = 2;
 
-/// Answers every operation at once and does nothing.
+/// Answers every operation and does nothing. `pending`: in the next turn.
 #[derive(Clone)]
-struct Null(Caps);
+struct Null {
+    caps: Caps,
+    pending: bool,
+}
 
 impl Store for Null {
     fn caps(&self) -> &Caps {
-        &self.0
+        &self.caps
     }
 
-    fn submit(&self, op: Op<'_>, _: IoId, _: &mut dyn Cx) -> Submit {
-        Submit::Done(self.0.check(&op).map(|()| op.range().1))
+    fn submit(&self, op: Op<'_>, id: IoId, cx: &mut dyn Cx) -> Submit {
+        let result = self.caps.check(&op).map(|()| op.range().1);
+        if self.pending {
+            cx.complete(id, result);
+            return Submit::Queued;
+        }
+        Submit::Done(result)
     }
 }
 
 impl Backing for Null {
     fn caps(&self) -> &Caps {
-        &self.0
+        &self.caps
     }
 
     fn attach(&self, _: &mut dyn Cx) -> Rc<dyn Store> {
@@ -72,10 +81,10 @@ fn limit() -> Arc<Limit> {
     Limit::new(Rates { commands: Some(rate(1 << 20)), bytes: Some(rate(1 << 32)) })
 }
 
-fn unit() -> Arc<LogicalUnit> {
+fn unit(pending: bool) -> Arc<LogicalUnit> {
     let store = lunette_store::ram::Ram::new(1 << 20).expect("a megabyte");
-    let null = Null(Caps { size: (1 << 30).into(), ..Backing::caps(&store).clone() });
-    let disk = Disk::new(&Options::default(), &null.0).expect("a disk");
+    let null = Null { caps: Caps { size: (1 << 30).into(), ..Backing::caps(&store).clone() }, pending };
+    let disk = Disk::new(&Options::default(), &null.caps).expect("a disk");
     let identity = Identity::new("null", Naa::locally_assigned(1));
     LogicalUnit::new("null", identity, Box::new(disk), Some(Arc::new(null)))
 }
@@ -83,27 +92,33 @@ fn unit() -> Arc<LogicalUnit> {
 fn main() {
     let arguments: Vec<String> = std::env::args().collect();
     let has = |word: &str| arguments.iter().any(|argument| argument == word);
+    let number = |word: &str| arguments.iter().find_map(|argument| argument.strip_prefix(word)?.parse().ok());
     let format = if has("packed") { Format::Packed } else { Format::Split };
     let form = if has("indirect") { Form::Indirect } else { Form::Chained };
-    let mut memory = GuestMemory::with_size(1 << 20).expect("guest memory");
-    let setup = Setup { format, size: 256, event_idx: true, table: 4 };
+    let segments: u64 = number("segments=").unwrap_or(1);
+    let mut memory =
+        GuestMemory::with_size(if segments > 1 { 1 << 24 } else { 1 << 20 }).expect("guest memory");
+    let setup = Setup { format, size: 256, event_idx: true, table: 2 + segments.max(2) as usize };
     let mut ring = Ring::new(&mut memory, setup).expect("a ring");
     let buffers = memory.allocate(8192, 4096).expect("buffers");
     // READ(10) or WRITE(10) of eight blocks of LUN 0.
     let opcode = if has("write") { 0x2A } else { 0x28 };
     let mut header = vec![1, 0, 0x40, 0, 0, 0, 0, 0];
     header.resize(19, 0);
-    header.extend([opcode, 0, 0, 0, 0, 8, 0, 0, 8, 0]);
+    let [_, _, _, _, _, _, high, low] = (8 * segments).to_be_bytes();
+    header.extend([opcode, 0, 0, 0, 0, 8, 0, high, low, 0]);
     buffers.write(0, &header);
     let element = |at: u64, length, writable| Element { address: buffers.address() + at, length, writable };
-    let mut elements = [element(0, 51, false), element(64, 108, true), element(4096, 4096, true)];
-    if has("write") {
-        elements[2].writable = false;
-        elements.swap(1, 2);
+    let mut elements = vec![element(0, 51, false), element(64, 108, true)];
+    for _ in 0..segments {
+        match has("write") {
+            true => elements.insert(1, element(4096, 4096, false)),
+            false => elements.push(element(4096, 4096, true)),
+        }
     }
 
     let mut sim = Sim::new(1);
-    let unit = unit();
+    let unit = unit(has("pending"));
     if has("limited") {
         unit.set_limiter(Arc::new(Common([limit()].into())), &*sim.cx(0).poster());
     }
@@ -138,8 +153,7 @@ fn main() {
     };
     queues.start(REQUEST.into(), &setup, sim.cx(0));
     let depth = if has("single") { 1 } else { DEPTH };
-    let times = arguments.iter().find_map(|argument| argument.strip_prefix("times=")?.parse().ok());
-    let count = u64::from(REQUESTS) * times.unwrap_or(1);
+    let count = u64::from(REQUESTS) * number("times=").unwrap_or(1);
     let begin = Instant::now();
     for _ in 0..count / u64::from(depth) {
         sim.advance(TURN);

@@ -189,7 +189,7 @@ impl Queue {
         {
             ring.push(head, written);
         }
-        state.slots.end(cookie as u16);
+        state.slots.end(cookie as u16, &mut state.chain);
         state.let_go(epoch);
         if state.unpublished() >= (state.in_flight / 8).clamp(4, PUBLISH_AT) {
             state.publish();

@@ -1,11 +1,11 @@
 //! The requests of a queue that are under way.
 
 use crate::control::Waiting;
-use crate::ring::Head;
+use crate::ring::{Chain, Head, Held};
 use crate::wire::Expected;
-use lunette_store::{Seg, Sg, SgList};
+use lunette_store::Sg;
 
-/// The longest list whose room is kept for the next request.
+/// The longest list whose room each slot keeps for its next request.
 const KEPT: usize = 256;
 
 /// A request under way.
@@ -15,10 +15,9 @@ pub(crate) struct Slot {
     head: Option<Head>,
     /// Which memory map its bytes are of.
     pub(super) epoch: u64,
-    /// What the device may write, and how much that is.
-    writable: SgList,
-    writable_bytes: u64,
-    /// How many of these bytes are the response.
+    /// Its bytes: also those that only a dirty log is told of, as one may come while it is under way.
+    bytes: Held,
+    /// How many of the writable ones are the response.
     response: u64,
     pub(crate) expected: Expected,
     /// A task management function that waits for the request queues.
@@ -29,22 +28,13 @@ impl Slot {
     /// What the device may write.
     #[inline]
     pub(super) fn writable(&self) -> Sg<'_> {
-        Sg::of_length(self.writable.segs(), self.writable_bytes)
+        self.bytes.writable()
     }
 
     /// Where the response goes.
     #[inline]
     pub(super) fn response(&self) -> Sg<'_> {
         self.writable().part(0, self.response)
-    }
-
-    /// Forgets where anything goes.
-    #[inline]
-    fn clear(&mut self) {
-        match self.writable.segs().len() {
-            0..=KEPT => self.writable.clear(),
-            _ => self.writable = SgList::new(),
-        }
     }
 }
 
@@ -76,15 +66,10 @@ impl Slots {
         self.free.last().copied().unwrap_or(self.slots.len() as u16)
     }
 
-    /// Keeps a request. The device writes to `writable`, `writable_bytes` bytes, of which the first `response` are for the
-    /// response.
+    /// Keeps a request. `chain` leaves it its list, which costs the same however long that is. The first `response` bytes that the
+    /// device writes are for the response.
     #[inline]
-    pub(super) fn hold(
-        &mut self,
-        head: Head,
-        (writable, writable_bytes): (&[Seg], u64),
-        response: u64,
-    ) -> &mut Slot {
+    pub(super) fn hold(&mut self, head: Head, chain: &mut Chain, response: u64) -> &mut Slot {
         let number = usize::from(self.next());
         if self.free.pop().is_none() {
             self.slots.push(Slot::default());
@@ -92,8 +77,8 @@ impl Slots {
         self.mark(head.id);
         let slot = &mut self.slots[number];
         slot.head = Some(head);
-        slot.writable.copy_from(writable);
-        (slot.writable_bytes, slot.response) = (writable_bytes, response);
+        chain.leave_to(&mut slot.bytes);
+        slot.response = response;
         slot
     }
 
@@ -108,11 +93,14 @@ impl Slots {
         Some((slot.head?, slot))
     }
 
-    /// A request has ended.
+    /// A request has ended. The room of a long list goes back to `chain`.
     #[inline]
-    pub(super) fn end(&mut self, number: u16) {
+    pub(super) fn end(&mut self, number: u16, chain: &mut Chain) {
         let Some(slot) = self.slots.get_mut(usize::from(number)) else { return };
-        slot.clear();
+        match slot.bytes.room() {
+            0..=KEPT => slot.bytes.clear(),
+            _ => chain.take_room(&mut std::mem::take(&mut slot.bytes)),
+        }
         let Some(head) = slot.head.take() else { return };
         self.free.push(number);
         if let Some(bits) = self.busy.get_mut(usize::from(head.id / 64)) {
@@ -124,5 +112,38 @@ impl Slots {
         if let Some(bits) = self.busy.get_mut(usize::from(id / 64)) {
             *bits |= 1 << (id % 64);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use lunette_store::Memory;
+
+    #[test]
+    fn a_request_has_its_bytes_until_it_ends_and_its_list_is_used_again() {
+        let memory = Memory::from_bytes(&(0..200).map(|byte| byte as u8).collect::<Vec<_>>());
+        let longest = Memory::zeroed(2 * KEPT);
+        let head = |id| Head { id, extent: 0 };
+        let mut slots = Slots::default();
+        slots.make_room(8);
+        let mut chain = Chain::of(&memory, 3, 150);
+        let (begins, work) = (chain.writable().iter().next().unwrap().address(), chain.work());
+        slots.hold(head(1), &mut chain, 4);
+        assert_eq!((chain.work(), work), (work, 20), "a turn counts it");
+        assert!(chain.writable().is_empty() && chain.readable().is_empty());
+        let mut other = Chain::of(&longest, 1, KEPT);
+        slots.hold(head(2), &mut other, 4);
+        let (_, slot) = slots.get(0).unwrap();
+        assert_eq!(slot.writable().iter().next().unwrap().address(), begins);
+        assert_eq!(slot.writable().to_vec(u64::MAX), (3..153).collect::<Vec<u8>>());
+        assert_eq!(slot.response().to_vec(u64::MAX), [3, 4, 5, 6]);
+        // A slot keeps the room of short lists, and the next chain that of long ones.
+        slots.end(0, &mut chain);
+        assert!(chain.room() == 0 && slots.slots[0].bytes.room() >= 150);
+        assert!(slots.slots[0].bytes.writable().is_empty());
+        slots.end(1, &mut chain);
+        assert!(chain.room() > KEPT && slots.slots[1].bytes.room() == 0);
+        assert!(chain.writable().is_empty());
     }
 }

@@ -167,11 +167,12 @@ impl State {
         self.in_flight = 0;
     }
 
-    /// The request is under way, with the number that [`Slots::next`] gave; its response goes to the first `response` writable bytes of the chain.
+    /// The request in `chain`, which is empty then, is under way, with the number that [`Slots::next`] gave; its response goes to
+    /// the first `response` writable bytes.
     #[inline]
     pub(crate) fn hold(&mut self, head: Head, expected: Expected, response: u64) -> &mut Slot {
         self.in_flight += 1;
-        let slot = self.slots.hold(head, self.chain.writable_segs(), response);
+        let slot = self.slots.hold(head, &mut self.chain, response);
         slot.epoch = self.epoch;
         slot.expected = expected;
         slot

@@ -26,6 +26,8 @@ pub(crate) struct Chain {
     readable: usize,
     readable_bytes: u64,
     writable_bytes: u64,
+    /// How much work were the bytes that it has left to others.
+    left: u64,
     /// It was taken before, by a process that has not returned it.
     again: bool,
 }
@@ -43,10 +45,22 @@ impl Chain {
         Sg::of_length(&self.segs.segs()[self.readable..], self.writable_bytes)
     }
 
-    /// The runs of bytes that the device writes, and how many bytes these are.
+    /// Leaves the list of its bytes to `held`, for the room of its own, and is empty then.
     #[inline]
-    pub(crate) fn writable_segs(&self) -> (&[Seg], u64) {
-        (&self.segs.segs()[self.readable..], self.writable_bytes)
+    pub(crate) fn leave_to(&mut self, held: &mut Held) {
+        let work = self.work();
+        std::mem::swap(&mut self.segs, &mut held.segs);
+        (held.readable, held.writable_bytes) = (self.readable, self.writable_bytes);
+        self.clear();
+        self.left = work - 1;
+    }
+
+    /// Takes the room of a list that has ended, if that is more than there is here.
+    pub(crate) fn take_room(&mut self, held: &mut Held) {
+        if held.segs.room() > self.segs.room() {
+            std::mem::swap(&mut self.segs, &mut held.segs);
+            self.clear();
+        }
     }
 
     /// Whether it was taken before, by a process that has not returned it.
@@ -65,13 +79,58 @@ impl Chain {
     #[inline]
     pub(crate) fn work(&self) -> u64 {
         let pages = self.readable_bytes.saturating_add(self.writable_bytes) / 4096;
-        1 + 8 * pages + self.segs.segs().len() as u64 / 8
+        1 + 8 * pages + self.segs.segs().len() as u64 / 8 + self.left
+    }
+
+    /// One of so many bytes, each for itself.
+    #[cfg(test)]
+    pub(crate) fn of(memory: &lunette_store::Memory, readable: usize, writable: usize) -> Self {
+        let mut segs = SgList::new();
+        (0..readable + writable).for_each(|at| segs.push(memory.seg().part(at, 1)));
+        let [readable_bytes, writable_bytes] = [readable, writable].map(|bytes| bytes as u64);
+        Self { segs, readable, readable_bytes, writable_bytes, ..Self::default() }
+    }
+
+    /// For how many runs of bytes there is room.
+    #[cfg(test)]
+    pub(crate) fn room(&self) -> usize {
+        self.segs.room()
     }
 
     #[inline]
     pub(super) fn clear(&mut self) {
         self.segs.clear();
-        (self.readable, self.readable_bytes, self.writable_bytes, self.again) = (0, 0, 0, false);
+        (self.readable, self.readable_bytes, self.writable_bytes, self.left, self.again) =
+            (0, 0, 0, 0, false);
+    }
+}
+
+/// The bytes of a chain that is under way.
+#[derive(Default, Debug)]
+pub(crate) struct Held {
+    segs: SgList,
+    readable: usize,
+    writable_bytes: u64,
+}
+
+impl Held {
+    /// What the device writes.
+    #[inline]
+    pub(crate) fn writable(&self) -> Sg<'_> {
+        Sg::of_length(&self.segs.segs()[self.readable..], self.writable_bytes)
+    }
+
+    /// For how many runs of bytes there is room.
+    #[inline]
+    pub(crate) fn room(&self) -> usize {
+        self.segs.room()
+    }
+
+    /// Forgets where anything is, and keeps the room for that.
+    #[inline]
+    pub(crate) fn clear(&mut self) {
+        self.segs.clear();
+        (self.readable, self.writable_bytes) = (0, 0);
     }
 }
 

@@ -9,7 +9,7 @@ mod notes;
 mod packed;
 mod split;
 
-pub(crate) use chain::Chain;
+pub(crate) use chain::{Chain, Held};
 pub(crate) use notes::NoteMemory;
 
 use crate::memory::{DirtyLog, MemoryMap};
