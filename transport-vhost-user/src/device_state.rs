@@ -19,6 +19,22 @@ pub struct DeviceState {
     pub(crate) events: HandedEvents,
     /// Of sense data and of CDBs, in bytes, if the driver may have changed them.
     pub(crate) sizes: Option<(u16, u16)>,
+    /// In which terms of its units it was left ([`Lease::terms`](crate::Lease::terms)).
+    pub(crate) terms: BTreeMap<String, u64>,
+}
+
+impl DeviceState {
+    /// Whether nobody has had the units since it was left, which are in these terms now; otherwise which was served elsewhere.
+    pub(crate) fn is_last_of(&self, terms: &BTreeMap<String, u64>) -> Result<(), String> {
+        let both = self.terms.iter().filter_map(|(unit, left)| Some((unit, left, terms.get(unit)?)));
+        let mut others = both.filter(|(_, left, now)| left.checked_add(1) != Some(**now));
+        match others.next() {
+            None => Ok(()),
+            Some((unit, left, now)) => Err(format!(
+                "it was left in term {left} of {unit}, and this is term {now}: the unit was served elsewhere since"
+            )),
+        }
+    }
 }
 
 /// The version of what is written.

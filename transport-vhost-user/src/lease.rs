@@ -5,6 +5,7 @@
 //! again or elsewhere.
 
 use crate::device_state::DeviceState;
+use std::collections::BTreeMap;
 
 /// What is called when units have been taken: with what is known of the virtual machine from where it was before, if that came
 /// with the units; or why they cannot be had. On whatever thread; it does not wait.
@@ -15,7 +16,7 @@ pub type Given = Box<dyn FnOnce(Result<(), String>) + Send>;
 
 /// What an export asks about its units. All calls come from reactors and must not wait; what takes its time is done elsewhere and
 /// told through `done`, exactly once and before long. One call at a time is under way for an export, but for
-/// [`check`](Self::check).
+/// [`check`](Self::check) and [`terms`](Self::terms).
 pub trait Lease: Send + Sync {
     /// Whether the virtual machine could leave: asked before dirty logging is switched on, and before its state is asked for.
     ///
@@ -24,6 +25,10 @@ pub trait Lease: Send + Sync {
     /// # Errors
     /// Why not, for the log: a unit is in use by others, say.
     fn check(&self) -> Result<(), String>;
+
+    /// How often each unit that is here, of those that go where the virtual machine goes, has been taken by now, by its world-wide
+    /// name. What was saved in one term counts in the next one only.
+    fn terms(&self) -> BTreeMap<String, u64>;
 
     /// The first request ring of a virtual machine is about to start here, and all rings wait for `done`. Asked again after a while if the units
     /// cannot be had. Units that are here already are taken at once. `goes_on`: its rings have run before, here or elsewhere.

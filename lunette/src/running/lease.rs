@@ -184,6 +184,11 @@ impl Lease for ExportLease {
         running.map_or(Ok(()), |running| running.now().may_leave(self))
     }
 
+    fn terms(&self) -> BTreeMap<String, u64> {
+        let running = self.running.upgrade().filter(|running| running.leases.is_ready());
+        running.map(|running| running.now().terms(self)).unwrap_or_default()
+    }
+
     fn take(&self, goes_on: bool, done: Taken) {
         if self.phase() == Phase::Ended {
             return done(Err("the export ends".to_owned()));
@@ -332,6 +337,35 @@ impl Now {
     fn export_with(&self, lease: &ExportLease) -> Option<&Export> {
         let mut exports = self.exports.values().chain(&self.adopted_exports);
         exports.find(|export| std::ptr::eq(&*export.lease, lease))
+    }
+
+    /// The units of an export that several daemons could serve, and that are here.
+    fn units_here(&self, lease: &ExportLease) -> impl Iterator<Item = Name> {
+        self.units_of(lease).0.into_iter().filter(|name| self.units.contains_key(name))
+    }
+
+    /// In which term each of them is, by its world-wide name.
+    fn terms(&self, lease: &ExportLease) -> BTreeMap<String, u64> {
+        let unit = |name: Name| {
+            let unit = &self.units.get(&name)?.unit;
+            let Term { number, .. } = unit.saved().get(SECTION).ok()?;
+            Some((unit.identity.naa.to_string(), number))
+        };
+        self.units_here(lease).filter_map(unit).collect()
+    }
+
+    /// Those that are not.
+    fn missing(&self, lease: &ExportLease) -> impl Iterator<Item = Name> {
+        self.units_of(lease).0.into_iter().filter(|name| !self.units.contains_key(name))
+    }
+
+    /// The units that several daemons could serve, and that are here although no virtual machine sees them.
+    fn unwanted(&self) -> Vec<Name> {
+        self.units.keys().filter(|name| self.is_unwanted(name)).cloned().collect()
+    }
+
+    fn is_unwanted(&self, name: &Name) -> bool {
+        self.model.units.get(name).is_some_and(|spec| spec.migratable) && !self.is_wanted(name)
     }
 
     /// Whether a virtual machine runs that sees the unit.

@@ -320,6 +320,9 @@ impl Connection {
         if started {
             state.may_go = false;
             state.units_are_used();
+            if index >= FIXED_QUEUES {
+                self.go_on_as_left(state, cx);
+            }
         }
         let setup = state.setup(index, started);
         state.served[usize::from(index)] |= setup.started && setup.enabled;

@@ -78,7 +78,7 @@ pub(super) struct State {
     /// Since rings have run, one was stopped while its writes were logged, or the state was saved: the virtual machine may go
     /// on elsewhere.
     pub(super) may_go: bool,
-    /// What was left with the units when they were given up the last time, until they are here again.
+    /// What whoever had the units before has left with them, as long as nobody has begun to use them since.
     pub(super) left: Option<Box<DeviceState>>,
     /// Where the units are, and why they could not be had the last time.
     pub(super) tenancy: Tenancy,

@@ -71,7 +71,6 @@ impl Connection {
         match taken {
             Ok(from) => {
                 state.tenancy = Tenancy::Here;
-                state.left = None;
                 state.refused = None;
                 self.units_came(&mut state, from, cx);
                 self.start_held_back(&mut state, cx);
@@ -117,30 +116,31 @@ impl Connection {
     /// Gives the units up, if the virtual machine may go on elsewhere by now. Whether that has to end first.
     pub(super) fn give_units(&self, state: &mut State, cx: &mut dyn Cx) -> bool {
         let Some(lease) = self.place.lease.as_ref().filter(|_| state.leaves()) else { return false };
+        let left = self.device_state(state);
         state.tenancy = Tenancy::Leaving;
         let (id, home, poster) = (self.id, self.place.home, cx.poster());
-        let given = move |given| {
+        let with = Box::new(left.clone());
+        let given = move |given: Result<(), String>| {
             let tell = move |cx: &mut dyn Cx| {
                 if let Some(connection) = Local::on(cx).connection(id) {
-                    connection.units_given(given, cx);
+                    connection.units_given(given.map(|()| with), cx);
                 }
             };
             poster.post(home, Box::new(tell));
         };
-        let left = self.device_state(state);
-        state.left = Some(Box::new(left.clone()));
         lease.give(left, Box::new(given));
         true
     }
 
-    fn units_given(&self, given: Result<(), String>, cx: &mut dyn Cx) {
+    fn units_given(&self, given: Result<Box<DeviceState>, String>, cx: &mut dyn Cx) {
         let mut state = self.state();
         if state.tenancy != Tenancy::Leaving {
             return;
         }
         match given {
-            Ok(()) => {
+            Ok(left) => {
                 state.tenancy = Tenancy::Away;
+                state.left = Some(left);
                 self.answer_check(&mut state, cx);
             }
             Err(why) => {
@@ -179,11 +179,14 @@ impl State {
     }
 
     /// Whether the units are here and the virtual machine may go on elsewhere: its rings have stopped while its memory was logged
-    /// or after its state was saved, or it is gone, or its connection goes to another process, which asks for them.
+    /// or its state was saved, or it is gone, or its connection goes to another process, which asks for them.
     fn leaves(&self) -> bool {
         let stopped = || self.backend.state().vrings.iter().all(|vring| !vring.started);
         match self.phase {
-            Phase::Open => self.tenancy == Tenancy::Here && self.may_go && stopped(),
+            Phase::Open => {
+                let may_go = self.may_go && !self.transfer.is_under_way();
+                self.tenancy == Tenancy::Here && may_go && stopped()
+            }
             Phase::HandingOver => self.tenancy == Tenancy::Here,
             Phase::Leaving => matches!(self.tenancy, Tenancy::Here | Tenancy::Kept),
             _ => false,

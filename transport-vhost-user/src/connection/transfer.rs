@@ -13,6 +13,7 @@ use crate::wire::Sizes;
 use lunette_store::Cx;
 use lunette_vhost_user::{CheckStateReply, MoveStateReply, StateDirection};
 use rustix::event::{EventfdFlags, eventfd};
+use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
@@ -160,13 +161,18 @@ impl Connection {
 
     /// The units are here. What was loaded is newer than what came with them.
     pub(super) fn units_came(&self, state: &mut State, from: Option<DeviceState>, cx: &mut dyn Cx) {
+        state.left = from.map(Box::new);
         if matches!(state.transfer, Transfer::Loaded(_)) {
             self.put_loaded_in_force(state);
-            return self.answer_check(state, cx);
+            self.answer_check(state, cx);
         }
+    }
+
+    /// Rings are about to use the units.
+    pub(super) fn go_on_as_left(&self, state: &mut State, cx: &mut dyn Cx) {
         // A driver that begins relies on nothing of the one before.
-        if let Some(from) = from.filter(|_| state.goes_on())
-            && let Err(why) = self.put_in_force(state, from)
+        if let Some(left) = state.left.take().filter(|_| state.goes_on())
+            && let Err(why) = self.put_in_force(state, *left)
             && self.place.may_log(cx)
         {
             tracing::warn!(export = %self.place.name, "not all that came with the units is of use: {why}");
@@ -184,8 +190,12 @@ impl Connection {
 
     fn put_loaded_in_force(&self, state: &mut State) {
         if let Transfer::Loaded(loaded) = std::mem::take(&mut state.transfer) {
+            let is_last = loaded.is_last_of(&self.terms());
             state.transfer = Transfer::Ended(match self.place.targets.recognise(&loaded.nexuses) {
-                true => self.put_in_force(state, *loaded),
+                true => is_last.and_then(|()| {
+                    state.left = None;
+                    self.put_in_force(state, *loaded)
+                }),
                 false => {
                     Err("its logical units are others than those here: both sides need one state directory"
                         .to_owned())
@@ -206,15 +216,21 @@ impl Connection {
 
     /// What the virtual machine relies on beside its memory and rings.
     pub(super) fn device_state(&self, state: &State) -> DeviceState {
-        // Whose units are elsewhere relies on nothing of them that is known here any more.
-        if let Some(left) = state.left.as_deref().filter(|_| !self.has_units(state)) {
-            return left.clone();
+        // Whoever has not used the units here relies on nothing that is known here.
+        if let Some(left) = state.left.as_deref() {
+            let terms = if self.has_units(state) { self.terms() } else { left.terms.clone() };
+            return DeviceState { terms, ..left.clone() };
         }
         let Sizes { sense, cdb } = state.config.sizes;
         DeviceState {
             nexuses: self.place.targets.hand_over(),
             events: self.place.events.hand_over(),
             sizes: Some((sense, cdb)),
+            terms: self.terms(),
         }
+    }
+
+    fn terms(&self) -> BTreeMap<String, u64> {
+        self.place.lease.as_ref().map(|lease| lease.terms()).unwrap_or_default()
     }
 }

@@ -5,6 +5,7 @@ use crate::testing::front_end::ALL_PROTOCOL;
 use crate::{DeviceState, Given, Lease, Taken};
 use lunette_guest::Session;
 use lunette_vhost_user::{Config, ConfigFlags, LogArea, ProtocolFeatures};
+use std::collections::BTreeMap;
 use std::sync::Mutex;
 use std::sync::mpsc::{Receiver, Sender, channel};
 
@@ -20,11 +21,16 @@ enum Asked {
 struct Fake {
     asked: Mutex<Sender<Asked>>,
     refusal: Mutex<Option<&'static str>>,
+    term: Mutex<u64>,
 }
 
 impl Lease for Fake {
     fn check(&self) -> Result<(), String> {
         self.refusal.lock().unwrap().map_or(Ok(()), |why| Err(why.to_owned()))
+    }
+
+    fn terms(&self) -> BTreeMap<String, u64> {
+        [("disk".to_owned(), *self.term.lock().unwrap())].into()
     }
 
     fn take(&self, goes_on: bool, done: Taken) {
@@ -47,7 +53,8 @@ impl Leased {
         let mut rig = Rig::ram(Io::Auto);
         rig.export.take().unwrap().stop();
         let (sender, asked) = channel();
-        let lease = Arc::new(Fake { asked: Mutex::new(sender), refusal: Mutex::new(None) });
+        let lease =
+            Arc::new(Fake { asked: Mutex::new(sender), refusal: Mutex::new(None), term: Mutex::new(7) });
         let export = VhostUserExport::new(Options::new(&rig.socket), rig.targets.clone());
         let export = export.with_lease(lease.clone());
         rig.export = Some(export.start(rig.reactors.poster(), &[ReactorId(0), ReactorId(1)]).unwrap());
@@ -241,6 +248,7 @@ fn what_is_left_of_a_driver_is_not_for_the_next_one() {
         let mut front = FrontEnd::ready(&leased.rig.socket, MEMORY);
         let _ring = front.go_on(2, 0, 16, base);
         leased.taken()(Ok(Some(of_a_former())));
+        assert!(!leased.is_asked());
         let message = front.protocol.get_config(&wanted);
         let Some(Reply::Config(Some(config))) = front.ask(message) else { panic!() };
         assert_eq!(config.bytes != as_made, applies);
@@ -298,9 +306,14 @@ fn a_state_is_loaded_when_the_units_are_there() {
         assert!(session.protocol_features().contains(ProtocolFeatures::DEVICE_STATE));
         session
     };
-    let state = br#"{"version":1,"vhost-user-scsi":{}}"#;
-    for (answer, loads) in [(Err("another host has them".to_owned()), false), (Ok(None), true)] {
-        let mut session = connect();
+    let not_had = Err("another host has them".to_owned());
+    let left = DeviceState { sizes: Some((252, 16)), ..DeviceState::default() };
+    let had = || Ok(Some(left.clone()));
+    for (answer, term, loads) in [(not_had, 7, false), (had(), 7, true), (had(), 6, false), (had(), 8, false)]
+    {
+        let (mut session, has_them) = (connect(), answer.is_ok());
+        *leased.lease.term.lock().unwrap() = term;
+        let state = br#"{"version":1,"vhost-user-scsi":{"terms":{"disk":6,"other":1}}}"#;
         let loading = std::thread::spawn(move || {
             let loaded = session.load_state(state);
             (session, loaded.is_ok())
@@ -311,8 +324,12 @@ fn a_state_is_loaded_when_the_units_are_there() {
         let (session, loaded) = loading.join().unwrap();
         assert_eq!(loaded, loads);
         drop(session);
-        if loads {
-            leased.given().1(Ok(()));
+        if has_them {
+            // What came with them goes along with them again, unless something newer was loaded.
+            let (state, give) = leased.given();
+            assert_eq!(state.sizes == left.sizes, !loads);
+            assert_eq!(state.terms["disk"], term);
+            give(Ok(()));
         }
     }
     // What is saved is given up before that is said.

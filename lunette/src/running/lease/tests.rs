@@ -100,6 +100,8 @@ fn units_go_where_their_virtual_machine_is_and_nowhere_else() {
     assert!(one.running.why_standby(&Name::of("a")).contains("no virtual machine"));
     assert_eq!(take(&other), Ok(Some(state())));
     assert_eq!((other.naa("a"), term(&other, "a").number), (naa.clone(), 2));
+    assert_eq!(lease(&other).terms(), [(naa.clone(), 2), (other.naa("b"), 2)].into());
+    assert!(lease(&one).terms().is_empty());
     assert!(term(&other, "a").departure.is_none(), "it counts once");
     assert!(take(&one).is_err());
     give(&other, state()).unwrap();
