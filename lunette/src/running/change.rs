@@ -4,7 +4,7 @@ use super::Running;
 use super::prepare::Prepared;
 use super::units::{NotAsItWas, size_of, wanted_size};
 use crate::config::check::{Issue, check};
-use crate::config::diff::{Action, Effect, How, Plan, Step, diff};
+use crate::config::diff::{Action, Effect, How, Object, Plan, Step, diff};
 use crate::config::values::{Name, TargetName};
 use crate::config::{Daemon, Document, Model, Severity, Unit};
 use crate::iscsi;
@@ -51,9 +51,10 @@ impl Running {
         edit: impl FnOnce(&mut Model) -> Result<T, Failure>,
     ) -> Result<(T, Done), Failure> {
         let _changing = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
-        let before = self.model();
+        let mut before = self.model();
         let mut wanted = before.clone();
         let answer = edit(&mut wanted)?;
+        let turn = self.turn_to_change(&mut before, &mut wanted, work)?;
         let next = (wanted.daemon != before.daemon).then(|| wanted.daemon.clone());
         let done = self.plan(&before, wanted, permit)?;
         let next = match permit.is_whole {
@@ -65,6 +66,7 @@ impl Running {
             work.changes_nothing();
         } else {
             let carried_out = self.carry_out_all(&done.plan, &before, work);
+            drop(turn);
             self.settle_leases();
             if carried_out.is_err() {
                 self.set_next(former);
@@ -167,7 +169,7 @@ impl Running {
         drop(prepared);
         done.map_err(|failure| {
             let mut left: Vec<String> = cuts.iter().filter_map(|cut| self.lost(cut)).collect();
-            left.extend(self.undo(before, &former));
+            left.extend(self.undo(plan, before, &former));
             if left.is_empty() {
                 return failure;
             }
@@ -194,9 +196,17 @@ impl Running {
         Ok(())
     }
 
-    /// Goes back to what there was before, each step by itself. Returns what could not be done.
-    fn undo(&self, before: &Model, former: &BTreeMap<TargetName, iscsi::Target>) -> Vec<String> {
-        let mut plan = diff(&self.served(self.model()), before);
+    /// Goes back to what there was before `done`, each step by itself. Returns what could not be done.
+    fn undo(&self, done: &Plan, before: &Model, former: &BTreeMap<TargetName, iscsi::Target>) -> Vec<String> {
+        let (now, mut before) = (self.model(), before.clone());
+        // Meanwhile others may have come here, and have another size than was known.
+        let is_changed = |name: &Name| {
+            done.steps.iter().any(|step| matches!(&step.object, Object::Unit { name: of } if of == name))
+        };
+        for (name, spec) in before.units.iter_mut().filter(|(name, _)| !is_changed(name)) {
+            now.units.get(name).into_iter().for_each(|now| spec.clone_from(now));
+        }
+        let mut plan = diff(&self.served(now), &before);
         plan.steps.iter_mut().for_each(|step| self.look_at_store(step));
         let mut left = Vec::new();
         for step in &plan.steps {

@@ -7,14 +7,18 @@
 
 mod give;
 mod take;
+mod turns;
 
 pub(super) use take::{begin_first_term, forget_departure};
+pub(super) use turns::Turn;
 
 use super::exports::Export;
-use super::{Now, Running};
-use crate::config;
+use super::units::wanted_size;
+use super::{Now, Running, say_size};
 use crate::config::values::{Label, Name};
+use crate::config::{self, Model};
 use crate::reasons;
+use lunette_control::{Failure, Work};
 use lunette_engine::{Nexus, UnitState};
 use lunette_reactor::Workers;
 use lunette_scsi::Naa;
@@ -22,7 +26,13 @@ use lunette_transport_vhost_user::{DeviceState, Given, Lease, Taken};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::thread::ThreadId;
+use std::time::Duration;
+use turns::Turns;
+
+/// For how many virtual machines units come or go at a time. Stores that hang hold up no more.
+const AT_A_TIME: usize = 64;
 
 /// What is kept of the unit besides what it saves itself.
 const SECTION: &str = "lease";
@@ -50,29 +60,29 @@ struct Departure {
 
 /// What all exports of a daemon need for this.
 pub(super) struct Leases {
-    /// One, as all that it does has its turn among changes.
-    worker: Workers,
-    /// One that waits until it is time to try again, and whether it does.
-    patient: Workers,
+    /// One that starts the others: reactors, which ask for units, cannot start threads.
+    foreman: Workers,
+    workers: Workers,
+    /// One of them waits until it is time to try again.
     is_patient: AtomicBool,
-    /// There are, or were, such units, and the worker has begun.
+    /// There are, or were, such units, and threads that wait for work.
     is_ready: AtomicBool,
+    turns: Turns,
     /// The kept world-wide names of such units, as far as they are known.
     known: Mutex<BTreeMap<Name, Naa>>,
 }
 
 impl Leases {
     pub(super) fn new() -> Self {
-        let (is_patient, is_ready, known) = Default::default();
-        let [worker, patient] = [(); 2].map(|()| Workers::new("lease", 1));
-        Self { worker, patient, is_patient, is_ready, known }
+        let (is_patient, is_ready, turns, known) = Default::default();
+        let [foreman, workers] = [1, AT_A_TIME].map(|most| Workers::new("lease", most));
+        Self { foreman, workers, is_patient, is_ready, turns, known }
     }
 
-    /// There are such units. Reactors, which ask for them, cannot start threads.
+    /// There are such units.
     fn prepare(&self) {
         if !self.is_ready.swap(true, Ordering::AcqRel) {
-            self.worker.run(Box::new(|| ()));
-            self.patient.run(Box::new(|| ()));
+            self.foreman.run(Box::new(|| ()));
         }
     }
 
@@ -98,8 +108,8 @@ pub(super) struct ExportLease {
     /// The initiator port that the virtual machine is.
     guest: String,
     phase: Mutex<Phase>,
-    /// The virtual machine stands still while its units come or go.
-    stands_still: AtomicBool,
+    /// Who shows what has come or gone while the virtual machine stands still.
+    shown_by: Mutex<Vec<ThreadId>>,
 }
 
 /// Where a virtual machine is.
@@ -123,9 +133,10 @@ impl ExportLease {
         }
     }
 
-    /// Whether the virtual machine, which does not run, is not to notice that units come or go.
+    /// Whether the virtual machine, which does not run, is not to notice what this thread shows: units that come or go.
     pub(super) fn stands_still(&self) -> bool {
-        self.stands_still.load(Ordering::Acquire)
+        let shown_by = self.shown_by.lock().unwrap_or_else(PoisonError::into_inner);
+        shown_by.contains(&std::thread::current().id())
     }
 
     /// The export is about to end, by a change that gives its units up then.
@@ -170,11 +181,11 @@ impl ExportLease {
     ) {
         let mut told = Told(Some(done));
         let Some((running, lease)) = self.running.upgrade().zip(self.this.upgrade()) else { return };
-        let leases = running.clone();
-        leases.leases.worker.run(Box::new(move || {
-            let result = act(&running, &lease);
+        let act = move |running: &Running| {
+            let result = act(running, &lease);
             told.tell(result.map_err(|error| reasons(&error)));
-        }));
+        };
+        running.begin(act);
     }
 }
 
@@ -237,19 +248,25 @@ impl<T> Drop for Told<T> {
     }
 }
 
-/// While it lives, a virtual machine stands still.
+/// While it lives, a virtual machine that stands still does not notice what this thread shows it.
 struct Still<'a>(&'a ExportLease);
 
 impl<'a> Still<'a> {
     fn of(lease: &'a ExportLease) -> Self {
-        lease.stands_still.store(true, Ordering::Release);
-        Self(lease)
+        let still = Self(lease);
+        still.shown_by().push(std::thread::current().id());
+        still
+    }
+
+    fn shown_by(&self) -> MutexGuard<'a, Vec<ThreadId>> {
+        self.0.shown_by.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Drop for Still<'_> {
     fn drop(&mut self) {
-        self.0.stands_still.store(false, Ordering::Release);
+        let this = std::thread::current().id();
+        self.shown_by().retain(|thread| *thread != this);
     }
 }
 
@@ -262,8 +279,78 @@ impl Running {
             name: name.cloned().map(Mutex::new),
             guest,
             phase: Mutex::new(Phase::Gone),
-            stands_still: AtomicBool::new(false),
+            shown_by: Mutex::default(),
         })
+    }
+
+    /// Has something done where one may wait.
+    fn begin(&self, act: impl FnOnce(&Self) + Send + 'static) {
+        let Some(running) = self.this.upgrade() else { return };
+        self.leases.foreman.run(Box::new(move || {
+            let on = running.clone();
+            on.leases.workers.run(Box::new(move || act(&running)));
+        }));
+    }
+
+    /// The same after a while.
+    fn begin_after(&self, pause: Duration, act: impl FnOnce(&Self) + Send + 'static) {
+        let this = self.this.clone();
+        self.leases.foreman.run(Box::new(move || {
+            let Some(running) = this.upgrade() else { return };
+            running.leases.workers.run(Box::new(move || {
+                std::thread::sleep(pause);
+                if let Some(running) = this.upgrade() {
+                    act(&running);
+                }
+            }));
+        }));
+    }
+
+    /// Waits for the turn of the units of an export; nothing when `is_wanted` has become false. What the export shows may change until
+    /// then.
+    fn turn_of(
+        &self,
+        lease: &ExportLease,
+        is_wanted: impl Fn() -> bool,
+    ) -> Option<(Turn<'_>, BTreeSet<Name>)> {
+        loop {
+            let names = self.now().units_of(lease).0;
+            let turn = self.leases.turns.wait(&names, &is_wanted)?;
+            let names = self.now().units_of(lease).0;
+            if turn.covers(&names) {
+                return Some((turn, names));
+            }
+        }
+    }
+
+    /// Waits for the turn of the units that a change from one configuration to the other is about, of those that several daemons could
+    /// serve. Their sizes may be known better after that. Nothing when `work` is cancelled.
+    pub(super) fn turn_to_change(
+        &self,
+        before: &mut Model,
+        wanted: &mut Model,
+        work: &Work,
+    ) -> Result<Turn<'_>, Failure> {
+        let names = before.units.keys().chain(wanted.units.keys());
+        let is_concerned = |name: &&Name| {
+            let both = [before.units.get(*name), wanted.units.get(*name)];
+            both[0] != both[1] && both.into_iter().flatten().any(|spec| spec.migratable)
+        };
+        let turn = self.turn_while(names.filter(is_concerned).cloned().collect(), work)?;
+        for (name, now) in self.model().units {
+            let Some(old) = before.units.get_mut(&name).filter(|old| **old != now) else { continue };
+            let wanted = wanted.units.get_mut(&name);
+            let same_size = wanted.filter(|new| wanted_size(new) == wanted_size(old));
+            same_size.zip(wanted_size(&now)).into_iter().for_each(|(new, size)| say_size(new, size));
+            *old = now;
+        }
+        Ok(turn)
+    }
+
+    /// Waits for the turn of these units, unless `work` is cancelled.
+    pub(super) fn turn_while(&self, names: BTreeSet<Name>, work: &Work) -> Result<Turn<'_>, Failure> {
+        let turn = self.leases.turns.wait(&names, || work.go_on().is_ok());
+        turn.map_or_else(|| work.go_on().and_then(|()| Err(Failure::failed("it is not wanted"))), Ok)
     }
 
     /// There is a unit that others could serve too, which stands by for now.

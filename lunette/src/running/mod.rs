@@ -69,7 +69,7 @@ pub(crate) struct Running {
     pub(crate) keeper: Option<Keeper>,
     /// Nothing where nobody goes on after a kill.
     pub(crate) recorder: Option<Arc<Recorder>>,
-    /// Is had by who changes something.
+    /// Is had by who changes the configuration.
     changing: Mutex<()>,
     now: RwLock<Now>,
 }
@@ -251,7 +251,7 @@ impl Running {
         self.now.read().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// What there is now, to be changed in a moment, by who has [`Self::changing`].
+    /// What there is now, to be changed in a moment, by who has [`Self::changing`], or the turn of a unit that comes or goes.
     fn now_mut(&self) -> RwLockWriteGuard<'_, Now> {
         self.now.write().unwrap_or_else(PoisonError::into_inner)
     }

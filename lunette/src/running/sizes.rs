@@ -31,6 +31,7 @@ impl Running {
         work: &Work,
     ) -> Result<u64, Failure> {
         let _changing = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
+        let _turn = self.turn_while([name.clone()].into(), work)?;
         let (before, old) = (self.model(), size_of(unit));
         let mut later = before.clone();
         if let Wanted::Size { bytes, shrink } = wanted {

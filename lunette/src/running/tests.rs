@@ -83,7 +83,7 @@ impl Rig {
         Self { running, folder, at: path.to_owned(), feed }
     }
 
-    fn model(&self, text: &str) -> Model {
+    pub(super) fn model(&self, text: &str) -> Model {
         model(&self.at, text)
     }
 

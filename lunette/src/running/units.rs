@@ -257,10 +257,16 @@ impl Running {
 
     /// Has nobody see the unit any more, and ends it. Returns whether its store is free by now.
     pub(super) fn release_unit(&self, name: &Name) -> Result<bool> {
-        let Some(unit) = self.now_mut().units.remove(name) else { return Ok(true) };
-        let shown = self.show_unit(name, [unit.place, None]);
-        let is_free = self.let_go_of(unit);
+        let (unit, shown) = self.hide_unit(name);
+        let is_free = unit.is_none_or(|unit| self.let_go_of(unit));
         shown.map(|()| is_free)
+    }
+
+    /// Has nobody see the unit any more, if it is there.
+    pub(super) fn hide_unit(&self, name: &Name) -> (Option<Unit>, Result<()>) {
+        let unit = self.now_mut().units.remove(name);
+        let shown = unit.as_ref().map_or(Ok(()), |unit| self.show_unit(name, [unit.place, None]));
+        (unit, shown)
     }
 
     /// Ends a unit that nobody sees any more. Returns whether its store is free by now.

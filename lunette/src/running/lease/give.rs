@@ -12,7 +12,7 @@ use anyhow::{Context, Result, anyhow};
 use lunette_engine::{LogicalUnit, Saved};
 use lunette_transport_vhost_user::DeviceState;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, PoisonError, Weak};
+use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 /// How long whoever looks at a unit may keep it in its hands.
@@ -26,19 +26,21 @@ type Unit = (Name, Arc<LogicalUnit>);
 impl Running {
     /// Gives the units of an export up whose virtual machine may go on elsewhere, where `state` awaits it.
     pub(super) fn give_for(&self, lease: &ExportLease, state: DeviceState) -> Result<()> {
-        let _changing = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
+        let (_turn, names) = self.turn_of(lease, || true).context("it is not wanted")?;
         let here: Vec<Unit> = {
             let now = self.now();
             now.may_leave(lease).map_err(|why| anyhow!(why))?;
-            let names = now.units_of(lease).0;
             names
                 .into_iter()
                 .filter_map(|name| now.units.get(&name).map(|unit| (name, unit.unit.clone())))
                 .collect()
         };
-        let _still = Still::of(lease);
-        self.give_up(here, &lease.guest, Some(state))?;
+        self.give_up(here, &[lease], Some((&lease.guest, state)))?;
         lease.set(Phase::Gone);
+        // What was added for it meanwhile has come for nobody.
+        if self.now().units_here(lease).next().is_some() {
+            self.leave_later();
+        }
         Ok(())
     }
 
@@ -51,8 +53,7 @@ impl Running {
         }
     }
 
-    /// Takes what running virtual machines miss, and gives up what none of them sees any more. To be said by who has
-    /// [`Self::changing`].
+    /// Takes what running virtual machines miss, and gives up what none of them sees any more.
     pub(in crate::running) fn settle_leases(&self) {
         if !self.leases.is_ready() {
             return;
@@ -69,18 +70,13 @@ impl Running {
         }
     }
 
-    /// Gives up what no virtual machine sees. Returns what stays, and why; that is tried again. To be said by who has
-    /// [`Self::changing`].
+    /// Gives up what no virtual machine sees. Returns what stays, and why; that is tried again.
     fn leave_unwanted(&self) -> Vec<(Name, anyhow::Error)> {
-        let unwanted: Vec<Name> = {
-            let now = self.now();
-            let is_unwanted = |name: &Name| {
-                now.model.units.get(name).is_some_and(|spec| spec.migratable) && !now.is_wanted(name)
-            };
-            now.units.keys().filter(|name| is_unwanted(name)).cloned().collect()
-        };
-        let left =
-            unwanted.into_iter().filter_map(|name| self.give_up_alone(&name).err().map(|why| (name, why)));
+        let left = self
+            .now()
+            .unwanted()
+            .into_iter()
+            .filter_map(|name| self.give_up_alone(&name).err().map(|why| (name, why)));
         let left: Vec<_> = left.collect();
         if !left.is_empty() {
             self.leave_later();
@@ -93,21 +89,31 @@ impl Running {
         if self.leases.is_patient.swap(true, Ordering::AcqRel) {
             return;
         }
-        let this = self.this.clone();
-        self.leases.patient.run(Box::new(move || {
-            std::thread::sleep(AGAIN);
-            let Some(running) = this.upgrade() else { return };
-            let _changing = running.changing.lock().unwrap_or_else(PoisonError::into_inner);
+        self.begin_after(AGAIN, |running| {
             running.leases.is_patient.store(false, Ordering::Release);
-            running.leave_unwanted();
-        }));
+            running.begin_to_leave();
+        });
+    }
+
+    /// Begins to give up what no virtual machine sees. One that takes its time holds up no other.
+    pub(super) fn begin_to_leave(&self) {
+        let unwanted = self.now().unwanted();
+        for name in unwanted {
+            self.begin(move |running| {
+                if running.give_up_alone(&name).is_err() {
+                    running.leave_later();
+                }
+            });
+        }
     }
 
     /// Gives a unit up that no virtual machine sees. Nobody who sees it was told of anything else, so nothing goes along.
     fn give_up_alone(&self, name: &Name) -> Result<()> {
+        let turn = self.leases.turns.at_once(&[name.clone()].into());
+        let _turn = turn.context("it is just being taken, changed or given up")?;
         let (unit, leases) = {
             let now = self.now();
-            let Some(unit) = now.units.get(name) else { return Ok(()) };
+            let Some(unit) = now.units.get(name).filter(|_| now.is_unwanted(name)) else { return Ok(()) };
             let user = unit.unit.users().into_iter().find(|nexus| now.is_used(nexus));
             if let Some(nexus) = user {
                 return Err(anyhow!("it is in use by {} at {}", nexus.initiator, nexus.port.name));
@@ -117,13 +123,20 @@ impl Running {
             let leases: Vec<_> = idle.map(|export| export.lease.clone()).collect();
             (unit.unit.clone(), leases)
         };
-        let _still: Vec<_> = leases.iter().map(|lease| Still::of(lease)).collect();
-        self.give_up(vec![(name.clone(), unit)], "", None)
+        let leases: Vec<&ExportLease> = leases.iter().map(|lease| &**lease).collect();
+        self.give_up(vec![(name.clone(), unit)], &leases, None)
     }
 
-    /// Makes durable what was written, and what the next one is to know, and lets go of the units. If that cannot be, they stay,
-    /// all of them.
-    fn give_up(&self, units: Vec<Unit>, guest: &str, device: Option<DeviceState>) -> Result<()> {
+    /// Makes durable what was written, and what the next one is to know, and lets go of the units, unnoticed by virtual machines that
+    /// stand `still`. If that cannot be, they stay, all of them. `with`: which machine leaves, and the state of its device.
+    fn give_up(
+        &self,
+        units: Vec<Unit>,
+        still: &[&ExportLease],
+        with: Option<(&str, DeviceState)>,
+    ) -> Result<()> {
+        let (guest, device) = with.unzip();
+        let guest = guest.unwrap_or_default();
         let post = self.reactors.poster();
         let go_on = || units.iter().for_each(|(_, unit)| unit.resume_commands(&*post));
         units.iter().try_for_each(|(_, unit)| self.quiesce(unit, CHANGE)).inspect_err(|_| go_on())?;
@@ -145,15 +158,24 @@ impl Running {
         // From here on all of them leave: whoever has one in his hands keeps it locked, and no other.
         let names: Vec<(Name, Weak<LogicalUnit>)> =
             units.into_iter().map(|(name, unit)| (name, Arc::downgrade(&unit))).collect();
-        names.iter().for_each(|(name, unit)| self.let_leave(name, unit));
+        names.iter().for_each(|(name, unit)| self.let_leave(name, unit, still));
         Ok(())
     }
 
-    fn let_leave(&self, name: &Name, unit: &Weak<LogicalUnit>) {
-        match self.release_unit(name) {
-            Ok(true) if self.has_gone(name, unit) => tracing::info!("{name} is given up"),
-            Ok(_) => tracing::warn!("{name} is given up, but stays locked until what still has it has ended"),
-            Err(error) => tracing::error!("{name} is given up, but still shown: {error:#}"),
+    fn let_leave(&self, name: &Name, unit: &Weak<LogicalUnit>, still: &[&ExportLease]) {
+        let (hidden, shown) = {
+            let _still: Vec<_> = still.iter().map(|lease| Still::of(lease)).collect();
+            self.hide_unit(name)
+        };
+        if let Err(error) = shown {
+            tracing::error!("{name} is given up, but still shown: {error:#}");
+        }
+        let is_free = hidden.is_none_or(|unit| self.let_go_of(unit));
+        match is_free && self.has_gone(name, unit) {
+            true => tracing::info!("{name} is given up"),
+            false => {
+                tracing::warn!("{name} is given up, but stays locked until what still has it has ended");
+            }
         }
         events::given(&self.events, name);
     }

@@ -1,6 +1,6 @@
 //! Taking units for a virtual machine that is about to run here.
 
-use super::{Departure, ExportLease, SECTION, Still, Term};
+use super::{Departure, ExportLease, Phase, SECTION, Still, Term};
 use crate::config::values::Name;
 use crate::config::{self, KnownBy};
 use crate::control::events;
@@ -11,14 +11,24 @@ use crate::units::{self, Opened, OtherSize, Unit};
 use anyhow::{Context, Result, anyhow, ensure};
 use lunette_engine::{LogicalUnit, Saved, StateKeeper};
 use lunette_transport_vhost_user::DeviceState;
-use std::sync::{Arc, PoisonError};
+use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::time::Duration;
 
+/// When units come for a virtual machine.
+#[derive(Clone, Copy)]
+enum Moment {
+    /// Before its rings start. `goes_on`: they have run before.
+    Start { goes_on: bool },
+    /// While it runs, so that it notices.
+    Late,
+}
+
 /// A unit that is ours, but that nobody sees yet.
-struct TakenUnit {
-    spec: Arc<config::Unit>,
-    unit: Unit,
-    term: Term,
+pub(super) struct TakenUnit {
+    pub(super) spec: Arc<config::Unit>,
+    pub(super) unit: Unit,
+    pub(super) term: Term,
 }
 
 impl Running {
@@ -27,30 +37,43 @@ impl Running {
     ///
     /// One that goes on brings none if it was there where another state directory is: what it relies on would be lost.
     pub(super) fn take_for(&self, lease: &ExportLease, goes_on: bool) -> Result<Option<DeviceState>> {
-        let _changing = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
-        ensure!(lease.is_wanted(), "the virtual machine has gone");
-        let _still = Still::of(lease);
-        let state = self.take_missing(lease, goes_on)?;
+        let gone = "the virtual machine has gone";
+        let (turn, names) = self.turn_of(lease, || lease.is_wanted()).context(gone)?;
+        let state = self.take_missing(lease, names, Moment::Start { goes_on })?;
         lease.arrive();
+        drop(turn);
+        if self.now().missing(lease).next().is_some() {
+            self.take_late(lease);
+        }
         Ok(state)
     }
 
     /// Takes what is missing of an export while its virtual machine runs, which notices that units come.
     pub(super) fn take_late(&self, lease: &ExportLease) {
-        if let Err(error) = self.take_missing(lease, false) {
+        let Some((_turn, names)) = self.turn_of(lease, || lease.phase() == Phase::Here) else { return };
+        if let Err(error) = self.take_missing(lease, names, Moment::Late) {
             tracing::warn!("a running virtual machine does not see all of its units: {error:#}");
         }
     }
 
-    fn take_missing(&self, lease: &ExportLease, goes_on: bool) -> Result<Option<DeviceState>> {
+    /// To be said by who has the turn of the units `names`, all that the export shows of those that others could serve.
+    fn take_missing(
+        &self,
+        lease: &ExportLease,
+        names: BTreeSet<Name>,
+        moment: Moment,
+    ) -> Result<Option<DeviceState>> {
         let missing: Vec<_> = {
             let now = self.now();
-            let names = now.units_of(lease).0.into_iter().filter(|name| !now.units.contains_key(name));
+            let names = names.into_iter().filter(|name| !now.units.contains_key(name));
             names.filter_map(|name| now.model.units.get(&name).cloned()).collect()
         };
+        let goes_on = matches!(moment, Moment::Start { goes_on: true });
         let taken =
             missing.iter().map(|spec| self.take_unit(spec, goes_on).with_context(|| spec.name.to_string()));
         let mut taken = taken.collect::<Result<Vec<_>>>()?;
+        // To open them may have taken long.
+        ensure!(lease.is_wanted(), "the virtual machine has gone");
         begin_terms(&taken)?;
         let state = state_for(lease, &taken);
         let (now, wall) = (self.reactors.clock()(), wall());
@@ -62,6 +85,7 @@ impl Running {
         }
         for TakenUnit { spec, unit, term } in taken {
             self.serve_unit(&spec.name, unit);
+            let _still = matches!(moment, Moment::Start { .. }).then(|| Still::of(lease));
             if let Err(error) = self.show_unit(&spec.name, [units::place(&spec), None]) {
                 tracing::error!("{} is not shown everywhere: {error:#}", spec.name);
             }
@@ -71,7 +95,7 @@ impl Running {
         Ok(state)
     }
 
-    fn take_unit(&self, spec: &Arc<config::Unit>, goes_on: bool) -> Result<TakenUnit> {
+    pub(super) fn take_unit(&self, spec: &Arc<config::Unit>, goes_on: bool) -> Result<TakenUnit> {
         let record = self.record_of(spec)?;
         self.check_name(spec, &record)?;
         let keeper = self.state.try_unit(record.naa)?;
@@ -132,7 +156,7 @@ fn open(spec: &config::Unit, term: &Term) -> Result<Opened> {
 
 /// From now on nobody else goes on with what was left with the units. If that cannot be said of one of them, it is said of none, as
 /// far as that can be.
-fn begin_terms(taken: &[TakenUnit]) -> Result<()> {
+pub(super) fn begin_terms(taken: &[TakenUnit]) -> Result<()> {
     for (count, TakenUnit { spec, unit, term }) in taken.iter().enumerate() {
         let begun = Term { number: term.number + 1, departure: None };
         let Err(error) = unit.unit.save_at_once(SECTION, &begun) else { continue };

@@ -245,7 +245,8 @@ fn a_unit_that_others_have_used_leaves_after_them() {
     assert!(here(&one).contains(&"a".to_owned()));
     assert!(take(&other).is_err());
     drop(nexus);
-    while !here(&one).is_empty() {
+    let is_locked = |unit| one.running.state.holds(one.running.leases.naa(&Name::of(unit)).unwrap());
+    while !here(&one).is_empty() || is_locked("a") || is_locked("b") {
         std::thread::yield_now();
     }
     assert_eq!(take(&other), Ok(None));
@@ -276,6 +277,80 @@ units = { 0 = "fixed" }
     assert_eq!(told.try_recv(), Ok(Ok(())));
     assert_eq!(lease.phase(), Phase::Gone);
     drop(changing);
+}
+
+/// Another virtual machine with a unit of its own.
+const SECOND: &str = r#"
+[[unit]]
+name = "c"
+store = "@/c.img"
+size = "1M"
+migratable = true
+
+[[vhost-user]]
+name = "second"
+socket = "@/second.sock"
+known-by = "name"
+units = { 0 = "c" }
+"#;
+
+/// Has a virtual machine's rings start.
+fn begin_to_take(rig: &Rig, export: &str) -> mpsc::Receiver<Result<Option<DeviceState>, String>> {
+    let (tell, told) = mpsc::channel();
+    let lease = {
+        let now = rig.running.now();
+        let export = &now.exports[&export.parse::<Label>().unwrap()];
+        export.connect(true);
+        export.lease.clone()
+    };
+    lease.take(false, Box::new(move |result| tell.send(result).unwrap()));
+    told
+}
+
+#[test]
+fn a_unit_that_does_not_come_holds_up_no_other_virtual_machine() {
+    let whole = text("one.sock") + SECOND;
+    let one = Rig::new(&whole);
+    let new = file(&one, "a").with_extension("state.new");
+    std::fs::create_dir_all(new.parent().unwrap()).unwrap();
+    // Whoever writes it waits for somebody to read it, and cannot sync it.
+    rustix::fs::mknodat(rustix::fs::CWD, &new, rustix::fs::FileType::Fifo, 0o600.into(), 0).unwrap();
+    let first = begin_to_take(&one, "vm");
+    let naa = one.running.leases.naa(&Name::of("b")).unwrap();
+    while !one.running.state.holds(naa) {
+        std::thread::yield_now();
+    }
+    assert_eq!(begin_to_take(&one, "second").recv().unwrap(), Ok(None));
+    assert_eq!(here(&one), ["c"]);
+    let of_c = whole.replace("@/c.img\"", "@/c.img\"\nwaiting = 9");
+    one.become_(&of_c, ANY).unwrap();
+    // A change of the unit itself waits for its turn.
+    let of_a = of_c.replace("@/a.img\"", "@/a.img\"\nwaiting = 9");
+    let (running, wanted) = (&one.running, one.model(&of_a));
+    let become_it = |model: &mut Model| {
+        *model = wanted;
+        Ok(())
+    };
+    std::thread::scope(|scope| {
+        let change = scope.spawn(|| running.change(ANY, &Work::quiet(), become_it).map(drop));
+        assert!(first.try_recv().is_err() && !change.is_finished());
+        drop(std::fs::File::open(&new).unwrap());
+        first.recv().unwrap().unwrap_err();
+        std::fs::remove_file(&new).unwrap();
+        change.join().unwrap().unwrap();
+    });
+    assert_eq!(take(&one), Ok(None));
+    assert_eq!(here(&one), ["a", "b", "c"]);
+}
+
+#[test]
+fn a_change_holds_up_no_virtual_machine() {
+    let (one, other) = two();
+    let changing = one.running.changing.lock().unwrap();
+    take(&one).unwrap();
+    give(&one, state()).unwrap();
+    drop(changing);
+    assert_eq!(take(&other), Ok(Some(state())));
 }
 
 #[test]
@@ -461,6 +536,24 @@ impl AttentionObserver for Nobody {
     fn inventory_changed(&self, _: &Inventory, changes: &[InventoryChange]) {
         panic!("{changes:?}");
     }
+}
+
+#[test]
+fn a_virtual_machine_stands_still_for_those_who_bring_its_units_only() {
+    let lease = lease(&Rig::new(&text("one.sock")));
+    let still = Still::of(&lease);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            assert!(!lease.stands_still());
+            let still = Still::of(&lease);
+            assert!(lease.stands_still());
+            drop(still);
+            assert!(!lease.stands_still());
+        });
+    });
+    assert!(lease.stands_still());
+    drop(still);
+    assert!(!lease.stands_still());
 }
 
 #[test]
