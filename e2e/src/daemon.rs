@@ -138,8 +138,13 @@ impl<'a> Lunette<'a> {
 
     /// Has a program take the place of a daemon (`lunette upgrade`), and waits until it serves and the other has ended well.
     pub fn upgrade(&self, before: Daemon) -> Result<Daemon> {
+        self.upgrade_at(before, &[])
+    }
+
+    /// The same with more words.
+    pub fn upgrade_at(&self, before: Daemon, words: &[&str]) -> Result<Daemon> {
         let mut command = self.program(Vec::new())?;
-        command.args(["upgrade", "--state-dir"]).arg(self.path("state"));
+        command.args(["upgrade", "--state-dir"]).arg(self.path("state")).args(words);
         let daemon = self.serving(Guarded::spawn(&command)?)?;
         before.ended()?;
         Ok(daemon)

@@ -47,6 +47,10 @@ impl End {
         self.lunette.start()
     }
 
+    fn upgrade(&self, before: Daemon) -> Result<Daemon> {
+        self.lunette.upgrade_at(before, &["--control", &control(&self.lunette, self.name)])
+    }
+
     fn ask(&self, words: &[&str]) -> Result<String> {
         let control = control(&self.lunette, self.name);
         self.lunette.tell(words.iter().copied().chain(["--control", &control]))
@@ -336,6 +340,87 @@ fn a_disk_stays_with_its_virtual_machine_over_an_upgrade() -> Result<()> {
 }
 
 #[test]
+fn daemons_are_upgraded_while_their_virtual_machine_moves() -> Result<()> {
+    let (one, other) = End::two()?;
+    let (first, second) = (one.start()?, other.start()?);
+    let mut guest = one.boot()?;
+    powered_on(&mut guest)?;
+    reserve(&mut guest)?;
+    one.ask(&["lu", "resize", "disk", "16M"])?;
+
+    // Where it is to go, before it comes.
+    let session = other.await_guest(&guest)?;
+    let second = other.upgrade(second)?;
+    // Where it is, while its memory is logged.
+    let features = guest.monitor.session.features() | Features::LOG_ALL;
+    guest.monitor.session.set_features(features)?;
+    let first = one.upgrade(first)?;
+    ensure!(attention(&mut guest)? == (0x2a, 9));
+    ensure!(!one.stands_by()? && other.stands_by()?);
+    good(&mut guest, &WRITE, &[0x0b; LENGTH], 0)?;
+    one.ask(&["lu", "resize", "disk", "24M"])?;
+    leave(&mut guest)?;
+    // Where it was, when it has left.
+    let first = one.upgrade(first)?;
+    ensure!(one.stands_by()?);
+    let before = go_on(&mut guest, session)?;
+    ensure!(attention(&mut guest)? == (0x2a, 9));
+    ensure!(good(&mut guest, &READ, &[], LENGTH)? == [0x0b; LENGTH]);
+    is_reserved(&mut guest)?;
+
+    // It does not leave after all, and its daemon has been upgraded meanwhile.
+    other.ask(&["lu", "resize", "disk", "32M"])?;
+    leave(&mut guest)?;
+    let second = other.upgrade(second)?;
+    stay(&mut guest)?;
+    ensure!(attention(&mut guest)? == (0x2a, 9));
+    is_reserved(&mut guest)?;
+
+    // Where it comes, when its state is there.
+    other.ask(&["lu", "resize", "disk", "40M"])?;
+    leave(&mut guest)?;
+    let state = guest.monitor.session.save_state()?;
+    let there = std::mem::replace(&mut guest.monitor.session, before);
+    guest.monitor.session.load_state(&state)?;
+    ensure!(!one.stands_by()?);
+    let first = one.upgrade(first)?;
+    stay(&mut guest)?;
+    ensure!(attention(&mut guest)? == (0x2a, 9));
+    is_reserved(&mut guest)?;
+
+    // And back by way of the old state, which is not that of now.
+    leave(&mut guest)?;
+    guest.monitor.session = there;
+    ensure!(guest.monitor.session.load_state(&state).is_err());
+    second.wait_for_log("the unit was served elsewhere since")?;
+    stay(&mut guest)?;
+    is_reserved(&mut guest)?;
+    drop(guest);
+    first.stop()?;
+    second.stop()?;
+    Ok(())
+}
+
+#[test]
+fn a_disk_that_cannot_leave_stays_over_an_upgrade() -> Result<()> {
+    let (one, _) = End::two()?;
+    let fixed = one.lunette.file("fixed.img", 8 * MIB)?;
+    // The virtual machine could not leave without it.
+    let one = End { lunette: one.lunette.lu(format!("disk:{},name=fixed", fixed.display())), ..one };
+    let first = one.start()?;
+    let mut guest = one.boot()?;
+    powered_on(&mut guest)?;
+    reserve(&mut guest)?;
+    one.ask(&["lu", "resize", "disk", "16M"])?;
+    let next = one.upgrade(first)?;
+    ensure!(attention(&mut guest)? == (0x2a, 9), "what was pending is pending");
+    is_reserved(&mut guest)?;
+    drop(guest);
+    next.stop()?;
+    Ok(())
+}
+
+#[test]
 fn who_comes_too_early_waits() -> Result<()> {
     let (one, other) = End::two()?;
     // It is there before the other one, and its virtual machine comes before the disk.
@@ -350,7 +435,8 @@ fn who_comes_too_early_waits() -> Result<()> {
     good(&mut guest, &READ, &[], LENGTH)?;
     ensure!(early.poll(0)?.is_none() && other.stands_by()?);
     drop(guest);
-    ensure!(early.wait_for(0, slot)?.status == 0, "it is the same initiator");
+    let told = early.wait_for(0, slot)?;
+    ensure!(told.status == 2, "its driver begins, and is told so: {told:?}");
     ensure!(good(&mut early, &READ, &[], LENGTH)? == [0x0b; LENGTH]);
     ensure!(one.stands_by()?);
     drop(early);

@@ -5,6 +5,7 @@
 //! was written is made durable, what is neither configured nor saved is put into its state, and when its store and its lock are
 //! let go of, others may take it. So the two locks alone say who serves it, and they end with the process.
 
+mod back;
 mod give;
 mod take;
 mod turns;

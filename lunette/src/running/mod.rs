@@ -207,6 +207,7 @@ impl Running {
         self.now().units.values().for_each(|unit| self.bind(unit));
         model.units.values().filter(|spec| spec.migratable).for_each(|spec| self.expect_unit(spec));
         let mut handed = std::mem::take(&mut inherited.handed);
+        self.take_back(&mut handed);
         if handed.is_planned() {
             self.entity.hold();
         }
