@@ -506,6 +506,34 @@ fn a_disk_that_others_use_keeps_its_virtual_machine() -> Result<()> {
 }
 
 #[test]
+fn a_disk_that_others_use_is_theirs_over_an_upgrade() -> Result<()> {
+    tools::need(["qemu-img"])?;
+    let (one, _) = End::two()?;
+    let one = End { lunette: one.lunette.iscsi(), ..one };
+    let first = one.start()?;
+    let mut guest = one.boot()?;
+    powered_on(&mut guest)?;
+    let printed = first.printed();
+    let (_, address) = printed.split_once("iSCSI on ").context("an address")?;
+    let address = address.lines().next().unwrap_or_default();
+    let mut user = tools::command("qemu-img")?;
+    user.args(["bench", "-w", "--pattern=0x55", "-f", "raw", "-s", "64k", "-c", "10000000"]);
+    let mut user = Guarded::spawn(user.arg(format!("iscsi://{address}/iqn.2026-11.dev.lunette:default/0")))?;
+    let mut is_overwritten = |guest: &mut ScsiDriver, what: &str| {
+        good(guest, &WRITE, &[0x0b; LENGTH], 0)?;
+        tools::wait_until(what, || Ok(good(guest, &READ, &[], LENGTH)? == [0x55; LENGTH]))?;
+        ensure!(user.child().try_wait()?.is_none());
+        Ok(())
+    };
+    is_overwritten(&mut guest, "the initiator to write")?;
+    let next = one.upgrade(first)?;
+    is_overwritten(&mut guest, "the initiator to go on")?;
+    drop(guest);
+    next.stop()?;
+    Ok(())
+}
+
+#[test]
 fn daemons_that_share_no_state_do_not_take_the_disk_from_each_other() -> Result<()> {
     let (one, _) = End::two()?;
     let file = one.lunette.path("disk.img");

@@ -334,8 +334,9 @@ fn a_unit_that_does_not_come_holds_up_no_other_virtual_machine() {
     std::thread::scope(|scope| {
         let change = scope.spawn(|| running.change(ANY, &Work::quiet(), become_it).map(drop));
         assert!(first.try_recv().is_err() && !change.is_finished());
-        drop(std::fs::File::open(&new).unwrap());
+        let reader = std::fs::File::open(&new).unwrap();
         first.recv().unwrap().unwrap_err();
+        drop(reader);
         std::fs::remove_file(&new).unwrap();
         change.join().unwrap().unwrap();
     });
