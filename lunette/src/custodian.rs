@@ -7,14 +7,15 @@ mod stand_in;
 pub(crate) use stand_in::Kept;
 pub(crate) use stand_in::StandIn;
 
+use crate::stop::Deadline;
 use anyhow::{Context, Result, anyhow, bail};
 use rustix::fs::{FileType, OFlags, fcntl_getfl, fstat};
 use rustix::io::Errno;
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::ffi::OsString;
 use std::fs;
-use std::io::{self, IoSlice};
+use std::io::{self, ErrorKind, IoSlice};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::os::linux::net::SocketAddrExt;
@@ -32,15 +33,21 @@ const SETTLING: Duration = Duration::from_secs(10);
 #[derive(Debug)]
 pub(crate) struct Custodian {
     socket: UnixDatagram,
-    /// It is a service manager.
-    is_manager: bool,
     /// The names of files: a service manager keeps an open file once, whatever names it is given.
     names: HashMap<Identity, String>,
     /// What it keeps by names that are made here.
     kept: HashMap<String, Held>,
     /// The number of the next descriptor.
     next: u64,
+    /// All names by which it keeps something, and how many there may be. It drops what is beyond, and does not say so.
+    all: HashSet<String>,
+    most: Option<usize>,
+    /// It is told nothing later.
+    deadline: Option<Deadline>,
 }
+
+/// Room that is left for what all else is of no use without: the document, and the mark that it counts once.
+const RESERVED: usize = 2;
 
 /// A descriptor that is kept.
 #[derive(Debug)]
@@ -66,31 +73,50 @@ impl Custodian {
     /// The service manager, if it has a store of descriptors. One before systemd 254 does not say so: its unit does
     /// (`Environment=FDSTORE=…`).
     pub(crate) fn manager() -> Option<Result<Self>> {
-        let most = std::env::var("FDSTORE").ok()?.parse::<u64>().ok()?;
+        let most = std::env::var("FDSTORE").ok()?.parse::<usize>().ok()?;
         let place = std::env::var_os("NOTIFY_SOCKET").filter(|_| most > 0)?;
-        let connected = address(place).and_then(|address| Ok(Self::connect(&address, true)?));
+        let connected = address(place).and_then(|address| Ok(Self::connect(&address, Some(most))?));
         Some(connected.context("the service manager's store of descriptors"))
     }
 
     /// Another process, which listens at `path`.
     pub(crate) fn heir(path: &Path) -> io::Result<Self> {
-        Self::connect(&SocketAddr::from_pathname(path)?, false)
+        Self::connect(&SocketAddr::from_pathname(path)?, None)
     }
 
-    fn connect(address: &SocketAddr, is_manager: bool) -> io::Result<Self> {
+    /// A service manager keeps only so many descriptors.
+    pub(crate) fn connect(address: &SocketAddr, most: Option<usize>) -> io::Result<Self> {
         let socket = UnixDatagram::unbound()?;
         socket.connect_addr(address)?;
         socket.set_write_timeout(Some(PATIENCE))?;
-        Ok(Self { socket, is_manager, names: HashMap::new(), kept: HashMap::new(), next: 0 })
+        let (names, kept, all) = Default::default();
+        Ok(Self { socket, names, kept, next: 0, all, most, deadline: None })
     }
 
     /// Whether it is a service manager, which passes sockets again that it has made.
     pub(crate) fn is_manager(&self) -> bool {
-        self.is_manager
+        self.most.is_some()
+    }
+
+    /// What it is not told by then it is not told any more.
+    pub(crate) fn end_by(&mut self, deadline: Deadline) {
+        self.deadline = Some(deadline);
     }
 
     /// Has it keep a descriptor, by a name of its own, which is returned.
+    ///
+    /// # Errors
+    /// [`ErrorKind::StorageFull`] if it would keep that no more, and others when it cannot be told.
     pub(crate) fn keep(&mut self, fd: BorrowedFd<'_>) -> io::Result<String> {
+        self.keep_leaving(fd, RESERVED)
+    }
+
+    /// The same of what all else is of no use without: there is room for it.
+    pub(crate) fn keep_first(&mut self, fd: BorrowedFd<'_>) -> io::Result<String> {
+        self.keep_leaving(fd, 0)
+    }
+
+    fn keep_leaving(&mut self, fd: BorrowedFd<'_>, room: usize) -> io::Result<String> {
         let identity = identity(fd);
         if let Some(name) = identity.and_then(|identity| self.names.get(&identity))
             && let Some(kept) = self.kept.get_mut(name)
@@ -100,7 +126,7 @@ impl Custodian {
         }
         let name = format!("{DESCRIPTOR}{}", self.next);
         self.next += 1;
-        self.keep_as(&name, fd)?;
+        self.store(&name, fd, room)?;
         self.names.extend(identity.map(|identity| (identity, name.clone())));
         self.kept.insert(name.clone(), Held { identity, uses: 1 });
         Ok(name)
@@ -111,30 +137,59 @@ impl Custodian {
         self.next = self.next.max(number.saturating_add(1));
         let (name, identity) = (format!("{DESCRIPTOR}{number}"), identity(fd));
         self.names.extend(identity.map(|identity| (identity, name.clone())));
+        self.has_as(&name);
         self.kept.entry(name).or_insert(Held { identity, uses: 0 }).uses += 1;
+    }
+
+    /// It keeps a descriptor already by this name.
+    pub(crate) fn has_as(&mut self, name: &str) {
+        self.all.insert(name.to_owned());
     }
 
     /// It need not keep what was [kept](Self::keep) by this name, unless that was given more often.
     pub(crate) fn release(&mut self, name: &str) -> io::Result<()> {
         let Some(kept) = self.kept.get_mut(name) else { return Ok(()) };
-        kept.uses -= 1;
-        if kept.uses > 0 {
+        if kept.uses > 1 {
+            kept.uses -= 1;
             return Ok(());
         }
+        self.forget(name)?;
         let identity = self.kept.remove(name).and_then(|kept| kept.identity);
         identity.into_iter().for_each(|identity| drop(self.names.remove(&identity)));
-        self.forget(name)
+        Ok(())
     }
 
     /// Has it keep a descriptor by this name.
-    pub(crate) fn keep_as(&self, name: &str, fd: BorrowedFd<'_>) -> io::Result<()> {
+    ///
+    /// # Errors
+    /// As those of [`keep`](Self::keep).
+    pub(crate) fn keep_as(&mut self, name: &str, fd: BorrowedFd<'_>) -> io::Result<()> {
+        self.store(name, fd, RESERVED)
+    }
+
+    /// The same of what all else is of no use without.
+    pub(crate) fn keep_first_as(&mut self, name: &str, fd: BorrowedFd<'_>) -> io::Result<()> {
+        self.store(name, fd, 0)
+    }
+
+    /// Leaves room for so many others.
+    fn store(&mut self, name: &str, fd: BorrowedFd<'_>, room: usize) -> io::Result<()> {
+        if let Some(most) = self.most.filter(|most| self.all.len() + room >= *most) {
+            let why =
+                format!("the service manager keeps {most} descriptors at most (FileDescriptorStoreMax=)");
+            return Err(io::Error::new(ErrorKind::StorageFull, why));
+        }
         // Not polled: a socket whose other end has gone is to be found by the next daemon.
-        self.send(&format!("FDSTORE=1\nFDNAME={name}\nFDPOLL=0"), Some(fd))
+        self.send(&format!("FDSTORE=1\nFDNAME={name}\nFDPOLL=0"), Some(fd))?;
+        self.has_as(name);
+        Ok(())
     }
 
     /// It need not keep what has this name any more.
-    pub(crate) fn forget(&self, name: &str) -> io::Result<()> {
-        self.send(&format!("FDSTOREREMOVE=1\nFDNAME={name}"), None)
+    pub(crate) fn forget(&mut self, name: &str) -> io::Result<()> {
+        self.send(&format!("FDSTOREREMOVE=1\nFDNAME={name}"), None)?;
+        self.all.remove(name);
+        Ok(())
     }
 
     /// Waits until it has read everything that it was told.
@@ -142,14 +197,24 @@ impl Custodian {
         let (read, write) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;
         self.send("BARRIER=1", Some(write.as_fd()))?;
         drop(write);
-        let timeout = rustix::event::Timespec::try_from(SETTLING).ok();
+        let patience = self.patience(SETTLING)?;
+        let timeout = rustix::event::Timespec::try_from(patience).ok();
         let mut ends = [rustix::event::PollFd::new(&read, rustix::event::PollFlags::IN)];
         loop {
             match rustix::event::poll(&mut ends, timeout.as_ref()) {
                 Err(Errno::INTR) => {}
-                Ok(0) => bail!("it has not answered within {SETTLING:?}"),
+                Ok(0) => bail!("it has not answered within {patience:?}"),
                 polled => return Ok(polled.map(drop)?),
             }
+        }
+    }
+
+    /// How long it may take until it has done something for which it has `most`.
+    fn patience(&self, most: Duration) -> io::Result<Duration> {
+        let left = self.deadline.map_or(most, |deadline| deadline.left().min(most));
+        match left.is_zero() {
+            true => Err(io::Error::new(ErrorKind::TimedOut, "there is no time left")),
+            false => Ok(left),
         }
     }
 
@@ -159,6 +224,9 @@ impl Custodian {
         let fds: Vec<_> = fd.into_iter().collect();
         if !fds.is_empty() {
             ancillary.push(SendAncillaryMessage::ScmRights(&fds));
+        }
+        if self.deadline.is_some() {
+            self.socket.set_write_timeout(Some(self.patience(PATIENCE)?))?;
         }
         loop {
             match sendmsg(&self.socket, &[IoSlice::new(text.as_bytes())], &mut ancillary, SendFlags::NOSIGNAL)
@@ -242,6 +310,59 @@ mod tests {
         custodian.has(7, one.as_fd());
         assert_eq!(custodian.keep(one.as_fd()).unwrap(), "d7");
         assert_eq!(custodian.keep(event().as_fd()).unwrap(), "d8");
+    }
+
+    #[test]
+    fn a_full_store_has_room_for_what_all_else_needs() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("s");
+        let manager = UnixDatagram::bind(&path).unwrap();
+        manager.set_nonblocking(true).unwrap();
+        let mut custodian = Custodian::connect(&SocketAddr::from_pathname(&path).unwrap(), Some(5)).unwrap();
+        let event = || eventfd(0, EventfdFlags::CLOEXEC).unwrap();
+        let events = [event(), event(), event(), event()];
+        // Another process has given this one.
+        custodian.has(7, events[0].as_fd());
+        assert_eq!(custodian.keep(events[1].as_fd()).unwrap(), "d8");
+        assert_eq!(custodian.keep(events[1].as_fd()).unwrap(), "d8", "it is there");
+        custodian.keep_as("g1", event().as_fd()).unwrap();
+        for full in [custodian.keep(events[2].as_fd()).map(drop), custodian.keep_as("g2", events[2].as_fd())]
+        {
+            let error = full.unwrap_err();
+            assert!(error.kind() == ErrorKind::StorageFull && error.to_string().contains("5 descriptors"));
+        }
+        custodian.keep_first(events[2].as_fd()).unwrap();
+        custodian.keep_first_as("state", event().as_fd()).unwrap();
+        assert!(custodian.keep_first(events[3].as_fd()).is_err());
+        // What it keeps no more leaves room.
+        for name in ["g1", "state"] {
+            custodian.forget(name).unwrap();
+        }
+        custodian.release("d8").unwrap();
+        assert!(custodian.keep(events[3].as_fd()).is_err(), "it was given twice");
+        custodian.release("d8").unwrap();
+        custodian.keep(events[3].as_fd()).unwrap();
+        while manager.recv(&mut [0; 100]).is_ok() {}
+        // Another program has as much room as it is given descriptors.
+        let mut heir = Custodian::heir(&path).unwrap();
+        assert!(events.iter().all(|event| heir.keep(event.as_fd()).is_ok()));
+    }
+
+    #[test]
+    fn nothing_is_said_when_the_time_is_over() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("s");
+        let socket = UnixDatagram::bind(&path).unwrap();
+        let mut custodian = Custodian::heir(&path).unwrap();
+        custodian.end_by(Deadline::after(Duration::from_secs(1000)));
+        custodian.forget("d0").unwrap();
+        custodian.end_by(Deadline::after(Duration::ZERO));
+        assert_eq!(custodian.forget("d1").unwrap_err().kind(), ErrorKind::TimedOut);
+        assert!(custodian.settle().is_err());
+        socket.set_nonblocking(true).unwrap();
+        let mut bytes = [0; 100];
+        assert_eq!(socket.recv(&mut bytes).unwrap(), "FDSTOREREMOVE=1\nFDNAME=d0".len());
+        assert!(socket.recv(&mut bytes).is_err());
     }
 
     #[test]

@@ -5,7 +5,7 @@ use crate::config;
 use crate::config::origin::Origin;
 use crate::confinement;
 use crate::control::{self, ControlAccess, ControlSocket, Daemon, Plane};
-use crate::handover::{Books, Heir, Recorder};
+use crate::handover::{Heir, Recorder};
 use crate::inherited::Inherited;
 use crate::iscsi::Plan;
 use crate::log::Log;
@@ -15,7 +15,7 @@ use crate::reasons;
 use crate::running::{Basis, Keeper, Running};
 use crate::signals::StopSignals;
 use crate::state::StateDir;
-use crate::stop;
+use crate::stop::{self, Deadline};
 use crate::summary;
 use crate::units;
 use crate::watchdog::Watchdog;
@@ -122,6 +122,9 @@ pub(crate) fn serve(options: &Serve, log: &Log) -> Result<()> {
     confinement::settle();
     let why = signals.wait(&mut server, watchdog.as_mut(), || reload(&plane));
     let mut heir = plane.daemon().heir.take();
+    let has_store = plane.daemon().running.recorder.is_some();
+    let hands_over = heir.is_some() || why == Some("SIGTERM") && has_store;
+    let deadline = Deadline::after(stop::whole(exports_time, hands_over));
     match (why, &heir) {
         (Some(signal), _) => tracing::info!("{signal}: stopping; another one ends the program at once"),
         (None, Some(_)) => tracing::info!("another program takes over: stopping"),
@@ -151,15 +154,16 @@ pub(crate) fn serve(options: &Serve, log: &Log) -> Result<()> {
         (None, Some(books)) if why == "SIGTERM" => Some(books.custodian()),
         _ => None,
     };
-    let handed = custodian.map(|custodian| stop::hand_over(running, &given, custodian, exports_time));
+    let handed =
+        custodian.map(|custodian| stop::hand_over(running, &given, custodian, exports_time, deadline));
     // Not before: whoever is killed while it hands over has not ended anything.
-    books.into_iter().for_each(Books::clear);
+    books.into_iter().for_each(|books| books.clear(deadline.within(stop::GIVE)));
     match handed {
         Some(Ok(())) => return Ok(()),
         Some(Err(error)) => tracing::error!("nothing is handed over, everything is ended: {error:#}"),
         None => {}
     }
-    stop::stop(running, exports_time, stop::FLUSH)
+    stop::stop(running, exports_time, deadline)
 }
 
 /// Applies the files again from which the daemon was started. What is wrong with them is logged, and nothing changes then, as

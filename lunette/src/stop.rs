@@ -28,9 +28,20 @@ const AFTERWARDS: Duration = Duration::from_secs(5);
 pub(crate) const LONGEST: Duration = Duration::from_secs(20);
 /// How long what is handed over has to come to rest.
 pub(crate) const DRAIN: Duration = Duration::from_secs(5);
-/// How long the units have to be flushed. All together are less than the 90 seconds after which systemd kills, unless it is said
-/// otherwise, as it is where everything is handed over before that.
-pub(crate) const FLUSH: Duration = Duration::from_secs(60);
+/// How long the custodian may take to have all of it, and to forget what is kept against kills.
+pub(crate) const GIVE: Duration = Duration::from_secs(10);
+/// How long the units have to be flushed.
+const FLUSH: Duration = Duration::from_secs(60);
+/// What else takes a moment, as the control socket does.
+const OTHERS: Duration = Duration::from_secs(3);
+
+/// How long stopping may take, all in all, if exports have `exports_time`: less than the 90 seconds after which systemd kills, unless
+/// it is said otherwise. So it is where everything is handed over before that; all of it fits into the `TimeoutStopSec=` of the
+/// unit.
+pub(crate) fn whole(exports_time: Duration, hands_over: bool) -> Duration {
+    let stop = OTHERS + exports_time + FLUSH;
+    if hands_over { stop + FLUSH + DRAIN + 2 * GIVE } else { stop }
+}
 
 /// How long exports have to end, if the commands of iSCSI are given `commands_time`.
 pub(crate) fn exports_time(commands_time: Duration) -> Duration {
@@ -43,7 +54,7 @@ const AT_A_TIME: usize = 64;
 const SILENCE: Duration = Duration::from_secs(1);
 
 /// A time that all wait for no longer than.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug)]
 pub(crate) struct Deadline(Instant);
 
 impl Deadline {
@@ -54,16 +65,21 @@ impl Deadline {
     pub(crate) fn left(self) -> Duration {
         self.0.saturating_duration_since(Instant::now())
     }
+
+    /// The same, but no later than after `most`.
+    pub(crate) fn within(self, most: Duration) -> Self {
+        Self(self.0.min(Instant::now() + most))
+    }
 }
 
 /// Stops all ways in and flushes every writable unit. Says what has not ended or cannot be flushed; the first of it is the
 /// error.
-pub(crate) fn stop(running: &Running, exports_time: Duration, flush_time: Duration) -> Result<()> {
-    let stuck = running.stop(Deadline::after(exports_time));
+pub(crate) fn stop(running: &Running, exports_time: Duration, deadline: Deadline) -> Result<()> {
+    let stuck = running.stop(deadline.within(exports_time));
     for name in &stuck {
         tracing::warn!("{name} has not ended within {exports_time:?}: ending without it");
     }
-    let flushed = flush(&running.units(), running.reactors, Deadline::after(flush_time));
+    let flushed = flush(&running.units(), running.reactors, deadline.within(FLUSH));
     match stuck.is_empty() {
         true => flushed,
         false => flushed.and(Err(anyhow!("not ended: {}", stuck.join(", ")))),
@@ -71,23 +87,26 @@ pub(crate) fn stop(running: &Running, exports_time: Duration, flush_time: Durati
 }
 
 /// Hands everything over to another process. A service manager may end the service instead of starting it again, so every unit is
-/// flushed before that, while it is still served. The custodian keeps records of guests by this number and the next.
+/// flushed before that, while it is still served. The custodian keeps records of guests by this number and the next. What does not
+/// happen before the deadline has failed.
 pub(crate) fn hand_over(
     running: &Running,
     given: &GivenSockets,
     (custodian, first): (&mut Custodian, u64),
     exports_time: Duration,
+    deadline: Deadline,
 ) -> Result<()> {
     if custodian.is_manager() {
         // What cannot be flushed is logged. That it has failed goes along, so initiators hear of it when they ask for it.
-        let _ = flush(&running.units(), running.reactors, Deadline::after(FLUSH));
+        let _ = flush(&running.units(), running.reactors, deadline.within(FLUSH));
     }
     let begin = Instant::now();
-    let left = running.leave(DRAIN, exports_time);
+    let left = running.leave(deadline.within(DRAIN), exports_time, deadline);
     for name in &left.stuck {
         tracing::warn!("{name} has not ended within {:?}: it is not handed over", DRAIN + exports_time);
     }
     let (sessions, exports) = (left.sessions.len(), left.exports.len());
+    custodian.end_by(deadline.within(GIVE));
     handover::give(left, given, custodian, first)?;
     tracing::info!(sessions, exports, "everything is handed over, after {:?}", begin.elapsed());
     Ok(())

@@ -293,6 +293,11 @@ impl Handle {
         });
     }
 
+    /// Closes a copy of the connection, which may wait for its front end: where nobody but this export waits for that.
+    pub fn close(&self, connection: HandedConnection) {
+        self.place.aside.post(move || drop(connection));
+    }
+
     fn on_listener(&self, act: impl FnOnce(&Listener, &mut dyn Cx) + Send + 'static) {
         let id = self.id;
         let act = move |cx: &mut dyn Cx| {

@@ -13,6 +13,8 @@ use lunette_engine::{NexusState, UnitState};
 use lunette_transport_iscsi::HandedSession;
 use lunette_transport_vhost_user::{HandedConnection, HandedExport};
 use std::collections::BTreeMap;
+use std::fmt::Display;
+use std::io::{self, ErrorKind};
 use std::net::TcpListener;
 use std::os::fd::{AsFd, OwnedFd};
 
@@ -50,7 +52,7 @@ pub(crate) struct LeftExport {
 
 /// Has the custodian keep all of it, and returns when it does. Records of guests are numbered from `first` on.
 pub(crate) fn give(left: Left, given: &GivenSockets, custodian: &mut Custodian, first: u64) -> Result<()> {
-    let once = Some(custodian.keep(Once::new()?.file())?);
+    let once = Some(custodian.keep_first(Once::new()?.file())?);
     let mut document = Document { version: VERSION, units: left.units, once, ..Document::default() };
     // A manager passes them again.
     if !custodian.is_manager() {
@@ -59,34 +61,50 @@ pub(crate) fn give(left: Left, given: &GivenSockets, custodian: &mut Custodian, 
         }
     }
     for ((listen, number), socket) in left.portals {
-        if !given.has(socket.as_fd()) {
-            let descriptor = custodian.keep(socket.as_fd())?;
+        if !given.has(socket.as_fd())
+            && let Some(descriptor) = if_room(&listen, custodian.keep(socket.as_fd()))?
+        {
             document.portals.push(KeptPortal { listen, number, descriptor });
         }
     }
     for (name, Memory { file, size, record }) in left.memories {
-        let descriptor = custodian.keep(file.as_fd())?;
-        document.memories.insert(name, KeptMemory { descriptor, size, record });
+        if let Some(descriptor) = if_room(&name, custodian.keep(file.as_fd()))? {
+            document.memories.insert(name, KeptMemory { descriptor, size, record });
+        }
     }
     for (number, (name, LeftExport { handed, nexuses, is_connected })) in (first..).zip(left.exports) {
         let HandedExport { listener, file, connection } = handed;
         let kept = |(socket, file): (OwnedFd, _)| {
-            Ok(KeptListener { descriptor: custodian.keep(socket.as_fd())?, file })
+            let descriptor = if_room(&name, custodian.keep(socket.as_fd()))?;
+            anyhow::Ok(descriptor.map(|descriptor| KeptListener { descriptor, file }))
         };
-        let listener = listener.zip(file).map(kept).transpose().map_err(|error: std::io::Error| error)?;
+        let listener = listener.zip(file).map(kept).transpose()?.flatten();
         if let Some(connection) = connection {
-            keep_guest(number, &name, connection, custodian)?;
+            if_room(&name, keep_guest(number, &name, connection, custodian))?;
         }
         let nexuses = serde_json::to_value(nexuses)?;
         document.exports.insert(name, KeptExport { nexuses, listener, is_connected });
     }
     for HandedSession { socket, state } in left.sessions {
-        let descriptor = custodian.keep(socket.as_fd())?;
-        document.sessions.push(KeptSession { descriptor, state: serde_json::to_value(state)? });
+        if let Some(descriptor) = if_room(&state.info().initiator_name, custodian.keep(socket.as_fd()))? {
+            document.sessions.push(KeptSession { descriptor, state: serde_json::to_value(state)? });
+        }
     }
     // The last: without it, nothing is planned.
-    custodian.keep_as(STATE, document::write(&document)?.as_fd())?;
+    custodian.keep_first_as(STATE, document::write(&document)?.as_fd())?;
     custodian.settle()
+}
+
+/// What came of keeping something; nothing, with a line in the log, if the custodian has no room for it. All else goes on.
+fn if_room<T>(what: &impl Display, kept: io::Result<T>) -> Result<Option<T>> {
+    match kept {
+        Ok(kept) => Ok(Some(kept)),
+        Err(error) if error.kind() == ErrorKind::StorageFull => {
+            tracing::warn!("{what} will not survive the restart: {error}");
+            Ok(None)
+        }
+        Err(error) => Err(error).with_context(|| what.to_string()),
+    }
 }
 
 fn keep_guest(
@@ -94,32 +112,34 @@ fn keep_guest(
     export: &str,
     connection: HandedConnection,
     custodian: &mut Custodian,
-) -> Result<()> {
-    let guest = guest(export, connection, custodian)?;
-    Ok(custodian.keep_as(&format!("{GUEST}{number}"), document::write(&guest)?.as_fd())?)
+) -> io::Result<()> {
+    let guest = guest(export, &connection, custodian)?;
+    custodian
+        .keep_as(&format!("{GUEST}{number}"), document::write(&guest)?.as_fd())
+        .inspect_err(|_| release(guest.descriptors.values(), custodian))
 }
 
 /// Has the custodian keep the descriptors of a connection. Returns what there is to say of it.
 pub(super) fn guest(
     export: &str,
-    HandedConnection { record, fds }: HandedConnection,
+    HandedConnection { record, fds }: &HandedConnection,
     custodian: &mut Custodian,
-) -> Result<Guest> {
+) -> io::Result<Guest> {
     let mut descriptors = BTreeMap::new();
-    for (role, fd) in &fds {
+    for (role, fd) in fds {
         match custodian.keep(fd.as_fd()) {
             Ok(name) => drop(descriptors.insert(role.to_string(), name)),
             Err(error) => {
                 release(descriptors.values(), custodian);
-                return Err(error).with_context(|| export.to_owned());
+                return Err(error);
             }
         }
     }
-    Ok(Guest { version: VERSION, export: export.to_owned(), descriptors, record })
+    Ok(Guest { version: VERSION, export: export.to_owned(), descriptors, record: record.clone() })
 }
 
 /// The custodian need not keep descriptors of which nobody will know.
-pub(super) fn release<'a>(names: impl Iterator<Item = &'a String>, custodian: &mut Custodian) {
-    // Whoever cannot be told this keeps them in vain.
-    names.for_each(|name| drop(custodian.release(name)));
+pub(super) fn release<'a>(mut names: impl Iterator<Item = &'a String>, custodian: &mut Custodian) {
+    // Whoever cannot be told this keeps them in vain, and is not waited for again and again.
+    let _ = names.try_for_each(|name| custodian.release(name));
 }

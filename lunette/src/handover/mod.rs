@@ -14,5 +14,5 @@ pub(crate) mod tests;
 
 pub(crate) use give::{Left, LeftExport, Memory, give};
 pub(crate) use heir::{Heir, Invocation};
-pub(crate) use recorder::{Books, Recorder};
+pub(crate) use recorder::Recorder;
 pub(crate) use take::{Handed, is_kept};

@@ -3,6 +3,7 @@
 use super::document::{self, GUEST};
 use super::give::{guest, release};
 use crate::custodian::Custodian;
+use crate::stop::Deadline;
 use anyhow::{Result, anyhow};
 use lunette_reactor::Workers;
 use lunette_transport_vhost_user::{HandedConnection, Handle, Snapshot};
@@ -28,6 +29,8 @@ struct Due {
     exports: BTreeSet<String>,
     /// Those that could not be looked at or kept: again when nothing else is due.
     failed: BTreeSet<String>,
+    /// Those of which people know.
+    told: BTreeSet<String>,
     /// The one that was looked at last: those behind it are next, so that each has its turn.
     last: String,
     handles: HashMap<String, Weak<Handle>>,
@@ -40,6 +43,8 @@ pub(crate) struct Books {
     custodian: Custodian,
     /// By the names of exports.
     guests: HashMap<String, Kept>,
+    /// What it need not keep any more, and may not know so far.
+    old: Vec<Kept>,
     /// The number of the next record.
     next: u64,
 }
@@ -116,23 +121,27 @@ impl Recorder {
     }
 
     fn look(&self, export: &str, handle: Option<Arc<Handle>>) {
-        let snapshot = handle.map_or(Some(Snapshot::Nothing), |handle| {
-            let (tell, told) = mpsc::channel();
-            handle.snapshot(move |snapshot| drop(tell.send(snapshot)));
-            told.recv_timeout(ANSWER).ok()
-        });
-        let mut books = self.books();
-        let Some(books) = &mut *books else { return };
-        let done = match snapshot {
-            Some(Snapshot::Connection(connection)) => books.keep(export, *connection),
+        let snapshot = handle.as_ref().map_or(Some(Snapshot::Nothing), snapshot);
+        let done = self.books().as_mut().map_or(Ok(()), |books| match &snapshot {
+            Some(Snapshot::Connection(connection)) => books.keep(export, connection),
             Some(Snapshot::Nothing) => books.forget(export),
             // It says so when it has settled.
             Some(Snapshot::Unsettled) => Ok(()),
             None => Err(anyhow!("its reactor does not answer")),
-        };
-        if let Err(error) = done {
-            tracing::warn!(export, "what would be needed after a kill is not kept: {error:#}");
-            self.due().failed.insert(export.to_owned());
+        });
+        if let (Some(Snapshot::Connection(connection)), Some(handle)) = (snapshot, handle) {
+            handle.close(*connection);
+        }
+        let mut due = self.due();
+        match done {
+            Ok(()) => drop(due.told.remove(export)),
+            Err(error) => {
+                // It is tried again and again.
+                if due.told.insert(export.to_owned()) {
+                    tracing::warn!("{export} would not survive a kill: {error:#}");
+                }
+                due.failed.insert(export.to_owned());
+            }
         }
     }
 
@@ -143,6 +152,19 @@ impl Recorder {
     fn due(&self) -> MutexGuard<'_, Due> {
         self.due.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Where the connection of an export stands, if its reactor answers in time.
+fn snapshot(handle: &Arc<Handle>) -> Option<Snapshot> {
+    let (tell, told) = mpsc::channel();
+    let closing = handle.clone();
+    handle.snapshot(move |snapshot| {
+        // Nobody waits any more. This is a reactor, which waits for no front end.
+        if let Err(mpsc::SendError(Snapshot::Connection(connection))) = tell.send(snapshot) {
+            closing.close(*connection);
+        }
+    });
+    told.recv_timeout(ANSWER).ok()
 }
 
 impl Due {
@@ -159,7 +181,7 @@ impl Due {
 impl Books {
     /// With what the custodian has already, and numbers of records from `next` on.
     pub(super) fn new(custodian: Custodian, guests: HashMap<String, Kept>, next: u64) -> Self {
-        Self { custodian, guests, next }
+        Self { custodian, guests, old: Vec::new(), next }
     }
 
     /// The custodian, and from which number on records can be kept there beside those that there are.
@@ -168,21 +190,17 @@ impl Books {
     }
 
     /// Has nothing kept any more of what was kept current.
-    pub(crate) fn clear(mut self) {
-        let exports: Vec<_> = self.guests.keys().cloned().collect();
-        for export in exports {
-            if let Err(error) = self.forget(&export) {
-                tracing::warn!(export, "the service manager may keep what is out of date: {error:#}");
-            }
-        }
+    pub(crate) fn clear(mut self, deadline: Deadline) {
+        self.custodian.end_by(deadline);
+        self.old.extend(self.guests.drain().map(|(_, kept)| kept));
         // It does not listen to a process that has ended.
-        if let Err(error) = self.custodian.settle() {
+        if let Err(error) = self.sweep().and_then(|()| self.custodian.settle()) {
             tracing::warn!("the service manager may keep what is out of date: {error:#}");
         }
     }
 
     /// The new record is there before the old one goes.
-    fn keep(&mut self, export: &str, connection: HandedConnection) -> Result<()> {
+    fn keep(&mut self, export: &str, connection: &HandedConnection) -> Result<()> {
         let guest = guest(export, connection, &mut self.custodian)?;
         let record = format!("{GUEST}{}", self.next);
         self.next += 1;
@@ -191,17 +209,27 @@ impl Books {
             release(guest.descriptors.values(), &mut self.custodian);
             return Err(error.into());
         }
-        self.forget(export)?;
         let descriptors = guest.descriptors.into_values().collect();
-        self.guests.insert(export.to_owned(), Kept { record, descriptors });
-        Ok(())
+        self.old.extend(self.guests.insert(export.to_owned(), Kept { record, descriptors }));
+        self.sweep()
     }
 
     fn forget(&mut self, export: &str) -> Result<()> {
-        let Some(Kept { record, descriptors }) = self.guests.remove(export) else { return Ok(()) };
-        // First, so that nobody finds one whose descriptors are missing.
-        self.custodian.forget(&record)?;
-        descriptors.iter().try_for_each(|name| self.custodian.release(name))?;
+        self.old.extend(self.guests.remove(export));
+        self.sweep()
+    }
+
+    /// Has it forget what is old. What it cannot be told now it is told the next time.
+    fn sweep(&mut self) -> Result<()> {
+        while let Some(kept) = self.old.last_mut() {
+            // First, so that nobody finds one whose descriptors are missing.
+            self.custodian.forget(&kept.record)?;
+            while let Some(name) = kept.descriptors.last() {
+                self.custodian.release(name)?;
+                kept.descriptors.pop();
+            }
+            self.old.pop();
+        }
         Ok(())
     }
 }
@@ -221,5 +249,34 @@ mod tests {
             due.exports.insert("a".to_owned());
         }
         assert_eq!(turns, ["a", "b", "c", "a"]);
+    }
+
+    #[test]
+    fn what_could_not_be_forgotten_is_forgotten_later() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("notify");
+        let manager = std::os::unix::net::UnixDatagram::bind(&path).unwrap();
+        manager.set_nonblocking(true).unwrap();
+        let told = || {
+            let mut bytes = [0; 100];
+            let length = manager.recv(&mut bytes).ok()?;
+            Some(String::from_utf8_lossy(bytes.get(..length)?).into_owned())
+        };
+        let mut custodian = Custodian::heir(&path).unwrap();
+        let event = rustix::event::eventfd(0, rustix::event::EventfdFlags::CLOEXEC).unwrap();
+        custodian.has(3, event.as_fd());
+        let kept = Kept { record: "g0".to_owned(), descriptors: vec!["d3".to_owned()] };
+        let mut books = Books::new(custodian, [("vm".to_owned(), kept)].into(), 1);
+        books.custodian.end_by(Deadline::after(Duration::ZERO));
+        for _ in 0..2 {
+            assert!(books.forget("vm").is_err());
+        }
+        assert_eq!(told(), None);
+        books.custodian.end_by(Deadline::after(Duration::from_secs(1000)));
+        for _ in 0..2 {
+            books.forget("vm").unwrap();
+        }
+        let all: Vec<_> = std::iter::from_fn(told).collect();
+        assert_eq!(all, ["FDSTOREREMOVE=1\nFDNAME=g0", "FDSTOREREMOVE=1\nFDNAME=d3"]);
     }
 }

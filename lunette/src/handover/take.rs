@@ -150,6 +150,7 @@ impl Handed {
                     custodian.has(number(name), fd.as_fd());
                 }
             }
+            custodian.has_as(record);
             stays.extend(descriptors.iter().chain([record]).cloned());
             guests.insert(export.clone(), Kept { record: record.clone(), descriptors });
         }

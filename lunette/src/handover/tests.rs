@@ -4,6 +4,7 @@ use super::document::{self, Document, VERSION};
 use super::*;
 use crate::custodian::{Custodian, Kept, StandIn};
 use crate::inherited::GivenSockets;
+use crate::stop::Deadline;
 use lunette_engine::UnitState;
 use lunette_transport_vhost_user::{HandedConnection, HandedExport, Record, Role};
 use rustix::fs::{MemfdFlags, memfd_create};
@@ -15,6 +16,7 @@ use std::io::Write;
 use std::net::TcpListener;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
+use std::time::Duration;
 
 /// What a custodian has when `left` is given to it.
 fn kept(left: Left, given: &GivenSockets) -> Kept {
@@ -269,7 +271,7 @@ fn what_is_kept_against_kills_stays_until_it_is_cleared() {
     let path = folder.path().join("notify");
     let manager = std::os::unix::net::UnixDatagram::bind(&path).unwrap();
     let kept = recorder::Kept { record: "g0".to_owned(), descriptors: Vec::new() };
-    let books = Books::new(Custodian::heir(&path).unwrap(), [("vm".to_owned(), kept)].into(), 1);
+    let books = recorder::Books::new(Custodian::heir(&path).unwrap(), [("vm".to_owned(), kept)].into(), 1);
     let recorder = Recorder::start(books);
     let mut books = recorder.end().unwrap();
     assert!(recorder.end().is_none());
@@ -279,11 +281,60 @@ fn what_is_kept_against_kills_stays_until_it_is_cleared() {
     assert!(manager.recv(&mut bytes).is_err());
     manager.set_nonblocking(false).unwrap();
     std::thread::scope(|scope| {
-        let clearing = scope.spawn(|| books.clear());
+        let clearing = scope.spawn(|| books.clear(Deadline::after(Duration::from_secs(1000))));
         let length = manager.recv(&mut bytes).unwrap();
         assert_eq!(&bytes[..length], b"FDSTOREREMOVE=1\nFDNAME=g0");
         let length = manager.recv(&mut bytes).unwrap();
         assert_eq!(&bytes[..length], b"BARRIER=1");
         clearing.join().unwrap();
     });
+}
+
+#[test]
+fn what_finds_no_room_does_not_take_it_from_the_rest() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("notify");
+    let manager = std::os::unix::net::UnixDatagram::bind(&path).unwrap();
+    let socket = || OwnedFd::from(UnixStream::pair().unwrap().0);
+    let left = || {
+        let connection = |count: u16| {
+            let fds = (0..count).map(|region| (Role::Memory(region), memory(&region.to_string())));
+            let fds = fds.chain([(Role::Socket, socket())]).collect();
+            Some(HandedConnection { record: Record::default(), fds })
+        };
+        let export = |connection| LeftExport {
+            is_connected: false,
+            nexuses: BTreeMap::new(),
+            handed: HandedExport { listener: None, file: None, connection },
+        };
+        let exports = [("a", connection(1)), ("b", connection(9)), ("c", connection(1))];
+        let exports = exports.map(|(name, connection)| (name.to_owned(), export(connection)));
+        Left { exports: exports.into(), ..Left::default() }
+    };
+    // The document and its mark, whose room stays free even when it is there, and three for each small one.
+    let place = std::os::unix::net::SocketAddr::from_pathname(&path).unwrap();
+    let mut custodian = Custodian::connect(&place, Some(2 + 3 + 3 + 1)).unwrap();
+    let told = std::thread::scope(|scope| {
+        let hear = scope.spawn(|| {
+            let mut told = Vec::new();
+            let mut bytes = [0; 100];
+            while !told.iter().any(|text: &String| text == "BARRIER=1") {
+                let length = manager.recv(&mut bytes).unwrap();
+                told.push(String::from_utf8_lossy(&bytes[..length]).into_owned());
+            }
+            told
+        });
+        give(left(), &GivenSockets::default(), &mut custodian, 0).unwrap();
+        hear.join().unwrap()
+    });
+    let stored =
+        |text: &String| text.strip_prefix("FDSTORE=1\nFDNAME=")?.split('\n').next().map(str::to_owned);
+    let mut kept: Vec<_> = told.iter().filter_map(stored).collect();
+    let forgotten: Vec<_> =
+        told.iter().filter_map(|text| text.strip_prefix("FDSTOREREMOVE=1\nFDNAME=")).collect();
+    kept.retain(|name| !forgotten.contains(&name.as_str()));
+    assert_eq!(kept.len(), 8, "{kept:?}");
+    for name in ["g0", "g2", "state"] {
+        assert!(kept.contains(&name.to_owned()), "{name} {kept:?}");
+    }
 }

@@ -68,22 +68,21 @@ impl Running {
     }
 
     /// Brings everything to rest, for another process. What has not come to rest after `drain` is ended as at a stop, and given up
-    /// after `rest`.
-    pub(crate) fn leave(&self, drain: Duration, rest: Duration) -> Left {
+    /// after `rest`, all before `deadline`.
+    pub(crate) fn leave(&self, drain: Deadline, rest: Duration, deadline: Deadline) -> Left {
         let exports: BTreeMap<String, _> = {
             let now = self.now();
             let known = |export: &Export| (export.handle.clone(), export.ends_with_connection());
             let all = now.exports.values().chain(&now.adopted_exports);
             all.map(|export| (export.handle.name().to_owned(), known(export))).collect()
         };
-        let deadline = Deadline::after(drain);
         let (tell, told) = mpsc::channel();
         for (name, (handle, _)) in &exports {
             let (tell, name) = (tell.clone(), name.clone());
             handle.begin_hand_over(move |handed| drop(tell.send((name, handed))));
         }
         drop(tell);
-        let sessions = self.entity.hand_over(drain, self.reactors);
+        let sessions = self.entity.hand_over(drain.left(), self.reactors);
         let portals = self.share_portals();
         let mut handed: BTreeMap<String, HandedExport> = BTreeMap::new();
         // Meanwhile they give units up that others could serve too, so there are others.
@@ -97,8 +96,8 @@ impl Running {
                 .map(|(_, (handle, _))| handle)
                 .collect::<Vec<_>>()
         };
-        collect(deadline).into_iter().for_each(|handle| handle.begin_stop());
-        let deadline = Deadline::after(rest);
+        collect(drain).into_iter().for_each(|handle| handle.begin_stop());
+        let deadline = deadline.within(rest);
         let late = collect(deadline).into_iter().map(|handle| format!("vhost-user on {}", handle.name()));
         let late: Vec<_> = late.collect();
         let now = self.now();

@@ -167,12 +167,12 @@ fn a_stuck_export_is_named_and_keeps_no_unit_from_being_flushed() {
     let reactors = reactors();
     let running = running(units, folder.path(), reactors);
     let (_front, other_end) = stuck_front_end(&folder.path().join("b"), reactors);
-    let error = stop(&running, Duration::ZERO, LONG).unwrap_err();
+    let error = stop(&running, Duration::ZERO, Deadline::after(LONG)).unwrap_err();
     assert!(error.to_string().contains(folder.path().join("b").to_str().unwrap()), "{error}");
     assert_eq!(flushed.load(Ordering::SeqCst), 3);
     // Once it answers, all end well.
     drop(other_end);
-    stop(&running, LONG, LONG).unwrap();
+    stop(&running, LONG, Deadline::after(LONG)).unwrap();
 }
 
 #[test]
@@ -189,8 +189,37 @@ fn everything_is_told_to_stop_before_anything_is_waited_for() {
         }
         drop(other_end);
     });
-    stop(&running, LONG, LONG).unwrap();
+    stop(&running, LONG, Deadline::after(LONG)).unwrap();
     release.join().unwrap();
+}
+
+#[test]
+fn all_of_an_end_fits_into_the_time_of_the_unit() {
+    let unit = include_str!("../../../packaging/systemd/lunette.service");
+    let limit = unit.lines().find_map(|line| line.strip_prefix("TimeoutStopSec=")).unwrap();
+    let limit = Duration::from_secs(limit.parse().unwrap());
+    let longest = exports_time(LONGEST);
+    assert!(whole(longest, true) < limit && whole(longest, false) < Duration::from_secs(90));
+    let soon = Deadline::after(Duration::ZERO);
+    assert!(soon.within(LONG).left().is_zero());
+    assert!(Deadline::after(LONG).within(Duration::ZERO).left().is_zero());
+}
+
+#[test]
+fn nothing_is_handed_over_when_the_time_is_over() {
+    let folder = tempfile::tempdir().unwrap();
+    let (units, _) = units(0, Answer::Never, 1);
+    let running = running(units, folder.path(), reactors());
+    let place = folder.path().join("custodian");
+    let listens = std::os::unix::net::UnixDatagram::bind(&place).unwrap();
+    let mut custodian = Custodian::heir(&place).unwrap();
+    let given = GivenSockets::default();
+    let over = Deadline::after(Duration::ZERO);
+    let error = hand_over(&running, &given, (&mut custodian, 0), LONG, over).unwrap_err();
+    assert!(format!("{error:#}").contains("no time left"), "{error:#}");
+    listens.set_nonblocking(true).unwrap();
+    assert!(listens.recv(&mut [0]).is_err(), "it is told nothing");
+    stop(&running, LONG, Deadline::after(LONG)).unwrap();
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! Front ends whose descriptors never answer: they hold up their own export at most.
 
 use super::*;
+use crate::{HandedConnection, Record, Role};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{Mode, OFlags};
 use rustix::mm::{MapFlags, ProtFlags, mmap_anonymous, munmap};
@@ -232,6 +233,21 @@ fn descriptors_that_nobody_has_received_hold_up_no_reactor() {
     drop(theirs);
     let mut second = second;
     assert!(second.reply().is_none());
+}
+
+#[test]
+fn copies_of_connections_are_closed_where_only_their_export_waits() {
+    let rig = Rig::ram(Io::Auto);
+    let mut front = FrontEnd::ready(&rig.socket, MEMORY);
+    let mut ring = front.start(2, 0, 64);
+    // It reports that it was powered on.
+    front.command(&mut ring, &TEST_UNIT_READY, &[], 0);
+    let (ours, theirs) = lingering();
+    let connection = HandedConnection { record: Record::default(), fds: [(Role::Socket, ours)].into() };
+    // Neither this thread nor a reactor lingers.
+    rig.export.as_ref().unwrap().close(connection);
+    assert_eq!(front.command(&mut ring, &TEST_UNIT_READY, &[], 0).status, 0);
+    drop(theirs);
 }
 
 #[test]
