@@ -298,6 +298,40 @@ fn after_a_loss_nothing_is_called_safe_before_the_store_is_opened_again() -> Res
     Ok(())
 }
 
+/// A kill opens the store again, too, but nobody has seen to what was lost.
+#[test]
+fn after_a_loss_and_a_kill_nothing_is_called_safe_either() -> Result<()> {
+    tools::need(["strace"])?;
+    let mut site = Site::open(CALLS, "")?;
+    site.expect(0, Sent::Write, None)?;
+    drop((site.inject("fdatasync:error=EIO")?, site.expect(0, Sent::Flush, WRITE_ERROR)?));
+    let Site { home, mut daemon, .. } = site;
+    for _ in 0..2 {
+        daemon.kill()?;
+        daemon = home.start()?;
+        daemon.wait_for_log("was lost under another process")?;
+        let mut guest = ScsiDriver::connect(&home.path("vm.sock"), &Options::default())?;
+        let mut flush = |lun| {
+            let (cdb, data_out, data_in) = Sent::Flush.command();
+            told(&guest.execute(0, &Command::new(&cdb).to(address(0, lun)), &data_out, data_in)?)
+        };
+        for (lun, expected) in [(0, WRITE_ERROR), (1, None)] {
+            // What there is to be told of at first.
+            flush(lun)?;
+            for _ in 0..2 {
+                ensure!(flush(lun)? == expected, "LUN {lun}");
+            }
+        }
+    }
+    // The operator has heard of it.
+    let said = daemon.stop().err().context("what cannot be flushed is no good end")?;
+    ensure!(format!("{said:#}").contains("cannot flush first"), "{said:#}");
+    let daemon = home.start()?;
+    ensure!(!daemon.log().contains("was lost under another process"), "{}", daemon.log());
+    daemon.stop()?;
+    Ok(())
+}
+
 /// Block devices have a call of their own for what is given up.
 #[test]
 fn a_device_that_gives_nothing_up_says_so() -> Result<()> {

@@ -57,6 +57,13 @@ struct ItlState {
     device: Saved,
 }
 
+impl UnitState {
+    /// Whether bytes of its store were lost, so that no flush is to succeed.
+    pub fn has_failed(&self) -> bool {
+        self.failed
+    }
+}
+
 impl LogicalUnit {
     /// Its state for another process. `now` is the time of the reactors, `wall` that of the machine since the beginning of 1970.
     pub fn hand_over(&self, now: Duration, wall: Duration) -> UnitState {

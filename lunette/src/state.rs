@@ -4,6 +4,7 @@
 //! Everything is kept in files that are replaced as a whole ([`file`]), so that after a crash or a power loss there is what was
 //! saved last, or what was there before it; what somebody was told is saved is there. Damaged files are refused.
 
+mod failure;
 mod file;
 mod files;
 mod generation;
@@ -146,6 +147,13 @@ impl StateDir {
     /// What is saved of a unit by now, which is locked by this process.
     pub(crate) fn saved(&self, naa: Naa) -> Result<Option<Vec<u8>>> {
         Ok(unit::saved(self.units(), naa)?)
+    }
+
+    /// The unit whose kept world-wide name is `naa`, which is locked by this process, ends in order.
+    pub(crate) fn forget_failure(&self, naa: Naa) {
+        if let Err(error) = failure::clear(self.units(), naa) {
+            tracing::warn!("flushes of {naa} may go on failing after the next start: {error}");
+        }
     }
 
     fn units(&self) -> &Folder {

@@ -80,6 +80,7 @@ pub(crate) fn stop(running: &Running, exports_time: Duration, deadline: Deadline
         tracing::warn!("{name} has not ended within {exports_time:?}: ending without it");
     }
     let flushed = flush(&running.units(), running.reactors, deadline.within(FLUSH));
+    running.forget_failures();
     match stuck.is_empty() {
         true => flushed,
         false => flushed.and(Err(anyhow!("not ended: {}", stuck.join(", ")))),
@@ -108,6 +109,7 @@ pub(crate) fn hand_over(
     let (sessions, exports) = (left.sessions.len(), left.exports.len());
     custodian.end_by(deadline.within(GIVE));
     handover::give(left, given, custodian, first)?;
+    running.forget_failures();
     tracing::info!(sessions, exports, "everything is handed over, after {:?}", begin.elapsed());
     Ok(())
 }

@@ -75,7 +75,14 @@ pub(crate) fn open<'a>(
     let units = specs.into_iter().zip(opened).zip(records).zip(keepers);
     units
         .map(|(((spec, opened), record), keeper)| {
-            Ok((spec.name.clone(), build(spec, opened, &record, keeper)?))
+            let unit = build(spec, opened, &record, keeper)?;
+            // Before what was handed over is used up: this process may be killed then.
+            if handed.has_failed(&unit.unit.identity.naa.to_string())
+                && let Some(backing) = unit.unit.backing()
+            {
+                backing.set_failed();
+            }
+            Ok((spec.name.clone(), unit))
         })
         .collect()
 }
@@ -255,7 +262,8 @@ pub(crate) fn build(
     for &GroupAccess { group, state, preferred } in spec.access.iter().flat_map(|access| &access.0) {
         unit.configure_access(group, state, preferred).with_context(|| name.to_string())?;
     }
-    if let Some(keeper) = keeper {
+    if let Some(keeper) = keeper.map(Arc::new) {
+        keep_failures(&unit, &keeper);
         keep(&unit, name, keeper);
     }
     unit.set_clock(clock.as_millis() as u64);
@@ -275,10 +283,25 @@ pub(crate) fn place(spec: &config::Unit) -> Option<Place> {
     spec.lun.map(|UnitLun(lun)| Place { target: spec.target, lun })
 }
 
+/// Has the next process know if bytes of a unit's store are lost, and the unit if they were under the last one.
+fn keep_failures(unit: &LogicalUnit, keeper: &Arc<UnitState>) {
+    let Some(backing) = unit.backing() else { return };
+    if keeper.has_failed() {
+        tracing::error!(
+            "data of {} was lost under another process, which was killed: no flush will succeed until it is opened again",
+            unit.name
+        );
+        backing.set_failed();
+    }
+    // Who ends the unit is to have its lock: nobody is told of anything then.
+    let keeper = Arc::downgrade(keeper);
+    backing.keep_failure(Box::new(move || keeper.upgrade().iter().for_each(|keeper| keeper.keep_failure())));
+}
+
 /// Lets a unit keep its state. One whose state cannot be used is served, but not ready.
-fn keep(unit: &LogicalUnit, name: &Name, keeper: UnitState) {
+fn keep(unit: &LogicalUnit, name: &Name, keeper: Arc<UnitState>) {
     let path = keeper.path();
-    if let Err(error) = unit.keep_state(Arc::new(keeper)) {
+    if let Err(error) = unit.keep_state(keeper) {
         tracing::error!(
             "{name} is not ready: {error}. Restore {path}, or move it away to give up the reservations and all else that \
              the unit has saved, and start lunette again",
@@ -308,6 +331,37 @@ mod tests {
         assert!(!ready(&state));
         std::fs::remove_file(&path).unwrap();
         assert!(ready(&state), "the operator has given it up");
+    }
+
+    #[test]
+    fn what_was_lost_is_known_after_a_kill_but_not_after_an_end_in_order() {
+        let directory = tempfile::tempdir().unwrap();
+        let state = StateDir::open(&directory.path().join("state")).unwrap();
+        let image = directory.path().join("a.img");
+        std::fs::File::create(&image).unwrap().set_len(1 << 20).unwrap();
+        let store = StoreSpec::Path(image.to_str().unwrap().parse().unwrap());
+        let spec = Arc::new(config::Unit { name: Name::of("x"), ..config::Unit::new(store) });
+        let opened =
+            |handed: &mut Handed| open([&spec], &state, handed).unwrap().into_values().next().unwrap();
+        let has_failed = |unit: &Unit| unit.unit.backing().unwrap().has_failed();
+        let unit = opened(&mut Handed::default());
+        assert!(!has_failed(&unit));
+        unit.unit.backing().unwrap().set_failed();
+        let (naa, name) = (unit.record.naa, unit.unit.identity.naa.to_string());
+        let left = unit.unit.hand_over(Duration::ZERO, Duration::ZERO);
+        drop(unit);
+        // Again and again.
+        for _ in 0..2 {
+            assert!(has_failed(&opened(&mut Handed::default())));
+        }
+        state.forget_failure(naa);
+        assert!(!has_failed(&opened(&mut Handed::default())));
+        // Who goes on from there keeps it, too, before that is used up.
+        let mut handed = Handed::with_units([(name, left)].into());
+        assert!(has_failed(&opened(&mut handed)));
+        assert!(has_failed(&opened(&mut Handed::default())));
+        std::fs::write(directory.path().join(format!("state/units/{naa}.failed")), "?").unwrap();
+        assert!(has_failed(&opened(&mut Handed::default())), "nothing better is known");
     }
 
     #[test]

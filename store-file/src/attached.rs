@@ -46,6 +46,8 @@ pub(crate) enum Kept {
     AskedForFlush(IoId),
     /// The witness is asked what was lost besides the room for a durable write.
     AskedForWrite(IoId),
+    /// That bytes were lost is about to be known beyond this process: then this is the result.
+    Keeping(IoId, IoResult),
     /// One step of a job is on its way.
     Job(IoId, Job),
     /// A timer runs until the job's next step is tried again.
@@ -121,7 +123,11 @@ impl Attached {
             return Submit::Done(Ok(0));
         }
         if let Some(error) = self.shared.failure() {
-            return Submit::Done(Err(error));
+            if !self.shared.is_untold() {
+                return Submit::Done(Err(error));
+            }
+            self.tell(id, Err(error), cx);
+            return Submit::Queued;
         }
         self.file(FileOp::Sync { fd: self.shared.fd() }, Kept::Flush(id), cx)
     }
@@ -229,13 +235,17 @@ impl Attached {
                 self.step(id, job, cx);
             }
             Some(result) => {
-                if job.is_durable() {
-                    self.note_durable(result);
-                }
+                let is_durable = job.is_durable();
                 if let Job::Bounce(bounce) = job {
                     self.put_aside(bounce);
                 }
-                cx.complete(id, result);
+                match is_durable {
+                    true => {
+                        self.note_durable(result);
+                        self.tell(id, result, cx);
+                    }
+                    false => cx.complete(id, result),
+                }
                 self.start_waiting(cx);
             }
         }
@@ -278,7 +288,7 @@ impl Attached {
         }
         self.note_durable(result);
         self.shared.durable_write_is_over();
-        cx.complete(id, result);
+        self.tell(id, result, cx);
     }
 
     fn flush_ended(&self, id: IoId, result: IoResult, cx: &mut dyn Cx) {
@@ -286,7 +296,21 @@ impl Attached {
         if result.is_ok() && self.shared.has_durable_writes() && self.shared.witness.is_some() {
             return self.ask(Kept::AskedForFlush(id), cx);
         }
-        cx.complete(id, self.flushed(result));
+        self.tell(id, self.flushed(result), cx);
+    }
+
+    /// Ends an operation that may tell of lost bytes. Whoever hears of them relies on it that no later flush succeeds, also if this
+    /// process is killed.
+    fn tell(&self, id: IoId, result: IoResult, cx: &mut dyn Cx) {
+        if result.is_ok() || !self.shared.is_untold() {
+            return cx.complete(id, result);
+        }
+        let shared = self.shared.clone();
+        let work = move || {
+            shared.keep_failure();
+            Ok(0)
+        };
+        cx.blocking_in(&self.shared.syncer, Box::new(work), self.pending.keep(Kept::Keeping(id, result)));
     }
 
     /// Asks the witness.
@@ -338,12 +362,13 @@ impl Sink for Attached {
         match self.pending.take(token) {
             Some(Kept::Flush(id)) => self.flush_ended(id, result, cx),
             Some(Kept::DurableWrite(id)) => self.durable_write_ended(id, result, cx),
-            Some(Kept::AskedForFlush(id)) => cx.complete(id, self.flushed(result)),
+            Some(Kept::AskedForFlush(id)) => self.tell(id, self.flushed(result), cx),
             Some(Kept::AskedForWrite(id)) => {
                 let _ = result.map_err(|error| self.shared.fail(error));
                 self.shared.durable_write_is_over();
-                cx.complete(id, Err(IoError::NoSpace));
+                self.tell(id, Err(IoError::NoSpace), cx);
             }
+            Some(Kept::Keeping(id, result)) => cx.complete(id, result),
             Some(Kept::Job(id, job)) => self.advance(id, job, result, cx),
             Some(Kept::Stalled(id, job)) => {
                 self.step(id, job, cx);

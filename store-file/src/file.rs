@@ -7,11 +7,12 @@ use crate::probe::{Discarding, Inline, Probed};
 use crate::witness::Witness;
 use crate::{OpenError, Options, open, probe, size};
 use lunette_store::{Backing, Caps, Cx, FileOp, IoError, Lane, Room, Store, attach_relay};
+use std::fmt;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, OnceLock};
+use std::sync::{Arc, Mutex, Once, OnceLock};
 use std::time::Duration;
 
 /// An open and locked file or block device.
@@ -43,8 +44,20 @@ pub(crate) struct Shared {
     zero_range: AtomicBool,
     cached_reads: AtomicBool,
     failed: OnceLock<IoError>,
+    keeper: OnceLock<Keeper>,
+    /// That it has failed is known beyond this process, as far as that can be.
+    kept: Once,
     /// Has the size changed by one at a time.
     pub(crate) resizing: Mutex<()>,
+}
+
+/// Has whoever opens the file next know that it has failed.
+struct Keeper(Box<dyn Fn() + Send + Sync>);
+
+impl fmt::Debug for Keeper {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Keeper")
+    }
 }
 
 impl File {
@@ -151,6 +164,12 @@ impl Backing for File {
 
     fn set_failed(&self) {
         self.shared.fail(IoError::Os(libc::EIO));
+        self.shared.keep_failure();
+    }
+
+    fn keep_failure(&self, keep: Box<dyn Fn() + Send + Sync>) {
+        // The first counts: there is one unit of a file.
+        let _ = self.shared.keeper.set(Keeper(keep));
     }
 
     fn attach(&self, cx: &mut dyn Cx) -> Rc<dyn Store> {
@@ -170,6 +189,8 @@ impl Shared {
             zero_range: AtomicBool::new(probed.can_zero_range),
             cached_reads: AtomicBool::new(probed.inline == Inline::Cached),
             failed: OnceLock::new(),
+            keeper: OnceLock::new(),
+            kept: Once::new(),
             resizing: Mutex::default(),
             workers: Lane::wide(),
             writer: Lane::new(),
@@ -245,6 +266,18 @@ impl Shared {
     /// later flush may be believed.
     pub(crate) fn failure(&self) -> Option<IoError> {
         self.failed.get().copied()
+    }
+
+    /// Whether a failure is still to be [kept](Self::keep_failure) before anybody is told of it.
+    pub(crate) fn is_untold(&self) -> bool {
+        self.failure().is_some() && self.keeper.get().is_some() && !self.kept.is_completed()
+    }
+
+    /// Has the failure be known beyond this process. May block.
+    pub(crate) fn keep_failure(&self) {
+        if let Some(Keeper(keep)) = self.keeper.get() {
+            self.kept.call_once(keep);
+        }
     }
 
     pub(crate) fn fail(&self, error: IoError) -> IoError {

@@ -55,6 +55,10 @@ impl Shared {
     /// Of what was written before nothing is to get lost here without notice, as the kernel reports it to each descriptor
     /// once.
     fn sync(&self) -> Result<(), IoError> {
-        rustix::fs::fsync(self.borrow()).map_err(|error| self.fail(error.into()))
+        rustix::fs::fsync(self.borrow()).map_err(|error| {
+            let error = self.fail(error.into());
+            self.keep_failure();
+            error
+        })
     }
 }

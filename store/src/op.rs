@@ -340,6 +340,12 @@ pub trait Backing: Send + Sync {
     /// that does not remember such things ignores it.
     fn set_failed(&self) {}
 
+    /// Has `keep` called once when bytes were lost, before anybody is told of that: it has whoever serves the store next know of it.
+    /// It may block. To be said before the first handle; a store that does not remember such things ignores it.
+    fn keep_failure(&self, keep: Box<dyn Fn() + Send + Sync>) {
+        let _ = keep;
+    }
+
     /// A handle for the reactor of `cx`.
     fn attach(&self, cx: &mut dyn Cx) -> std::rc::Rc<dyn Store>;
 }

@@ -76,6 +76,12 @@ impl Handed {
         handed
     }
 
+    /// One of units alone.
+    #[cfg(test)]
+    pub(crate) fn with_units(units: BTreeMap<String, UnitState>) -> Self {
+        Self { document: Document { units, ..Document::default() }, ..Self::default() }
+    }
+
     /// Of two records of a guest the newer counts: the process has died before it took the older back. One that has come to rest
     /// belongs to the document.
     fn add(&mut self, record: String, guest: Guest) {
@@ -216,6 +222,11 @@ impl Handed {
     /// By what initiators know the disk in memory that has this name.
     pub(crate) fn record(&mut self, unit: &str) -> Option<Record> {
         self.document.memories.get_mut(unit)?.record.take()
+    }
+
+    /// Whether bytes of a unit's store were lost, by its world-wide name.
+    pub(crate) fn has_failed(&self, naa: &str) -> bool {
+        self.document.units.get(naa).is_some_and(UnitState::has_failed)
     }
 
     /// The state of a unit, by its world-wide name.

@@ -275,6 +275,9 @@ impl Running {
         unit.unit.retire(&*self.reactors.poster(), move || _ = tell.send(()));
         let deadline = Instant::now() + RELEASE;
         let has_ended = told.recv_timeout(RELEASE).is_ok();
+        if has_ended {
+            self.forget_failure(&unit);
+        }
         let store = unit.unit.backing().map(Arc::downgrade);
         drop(unit);
         // Handles of the store are let go of by the next turns.
@@ -286,6 +289,18 @@ impl Running {
             std::thread::sleep(Duration::from_millis(1));
         }
         has_ended
+    }
+
+    /// The unit ends in order: who opens its store again begins anew.
+    fn forget_failure(&self, unit: &Unit) {
+        if unit.unit.backing().is_some_and(|backing| backing.has_failed()) {
+            self.state.forget_failure(unit.record.naa);
+        }
+    }
+
+    /// The same of all units, when the process ends.
+    pub(crate) fn forget_failures(&self) {
+        self.units().values().for_each(|unit| self.forget_failure(unit));
     }
 
     /// Has a unit be quiet; it goes on if it does not become so within `time`.

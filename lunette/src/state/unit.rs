@@ -4,6 +4,7 @@
 //! locked: daemons may share a state directory, but not a unit.
 
 use super::StateDir;
+use super::failure;
 use super::file::{Folder, Kind, Unusable};
 use super::holder;
 use super::locks::UnitLock;
@@ -49,6 +50,21 @@ impl UnitState {
     pub(crate) fn tell_holder(&self) {
         if let Err(error) = holder::write(self.state.units(), self.naa, &self.state.0.own) {
             tracing::warn!("cannot say who serves {}: {error}", self.naa);
+        }
+    }
+
+    /// Whether bytes of its store were lost while a process had it that has not ended in order.
+    pub(crate) fn has_failed(&self) -> bool {
+        failure::is_there(self.state.units(), self.naa)
+    }
+
+    /// Bytes of its store are lost: the next process will know, also after a kill or a power loss. Who cannot keep that logs it.
+    pub(crate) fn keep_failure(&self) {
+        if let Err(error) = failure::write(self.state.units(), self.naa) {
+            tracing::error!(
+                "that data of {} may be lost is not kept, and the next process may flush it: {error}",
+                self.naa
+            );
         }
     }
 

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::witness::Witness;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 const EIO: IoError = IoError::Os(libc::EIO);
@@ -34,6 +35,55 @@ fn a_failed_flush_fails_all_later_ones() {
     // Who goes on says that it had failed before.
     file.set_failed();
     assert_eq!((file.has_failed(), Rig::new(&file).run(Op::Flush)), (true, Err(EIO)));
+}
+
+thread_local! {
+    /// What those who wait have been told.
+    static TOLD: RefCell<Option<Rc<Log>>> = const { RefCell::new(None) };
+}
+
+#[test]
+fn a_failure_is_kept_once_before_anybody_is_told() {
+    static KEPT: AtomicUsize = AtomicUsize::new(0);
+    let directory = on_disk();
+    let options = Options { inline: Some(false), ..sized(1 << 20) };
+    let file = File::open(&disk_image(&directory), &options).unwrap();
+    file.keep_failure(Box::new(|| {
+        TOLD.with_borrow(|log| assert!(log.as_ref().unwrap().0.borrow().is_empty()));
+        KEPT.fetch_add(1, Ordering::SeqCst);
+    }));
+    let memory = Memory::zeroed(512);
+    let segs = [memory.seg()];
+    let mut rig = Rig::new(&file);
+    TOLD.set(Some(rig.log.clone()));
+    assert_eq!(rig.submit(Op::Flush, 0), Submit::Queued);
+    rig.sim.settle();
+    assert_eq!(rig.log.0.take(), [(0, Ok(0))]);
+    assert_eq!(KEPT.load(Ordering::SeqCst), 0);
+    // Whoever is the first.
+    for (round, first) in [durable(0, &segs), Op::Flush].into_iter().enumerate() {
+        if round > 0 {
+            let directory = on_disk();
+            let file = File::open(&disk_image(&directory), &options).unwrap();
+            file.keep_failure(Box::new(|| {
+                TOLD.with_borrow(|log| assert!(log.as_ref().unwrap().0.borrow().is_empty()));
+                KEPT.fetch_add(1, Ordering::SeqCst);
+            }));
+            rig = Rig::new(&file);
+            TOLD.set(Some(rig.log.clone()));
+        }
+        rig.kernel.borrow_mut().sync = Some(EIO);
+        rig.kernel.borrow_mut().write = Some(EIO);
+        for (operation, token) in [(first, 1), (Op::Flush, 2)] {
+            assert_eq!(rig.submit(operation, token), Submit::Queued);
+        }
+        rig.sim.settle();
+        assert_eq!(KEPT.load(Ordering::SeqCst), round + 1);
+        let mut told = rig.log.0.take();
+        told.sort_unstable_by_key(|(token, _)| *token);
+        assert_eq!(told, [(1, Err(EIO)), (2, Err(EIO))]);
+        assert_eq!(rig.submit(Op::Flush, 3), Submit::Done(Err(EIO)), "it is known");
+    }
 }
 
 #[test]

@@ -156,6 +156,10 @@ impl Backing for Fault {
         self.inner.set_failed();
     }
 
+    fn keep_failure(&self, keep: Box<dyn Fn() + Send + Sync>) {
+        self.inner.keep_failure(keep);
+    }
+
     fn attach(&self, cx: &mut dyn Cx) -> Rc<dyn Store> {
         let attached =
             Attached { inner: self.inner.attach(cx), plan: self.plan.clone(), pending: Pending::default() };

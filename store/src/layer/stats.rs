@@ -123,6 +123,10 @@ impl Backing for Stats {
         self.inner.set_failed();
     }
 
+    fn keep_failure(&self, keep: Box<dyn Fn() + Send + Sync>) {
+        self.inner.keep_failure(keep);
+    }
+
     fn attach(&self, cx: &mut dyn Cx) -> Rc<dyn Store> {
         let counters = self.reactors().entry(cx.reactor()).or_default().clone();
         let attached = Attached { inner: self.inner.attach(cx), counters, pending: Pending::default() };
