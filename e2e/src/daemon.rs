@@ -10,7 +10,7 @@ use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
 use rustix::io::fcntl_dupfd_cloexec;
-use rustix::process::Signal;
+use rustix::process::{Pid, Signal};
 use tempfile::TempDir;
 
 use crate::netns::Netns;
@@ -146,6 +146,24 @@ impl<'a> Lunette<'a> {
         let mut command = self.program(Vec::new())?;
         command.args(["upgrade", "--state-dir"]).arg(self.path("state")).args(words);
         let daemon = self.serving(Guarded::spawn(&command)?)?;
+        before.ended()?;
+        Ok(daemon)
+    }
+
+    /// The same by a copy of the program, which `meanwhile` is told with the process when the other has begun to hand over.
+    pub fn upgrade_while(
+        &self,
+        before: Daemon,
+        meanwhile: impl FnOnce(&Path, Pid) -> Result<()>,
+    ) -> Result<Daemon> {
+        let copy = self.path("program");
+        fs::copy(binary()?, &copy)?;
+        let mut command = tools::command(&copy.display().to_string())?;
+        command.args(["upgrade", "--state-dir"]).arg(self.path("state"));
+        let mut process = Guarded::spawn(&command)?;
+        before.wait_for_log("another program takes over")?;
+        meanwhile(&copy, Pid::from_child(process.child()))?;
+        let daemon = self.serving(process)?;
         before.ended()?;
         Ok(daemon)
     }

@@ -51,8 +51,7 @@ pub(crate) fn serve(options: &Serve, log: &Log) -> Result<()> {
     }
     model.daemon.log_level.into_iter().for_each(|level| log.set_level(level));
     let plan = Plan::new(&model)?;
-    let state_dir = model.daemon.state_dir.as_ref().map(|path| path.as_path().to_owned());
-    let state_dir = state_dir.unwrap_or_else(StateDir::default_path);
+    let state_dir = StateDir::place(model.daemon.state_dir.as_ref().map(|path| path.as_path()));
     // SAFETY: nobody has started a thread so far.
     unsafe { confinement::become_user(options, &origin.files(), &model, &state_dir) }?;
     if let Err(error) = Plan::new(&model) {

@@ -87,6 +87,11 @@ impl StateDir {
         variable("XDG_STATE_HOME").map_or_else(home, PathBuf::from).join("lunette")
     }
 
+    /// Where it is for a daemon that is told this, or nothing.
+    pub(crate) fn place(told: Option<&Path>) -> PathBuf {
+        told.map_or_else(Self::default_path, Path::to_owned)
+    }
+
     /// Opens the directory, making it if there is none.
     pub(crate) fn open(path: &Path) -> Result<Self> {
         Self::open_on(Arc::new(System), path)

@@ -11,6 +11,7 @@ use lunette_e2e::open_iscsi::{PORTAL, network};
 use lunette_e2e::qemu::Qemu;
 use lunette_e2e::tools::{self, Guarded};
 use lunette_e2e::uml::Uml;
+use rustix::process::{Signal, kill_process};
 use std::fs::File;
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -181,6 +182,7 @@ fn an_upgrade_that_would_lose_something_is_refused() -> Result<()> {
 
 /// A command that does not end in time keeps its session from coming to rest, and that alone. Its initiator logs in again and sends
 /// it once more.
+/// Meanwhile people lose patience with the program that takes over, and remove its file.
 #[test]
 fn who_does_not_come_to_rest_holds_up_no_other() -> Result<()> {
     let lunette = Lunette::new()?;
@@ -197,7 +199,12 @@ fn who_does_not_come_to_rest_holds_up_no_other() -> Result<()> {
         let said = lunette.tell(["top", "--once", "--json", "--unit", "slow"])?;
         Ok(said.contains("\"under_way\":1") || said.contains("\"under_way\": 1"))
     })?;
-    let daemon = lunette.upgrade(daemon)?;
+    let daemon = lunette.upgrade_while(daemon, |program, pid| {
+        for signal in [Signal::HUP, Signal::INT, Signal::TERM] {
+            kill_process(pid, signal)?;
+        }
+        Ok(std::fs::remove_file(program)?)
+    })?;
     daemon.wait_for_log("going on with 1 of 1 iSCSI sessions")?;
     let written = tools::wait(write.child(), Instant::now() + tools::LIMIT)?;
     ensure!(written.is_some_and(|status| status.success()), "the write has failed: {written:?}");

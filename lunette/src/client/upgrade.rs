@@ -9,50 +9,65 @@ use crate::custodian::StandIn;
 use crate::handover::Invocation;
 use crate::inherited::{self, Inherited};
 use crate::serve::allow_descriptors;
+use crate::state::StateDir;
 use anyhow::{Context, Result, bail, ensure};
 use lunette_control::Credentials;
-use rustix::event::{PollFd, PollFlags, poll};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::fs::{Access, access};
 use rustix::io::Errno;
-use rustix::process::{Pid, PidfdFlags, pidfd_open};
+use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::MetadataExt;
 use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::{Duration, Instant};
+
+/// How long the daemon may take to end when it has handed everything over. Then it is killed, and has as long once more.
+const END: Duration = Duration::from_secs(30);
+/// How long one that was killed may take, at least.
+const KILLED: Duration = Duration::from_secs(5);
+
+/// Descriptors that are needed beside those that are handed over.
+const OTHERS: u64 = 64;
 
 /// Carries out `lunette upgrade`. Returns only if there is no new daemon.
 pub(super) fn run(call: &UpgradeCall) -> Result<()> {
+    let program = Program::own()?;
     let mut connection = connect(&call.control)?;
     let invocation: Invocation = connection.call("daemon.invocation", &serde_json::json!({}))?;
     // The daemon refuses this itself, but what comes before that fails with less to say.
     ensure!(!invocation.managed, "{MANAGED}");
-    let invocation = match call.words.is_empty() {
+    let words = match call.words.is_empty() {
         true => {
             is_trusted(&connection.peer()?, &Credentials::own(), invocation.pid)?;
             std::env::set_current_dir(&invocation.directory)
                 .context("the directory in which the daemon was started")?;
-            invocation
+            // SAFETY: this process has one thread.
+            unsafe { go_by(&invocation) };
+            words(&invocation)
         }
         // In this environment.
-        false => Invocation { variables: BTreeMap::new(), ..invocation },
-    };
-    let words = match call.words.is_empty() {
-        true => words(&invocation),
         false => std::iter::once("lunette".into()).chain(call.words.iter().cloned()).collect(),
     };
-    check(&words).context("this program would not start as the daemon was, which goes on")?;
+    check(&words, invocation.state_directory.as_deref())
+        .context("this program would not start as the daemon was, which goes on")?;
+    has_room(invocation.descriptors, allow_descriptors())?;
     let pid = i32::try_from(invocation.pid)
         .ok()
         .and_then(Pid::from_raw)
         .context("the daemon has no process number")?;
     let old = pidfd_open(pid, PidfdFlags::empty()).context("the daemon's process is not seen from here")?;
-    allow_descriptors();
     let stand_in = StandIn::listen(pid, connection.peer()?.uid)?;
     let asked = HandOver { socket: stand_in.path().to_owned(), discard: call.discard };
+    // From here on there is no way back: whoever ends this ends everything.
+    ignore_signals();
     connection.call::<()>("daemon.hand_over", &serde_json::to_value(asked)?)?;
     let kept = stand_in.collect(&old)?;
-    // Its locks go with it.
-    wait(&old)?;
+    await_end(&old, pid, END)?;
     drop((connection, old, stand_in));
     if kept.is_none() {
         eprintln!("lunette: the daemon has handed nothing over: starting anew");
@@ -60,17 +75,109 @@ pub(super) fn run(call: &UpgradeCall) -> Result<()> {
     let (names, fds): (Vec<_>, Vec<_>) = kept.unwrap_or_default().into_iter().unzip();
     // SAFETY: from now on this process opens and closes nothing, and becomes another program.
     unsafe { inherited::pass_on(fds) }.context("cannot pass descriptors on")?;
-    let mut command = Command::new(std::env::current_exe()?);
-    for variable in ["NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID", "FDSTORE", "LISTEN_PIDFDID"] {
-        command.env_remove(variable);
+    Err(program.become_daemon(&words, &names)).context("cannot become the daemon")
+}
+
+/// This program.
+struct Program {
+    path: PathBuf,
+    file: (u64, u64),
+}
+
+impl Program {
+    /// What is being executed, also if its file was removed or replaced since.
+    const IMAGE: &str = "/proc/self/exe";
+
+    /// It can be executed once more, whatever becomes of its file.
+    fn own() -> Result<Self> {
+        access(Self::IMAGE, Access::EXEC_OK).context("this program cannot be executed once more")?;
+        Ok(Self { path: std::env::current_exe()?, file: Self::inode(Self::IMAGE)? })
     }
-    let (program, arguments) = words.split_first().context("the daemon has no arguments")?;
-    command.arg0(program).args(arguments).envs(&invocation.variables);
-    if !names.is_empty() {
-        command.env("LISTEN_PID", std::process::id().to_string());
-        command.env("LISTEN_FDS", names.len().to_string()).env("LISTEN_FDNAMES", names.join(":"));
+
+    fn inode(path: impl AsRef<Path>) -> std::io::Result<(u64, u64)> {
+        let file = std::fs::metadata(path)?;
+        Ok((file.dev(), file.ino()))
     }
-    Err(command.exec()).context("cannot become the daemon")
+
+    /// Where it is executed: by its name, for people, if it still is what has this name.
+    fn place(&self) -> &Path {
+        match Self::inode(&self.path) {
+            Ok(file) if file == self.file => &self.path,
+            _ => Path::new(Self::IMAGE),
+        }
+    }
+
+    /// Returns only if that fails.
+    fn become_daemon(&self, words: &[OsString], names: &[String]) -> std::io::Error {
+        let mut command = Command::new(self.place());
+        for variable in ["NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID", "FDSTORE", "LISTEN_PIDFDID"] {
+            command.env_remove(variable);
+        }
+        let (program, arguments) =
+            words.split_first().map_or((None, words), |(first, rest)| (Some(first), rest));
+        if let Some(program) = program {
+            command.arg0(program);
+        }
+        command.args(arguments);
+        if !names.is_empty() {
+            command.env("LISTEN_PID", std::process::id().to_string());
+            command.env("LISTEN_FDS", names.len().to_string()).env("LISTEN_FDNAMES", names.join(":"));
+        }
+        command.exec()
+    }
+}
+
+/// What is otherwise in the environment of a daemon than in one with these variables, as far as it goes by it: values, or none.
+fn otherwise(
+    invocation: &Invocation,
+    own: impl Iterator<Item = OsString>,
+) -> BTreeMap<String, Option<OsString>> {
+    let own = own.filter_map(|name| name.into_string().ok().filter(|name| Invocation::goes_by(name)));
+    let told = invocation.variables.iter().map(|(name, value)| (name.clone(), Some(value.into())));
+    let state =
+        invocation.state_directory.iter().map(|path| (StateDir::VARIABLE.to_owned(), Some(path.into())));
+    // What cannot be in an environment is not what there was.
+    let is_one = |(name, value): &(String, Option<OsString>)| {
+        let value = value.iter().flat_map(|value| value.as_bytes());
+        Invocation::goes_by(name) && !name.contains(['=', '\0']) && !value.into_iter().any(|byte| *byte == 0)
+    };
+    own.map(|name| (name, None)).chain(told.chain(state).filter(is_one)).collect()
+}
+
+/// Has this process go by what the daemon has gone by: so it finds the same state, and the same secrets.
+///
+/// # Safety
+/// No other thread looks at the environment.
+unsafe fn go_by(invocation: &Invocation) {
+    for (name, value) in otherwise(invocation, std::env::vars_os().map(|(name, _)| name)) {
+        match value {
+            // SAFETY: the caller's promise.
+            Some(value) => unsafe { std::env::set_var(name, value) },
+            // SAFETY: as above.
+            None => unsafe { std::env::remove_var(name) },
+        }
+    }
+}
+
+/// Whether everything that a daemon with so many descriptors has can be handed over here, where there may be `most`.
+fn has_room(open: Option<usize>, most: Option<u64>) -> Result<()> {
+    // Each has two numbers while it is put where the new program finds it.
+    let wanted = open.map_or(0, |open| (open as u64).saturating_mul(2).saturating_add(OTHERS));
+    match most {
+        Some(most) if most < wanted => bail!(
+            "only {most} descriptors may be open here, and the daemon has {}: say `ulimit -n {wanted}` before",
+            open.unwrap_or_default()
+        ),
+        _ => Ok(()),
+    }
+}
+
+/// Nobody ends this program by mistake: no more than the daemon that it is about to become, which hears signals when it serves.
+fn ignore_signals() {
+    for signal in [libc::SIGINT, libc::SIGHUP, libc::SIGTERM] {
+        // SAFETY: no handler is installed.
+        unsafe { libc::signal(signal, libc::SIG_IGN) };
+    }
 }
 
 /// Whether the daemon may say what this program is to do: it has no fewer rights already. Otherwise whoever has taken it over
@@ -98,21 +205,57 @@ fn words(invocation: &Invocation) -> Vec<OsString> {
     left
 }
 
-/// Whether this program understands what the daemon was started with, and the configuration as it is by now.
-fn check(words: &[OsString]) -> Result<()> {
-    match Call::parse(words) {
-        Ok(Call::Serve(options)) => Origin::new(&options, &Inherited::default())?.read().map(drop),
+/// Whether this program understands what the daemon was started with, and the configuration as it is by now, and would keep its
+/// state where the daemon does.
+fn check(words: &[OsString], state: Option<&Path>) -> Result<()> {
+    let model = match Call::parse(words) {
+        Ok(Call::Serve(options)) => Origin::new(&options, &Inherited::default())?.read()?.0,
         Ok(_) => bail!("it does not serve"),
         Err(error) => bail!("{error}"),
+    };
+    let own = StateDir::place(model.daemon.state_dir.as_ref().map(|path| path.as_path()));
+    match state {
+        Some(state) if !is_same(state, &own) => bail!(
+            "the daemon keeps its state in {}, and it would in {}: say `state-dir` as it was",
+            state.display(),
+            own.display()
+        ),
+        _ => Ok(()),
     }
 }
 
-/// Waits until a process has ended.
-fn wait(process: &OwnedFd) -> Result<()> {
+/// Whether two paths lead to the same directory, as far as that can be seen.
+fn is_same(one: &Path, other: &Path) -> bool {
+    let real = |path: &Path| path.canonicalize().or_else(|_| std::path::absolute(path)).ok();
+    real(one) == real(other)
+}
+
+/// Waits until the daemon has ended, as its locks go with it. There is nothing left for it to do.
+fn await_end(process: &OwnedFd, pid: Pid, patience: Duration) -> Result<()> {
+    let pid = pid.as_raw_nonzero();
+    if has_ended(process, patience)? {
+        return Ok(());
+    }
+    eprintln!("lunette: the daemon, process {pid}, has nothing left to do, and does not end: killing it");
+    if let Err(error) = pidfd_send_signal(process, Signal::KILL) {
+        eprintln!("lunette: cannot kill process {pid}: {error}");
+    }
+    if !has_ended(process, patience.max(KILLED))? {
+        eprintln!(
+            "lunette: process {pid} does not end, most likely as its storage does not answer: going on beside it"
+        );
+    }
+    Ok(())
+}
+
+/// Waits that long for a process to end, and says whether it has.
+fn has_ended(process: &OwnedFd, patience: Duration) -> Result<bool> {
+    let until = Instant::now() + patience;
     loop {
-        match poll(&mut [PollFd::new(process, PollFlags::IN)], None) {
+        let left = Timespec::try_from(until.saturating_duration_since(Instant::now())).ok();
+        match poll(&mut [PollFd::new(process, PollFlags::IN)], left.as_ref()) {
             Err(Errno::INTR) => {}
-            polled => return Ok(polled.map(drop)?),
+            polled => return Ok(polled? > 0),
         }
     }
 }
@@ -146,10 +289,71 @@ mod tests {
 
     #[test]
     fn what_this_program_does_not_understand_is_refused_before_anything_happens() {
-        let check = |words: &[&str]| check(&words.iter().map(OsString::from).collect::<Vec<_>>());
+        let words = |words: &[&str]| words.iter().map(OsString::from).collect::<Vec<_>>();
+        let check = |said: &[&str]| check(&words(said), None);
         assert!(check(&["lunette", "serve", "--lu", "disk:ram:1M"]).is_ok());
         assert!(check(&["lunette", "serve", "--nonsense"]).unwrap_err().to_string().contains("--nonsense"));
         assert!(check(&["lunette", "serve", "--config", "/no/such.toml"]).is_err());
         assert!(check(&["lunette", "status"]).is_err());
+    }
+
+    #[test]
+    fn the_daemon_says_by_which_environment_to_go() {
+        let variables = [("HOME", "/h"), ("LUNETTE_X", "1"), ("LD_PRELOAD", "evil"), ("LUNETTE_Y", "\0")];
+        let variables = variables.map(|(name, value)| (name.to_owned(), value.to_owned())).into();
+        let invocation = Invocation { variables, directory: "/d".into(), ..Invocation::own() };
+        let invocation = invocation.by_now(Path::new("state"));
+        assert!(invocation.descriptors.is_some_and(|open| open > 2));
+        let own = ["HOME", "XDG_STATE_HOME", "LUNETTE_CONTROL", "LUNETTE_Y", "PATH"].map(OsString::from);
+        let otherwise: Vec<_> = otherwise(&invocation, own.into_iter()).into_iter().collect();
+        let expected = [
+            ("HOME", Some("/h")),
+            ("LUNETTE_CONTROL", None),
+            ("LUNETTE_STATE_DIR", Some("/d/state")),
+            ("LUNETTE_X", Some("1")),
+            ("LUNETTE_Y", None),
+            ("XDG_STATE_HOME", None),
+        ];
+        assert_eq!(otherwise, expected.map(|(name, value)| (name.to_owned(), value.map(OsString::from))));
+    }
+
+    #[test]
+    fn the_state_stays_where_it_is() {
+        let folder = tempfile::tempdir().unwrap();
+        let (here, link) = (folder.path().join("here"), folder.path().join("link"));
+        std::fs::create_dir(&here).unwrap();
+        std::os::unix::fs::symlink(&here, &link).unwrap();
+        let words = ["lunette", "serve", "--lu", "disk:ram:1M", "--state-dir"].map(OsString::from);
+        let words = [&words[..], &[link.into()]].concat();
+        assert!(check(&words, Some(&here)).is_ok() && check(&words, None).is_ok());
+        let error = check(&words, Some(folder.path())).unwrap_err().to_string();
+        assert!(error.contains("keeps its state in"), "{error}");
+    }
+
+    #[test]
+    fn what_finds_no_room_is_not_asked_for() {
+        assert!(has_room(Some(100), Some(264)).is_ok() && has_room(Some(100), None).is_ok());
+        assert!(has_room(Some(101), Some(264)).unwrap_err().to_string().contains("ulimit -n 266"));
+        assert!(has_room(None, Some(20)).is_ok(), "an older daemon does not say");
+    }
+
+    #[test]
+    fn a_daemon_that_does_not_end_is_killed() {
+        let mut child = Command::new("sleep").arg("1000").spawn().unwrap();
+        let pid = Pid::from_child(&child);
+        let process = pidfd_open(pid, PidfdFlags::empty()).unwrap();
+        await_end(&process, pid, Duration::ZERO).unwrap();
+        assert!(!child.wait().unwrap().success());
+        await_end(&process, pid, Duration::ZERO).unwrap();
+    }
+
+    #[test]
+    fn a_program_whose_file_is_another_by_now_is_still_executed() {
+        let mut program = Program::own().unwrap();
+        assert_eq!(program.place(), std::env::current_exe().unwrap());
+        program.path.set_extension("removed");
+        assert_eq!(program.place(), Path::new(Program::IMAGE));
+        program.path = "/bin/sh".into();
+        assert_eq!(program.place(), Path::new(Program::IMAGE));
     }
 }

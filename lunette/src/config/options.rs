@@ -164,7 +164,7 @@ fn target(options: &Serve) -> Result<Target> {
 }
 
 fn state_dir(daemon: &Daemon) -> std::path::PathBuf {
-    daemon.state_dir.as_ref().map_or_else(StateDir::default_path, |path| path.as_path().to_owned())
+    StateDir::place(daemon.state_dir.as_ref().map(|path| path.as_path()))
 }
 
 /// The disk that is served when nothing else is said.

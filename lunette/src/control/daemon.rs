@@ -24,7 +24,7 @@ pub(crate) const MANAGED: &str =
     "a service manager looks after this daemon: have it start the new program (systemctl restart)";
 
 pub(super) fn invocation(call: &Call<'_>, _: NoParams) -> Result<Invocation, Failure> {
-    Ok(call.daemon.invocation.clone())
+    Ok(call.daemon.invocation.by_now(call.daemon.running.state_directory()))
 }
 
 pub(super) fn hand_over(call: &Call<'_>, HandOver { socket, discard }: HandOver) -> Result<(), Failure> {

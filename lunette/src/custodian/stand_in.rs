@@ -2,9 +2,9 @@
 
 use crate::state::random;
 use anyhow::{Context, Result};
-use rustix::event::{PollFd, PollFlags, poll};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
-use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg, sockopt};
+use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, recvmsg, sockopt};
 use rustix::process::{Pid, geteuid};
 use std::fs::{self, DirBuilder};
 use std::io::IoSliceMut;
@@ -13,6 +13,10 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt, chown};
 use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// After how long without a word people are told so.
+const LONG: Duration = Duration::from_secs(15);
 
 /// What was handed over, with its names.
 pub(crate) type Kept = Vec<(String, OwnedFd)>;
@@ -50,14 +54,20 @@ impl StandIn {
         &self.path
     }
 
-    /// All that comes until the daemon says that it is all; nothing if it ends before.
+    /// All that comes until the daemon says that it is all; nothing if it ends before. People are told if it takes long.
     pub(crate) fn collect(&self, process: &OwnedFd) -> Result<Option<Kept>> {
         let mut kept = Kept::new();
+        let long = Timespec::try_from(LONG).ok();
         loop {
             let mut ends = [&self.socket as &dyn AsFd, process]
                 .map(|end| PollFd::from_borrowed_fd(end.as_fd(), PollFlags::IN));
-            match poll(&mut ends, None) {
+            match poll(&mut ends, long.as_ref()) {
                 Err(Errno::INTR) => continue,
+                Ok(0) => {
+                    let pid = self.of.as_raw_nonzero();
+                    eprintln!("lunette: the daemon, process {pid}, has not handed everything over yet");
+                    continue;
+                }
                 polled => polled?,
             };
             let has_ended = !ends[1].revents().is_empty();
@@ -79,7 +89,12 @@ impl StandIn {
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1), ScmCredentials(1))];
         let mut ancillary = RecvAncillaryBuffer::new(&mut space);
         let flags = RecvFlags::CMSG_CLOEXEC;
-        let length = recvmsg(&self.socket, &mut [IoSliceMut::new(&mut bytes)], &mut ancillary, flags)?.bytes;
+        let received = recvmsg(&self.socket, &mut [IoSliceMut::new(&mut bytes)], &mut ancillary, flags)?;
+        let length = received.bytes;
+        if received.flags.contains(ReturnFlags::CTRUNC) {
+            // What it belongs to is done without.
+            eprintln!("lunette: a descriptor is lost, as too many are open");
+        }
         let (mut fd, mut is_its) = (None, false);
         for message in ancillary.drain() {
             match message {

@@ -20,14 +20,29 @@ pub(crate) struct Invocation {
     /// Variables of its environment by which it goes.
     pub(crate) variables: BTreeMap<String, String>,
     /// A service manager looks after it, and so is to start the next one.
+    #[serde(default)]
     pub(crate) managed: bool,
+    /// Where it keeps its state. (Older ones do not say.)
+    #[serde(default)]
+    pub(crate) state_directory: Option<PathBuf>,
+    /// How many descriptors it has open.
+    #[serde(default)]
+    pub(crate) descriptors: Option<usize>,
 }
 
+/// Variables that say where state and secrets are.
+const PLACES: [&str; 3] = ["HOME", "XDG_STATE_HOME", "CREDENTIALS_DIRECTORY"];
+
 impl Invocation {
+    /// Whether a daemon goes by this variable of its environment.
+    pub(crate) fn goes_by(variable: &str) -> bool {
+        variable.starts_with("LUNETTE_") || PLACES.contains(&variable)
+    }
+
     /// That of this process. What is no UTF-8 cannot be told in JSON, and is left out or spoilt.
     pub(crate) fn own() -> Self {
         let variables = std::env::vars_os().filter_map(|(name, value)| {
-            let name = name.into_string().ok().filter(|name| name.starts_with("LUNETTE_"))?;
+            let name = name.into_string().ok().filter(|name| Self::goes_by(name))?;
             Some((name, value.into_string().ok()?))
         });
         Self {
@@ -36,7 +51,15 @@ impl Invocation {
             directory: std::env::current_dir().unwrap_or_default(),
             variables: variables.collect(),
             managed: std::env::var_os("NOTIFY_SOCKET").is_some(),
+            state_directory: None,
+            descriptors: None,
         }
+    }
+
+    /// The same with what there is by now.
+    pub(crate) fn by_now(&self, state: &Path) -> Self {
+        let open = std::fs::read_dir("/proc/self/fd").map(Iterator::count);
+        Self { state_directory: Some(self.directory.join(state)), descriptors: open.ok(), ..self.clone() }
     }
 }
 

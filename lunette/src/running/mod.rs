@@ -49,6 +49,7 @@ use lunette_transport_vhost_user::Endpoint;
 use ports::PortIds;
 use std::collections::BTreeMap;
 use std::fmt::Write;
+use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard, Weak};
 use targets::{Gate, PortalSocket, Target};
@@ -333,6 +334,11 @@ impl Running {
             let _ = write!(text, "{}", summary::VhostUser { name: export.handle.name(), is_client, index });
         }
         text
+    }
+
+    /// Where it keeps its state.
+    pub(crate) fn state_directory(&self) -> &Path {
+        self.state.path()
     }
 
     /// Has all ways in stop to listen, let what is in flight finish and end their connections. Returns those that have not
