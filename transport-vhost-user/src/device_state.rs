@@ -21,6 +21,8 @@ pub struct DeviceState {
     pub(crate) sizes: Option<(u16, u16)>,
     /// In which terms of its units it was left ([`Lease::terms`](crate::Lease::terms)).
     pub(crate) terms: BTreeMap<String, u64>,
+    /// It was loaded from a state that was left in these terms, and no ring has run since: that is still good.
+    pub(crate) unused_since: BTreeMap<String, u64>,
 }
 
 impl DeviceState {

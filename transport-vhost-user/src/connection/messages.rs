@@ -129,6 +129,7 @@ impl Connection {
             Event::StopVring { index, reply } => {
                 state.begin_round();
                 state.may_go |= state.is_logging();
+                state.is_resumed = false;
                 let is_held_back = std::mem::take(&mut state.held_back[usize::from(index)]);
                 if state.told[usize::from(index)].is_some() && !is_held_back {
                     state.then = Then::SendBase(reply);
@@ -168,6 +169,7 @@ impl Connection {
         state.forgetting = resets;
         if resets {
             state.left = None;
+            state.is_resumed = false;
         }
         let sets_config = matches!(change, Change::SetConfig(_));
         let made = match state.make(change, &self.place) {

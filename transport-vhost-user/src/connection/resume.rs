@@ -6,7 +6,7 @@ use super::descriptors::vet;
 use super::ledger::Ledger;
 use super::log::MappedLog;
 use super::notes::Mapped;
-use super::offer::{CONTROL_QUEUE, LAYOUTS, offer};
+use super::offer::{CONTROL_QUEUE, FIXED_QUEUES, LAYOUTS, offer};
 use super::state::{kick, notifier};
 use super::{Connection, EndReason, Phase, State, Token};
 use crate::aside::{Aside, Foreign};
@@ -93,6 +93,8 @@ impl Connection {
         self.dispose(fds.into_values().collect());
         adopted.map_err(Some)?;
         self.place.events.take_over(&record.events);
+        let vrings = &state.backend.state().vrings;
+        state.is_resumed = vrings.iter().skip(usize::from(FIXED_QUEUES)).any(|vring| vring.started);
         state.has_changed = true;
         if record.drained {
             // Its bases are out of date when the first ring goes on.

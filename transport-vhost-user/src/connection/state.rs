@@ -21,7 +21,7 @@ use lunette_vhost_user::{
     Backend, Change, CheckStateReply, Decoder, Features, InflightArea, LogArea, Message, Vring,
     VringBaseReply,
 };
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
@@ -80,6 +80,12 @@ pub(super) struct State {
     pub(super) may_go: bool,
     /// What whoever had the units before has left with them, as long as nobody has begun to use them since.
     pub(super) left: Option<Box<DeviceState>>,
+    /// Rings have run with the units since they came.
+    pub(super) has_used_units: bool,
+    /// In which terms of its units the state was left that was loaded, as long as no ring has run since.
+    pub(super) loaded_of: BTreeMap<String, u64>,
+    /// Rings that have run in another process have not been stopped or gone on since.
+    pub(super) is_resumed: bool,
     /// Where the units are, and why they could not be had the last time.
     pub(super) tenancy: Tenancy,
     pub(super) refused: Option<String>,
@@ -175,6 +181,9 @@ impl State {
             checking: None,
             may_go: false,
             left: None,
+            has_used_units: false,
+            loaded_of: BTreeMap::new(),
+            is_resumed: false,
             tenancy: Tenancy::Away,
             refused: None,
             held_back: vec![false; count],
@@ -207,7 +216,9 @@ impl State {
 
     /// Whether something has to end before the next message.
     pub(super) fn is_waiting(&self) -> bool {
-        self.is_busy() || self.epochs > self.epochs_allowed
+        // Units that are on their way bring with them what would be lost.
+        let come_first = self.taker.is_some() && self.tenancy == Tenancy::Asked;
+        self.is_busy() || come_first || self.epochs > self.epochs_allowed
     }
 
     /// Whether queues or calls that may block are still to answer.

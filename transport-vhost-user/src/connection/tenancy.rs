@@ -159,15 +159,17 @@ impl Connection {
 impl State {
     /// Whether the rings of the virtual machine have run before.
     pub(super) fn goes_on(&self) -> bool {
-        // Where rings begin, the packed ones with their wrap counters or without.
+        // Of those that another process had, the bases may be out of date. Where rings begin, the packed ones with their wrap counters or without.
         let begins = |base: u32| matches!(base, 0 | 0x8000 | 0x8000_8000);
         let mut vrings = self.backend.state().vrings.iter();
         matches!(self.transfer, Transfer::Loaded(_))
-            || vrings.any(|vring| vring.started && !begins(vring.base))
+            || vrings.any(|vring| vring.started && (self.is_resumed || !begins(vring.base)))
     }
 
     /// A ring is started, so what was is over.
     pub(super) fn units_are_used(&mut self) {
+        self.has_used_units = true;
+        self.loaded_of.clear();
         self.try_to_leave_again();
     }
 

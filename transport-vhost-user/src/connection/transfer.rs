@@ -162,6 +162,7 @@ impl Connection {
     /// The units are here. What was loaded is newer than what came with them.
     pub(super) fn units_came(&self, state: &mut State, from: Option<DeviceState>, cx: &mut dyn Cx) {
         state.left = from.map(Box::new);
+        state.has_used_units = false;
         if matches!(state.transfer, Transfer::Loaded(_)) {
             self.put_loaded_in_force(state);
             self.answer_check(state, cx);
@@ -171,7 +172,9 @@ impl Connection {
     /// Rings are about to use the units.
     pub(super) fn go_on_as_left(&self, state: &mut State, cx: &mut dyn Cx) {
         // A driver that begins relies on nothing of the one before.
-        if let Some(left) = state.left.take().filter(|_| state.goes_on())
+        let goes_on = state.goes_on();
+        state.is_resumed = false;
+        if let Some(left) = state.left.take().filter(|_| goes_on)
             && let Err(why) = self.put_in_force(state, *left)
             && self.place.may_log(cx)
         {
@@ -190,17 +193,30 @@ impl Connection {
 
     fn put_loaded_in_force(&self, state: &mut State) {
         if let Transfer::Loaded(loaded) = std::mem::take(&mut state.transfer) {
-            let is_last = loaded.is_last_of(&self.terms());
-            state.transfer = Transfer::Ended(match self.place.targets.recognise(&loaded.nexuses) {
-                true => is_last.and_then(|()| {
-                    state.left = None;
-                    self.put_in_force(state, *loaded)
-                }),
-                false => {
-                    Err("its logical units are others than those here: both sides need one state directory"
-                        .to_owned())
-                }
-            });
+            let of = loaded.terms.clone();
+            let done = self.is_of_use(state, &loaded).and_then(|()| self.put_in_force(state, *loaded));
+            if done.is_ok() {
+                state.left = None;
+                state.loaded_of = of;
+            }
+            state.transfer = Transfer::Ended(done);
+        }
+    }
+
+    fn is_of_use(&self, state: &State, loaded: &DeviceState) -> Result<(), String> {
+        if !self.place.targets.recognise(&loaded.nexuses) {
+            return Err("its logical units are others than those here: both sides need one state directory"
+                .to_owned());
+        }
+        let terms = self.terms();
+        // Rings that have run here since count as well as those elsewhere, which bring their units to another term.
+        if state.has_used_units && loaded.terms.keys().any(|unit| terms.contains_key(unit)) {
+            return Err("rings have run with its units since".to_owned());
+        }
+        match state.left.as_deref() {
+            // Whoever loaded it before has left them as they were.
+            Some(left) if !loaded.terms.is_empty() && left.unused_since == loaded.terms => Ok(()),
+            _ => loaded.is_last_of(&terms),
         }
     }
 
@@ -227,6 +243,7 @@ impl Connection {
             events: self.place.events.hand_over(),
             sizes: Some((sense, cdb)),
             terms: self.terms(),
+            unused_since: state.loaded_of.clone(),
         }
     }
 

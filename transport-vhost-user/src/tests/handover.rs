@@ -19,9 +19,9 @@ use std::sync::mpsc;
 
 const QUEUES: u16 = 4;
 const SIZE: u16 = 16;
-const LAYOUTS: [Features; 2] = [ALL, ALL.union(Features::RING_PACKED)];
+pub(super) const LAYOUTS: [Features; 2] = [ALL, ALL.union(Features::RING_PACKED)];
 
-fn set(features: Features) -> GuestOptions {
+pub(super) fn set(features: Features) -> GuestOptions {
     let mut options = options(features, Form::Chained, SIZE, 4);
     (options.request_queues, options.room) = (2, 1024);
     options
@@ -44,7 +44,7 @@ pub(super) fn begin_hand_over(rig: &Rig) -> mpsc::Receiver<HandedExport> {
     told
 }
 
-fn snapshot(rig: &Rig) -> HandedConnection {
+pub(super) fn snapshot(rig: &Rig) -> HandedConnection {
     let (tell, told) = mpsc::channel();
     rig.export.as_ref().unwrap().snapshot(move |handed| tell.send(handed).unwrap());
     match told.recv().unwrap() {
@@ -73,7 +73,7 @@ fn status(driver: &mut ScsiDriver, queue: u16) -> u8 {
 }
 
 /// The rig's export has left its socket's file to others.
-fn clear(rig: &Rig) {
+pub(super) fn clear(rig: &Rig) {
     let _ = std::fs::remove_file(&rig.socket);
 }
 
@@ -239,7 +239,7 @@ fn who_does_not_wait_for_a_connection_gets_the_socket_alone() {
 }
 
 /// A rig whose export notes what is in flight by itself.
-fn noting(mut rig: Rig) -> Rig {
+pub(super) fn noting(mut rig: Rig) -> Rig {
     rig.export.take().unwrap().stop();
     let options = Options { keep_notes: true, ..Options::new(&rig.socket) };
     let export = VhostUserExport::new(options, rig.targets.clone());
@@ -248,7 +248,7 @@ fn noting(mut rig: Rig) -> Rig {
 }
 
 /// The notes of a snapshot are those of the moment: the process that has written them lives on in this test.
-fn frozen(mut handed: HandedConnection) -> HandedConnection {
+pub(super) fn frozen(mut handed: HandedConnection) -> HandedConnection {
     let notes = handed.fds.remove(&Role::Notes).unwrap();
     let area = handed.record.notes.unwrap();
     handed.fds.insert(Role::Notes, copy(&InFlight { area, fd: notes }));

@@ -1,9 +1,10 @@
 //! Units that may be served by one of two processes go where the rings of their virtual machine run.
 
+use super::handover::{LAYOUTS, begin_hand_over, clear, frozen, noting, set, snapshot};
 use super::*;
 use crate::testing::front_end::ALL_PROTOCOL;
 use crate::{DeviceState, Given, Lease, Taken};
-use lunette_guest::Session;
+use lunette_guest::{Command, ScsiDriver, Session};
 use lunette_vhost_user::{Config, ConfigFlags, LogArea, ProtocolFeatures};
 use std::collections::BTreeMap;
 use std::sync::Mutex;
@@ -296,6 +297,104 @@ fn a_state_that_comes_when_rings_run_is_refused() {
     leased.given().1(Ok(()));
 }
 
+/// A state that was left in a term of its unit.
+const OF_TERM_6: &[u8] = br#"{"version":1,"vhost-user-scsi":{"terms":{"disk":6,"other":1}}}"#;
+
+/// Loads [`OF_TERM_6`] in another term of the units, with which this comes. Returns whether that counts, and what is left then.
+fn load_in(leased: &Leased, term: u64, came: DeviceState) -> (bool, DeviceState) {
+    *leased.lease.term.lock().unwrap() = term;
+    let socket = leased.rig.socket.clone();
+    let loading = std::thread::spawn(move || {
+        let mut session = Session::connect(&socket).unwrap();
+        session.negotiate(&lunette_guest::Wanted::default()).unwrap();
+        let loaded = session.load_state(OF_TERM_6).is_ok();
+        (session, loaded)
+    });
+    leased.taken()(Ok(Some(came)));
+    let (session, loaded) = loading.join().unwrap();
+    drop(session);
+    let (state, give) = leased.given();
+    give(Ok(()));
+    (loaded, state)
+}
+
+#[test]
+fn a_state_is_loaded_again_until_rings_have_run() {
+    let leased = Leased::new();
+    let (loaded, mut left) = load_in(&leased, 7, DeviceState::default());
+    assert!(loaded);
+    for term in [8, 9] {
+        let (loaded, again) = load_in(&leased, term, left);
+        assert!(loaded, "nobody has begun to use the units");
+        left = again;
+    }
+    let mut front = FrontEnd::ready(&leased.rig.socket, MEMORY);
+    *leased.lease.term.lock().unwrap() = 10;
+    let _ring = front.go_on(2, 0, 16, 7);
+    leased.taken()(Ok(Some(left)));
+    assert!(!leased.is_asked());
+    drop(front);
+    let (left, give) = leased.given();
+    give(Ok(()));
+    assert!(!load_in(&leased, 11, left).0);
+}
+
+#[test]
+fn a_state_of_before_rings_have_run_is_refused() {
+    let leased = Leased::new();
+    let mut front = FrontEnd::ready(&leased.rig.socket, MEMORY);
+    let mut ring = front.start(2, 0, 16);
+    leased.taken()(Ok(None));
+    front.command(&mut ring, &TEST_UNIT_READY, &[], 0);
+    front.stop(2);
+    let (reader, writer) = std::io::pipe().unwrap();
+    let load = lunette_vhost_user::StateDirection::Load;
+    let message = front.protocol.set_device_state_fd(load, reader.into());
+    assert!(matches!(front.ask(message), Some(Reply::MoveState { success: true, .. })));
+    rustix::io::write(&writer, OF_TERM_6).unwrap();
+    drop(writer);
+    let message = front.protocol.check_device_state();
+    assert!(matches!(front.ask(message), Some(Reply::Ack { success: false, .. })));
+    drop(front);
+    leased.given().1(Ok(()));
+}
+
+#[test]
+fn a_virtual_machine_whose_daemon_was_killed_goes_on() {
+    let (old, mut leased) = (noting(Rig::held()), Leased::new());
+    let mut driver = ScsiDriver::connect(&old.socket, &set(LAYOUTS[0])).unwrap();
+    driver.start().unwrap();
+    driver.execute(0, &Command::new(&TEST_UNIT_READY), &[], 0).unwrap();
+    let handed = frozen(snapshot(&old));
+    assert!(handed.record.backend.vrings.iter().all(|vring| vring.base == 0), "it says nothing");
+    leased.rig.export.take().unwrap().stop();
+    let export = VhostUserExport::new(Options::new(&leased.rig.socket), leased.rig.targets.clone());
+    let export = export.with_connection(handed).with_lease(leased.lease.clone());
+    let reactors = [ReactorId(0), ReactorId(1)];
+    leased.rig.export = Some(export.start(leased.rig.reactors.poster(), &reactors).unwrap());
+    let (goes_on, take) = leased.taken_by();
+    assert!(goes_on);
+    take(Ok(None));
+    leased.rig.export.take().unwrap().begin_stop();
+    leased.given().1(Ok(()));
+}
+
+#[test]
+fn who_hands_over_waits_for_units_that_are_on_their_way() {
+    let leased = Leased::new();
+    let mut front = FrontEnd::ready(&leased.rig.socket, MEMORY);
+    let _ring = front.go_on(2, 0, 16, 7);
+    let take = leased.taken();
+    let handed = begin_hand_over(&leased.rig);
+    assert!(!leased.is_asked() && handed.try_recv().is_err());
+    take(Ok(Some(DeviceState { sizes: Some((252, 16)), ..DeviceState::default() })));
+    let (state, give) = leased.given();
+    assert_eq!(state.sizes, Some((252, 16)), "what came with them goes along");
+    give(Ok(()));
+    assert!(handed.recv().unwrap().connection.is_some());
+    clear(&leased.rig);
+}
+
 #[test]
 fn a_state_is_loaded_when_the_units_are_there() {
     let leased = Leased::new();
@@ -309,11 +408,16 @@ fn a_state_is_loaded_when_the_units_are_there() {
     let not_had = Err("another host has them".to_owned());
     let left = DeviceState { sizes: Some((252, 16)), ..DeviceState::default() };
     let had = || Ok(Some(left.clone()));
-    for (answer, term, loads) in [(not_had, 7, false), (had(), 7, true), (had(), 6, false), (had(), 8, false)]
-    {
+    let no_cdb = br#"{"version":1,"vhost-user-scsi":{"sizes":[96,0],"terms":{"disk":6}}}"#;
+    for (answer, term, state, loads) in [
+        (not_had, 7, OF_TERM_6, false),
+        (had(), 7, OF_TERM_6, true),
+        (had(), 6, OF_TERM_6, false),
+        (had(), 8, OF_TERM_6, false),
+        (had(), 7, no_cdb, false),
+    ] {
         let (mut session, has_them) = (connect(), answer.is_ok());
         *leased.lease.term.lock().unwrap() = term;
-        let state = br#"{"version":1,"vhost-user-scsi":{"terms":{"disk":6,"other":1}}}"#;
         let loading = std::thread::spawn(move || {
             let loaded = session.load_state(state);
             (session, loaded.is_ok())
