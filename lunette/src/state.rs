@@ -154,6 +154,16 @@ impl StateDir {
         Ok(unit::saved(self.units(), naa)?)
     }
 
+    /// Bytes of the store of the unit whose kept world-wide name is `naa` are lost: the next process will know, also after a kill or
+    /// a power loss. Who cannot keep that logs it.
+    pub(crate) fn keep_failure(&self, naa: Naa) {
+        if let Err(error) = failure::write(self.units(), naa) {
+            tracing::error!(
+                "that data of {naa} may be lost is not kept, and the next process may flush it: {error}"
+            );
+        }
+    }
+
     /// The unit whose kept world-wide name is `naa`, which is locked by this process, ends in order.
     pub(crate) fn forget_failure(&self, naa: Naa) {
         if let Err(error) = failure::clear(self.units(), naa) {

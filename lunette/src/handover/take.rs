@@ -79,7 +79,7 @@ impl Handed {
     /// One of units alone.
     #[cfg(test)]
     pub(crate) fn with_units(units: BTreeMap<String, UnitState>) -> Self {
-        Self { document: Document { units, ..Document::default() }, ..Self::default() }
+        Self { document: Document { units, ..Document::default() }, is_planned: true, ..Self::default() }
     }
 
     /// Of two records of a guest the newer counts: the process has died before it took the older back. One that has come to rest

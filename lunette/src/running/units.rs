@@ -65,10 +65,11 @@ impl Running {
         self.make_unit(spec, opened, prepared.units.remove(&spec.name))
     }
 
-    fn make_unit(&self, spec: &config::Unit, opened: Opened, record: Option<Record>) -> Result<()> {
+    fn make_unit(&self, spec: &config::Unit, mut opened: Opened, record: Option<Record>) -> Result<()> {
         let record = record.map_or_else(|| self.record(spec), Ok)?;
         self.check_name(spec, &record)?;
         let keeper = units::keeper(spec, &record, &self.state)?;
+        when_free(|| opened.succeed(&record))?;
         let unit = units::build(spec, opened, &record, keeper)?;
         match spec.migratable {
             true => lease::begin_first_term(&unit.unit)?,
@@ -403,14 +404,19 @@ pub(super) fn open_again(spec: &config::Unit) -> Result<Opened> {
 
 /// Opens a store that this process may just have let go of.
 fn open_when_free(spec: &config::Unit, other: OtherSize) -> Result<Opened> {
+    when_free(|| Opened::open(spec, other))
+}
+
+/// Does something with a store that this process may just have let go of.
+fn when_free<T>(mut act: impl FnMut() -> Result<T>) -> Result<T> {
     let deadline = Instant::now() + LOCK;
     loop {
-        let opened = Opened::open(spec, other);
-        let is_ours = opened.as_ref().is_err_and(|error| {
+        let done = act();
+        let is_ours = done.as_ref().is_err_and(|error| {
             matches!(error.downcast_ref(), Some(OpenError::InUse { pid: Some(pid), .. }) if *pid == std::process::id())
         });
         if !is_ours || Instant::now() > deadline {
-            return opened;
+            return done;
         }
         std::thread::sleep(LOCK_STEP);
     }

@@ -58,14 +58,9 @@ impl UnitState {
         failure::is_there(self.state.units(), self.naa)
     }
 
-    /// Bytes of its store are lost: the next process will know, also after a kill or a power loss. Who cannot keep that logs it.
+    /// Bytes of its store are lost.
     pub(crate) fn keep_failure(&self) {
-        if let Err(error) = failure::write(self.state.units(), self.naa) {
-            tracing::error!(
-                "that data of {} may be lost is not kept, and the next process may flush it: {error}",
-                self.naa
-            );
-        }
+        self.state.keep_failure(self.naa);
     }
 
     fn unusable(&self, why: &Unusable) -> StateError {

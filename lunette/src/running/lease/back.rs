@@ -1,18 +1,20 @@
 //! Taking units back that another process could not give up at a planned restart.
 
-use super::take::{TakenUnit, begin_terms};
+use super::take::{Elsewhere, TakenUnit, begin_terms};
 use crate::config;
 use crate::handover::Handed;
 use crate::running::Running;
 use crate::running::handover::wall;
-use anyhow::Result;
+use crate::units;
+use anyhow::{Error, Result};
 use lunette_engine::UnitState;
+use lunette_store_file::OpenError;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// How long virtual machines may take to go on after a start.
 const RESUMED: Duration = Duration::from_secs(60);
-/// How long what another process had may take to be let go of.
+/// How long what another process had may take to be let go of, all of it.
 const LOCK: Duration = Duration::from_secs(5);
 const LOCK_STEP: Duration = Duration::from_millis(10);
 
@@ -21,32 +23,44 @@ impl Running {
     /// so it is there before they are.
     pub(in crate::running) fn take_back(&self, handed: &mut Handed) {
         let specs: Vec<_> = self.now().model.units.values().filter(|spec| spec.migratable).cloned().collect();
-        let mut has_some = false;
-        for spec in specs {
-            let naa = self.leases.naa(&spec.name).map(|naa| naa.to_string());
-            let Some(state) = naa.and_then(|naa| handed.unit(&naa)) else { continue };
-            match self.take_back_unit(&spec, state) {
-                Ok(()) => has_some = true,
-                Err(error) => tracing::warn!("{} is not gone on with: {error:#}", spec.name),
+        let come = |spec: Arc<config::Unit>| {
+            let record = self.record_of(&spec).ok()?;
+            let state = handed.unit(&units::naa(&spec, &record).to_string())?;
+            Some((spec, state))
+        };
+        let mut left: Vec<_> = specs.into_iter().filter_map(come).collect();
+        if left.is_empty() {
+            return;
+        }
+        // What the other process had asked of their stores may still be on its way.
+        let deadline = Instant::now() + LOCK;
+        loop {
+            let is_last = Instant::now() >= deadline;
+            left.retain_mut(|(spec, state)| !self.has_come_back(spec, state, is_last));
+            if left.is_empty() {
+                break;
             }
+            std::thread::sleep(LOCK_STEP);
         }
-        if has_some {
-            // By then virtual machines that go on have asked for it.
-            self.begin_after(RESUMED, Self::begin_to_leave);
-        }
+        // By then virtual machines that go on have asked for it.
+        self.begin_after(RESUMED, Self::begin_to_leave);
     }
 
-    fn take_back_unit(&self, spec: &Arc<config::Unit>, state: UnitState) -> Result<()> {
-        let deadline = Instant::now() + LOCK;
-        let taken = loop {
-            // What the other process had asked of the store may still be on its way.
-            match self.take_unit(spec, false) {
-                Err(_) if Instant::now() < deadline => std::thread::sleep(LOCK_STEP),
-                taken => break taken?,
-            }
+    /// Whether a unit is here, or will not be; not if somebody has it who may let go of it, unless this is the last time to look.
+    fn has_come_back(&self, spec: &Arc<config::Unit>, state: &mut UnitState, is_last: bool) -> bool {
+        let served = match self.take_unit(spec, true) {
+            Err(error) if !is_last && is_in_use(&error) => return false,
+            taken => taken.and_then(|taken| self.serve_again(taken, std::mem::take(state))),
         };
+        if let Err(error) = served {
+            tracing::warn!("{} is not gone on with: {error:#}", spec.name);
+        }
+        true
+    }
+
+    fn serve_again(&self, taken: TakenUnit, state: UnitState) -> Result<()> {
         begin_terms(std::slice::from_ref(&taken))?;
-        let TakenUnit { unit, term, .. } = taken;
+        let TakenUnit { spec, unit, term } = taken;
         if let Err(error) = unit.unit.take_over(state, self.reactors.clock()(), wall()) {
             tracing::warn!("{} does not go on in all as it was in another process: {error}", spec.name);
         }
@@ -54,4 +68,9 @@ impl Running {
         self.serve_unit(&spec.name, unit);
         Ok(())
     }
+}
+
+/// Whether somebody has the unit or its store, who may let go of it.
+fn is_in_use(error: &Error) -> bool {
+    error.is::<Elsewhere>() || matches!(error.downcast_ref(), Some(OpenError::InUse { .. }))
 }

@@ -2,11 +2,11 @@
 
 use super::{Departure, ExportLease, Phase, SECTION, Still, Term};
 use crate::config::values::Name;
-use crate::config::{self, KnownBy};
+use crate::config;
 use crate::control::events;
 use crate::running::Running;
 use crate::running::handover::wall;
-use crate::state::{Key, Record, UnitState};
+use crate::state::{Record, UnitState};
 use crate::units::{self, Opened, OtherSize, Unit};
 use anyhow::{Context, Result, anyhow, ensure};
 use lunette_engine::{LogicalUnit, Saved, StateKeeper};
@@ -14,6 +14,7 @@ use lunette_transport_vhost_user::DeviceState;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
+use thiserror::Error;
 
 /// When units come for a virtual machine.
 #[derive(Clone, Copy)]
@@ -30,6 +31,11 @@ pub(super) struct TakenUnit {
     pub(super) unit: Unit,
     pub(super) term: Term,
 }
+
+/// Somebody else has a unit, or just had it.
+#[derive(Debug, Error)]
+#[error("it is {0} now")]
+pub(super) struct Elsewhere(String);
 
 impl Running {
     /// Takes the units of an export that are not here: all of them, or none. Returns the state of the virtual machine's device, if it
@@ -99,7 +105,7 @@ impl Running {
         let record = self.record_of(spec)?;
         self.check_name(spec, &record)?;
         let keeper = self.state.try_unit(record.naa)?;
-        let keeper = keeper.ok_or_else(|| anyhow!("it is {} now", self.why_standby(&spec.name)))?;
+        let keeper = keeper.ok_or_else(|| Elsewhere(self.why_standby(&spec.name)))?;
         let term = term_of(&keeper)?;
         ensure!(
             term.number > 0 || !goes_on,
@@ -112,15 +118,9 @@ impl Running {
         Ok(TakenUnit { spec: spec.clone(), unit, term })
     }
 
-    /// By what initiators know a unit that others could serve too. There may be no file of it yet.
+    /// By what initiators know a unit that others could serve too.
     pub(super) fn record_of(&self, spec: &config::Unit) -> Result<Record> {
-        let key = match units::key(spec) {
-            Err(_) if spec.size.is_some() && spec.known_by == KnownBy::Name => {
-                Key { name: Some(spec.name.to_string()), ..Key::default() }
-            }
-            key => key?,
-        };
-        let record = self.state.identities(&[key])?.pop().context("there is no identity")?;
+        let record = units::record_of_standby(spec, &self.state)?;
         self.leases.know(&spec.name, record.naa);
         Ok(record)
     }
