@@ -397,8 +397,7 @@ mod tests {
         let store = StoreSpec::Path(directory.path().join("a.img").to_str().unwrap().parse().unwrap());
         let wwn = Some(Text(Naa::locally_assigned(5)));
         let unit = config::Unit { name: Name::of("x"), migratable: true, wwn, ..config::Unit::new(store) };
-        let spec =
-            Arc::new(config::Unit { size: Some(Bytes(1 << 20)), known_by: KnownBy::Name, ..unit });
+        let spec = Arc::new(config::Unit { size: Some(Bytes(1 << 20)), known_by: KnownBy::Name, ..unit });
         let left: lunette_engine::UnitState = serde_json::from_str(r#"{ "failed": true }"#).unwrap();
         let naa = Naa::locally_assigned(5).to_string();
         let mut handed = Handed::with_units([(naa.clone(), left.clone())].into());

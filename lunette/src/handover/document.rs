@@ -33,6 +33,8 @@ pub(super) struct Document {
     pub(super) version: u32,
     /// By their world-wide names.
     pub(super) units: BTreeMap<String, UnitState>,
+    /// How often those had been taken that several daemons can serve, by their world-wide names.
+    pub(super) terms: BTreeMap<String, u64>,
     /// The bytes of disks in memory, by the names of units.
     pub(super) memories: BTreeMap<String, KeptMemory>,
     pub(super) portals: Vec<KeptPortal>,

@@ -23,6 +23,8 @@ use std::os::fd::{AsFd, OwnedFd};
 pub(crate) struct Left {
     /// By their world-wide names.
     pub(crate) units: BTreeMap<String, UnitState>,
+    /// In which terms those are that several daemons could serve, by their world-wide names.
+    pub(crate) terms: BTreeMap<String, u64>,
     /// Disks in memory, by the names of units.
     pub(crate) memories: BTreeMap<String, Memory>,
     pub(crate) portals: Vec<(PortalKey, TcpListener)>,
@@ -53,7 +55,8 @@ pub(crate) struct LeftExport {
 /// Has the custodian keep all of it, and returns when it does. Records of guests are numbered from `first` on.
 pub(crate) fn give(left: Left, given: &GivenSockets, custodian: &mut Custodian, first: u64) -> Result<()> {
     let once = Some(custodian.keep_first(Once::new()?.file())?);
-    let mut document = Document { version: VERSION, units: left.units, once, ..Document::default() };
+    let mut document =
+        Document { version: VERSION, units: left.units, terms: left.terms, once, ..Document::default() };
     // A manager passes them again.
     if !custodian.is_manager() {
         for (name, socket) in given.all() {

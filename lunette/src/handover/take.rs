@@ -82,6 +82,11 @@ impl Handed {
         Self { document: Document { units, ..Document::default() }, is_planned: true, ..Self::default() }
     }
 
+    #[cfg(test)]
+    pub(crate) fn with_terms(self, terms: BTreeMap<String, u64>) -> Self {
+        Self { document: Document { terms, ..self.document }, ..self }
+    }
+
     /// Of two records of a guest the newer counts: the process has died before it took the older back. One that has come to rest
     /// belongs to the document.
     fn add(&mut self, record: String, guest: Guest) {
@@ -227,6 +232,11 @@ impl Handed {
     /// Whether bytes of a unit's store were lost, by its world-wide name.
     pub(crate) fn has_failed(&self, naa: &str) -> bool {
         self.document.units.get(naa).is_some_and(UnitState::has_failed)
+    }
+
+    /// How often a unit had been taken that several daemons can serve, by its world-wide name.
+    pub(crate) fn term(&self, naa: &str) -> Option<u64> {
+        self.document.terms.get(naa).copied()
     }
 
     /// The state of a unit, by its world-wide name.

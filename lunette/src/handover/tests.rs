@@ -76,6 +76,7 @@ fn what_one_leaves_the_next_finds() {
     let disk = memory("of a disk");
     let left = Left {
         units: [("naa.1".to_owned(), UnitState::default())].into(),
+        terms: [("naa.1".to_owned(), 3)].into(),
         memories: [("ram".to_owned(), Memory { file: disk.try_clone().unwrap(), size: 9, record: None })]
             .into(),
         portals: vec![(key, portal.try_clone().unwrap()), ((key.0, 2), given_portal.try_clone().unwrap())],
@@ -106,6 +107,7 @@ fn what_one_leaves_the_next_finds() {
     let (file, size) = handed.memory("ram").unwrap();
     assert!(is_same(file, disk) && size == 9 && handed.memory("other").is_none());
     assert!(handed.unit("naa.1").is_some() && handed.unit("naa.1").is_none());
+    assert_eq!((handed.term("naa.1"), handed.term("naa.2")), (Some(3), None));
     drop((connection, socket, ours, handed));
     let mut end = [0];
     assert_eq!(std::io::Read::read(&mut &theirs, &mut end).unwrap(), 0, "nobody has it any more");

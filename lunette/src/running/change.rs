@@ -2,7 +2,7 @@
 
 use super::Running;
 use super::prepare::Prepared;
-use super::units::{NotAsItWas, size_of, wanted_size};
+use super::units::{CHANGE, NotAsItWas, size_of, wanted_size};
 use crate::config::check::{Issue, check};
 use crate::config::diff::{Action, Effect, How, Object, Plan, Step, diff};
 use crate::config::values::{Name, TargetName};
@@ -54,7 +54,7 @@ impl Running {
         let mut before = self.model();
         let mut wanted = before.clone();
         let answer = edit(&mut wanted)?;
-        let turn = self.turn_to_change(&mut before, &mut wanted, work)?;
+        let turn = self.turn_to_change(&mut before, &mut wanted, work, CHANGE)?;
         let next = (wanted.daemon != before.daemon).then(|| wanted.daemon.clone());
         let done = self.plan(&before, wanted, permit)?;
         let next = match permit.is_whole {

@@ -116,6 +116,7 @@ impl Running {
         let exports = exports.collect();
         let sessions = sessions.into_iter().map(RestingSession::hand_over).collect();
         let (units, memories) = self.leave_units();
-        Left { units, memories, portals, exports, sessions, stuck }
+        let terms = self.now().all_terms();
+        Left { units, terms, memories, portals, exports, sessions, stuck }
     }
 }

@@ -29,7 +29,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::thread::ThreadId;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use turns::Turns;
 
 /// For how many virtual machines units come or go at a time. Stores that hang hold up no more.
@@ -205,12 +205,19 @@ impl Lease for ExportLease {
         if self.phase() == Phase::Ended {
             return done(Err("the export ends".to_owned()));
         }
-        // A change that brings one from now on finds the virtual machine here.
-        self.set(Phase::Here);
+        self.set(Phase::Waits);
         if self.has_none() {
+            // A change that brings one from now on finds the virtual machine here.
+            self.arrive();
+            if !self.has_none() {
+                let late = |running: &Running, lease: &Self| {
+                    running.take_late(lease);
+                    Ok(())
+                };
+                self.work(Box::new(|_| ()), late);
+            }
             return done(Ok(None));
         }
-        self.set(Phase::Waits);
         self.work(done, move |running, lease| running.take_for(lease, goes_on));
     }
 
@@ -325,19 +332,20 @@ impl Running {
     }
 
     /// Waits for the turn of the units that a change from one configuration to the other is about, of those that several daemons could
-    /// serve. Their sizes may be known better after that. Nothing when `work` is cancelled.
+    /// serve, but no longer than `most`. Their sizes may be known better after that. Nothing when `work` is cancelled.
     pub(super) fn turn_to_change(
         &self,
         before: &mut Model,
         wanted: &mut Model,
         work: &Work,
+        most: Duration,
     ) -> Result<Turn<'_>, Failure> {
         let names = before.units.keys().chain(wanted.units.keys());
         let is_concerned = |name: &&Name| {
             let both = [before.units.get(*name), wanted.units.get(*name)];
             both[0] != both[1] && both.into_iter().flatten().any(|spec| spec.migratable)
         };
-        let turn = self.turn_while(names.filter(is_concerned).cloned().collect(), work)?;
+        let turn = self.turn_while(names.filter(is_concerned).cloned().collect(), work, most)?;
         for (name, now) in self.model().units {
             let Some(old) = before.units.get_mut(&name).filter(|old| **old != now) else { continue };
             let wanted = wanted.units.get_mut(&name);
@@ -348,10 +356,22 @@ impl Running {
         Ok(turn)
     }
 
-    /// Waits for the turn of these units, unless `work` is cancelled.
-    pub(super) fn turn_while(&self, names: BTreeSet<Name>, work: &Work) -> Result<Turn<'_>, Failure> {
-        let turn = self.leases.turns.wait(&names, || work.go_on().is_ok());
-        turn.map_or_else(|| work.go_on().and_then(|()| Err(Failure::failed("it is not wanted"))), Ok)
+    /// Waits for the turn of these units, unless `work` is cancelled, but no longer than `most`.
+    pub(super) fn turn_while(
+        &self,
+        names: BTreeSet<Name>,
+        work: &Work,
+        most: Duration,
+    ) -> Result<Turn<'_>, Failure> {
+        let deadline = Instant::now() + most;
+        let turn = self.leases.turns.wait(&names, || work.go_on().is_ok() && Instant::now() < deadline);
+        let late = || {
+            work.go_on()?;
+            let names: Vec<_> = names.iter().map(|name| format!("`{name}`")).collect();
+            let names = names.join(", ");
+            Err(Failure::failed(format!("it takes more than {most:?} to take or to give up one of {names}")))
+        };
+        turn.map_or_else(late, Ok)
     }
 
     /// There is a unit that others could serve too, which stands by for now.
@@ -434,12 +454,19 @@ impl Now {
 
     /// In which term each of them is, by its world-wide name.
     fn terms(&self, lease: &ExportLease) -> BTreeMap<String, u64> {
-        let unit = |name: Name| {
-            let unit = &self.units.get(&name)?.unit;
-            let Term { number, .. } = unit.saved().get(SECTION).ok()?;
-            Some((unit.identity.naa.to_string(), number))
-        };
-        self.units_here(lease).filter_map(unit).collect()
+        self.units_here(lease).filter_map(|name| self.term(&name)).collect()
+    }
+
+    /// The same of all units that several daemons could serve.
+    pub(super) fn all_terms(&self) -> BTreeMap<String, u64> {
+        let migratable = self.model.units.values().filter(|spec| spec.migratable);
+        migratable.filter_map(|spec| self.term(&spec.name)).collect()
+    }
+
+    fn term(&self, name: &Name) -> Option<(String, u64)> {
+        let unit = &self.units.get(name)?.unit;
+        let Term { number, .. } = unit.saved().get(SECTION).ok()?;
+        Some((unit.identity.naa.to_string(), number))
     }
 
     /// Those that are not.

@@ -1,6 +1,6 @@
 //! Sizes of units that are changed by themselves, which may take long.
 
-use super::units::{LONGEST, size_of};
+use super::units::{CHANGE, LONGEST, size_of};
 use super::{Cut, Running, failure, say_size};
 use crate::config::diff::{Action, Change, Effect, How, Object, Plan, Step, diff};
 use crate::config::values::Name;
@@ -31,7 +31,7 @@ impl Running {
         work: &Work,
     ) -> Result<u64, Failure> {
         let _changing = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
-        let _turn = self.turn_while([name.clone()].into(), work)?;
+        let _turn = self.turn_while([name.clone()].into(), work, CHANGE)?;
         let (before, old) = (self.model(), size_of(unit));
         let mut later = before.clone();
         if let Wanted::Size { bytes, shrink } = wanted {

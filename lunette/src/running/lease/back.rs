@@ -6,7 +6,7 @@ use crate::handover::Handed;
 use crate::running::Running;
 use crate::running::handover::wall;
 use crate::units;
-use anyhow::{Error, Result};
+use anyhow::{Error, Result, ensure};
 use lunette_engine::UnitState;
 use lunette_store_file::OpenError;
 use std::sync::Arc;
@@ -25,8 +25,8 @@ impl Running {
         let specs: Vec<_> = self.now().model.units.values().filter(|spec| spec.migratable).cloned().collect();
         let come = |spec: Arc<config::Unit>| {
             let record = self.record_of(&spec).ok()?;
-            let state = handed.unit(&units::naa(&spec, &record).to_string())?;
-            Some((spec, state))
+            let naa = units::naa(&spec, &record).to_string();
+            Some((spec, handed.unit(&naa)?, handed.term(&naa)))
         };
         let mut left: Vec<_> = specs.into_iter().filter_map(come).collect();
         if left.is_empty() {
@@ -36,7 +36,7 @@ impl Running {
         let deadline = Instant::now() + LOCK;
         loop {
             let is_last = Instant::now() >= deadline;
-            left.retain_mut(|(spec, state)| !self.has_come_back(spec, state, is_last));
+            left.retain_mut(|(spec, state, term)| !self.has_come_back(spec, state, *term, is_last));
             if left.is_empty() {
                 break;
             }
@@ -46,11 +46,18 @@ impl Running {
         self.begin_after(RESUMED, Self::begin_to_leave);
     }
 
-    /// Whether a unit is here, or will not be; not if somebody has it who may let go of it, unless this is the last time to look.
-    fn has_come_back(&self, spec: &Arc<config::Unit>, state: &mut UnitState, is_last: bool) -> bool {
+    /// Whether a unit is here, or will not be; not if somebody has it who may let go of it, unless this is the last time to look. It
+    /// was left in the term `of`.
+    fn has_come_back(
+        &self,
+        spec: &Arc<config::Unit>,
+        state: &mut UnitState,
+        of: Option<u64>,
+        is_last: bool,
+    ) -> bool {
         let served = match self.take_unit(spec, true) {
             Err(error) if !is_last && is_in_use(&error) => return false,
-            taken => taken.and_then(|taken| self.serve_again(taken, std::mem::take(state))),
+            taken => taken.and_then(|taken| self.serve_again(taken, std::mem::take(state), of)),
         };
         if let Err(error) = served {
             tracing::warn!("{} is not gone on with: {error:#}", spec.name);
@@ -58,7 +65,10 @@ impl Running {
         true
     }
 
-    fn serve_again(&self, taken: TakenUnit, state: UnitState) -> Result<()> {
+    fn serve_again(&self, taken: TakenUnit, state: UnitState, of: Option<u64>) -> Result<()> {
+        // Others may have come first, and changed what is kept of it.
+        let is_as_left = of == Some(taken.term.number) && taken.term.departure.is_none();
+        ensure!(is_as_left, "it was served elsewhere since");
         begin_terms(std::slice::from_ref(&taken))?;
         let TakenUnit { spec, unit, term } = taken;
         if let Err(error) = unit.unit.take_over(state, self.reactors.clock()(), wall()) {

@@ -12,7 +12,7 @@ use anyhow::{Context, Result, anyhow};
 use lunette_engine::{LogicalUnit, Saved};
 use lunette_transport_vhost_user::DeviceState;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, Weak, mpsc};
 use std::time::{Duration, Instant};
 
 /// How long whoever looks at a unit may keep it in its hands.
@@ -20,6 +20,8 @@ const HANDS: Duration = Duration::from_secs(10);
 const STEP: Duration = Duration::from_millis(1);
 /// When it is tried again to give up what others have used.
 const AGAIN: Duration = Duration::from_secs(1);
+/// How long a change waits for what it brings to running virtual machines.
+const LATE: Duration = Duration::from_secs(5);
 
 type Unit = (Name, Arc<LogicalUnit>);
 
@@ -53,7 +55,7 @@ impl Running {
         }
     }
 
-    /// Takes what running virtual machines miss, and gives up what none of them sees any more.
+    /// Takes what running virtual machines miss, and gives up what none of them sees any more. What does not come soon comes later.
     pub(in crate::running) fn settle_leases(&self) {
         if !self.leases.is_ready() {
             return;
@@ -61,10 +63,22 @@ impl Running {
         let leases: Vec<_> = {
             let now = self.now();
             let exports = now.exports.values().chain(&now.adopted_exports);
-            let running = exports.filter(|export| export.is_running());
-            running.map(|export| export.lease.clone()).collect()
+            let leases = exports.filter(|export| export.is_running()).map(|export| export.lease.clone());
+            leases
+                .filter(|lease| lease.phase() == Phase::Here && now.missing(lease).next().is_some())
+                .collect()
         };
-        leases.iter().filter(|lease| lease.phase() == Phase::Here).for_each(|lease| self.take_late(lease));
+        let (coming, come) = mpsc::channel::<()>();
+        for lease in leases {
+            let coming = coming.clone();
+            self.begin(move |running| {
+                running.take_late(&lease);
+                drop(coming);
+            });
+        }
+        drop(coming);
+        // Until nobody has the other end.
+        let _ = come.recv_timeout(LATE);
         for (name, error) in self.leave_unwanted() {
             tracing::info!("{name} stays here for now although its virtual machine has gone: {error:#}");
         }

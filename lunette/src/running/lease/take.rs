@@ -1,8 +1,8 @@
 //! Taking units for a virtual machine that is about to run here.
 
 use super::{Departure, ExportLease, Phase, SECTION, Still, Term};
-use crate::config::values::Name;
 use crate::config;
+use crate::config::values::Name;
 use crate::control::events;
 use crate::running::Running;
 use crate::running::handover::wall;

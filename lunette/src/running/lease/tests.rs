@@ -2,6 +2,8 @@
 
 use super::*;
 use crate::config::values::Name;
+use crate::handover::Handed;
+use crate::running::LONGEST;
 use crate::running::tests::{ANY, Rig};
 use lunette_engine::{AttentionObserver, Inventory, InventoryChange};
 use lunette_scsi::{AdditionalSense, Lun};
@@ -324,24 +326,80 @@ fn a_unit_that_does_not_come_holds_up_no_other_virtual_machine() {
     assert_eq!(here(&one), ["c"]);
     let of_c = whole.replace("@/c.img\"", "@/c.img\"\nwaiting = 9");
     one.become_(&of_c, ANY).unwrap();
-    // A change of the unit itself waits for its turn.
+    // A change of the unit itself waits for its turn, but not for ever.
     let of_a = of_c.replace("@/a.img\"", "@/a.img\"\nwaiting = 9");
-    let (running, wanted) = (&one.running, one.model(&of_a));
-    let become_it = |model: &mut Model| {
-        *model = wanted;
-        Ok(())
+    let (running, work) = (&one.running, Work::quiet());
+    let wait = |time| {
+        let turn = running.turn_to_change(&mut running.model(), &mut one.model(&of_a), &work, time);
+        turn.map(drop).map_err(|failure| failure.message)
     };
-    std::thread::scope(|scope| {
-        let change = scope.spawn(|| running.change(ANY, &Work::quiet(), become_it).map(drop));
-        assert!(first.try_recv().is_err() && !change.is_finished());
-        let reader = std::fs::File::open(&new).unwrap();
-        first.recv().unwrap().unwrap_err();
-        drop(reader);
-        std::fs::remove_file(&new).unwrap();
-        change.join().unwrap().unwrap();
-    });
+    assert!(wait(Duration::ZERO).unwrap_err().contains("give up one of `a`"));
+    assert!(first.try_recv().is_err());
+    let reader = std::fs::File::open(&new).unwrap();
+    first.recv().unwrap().unwrap_err();
+    drop(reader);
+    std::fs::remove_file(&new).unwrap();
+    assert_eq!(wait(LONGEST), Ok(()));
+    one.become_(&of_a, ANY).unwrap();
     assert_eq!(take(&one), Ok(None));
     assert_eq!(here(&one), ["a", "b", "c"]);
+}
+
+#[test]
+fn a_virtual_machine_that_leaves_holds_up_no_other_change() {
+    let whole = text("one.sock") + SECOND;
+    let one = Rig::new(&whole);
+    take(&one).unwrap();
+    let names = ["a", "b"].into_iter().map(Name::of).collect();
+    let leaving = one.running.leases.turns.at_once(&names).unwrap();
+    one.become_(&whole.replace("@/c.img\"", "@/c.img\"\nwaiting = 9"), ANY).unwrap();
+    assert_eq!(lease(&one).phase(), Phase::Here);
+    drop(leaving);
+}
+
+/// What another process has handed over of a unit.
+fn handed(rig: &Rig, unit: &str, term: u64) -> Handed {
+    let naa = rig.running.leases.naa(&Name::of(unit)).unwrap().to_string();
+    let state: UnitState = serde_json::from_str(r#"{ "failed": true }"#).unwrap();
+    Handed::with_units([(naa.clone(), state)].into()).with_terms([(naa, term)].into())
+}
+
+#[test]
+fn a_unit_is_taken_back_unless_it_was_served_elsewhere_since() {
+    let (one, other) = two();
+    take(&one).unwrap();
+    // As if it was killed.
+    let units = std::mem::take(&mut one.running.now_mut().units);
+    for (name, unit) in units {
+        one.running.show_unit(&name, [None, None]).unwrap();
+        assert!(one.running.let_go_of(unit));
+    }
+    for (term, is_back) in [(0, false), (2, false), (1, true)] {
+        other.running.take_back(&mut handed(&other, "a", term));
+        assert_eq!(here(&other).contains(&"a".to_owned()), is_back);
+    }
+    let unit = other.running.unit("a").unwrap();
+    assert!(unit.backing().unwrap().has_failed() && term(&other, "a").number == 2);
+}
+
+#[test]
+fn a_unit_that_has_lost_bytes_knows_that_after_a_kill() {
+    let (one, other) = two();
+    take(&one).unwrap();
+    one.running.unit("a").unwrap().backing().unwrap().set_failed();
+    // As if it was killed: nothing ends in order.
+    let units = std::mem::take(&mut one.running.now_mut().units);
+    for (name, unit) in units {
+        one.running.show_unit(&name, [None, None]).unwrap();
+        let file = std::fs::read(file(&one, name.as_str()).with_extension("failed"));
+        assert!(one.running.let_go_of(unit));
+        file.into_iter().for_each(|bytes| {
+            std::fs::write(self::file(&one, name.as_str()).with_extension("failed"), bytes).unwrap();
+        });
+    }
+    take(&other).unwrap();
+    let has_failed = |unit| other.running.unit(unit).unwrap().backing().unwrap().has_failed();
+    assert!(has_failed("a") && !has_failed("b"));
 }
 
 #[test]

@@ -28,7 +28,8 @@ impl Turns {
             }
             busy = self.changed.wait_timeout(busy, LOOK).unwrap_or_else(PoisonError::into_inner).0;
         }
-        Some(self.begin(busy, names))
+        // It may have become so just when the turn came.
+        is_wanted().then(|| self.begin(busy, names))
     }
 
     /// The turn of all of them, if nobody has that of one.
@@ -82,7 +83,8 @@ mod tests {
         assert!(first.covers(&names(["b"])) && !first.covers(&names(["b", "c"])));
         assert!(turns.at_once(&names(["b", "c"])).is_none());
         assert!(turns.wait(&names(["a"]), || false).is_none());
-        let second = turns.wait(&names(["c"]), || false).unwrap();
+        assert!(turns.wait(&names(["c"]), || false).is_none(), "it is wanted no more");
+        let second = turns.wait(&names(["c"]), || true).unwrap();
         std::thread::scope(|scope| {
             let waiting = scope.spawn(|| turns.wait(&names(["b", "c"]), || true).is_some());
             drop((first, second));
