@@ -30,9 +30,14 @@ impl End {
     }
 
     fn of_size(size: u64) -> Result<(Self, Self)> {
+        Self::with(size, "")
+    }
+
+    /// With more to say of the disk.
+    fn with(size: u64, more: &str) -> Result<(Self, Self)> {
         let lunette = Lunette::new()?;
         let file = lunette.file("disk.img", size)?;
-        let lunette = lunette.lu(format!("disk:{},w,name=disk,migratable=on", file.display()));
+        let lunette = lunette.lu(format!("disk:{},w,name=disk,migratable=on{more}", file.display()));
         Ok((Self::new("one", &lunette), Self::new("other", &lunette)))
     }
 
@@ -403,7 +408,7 @@ fn daemons_are_upgraded_while_their_virtual_machine_moves() -> Result<()> {
 
 #[test]
 fn a_disk_that_cannot_leave_stays_over_an_upgrade() -> Result<()> {
-    let (one, _) = End::two()?;
+    let (one, _) = End::with(8 * MIB, ",wwn=naa.3000000000000005")?;
     let fixed = one.lunette.file("fixed.img", 8 * MIB)?;
     // The virtual machine could not leave without it.
     let one = End { lunette: one.lunette.lu(format!("disk:{},name=fixed", fixed.display())), ..one };
