@@ -118,6 +118,7 @@ pub use saved::{HexBytes, RamKeeper, Saved, StateError, StateKeeper};
 pub use session::{Admission, CommandFrame, GivenUp, Management, Responder, Session, Started};
 pub use statistics::{Activity, Class, Counted, Histogram, NexusActivity, UnitActivity};
 pub use steps::Hold;
+pub use stuck::{HeldByStore, held_by_stores};
 pub use tasks::TaskId;
 pub use turns::{Turn, Turns};
 pub use unit::LogicalUnit;

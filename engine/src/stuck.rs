@@ -11,7 +11,7 @@ use crate::engine::{Engine, Token};
 use crate::tasks::{Abort, Phase, Task};
 use lunette_store::{Cx, Message, Post};
 use std::cell::{Cell, RefCell};
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
@@ -52,6 +52,31 @@ pub(crate) struct AtStore {
     pub(crate) token: u64,
     /// Since when, if that is known.
     pub(crate) since: Option<Duration>,
+}
+
+/// An operation that a store has.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub struct HeldByStore {
+    /// The name of the unit.
+    pub unit: String,
+    /// Tells it from others of the same reactor.
+    token: u64,
+}
+
+/// What stores have on this reactor of commands that came so long ago, or of other work that has waited for so long. Commands may
+/// have waited for something else before, so who wants to know whether a store answers looks once more after a moment.
+pub fn held_by_stores(time: Duration, cx: &mut dyn Cx) -> BTreeSet<HeldByStore> {
+    let engine = Engine::on(cx);
+    let (now, tasks, background) = (cx.now(), engine.tasks.borrow(), engine.background.borrow());
+    let of_tasks = tasks.select(|task| task.is_at_store()).into_iter().filter_map(|id| {
+        let task = tasks.peek(id)?;
+        Some((task.at_store(Token::Task(id).encode()), task.came))
+    });
+    // Since when is not known of all of these.
+    let others = background.at_stores().chain(engine.detached.at_stores());
+    let held = of_tasks.chain(others.map(|at_store| (at_store, Duration::ZERO)));
+    let held = held.filter(|(at_store, came)| now.saturating_sub(at_store.since.unwrap_or(*came)) >= time);
+    held.map(|(AtStore { unit, token, .. }, _)| HeldByStore { unit: unit.name.clone(), token }).collect()
 }
 
 impl LogicalUnit {

@@ -144,3 +144,23 @@ fn work_in_the_background_counts_and_a_time_may_be_given_later() {
     rig.complete_all();
     assert_eq!(a.events(), []);
 }
+
+#[test]
+fn what_a_store_has_had_for_long_is_known_without_a_time_of_its_own() {
+    let mut rig = Rig::new(1);
+    let a = rig.initiator(0);
+    let held = |rig: &mut Rig| crate::held_by_stores(TIME, rig.sim.cx(0));
+    rig.read(&a, 1, "simple");
+    rig.wait(TIME - LOOK);
+    assert!(held(&mut rig).is_empty());
+    rig.wait(LOOK);
+    rig.read(&a, 2, "simple");
+    let old = held(&mut rig);
+    assert_eq!(old.iter().map(|held| &held.unit).collect::<Vec<_>>(), [&rig.unit.name]);
+    rig.wait(TIME);
+    assert_eq!(held(&mut rig).intersection(&old).count(), 1);
+    assert_eq!(held(&mut rig).len(), 2);
+    rig.complete_all();
+    assert!(held(&mut rig).is_empty());
+    assert_eq!(a.good(), [1, 2]);
+}

@@ -42,6 +42,14 @@ pub(super) fn hand_over(call: &Call<'_>, HandOver { socket, discard }: HandOver)
         let message = "what was changed while the daemon ran is not saved, and would be lost";
         return Err(Failure::failed(message).allowed_by("discard"));
     }
+    let overdue = call.daemon.running.overdue();
+    if !overdue.is_empty() {
+        let overdue = Vec::from_iter(overdue).join(", ");
+        return Err(Failure::failed(format!(
+            "no answer from {overdue}: this process could not end, and nobody else can serve what it has locked. Nothing has \
+             changed; wait for an answer, or stop the daemon"
+        )));
+    }
     match call.daemon.heir.ask(&socket) {
         Ok(true) => Ok(()),
         Ok(false) => Err(Failure::new(Failure::CONFLICT, "the daemon is being handed over already")),

@@ -7,13 +7,22 @@ use crate::config::values::Name;
 use crate::handover::{Handed, Left, LeftExport, Memory};
 use crate::stop::Deadline;
 use crate::units::Unit;
-use lunette_engine::UnitState;
+use lunette_engine::{HeldByStore, NotReady, UnitState, held_by_stores};
+use lunette_scsi::AdditionalSense;
+use lunette_store::Cx;
 use lunette_transport_iscsi::RestingSession;
 use lunette_transport_vhost_user::HandedExport;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::TcpListener;
 use std::sync::mpsc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+/// A store that has had an operation for so long is taken for one that does not answer.
+const OVERDUE: Duration = Duration::from_secs(10);
+/// How long commands have that came so long ago, as they may have waited for something else.
+const MOMENT: Duration = Duration::from_secs(2);
+/// Between two looks at them.
+const LOOK: Duration = Duration::from_millis(20);
 
 /// What time it is by the clock of the machine, since the beginning of 1970.
 pub(super) fn wall() -> Duration {
@@ -21,6 +30,33 @@ pub(super) fn wall() -> Duration {
 }
 
 impl Running {
+    /// What would keep this process from ending, as a store does not answer: what it is called. Waits a moment if something seems to.
+    pub(crate) fn overdue(&self) -> BTreeSet<String> {
+        let is_stuck =
+            |why: &NotReady| why.additional == AdditionalSense::LOGICAL_UNIT_COMMUNICATION_TIME_OUT;
+        let units = self.units().into_values().map(|unit| unit.unit);
+        let stuck = units.filter(|unit| unit.not_ready().as_ref().is_some_and(is_stuck));
+        let stuck: BTreeSet<_> = stuck.map(|unit| format!("the store of {}", unit.name)).collect();
+        let look = || {
+            let all = self.reactors.call_all_within(MOMENT, || |cx: &mut dyn Cx| held_by_stores(OVERDUE, cx));
+            let told = |(reactor, held): (usize, Option<BTreeSet<HeldByStore>>)| match held {
+                Some(held) => held.into_iter().map(|held| (reactor, Some(held))).collect(),
+                None => vec![(reactor, None)],
+            };
+            all.into_iter().enumerate().flat_map(told).collect::<BTreeSet<_>>()
+        };
+        let (until, mut held) = (Instant::now() + MOMENT, look());
+        while !held.is_empty() && Instant::now() < until {
+            std::thread::sleep(LOOK);
+            held = &held & &look();
+        }
+        let told = held.into_iter().map(|(reactor, held)| match held {
+            Some(held) => format!("the store of {}", held.unit),
+            None => format!("reactor {reactor}"),
+        });
+        stuck.into_iter().chain(told).collect()
+    }
+
     /// Goes on with what another process has left of the units.
     pub(super) fn take_units_over(&self, handed: &mut Handed) {
         let (now, wall) = (self.reactors.clock()(), wall());
