@@ -109,7 +109,10 @@ pub(crate) fn hand_over(
     let (sessions, exports) = (left.sessions.len(), left.exports.len());
     custodian.end_by(deadline.within(GIVE));
     handover::give(left, given, custodian, first)?;
-    running.forget_failures();
+    // What a service manager keeps is what the next process goes by. Another program may come to nothing yet.
+    if custodian.is_manager() {
+        running.forget_failures();
+    }
     tracing::info!(sessions, exports, "everything is handed over, after {:?}", begin.elapsed());
     Ok(())
 }

@@ -314,7 +314,7 @@ fn keep_failures(unit: &LogicalUnit, keeper: &Arc<UnitState>) {
     let Some(backing) = unit.backing() else { return };
     if keeper.has_failed() {
         tracing::error!(
-            "data of {} was lost under another process, which was killed: no flush will succeed until it is opened again",
+            "data of {} was lost under another process: no flush will succeed until it is opened again",
             unit.name
         );
         backing.set_failed();

@@ -242,21 +242,50 @@ fn more_units_are_flushed_than_at_a_time() {
     }
 }
 
+/// A unit whose store is a file at `path`.
+fn unit_of_file(path: &Path) -> Units {
+    use lunette_store_file::{File, Options as FileOptions};
+    let options = FileOptions { create_size: Some(1 << 20), ..FileOptions::default() };
+    let file = File::open(path, &options).unwrap();
+    let disk = Disk::new(&DiskOptions::default(), Backing::caps(&file)).unwrap();
+    let identity = Identity::new("1", Naa::locally_assigned(1));
+    let unit = LogicalUnit::new("a", identity, Box::new(disk), Some(Arc::new(file)));
+    let record = json!({ "serial": "1", "naa": Naa::locally_assigned(1).to_string() });
+    let record = serde_json::from_value(record).unwrap();
+    let unit = Unit { unit, description: String::new(), queues: Vec::new(), place: None, record };
+    Units::from([(Name::of("a"), unit)])
+}
+
+#[test]
+fn that_a_flush_has_failed_is_forgotten_when_who_goes_on_is_sure_to_know_it() {
+    use crate::custodian::StandIn;
+    use rustix::process::{PidfdFlags, geteuid, getpid, pidfd_open};
+    let folder = tempfile::tempdir().unwrap();
+    let units = unit_of_file(&folder.path().join("image"));
+    units[&Name::of("a")].unit.backing().unwrap().set_failed();
+    let running = running(units, folder.path(), reactors());
+    let note = folder.path().join(format!("units/{}.failed", Naa::locally_assigned(1)));
+    std::fs::write(&note, "").unwrap();
+    for is_manager in [false, true] {
+        let stand_in = StandIn::listen(getpid(), geteuid().as_raw()).unwrap();
+        let place = std::os::unix::net::SocketAddr::from_pathname(stand_in.path()).unwrap();
+        let mut custodian = Custodian::connect(&place, is_manager.then_some(100)).unwrap();
+        let keeps = std::thread::spawn(move || {
+            let own = pidfd_open(getpid(), PidfdFlags::empty()).unwrap();
+            stand_in.collect(&own).unwrap().unwrap()
+        });
+        hand_over(&running, &GivenSockets::default(), (&mut custodian, 0), LONG, Deadline::after(LONG))
+            .unwrap();
+        assert!(keeps.join().unwrap().iter().any(|(name, _)| name == "state"));
+        // Another program has it, and may still end before it serves.
+        assert_eq!(note.exists(), !is_manager);
+    }
+}
+
 #[test]
 fn a_flush_that_has_failed_fails_in_the_next_process_too() {
-    use lunette_store_file::{File, Options as FileOptions};
     let folder = tempfile::tempdir().unwrap();
-    let options = FileOptions { create_size: Some(1 << 20), ..FileOptions::default() };
-    let units = |name: &str| {
-        let file = File::open(&folder.path().join(name), &options).unwrap();
-        let disk = Disk::new(&DiskOptions::default(), Backing::caps(&file)).unwrap();
-        let identity = Identity::new("1", Naa::locally_assigned(1));
-        let unit = LogicalUnit::new("a", identity, Box::new(disk), Some(Arc::new(file)));
-        let record = json!({ "serial": "1", "naa": Naa::locally_assigned(1).to_string() });
-        let record = serde_json::from_value(record).unwrap();
-        let unit = Unit { unit, description: String::new(), queues: Vec::new(), place: None, record };
-        Units::from([(Name::of("a"), unit)])
-    };
+    let units = |name| unit_of_file(&folder.path().join(name));
     let (before, after) = (units("before"), units("after"));
     let (reactors, name) = (reactors(), Name::of("a"));
     let hand_over = || {
