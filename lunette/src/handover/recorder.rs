@@ -8,6 +8,7 @@ use anyhow::{Result, anyhow};
 use lunette_reactor::Workers;
 use lunette_transport_vhost_user::{HandedConnection, Handle, Snapshot};
 use std::collections::{BTreeSet, HashMap};
+use std::io::{self, ErrorKind};
 use std::ops::Bound;
 use std::os::fd::AsFd;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak, mpsc};
@@ -199,19 +200,31 @@ impl Books {
         }
     }
 
-    /// The new record is there before the old one goes.
+    /// The new record is there before the old one goes, unless there is no room for both: the old one is of no use any more.
     fn keep(&mut self, export: &str, connection: &HandedConnection) -> Result<()> {
+        match self.add(export, connection) {
+            Err(error) if error.kind() == ErrorKind::StorageFull && self.guests.contains_key(export) => {
+                self.forget(export)?;
+                self.add(export, connection)?;
+            }
+            added => added?,
+        }
+        self.sweep()
+    }
+
+    /// Has a record kept, and knows the one before as old.
+    fn add(&mut self, export: &str, connection: &HandedConnection) -> io::Result<()> {
         let guest = guest(export, connection, &mut self.custodian)?;
         let record = format!("{GUEST}{}", self.next);
         self.next += 1;
         let kept = document::write(&guest).and_then(|file| self.custodian.keep_as(&record, file.as_fd()));
         if let Err(error) = kept {
             release(guest.descriptors.values(), &mut self.custodian);
-            return Err(error.into());
+            return Err(error);
         }
         let descriptors = guest.descriptors.into_values().collect();
         self.old.extend(self.guests.insert(export.to_owned(), Kept { record, descriptors }));
-        self.sweep()
+        Ok(())
     }
 
     fn forget(&mut self, export: &str) -> Result<()> {
@@ -237,6 +250,7 @@ impl Books {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use lunette_transport_vhost_user::{Record, Role};
 
     #[test]
     fn each_export_has_its_turn() {
@@ -278,5 +292,37 @@ mod tests {
         }
         let all: Vec<_> = std::iter::from_fn(told).collect();
         assert_eq!(all, ["FDSTOREREMOVE=1\nFDNAME=g0", "FDSTOREREMOVE=1\nFDNAME=d3"]);
+    }
+
+    #[test]
+    fn a_record_gives_way_to_the_next_where_there_is_no_room_for_both() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("notify");
+        let manager = std::os::unix::net::UnixDatagram::bind(&path).unwrap();
+        manager.set_nonblocking(true).unwrap();
+        let told = || {
+            let mut bytes = [0; 100];
+            let length = manager.recv(&mut bytes).ok()?;
+            Some(String::from_utf8_lossy(bytes.get(..length)?).replace("\nFDPOLL=0", ""))
+        };
+        let address = std::os::unix::net::SocketAddr::from_pathname(&path).unwrap();
+        let mut books = Books::new(Custodian::connect(&address, Some(5)).unwrap(), HashMap::new(), 0);
+        let connection = || {
+            let event = rustix::event::eventfd(0, rustix::event::EventfdFlags::CLOEXEC).unwrap();
+            HandedConnection { record: Record::default(), fds: [(Role::Kick(0), event)].into() }
+        };
+        let (first, second) = (connection(), connection());
+        books.keep("vm", &first).unwrap();
+        books.keep("vm", &second).unwrap();
+        let all: Vec<_> = std::iter::from_fn(told).collect();
+        let (add, remove) =
+            (|name| format!("FDSTORE=1\nFDNAME={name}"), |name| format!("FDSTOREREMOVE=1\nFDNAME={name}"));
+        let expected =
+            [add("d0"), add("g0"), add("d1"), remove("d1"), remove("g0"), remove("d0"), add("d2"), add("g2")];
+        assert_eq!(all, expected);
+        // It is no way to make room at the cost of others.
+        let error = books.keep("other", &first).unwrap_err();
+        assert!(error.to_string().contains("5 descriptors"), "{error}");
+        assert_eq!(books.guests.keys().collect::<Vec<_>>(), ["vm"]);
     }
 }
