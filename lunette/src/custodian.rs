@@ -5,7 +5,7 @@ mod stand_in;
 
 #[cfg(test)]
 pub(crate) use stand_in::Kept;
-pub(crate) use stand_in::StandIn;
+pub(crate) use stand_in::{StandIn, tell};
 
 use crate::stop::Deadline;
 use anyhow::{Context, Result, anyhow, bail};

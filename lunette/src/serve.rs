@@ -100,7 +100,7 @@ pub(crate) fn serve(options: &Serve, log: &Log) -> Result<()> {
     let events = feed.events();
     control::events::watch_units(&units, &events);
     let (all_ended, heir) = (Box::new(signals.waker()), Heir::new(signals.waker()));
-    let given = std::mem::take(&mut inherited.given);
+    let (given, by_option) = (std::mem::take(&mut inherited.given), inherited.by_option);
     let keeper = Some(Keeper::new(origin, model.clone()));
     // Until now nothing is lost if this cannot start.
     let recorder = inherited.handed.settle().map(Recorder::start);
@@ -114,7 +114,9 @@ pub(crate) fn serve(options: &Serve, log: &Log) -> Result<()> {
     say("ready\n");
     manager::ready(&running.status());
     let mut watchdog = Watchdog::start(reactors, &events)?;
-    let plane = control::plane(Daemon::new(running, events.clone(), heir), &feed);
+    let mut daemon = Daemon::new(running, events.clone(), heir);
+    daemon.invocation.by_option = by_option;
+    let plane = control::plane(daemon, &feed);
     let served = plane.clone();
     let metrics_file = metrics.and_then(|metrics| metrics.serve(move || served.daemon().stats(None)));
     let (mut server, control_file) = control::server(control, &access, plane.clone(), feed)?;

@@ -180,6 +180,57 @@ fn an_upgrade_that_would_lose_something_is_refused() -> Result<()> {
     Ok(())
 }
 
+/// Writes to a LUN, and waits until the store has that.
+fn begin_to_write(lunette: &Lunette<'_>, daemon: &mut Daemon, lun: u32, unit: &str) -> Result<Guarded> {
+    let mut write = tools::command("qemu-io")?;
+    write.args(["-t", "unsafe", "-f", "raw", "-c", "write -P 7 1M 64k", &daemon.iscsi_url(lun)?]);
+    let write = Guarded::spawn(&write)?;
+    tools::wait_until("the write to begin", || {
+        daemon.alive()?;
+        let said = lunette.tell(["top", "--once", "--json", "--unit", unit])?;
+        Ok(said.contains("\"under_way\":1") || said.contains("\"under_way\": 1"))
+    })?;
+    Ok(write)
+}
+
+/// A store that does not answer would keep the process, and with it all locks, from ending: nothing changes then.
+#[test]
+fn an_upgrade_while_a_store_does_not_answer_is_refused() -> Result<()> {
+    for (unit, patience) in [("early", ",stuck-after=1"), ("late", "")] {
+        let lunette = Lunette::new()?;
+        let file = lunette.file("stuck.img", 8 << 20)?;
+        let stuck = format!("disk:{},w,name={unit},fault=delay:600000{patience}", file.display());
+        let lunette = lunette.lu("disk:ram:8M").lu(stuck).iscsi();
+        let mut daemon = lunette.start()?;
+        let _write = begin_to_write(&lunette, &mut daemon, 1, unit)?;
+        match patience {
+            // Nobody knows that it does not answer before it has had the time to.
+            "" => std::thread::sleep(Duration::from_secs(11)),
+            _ => tools::wait_until("the unit to be stuck", || {
+                Ok(lunette.tell(["lu", "list", "--json"])?.contains("TIME-OUT"))
+            })?,
+        }
+        let said = lunette.ask(["upgrade"])?.fails()?;
+        ensure!(said.stderr.contains(&format!("no answer from the store of {unit}:")), "{said}");
+        let read = ["-f", "raw", "-c", "read -P 0 1M 64k", &daemon.iscsi_url(0)?];
+        tools::output("qemu-io", read)?.ok()?;
+        daemon.kill()?;
+    }
+    Ok(())
+}
+
+/// The old daemon is killed while it hands over, and nobody hears any more what the program that takes over says about that.
+#[test]
+fn an_upgrade_to_which_nobody_listens_goes_on() -> Result<()> {
+    let lunette = Lunette::new()?;
+    let slow = lunette.file("slow.img", 8 << 20)?;
+    let lunette = lunette.lu(format!("disk:{},w,name=slow,fault=delay:9000", slow.display())).iscsi();
+    let mut daemon = lunette.start()?;
+    let _write = begin_to_write(&lunette, &mut daemon, 0, "slow")?;
+    lunette.upgrade_unheard(daemon)?.stop()?;
+    Ok(())
+}
+
 /// A command that does not end in time keeps its session from coming to rest, and that alone. Its initiator logs in again and sends
 /// it once more.
 /// Meanwhile people lose patience with the program that takes over, and remove its file.
@@ -191,16 +242,9 @@ fn who_does_not_come_to_rest_holds_up_no_other() -> Result<()> {
     let lunette = lunette.lu(format!("disk:{},w", file.display())).lu(slow).iscsi();
     let mut daemon = lunette.start()?;
     let mut load = daemon.load(&file)?;
-    let mut write = tools::command("qemu-io")?;
-    write.args(["-t", "unsafe", "-f", "raw", "-c", "write -P 7 1M 64k", &daemon.iscsi_url(1)?]);
-    let mut write = Guarded::spawn(&write)?;
-    tools::wait_until("the slow write to begin", || {
-        daemon.alive()?;
-        let said = lunette.tell(["top", "--once", "--json", "--unit", "slow"])?;
-        Ok(said.contains("\"under_way\":1") || said.contains("\"under_way\": 1"))
-    })?;
+    let mut write = begin_to_write(&lunette, &mut daemon, 1, "slow")?;
     let daemon = lunette.upgrade_while(daemon, |program, pid| {
-        for signal in [Signal::HUP, Signal::INT, Signal::TERM] {
+        for signal in [Signal::HUP, Signal::INT, Signal::TERM, Signal::QUIT, Signal::TSTP] {
             kill_process(pid, signal)?;
         }
         Ok(std::fs::remove_file(program)?)

@@ -5,19 +5,20 @@ use super::connect;
 use crate::cli::{Call, UpgradeCall};
 use crate::config::origin::Origin;
 use crate::control::{HandOver, MANAGED};
-use crate::custodian::StandIn;
+use crate::custodian::{StandIn, tell};
 use crate::handover::Invocation;
 use crate::inherited::{self, Inherited};
 use crate::serve::allow_descriptors;
 use crate::state::StateDir;
-use anyhow::{Context, Result, bail, ensure};
-use lunette_control::Credentials;
+use anyhow::{Context, Result, anyhow, bail, ensure};
+use lunette_control::{Credentials, Error};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{Access, access};
 use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use std::collections::BTreeMap;
 use std::ffi::OsString;
+use std::io::ErrorKind;
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
@@ -26,10 +27,12 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-/// How long the daemon may take to end when it has handed everything over. Then it is killed, and has as long once more.
+/// How long the daemon may take to end when it has handed everything over. Then it is killed.
 const END: Duration = Duration::from_secs(30);
-/// How long one that was killed may take, at least.
-const KILLED: Duration = Duration::from_secs(5);
+/// After how long people are told that one that was killed is still there, again and again.
+const KILLED: Duration = Duration::from_secs(15);
+/// How long the daemon may take to say that it hands everything over: longer than it looks whether it can.
+const ANSWER: Duration = Duration::from_secs(30);
 
 /// Descriptors that are needed beside those that are handed over.
 const OTHERS: u64 = 64;
@@ -41,9 +44,11 @@ pub(super) fn run(call: &UpgradeCall) -> Result<()> {
     let invocation: Invocation = connection.call("daemon.invocation", &serde_json::json!({}))?;
     // The daemon refuses this itself, but what comes before that fails with less to say.
     ensure!(!invocation.managed, "{MANAGED}");
+    let peer = connection.peer()?;
+    is_itself(&peer, invocation.pid)?;
     let words = match call.words.is_empty() {
         true => {
-            is_trusted(&connection.peer()?, &Credentials::own(), invocation.pid)?;
+            is_trusted(&peer, &Credentials::own())?;
             std::env::set_current_dir(&invocation.directory)
                 .context("the directory in which the daemon was started")?;
             // SAFETY: this process has one thread.
@@ -53,7 +58,7 @@ pub(super) fn run(call: &UpgradeCall) -> Result<()> {
         // In this environment.
         false => std::iter::once("lunette".into()).chain(call.words.iter().cloned()).collect(),
     };
-    check(&words, invocation.state_directory.as_deref())
+    check(&words, &sockets(&invocation), invocation.state_directory.as_deref())
         .context("this program would not start as the daemon was, which goes on")?;
     has_room(invocation.descriptors, allow_descriptors())?;
     let pid = i32::try_from(invocation.pid)
@@ -61,21 +66,32 @@ pub(super) fn run(call: &UpgradeCall) -> Result<()> {
         .and_then(Pid::from_raw)
         .context("the daemon has no process number")?;
     let old = pidfd_open(pid, PidfdFlags::empty()).context("the daemon's process is not seen from here")?;
-    let stand_in = StandIn::listen(pid, connection.peer()?.uid)?;
+    let stand_in = StandIn::listen(pid, peer.uid)?;
     let asked = HandOver { socket: stand_in.path().to_owned(), discard: call.discard };
     // From here on there is no way back: whoever ends this ends everything.
-    ignore_signals();
-    connection.call::<()>("daemon.hand_over", &serde_json::to_value(asked)?)?;
+    set_signals(&ENDING, libc::SIG_IGN);
+    connection.set_patience(Some(ANSWER))?;
+    connection.call::<()>("daemon.hand_over", &serde_json::to_value(asked)?).map_err(silence)?;
     let kept = stand_in.collect(&old)?;
-    await_end(&old, pid, END)?;
+    await_end(&old, [END, KILLED], || pidfd_send_signal(&old, Signal::KILL), || remind(pid))?;
     drop((connection, old, stand_in));
     if kept.is_none() {
-        eprintln!("lunette: the daemon has handed nothing over: starting anew");
+        tell("the daemon has handed nothing over: starting anew");
     }
     let (names, fds): (Vec<_>, Vec<_>) = kept.unwrap_or_default().into_iter().unzip();
     // SAFETY: from now on this process opens and closes nothing, and becomes another program.
     unsafe { inherited::pass_on(fds) }.context("cannot pass descriptors on")?;
     Err(program.become_daemon(&words, &names)).context("cannot become the daemon")
+}
+
+/// An error that says so if the daemon has said nothing. Whom it would hand anything over to later is not there any more.
+fn silence(error: Error) -> anyhow::Error {
+    match error {
+        Error::Socket(error) if error.kind() == ErrorKind::WouldBlock => {
+            anyhow!("the daemon has not answered within {ANSWER:?}, and goes on if it can")
+        }
+        other => other.into(),
+    }
 }
 
 /// This program.
@@ -132,14 +148,16 @@ fn otherwise(
     invocation: &Invocation,
     own: impl Iterator<Item = OsString>,
 ) -> BTreeMap<String, Option<OsString>> {
-    let own = own.filter_map(|name| name.into_string().ok().filter(|name| Invocation::goes_by(name)));
+    // One that does not say where its state is says nothing of the variables by which it has found it either: these stay.
+    let says = |name: &str| Invocation::goes_by(name, invocation.state_directory.is_some());
+    let own = own.filter_map(|name| name.into_string().ok().filter(|name| says(name)));
     let told = invocation.variables.iter().map(|(name, value)| (name.clone(), Some(value.into())));
     let state =
         invocation.state_directory.iter().map(|path| (StateDir::VARIABLE.to_owned(), Some(path.into())));
     // What cannot be in an environment is not what there was.
     let is_one = |(name, value): &(String, Option<OsString>)| {
         let value = value.iter().flat_map(|value| value.as_bytes());
-        Invocation::goes_by(name) && !name.contains(['=', '\0']) && !value.into_iter().any(|byte| *byte == 0)
+        says(name) && !name.contains(['=', '\0']) && !value.into_iter().any(|byte| *byte == 0)
     };
     own.map(|name| (name, None)).chain(told.chain(state).filter(is_one)).collect()
 }
@@ -172,22 +190,38 @@ fn has_room(open: Option<usize>, most: Option<u64>) -> Result<()> {
     }
 }
 
-/// Nobody ends this program by mistake: no more than the daemon that it is about to become, which hears signals when it serves.
-fn ignore_signals() {
-    for signal in [libc::SIGINT, libc::SIGHUP, libc::SIGTERM] {
+/// Signals by which people end or stop a program. Nobody does so by mistake with what is about to become the daemon, which hears
+/// those that it knows when it serves.
+const ENDING: [libc::c_int; 5] = [libc::SIGINT, libc::SIGTERM, libc::SIGHUP, libc::SIGQUIT, libc::SIGTSTP];
+/// Those by which people end it knowingly.
+const GIVING_UP: [libc::c_int; 2] = [libc::SIGINT, libc::SIGTERM];
+
+/// Has this process ignore signals (`SIG_IGN`), or do what they do otherwise (`SIG_DFL`).
+fn set_signals(signals: &[libc::c_int], disposition: libc::sighandler_t) {
+    for signal in signals {
         // SAFETY: no handler is installed.
-        unsafe { libc::signal(signal, libc::SIG_IGN) };
+        unsafe { libc::signal(*signal, disposition) };
     }
 }
 
 /// Whether the daemon may say what this program is to do: it has no fewer rights already. Otherwise whoever has taken it over
 /// could have them by this.
-fn is_trusted(peer: &Credentials, own: &Credentials, pid: u32) -> Result<()> {
-    if peer.uid != own.uid || u32::try_from(peer.pid) != Ok(pid) {
-        bail!(
-            "the daemon is another user than this, or not the process that it says: say how to start, `lunette upgrade -- serve …`"
-        );
-    }
+fn is_trusted(peer: &Credentials, own: &Credentials) -> Result<()> {
+    ensure!(
+        peer.uid == own.uid,
+        "the daemon is another user than this: say how to start, `lunette upgrade -- serve …`"
+    );
+    Ok(())
+}
+
+/// Whether the daemon is the process that it says, as it is known here: that one is waited for, and killed if it does not end.
+fn is_itself(peer: &Credentials, pid: u32) -> Result<()> {
+    ensure!(
+        u32::try_from(peer.pid) == Ok(pid),
+        "the daemon says that it is process {pid}, and the system that {} listens: it cannot be replaced from here, if it is in \
+         another container",
+        peer.pid
+    );
     Ok(())
 }
 
@@ -205,11 +239,18 @@ fn words(invocation: &Invocation) -> Vec<OsString> {
     left
 }
 
+/// What the configuration depends on beside the words: of these sockets, that some were named by `--fd`. (Older daemons say so only by
+/// their own words.)
+fn sockets(invocation: &Invocation) -> Inherited {
+    let by_words = words(invocation).len() < invocation.arguments.len();
+    Inherited { by_option: invocation.by_option || by_words, ..Inherited::default() }
+}
+
 /// Whether this program understands what the daemon was started with, and the configuration as it is by now, and would keep its
 /// state where the daemon does.
-fn check(words: &[OsString], state: Option<&Path>) -> Result<()> {
+fn check(words: &[OsString], sockets: &Inherited, state: Option<&Path>) -> Result<()> {
     let model = match Call::parse(words) {
-        Ok(Call::Serve(options)) => Origin::new(&options, &Inherited::default())?.read()?.0,
+        Ok(Call::Serve(options)) => Origin::new(&options, sockets)?.read()?.0,
         Ok(_) => bail!("it does not serve"),
         Err(error) => bail!("{error}"),
     };
@@ -230,22 +271,35 @@ fn is_same(one: &Path, other: &Path) -> bool {
     real(one) == real(other)
 }
 
-/// Waits until the daemon has ended, as its locks go with it. There is nothing left for it to do.
-fn await_end(process: &OwnedFd, pid: Pid, patience: Duration) -> Result<()> {
-    let pid = pid.as_raw_nonzero();
-    if has_ended(process, patience)? {
+/// Waits until the daemon has ended, as its locks go with it. There is nothing left for it to do, so it is killed if it does not end
+/// in the first time. What it has handed over is kept here however long it takes then; `remind` is called again and again.
+fn await_end(
+    process: &OwnedFd,
+    [first, again]: [Duration; 2],
+    kill: impl FnOnce() -> Result<(), Errno>,
+    mut remind: impl FnMut(),
+) -> Result<()> {
+    if has_ended(process, first)? {
         return Ok(());
     }
-    eprintln!("lunette: the daemon, process {pid}, has nothing left to do, and does not end: killing it");
-    if let Err(error) = pidfd_send_signal(process, Signal::KILL) {
-        eprintln!("lunette: cannot kill process {pid}: {error}");
+    tell("the daemon has nothing left to do, and does not end: killing it");
+    if let Err(error) = kill() {
+        tell(&format!("cannot kill it: {error}"));
     }
-    if !has_ended(process, patience.max(KILLED))? {
-        eprintln!(
-            "lunette: process {pid} does not end, most likely as its storage does not answer: going on beside it"
-        );
+    while !has_ended(process, again)? {
+        remind();
     }
     Ok(())
+}
+
+/// The daemon does not end, though it was killed.
+fn remind(pid: Pid) {
+    set_signals(&GIVING_UP, libc::SIG_DFL);
+    tell(&format!(
+        "process {} does not end, most likely as its storage does not answer. What it has served goes on when it has ended; \
+         whoever ends this program ends all of that",
+        pid.as_raw_nonzero()
+    ));
 }
 
 /// Waits that long for a process to end, and says whether it has.
@@ -263,6 +317,9 @@ fn has_ended(process: &OwnedFd, patience: Duration) -> Result<bool> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cli::ClientCall;
+    use std::io::{BufRead, BufReader, Write};
+    use std::os::unix::net::UnixListener;
 
     #[test]
     fn descriptors_of_the_command_line_are_handed_over_otherwise() {
@@ -275,22 +332,66 @@ mod tests {
             ["lunette", "serve", "--lu", "a"]
         );
         assert_eq!(words(&["x", "--fd"]), ["x"]);
+        let by_option = |by_option, arguments: &[&str]| {
+            let arguments = arguments.iter().map(ToString::to_string).collect();
+            sockets(&Invocation { arguments, by_option, ..Invocation::own() }).by_option
+        };
+        assert!(by_option(true, &["lunette", "serve"]), "by what another process has left");
+        assert!(
+            by_option(false, &["lunette", "serve", "--fd=9"]) && !by_option(false, &["lunette", "serve"])
+        );
     }
 
     #[test]
     fn a_daemon_with_other_rights_does_not_say_what_is_done() {
         let own = Credentials { pid: 7, uid: 0, groups: Vec::new() };
         let daemon = |pid, uid| Credentials { pid, uid, groups: Vec::new() };
-        assert!(is_trusted(&daemon(8, 0), &own, 8).is_ok());
-        assert!(is_trusted(&daemon(8, 1000), &own, 8).is_err());
-        assert!(is_trusted(&daemon(8, 0), &own, 1).is_err(), "another process");
-        assert!(is_trusted(&daemon(0, 0), &own, 0xffff_ffff).is_err());
+        assert!(is_trusted(&daemon(8, 0), &own).is_ok());
+        assert!(is_trusted(&daemon(8, 1000), &own).is_err());
+    }
+
+    #[test]
+    fn a_daemon_that_says_it_is_another_process_is_not_replaced_whatever_words_there_are() {
+        let daemon = |pid| Credentials { pid, uid: 0, groups: Vec::new() };
+        assert!(is_itself(&daemon(8), 8).is_ok());
+        assert!(is_itself(&daemon(8), 1).is_err());
+        assert!(is_itself(&daemon(0), 0xffff_ffff).is_err());
+
+        let folder = tempfile::tempdir().unwrap();
+        let socket = folder.path().join("control.sock");
+        let listener = UnixListener::bind(&socket).unwrap();
+        let mut said = serde_json::to_value(Invocation::own()).unwrap();
+        (said["managed"], said["pid"]) = (false.into(), 1.into());
+        let liar = std::thread::spawn(move || {
+            for stream in listener.incoming().take(2) {
+                let mut lines = BufReader::new(stream.unwrap());
+                let mut asked = String::new();
+                while lines.read_line(&mut asked).unwrap() > 0 {
+                    let id = &serde_json::from_str::<serde_json::Value>(&asked).unwrap()["id"];
+                    let answer = serde_json::json!({ "jsonrpc": "2.0", "id": id, "result": said });
+                    lines.get_mut().write_all(format!("{answer}\n").as_bytes()).unwrap();
+                    asked.clear();
+                }
+            }
+        });
+        for words in [&[][..], &["serve", "--lu", "disk:ram:1M"]] {
+            let words: Vec<_> = words.iter().map(OsString::from).collect();
+            let before =
+                ["lunette", "upgrade", "--control", socket.to_str().unwrap(), "--"].map(OsString::from);
+            let Ok(Call::Client(ClientCall::Upgrade(call))) = Call::parse(&[&before[..], &words].concat())
+            else {
+                panic!("{words:?}");
+            };
+            let error = run(&call).unwrap_err().to_string();
+            assert!(error.contains("the daemon says that it is process 1,"), "{words:?}: {error}");
+        }
+        liar.join().unwrap();
     }
 
     #[test]
     fn what_this_program_does_not_understand_is_refused_before_anything_happens() {
         let words = |words: &[&str]| words.iter().map(OsString::from).collect::<Vec<_>>();
-        let check = |said: &[&str]| check(&words(said), None);
+        let check = |said: &[&str]| check(&words(said), &Inherited::default(), None);
         assert!(check(&["lunette", "serve", "--lu", "disk:ram:1M"]).is_ok());
         assert!(check(&["lunette", "serve", "--nonsense"]).unwrap_err().to_string().contains("--nonsense"));
         assert!(check(&["lunette", "serve", "--config", "/no/such.toml"]).is_err());
@@ -305,7 +406,7 @@ mod tests {
         let invocation = invocation.by_now(Path::new("state"));
         assert!(invocation.descriptors.is_some_and(|open| open > 2));
         let own = ["HOME", "XDG_STATE_HOME", "LUNETTE_CONTROL", "LUNETTE_Y", "PATH"].map(OsString::from);
-        let otherwise: Vec<_> = otherwise(&invocation, own.into_iter()).into_iter().collect();
+        let changes: Vec<_> = otherwise(&invocation, own.clone().into_iter()).into_iter().collect();
         let expected = [
             ("HOME", Some("/h")),
             ("LUNETTE_CONTROL", None),
@@ -314,7 +415,12 @@ mod tests {
             ("LUNETTE_Y", None),
             ("XDG_STATE_HOME", None),
         ];
-        assert_eq!(otherwise, expected.map(|(name, value)| (name.to_owned(), value.map(OsString::from))));
+        let expected = expected.map(|(name, value)| (name.to_owned(), value.map(OsString::from)));
+        assert_eq!(changes, expected);
+        // An older one tells less, and what it does not tell stays.
+        let older = Invocation { state_directory: None, ..invocation };
+        let changes: Vec<_> = otherwise(&older, own.into_iter()).into_keys().collect();
+        assert_eq!(changes, ["LUNETTE_CONTROL", "LUNETTE_X", "LUNETTE_Y"]);
     }
 
     #[test]
@@ -325,8 +431,9 @@ mod tests {
         std::os::unix::fs::symlink(&here, &link).unwrap();
         let words = ["lunette", "serve", "--lu", "disk:ram:1M", "--state-dir"].map(OsString::from);
         let words = [&words[..], &[link.into()]].concat();
-        assert!(check(&words, Some(&here)).is_ok() && check(&words, None).is_ok());
-        let error = check(&words, Some(folder.path())).unwrap_err().to_string();
+        let check = |state| check(&words, &Inherited::default(), state);
+        assert!(check(Some(&here)).is_ok() && check(None).is_ok());
+        let error = check(Some(folder.path())).unwrap_err().to_string();
         assert!(error.contains("keeps its state in"), "{error}");
     }
 
@@ -340,11 +447,26 @@ mod tests {
     #[test]
     fn a_daemon_that_does_not_end_is_killed() {
         let mut child = Command::new("sleep").arg("1000").spawn().unwrap();
-        let pid = Pid::from_child(&child);
-        let process = pidfd_open(pid, PidfdFlags::empty()).unwrap();
-        await_end(&process, pid, Duration::ZERO).unwrap();
+        let process = pidfd_open(Pid::from_child(&child), PidfdFlags::empty()).unwrap();
+        let kill = || pidfd_send_signal(&process, Signal::KILL);
+        let at_once = [Duration::ZERO, Duration::ZERO];
+        // It is not beside one that cannot be killed for now that another daemon begins.
+        let mut reminders = 0;
+        let remind = || {
+            reminders += 1;
+            if reminders == 3 {
+                kill().unwrap();
+            }
+        };
+        await_end(&process, at_once, || Err(Errno::PERM), remind).unwrap();
+        assert!(child.try_wait().unwrap().is_some_and(|status| !status.success()) && reminders >= 3);
+        await_end(&process, at_once, || panic!("it has ended"), || ()).unwrap();
+
+        let mut child = Command::new("sleep").arg("1000").spawn().unwrap();
+        let process = pidfd_open(Pid::from_child(&child), PidfdFlags::empty()).unwrap();
+        let kill = || pidfd_send_signal(&process, Signal::KILL);
+        await_end(&process, at_once, kill, || ()).unwrap();
         assert!(!child.wait().unwrap().success());
-        await_end(&process, pid, Duration::ZERO).unwrap();
     }
 
     #[test]

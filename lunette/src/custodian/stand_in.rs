@@ -7,7 +7,7 @@ use rustix::io::Errno;
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, recvmsg, sockopt};
 use rustix::process::{Pid, geteuid};
 use std::fs::{self, DirBuilder};
-use std::io::IoSliceMut;
+use std::io::{IoSliceMut, Write};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt, chown};
@@ -20,6 +20,11 @@ const LONG: Duration = Duration::from_secs(15);
 
 /// What was handed over, with its names.
 pub(crate) type Kept = Vec<(String, OwnedFd)>;
+
+/// Tells people. Whether they still listen is not our concern: a terminal may have gone, and what is handed over must not go with it.
+pub(crate) fn tell(text: &str) {
+    let _ = writeln!(std::io::stderr(), "lunette: {text}");
+}
 
 /// Keeps what the process `of` hands over, as a service manager's store does.
 pub(crate) struct StandIn {
@@ -65,7 +70,7 @@ impl StandIn {
                 Err(Errno::INTR) => continue,
                 Ok(0) => {
                     let pid = self.of.as_raw_nonzero();
-                    eprintln!("lunette: the daemon, process {pid}, has not handed everything over yet");
+                    tell(&format!("the daemon, process {pid}, has not handed everything over yet"));
                     continue;
                 }
                 polled => polled?,
@@ -93,7 +98,7 @@ impl StandIn {
         let length = received.bytes;
         if received.flags.contains(ReturnFlags::CTRUNC) {
             // What it belongs to is done without.
-            eprintln!("lunette: a descriptor is lost, as too many are open");
+            tell("a descriptor is lost, as too many are open");
         }
         let (mut fd, mut is_its) = (None, false);
         for message in ancillary.drain() {

@@ -28,21 +28,24 @@ pub(crate) struct Invocation {
     /// How many descriptors it has open.
     #[serde(default)]
     pub(crate) descriptors: Option<usize>,
+    /// Its command line, or that of the first of those for which it goes on, has named sockets (`--fd`), so it reads no default file.
+    #[serde(default)]
+    pub(crate) by_option: bool,
 }
 
 /// Variables that say where state and secrets are.
 const PLACES: [&str; 3] = ["HOME", "XDG_STATE_HOME", "CREDENTIALS_DIRECTORY"];
 
 impl Invocation {
-    /// Whether a daemon goes by this variable of its environment.
-    pub(crate) fn goes_by(variable: &str) -> bool {
-        variable.starts_with("LUNETTE_") || PLACES.contains(&variable)
+    /// Whether a daemon goes by this variable of its environment, and says so. (Older ones do not of those that say `places`.)
+    pub(crate) fn goes_by(variable: &str, places: bool) -> bool {
+        variable.starts_with("LUNETTE_") || places && PLACES.contains(&variable)
     }
 
     /// That of this process. What is no UTF-8 cannot be told in JSON, and is left out or spoilt.
     pub(crate) fn own() -> Self {
         let variables = std::env::vars_os().filter_map(|(name, value)| {
-            let name = name.into_string().ok().filter(|name| Self::goes_by(name))?;
+            let name = name.into_string().ok().filter(|name| Self::goes_by(name, true))?;
             Some((name, value.into_string().ok()?))
         });
         Self {
@@ -53,6 +56,7 @@ impl Invocation {
             managed: std::env::var_os("NOTIFY_SOCKET").is_some(),
             state_directory: None,
             descriptors: None,
+            by_option: false,
         }
     }
 
