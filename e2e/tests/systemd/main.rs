@@ -95,20 +95,33 @@ fn a_guest_lives_through_kills() -> Result<()> {
     let Some(systemd) = systemd(&netns, "")? else { return Ok(()) };
     systemd.service("start")?;
     let mut guest = guest(&systemd)?;
-    for kill in 0..if tools::full() { 50 } else { 9 } {
+    let (wanted, mut kills, mut halfway, mut in_flight) = (if tools::full() { 50 } else { 9 }, 0, 0, 0);
+    // One that has begun to hand over everything is to be among them, and one that has left something in flight.
+    while kills < wanted || halfway == 0 || in_flight == 0 {
+        ensure!(
+            kills < 5 * wanted,
+            "{kills} kills: {halfway} in the midst of a restart, {in_flight} with something in flight"
+        );
+        let kill = kills;
+        kills += 1;
         // Whenever it happens to be.
         std::thread::sleep(Duration::from_millis(137 * (kill + 3) % 1000));
         let before = systemd.pid()?;
         // In the midst of a planned one, too.
         if kill % 3 == 2 {
             systemd.run(["systemctl", "restart", "--no-block", "lunette.service"])?.ok()?;
-            std::thread::sleep(Duration::from_millis(11 * kill % 60));
+            // For so long it waits for the same signal again.
+            std::thread::sleep(Duration::from_millis(100 + 11 * kill % 60));
         }
         systemd.signal("KILL", before)?;
         systemd.wait_for_another(before)?;
         guest.goes_on()?;
+        let journal = systemd.journal()?;
+        let said = |text| journal.matches(text).count();
+        halfway = said("SIGTERM: stopping").saturating_sub(said("everything is handed over"));
+        in_flight = said("going on with what was in flight");
     }
-    ensure!(systemd.journal()?.contains("going on with what was in flight"), "nothing was in flight");
+    println!("{kills} kills: {halfway} in the midst of a restart, {in_flight} with something in flight");
     guest.end()
 }
 
