@@ -4,6 +4,7 @@ use std::path::Path;
 use std::sync::atomic::Ordering::Relaxed;
 
 use anyhow::{Context, Result, ensure};
+use lunette_guest::migration::Log;
 use lunette_guest::ring::Form;
 use lunette_guest::{
     BlockDriver, Command as ScsiCommand, Data, GuestMemory, Monitor, Options, Piece, ScsiDriver, View,
@@ -30,6 +31,8 @@ pub(crate) struct Guest {
     pub(super) packed: bool,
     /// The device notes what it has in flight.
     pub(super) noted: bool,
+    /// What the device writes is marked in a dirty log, which is emptied all the time.
+    pub(super) logged: bool,
     /// Request queues, over which commands are spread evenly.
     pub(super) queues: u16,
 }
@@ -43,6 +46,7 @@ impl Default for Guest {
             event_idx: true,
             packed: false,
             noted: false,
+            logged: false,
             queues: 1,
         }
     }
@@ -87,7 +91,12 @@ pub(crate) struct Scsi {
     driver: ScsiDriver,
     data: Vec<Words>,
     queues: usize,
+    /// The dirty log, and how often it has been waited for something since it was emptied.
+    log: Option<(Log, u32)>,
 }
+
+/// How often something is waited for before the dirty log is emptied. A monitor does that far less often.
+const LOG_WAITS: u32 = 256;
 
 impl Scsi {
     pub(crate) fn connect(socket: &Path, slots: usize, room: usize, guest: &Guest) -> Result<Self> {
@@ -118,8 +127,10 @@ impl Scsi {
         ensure!(notes.is_some() == guest.noted, "the device notes nothing");
         let mut driver = ScsiDriver::new(monitor, &options)?;
         driver.start()?;
+        let log = guest.logged.then(|| Log::new(&driver.monitor.memory)).transpose()?;
+        log.iter().try_for_each(|log| log.begin(&mut driver.monitor))?;
         let data = (0..guest.queues).map(|queue| Words { memory: driver.all_data(queue).clone(), room });
-        Ok(Self { data: data.collect(), driver, queues })
+        Ok(Self { data: data.collect(), driver, queues, log: log.map(|log| (log, 0)) })
     }
 
     /// The queue of a slot, and the slot there.
@@ -163,6 +174,12 @@ impl Initiator for Scsi {
     }
 
     fn wait(&mut self, done: &mut Vec<Completion>) -> Result<()> {
+        if let Some((log, waits)) = &mut self.log {
+            *waits = (*waits + 1) % LOG_WAITS;
+            if *waits == 0 {
+                ensure!(!log.take().is_empty(), "nothing is marked in the dirty log");
+            }
+        }
         self.take(done)?;
         while done.is_empty() {
             self.driver.wait_any()?;

@@ -9,13 +9,15 @@ use crate::report::{Others, Section};
 use crate::run::{Contender, Settings, Tally};
 
 /// The guests that are compared, the default first.
-fn guests() -> [(&'static str, Guest); 8] {
+fn guests() -> [(&'static str, Guest); 10] {
     let default = Guest::default();
     [
         ("default", default),
         ("noted", Guest { noted: true, ..default }),
+        ("logged", Guest { logged: true, ..default }),
         ("packed", Guest { packed: true, ..default }),
         ("packed, noted", Guest { packed: true, noted: true, ..default }),
+        ("packed, logged", Guest { packed: true, logged: true, ..default }),
         ("chained", Guest { form: Form::Chained, ..default }),
         ("packed, chained", Guest { packed: true, form: Form::Chained, ..default }),
         ("no EVENT_IDX", Guest { event_idx: false, ..default }),
@@ -38,7 +40,7 @@ pub(crate) fn compare(settings: &Settings) -> Result<Section> {
     section.fact(
         "lunette's ring with a store that does nothing, as in \"The vhost-user ring alone\". The default is a split ring, \
          indirect descriptors, EVENT_IDX and one request queue; each other line differs in what it names; \
-         \"noted\" is with notes of what is in flight."
+         \"noted\" is with notes of what is in flight, \"logged\" with a dirty log."
             .to_owned(),
     );
     section.table(&tally, Others::Variants);
