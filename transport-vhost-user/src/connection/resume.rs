@@ -15,7 +15,7 @@ use crate::memory::MemoryMap;
 use crate::queue::Fds;
 use crate::wire::Sizes;
 use lunette_store::Cx;
-use lunette_vhost_user::{Backend, HEADER_SIZE, MAX_PAYLOAD, SharedRegion};
+use lunette_vhost_user::{Backend, Features, HEADER_SIZE, MAX_PAYLOAD, SharedRegion};
 use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -163,6 +163,10 @@ impl Resumed {
             (None, None) => None,
             _ => return Err("the memory for notes is missing".to_owned()),
         };
+        if let Some(mapped) = notes.as_ref().filter(|_| record.drained) {
+            // Until it had given everything away, the other process might have been killed.
+            mapped.notes.forget_idle(backend.state().features.contains(Features::RING_PACKED));
+        }
         let ledger = match fds.remove(&Role::Ledger) {
             Some(fd) => Some(Ledger::adopt(fd, record.agreement)?),
             None if !record.drained => return Err("nobody knows what was agreed on last".to_owned()),

@@ -335,6 +335,7 @@ impl State {
         match self.phase {
             _ if self.forgetting => Stop::Forget,
             Phase::Silencing => Stop::Keep,
+            Phase::HandingOver => Stop::HandOver,
             _ => Stop::Answer,
         }
     }

@@ -71,6 +71,8 @@ pub(crate) enum Stop {
     Answer,
     /// The front end has gone: what is aborted by that is left for whoever goes on with the notes.
     Keep,
+    /// They are answered. Another process goes on with the ring, or with its notes if this one is killed before that.
+    HandOver,
     /// The device is reset: nobody waits for them.
     Forget,
 }
@@ -269,12 +271,16 @@ impl Queue {
             return;
         }
         if state.stops()
-            && let Some(ring) = &state.ring
+            && let Some(base) = state.ring.as_ref().map(Ring::base)
         {
-            state.base = ring.base();
+            state.base = base;
             state.publish();
-            let let_go = if state.setup.stop == Stop::Forget { Ring::forget } else { Ring::end };
-            state.ring.take().inspect(let_go);
+            let ring = state.ring.take();
+            match state.setup.stop {
+                Stop::Answer | Stop::Keep => ring.iter().for_each(Ring::end),
+                Stop::Forget => ring.iter().for_each(Ring::forget),
+                Stop::HandOver => {}
+            }
         }
         let Some(round) = state.round.take() else { return };
         let (connection, index, rest) =

@@ -64,6 +64,12 @@ impl NoteMemory {
         all.for_each(|notes| notes.end());
     }
 
+    /// Queues of which nothing is in flight begin where it is said, not where their notes are.
+    pub(crate) fn forget_idle(&self, packed: bool) {
+        let idle = (0..self.queues).filter(|queue| !self.has_some(*queue, packed));
+        idle.filter_map(|queue| self.of(queue, 0, PackedNotes::length(0)).ok()).for_each(|notes| notes.end());
+    }
+
     /// Whether anybody has begun to take notes of a queue, and has not ended.
     pub(crate) fn is_begun(&self, queue: u16) -> bool {
         let notes = self.of(queue, 0, PackedNotes::length(0));
