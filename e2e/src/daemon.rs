@@ -168,17 +168,6 @@ impl<'a> Lunette<'a> {
         Ok(daemon)
     }
 
-    /// The same, but nobody hears what that says, and the other is killed when it has begun to hand over.
-    pub fn upgrade_unheard(&self, before: Daemon) -> Result<Daemon> {
-        let mut command = self.program(Vec::new())?;
-        command.args(["upgrade", "--state-dir"]).arg(self.path("state"));
-        let mut process = Guarded::spawn(&command)?;
-        before.wait_for_log("another program takes over")?;
-        drop(process.child().stderr.take());
-        before.kill()?;
-        self.serving(process)
-    }
-
     fn serving(&self, mut process: Guarded) -> Result<Daemon> {
         let stdout = process.child().stdout.take();
         let stderr = process.child().stderr.take();

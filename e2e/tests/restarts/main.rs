@@ -219,18 +219,6 @@ fn an_upgrade_while_a_store_does_not_answer_is_refused() -> Result<()> {
     Ok(())
 }
 
-/// The old daemon is killed while it hands over, and nobody hears any more what the program that takes over says about that.
-#[test]
-fn an_upgrade_to_which_nobody_listens_goes_on() -> Result<()> {
-    let lunette = Lunette::new()?;
-    let slow = lunette.file("slow.img", 8 << 20)?;
-    let lunette = lunette.lu(format!("disk:{},w,name=slow,fault=delay:9000", slow.display())).iscsi();
-    let mut daemon = lunette.start()?;
-    let _write = begin_to_write(&lunette, &mut daemon, 0, "slow")?;
-    lunette.upgrade_unheard(daemon)?.stop()?;
-    Ok(())
-}
-
 /// A command that does not end in time keeps its session from coming to rest, and that alone. Its initiator logs in again and sends
 /// it once more.
 /// Meanwhile people lose patience with the program that takes over, and remove its file.
