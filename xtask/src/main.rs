@@ -76,6 +76,8 @@ fn test(full: bool, no_install: bool, no_e2e: bool) -> Result<()> {
         packages::install(packages::FOR_TESTS)?;
     }
     let mut steps = Steps::new();
+    // One run builds nearly everything once: what a second build would use doubles the room that it takes.
+    steps.set("CARGO_INCREMENTAL", "0");
     if full {
         steps.set("LUNETTE_TEST_FULL", "1");
     }
