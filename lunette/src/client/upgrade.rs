@@ -11,7 +11,7 @@ use crate::inherited::{self, Inherited};
 use crate::serve::allow_descriptors;
 use crate::state::StateDir;
 use anyhow::{Context, Result, anyhow, bail, ensure};
-use lunette_control::{Credentials, Error};
+use lunette_control::{Connection, Credentials, Error};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{Access, access};
 use rustix::io::Errno;
@@ -71,7 +71,7 @@ pub(super) fn run(call: &UpgradeCall) -> Result<()> {
     // From here on there is no way back: whoever ends this ends everything.
     set_signals(&ENDING, libc::SIG_IGN);
     connection.set_patience(Some(ANSWER))?;
-    connection.call::<()>("daemon.hand_over", &serde_json::to_value(asked)?).map_err(silence)?;
+    ask(&mut connection, &asked, &old, END)?;
     let kept = stand_in.collect(&old)?;
     await_end(&old, [END, KILLED], || pidfd_send_signal(&old, Signal::KILL), || remind(pid))?;
     drop((connection, old, stand_in));
@@ -82,6 +82,20 @@ pub(super) fn run(call: &UpgradeCall) -> Result<()> {
     // SAFETY: from now on this process opens and closes nothing, and becomes another program.
     unsafe { inherited::pass_on(fds) }.context("cannot pass descriptors on")?;
     Err(program.become_daemon(&words, &names)).context("cannot become the daemon")
+}
+
+/// Asks the daemon to hand everything over. One that ends before it has answered is beyond answering: what it has served goes on
+/// as after a crash. When its connection has gone, it may take that long to end.
+fn ask(connection: &mut Connection, asked: &HandOver, process: &OwnedFd, patience: Duration) -> Result<()> {
+    match connection.call("daemon.hand_over", &serde_json::to_value(asked)?) {
+        Err(Error::Socket(error))
+            if error.kind() != ErrorKind::WouldBlock && has_ended(process, patience)? =>
+        {
+            tell("the daemon has ended before it has answered");
+            Ok(())
+        }
+        answered => answered.map_err(silence),
+    }
 }
 
 /// An error that says so if the daemon has said nothing. Whom it would hand anything over to later is not there any more.
@@ -442,6 +456,33 @@ mod tests {
         assert!(has_room(Some(100), Some(264)).is_ok() && has_room(Some(100), None).is_ok());
         assert!(has_room(Some(101), Some(264)).unwrap_err().to_string().contains("ulimit -n 266"));
         assert!(has_room(None, Some(20)).is_ok(), "an older daemon does not say");
+    }
+
+    #[test]
+    fn one_that_ends_before_it_answers_is_replaced() {
+        let folder = tempfile::tempdir().unwrap();
+        let socket = folder.path().join("control.sock");
+        let listener = UnixListener::bind(&socket).unwrap();
+        let asked = HandOver { socket: folder.path().join("heir.sock"), discard: false };
+        for ends in [true, false] {
+            let mut child = Command::new("sleep").arg("1000").spawn().unwrap();
+            let process = pidfd_open(Pid::from_child(&child), PidfdFlags::empty()).unwrap();
+            let mut connection = Connection::open(&socket).unwrap();
+            let (stream, _) = listener.accept().unwrap();
+            let gone = std::thread::spawn(move || {
+                BufReader::new(&stream).read_line(&mut String::new()).unwrap();
+                drop(stream);
+                if ends {
+                    child.kill().unwrap();
+                }
+                child
+            });
+            let patience = if ends { Duration::from_secs(3600) } else { Duration::ZERO };
+            assert_eq!(ask(&mut connection, &asked, &process, patience).is_ok(), ends);
+            let mut child = gone.join().unwrap();
+            child.kill().unwrap();
+            child.wait().unwrap();
+        }
     }
 
     #[test]
