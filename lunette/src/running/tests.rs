@@ -287,6 +287,33 @@ fn a_store_that_somebody_holds_is_not_opened_twice() {
 }
 
 #[test]
+fn what_this_process_still_reads_is_waited_for() {
+    let rig = Rig::new(BASIS);
+    let text = BASIS.replace("size = \"1M\"", "read-only = true");
+    rig.become_(&text, ANY).unwrap();
+    let spec = rig.model(&text).units.remove("a").unwrap();
+    let record = rig.running.record(&spec).unwrap();
+    rig.become_("", ANY).unwrap();
+    // As if the last of the former unit were to come yet.
+    let mut former = units::Opened::open(&spec, units::OtherSize::Refuse).unwrap();
+    former.succeed(&record).unwrap();
+    let (running, wanted) = (&rig.running, rig.model(&text));
+    let become_it = move |model: &mut Model| {
+        *model = wanted;
+        Ok(())
+    };
+    std::thread::scope(|scope| {
+        let change = scope.spawn(move || running.change(ANY, &Work::quiet(), become_it).map(drop));
+        while !rig.running.state.holds(record.naa) && !change.is_finished() {
+            std::thread::yield_now();
+        }
+        drop(former);
+        change.join().unwrap().unwrap();
+    });
+    assert_eq!(rig.naa("a"), record.naa.to_string());
+}
+
+#[test]
 fn units_that_swap_their_places_stay() {
     let unit = |name: &str, keys: &str| format!("[[unit]]\nname = \"{name}\"\nstore = \"ram:1M\"\n{keys}\n");
     let rest = "[[portal]]\nlisten = \"127.0.0.1:0\"\n[[target]]\nname = \"iqn.2026-11.org.example:a\"\n";

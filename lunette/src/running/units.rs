@@ -97,7 +97,7 @@ impl Running {
     }
 
     /// By what initiators know the unit.
-    fn record(&self, spec: &config::Unit) -> Result<Record> {
+    pub(super) fn record(&self, spec: &config::Unit) -> Result<Record> {
         let mut records = self.state.identities(&[units::key(spec)?])?;
         records.pop().context("there is no identity")
     }

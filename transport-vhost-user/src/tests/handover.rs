@@ -190,6 +190,36 @@ fn after_a_kill_each_command_is_answered_once() {
     }
 }
 
+#[test]
+fn who_is_killed_in_the_midst_of_a_hand_over_leaves_rings_that_go_on() {
+    for features in LAYOUTS {
+        let (old, mut new) = (noting(Rig::held()), Rig::held());
+        let (mut driver, notes) = begin(&old, features);
+        status(&mut driver, 1);
+        submit(&mut driver, 0, 0, &read_10(0));
+        driver.flush(0).unwrap();
+        wait_held(&old.reactors, 0);
+        // What there is of it is from before. The ring of the other reactor has come to rest, and this one has not.
+        let mut handed = snapshot(&old);
+        let left = begin_hand_over(&old);
+        (0..4).for_each(|n| old.reactors.call(ReactorId(n % 2), |_| ()).unwrap());
+        assert!(left.try_recv().is_err());
+        handed.fds.insert(Role::Notes, copy(&notes));
+        freeze_ledger(&mut handed);
+        go_on(&mut new, None, handed);
+        let first = driver.wait_for(0, 0).unwrap();
+        assert_eq!((first.response, first.status), (0, 2), "as after a power loss");
+        submit(&mut driver, 1, 0, &read_10(0));
+        driver.flush(1).unwrap();
+        wait_held(&new.reactors, 1);
+        release(&new.reactors, 1, 0x55);
+        assert_eq!(driver.wait_for(1, 0).unwrap().status, 0);
+        assert_eq!((status(&mut driver, 0), status(&mut driver, 1)), (0, 0));
+        release(&old.reactors, 0, 0);
+        clear(&old);
+    }
+}
+
 /// The notes as they are when the process dies.
 fn copy(notes: &InFlight) -> OwnedFd {
     let fd = crate::testing::memfd(notes.area.mmap_size);

@@ -22,6 +22,11 @@ impl Running {
     /// Takes what another process has handed over because it could not give it up: others use it, too. What initiators rely on goes along,
     /// so it is there before they are.
     pub(in crate::running) fn take_back(&self, handed: &mut Handed) {
+        self.take_back_within(LOCK, handed);
+    }
+
+    /// The same if what another process had may take that long to be let go of.
+    pub(super) fn take_back_within(&self, time: Duration, handed: &mut Handed) {
         let specs: Vec<_> = self.now().model.units.values().filter(|spec| spec.migratable).cloned().collect();
         let come = |spec: Arc<config::Unit>| {
             let record = self.record_of(&spec).ok()?;
@@ -33,7 +38,7 @@ impl Running {
             return;
         }
         // What the other process had asked of their stores may still be on its way.
-        let deadline = Instant::now() + LOCK;
+        let deadline = Instant::now() + time;
         loop {
             let is_last = Instant::now() >= deadline;
             left.retain_mut(|(spec, state, term)| !self.has_come_back(spec, state, *term, is_last));

@@ -325,6 +325,7 @@ fn a_unit_that_does_not_come_holds_up_no_other_virtual_machine() {
     }
     assert_eq!(begin_to_take(&one, "second").recv().unwrap(), Ok(None));
     assert_eq!(here(&one), ["c"]);
+    assert_eq!(lease(&one).phase(), Phase::Waits);
     let of_c = whole.replace("@/c.img\"", "@/c.img\"\nwaiting = 9");
     one.become_(&of_c, ANY).unwrap();
     // A change of the unit itself waits for its turn, but not for ever.

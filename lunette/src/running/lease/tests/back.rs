@@ -3,11 +3,29 @@
 use super::*;
 use crate::handover::Handed;
 
-/// What another process has handed over of a unit.
+const LONG: Duration = Duration::from_secs(3600);
+
+/// What another process has handed over of some units.
+fn handed_all(rig: &Rig, units: &[&str], term: u64) -> Handed {
+    let naas = units.iter().map(|unit| rig.running.leases.naa(&Name::of(unit)).unwrap().to_string());
+    let naas: Vec<_> = naas.collect();
+    let state = || serde_json::from_str::<UnitState>(r#"{ "failed": true }"#).unwrap();
+    let units = naas.iter().map(|naa| (naa.clone(), state())).collect();
+    Handed::with_units(units).with_terms(naas.into_iter().map(|naa| (naa, term)).collect())
+}
+
+/// The same of one.
 fn handed(rig: &Rig, unit: &str, term: u64) -> Handed {
-    let naa = rig.running.leases.naa(&Name::of(unit)).unwrap().to_string();
-    let state: UnitState = serde_json::from_str(r#"{ "failed": true }"#).unwrap();
-    Handed::with_units([(naa.clone(), state)].into()).with_terms([(naa, term)].into())
+    handed_all(rig, &[unit], term)
+}
+
+/// Units are here no more, without anything that is done when they leave.
+fn lose(rig: &Rig) {
+    let units = std::mem::take(&mut rig.running.now_mut().units);
+    for (name, unit) in units {
+        rig.running.show_unit(&name, [None, None]).unwrap();
+        assert!(rig.running.let_go_of(unit));
+    }
 }
 
 #[test]
@@ -15,17 +33,39 @@ fn a_unit_is_taken_back_unless_it_was_served_elsewhere_since() {
     let (one, other) = two();
     take(&one).unwrap();
     // As if it was killed.
-    let units = std::mem::take(&mut one.running.now_mut().units);
-    for (name, unit) in units {
-        one.running.show_unit(&name, [None, None]).unwrap();
-        assert!(one.running.let_go_of(unit));
-    }
+    lose(&one);
     for (term, is_back) in [(0, false), (2, false), (1, true)] {
         other.running.take_back(&mut handed(&other, "a", term));
         assert_eq!(here(&other).contains(&"a".to_owned()), is_back);
     }
     let unit = other.running.unit("a").unwrap();
     assert!(unit.backing().unwrap().has_failed() && term(&other, "a").number == 2);
+}
+
+#[test]
+fn a_unit_that_does_not_come_back_yet_holds_up_no_other() {
+    let (one, other) = two();
+    take(&one).unwrap();
+    lose(&one);
+    let mut handed = handed_all(&other, &["a", "b"], 1);
+    let spec = other.model(&text("other.sock")).units.remove("a").unwrap();
+    // Somebody still has its store.
+    let former = crate::units::Opened::open(&spec, crate::units::OtherSize::Take).unwrap();
+    std::thread::scope(|scope| {
+        let running = &other.running;
+        let back = scope.spawn(|| running.take_back_within(LONG, &mut handed));
+        while here(&other) != ["b"] && !back.is_finished() {
+            std::thread::yield_now();
+        }
+        assert_eq!(here(&other), ["b"]);
+        drop(former);
+    });
+    assert_eq!(here(&other), ["a", "b"]);
+    // What nobody could let go of is not waited for.
+    lose(&other);
+    std::fs::remove_file(other.at().join("a.img")).unwrap();
+    other.running.take_back_within(LONG, &mut handed_all(&other, &["a", "b"], 2));
+    assert_eq!(here(&other), ["b"]);
 }
 
 #[test]
