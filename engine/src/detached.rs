@@ -20,6 +20,7 @@ use lunette_store::{Cx, IoResult};
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::rc::Rc;
+use std::time::Duration;
 
 /// Those of one reactor, by the tasks that they were.
 #[derive(Default)]
@@ -27,19 +28,20 @@ pub(crate) struct Detached(RefCell<HashMap<TaskId, Read>>);
 
 struct Read {
     set: Rc<TaskSet>,
+    /// When its command came.
+    came: Duration,
     /// Its steps, if it has several: they end when the store has answered.
     running: Option<Running>,
     memory: GivenUp,
 }
 
 impl Detached {
-    /// What stores have of them.
-    pub(crate) fn at_stores(&self) -> Vec<AtStore> {
+    /// What stores have of them, and when their commands came.
+    pub(crate) fn at_stores(&self) -> Vec<(AtStore, Duration)> {
         let reads = self.0.borrow();
-        let told = |(id, read): (&TaskId, &Read)| AtStore {
-            unit: read.set.unit.clone(),
-            token: Token::Task(*id).encode(),
-            since: None,
+        let told = |(id, read): (&TaskId, &Read)| {
+            let (unit, token) = (read.set.unit.clone(), Token::Task(*id).encode());
+            (AtStore { unit, token, since: None }, read.came)
         };
         reads.iter().map(told).collect()
     }
@@ -68,12 +70,13 @@ impl Engine {
     pub(crate) fn detach(&self, id: TaskId, cx: &mut dyn Cx) {
         let tasks = self.tasks.borrow();
         let aborted = tasks.peek(id).filter(|task| task.aborted.is_some() && task.is_read());
-        let Some((itl, cookie)) = aborted.map(|task| (task.itl.clone(), task.cookie)) else { return };
+        let told = aborted.map(|task| (task.itl.clone(), task.cookie, task.came));
+        let Some((itl, cookie, came)) = told else { return };
         drop(tasks);
         let given_up = itl.responder.upgrade().and_then(|responder| responder.give_up(cookie));
         let Some(memory) = given_up else { return };
         let running = self.tasks.borrow_mut().get(id).and_then(|task| task.running.take());
-        self.detached.0.borrow_mut().insert(id, Read { set: itl.set.clone(), running, memory });
+        self.detached.0.borrow_mut().insert(id, Read { set: itl.set.clone(), came, running, memory });
         self.tell_end(id, Outcome::status(Status::TASK_ABORTED), cx);
         self.check_detached(id, cx);
     }
@@ -81,11 +84,11 @@ impl Engine {
     /// The store has let go of a read, if it was one that was detached.
     pub(crate) fn let_go(&self, id: TaskId, result: IoResult, cx: &mut dyn Cx) {
         let read = self.detached.0.borrow_mut().remove(&id);
-        let Some(Read { set, mut running, memory }) = read else { return };
+        let Some(Read { set, came, mut running, memory }) = read else { return };
         if let Some(steps) = &mut running
             && self.drive(steps, &set, self.id(Token::Task(id)), Some(result), cx).is_none()
         {
-            self.detached.0.borrow_mut().insert(id, Read { set, running, memory });
+            self.detached.0.borrow_mut().insert(id, Read { set, came, running, memory });
             return;
         }
         drop(running);

@@ -73,8 +73,8 @@ pub fn held_by_stores(time: Duration, cx: &mut dyn Cx) -> BTreeSet<HeldByStore> 
         Some((task.at_store(Token::Task(id).encode()), task.came))
     });
     // Since when is not known of all of these.
-    let others = background.at_stores().chain(engine.detached.at_stores());
-    let held = of_tasks.chain(others.map(|at_store| (at_store, Duration::ZERO)));
+    let others = background.at_stores().map(|at_store| (at_store, Duration::ZERO));
+    let held = of_tasks.chain(others).chain(engine.detached.at_stores());
     let held = held.filter(|(at_store, came)| now.saturating_sub(at_store.since.unwrap_or(*came)) >= time);
     held.map(|(AtStore { unit, token, .. }, _)| HeldByStore { unit: unit.name.clone(), token }).collect()
 }
@@ -130,7 +130,8 @@ impl Engine {
         let tasks = self.tasks.borrow();
         let of_tasks = tasks.select(|task| task.is_at_store()).into_iter();
         let of_tasks = of_tasks.filter_map(|id| Some(tasks.peek(id)?.at_store(Token::Task(id).encode())));
-        of_tasks.chain(self.background.borrow().at_stores()).chain(self.detached.at_stores()).collect()
+        let detached = self.detached.at_stores().into_iter().map(|(at_store, _)| at_store);
+        of_tasks.chain(self.background.borrow().at_stores()).chain(detached).collect()
     }
 
     /// These units are stuck here, and no others.

@@ -106,6 +106,21 @@ fn the_unit_is_stuck_for_as_long_as_its_store_has_the_read() {
 }
 
 #[test]
+fn a_store_has_it_since_its_command_came() {
+    let mut rig = Rig::new(1);
+    rig.pass(Duration::from_secs(100));
+    let (from, _transport) = reading(&mut rig, 0);
+    rig.manage(&from, Function::AbortTask, 1);
+    let held = |rig: &mut Rig| crate::held_by_stores(Duration::from_secs(10), rig.sim.cx(0)).len();
+    rig.pass(Duration::from_secs(9));
+    assert_eq!(held(&mut rig), 0);
+    rig.pass(Duration::from_secs(1));
+    assert_eq!(held(&mut rig), 1);
+    rig.complete_all();
+    assert_eq!(held(&mut rig), 0);
+}
+
+#[test]
 fn a_session_ends_without_it_and_what_waits_for_room_comes_when_it_has_gone() {
     let mut rig = Rig::new(1);
     let other = rig.initiator(0);
