@@ -229,7 +229,7 @@ fn open_control(
     state: &StateDir,
 ) -> Result<Option<ControlSocket>> {
     if let Some(listener) = given {
-        return Ok(Some(ControlSocket::adopt(listener)));
+        return ControlSocket::adopt(listener).map(Some);
     }
     match &daemon.control {
         Some(path) => Ok(Some(ControlSocket::open(path.as_path(), access)?)),

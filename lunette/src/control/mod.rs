@@ -26,7 +26,7 @@ use crate::config::values::Name;
 use crate::handover::{Heir, Invocation};
 use crate::metrics::{self, ExportStats, Stats, ThrottleStats};
 use crate::running::Running;
-use anyhow::Result;
+use anyhow::{Context, Result};
 use lunette_control::{About, Crew, Door, Effect, Events, Failure, Feed, Method, Table, Task};
 use lunette_reactor::Workers;
 use lunette_store::log::LineBudget;
@@ -228,9 +228,14 @@ impl ControlSocket {
         Ok(Self { listener, file: Some(file) })
     }
 
-    /// Takes over a socket that listens already. Who can connect is up to whoever made it.
-    pub(crate) fn adopt(listener: UnixListener) -> Self {
-        Self { listener, file: None }
+    /// Takes over a socket that listens already. Who can connect is up to whoever made it. From now on it shows those who do that
+    /// it is this process (SO_PEERCRED is of the last one that has called listen(2)).
+    ///
+    /// # Errors
+    /// Those of listen(2).
+    pub(crate) fn adopt(listener: UnixListener) -> Result<Self> {
+        rustix::net::listen(&listener, i32::from(u16::MAX)).context("cannot listen at the control socket")?;
+        Ok(Self { listener, file: None })
     }
 }
 

@@ -443,3 +443,27 @@ fn units_move_from_one_to_the_other() {
         assert_eq!(failure.code, Failure::NOT_FOUND);
     }
 }
+
+#[test]
+fn a_socket_that_another_process_has_listened_at_shows_who_serves_it() {
+    use std::os::fd::{AsRawFd, BorrowedFd};
+    use std::os::unix::process::CommandExt;
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("control.sock");
+    let listener = UnixListener::bind(&path).unwrap();
+    let fd = listener.as_raw_fd();
+    let listen = move || {
+        // SAFETY: it is open in this process, too.
+        let inherited = unsafe { BorrowedFd::borrow_raw(fd) };
+        rustix::net::listen(inherited, 1).map_err(Into::into)
+    };
+    let mut other = std::process::Command::new("true");
+    // SAFETY: it is one system call.
+    unsafe { other.pre_exec(listen) };
+    assert!(other.status().unwrap().success());
+    let server = || lunette_control::Connection::open(&path).unwrap().peer().unwrap().pid;
+    let own = i32::try_from(std::process::id()).unwrap();
+    assert_ne!(server(), own);
+    let _socket = ControlSocket::adopt(listener).unwrap();
+    assert_eq!(server(), own);
+}
