@@ -111,7 +111,7 @@ pub(crate) fn hand_over(
     handover::give(left, given, custodian, first)?;
     // What a service manager keeps is what the next process goes by. Another program may come to nothing yet.
     if custodian.is_manager() {
-        running.forget_failures();
+        running.forget_failures_known();
     }
     tracing::info!(sessions, exports, "everything is handed over, after {:?}", begin.elapsed());
     Ok(())

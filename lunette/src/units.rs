@@ -53,10 +53,7 @@ pub(crate) fn open<'a>(
     state: &StateDir,
     handed: &mut Handed,
 ) -> Result<Units> {
-    let (standby, specs): (Vec<_>, Vec<_>) = specs.into_iter().partition(|spec| spec.migratable);
-    if handed.is_planned() {
-        standby.into_iter().for_each(|spec| expect_failure(spec, state, handed));
-    }
+    let specs: Vec<_> = specs.into_iter().filter(|spec| !spec.migratable).collect();
     let opened = specs.iter().map(|spec| match Opened::handed(spec, handed) {
         Some(opened) => Ok(opened),
         None => Opened::open(spec, OtherSize::Take),
@@ -88,15 +85,6 @@ pub(crate) fn open<'a>(
             Ok((spec.name.clone(), unit))
         })
         .collect()
-}
-
-/// Whoever takes a unit that others may serve knows that bytes of its store are lost, also when what was handed over is used up.
-fn expect_failure(spec: &config::Unit, state: &StateDir, handed: &Handed) {
-    // What is wrong with it is said when it stands by.
-    let Ok(record) = record_of_standby(spec, state) else { return };
-    if handed.has_failed(&naa(spec, &record).to_string()) {
-        state.keep_failure(record.naa);
-    }
 }
 
 /// By what initiators know a unit that others could serve too. There may be no file of it yet.
@@ -388,23 +376,6 @@ mod tests {
         assert!(has_failed(&opened(&mut Handed::default())));
         std::fs::write(directory.path().join(format!("state/units/{naa}.failed")), "?").unwrap();
         assert!(has_failed(&opened(&mut Handed::default())), "nothing better is known");
-    }
-
-    #[test]
-    fn what_was_lost_of_a_unit_that_stands_by_is_known_before_that_is_used_up() {
-        let directory = tempfile::tempdir().unwrap();
-        let state = StateDir::open(&directory.path().join("state")).unwrap();
-        let store = StoreSpec::Path(directory.path().join("a.img").to_str().unwrap().parse().unwrap());
-        let wwn = Some(Text(Naa::locally_assigned(5)));
-        let unit = config::Unit { name: Name::of("x"), migratable: true, wwn, ..config::Unit::new(store) };
-        let spec = Arc::new(config::Unit { size: Some(Bytes(1 << 20)), known_by: KnownBy::Name, ..unit });
-        let left: lunette_engine::UnitState = serde_json::from_str(r#"{ "failed": true }"#).unwrap();
-        let naa = Naa::locally_assigned(5).to_string();
-        let mut handed = Handed::with_units([(naa.clone(), left.clone())].into());
-        assert!(open([&spec], &state, &mut handed).unwrap().is_empty());
-        let record = record_of_standby(&spec, &state).unwrap();
-        assert!(state.unit(record.naa).unwrap().has_failed());
-        assert_eq!(handed.unit(&naa), Some(left), "whoever takes it back needs the rest");
     }
 
     #[test]

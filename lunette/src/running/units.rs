@@ -304,6 +304,14 @@ impl Running {
         self.units().values().for_each(|unit| self.forget_failure(unit));
     }
 
+    /// The same when the next process knows it. Units that others could serve may be with somebody else before.
+    pub(crate) fn forget_failures_known(&self) {
+        let model = self.model();
+        let is_ours = |name: &Name| model.units.get(name).is_none_or(|spec| !spec.migratable);
+        let units = self.units();
+        units.iter().filter(|(name, _)| is_ours(name)).for_each(|(_, unit)| self.forget_failure(unit));
+    }
+
     /// Has a unit be quiet; it goes on if it does not become so within `time`.
     pub(crate) fn quiesce(&self, unit: &Arc<LogicalUnit>, time: Duration) -> Result<()> {
         self.quiesce_while(unit, time, || true)

@@ -28,6 +28,16 @@ fn lose(rig: &Rig) {
     }
 }
 
+/// As if it was killed: nothing ends in order.
+fn lose_as_killed(rig: &Rig) {
+    let note = |name: &Name| file(rig, name.as_str()).with_extension("failed");
+    let units: Vec<_> = rig.running.now().units.keys().cloned().collect();
+    let notes = units.iter().map(note).filter_map(|note| Some((std::fs::read(&note).ok()?, note)));
+    let notes: Vec<_> = notes.collect();
+    lose(rig);
+    notes.iter().for_each(|(bytes, note)| std::fs::write(note, bytes).unwrap());
+}
+
 #[test]
 fn a_unit_is_taken_back_unless_it_was_served_elsewhere_since() {
     let (one, other) = two();
@@ -73,17 +83,24 @@ fn a_unit_that_has_lost_bytes_knows_that_after_a_kill() {
     let (one, other) = two();
     take(&one).unwrap();
     one.running.unit("a").unwrap().backing().unwrap().set_failed();
-    // As if it was killed: nothing ends in order.
-    let units = std::mem::take(&mut one.running.now_mut().units);
-    for (name, unit) in units {
-        one.running.show_unit(&name, [None, None]).unwrap();
-        let file = std::fs::read(file(&one, name.as_str()).with_extension("failed"));
-        assert!(one.running.let_go_of(unit));
-        file.into_iter().for_each(|bytes| {
-            std::fs::write(self::file(&one, name.as_str()).with_extension("failed"), bytes).unwrap();
-        });
-    }
+    lose_as_killed(&one);
     take(&other).unwrap();
     let has_failed = |unit| other.running.unit(unit).unwrap().backing().unwrap().has_failed();
     assert!(has_failed("a") && !has_failed("b"));
+}
+
+#[test]
+fn that_a_unit_has_lost_bytes_stays_known_over_planned_restarts_as_another_daemon_may_come_first() {
+    let (one, other) = two();
+    take(&one).unwrap();
+    one.running.unit("a").unwrap().backing().unwrap().set_failed();
+    one.running.forget_failures_known();
+    lose_as_killed(&one);
+    take(&other).unwrap();
+    assert!(other.running.unit("a").unwrap().backing().unwrap().has_failed());
+    // Who serves it in the end ends in order.
+    other.running.forget_failures();
+    lose(&other);
+    take(&one).unwrap();
+    assert!(!one.running.unit("a").unwrap().backing().unwrap().has_failed());
 }
