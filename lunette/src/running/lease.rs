@@ -7,6 +7,7 @@
 
 mod back;
 mod give;
+mod late;
 mod take;
 mod turns;
 
@@ -34,6 +35,9 @@ use turns::Turns;
 
 /// For how many virtual machines units come or go at a time. Stores that hang hold up no more.
 const AT_A_TIME: usize = 64;
+
+/// When something is tried again.
+const AGAIN: Duration = Duration::from_secs(1);
 
 /// What is kept of the unit besides what it saves itself.
 const SECTION: &str = "lease";
@@ -64,8 +68,10 @@ pub(super) struct Leases {
     /// One that starts the others: reactors, which ask for units, cannot start threads.
     foreman: Workers,
     workers: Workers,
-    /// One of them waits until it is time to try again.
+    /// One of them waits until it is time to try again to give up what others have used.
     is_patient: AtomicBool,
+    /// One of them waits until it is time to try again to take what running virtual machines miss.
+    is_late: AtomicBool,
     /// There are, or were, such units, and threads that wait for work.
     is_ready: AtomicBool,
     turns: Turns,
@@ -75,9 +81,9 @@ pub(super) struct Leases {
 
 impl Leases {
     pub(super) fn new() -> Self {
-        let (is_patient, is_ready, turns, known) = Default::default();
+        let (is_patient, is_late, is_ready, turns, known) = Default::default();
         let [foreman, workers] = [1, AT_A_TIME].map(|most| Workers::new("lease", most));
-        Self { foreman, workers, is_patient, is_ready, turns, known }
+        Self { foreman, workers, is_patient, is_late, is_ready, turns, known }
     }
 
     /// There are such units.
@@ -111,6 +117,10 @@ pub(super) struct ExportLease {
     phase: Mutex<Phase>,
     /// Who shows what has come or gone while the virtual machine stands still.
     shown_by: Mutex<Vec<ThreadId>>,
+    /// Somebody brings what it misses while the virtual machine runs.
+    is_coming: AtomicBool,
+    /// Why that cannot be had, as was told last.
+    why_late: Mutex<Option<String>>,
 }
 
 /// Where a virtual machine is.
@@ -161,6 +171,7 @@ impl ExportLease {
         let mut phase = self.phase.lock().unwrap_or_else(PoisonError::into_inner);
         if *phase == Phase::Waits {
             *phase = Phase::Here;
+            self.forget_news();
         }
     }
 
@@ -209,12 +220,8 @@ impl Lease for ExportLease {
         if self.has_none() {
             // A change that brings one from now on finds the virtual machine here.
             self.arrive();
-            if !self.has_none() {
-                let late = |running: &Running, lease: &Self| {
-                    running.take_late(lease);
-                    Ok(())
-                };
-                self.work(Box::new(|_| ()), late);
+            if let Some(running) = self.running.upgrade().filter(|_| !self.has_none()) {
+                running.begin_late(self, ());
             }
             return done(Ok(None));
         }
@@ -227,7 +234,7 @@ impl Lease for ExportLease {
             return done(Ok(()));
         }
         if self.has_none() {
-            self.set(Phase::Gone);
+            self.running.upgrade().into_iter().for_each(|running| running.has_left(self));
             return done(Ok(()));
         }
         self.work(done, |running, lease| {
@@ -288,6 +295,8 @@ impl Running {
             guest,
             phase: Mutex::new(Phase::Gone),
             shown_by: Mutex::default(),
+            is_coming: AtomicBool::default(),
+            why_late: Mutex::default(),
         })
     }
 
@@ -312,6 +321,17 @@ impl Running {
                 }
             }));
         }));
+    }
+
+    /// Has `act` done after a pause, once however often that is asked for meanwhile; `is_due` says that it is going to be.
+    fn later(&self, is_due: fn(&Leases) -> &AtomicBool, act: fn(&Self)) {
+        if is_due(&self.leases).swap(true, Ordering::AcqRel) {
+            return;
+        }
+        self.begin_after(AGAIN, move |running| {
+            is_due(&running.leases).swap(false, Ordering::AcqRel);
+            act(running);
+        });
     }
 
     /// Waits for the turn of the units of an export; nothing when `is_wanted` has become false. What the export shows may change until

@@ -3,25 +3,21 @@
 use super::{Departure, ExportLease, Phase, SECTION, Still, Term};
 use crate::config::values::Name;
 use crate::control::events;
-use crate::running::Running;
 use crate::running::exports::Export;
 use crate::running::handover::wall;
 use crate::running::units::CHANGE;
+use crate::running::{Now, Running};
 use crate::state::random;
 use anyhow::{Context, Result, anyhow};
 use lunette_engine::{LogicalUnit, Saved};
 use lunette_transport_vhost_user::DeviceState;
-use std::sync::atomic::Ordering;
-use std::sync::{Arc, Weak, mpsc};
+use std::collections::BTreeSet;
+use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 /// How long whoever looks at a unit may keep it in its hands.
 const HANDS: Duration = Duration::from_secs(10);
 const STEP: Duration = Duration::from_millis(1);
-/// When it is tried again to give up what others have used.
-const AGAIN: Duration = Duration::from_secs(1);
-/// How long a change waits for what it brings to running virtual machines.
-const LATE: Duration = Duration::from_secs(5);
 
 type Unit = (Name, Arc<LogicalUnit>);
 
@@ -38,12 +34,26 @@ impl Running {
                 .collect()
         };
         self.give_up(here, &[lease], Some((&lease.guest, state)))?;
+        self.has_left(lease);
+        Ok(())
+    }
+
+    /// The virtual machine of an export has gone, and all of its units.
+    pub(super) fn has_left(&self, lease: &ExportLease) {
         lease.set(Phase::Gone);
         // What was added for it meanwhile has come for nobody.
         if self.now().units_here(lease).next().is_some() {
             self.leave_later();
         }
-        Ok(())
+    }
+
+    /// Gives up what has just come of these and is wanted no more: while a store is opened, machines go, and changes are made.
+    pub(super) fn leave_unseen(&self, names: &BTreeSet<Name>) {
+        let is_unseen =
+            |now: &Now| names.iter().any(|name| now.units.contains_key(name) && now.is_unwanted(name));
+        if is_unseen(&self.now()) {
+            self.leave_later();
+        }
     }
 
     /// The units of an export could not be given up. If its virtual machine has gone, nobody asks for that again.
@@ -55,30 +65,12 @@ impl Running {
         }
     }
 
-    /// Takes what running virtual machines miss, and gives up what none of them sees any more. What does not come soon comes later.
+    /// Takes what running virtual machines miss, and gives up what none of them sees any more.
     pub(in crate::running) fn settle_leases(&self) {
         if !self.leases.is_ready() {
             return;
         }
-        let leases: Vec<_> = {
-            let now = self.now();
-            let exports = now.exports.values().chain(&now.adopted_exports);
-            let leases = exports.filter(|export| export.is_running()).map(|export| export.lease.clone());
-            leases
-                .filter(|lease| lease.phase() == Phase::Here && now.missing(lease).next().is_some())
-                .collect()
-        };
-        let (coming, come) = mpsc::channel::<()>();
-        for lease in leases {
-            let coming = coming.clone();
-            self.begin(move |running| {
-                running.take_late(&lease);
-                drop(coming);
-            });
-        }
-        drop(coming);
-        // Until nobody has the other end.
-        let _ = come.recv_timeout(LATE);
+        self.bring_late();
         for (name, error) in self.leave_unwanted() {
             tracing::info!("{name} stays here for now although its virtual machine has gone: {error:#}");
         }
@@ -100,13 +92,7 @@ impl Running {
 
     /// Gives up after a while what no virtual machine sees by then: others who use it may have gone.
     fn leave_later(&self) {
-        if self.leases.is_patient.swap(true, Ordering::AcqRel) {
-            return;
-        }
-        self.begin_after(AGAIN, |running| {
-            running.leases.is_patient.store(false, Ordering::Release);
-            running.begin_to_leave();
-        });
+        self.later(|leases| &leases.is_patient, Self::begin_to_leave);
     }
 
     /// Begins to give up what no virtual machine sees. One that takes its time holds up no other.

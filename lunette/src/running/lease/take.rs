@@ -1,6 +1,6 @@
 //! Taking units for a virtual machine that is about to run here.
 
-use super::{Departure, ExportLease, Phase, SECTION, Still, Term};
+use super::{Departure, ExportLease, SECTION, Still, Term};
 use crate::config;
 use crate::config::values::Name;
 use crate::control::events;
@@ -18,7 +18,7 @@ use thiserror::Error;
 
 /// When units come for a virtual machine.
 #[derive(Clone, Copy)]
-enum Moment {
+pub(super) enum Moment {
     /// Before its rings start. `goes_on`: they have run before.
     Start { goes_on: bool },
     /// While it runs, so that it notices.
@@ -45,34 +45,27 @@ impl Running {
     pub(super) fn take_for(&self, lease: &ExportLease, goes_on: bool) -> Result<Option<DeviceState>> {
         let gone = "the virtual machine has gone";
         let (turn, names) = self.turn_of(lease, || lease.is_wanted()).context(gone)?;
-        let state = self.take_missing(lease, names, Moment::Start { goes_on })?;
+        let state = self.take_missing(lease, &names, Moment::Start { goes_on })?;
         lease.arrive();
         drop(turn);
         if self.now().missing(lease).next().is_some() {
-            self.take_late(lease);
+            self.begin_late(lease, ());
         }
+        self.leave_unseen(&names);
         Ok(state)
     }
 
-    /// Takes what is missing of an export while its virtual machine runs, which notices that units come.
-    pub(super) fn take_late(&self, lease: &ExportLease) {
-        let Some((_turn, names)) = self.turn_of(lease, || lease.phase() == Phase::Here) else { return };
-        if let Err(error) = self.take_missing(lease, names, Moment::Late) {
-            tracing::warn!("a running virtual machine does not see all of its units: {error:#}");
-        }
-    }
-
     /// To be said by who has the turn of the units `names`, all that the export shows of those that others could serve.
-    fn take_missing(
+    pub(super) fn take_missing(
         &self,
         lease: &ExportLease,
-        names: BTreeSet<Name>,
+        names: &BTreeSet<Name>,
         moment: Moment,
     ) -> Result<Option<DeviceState>> {
         let missing: Vec<_> = {
             let now = self.now();
-            let names = names.into_iter().filter(|name| !now.units.contains_key(name));
-            names.filter_map(|name| now.model.units.get(&name).cloned()).collect()
+            let names = names.iter().filter(|name| !now.units.contains_key(*name));
+            names.filter_map(|name| now.model.units.get(name).cloned()).collect()
         };
         let goes_on = matches!(moment, Moment::Start { goes_on: true });
         let taken =

@@ -1,6 +1,7 @@
 //! Two daemons with one state directory.
 
 mod back;
+mod late;
 
 use super::*;
 use crate::config::values::Name;
@@ -427,10 +428,7 @@ fn what_another_virtual_machine_has_left_counts_for_none() {
     give(&one, state()).unwrap();
     let stranger = text("other.sock").replace("\"vm\"", "\"stranger\"");
     other.become_(&stranger, ANY).unwrap();
-    let lease = other.running.now().exports[&"stranger".parse::<Label>().unwrap()].lease.clone();
-    let (tell, told) = mpsc::channel();
-    lease.take(false, Box::new(move |result| tell.send(result).unwrap()));
-    assert_eq!(told.recv().unwrap(), Ok(None));
+    assert_eq!(begin_to_take(&other, "stranger").recv().unwrap(), Ok(None));
     assert_eq!(here(&other), ["a", "b"]);
 }
 
