@@ -24,7 +24,10 @@ type Unit = (Name, Arc<LogicalUnit>);
 impl Running {
     /// Gives the units of an export up whose virtual machine may go on elsewhere, where `state` awaits it.
     pub(super) fn give_for(&self, lease: &ExportLease, state: DeviceState) -> Result<()> {
-        let (_turn, names) = self.turn_of(lease, || true).context("it is not wanted")?;
+        let Some((_turn, names)) = self.turn_of(lease, || lease.phase() != Phase::Ended) else {
+            // Whoever ends the export has that turn, waits for this, and gives them up after it.
+            return Ok(());
+        };
         let here: Vec<Unit> = {
             let now = self.now();
             now.may_leave(lease).map_err(|why| anyhow!(why))?;

@@ -183,3 +183,17 @@ fn what_came_for_a_virtual_machine_that_has_just_left_is_given_up() {
     one.running.has_left(&lease(&one));
     wait_for(&one, &[]);
 }
+
+#[test]
+fn a_virtual_machine_whose_export_ends_waits_for_no_turn() {
+    let (one, _) = two();
+    take(&one).unwrap();
+    let names = ["a", "b"].into_iter().map(Name::of).collect();
+    let changing = one.running.leases.turns.at_once(&names).unwrap();
+    let (tell, told) = mpsc::channel();
+    lease(&one).give(state(), Box::new(move |result| tell.send(result).unwrap()));
+    lease(&one).end();
+    assert_eq!(told.recv_timeout(LONGEST), Ok(Ok(())));
+    assert_eq!(here(&one), ["a", "b"], "who has the turn gives them up");
+    drop(changing);
+}
