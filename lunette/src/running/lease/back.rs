@@ -72,7 +72,7 @@ impl Running {
 
     fn serve_again(&self, taken: TakenUnit, state: UnitState, of: Option<u64>) -> Result<()> {
         // Others may have come first, and changed what is kept of it.
-        let is_as_left = of == Some(taken.term.number) && taken.term.departure.is_none();
+        let is_as_left = of.is_none_or(|of| of == taken.term.number) && taken.term.departure.is_none();
         ensure!(is_as_left, "it was served elsewhere since");
         begin_terms(std::slice::from_ref(&taken))?;
         let TakenUnit { spec, unit, term } = taken;

@@ -53,6 +53,21 @@ fn a_unit_is_taken_back_unless_it_was_served_elsewhere_since() {
 }
 
 #[test]
+fn a_unit_whose_term_was_not_said_is_taken_back_unless_somebody_has_left_it() {
+    let (one, other) = two();
+    take(&one).unwrap();
+    lose(&one);
+    let unsaid = |rig: &Rig| handed(rig, "a", 1).with_terms(BTreeMap::new());
+    other.running.take_back(&mut unsaid(&other));
+    assert_eq!(here(&other), ["a"]);
+    lose(&other);
+    take(&one).unwrap();
+    give(&one, state()).unwrap();
+    other.running.take_back(&mut unsaid(&other));
+    assert!(here(&other).is_empty());
+}
+
+#[test]
 fn a_unit_that_does_not_come_back_yet_holds_up_no_other() {
     let (one, other) = two();
     take(&one).unwrap();
