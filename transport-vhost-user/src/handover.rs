@@ -91,9 +91,12 @@ impl FromStr for Role {
 #[derive(Clone, PartialEq, Default, Debug, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Record {
-    /// The rings have been stopped: they go on at their bases. Otherwise at what their notes say.
+    /// The rings have been stopped, those that ran: nothing of them changes any more.
     pub(crate) drained: bool,
     pub(crate) backend: State,
+    /// Rings that were brought to rest in order, so that their bases are true. Others have not run in the process that left: they
+    /// go on at what their notes say, if there are some.
+    pub(crate) rested: BTreeSet<u16>,
     /// Rings that were found broken: they are left alone until the driver starts them anew.
     pub(crate) broken: BTreeSet<u16>,
     /// Of sense data and of CDBs, in bytes, if the driver may have changed them.

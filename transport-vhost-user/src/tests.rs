@@ -32,6 +32,7 @@ mod reset;
 mod rings;
 mod stuck;
 mod targets;
+mod unserved;
 mod vmm;
 
 struct Rig {

@@ -81,6 +81,7 @@ impl Connection {
         let record = Record {
             drained,
             backend: state.backend.state().clone(),
+            rested: state.rested.clone(),
             broken: state.broken.clone(),
             sizes: Some((sizes.sense, sizes.cdb)),
             forbidding: state.forbidding,

@@ -379,6 +379,7 @@ impl Connection {
         };
         if state.phase == Phase::HandingOver && state.is_started(index) {
             state.backend.vring_left(index, rest.base);
+            state.rested.insert(index);
             state.broken.extend(rest.broken.then_some(index));
         }
         self.arrived(state, cx);

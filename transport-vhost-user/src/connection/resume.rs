@@ -165,7 +165,8 @@ impl Resumed {
         };
         if let Some(mapped) = notes.as_ref().filter(|_| record.drained) {
             // Until it had given everything away, the other process might have been killed.
-            mapped.notes.forget_idle(backend.state().features.contains(Features::RING_PACKED));
+            let packed = backend.state().features.contains(Features::RING_PACKED);
+            record.rested.iter().for_each(|queue| mapped.notes.end_idle(*queue, packed));
         }
         let ledger = match fds.remove(&Role::Ledger) {
             Some(fd) => Some(Ledger::adopt(fd, record.agreement)?),
@@ -186,7 +187,7 @@ impl Resumed {
         Ok(resumed)
     }
 
-    /// Rings that have been stopped go on at their bases, others at what their notes say. One of which nothing is noted was broken when
+    /// Rings that have come to rest go on at their bases, others at what their notes say. One of which nothing is noted was broken when
     /// the other process died, or being started or stopped: it is left alone until it is started anew.
     fn settle_broken(&mut self) -> Result<(), String> {
         if self.record.drained {

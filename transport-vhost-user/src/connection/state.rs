@@ -43,6 +43,8 @@ pub(super) struct State {
     pub(super) fds: Vec<Fds>,
     /// Rings that another process has found broken, until they stop.
     pub(super) broken: BTreeSet<u16>,
+    /// Rings that have come to rest for another process.
+    pub(super) rested: BTreeSet<u16>,
     /// What each queue was last told; `None` for those that were never started.
     pub(super) told: Vec<Option<Started>>,
     /// Stays open: closing it means to the front end that the device was unplugged.
@@ -162,6 +164,7 @@ impl State {
             forbidding: Features::empty(),
             fds: vec![Fds::default(); count],
             broken: BTreeSet::new(),
+            rested: BTreeSet::new(),
             told: vec![None; count],
             channel: None,
             round: 0,

@@ -54,7 +54,7 @@ pub(super) fn snapshot(rig: &Rig) -> HandedConnection {
 }
 
 /// As it comes out of another process.
-fn through_text(mut handed: HandedConnection) -> HandedConnection {
+pub(super) fn through_text(mut handed: HandedConnection) -> HandedConnection {
     handed.record = serde_json::from_str(&serde_json::to_string(&handed.record).unwrap()).unwrap();
     handed
 }
@@ -68,7 +68,7 @@ pub(super) fn go_on(rig: &mut Rig, from: Option<&Rig>, handed: HandedConnection)
     rig.export = Some(export.start(rig.reactors.poster(), &[ReactorId(0), ReactorId(1)]).unwrap());
 }
 
-fn status(driver: &mut ScsiDriver, queue: u16) -> u8 {
+pub(super) fn status(driver: &mut ScsiDriver, queue: u16) -> u8 {
     driver.execute(queue, &Command::new(&TEST_UNIT_READY), &[], 0).unwrap().status
 }
 

@@ -1,9 +1,9 @@
 //! Units that may be served by one of two processes go where the rings of their virtual machine run.
 
-use super::handover::{LAYOUTS, begin_hand_over, clear, frozen, noting, set, snapshot};
+use super::handover::{LAYOUTS, begin_hand_over, clear, frozen, noting, set, snapshot, through_text};
 use super::*;
 use crate::testing::front_end::ALL_PROTOCOL;
-use crate::{DeviceState, Given, Lease, Taken};
+use crate::{DeviceState, Given, HandedConnection, Lease, Taken};
 use lunette_guest::{Command, ScsiDriver, Session};
 use lunette_vhost_user::{Config, ConfigFlags, LogArea, ProtocolFeatures};
 use std::collections::BTreeMap;
@@ -12,14 +12,14 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 
 const FEATURES: Features = Features::VERSION_1.union(Features::EVENT_IDX).union(Features::PROTOCOL_FEATURES);
 
-enum Asked {
+pub(super) enum Asked {
     /// Whether it goes on.
     Take(bool, Taken),
     Give(DeviceState, Given),
 }
 
 /// Passes on what it is asked.
-struct Fake {
+pub(super) struct Fake {
     asked: Mutex<Sender<Asked>>,
     refusal: Mutex<Option<&'static str>>,
     term: Mutex<u64>,
@@ -43,10 +43,10 @@ impl Lease for Fake {
     }
 }
 
-struct Leased {
-    rig: Rig,
+pub(super) struct Leased {
+    pub(super) rig: Rig,
     lease: Arc<Fake>,
-    asked: Receiver<Asked>,
+    pub(super) asked: Receiver<Asked>,
 }
 
 impl Leased {
@@ -62,19 +62,30 @@ impl Leased {
         Self { rig, lease, asked }
     }
 
+    /// Goes on with what another process had.
+    pub(super) fn resuming(handed: HandedConnection) -> Self {
+        let mut leased = Self::new();
+        leased.rig.export.take().unwrap().stop();
+        let export = VhostUserExport::new(Options::new(&leased.rig.socket), leased.rig.targets.clone());
+        let export = export.with_connection(through_text(handed)).with_lease(leased.lease.clone());
+        let reactors = [ReactorId(0), ReactorId(1)];
+        leased.rig.export = Some(export.start(leased.rig.reactors.poster(), &reactors).unwrap());
+        leased
+    }
+
     fn taken(&self) -> Taken {
         self.taken_by().1
     }
 
     /// Whether the machine goes on, too.
-    fn taken_by(&self) -> (bool, Taken) {
+    pub(super) fn taken_by(&self) -> (bool, Taken) {
         match self.asked.recv().unwrap() {
             Asked::Take(goes_on, done) => (goes_on, done),
             Asked::Give(..) => panic!("given up"),
         }
     }
 
-    fn given(&self) -> (DeviceState, Given) {
+    pub(super) fn given(&self) -> (DeviceState, Given) {
         match self.asked.recv().unwrap() {
             Asked::Give(state, done) => (state, done),
             Asked::Take(..) => panic!("asked for"),
@@ -361,17 +372,13 @@ fn a_state_of_before_rings_have_run_is_refused() {
 
 #[test]
 fn a_virtual_machine_whose_daemon_was_killed_goes_on() {
-    let (old, mut leased) = (noting(Rig::held()), Leased::new());
+    let old = noting(Rig::held());
     let mut driver = ScsiDriver::connect(&old.socket, &set(LAYOUTS[0])).unwrap();
     driver.start().unwrap();
     driver.execute(0, &Command::new(&TEST_UNIT_READY), &[], 0).unwrap();
     let handed = frozen(snapshot(&old));
     assert!(handed.record.backend.vrings.iter().all(|vring| vring.base == 0), "it says nothing");
-    leased.rig.export.take().unwrap().stop();
-    let export = VhostUserExport::new(Options::new(&leased.rig.socket), leased.rig.targets.clone());
-    let export = export.with_connection(handed).with_lease(leased.lease.clone());
-    let reactors = [ReactorId(0), ReactorId(1)];
-    leased.rig.export = Some(export.start(leased.rig.reactors.poster(), &reactors).unwrap());
+    let mut leased = Leased::resuming(handed);
     let (goes_on, take) = leased.taken_by();
     assert!(goes_on);
     take(Ok(None));

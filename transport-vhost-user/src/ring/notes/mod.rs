@@ -64,10 +64,13 @@ impl NoteMemory {
         all.for_each(|notes| notes.end());
     }
 
-    /// Queues of which nothing is in flight begin where it is said, not where their notes are.
-    pub(crate) fn forget_idle(&self, packed: bool) {
-        let idle = (0..self.queues).filter(|queue| !self.has_some(*queue, packed));
-        idle.filter_map(|queue| self.of(queue, 0, PackedNotes::length(0)).ok()).for_each(|notes| notes.end());
+    /// A queue that is not running begins where it is said, not where its notes are, unless something of it is in flight.
+    pub(crate) fn end_idle(&self, queue: u16, packed: bool) {
+        if !self.has_some(queue, packed)
+            && let Ok(notes) = self.of(queue, 0, PackedNotes::length(0))
+        {
+            notes.end();
+        }
     }
 
     /// Whether anybody has begun to take notes of a queue, and has not ended.

@@ -1,0 +1,110 @@
+//! A daemon is killed, and the next one cannot have the units: the rings wait in it, and their notes with them.
+
+use super::handover::{LAYOUTS, begin_hand_over, clear, frozen, noting, set, snapshot, status};
+use super::lease::{Asked, Leased};
+use super::recovery::settle;
+use super::rings::{read_10, submit};
+use super::*;
+use crate::{DeviceState, HandedConnection};
+use lunette_guest::ScsiDriver;
+
+/// A guest whose daemon was killed.
+struct Orphan {
+    old: Rig,
+    driver: ScsiDriver,
+}
+
+impl Orphan {
+    /// With so many requests in flight, and what is known of it.
+    fn new(features: Features, in_flight: u16) -> (Self, HandedConnection) {
+        let old = noting(Rig::held());
+        let mut driver = ScsiDriver::connect(&old.socket, &set(features)).unwrap();
+        driver.start().unwrap();
+        // The first takes the unit attention.
+        assert_eq!([2, 0, 0], [(); 3].map(|()| status(&mut driver, 0)));
+        assert_eq!(status(&mut driver, 1), 0);
+        (0..in_flight).for_each(|slot| submit(&mut driver, 0, slot, &read_10(slot)));
+        driver.flush(0).unwrap();
+        while held(&old.reactors, 0) != usize::from(in_flight) {
+            std::thread::yield_now();
+        }
+        let handed = frozen(snapshot(&old));
+        // Who is dead takes nothing from the rings any more.
+        drop(begin_hand_over(&old));
+        settle(&old);
+        (Self { old, driver }, handed)
+    }
+
+    fn bury(self) {
+        drop(self.driver);
+        release(&self.old.reactors, 0, 0);
+        clear(&self.old);
+    }
+
+    /// What the nexus of the driver is like that has seen its unit attention.
+    fn left(&self) -> DeviceState {
+        DeviceState { nexuses: self.old.export.as_ref().unwrap().nexuses(), ..DeviceState::default() }
+    }
+}
+
+/// Goes on with it without the units.
+fn refused(handed: HandedConnection) -> Leased {
+    let leased = Leased::resuming(handed);
+    let (goes_on, take) = leased.taken_by();
+    assert!(goes_on);
+    take(Err("another host has them".to_owned()));
+    leased
+}
+
+/// Refuses the units until there is something to return.
+fn refuse_until<T>(leased: &Leased, mut done: impl FnMut() -> Option<T>) -> T {
+    loop {
+        if let Some(done) = done() {
+            return done;
+        }
+        if let Ok(Asked::Take(_, take)) = leased.asked.try_recv() {
+            take(Err("another host has them".to_owned()));
+        }
+        std::thread::yield_now();
+    }
+}
+
+fn hand_over(leased: Leased) -> HandedConnection {
+    let told = begin_hand_over(&leased.rig);
+    let handed = refuse_until(&leased, || told.try_recv().ok());
+    clear(&leased.rig);
+    handed.connection.unwrap()
+}
+
+#[test]
+fn rings_that_have_never_run_here_go_on_by_their_notes() {
+    for features in LAYOUTS {
+        for in_flight in [0, 2] {
+            let (mut orphan, handed) = Orphan::new(features, in_flight);
+            let handed = hand_over(refused(hand_over(refused(handed))));
+            assert!(handed.record.drained && handed.record.rested.is_empty());
+            let leased = Leased::resuming(handed);
+            let (goes_on, take) = leased.taken_by();
+            assert!(goes_on);
+            take(Ok(Some(orphan.left())));
+            let driver = &mut orphan.driver;
+            for slot in 0..in_flight {
+                let ended = driver.wait_for(0, slot).unwrap();
+                assert_eq!((ended.response, ended.status), (0, 0), "{features:?}");
+            }
+            assert_eq!((status(driver, 0), status(driver, 1)), (0, 0), "{features:?}");
+            // By now they have run, and come to rest in order.
+            let told = begin_hand_over(&leased.rig);
+            let (left, give) = leased.given();
+            give(Ok(()));
+            let handed = told.recv().unwrap().connection.unwrap();
+            clear(&leased.rig);
+            assert_eq!(handed.record.rested, (0..4).collect());
+            let next = Leased::resuming(handed);
+            next.taken_by().1(Ok(Some(left)));
+            assert_eq!((status(driver, 0), status(driver, 1)), (0, 0), "{features:?}");
+            orphan.bury();
+            next.given().1(Ok(()));
+        }
+    }
+}
