@@ -129,12 +129,16 @@ impl Connection {
             Event::StopVring { index, reply } => {
                 state.begin_round();
                 state.may_go |= state.is_logging();
-                state.is_resumed = false;
+                state.resumed.remove(&index);
                 let is_held_back = std::mem::take(&mut state.held_back[usize::from(index)]);
-                if state.told[usize::from(index)].is_some() && !is_held_back {
-                    state.then = Then::SendBase(reply);
+                if is_held_back && state.is_noted(index) {
+                    state.then = Then::SendBase { reply, is_turned_back: true };
+                    self.turn_back(state, index, cx);
+                } else if state.told[usize::from(index)].is_some() && !is_held_back {
+                    state.then = Then::SendBase { reply, is_turned_back: false };
                     self.tell(state, index, true, cx);
                 } else {
+                    state.broken.remove(&index);
                     let base = state.backend.state().vrings[usize::from(index)].base;
                     state.then = Then::Send(state.backend.vring_stopped(reply, base));
                 }
@@ -169,7 +173,7 @@ impl Connection {
         state.forgetting = resets;
         if resets {
             state.left = None;
-            state.is_resumed = false;
+            state.resumed.clear();
         }
         let sets_config = matches!(change, Change::SetConfig(_));
         let made = match state.make(change, &self.place) {

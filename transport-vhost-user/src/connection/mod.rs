@@ -23,7 +23,7 @@ pub(crate) use offer::FIXED_QUEUES;
 use crate::aside::Foreign;
 use crate::local::{ConnectionId, Local, post};
 use crate::place::{ExportEvent, Place};
-use crate::queue::{Queue, Rest};
+use crate::queue::{Queue, Rest, Setup, Stop};
 use crate::socket;
 use crate::targets::Sessions;
 use crate::wire::ConfigSpace;
@@ -334,6 +334,18 @@ impl Connection {
         if !started {
             state.broken.remove(&index);
         }
+        self.apply(state, index, setup, wait, cx);
+    }
+
+    /// Answers what a former process has in flight in a ring that has not run here, which stops.
+    fn turn_back(&self, state: &mut State, index: u16, cx: &mut dyn Cx) {
+        let setup = Setup { stop: Stop::TurnBack, ..state.setup(index, false) };
+        state.told[usize::from(index)] = Some(false);
+        self.apply(state, index, setup, true, cx);
+    }
+
+    /// Has a queue become what `setup` says, on its reactor.
+    fn apply(&self, state: &mut State, index: u16, setup: Setup, wait: bool, cx: &mut dyn Cx) {
         let round = wait.then_some(state.round);
         state.waiting += usize::from(wait);
         let (id, place, memory) = (self.id, self.place.clone(), state.memory.clone());
@@ -374,7 +386,11 @@ impl Connection {
             return;
         }
         state.then = match std::mem::replace(&mut state.then, Then::Nothing) {
-            Then::SendBase(reply) => Then::Send(state.backend.vring_stopped(reply, rest.base)),
+            Then::SendBase { is_turned_back: true, .. } if rest.broken => {
+                let why = format!("nobody knows where queue {index} stands: its notes are of no use");
+                return self.lose(state, Some(why), cx);
+            }
+            Then::SendBase { reply, .. } => Then::Send(state.backend.vring_stopped(reply, rest.base)),
             other => other,
         };
         if state.phase == Phase::HandingOver && state.is_started(index) {

@@ -94,7 +94,11 @@ impl Connection {
         adopted.map_err(Some)?;
         self.place.events.take_over(&record.events);
         let vrings = &state.backend.state().vrings;
-        state.is_resumed = vrings.iter().skip(usize::from(FIXED_QUEUES)).any(|vring| vring.started);
+        let started = (0..).zip(vrings).filter(|(_, vring)| vring.started).map(|(index, _)| index);
+        state.resumed = started.collect();
+        if state.resumed.iter().all(|index| *index < FIXED_QUEUES) {
+            state.resumed.clear();
+        }
         state.has_changed = true;
         if record.drained {
             // Its bases are out of date when the first ring goes on.

@@ -86,8 +86,8 @@ pub(super) struct State {
     pub(super) has_used_units: bool,
     /// In which terms of its units the state was left that was loaded, as long as no ring has run since.
     pub(super) loaded_of: BTreeMap<String, u64>,
-    /// Rings that have run in another process have not been stopped or gone on since.
-    pub(super) is_resumed: bool,
+    /// Rings that have run in another process, and have not been stopped or gone on since.
+    pub(super) resumed: BTreeSet<u16>,
     /// Where the units are, and why they could not be had the last time.
     pub(super) tenancy: Tenancy,
     pub(super) refused: Option<String>,
@@ -122,7 +122,11 @@ pub(super) enum Then {
     Nothing,
     Send(Message),
     /// The reply to GET_VRING_BASE.
-    SendBase(VringBaseReply),
+    SendBase {
+        reply: VringBaseReply,
+        /// The ring has not run here, so where it stands is known by its notes alone.
+        is_turned_back: bool,
+    },
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -186,7 +190,7 @@ impl State {
             left: None,
             has_used_units: false,
             loaded_of: BTreeMap::new(),
-            is_resumed: false,
+            resumed: BTreeSet::new(),
             tenancy: Tenancy::Away,
             refused: None,
             held_back: vec![false; count],
@@ -325,6 +329,11 @@ impl State {
         let queues = (0..).zip(session.vrings.iter().zip(&self.served));
         let mut unserved = queues.filter(|(_, (vring, served))| !(**served || is_served(vring)));
         unserved.any(|(index, _)| index >= FIXED_QUEUES && notes.has_some(index, packed))
+    }
+
+    /// Whether the notes of a queue say where it stands, as a former process has left them.
+    pub(super) fn is_noted(&self, index: u16) -> bool {
+        !self.broken.contains(&index) && self.notes.as_ref().is_some_and(|notes| notes.is_begun(index))
     }
 
     /// A message is about to change something.

@@ -161,9 +161,10 @@ impl State {
     pub(super) fn goes_on(&self) -> bool {
         // Of those that another process had, the bases may be out of date. Where rings begin, the packed ones with their wrap counters or without.
         let begins = |base: u32| matches!(base, 0 | 0x8000 | 0x8000_8000);
-        let mut vrings = self.backend.state().vrings.iter();
+        let mut vrings = (0..).zip(&self.backend.state().vrings);
         matches!(self.transfer, Transfer::Loaded(_))
-            || vrings.any(|vring| vring.started && (self.is_resumed || !begins(vring.base)))
+            || vrings
+                .any(|(index, vring)| vring.started && (self.resumed.contains(&index) || !begins(vring.base)))
     }
 
     /// A ring is started, so what was is over.

@@ -173,7 +173,7 @@ impl Connection {
     pub(super) fn go_on_as_left(&self, state: &mut State, cx: &mut dyn Cx) {
         // A driver that begins relies on nothing of the one before.
         let goes_on = state.goes_on();
-        state.is_resumed = false;
+        state.resumed.clear();
         if let Some(left) = state.left.take().filter(|_| goes_on)
             && let Err(why) = self.put_in_force(state, *left)
             && self.place.may_log(cx)

@@ -9,6 +9,7 @@ mod event;
 mod run;
 mod slots;
 mod state;
+mod turn_back;
 
 pub(crate) use state::State;
 
@@ -75,6 +76,8 @@ pub(crate) enum Stop {
     HandOver,
     /// The device is reset: nobody waits for them.
     Forget,
+    /// The ring has not run here: what a former process has in flight in it is answered as after a reset, and nothing is taken.
+    TurnBack,
 }
 
 /// Where a queue marks the pages of guest memory that it writes to.
@@ -194,7 +197,9 @@ impl Queue {
             state.broken = state.setup.broken;
             state.base = state.setup.base;
         }
+        let turns_back = !state.setup.started && state.setup.stop == Stop::TurnBack;
         let changed = match state.ring.as_ref().map(Ring::memory) {
+            None if turns_back => self.turn_back(&mut state, memory, cx),
             None if state.broken => Ok(()),
             None if starts => state.start(memory).map(|noted| self.tell_of(noted, cx)),
             None if state.suspended => state.resume(memory),
@@ -277,7 +282,7 @@ impl Queue {
             state.publish();
             let ring = state.ring.take();
             match state.setup.stop {
-                Stop::Answer | Stop::Keep => ring.iter().for_each(Ring::end),
+                Stop::Answer | Stop::Keep | Stop::TurnBack => ring.iter().for_each(Ring::end),
                 Stop::Forget => ring.iter().for_each(Ring::forget),
                 Stop::HandOver => {}
             }

@@ -5,8 +5,10 @@ use super::lease::{Asked, Leased};
 use super::recovery::settle;
 use super::rings::{read_10, submit};
 use super::*;
-use crate::{DeviceState, HandedConnection};
-use lunette_guest::ScsiDriver;
+use crate::{DeviceState, HandedConnection, Role};
+use lunette_guest::{Error, ScsiDriver, address, function, response};
+use std::fs::File;
+use std::os::unix::fs::FileExt;
 
 /// A guest whose daemon was killed.
 struct Orphan {
@@ -15,8 +17,8 @@ struct Orphan {
 }
 
 impl Orphan {
-    /// With so many requests in flight, and what is known of it.
-    fn new(features: Features, in_flight: u16) -> (Self, HandedConnection) {
+    /// With so many requests in flight.
+    fn new(features: Features, in_flight: u16) -> Self {
         let old = noting(Rig::held());
         let mut driver = ScsiDriver::connect(&old.socket, &set(features)).unwrap();
         driver.start().unwrap();
@@ -28,11 +30,16 @@ impl Orphan {
         while held(&old.reactors, 0) != usize::from(in_flight) {
             std::thread::yield_now();
         }
-        let handed = frozen(snapshot(&old));
+        Self { old, driver }
+    }
+
+    /// Its daemon dies. What is known of it.
+    fn kill(&self) -> HandedConnection {
+        let handed = frozen(snapshot(&self.old));
         // Who is dead takes nothing from the rings any more.
-        drop(begin_hand_over(&old));
-        settle(&old);
-        (Self { old, driver }, handed)
+        drop(begin_hand_over(&self.old));
+        settle(&self.old);
+        handed
     }
 
     fn bury(self) {
@@ -80,8 +87,8 @@ fn hand_over(leased: Leased) -> HandedConnection {
 fn rings_that_have_never_run_here_go_on_by_their_notes() {
     for features in LAYOUTS {
         for in_flight in [0, 2] {
-            let (mut orphan, handed) = Orphan::new(features, in_flight);
-            let handed = hand_over(refused(hand_over(refused(handed))));
+            let mut orphan = Orphan::new(features, in_flight);
+            let handed = hand_over(refused(hand_over(refused(orphan.kill()))));
             assert!(handed.record.drained && handed.record.rested.is_empty());
             let leased = Leased::resuming(handed);
             let (goes_on, take) = leased.taken_by();
@@ -106,5 +113,67 @@ fn rings_that_have_never_run_here_go_on_by_their_notes() {
             orphan.bury();
             next.given().1(Ok(()));
         }
+    }
+}
+
+#[test]
+fn rings_that_stop_before_they_have_run_stop_where_their_notes_say() {
+    for features in LAYOUTS {
+        for in_flight in [0, 2] {
+            let mut orphan = Orphan::new(features, in_flight);
+            let leased = refused(orphan.kill());
+            let driver = &mut orphan.driver;
+            // Where that is, the guest knows as well.
+            driver.stop(0).unwrap();
+            driver.stop(1).unwrap();
+            for queue in [0, 1] {
+                driver.monitor.stop(queue).unwrap();
+            }
+            for slot in 0..in_flight {
+                let ended = driver.wait_for(0, slot).unwrap();
+                assert_eq!((ended.response, ended.status), (response::RESET, 0), "{features:?}");
+            }
+            assert_eq!(driver.outstanding(0), 0);
+            (0..4).for_each(|queue| driver.monitor.start(queue).unwrap());
+            let (goes_on, take) = leased.taken_by();
+            assert!(goes_on, "{features:?}");
+            take(Ok(Some(orphan.left())));
+            let driver = &mut orphan.driver;
+            assert_eq!((status(driver, 0), status(driver, 1)), (0, 0), "{features:?}");
+            orphan.bury();
+            leased.given().1(Ok(()));
+        }
+    }
+}
+
+#[test]
+fn task_management_that_stops_before_it_is_carried_out_has_failed() {
+    for features in LAYOUTS {
+        let mut orphan = Orphan::new(features, 1);
+        let abort = orphan.driver.send_task_management(function::ABORT_TASK, address(0, 0), 0).unwrap();
+        settle(&orphan.old);
+        let leased = refused(orphan.kill());
+        orphan.driver.monitor.stop(0).unwrap();
+        assert_eq!(orphan.driver.control_response(abort).unwrap(), [7], "TARGET FAILURE");
+        // The other rings have run before, so the machine goes on.
+        let (goes_on, take) = leased.taken_by();
+        assert!(goes_on);
+        take(Err("another host has them".to_owned()));
+        orphan.bury();
+    }
+}
+
+#[test]
+fn nobody_is_told_where_a_ring_stands_whose_notes_are_of_no_use() {
+    for features in LAYOUTS {
+        let mut orphan = Orphan::new(features, 0);
+        let handed = orphan.kill();
+        let notes = File::from(handed.fds[&Role::Notes].try_clone().unwrap());
+        let area = handed.record.notes.unwrap();
+        // Of a ring of another size.
+        notes.write_all_at(&[1, 0, 3, 0], 2 * (area.mmap_size / u64::from(area.queues)) + 8).unwrap();
+        let _leased = refused(handed);
+        assert!(matches!(orphan.driver.stop(0), Err(Error::Closed | Error::System { .. })));
+        orphan.bury();
     }
 }
