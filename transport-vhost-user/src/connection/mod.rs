@@ -208,6 +208,7 @@ impl Connection {
                 taker(None);
             }
             self.tell_end(Some("the export is stopped"));
+            state.is_broken_off = state.phase == Phase::HandingOver;
             state.phase = Phase::Draining;
             self.stop_queues(&mut state, cx);
             self.proceed(state, cx);
@@ -432,6 +433,7 @@ impl Connection {
             Phase::Closing => {
                 state.phase = Phase::Leaving;
                 state.forget_if_reset();
+                state.end_rested();
                 self.leave_memory(&mut state);
             }
             Phase::Leaving if state.epochs == 0 => {

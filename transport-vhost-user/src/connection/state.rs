@@ -45,6 +45,8 @@ pub(super) struct State {
     pub(super) broken: BTreeSet<u16>,
     /// Rings that have come to rest for another process.
     pub(super) rested: BTreeSet<u16>,
+    /// The hand-over that they have come to rest for was broken off.
+    pub(super) is_broken_off: bool,
     /// What each queue was last told; `None` for those that were never started.
     pub(super) told: Vec<Option<Started>>,
     /// Stays open: closing it means to the front end that the device was unplugged.
@@ -169,6 +171,7 @@ impl State {
             fds: vec![Fds::default(); count],
             broken: BTreeSet::new(),
             rested: BTreeSet::new(),
+            is_broken_off: false,
             told: vec![None; count],
             channel: None,
             round: 0,
@@ -349,6 +352,18 @@ impl State {
             Phase::Silencing => Stop::Keep,
             Phase::HandingOver => Stop::HandOver,
             _ => Stop::Answer,
+        }
+    }
+
+    /// All queues have stopped: no other process goes on with those that have come to rest for it, so they leave no notes, like any
+    /// that was stopped. What is in flight stays noted.
+    pub(super) fn end_rested(&mut self) {
+        if std::mem::take(&mut self.is_broken_off)
+            && let Some(notes) = &self.notes
+        {
+            let packed = self.backend.state().features.contains(Features::RING_PACKED);
+            let told = (0..).zip(&self.told).filter(|(_, told)| told.is_some());
+            told.for_each(|(index, _)| notes.end_idle(index, packed));
         }
     }
 

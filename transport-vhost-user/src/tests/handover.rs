@@ -1,5 +1,6 @@
 //! A connection goes on in another process: another export with reactors and targets of its own stands for that.
 
+use super::recovery::{settle, version};
 use super::rings::{ALL, options, read_10, submit};
 use super::{Rig, TEST_UNIT_READY};
 use crate::testing::front_end::FrontEnd;
@@ -232,16 +233,20 @@ fn copy(notes: &InFlight) -> OwnedFd {
 #[test]
 fn who_does_not_wait_for_a_connection_gets_the_socket_alone() {
     let (old, mut new) = (Rig::held(), Rig::ram(Io::Auto));
-    let (mut driver, _notes) = begin(&old, ALL);
+    let (mut driver, notes) = begin(&old, ALL);
     submit(&mut driver, 0, 0, &read_10(0));
     driver.flush(0).unwrap();
     wait_held(&old.reactors, 0);
     let handed = begin_hand_over(&old);
+    // The other rings have come to rest.
+    settle(&old);
+    assert_eq!([0, 1, 2, 3].map(|queue| version(&notes, queue)), [1; 4]);
     old.export.as_ref().unwrap().begin_stop();
     let HandedExport { listener, file, connection } = handed.recv().unwrap();
     assert!(connection.is_none());
     release(&old.reactors, 0, 0x11);
     assert!(matches!(driver.monitor.session.queues(), Err(Error::Closed | Error::System { .. })));
+    assert_eq!([0, 1, 2, 3].map(|queue| version(&notes, queue)), [0; 4], "stopped as by any end");
     let listener = std::os::unix::net::UnixListener::from(listener.unwrap());
     let inode = || std::os::unix::fs::MetadataExt::ino(&std::fs::symlink_metadata(&old.socket).unwrap());
     let (device, number) = file.unwrap();

@@ -89,10 +89,10 @@ impl Survivor {
 }
 
 /// The version of a queue's notes: 0 if there are none.
-pub(super) fn version(guest: &Survivor, queue: u64) -> u16 {
+pub(super) fn version(notes: &InFlight, queue: u64) -> u16 {
     let mut bytes = [0; 2];
-    let at = queue * guest.notes.area.mmap_size / u64::from(QUEUES) + 8;
-    File::from(guest.notes.fd.try_clone().unwrap()).read_exact_at(&mut bytes, at).unwrap();
+    let at = queue * notes.area.mmap_size / u64::from(QUEUES) + 8;
+    File::from(notes.fd.try_clone().unwrap()).read_exact_at(&mut bytes, at).unwrap();
     u16::from_ne_bytes(bytes)
 }
 
@@ -395,13 +395,13 @@ fn a_broken_ring_leaves_no_notes() {
         let mut guest = Survivor::begin(&rig, set(features, Form::Chained));
         guest.read(0, &[0]);
         wait_for(&rig, 0, 1);
-        assert_eq!(version(&guest, 2), 1);
+        assert_eq!(version(&guest.notes, 2), 1);
         let nowhere = [Piece { address: 1 << 40, length: 512 }];
         let data = Data { data_out: &[], data_in: &nowhere };
         guest.driver.submit(0, 1, &Command::new(&read_10(1)), &data).unwrap();
         guest.driver.flush(0).unwrap();
         wait_broken(&guest.driver, 2);
-        assert_eq!(version(&guest, 2), 0);
+        assert_eq!(version(&guest.notes, 2), 0);
         give_up(&[&rig]);
     }
 }

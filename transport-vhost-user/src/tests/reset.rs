@@ -60,7 +60,7 @@ fn what_a_reset_has_aborted_is_not_taken_again() {
         wait_for(&rig, 0, 2);
         wait_for(&rig, 1, 1);
         reset(&mut guest, &rig);
-        assert_eq!([0, 1, 2, 3].map(|queue| version(&guest, queue)), [0; 4]);
+        assert_eq!([0, 1, 2, 3].map(|queue| version(&guest.notes, queue)), [0; 4]);
         start_anew(&mut guest);
         is_clean(&mut guest, &rig);
     }
@@ -75,9 +75,9 @@ fn what_a_reset_finds_in_notes_is_not_taken_again() {
         guest.read(1, &[0]);
         wait_for(&rigs[0], 1, 1);
         guest.go_on(&rigs[0], &rigs[1]);
-        assert_eq!(version(&guest, 3), 1);
+        assert_eq!(version(&guest.notes, 3), 1);
         reset(&mut guest, &rigs[1]);
-        assert_eq!(version(&guest, 3), 0);
+        assert_eq!(version(&guest.notes, 3), 0);
         start_anew(&mut guest);
         is_clean(&mut guest, &rigs[1]);
         give_up(&[&rigs[0]]);
@@ -100,7 +100,7 @@ fn a_reset_that_was_begun_is_not_undone_by_the_end_of_its_connection() {
         wait_left(&rig);
         give_up(&[&rig]);
         guest.driver.monitor.reconnect(&rig.socket, &guest.options.wanted, Some(&guest.notes)).unwrap();
-        assert_eq!(version(&guest, 2), 0);
+        assert_eq!(version(&guest.notes, 2), 0);
         start_anew(&mut guest);
         is_clean(&mut guest, &rig);
     }
@@ -126,7 +126,7 @@ fn a_function_is_answered_by_a_control_queue_that_stops() {
         release(&rig.reactors, 1, 0);
         assert!(matches!(guest.driver.monitor.session.reply().unwrap(), Reply::VringBase(_)));
         assert_eq!(guest.driver.poll_control(reset).unwrap(), Some(vec![response::OK]));
-        assert_eq!(version(&guest, 0), 0);
+        assert_eq!(version(&guest.notes, 0), 0);
         guest.driver.monitor.start(0).unwrap();
         guest.driver.manage(function::QUERY_TASK_SET, address(0, 0), 0).unwrap();
         assert_eq!(guest.driver.poll_control(reset).unwrap(), None, "once");
@@ -151,7 +151,7 @@ fn a_command_whose_target_is_removed_while_its_queue_stops_is_answered() {
         assert!(matches!(guest.driver.monitor.session.reply().unwrap(), Reply::VringBase(_)));
         removed.recv().unwrap();
         assert!(guest.driver.poll(0).unwrap().is_some(), "it is answered");
-        assert_eq!(version(&guest, 2), 0);
+        assert_eq!(version(&guest.notes, 2), 0);
     }
 }
 
