@@ -163,6 +163,7 @@ impl Connection {
     pub(super) fn units_came(&self, state: &mut State, from: Option<DeviceState>, cx: &mut dyn Cx) {
         state.left = from.map(Box::new);
         state.has_used_units = false;
+        state.loaded_of.clear();
         if matches!(state.transfer, Transfer::Loaded(_)) {
             self.put_loaded_in_force(state);
             self.answer_check(state, cx);

@@ -350,6 +350,39 @@ fn a_state_is_loaded_again_until_rings_have_run() {
     assert!(!load_in(&leased, 11, left).0);
 }
 
+/// Who had the units in between has run and left nothing.
+#[test]
+fn a_state_that_was_of_use_once_is_not_for_ever() {
+    let leased = Leased::new();
+    let mut session = Session::connect(&leased.rig.socket).unwrap();
+    session.negotiate(&lunette_guest::Wanted::default()).unwrap();
+    let aside = |mut session: Session, ask: fn(&mut Session) -> bool| {
+        std::thread::spawn(move || {
+            let done = ask(&mut session);
+            (session, done)
+        })
+    };
+    let load = |session: &mut Session| session.load_state(OF_TERM_6).is_ok();
+    let loading = aside(session, load);
+    leased.taken()(Ok(None));
+    let (session, loaded) = loading.join().unwrap();
+    assert!(loaded);
+    let saving = aside(session, |session| session.save_state().is_ok());
+    leased.given().1(Ok(()));
+    let (session, saved) = saving.join().unwrap();
+    assert!(saved);
+    *leased.lease.term.lock().unwrap() = 9;
+    let loading = aside(session, load);
+    leased.taken()(Ok(None));
+    // Since it was saved, the machine may go on elsewhere.
+    let (left, give) = leased.given();
+    give(Ok(()));
+    let (session, loaded) = loading.join().unwrap();
+    assert!(!loaded, "the unit was served elsewhere since");
+    drop(session);
+    assert!(!load_in(&leased, 10, left).0);
+}
+
 #[test]
 fn a_state_of_before_rings_have_run_is_refused() {
     let leased = Leased::new();
