@@ -319,6 +319,7 @@ impl Connection {
 
     fn tell_as(&self, state: &mut State, index: u16, started: bool, wait: bool, cx: &mut dyn Cx) {
         if started {
+            state.leave_rest(index);
             state.may_go = false;
             state.units_are_used();
             if index >= FIXED_QUEUES {
@@ -342,6 +343,7 @@ impl Connection {
     fn turn_back(&self, state: &mut State, index: u16, cx: &mut dyn Cx) {
         let setup = Setup { stop: Stop::TurnBack, ..state.setup(index, false) };
         state.told[usize::from(index)] = Some(false);
+        state.rested.remove(&index);
         self.apply(state, index, setup, true, cx);
     }
 

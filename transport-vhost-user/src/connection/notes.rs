@@ -126,6 +126,7 @@ impl Connection {
         state.notes = Some(notes);
         state.notes_file = Some((area, Foreign::new(fd, &self.place.aside)));
         state.served.fill(false);
+        state.rested.clear();
     }
 
     /// Goes on with what was made.

@@ -15,7 +15,7 @@ use crate::memory::MemoryMap;
 use crate::queue::Fds;
 use crate::wire::Sizes;
 use lunette_store::Cx;
-use lunette_vhost_user::{Backend, Features, HEADER_SIZE, MAX_PAYLOAD, SharedRegion};
+use lunette_vhost_user::{Backend, HEADER_SIZE, MAX_PAYLOAD, SharedRegion};
 use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -101,6 +101,7 @@ impl Connection {
         }
         state.has_changed = true;
         if record.drained {
+            state.rested = record.rested;
             // Its bases are out of date when the first ring goes on.
             state.begin_change();
         }
@@ -167,11 +168,6 @@ impl Resumed {
             (None, None) => None,
             _ => return Err("the memory for notes is missing".to_owned()),
         };
-        if let Some(mapped) = notes.as_ref().filter(|_| record.drained) {
-            // Until it had given everything away, the other process might have been killed.
-            let packed = backend.state().features.contains(Features::RING_PACKED);
-            record.rested.iter().for_each(|queue| mapped.notes.end_idle(*queue, packed));
-        }
         let ledger = match fds.remove(&Role::Ledger) {
             Some(fd) => Some(Ledger::adopt(fd, record.agreement)?),
             None if !record.drained => return Err("nobody knows what was agreed on last".to_owned()),

@@ -43,7 +43,8 @@ pub(super) struct State {
     pub(super) fds: Vec<Fds>,
     /// Rings that another process has found broken, until they stop.
     pub(super) broken: BTreeSet<u16>,
-    /// Rings that have come to rest for another process.
+    /// Rings that have come to rest for another process, or in another one and have not run since. Their notes say the same as
+    /// their bases, for who is killed before they run.
     pub(super) rested: BTreeSet<u16>,
     /// The hand-over that they have come to rest for was broken off.
     pub(super) is_broken_off: bool,
@@ -355,15 +356,27 @@ impl State {
         }
     }
 
+    /// A ring is told to start that may have come to rest in another process: its base is true, and it need not go on as after a kill.
+    pub(super) fn leave_rest(&mut self, index: u16) {
+        if self.rested.remove(&index)
+            && let Some(notes) = &self.notes
+        {
+            notes.end_idle(index, self.is_packed());
+        }
+    }
+
+    fn is_packed(&self) -> bool {
+        self.backend.state().features.contains(Features::RING_PACKED)
+    }
+
     /// All queues have stopped: no other process goes on with those that have come to rest for it, so they leave no notes, like any
     /// that was stopped. What is in flight stays noted.
     pub(super) fn end_rested(&mut self) {
         if std::mem::take(&mut self.is_broken_off)
             && let Some(notes) = &self.notes
         {
-            let packed = self.backend.state().features.contains(Features::RING_PACKED);
             let told = (0..).zip(&self.told).filter(|(_, told)| told.is_some());
-            told.for_each(|(index, _)| notes.end_idle(index, packed));
+            told.for_each(|(index, _)| notes.end_idle(index, self.is_packed()));
         }
     }
 

@@ -137,6 +137,23 @@ fn what_has_begun_ends_and_the_rest_is_taken_by_the_next() {
     }
 }
 
+/// Those of before do not say which rings have come to rest, but their notes are true.
+#[test]
+fn an_older_record_is_gone_on_with_by_its_notes() {
+    for features in LAYOUTS {
+        let (old, mut new) = (Rig::held(), Rig::ram(Io::Auto));
+        let (mut driver, _notes) = begin(&old, features);
+        assert_eq!([0, 0, 0], [0, 0, 1].map(|queue| status(&mut driver, queue)));
+        let mut handed = begin_hand_over(&old).recv().unwrap().connection.unwrap();
+        let mut record = serde_json::to_value(&handed.record).unwrap();
+        assert!(record.as_object_mut().unwrap().remove("rested").is_some());
+        handed.record = serde_json::from_value(record).unwrap();
+        go_on(&mut new, Some(&old), handed);
+        assert_eq!((status(&mut driver, 0), status(&mut driver, 1)), (0, 0));
+        clear(&old);
+    }
+}
+
 #[test]
 fn a_message_that_has_come_in_part_is_read_to_its_end() {
     let (old, mut new) = (Rig::ram(Io::Auto), Rig::ram(Io::Auto));

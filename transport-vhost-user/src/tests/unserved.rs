@@ -5,10 +5,11 @@ use super::lease::{Asked, Leased};
 use super::recovery::settle;
 use super::rings::{read_10, submit};
 use super::*;
-use crate::{DeviceState, HandedConnection, Role};
+use crate::{DeviceState, HandedConnection, Role, Snapshot};
 use lunette_guest::{Error, ScsiDriver, address, function, response};
 use std::fs::File;
 use std::os::unix::fs::FileExt;
+use std::sync::mpsc::channel;
 
 /// A guest whose daemon was killed.
 struct Orphan {
@@ -73,6 +74,16 @@ fn refuse_until<T>(leased: &Leased, mut done: impl FnMut() -> Option<T>) -> T {
             take(Err("another host has them".to_owned()));
         }
         std::thread::yield_now();
+    }
+}
+
+/// What is known of a connection, unless that changes just now.
+fn known(rig: &Rig) -> Option<HandedConnection> {
+    let (tell, told) = channel();
+    rig.export.as_ref().unwrap().snapshot(move |snapshot| tell.send(snapshot).unwrap());
+    match told.recv().unwrap() {
+        Snapshot::Connection(connection) => Some(*connection),
+        _ => None,
     }
 }
 
@@ -175,5 +186,26 @@ fn nobody_is_told_where_a_ring_stands_whose_notes_are_of_no_use() {
         let _leased = refused(handed);
         assert!(matches!(orphan.driver.stop(0), Err(Error::Closed | Error::System { .. })));
         orphan.bury();
+    }
+}
+
+/// It has come to rest, and waits again when its next daemon is killed.
+#[test]
+fn a_ring_at_rest_goes_on_after_a_kill() {
+    for features in LAYOUTS {
+        let mut orphan = Orphan::new(features, 0);
+        let handed = begin_hand_over(&orphan.old).recv().unwrap().connection.unwrap();
+        let leased = refused(handed);
+        let handed = refuse_until(&leased, || known(&leased.rig).map(frozen));
+        // Of what it does from now on nobody knows.
+        drop(hand_over(leased));
+        let next = Leased::resuming(handed);
+        let (goes_on, take) = next.taken_by();
+        assert!(goes_on);
+        take(Ok(Some(orphan.left())));
+        let driver = &mut orphan.driver;
+        assert_eq!((status(driver, 0), status(driver, 1)), (0, 0), "{features:?}");
+        orphan.bury();
+        next.given().1(Ok(()));
     }
 }
