@@ -93,6 +93,7 @@ impl Queues {
             enabled: true,
             layout,
             base: 0,
+            at_rest: false,
             notes: None,
             log: None,
             sizes: Sizes::DEFAULT,

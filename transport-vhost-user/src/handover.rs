@@ -97,6 +97,8 @@ pub struct Record {
     /// Rings that were brought to rest in order, so that their bases are true. Others have not run in the process that left: they
     /// go on at what their notes say, if there are some.
     pub(crate) rested: BTreeSet<u16>,
+    /// Rings that have not run since they were started, as their units had not come: their bases are true, though nothing is noted.
+    pub(crate) waiting: BTreeSet<u16>,
     /// Rings that were found broken: they are left alone until the driver starts them anew.
     pub(crate) broken: BTreeSet<u16>,
     /// Of sense data and of CDBs, in bytes, if the driver may have changed them.
@@ -118,6 +120,11 @@ impl Record {
     /// Whether the rings have been stopped: it is out of date as soon as they go on.
     pub fn is_drained(&self) -> bool {
         self.drained
+    }
+
+    /// The number of what was agreed on, the same as long as that is: nothing if nobody counts.
+    pub fn agreement(&self) -> Option<u64> {
+        self.agreement
     }
 }
 

@@ -82,6 +82,7 @@ impl Connection {
             drained,
             backend: state.backend.state().clone(),
             rested: state.rested.clone(),
+            waiting: state.waiting_anew().collect(),
             broken: state.broken.clone(),
             sizes: Some((sizes.sense, sizes.cdb)),
             forbidding: state.forbidding,

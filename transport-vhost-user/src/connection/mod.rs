@@ -319,14 +319,14 @@ impl Connection {
 
     fn tell_as(&self, state: &mut State, index: u16, started: bool, wait: bool, cx: &mut dyn Cx) {
         if started {
-            state.leave_rest(index);
             state.may_go = false;
             state.units_are_used();
             if index >= FIXED_QUEUES {
                 self.go_on_as_left(state, cx);
             }
         }
-        let setup = state.setup(index, started);
+        let at_rest = started && state.rested.remove(&index);
+        let setup = Setup { at_rest, ..state.setup(index, started) };
         state.served[usize::from(index)] |= setup.started && setup.enabled;
         if index == CONTROL_QUEUE {
             let vring = &state.backend.state().vrings[usize::from(index)];

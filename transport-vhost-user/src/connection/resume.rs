@@ -95,7 +95,7 @@ impl Connection {
         self.place.events.take_over(&record.events);
         let vrings = &state.backend.state().vrings;
         let started = (0..).zip(vrings).filter(|(_, vring)| vring.started).map(|(index, _)| index);
-        state.resumed = started.collect();
+        state.resumed = started.filter(|index| !record.waiting.contains(index)).collect();
         if state.resumed.iter().all(|index| *index < FIXED_QUEUES) {
             state.resumed.clear();
         }
@@ -187,8 +187,8 @@ impl Resumed {
         Ok(resumed)
     }
 
-    /// Rings that have come to rest go on at their bases, others at what their notes say. One of which nothing is noted was broken when
-    /// the other process died, or being started or stopped: it is left alone until it is started anew.
+    /// Rings that have come to rest or not run yet begin at their bases, others at what their notes say. One of which nothing is noted was
+    /// broken when the other process died, or being started or stopped: it is left alone until it is started anew.
     fn settle_broken(&mut self) -> Result<(), String> {
         if self.record.drained {
             return Ok(());
@@ -198,7 +198,8 @@ impl Resumed {
             None if started.next().is_some() => Err("what was in flight was not noted".to_owned()),
             None => Ok(()),
             Some(mapped) => {
-                let unknown = started.filter(|(index, _)| !mapped.notes.is_begun(*index));
+                let is_known = |index| mapped.notes.is_begun(index) || self.record.waiting.contains(&index);
+                let unknown = started.filter(|(index, _)| !is_known(*index));
                 self.record.broken.extend(unknown.map(|(index, _)| index));
                 Ok(())
             }

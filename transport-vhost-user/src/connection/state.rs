@@ -313,6 +313,7 @@ impl State {
                 indirect: session.features.contains(Features::INDIRECT_DESC),
             },
             base: vring.base,
+            at_rest: false,
             notes: self.notes.clone().map(|memory| (memory, index)),
             log: self.logging(address),
             sizes: self.config.sizes,
@@ -340,6 +341,12 @@ impl State {
         !self.broken.contains(&index) && self.notes.as_ref().is_some_and(|notes| notes.is_begun(index))
     }
 
+    /// Rings that wait for their units, and have not run since they were started.
+    pub(super) fn waiting_anew(&self) -> impl Iterator<Item = u16> {
+        let held_back = (0..).zip(&self.held_back).filter(|(_, held)| **held).map(|(index, _)| index);
+        held_back.filter(|index| !self.broken.contains(index) && !self.is_noted(*index))
+    }
+
     /// A message is about to change something.
     pub(super) fn begin_change(&mut self) {
         self.has_changed = true;
@@ -353,15 +360,6 @@ impl State {
             Phase::Silencing => Stop::Keep,
             Phase::HandingOver => Stop::HandOver,
             _ => Stop::Answer,
-        }
-    }
-
-    /// A ring is told to start that may have come to rest in another process: its base is true, and it need not go on as after a kill.
-    pub(super) fn leave_rest(&mut self, index: u16) {
-        if self.rested.remove(&index)
-            && let Some(notes) = &self.notes
-        {
-            notes.end_idle(index, self.is_packed());
         }
     }
 

@@ -106,9 +106,15 @@ impl Connection {
         if state.phase != Phase::Open {
             return;
         }
+        // What is recorded of rings that begin is out of date then, until there are notes of them.
+        let begins = state.waiting_anew().next().is_some();
+        let waits = begins && !state.is_busy();
+        if begins {
+            state.begin_change();
+        }
         for index in (CONTROL_QUEUE..state.fds.len() as u16).rev() {
             if state.held_back[usize::from(index)] {
-                self.tell(state, index, false, cx);
+                self.tell(state, index, waits, cx);
             }
         }
     }

@@ -101,6 +101,8 @@ pub(crate) struct Setup {
     pub(crate) enabled: bool,
     pub(crate) layout: Layout,
     pub(crate) base: u32,
+    /// It has come to rest in another process, whose notes stay until it runs: it need not go on as after a kill, unless they say so.
+    pub(crate) at_rest: bool,
     /// Where is noted what is in flight, and as which queue; counts from the next start too.
     pub(crate) notes: Option<(NoteMemory, u16)>,
     /// Where is marked what is written, if it is; also what had begun before.

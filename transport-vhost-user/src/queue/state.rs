@@ -121,6 +121,7 @@ impl State {
             Some((notes, queue)) => ring.note(notes, *queue)?,
             None => None,
         };
+        let noted = noted.filter(|count| *count > 0 || !self.setup.at_rest);
         self.slots.make_room(match self.setup.layout.packed {
             true => 1 << u16::BITS,
             false => self.setup.layout.size.into(),

@@ -58,6 +58,7 @@ fn setup(ring: &DriverRing) -> Setup {
         enabled: true,
         layout: ring.layout(false, false),
         base: 0,
+        at_rest: false,
         notes: None,
         log: None,
         sizes: Sizes::DEFAULT,

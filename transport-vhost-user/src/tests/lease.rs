@@ -51,13 +51,17 @@ pub(super) struct Leased {
 
 impl Leased {
     fn new() -> Self {
+        Self::keeping_notes(false)
+    }
+
+    pub(super) fn keeping_notes(keep_notes: bool) -> Self {
         let mut rig = Rig::ram(Io::Auto);
         rig.export.take().unwrap().stop();
         let (sender, asked) = channel();
         let lease =
             Arc::new(Fake { asked: Mutex::new(sender), refusal: Mutex::new(None), term: Mutex::new(7) });
-        let export = VhostUserExport::new(Options::new(&rig.socket), rig.targets.clone());
-        let export = export.with_lease(lease.clone());
+        let options = Options { keep_notes, ..Options::new(&rig.socket) };
+        let export = VhostUserExport::new(options, rig.targets.clone()).with_lease(lease.clone());
         rig.export = Some(export.start(rig.reactors.poster(), &[ReactorId(0), ReactorId(1)]).unwrap());
         Self { rig, lease, asked }
     }

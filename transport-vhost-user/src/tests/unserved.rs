@@ -209,3 +209,32 @@ fn a_ring_at_rest_goes_on_after_a_kill() {
         next.given().1(Ok(()));
     }
 }
+
+/// A machine begins, and its daemon is killed before the units could be had.
+#[test]
+fn rings_that_have_never_run_begin_after_a_kill() {
+    for features in LAYOUTS {
+        let leased = Leased::keeping_notes(true);
+        let mut driver = ScsiDriver::connect(&leased.rig.socket, &set(features)).unwrap();
+        driver.start().unwrap();
+        let handed = refuse_until(&leased, || known(&leased.rig).map(frozen));
+        assert_eq!(handed.record.waiting, (0..4).collect());
+        let agreement = handed.record.agreement;
+        drop(hand_over(leased));
+        let next = Leased::resuming(handed);
+        let (goes_on, take) = next.taken_by();
+        assert!(!goes_on, "what came with the units is for another one");
+        take(Ok(None));
+        assert_eq!([2, 0, 0], [0, 0, 1].map(|queue| status(&mut driver, queue)), "{features:?}");
+        // From now on they have notes of their own.
+        let now = loop {
+            if let Some(now) = known(&next.rig) {
+                break now.record;
+            }
+        };
+        assert!(now.waiting.is_empty() && now.agreement != agreement, "{features:?}");
+        clear(&next.rig);
+        drop(driver);
+        next.given().1(Ok(()));
+    }
+}
