@@ -56,8 +56,6 @@ pub(super) struct Kept {
     pub(super) record: String,
     /// The names of its descriptors.
     pub(super) descriptors: Vec<String>,
-    /// Of which agreement it tells, if that is known.
-    pub(super) agreement: Option<u64>,
 }
 
 impl Recorder {
@@ -202,18 +200,14 @@ impl Books {
         }
     }
 
-    /// The new record is there before the old one goes, unless there is no room for both: the old one is of no use any more, if it does
-    /// not tell of the same.
+    /// The new record is there before the old one goes, unless there is no room for both: the old one is of no use any more.
     fn keep(&mut self, export: &str, connection: &HandedConnection) -> Result<()> {
-        let agreement = connection.record.agreement();
-        match (self.add(export, connection), self.guests.get(export)) {
-            (Err(error), Some(kept)) if error.kind() == ErrorKind::StorageFull => {
-                if agreement.is_none() || kept.agreement != agreement {
-                    self.forget(export)?;
-                    self.add(export, connection)?;
-                }
+        match self.add(export, connection) {
+            Err(error) if error.kind() == ErrorKind::StorageFull && self.guests.contains_key(export) => {
+                self.forget(export)?;
+                self.add(export, connection)?;
             }
-            (added, _) => added?,
+            added => added?,
         }
         self.sweep()
     }
@@ -229,8 +223,7 @@ impl Books {
             return Err(error);
         }
         let descriptors = guest.descriptors.into_values().collect();
-        let kept = Kept { record, descriptors, agreement: connection.record.agreement() };
-        self.old.extend(self.guests.insert(export.to_owned(), kept));
+        self.old.extend(self.guests.insert(export.to_owned(), Kept { record, descriptors }));
         Ok(())
     }
 
@@ -286,7 +279,7 @@ mod tests {
         let mut custodian = Custodian::heir(&path).unwrap();
         let event = rustix::event::eventfd(0, rustix::event::EventfdFlags::CLOEXEC).unwrap();
         custodian.has(3, event.as_fd());
-        let kept = Kept { record: "g0".to_owned(), descriptors: vec!["d3".to_owned()], agreement: None };
+        let kept = Kept { record: "g0".to_owned(), descriptors: vec!["d3".to_owned()] };
         let mut books = Books::new(custodian, [("vm".to_owned(), kept)].into(), 1);
         books.custodian.end_by(Deadline::after(Duration::ZERO));
         for _ in 0..2 {
@@ -318,8 +311,6 @@ mod tests {
             let event = rustix::event::eventfd(0, rustix::event::EventfdFlags::CLOEXEC).unwrap();
             HandedConnection { record: Record::default(), fds: [(Role::Kick(0), event)].into() }
         };
-        let of_agreement =
-            |number: u64| serde_json::from_value(serde_json::json!({ "agreement": number })).unwrap();
         let (first, second) = (connection(), connection());
         books.keep("vm", &first).unwrap();
         books.keep("vm", &second).unwrap();
@@ -329,11 +320,6 @@ mod tests {
         let expected =
             [add("d0"), add("g0"), add("d1"), remove("d1"), remove("g0"), remove("d0"), add("d2"), add("g2")];
         assert_eq!(all, expected);
-        // What there is already is not risked for the same.
-        let same = HandedConnection { record: of_agreement(4), ..connection() };
-        books.guests.get_mut("vm").unwrap().agreement = Some(4);
-        books.keep("vm", &same).unwrap();
-        assert_eq!(std::iter::from_fn(told).collect::<Vec<_>>(), [add("d3"), remove("d3")]);
         // It is no way to make room at the cost of others.
         let error = books.keep("other", &first).unwrap_err();
         assert!(error.to_string().contains("5 descriptors"), "{error}");

@@ -163,8 +163,7 @@ impl Handed {
             }
             custodian.has_as(record);
             stays.extend(descriptors.iter().chain([record]).cloned());
-            let agreement = guest.record.agreement();
-            guests.insert(export.clone(), Kept { record: record.clone(), descriptors, agreement });
+            guests.insert(export.clone(), Kept { record: record.clone(), descriptors });
         }
         let old: Vec<_> = self.names.iter().filter(|name| !stays.contains(*name)).collect();
         old.iter().try_for_each(|name| custodian.forget(name))?;

@@ -272,7 +272,7 @@ fn what_is_kept_against_kills_stays_until_it_is_cleared() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("notify");
     let manager = std::os::unix::net::UnixDatagram::bind(&path).unwrap();
-    let kept = recorder::Kept { record: "g0".to_owned(), descriptors: Vec::new(), agreement: None };
+    let kept = recorder::Kept { record: "g0".to_owned(), descriptors: Vec::new() };
     let books = recorder::Books::new(Custodian::heir(&path).unwrap(), [("vm".to_owned(), kept)].into(), 1);
     let recorder = Recorder::start(books);
     let mut books = recorder.end().unwrap();
