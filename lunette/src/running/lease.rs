@@ -119,6 +119,8 @@ pub(super) struct ExportLease {
     shown_by: Mutex<Vec<ThreadId>>,
     /// Somebody brings what it misses while the virtual machine runs.
     is_coming: AtomicBool,
+    /// Its units are being given up.
+    is_leaving: AtomicBool,
     /// Why that cannot be had, as was told last.
     why_late: Mutex<Option<String>>,
 }
@@ -178,6 +180,11 @@ impl ExportLease {
     /// Whether the virtual machine's rings run, or are about to.
     pub(super) fn is_wanted(&self) -> bool {
         matches!(self.phase(), Phase::Waits | Phase::Here)
+    }
+
+    /// Whether its units are being given up.
+    fn is_leaving(&self) -> bool {
+        self.is_leaving.load(Ordering::Acquire)
     }
 
     /// Whether there are no such units, so that nobody need wait for anything.
@@ -263,6 +270,22 @@ impl<T> Drop for Told<T> {
     }
 }
 
+/// While it lives, nothing more comes for the virtual machine, whose units are being given up.
+struct Leaving<'a>(&'a ExportLease);
+
+impl<'a> Leaving<'a> {
+    fn begin(lease: &'a ExportLease) -> Self {
+        lease.is_leaving.store(true, Ordering::Release);
+        Self(lease)
+    }
+}
+
+impl Drop for Leaving<'_> {
+    fn drop(&mut self) {
+        self.0.is_leaving.store(false, Ordering::Release);
+    }
+}
+
 /// While it lives, a virtual machine that stands still does not notice what this thread shows it.
 struct Still<'a>(&'a ExportLease);
 
@@ -296,6 +319,7 @@ impl Running {
             phase: Mutex::new(Phase::Gone),
             shown_by: Mutex::default(),
             is_coming: AtomicBool::default(),
+            is_leaving: AtomicBool::default(),
             why_late: Mutex::default(),
         })
     }
@@ -334,17 +358,16 @@ impl Running {
         });
     }
 
-    /// Waits for the turn of the units of an export; nothing when `is_wanted` has become false. What the export shows may change until
-    /// then.
+    /// Waits for the turn of some units of an export; nothing when `is_wanted` has become false. Which they are may change until then.
     fn turn_of(
         &self,
-        lease: &ExportLease,
+        units: impl Fn(&Now) -> BTreeSet<Name>,
         is_wanted: impl Fn() -> bool,
     ) -> Option<(Turn<'_>, BTreeSet<Name>)> {
         loop {
-            let names = self.now().units_of(lease).0;
+            let names = units(&self.now());
             let turn = self.leases.turns.wait(&names, &is_wanted)?;
-            let names = self.now().units_of(lease).0;
+            let names = units(&self.now());
             if turn.covers(&names) {
                 return Some((turn, names));
             }

@@ -1,6 +1,6 @@
 //! Giving units up that a virtual machine has left.
 
-use super::{Departure, ExportLease, Phase, SECTION, Still, Term};
+use super::{Departure, ExportLease, Leaving, Phase, SECTION, Still, Term};
 use crate::config::values::Name;
 use crate::control::events;
 use crate::running::exports::Export;
@@ -24,7 +24,13 @@ type Unit = (Name, Arc<LogicalUnit>);
 impl Running {
     /// Gives the units of an export up whose virtual machine may go on elsewhere, where `state` awaits it.
     pub(super) fn give_for(&self, lease: &ExportLease, state: DeviceState) -> Result<()> {
-        let Some((_turn, names)) = self.turn_of(lease, || lease.phase() != Phase::Ended) else {
+        let _leaving = Leaving::begin(lease);
+        // What is to come while it runs may take its time.
+        let names = |now: &Now| match lease.phase() {
+            Phase::Here => now.units_here(lease).collect(),
+            _ => now.units_of(lease).0,
+        };
+        let Some((_turn, names)) = self.turn_of(names, || lease.phase() != Phase::Ended) else {
             // Whoever ends the export has that turn, waits for this, and gives them up after it.
             return Ok(());
         };

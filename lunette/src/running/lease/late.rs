@@ -5,6 +5,7 @@ use super::{ExportLease, Phase};
 use crate::reasons;
 use crate::running::{Now, Running};
 use anyhow::{Error, Result};
+use std::collections::BTreeSet;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, MutexGuard, PoisonError, mpsc};
 use std::time::Duration;
@@ -98,11 +99,23 @@ impl Running {
 
     /// Takes what an export misses while its virtual machine runs, which notices that units come.
     fn take_late(&self, lease: &ExportLease) -> Result<()> {
-        let Some((turn, names)) = self.turn_of(lease, || lease.phase() == Phase::Here) else { return Ok(()) };
-        let taken = self.take_missing(lease, &names, Moment::Late);
-        drop(turn);
-        self.leave_unseen(&names);
-        taken.map(drop)
+        let missing: Vec<_> = self.now().missing(lease).collect();
+        let mut all = Ok(());
+        for name in missing {
+            // One that does not come keeps neither others away nor those here from leaving.
+            let names = BTreeSet::from([name]);
+            let is_here = || lease.phase() == Phase::Here;
+            let Some(turn) = self.leases.turns.wait(&names, is_here) else { return Ok(()) };
+            let is_missing = self.now().missing(lease).any(|name| names.contains(&name));
+            let taken = match is_missing {
+                true => self.take_missing(lease, &names, Moment::Late),
+                false => Ok(None),
+            };
+            drop(turn);
+            self.leave_unseen(&names);
+            all = all.and(taken.map(drop));
+        }
+        all
     }
 }
 

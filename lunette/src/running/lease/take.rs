@@ -1,11 +1,11 @@
 //! Taking units for a virtual machine that is about to run here.
 
-use super::{Departure, ExportLease, SECTION, Still, Term};
+use super::{Departure, ExportLease, Phase, SECTION, Still, Term};
 use crate::config;
 use crate::config::values::Name;
 use crate::control::events;
-use crate::running::Running;
 use crate::running::handover::wall;
+use crate::running::{Now, Running};
 use crate::state::{Record, UnitState};
 use crate::units::{self, Opened, OtherSize, Unit};
 use anyhow::{Context, Result, anyhow, ensure};
@@ -44,7 +44,8 @@ impl Running {
     /// One that goes on brings none if it was there where another state directory is: what it relies on would be lost.
     pub(super) fn take_for(&self, lease: &ExportLease, goes_on: bool) -> Result<Option<DeviceState>> {
         let gone = "the virtual machine has gone";
-        let (turn, names) = self.turn_of(lease, || lease.is_wanted()).context(gone)?;
+        let all = |now: &Now| now.units_of(lease).0;
+        let (turn, names) = self.turn_of(all, || lease.is_wanted()).context(gone)?;
         let state = self.take_missing(lease, &names, Moment::Start { goes_on })?;
         lease.arrive();
         drop(turn);
@@ -55,7 +56,7 @@ impl Running {
         Ok(state)
     }
 
-    /// To be said by who has the turn of the units `names`, all that the export shows of those that others could serve.
+    /// To be said by who has the turn of the units `names`: before a start all that the export shows of those that others could serve.
     pub(super) fn take_missing(
         &self,
         lease: &ExportLease,
@@ -72,7 +73,12 @@ impl Running {
             missing.iter().map(|spec| self.take_unit(spec, goes_on).with_context(|| spec.name.to_string()));
         let mut taken = taken.collect::<Result<Vec<_>>>()?;
         // To open them may have taken long.
-        ensure!(lease.is_wanted(), "the virtual machine has gone");
+        let is_wanted = match moment {
+            Moment::Start { .. } => lease.is_wanted(),
+            // What comes while others leave would come for nobody.
+            Moment::Late => lease.phase() == Phase::Here && !lease.is_leaving(),
+        };
+        ensure!(is_wanted, "the virtual machine has gone");
         begin_terms(&taken)?;
         let state = state_for(lease, &taken);
         let (now, wall) = (self.reactors.clock()(), wall());

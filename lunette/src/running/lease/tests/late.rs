@@ -197,3 +197,31 @@ fn a_virtual_machine_whose_export_ends_waits_for_no_turn() {
     assert_eq!(here(&one), ["a", "b"], "who has the turn gives them up");
     drop(changing);
 }
+
+#[test]
+fn what_does_not_come_keeps_neither_others_away_nor_a_virtual_machine_from_leaving() {
+    let one = served_before(A);
+    take(&one).unwrap();
+    let b = Hanging::new(&one, "b");
+    std::thread::scope(|scope| {
+        let coming = Coming::begin(&lease(&one)).unwrap();
+        one.become_(&with(AB), ANY).unwrap();
+        let running = &one.running;
+        let bringing = scope.spawn(move || running.bring(coming));
+        let opening = b.hangs();
+        give(&one, state()).unwrap();
+        assert!(here(&one).is_empty());
+        opening.go_on();
+        bringing.join().unwrap();
+    });
+    assert!(here(&one).is_empty() && !is_locked(&one, "b"), "nobody is there any more");
+    let b = one.at().join("b.img");
+    let aside = b.with_extension("aside");
+    one.become_(&with(A), ANY).unwrap();
+    take(&one).unwrap();
+    std::fs::rename(&b, &aside).unwrap();
+    one.become_(&with(ABC), ANY).unwrap();
+    assert_eq!(here(&one), ["a", "c"]);
+    std::fs::rename(&aside, &b).unwrap();
+    wait_for(&one, &["a", "b", "c"]);
+}
