@@ -297,7 +297,10 @@ impl Connection {
         let wanted = vring.started && state.forbidding.is_empty();
         let told = state.told[usize::from(index)].is_some();
         let started = wanted && self.has_units(state);
-        state.held_back[usize::from(index)] = wanted && !started;
+        let was_held_back = std::mem::replace(&mut state.held_back[usize::from(index)], wanted && !started);
+        if was_held_back && !state.backend.state().vrings[usize::from(index)].started {
+            state.begins_anew(index);
+        }
         if wanted && !started {
             // The other rings may not have been used by a machine that has run before.
             if index >= FIXED_QUEUES {

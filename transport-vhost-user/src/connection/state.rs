@@ -363,6 +363,14 @@ impl State {
         }
     }
 
+    /// A ring that waited for its units is set up anew: what another process has left of it is of no use.
+    pub(super) fn begins_anew(&mut self, index: u16) {
+        self.broken.remove(&index);
+        self.rested.remove(&index);
+        self.resumed.remove(&index);
+        self.notes.iter().for_each(|notes| notes.end(index));
+    }
+
     fn is_packed(&self) -> bool {
         self.backend.state().features.contains(Features::RING_PACKED)
     }

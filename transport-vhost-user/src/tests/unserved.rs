@@ -238,3 +238,26 @@ fn rings_that_have_never_run_begin_after_a_kill() {
         next.given().1(Ok(()));
     }
 }
+
+/// By a front end that does not stop them before.
+#[test]
+fn rings_that_wait_and_are_set_up_anew_begin_anew() {
+    for features in LAYOUTS {
+        for in_flight in [0, 2] {
+            let mut orphan = Orphan::new(features, in_flight);
+            let leased = refused(orphan.kill());
+            let driver = &mut orphan.driver;
+            (0..2).for_each(|queue| driver.restart(queue).unwrap());
+            (0..2).for_each(|queue| driver.monitor.start(queue).unwrap());
+            loop {
+                match leased.taken_by() {
+                    (true, take) => take(Err("another host has them".to_owned())),
+                    (false, take) => break take(Ok(None)),
+                }
+            }
+            assert_eq!([2, 0, 0], [0, 0, 1].map(|queue| status(driver, queue)), "{features:?}");
+            orphan.bury();
+            leased.given().1(Ok(()));
+        }
+    }
+}

@@ -60,16 +60,18 @@ impl NoteMemory {
 
     /// Nothing is in flight any more in any queue, none of which is running.
     pub(crate) fn forget(&self) {
-        let all = (0..self.queues).filter_map(|queue| self.of(queue, 0, PackedNotes::length(0)).ok());
-        all.for_each(|notes| notes.end());
+        (0..self.queues).for_each(|queue| self.end(queue));
+    }
+
+    /// The same of one queue.
+    pub(crate) fn end(&self, queue: u16) {
+        self.of(queue, 0, PackedNotes::length(0)).iter().for_each(Notes::end);
     }
 
     /// A queue that is not running begins where it is said, not where its notes are, unless something of it is in flight.
     pub(crate) fn end_idle(&self, queue: u16, packed: bool) {
-        if !self.has_some(queue, packed)
-            && let Ok(notes) = self.of(queue, 0, PackedNotes::length(0))
-        {
-            notes.end();
+        if !self.has_some(queue, packed) {
+            self.end(queue);
         }
     }
 
